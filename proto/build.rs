@@ -3,7 +3,6 @@
 use std::{env, fs, path::PathBuf};
 
 use anyhow::Context as _;
-use prost::Message as _;
 
 fn main() -> anyhow::Result<()> {
     let api = ["common", "tickets", "catalog", "cluster", "registry"].map(|name| format!("usher/v1/{name}.proto"));

@@ -1,1 +1,23 @@
-//! stub
+//! What master, node and client say to one another: the gRPC API `usher.v1`, the QUIC framing `usher/1`,
+//! tickets, units, identifiers and the one table of errors. Pure: no sockets, no clock, no disk.
+
+pub mod code;
+pub mod id;
+pub mod model;
+pub mod pb;
+pub mod ticket;
+pub mod title;
+pub mod tree;
+pub mod units;
+pub mod wire;
+
+pub use code::{Code, Fault};
+pub use id::{BootId, ContentId, NodeName, SessionId};
+pub use title::Title;
+pub use units::Bitrate;
+
+/// ALPN of the media protocol.
+pub const ALPN: &[u8] = b"usher/1";
+
+/// Port of the master's gRPC listener when a URL or an option names none.
+pub const MASTER_PORT: u16 = 7440;

@@ -1,0 +1,76 @@
+//! Violations: which field was wrong, and how it should be.
+
+use std::collections::HashMap;
+
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::code::{Code, DOMAIN};
+
+/// One wrong field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The field's path, as in `exclude[3]`.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub description: String,
+}
+
+/// A message that breaks rules; at least one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct Invalid(pub Vec<Violation>);
+
+impl Invalid {
+    /// One violation.
+    pub fn one(field: impl Into<String>, description: impl ToString) -> Self {
+        Self(vec![Violation { field: field.into(), description: description.to_string() }])
+    }
+
+    /// As `INVALID_ARGUMENT` with `BadRequest` and `ErrorInfo`.
+    pub fn to_status(&self) -> tonic::Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(Code::BadRequest.reason(), DOMAIN, HashMap::<String, String>::new());
+        for violation in &self.0 {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        tonic::Status::with_error_details(Code::BadRequest.grpc(), self.to_string(), details)
+    }
+
+    fn text(&self) -> String {
+        let lines: Vec<String> = self.0.iter().take(8).map(|v| format!("{}: {}", v.field, v.description)).collect();
+        lines.join("; ")
+    }
+}
+
+/// Collects violations while a message is read.
+#[derive(Default)]
+pub(crate) struct Check(Vec<Violation>);
+
+impl Check {
+    /// Keeps a good value, notes a bad one.
+    pub(crate) fn take<T, E: ToString>(&mut self, field: &str, value: Result<T, E>) -> Option<T> {
+        value.map_err(|error| self.note(field, error.to_string())).ok()
+    }
+
+    /// Notes a violation unless `ok`.
+    pub(crate) fn require(&mut self, ok: bool, field: &str, description: impl FnOnce() -> String) {
+        if !ok {
+            self.note(field, description());
+        }
+    }
+
+    pub(crate) fn note(&mut self, field: &str, description: String) {
+        // A hostile list of thousands of wrong items needs no thousands of answers.
+        if self.0.len() < 16 {
+            self.0.push(Violation { field: field.to_owned(), description });
+        }
+    }
+
+    /// The value, if nothing was noted; it is `None` only when something was.
+    pub(crate) fn done<T>(self, value: Option<T>) -> Result<T, Invalid> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(Invalid(self.0)),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A client's request for a title, validated.
+
+use super::{
+    MAX_EXCLUDE,
+    invalid::{Check, Invalid},
+};
+use crate::{
+    id::{self, ContentId, NodeName},
+    pb::v1,
+    ticket::Purpose,
+    title::Title,
+    units::{Bitrate, MAX_RATE},
+};
+
+/// A title by name or by content.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    /// The name.
+    Title(Title),
+    /// The content, under whatever name.
+    Content(ContentId),
+}
+
+impl What {
+    /// From the two alternatives of a request.
+    pub fn parse(title: Option<&str>, content: Option<&str>) -> Result<Self, Invalid> {
+        match (title, content) {
+            (Some(title), None) => Title::parse(title).map(Self::Title).map_err(|e| Invalid::one("title", e)),
+            (None, Some(id)) => id.parse().map(Self::Content).map_err(|e| Invalid::one("content_id", e)),
+            _ => Err(Invalid::one("what", "name a title or a content_id")),
+        }
+    }
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Title(title) => title.fmt(f),
+            Self::Content(content) => content.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<v1::LocateRequest> for What {
+    type Error = Invalid;
+
+    fn try_from(request: v1::LocateRequest) -> Result<Self, Invalid> {
+        use v1::locate_request::What as Pb;
+        match &request.what {
+            Some(Pb::Title(title)) => Self::parse(Some(title), None),
+            Some(Pb::ContentId(id)) => Self::parse(None, Some(id)),
+            None => Self::parse(None, None),
+        }
+    }
+}
+
+/// Who carries the set-up information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The node, first on the stream.
+    Redirect,
+    /// The master, in its answer.
+    Brokered,
+}
+
+/// A half-open byte range; the default is the whole title.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte; `None` means the title's end.
+    pub end: Option<u64>,
+}
+
+impl Range {
+    /// From a message: no message means the whole, end 0 means the title's end.
+    pub fn parse(range: Option<v1::ByteRange>) -> Result<Self, Invalid> {
+        let range = range.unwrap_or_default();
+        let end = (range.end > 0).then_some(range.end);
+        if end.is_some_and(|end| end <= range.start) {
+            return Err(Invalid::one("range", "end must be above start, or 0 for the title's end"));
+        }
+        Ok(Self { start: range.start, end })
+    }
+
+    /// The same within a title of `size` bytes: an end past the title's is cut. `None` when nothing is left.
+    pub fn within(self, size: u64) -> Option<std::ops::Range<u64>> {
+        let end = self.end.unwrap_or(size).min(size);
+        (self.start < end).then_some(self.start..end)
+    }
+
+    /// As a message.
+    pub fn to_pb(self) -> v1::ByteRange {
+        v1::ByteRange { start: self.start, end: self.end.unwrap_or(0) }
+    }
+}
+
+/// A request for one title.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    /// Which.
+    pub what: What,
+    /// Play or fetch.
+    pub purpose: Purpose,
+    /// Which bytes of it.
+    pub range: Range,
+    /// Redirect or brokered.
+    pub mode: Mode,
+    /// Nodes not to choose.
+    pub exclude: Vec<NodeName>,
+    /// The client's zone, empty if unknown.
+    pub zone: String,
+    /// The rate to reserve, if not the title's own.
+    pub rate: Option<Bitrate>,
+}
+
+impl TryFrom<v1::ResolveRequest> for Resolve {
+    type Error = Invalid;
+
+    fn try_from(request: v1::ResolveRequest) -> Result<Self, Invalid> {
+        use v1::resolve_request::What as Pb;
+        let mut check = Check::default();
+        let what = match &request.what {
+            Some(Pb::Title(title)) => What::parse(Some(title), None),
+            Some(Pb::ContentId(id)) => What::parse(None, Some(id)),
+            None => What::parse(None, None),
+        };
+        let what = match what {
+            Ok(what) => Some(what),
+            Err(Invalid(violations)) => {
+                violations.into_iter().for_each(|v| check.note(&v.field, v.description));
+                None
+            }
+        };
+        let purpose = match v1::Purpose::try_from(request.purpose) {
+            Ok(v1::Purpose::Fetch) => Purpose::Fetch,
+            Ok(_) => Purpose::Play,
+            Err(_) => {
+                check.note("purpose", format!("{} is no purpose", request.purpose));
+                Purpose::Play
+            }
+        };
+        let mode = match v1::Mode::try_from(request.mode) {
+            Ok(v1::Mode::Brokered) => Mode::Brokered,
+            Ok(_) => Mode::Redirect,
+            Err(_) => {
+                check.note("mode", format!("{} is no mode", request.mode));
+                Mode::Redirect
+            }
+        };
+        let range = check.take("range", Range::parse(request.range)).unwrap_or_default();
+        check.require(request.exclude.len() <= MAX_EXCLUDE, "exclude", || {
+            format!("at most {MAX_EXCLUDE} nodes, not {}", request.exclude.len())
+        });
+        let exclude = request.exclude.iter().take(MAX_EXCLUDE).enumerate();
+        let exclude =
+            exclude.filter_map(|(i, name)| check.take(&format!("exclude[{i}]"), NodeName::parse(name))).collect();
+        let zone = check.take("zone", id::zone(&request.zone)).unwrap_or_default().to_owned();
+        check.require(request.rate_bps <= MAX_RATE, "rate_bps", || format!("at most {MAX_RATE} bit/s"));
+        let rate = (request.rate_bps > 0).then_some(Bitrate(request.rate_bps));
+        check.done(what.map(|what| Self { what, purpose, range, mode, exclude, zone, rate }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> v1::ResolveRequest {
+        v1::ResolveRequest {
+            what: Some(v1::resolve_request::What::Title("a.mp4".into())),
+            ..v1::ResolveRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_bare_request_plays_the_whole_title() {
+        let resolve = Resolve::try_from(request()).expect("valid");
+        assert_eq!((resolve.purpose, resolve.mode, resolve.range), (Purpose::Play, Mode::Redirect, Range::default()));
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let wrong = v1::ResolveRequest {
+            what: Some(v1::resolve_request::What::Title("../a".into())),
+            purpose: 9,
+            mode: 9,
+            range: Some(v1::ByteRange { start: 5, end: 5 }),
+            exclude: vec!["ok".into(), "NOT OK".into()],
+            zone: "a b".into(),
+            rate_bps: u64::MAX,
+        };
+        let Err(Invalid(violations)) = Resolve::try_from(wrong) else { panic!("taken") };
+        let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["title", "purpose", "mode", "range", "exclude[1]", "zone", "rate_bps"]);
+        assert!(Resolve::try_from(v1::ResolveRequest::default()).is_err());
+        let many = v1::ResolveRequest { exclude: vec!["n".into(); 10_000], ..request() };
+        assert!(Resolve::try_from(many).is_err());
+    }
+
+    #[test]
+    fn ranges_are_cut_to_the_title() {
+        let range = |start, end| Range { start, end };
+        assert_eq!(range(0, None).within(10), Some(0..10));
+        assert_eq!(range(3, Some(99)).within(10), Some(3..10));
+        assert_eq!(range(10, None).within(10), None);
+        assert_eq!(range(0, None).within(0), None);
+    }
+}

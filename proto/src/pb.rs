@@ -1,0 +1,60 @@
+//! Generated code: the messages and services of `usher.v1` and the control messages of `usher/1`.
+//! Knows no rule about them; validated forms are in `model`.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::large_futures,
+    clippy::large_enum_variant,
+    clippy::or_fun_call,
+    reason = "generated code"
+)]
+
+use std::fmt;
+
+/// The gRPC API.
+pub mod v1 {
+    tonic::include_proto!("usher.v1");
+}
+
+/// Control messages on a session's QUIC stream.
+pub mod wire {
+    /// Generated code finds its neighbours by package, so the module tree follows the packages.
+    pub mod v1 {
+        tonic::include_proto!("usher.wire.v1");
+    }
+    pub use v1::{Finish, Open, Refused};
+}
+
+/// All descriptors with their comments, encoded, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/usher.bin"));
+
+// Messages that carry a secret print everything but the secret.
+
+impl fmt::Debug for v1::TicketKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("node", &self.node).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::Prepare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepare").field("id", &self.id).field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for wire::v1::Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open")
+            .field("range", &self.range)
+            .field("priority", &self.priority)
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
+    }
+}

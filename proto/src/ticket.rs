@@ -1,0 +1,314 @@
+//! Tickets: the signed right to one title on one node, a compact JWT (RFC 7519) under HS256.
+//! Owns keys, claims, signing and offline checking. Knows no replay memory and no clock: the caller has both.
+
+use std::fmt;
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    code::{Code, Fault},
+    id::{BootId, ContentId, NodeName, SessionId},
+    title::Title,
+};
+
+/// Longest token that is looked at, in bytes: a title of 1024 bytes, escaped, in base64, and the other claims.
+pub const MAX_TOKEN_BYTES: usize = 4096;
+
+/// How far the clocks of master and node may differ, in seconds.
+pub const LEEWAY_SECS: u64 = 10;
+
+/// How long a ticket may be redeemed, in seconds. A session that has begun does not depend on it.
+pub const LIFETIME_SECS: u64 = 60;
+
+/// The secret of the whole cluster; it never leaves the master's key store.
+#[derive(Clone)]
+pub struct ClusterSecret([u8; 32]);
+
+impl ClusterSecret {
+    /// From 32 random bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The ticket key of one start of one node. A node can forge only for itself, and a restart of it ends every
+    /// ticket that its lost replay memory could no longer tell apart.
+    pub fn node_key(&self, node: &NodeName, boot: BootId) -> Key {
+        let mut hasher = blake3::Hasher::new_derive_key("usher 2026 ticket key of one node and boot");
+        hasher.update(&self.0).update(&boot.0.to_be_bytes()).update(node.as_str().as_bytes());
+        let secret = *hasher.finalize().as_bytes();
+        Key::new(secret)
+    }
+}
+
+impl fmt::Debug for ClusterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClusterSecret(hidden)")
+    }
+}
+
+/// One node's key for tickets.
+#[derive(Clone)]
+pub struct Key {
+    kid: String,
+    secret: [u8; 32],
+    sign: EncodingKey,
+    check: DecodingKey,
+}
+
+impl Key {
+    /// From 32 secret bytes.
+    pub fn new(secret: [u8; 32]) -> Self {
+        let kid = blake3::derive_key("usher 2026 name of a ticket key", &secret);
+        Self {
+            kid: hex::encode(&kid[..8]),
+            secret,
+            sign: EncodingKey::from_secret(&secret),
+            check: DecodingKey::from_secret(&secret),
+        }
+    }
+
+    /// Names the key without telling it.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The bytes, for the mutual-TLS channel to the node only.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// Signs claims. About a microsecond.
+    pub fn sign(&self, claims: &Claims) -> Result<String, TicketError> {
+        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, claims, &self.sign).map_err(|_| TicketError::Malformed)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.kid)
+    }
+}
+
+/// What a title is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// The rate must be held.
+    Play,
+    /// Takes what viewers leave.
+    Fetch,
+}
+
+/// What a ticket grants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The node that may honour it.
+    pub aud: String,
+    /// The session, in hex.
+    pub jti: String,
+    /// The title.
+    pub title: String,
+    /// The content id in hex; absent while the title is not hashed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cid: Option<String>,
+    /// First byte granted.
+    #[serde(default)]
+    pub start: u64,
+    /// One past the last byte granted; absent means the title's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u64>,
+    /// Play or fetch.
+    pub purpose: Purpose,
+    /// Bit/s reserved.
+    pub rate: u64,
+    /// Not valid before, Unix seconds.
+    pub nbf: u64,
+    /// Not valid from, Unix seconds.
+    pub exp: u64,
+    /// Request id, for logs.
+    #[serde(default)]
+    pub rid: String,
+}
+
+/// A ticket that was checked: the claims in their own types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The session.
+    pub session: SessionId,
+    /// The title.
+    pub title: Title,
+    /// The content, once hashed.
+    pub content: Option<ContentId>,
+    /// First byte granted.
+    pub start: u64,
+    /// One past the last byte granted; `None` means the title's end.
+    pub end: Option<u64>,
+    /// Play or fetch.
+    pub purpose: Purpose,
+    /// Bit/s reserved.
+    pub rate: u64,
+    /// Unix seconds from which on it may be forgotten by a replay memory.
+    pub forget_at: u64,
+    /// For logs.
+    pub request_id: String,
+}
+
+/// Why a ticket is not honoured.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TicketError {
+    /// Not a token, too long, or claims of the wrong shape.
+    #[error("the ticket is malformed; ask the master for one with Tickets/Resolve")]
+    Malformed,
+    /// Signed with another key, or altered.
+    #[error("the ticket's signature is wrong, or it is older than this start of the node; resolve again")]
+    Signature,
+    /// For another node.
+    #[error("the ticket is for node `{0}`, not for this one")]
+    Audience(String),
+    /// Too late.
+    #[error("the ticket expired {0} s ago; resolve again")]
+    Expired(u64),
+    /// Too early, by more than clocks should differ.
+    #[error("the ticket is valid only in {0} s; check the clocks of master and node")]
+    NotYet(u64),
+}
+
+impl From<&TicketError> for Fault {
+    fn from(error: &TicketError) -> Self {
+        let code = match error {
+            TicketError::Malformed | TicketError::Signature => Code::TicketInvalid,
+            TicketError::Audience(_) => Code::TicketMismatch,
+            TicketError::Expired(_) | TicketError::NotYet(_) => Code::TicketExpired,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Checks a token offline: signature by any of `keys` (picked by `kid`), audience and time. `now` in Unix seconds.
+pub fn verify(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ticket, TicketError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(TicketError::Malformed);
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| TicketError::Malformed)?;
+    let key = keys.iter().find(|key| Some(&key.kid) == header.kid.as_ref()).ok_or(TicketError::Signature)?;
+    // Time and audience are checked below, with the caller's clock and better words.
+    let mut rules = Validation::new(Algorithm::HS256);
+    rules.set_required_spec_claims(&["exp"]);
+    rules.validate_exp = false;
+    rules.validate_aud = false;
+    let claims = jsonwebtoken::decode::<Claims>(token, &key.check, &rules)
+        .map_err(|error| match error.kind() {
+            jsonwebtoken::errors::ErrorKind::InvalidSignature => TicketError::Signature,
+            _ => TicketError::Malformed,
+        })?
+        .claims;
+    if claims.aud != node.as_str() {
+        return Err(TicketError::Audience(claims.aud.chars().filter(|c| !c.is_control()).take(64).collect()));
+    }
+    if now >= claims.exp.saturating_add(LEEWAY_SECS) {
+        return Err(TicketError::Expired(now - claims.exp));
+    }
+    if now.saturating_add(LEEWAY_SECS) < claims.nbf {
+        return Err(TicketError::NotYet(claims.nbf - now));
+    }
+    let content = claims.cid.as_deref().map(str::parse).transpose().map_err(|_| TicketError::Malformed)?;
+    Ok(Ticket {
+        session: claims.jti.parse().map_err(|_| TicketError::Malformed)?,
+        title: Title::parse(&claims.title).map_err(|_| TicketError::Malformed)?,
+        content,
+        start: claims.start,
+        end: claims.end,
+        purpose: claims.purpose,
+        rate: claims.rate,
+        forget_at: claims.exp.saturating_add(LEEWAY_SECS),
+        request_id: claims.rid,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::parse(name).expect("a valid name")
+    }
+
+    fn claims() -> Claims {
+        Claims {
+            aud: "node-1".into(),
+            jti: SessionId(5).to_string(),
+            title: "films/b.mp4".into(),
+            cid: Some(ContentId([7; 32]).to_string()),
+            start: 0,
+            end: None,
+            purpose: Purpose::Play,
+            rate: 8_000_000,
+            nbf: 1000,
+            exp: 1060,
+            rid: "r".into(),
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_good_for_its_node_in_its_time() {
+        let secret = ClusterSecret::new([1; 32]);
+        let key = secret.node_key(&node("node-1"), BootId(1));
+        let token = key.sign(&claims()).expect("signs");
+        let keys = [key];
+        let check = |now| verify(&keys, &node("node-1"), now, &token);
+        assert_eq!(check(1030).map(|t| (t.session, t.rate)), Ok((SessionId(5), 8_000_000)));
+        assert!(check(990).is_ok() && check(1069).is_ok());
+        assert_eq!(check(989), Err(TicketError::NotYet(11)));
+        assert_eq!(check(1070), Err(TicketError::Expired(10)));
+        assert_eq!(verify(&keys, &node("node-2"), 1030, &token), Err(TicketError::Audience("node-1".into())));
+
+        for other in [secret.node_key(&node("node-2"), BootId(1)), secret.node_key(&node("node-1"), BootId(2))] {
+            assert_eq!(verify(&[other], &node("node-1"), 1030, &token), Err(TicketError::Signature));
+        }
+        assert_eq!(verify(&[], &node("node-1"), 1030, &token), Err(TicketError::Signature));
+    }
+
+    #[test]
+    fn nothing_but_hs256_is_taken() {
+        let key = Key::new([1; 32]);
+        let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", "e30");
+        let (node, token) = (node("node-1"), key.sign(&claims()).expect("signs"));
+        let hs384 = jsonwebtoken::encode(
+            &Header { kid: Some(key.kid.clone()), ..Header::new(Algorithm::HS384) },
+            &claims(),
+            &key.sign,
+        )
+        .expect("signs");
+        for wrong in ["", ".", "..", "a.b.c", &unsigned, &hs384, &"x".repeat(5000), &token[..token.len() - 1]] {
+            assert!(verify(std::slice::from_ref(&key), &node, 1030, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let secret = ClusterSecret::new([0xab; 32]);
+        let key = secret.node_key(&node("n"), BootId(1));
+        let text = format!("{secret:?} {key:?}");
+        assert!(!text.contains("171, 171") && !text.contains(&hex::encode(key.secret())), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn an_altered_ticket_is_refused(at in 0_usize..400, flip in 1_u8..128) {
+            let key = Key::new([9; 32]);
+            let token = key.sign(&claims()).expect("signs");
+            let mut bytes = token.clone().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            if let Ok(altered) = String::from_utf8(bytes) {
+                let result = verify(&[key], &node("node-1"), 1030, &altered);
+                prop_assert!(result.is_err(), "{altered}");
+            }
+        }
+    }
+}

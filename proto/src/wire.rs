@@ -1,0 +1,282 @@
+//! `usher/1`, the frames on a session's QUIC stream: type, length, body. Encodes and decodes; reads no socket.
+//! The sequence of frames is told in `usher/wire/v1/wire.proto`.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use prost::Message;
+use thiserror::Error;
+
+use crate::{
+    code::{Code, Fault},
+    pb,
+    tree::{GROUP, MAX_SIZE, PAGE, PAGE_GROUPS, Value},
+};
+
+/// Bytes before each body: the type and the body's length, big endian.
+pub const HEADER: usize = 5;
+
+/// The largest `Open` body: a ticket of 4096 bytes and room for the rest.
+pub const MAX_OPEN: usize = 8 * 1024;
+
+/// The largest `Setup` body: titles, and tracks by the hundred.
+pub const MAX_SETUP: usize = 64 * 1024;
+
+/// The largest `Refused` or `Finish` body.
+pub const MAX_SHORT: usize = 4 * 1024;
+
+/// What a frame's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The client's ticket and range.
+    Open = 1,
+    /// What is coming.
+    Setup = 2,
+    /// The node's no.
+    Refused = 3,
+    /// Values of all pages.
+    Pages = 4,
+    /// Values of one page's groups.
+    Hashes = 5,
+    /// One group of media.
+    Group = 6,
+    /// The end.
+    Finish = 7,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        use Kind::{Finish, Group, Hashes, Open, Pages, Refused, Setup};
+        [Open, Setup, Refused, Pages, Hashes, Group, Finish].into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// The largest body, in bytes.
+    pub fn max_len(self) -> usize {
+        match self {
+            Self::Open => MAX_OPEN,
+            Self::Setup => MAX_SETUP,
+            Self::Refused | Self::Finish => MAX_SHORT,
+            Self::Pages => (MAX_SIZE / PAGE) as usize * size_of::<Value>(),
+            Self::Hashes => PAGE_GROUPS as usize * size_of::<Value>(),
+            Self::Group => GROUP as usize,
+        }
+    }
+}
+
+/// Bytes that are not `usher/1`.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// An unknown type.
+    #[error("frame of unknown type {0:#04x}; the peer does not speak usher/1")]
+    Kind(u8),
+    /// A body longer than its type allows.
+    #[error("{kind:?} frame of {len} bytes is longer than the {max} allowed")]
+    TooLong {
+        /// The frame's type.
+        kind: Kind,
+        /// What the header says.
+        len: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A body that does not decode.
+    #[error("{0:?} frame does not decode")]
+    Malformed(Kind),
+    /// The stream ended inside a frame.
+    #[error("the stream ended inside a frame")]
+    Truncated,
+}
+
+impl From<&WireError> for Fault {
+    fn from(error: &WireError) -> Self {
+        Self::new(Code::BadRequest, error.to_string())
+    }
+}
+
+/// One whole frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// See [`Kind::Open`].
+    Open(pb::wire::Open),
+    /// See [`Kind::Setup`].
+    Setup(pb::v1::Setup),
+    /// See [`Kind::Refused`].
+    Refused(pb::wire::Refused),
+    /// See [`Kind::Pages`].
+    Pages(Vec<Value>),
+    /// See [`Kind::Hashes`].
+    Hashes(Vec<Value>),
+    /// See [`Kind::Group`].
+    Group(Bytes),
+    /// See [`Kind::Finish`].
+    Finish(pb::wire::Finish),
+}
+
+/// A frame's header for a body of `len` bytes.
+///
+/// # Panics
+/// When `len` is above the type's limit, which the sender of a frame keeps.
+pub fn header(kind: Kind, len: usize) -> [u8; HEADER] {
+    assert!(len <= kind.max_len(), "{kind:?} of {len} bytes");
+    let [a, b, c, d] = u32::try_from(len).expect("the limits are below 4 GiB").to_be_bytes();
+    [kind as u8, a, b, c, d]
+}
+
+/// Encodes a control message with its header; `None` when it is longer than its type allows.
+pub fn message(kind: Kind, message: &impl Message) -> Option<Bytes> {
+    let len = message.encoded_len();
+    if len > kind.max_len() {
+        return None;
+    }
+    let mut frame = BytesMut::with_capacity(HEADER + len);
+    frame.extend_from_slice(&header(kind, len));
+    message.encode(&mut frame).ok()?;
+    Some(frame.freeze())
+}
+
+/// Encodes a list of hashes, which must be within the type's limit.
+pub fn values(kind: Kind, values: &[Value]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(HEADER + size_of_val(values));
+    frame.extend_from_slice(&header(kind, size_of_val(values)));
+    values.iter().for_each(|value| frame.extend_from_slice(value));
+    frame.freeze()
+}
+
+/// Encodes a refusal; the text is cut to what the frame allows.
+pub fn refused(fault: &Fault) -> Bytes {
+    let body = pb::wire::Refused {
+        reason: fault.code.reason().to_owned(),
+        message: fault.message.chars().take(500).collect(),
+        retry_after_ms: fault.retry_after_ms(),
+    };
+    message(Kind::Refused, &body).unwrap_or_default()
+}
+
+/// Turns received bytes into frames. Holds at most one frame's body, and looks at a header before it makes room.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: BytesMut,
+}
+
+impl Decoder {
+    /// Takes what was received, in order.
+    pub fn push(&mut self, data: &[u8]) {
+        self.buffer.extend_from_slice(data);
+    }
+
+    /// The next whole frame; `None` until more is pushed. After an error the stream is of no use.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        let Some((head, _)) = self.buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
+        let [kind, len @ ..] = *head;
+        let kind = Kind::from_byte(kind).ok_or(WireError::Kind(kind))?;
+        let len = u32::from_be_bytes(len) as usize;
+        if len > kind.max_len() {
+            return Err(WireError::TooLong { kind, len, max: kind.max_len() });
+        }
+        if self.buffer.len() < HEADER + len {
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER);
+        let body = self.buffer.split_to(len).freeze();
+        decode(kind, body).map(Some)
+    }
+
+    /// Checks, at the stream's end, that no frame was cut.
+    pub fn finish(&self) -> Result<(), WireError> {
+        if self.buffer.is_empty() { Ok(()) } else { Err(WireError::Truncated) }
+    }
+}
+
+fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
+    let bad = || WireError::Malformed(kind);
+    Ok(match kind {
+        Kind::Open => Frame::Open(Message::decode(body).map_err(|_| bad())?),
+        Kind::Setup => Frame::Setup(Message::decode(body).map_err(|_| bad())?),
+        Kind::Refused => Frame::Refused(Message::decode(body).map_err(|_| bad())?),
+        Kind::Finish => Frame::Finish(Message::decode(body).map_err(|_| bad())?),
+        Kind::Pages => Frame::Pages(split(&body).ok_or_else(bad)?),
+        Kind::Hashes => Frame::Hashes(split(&body).ok_or_else(bad)?),
+        Kind::Group if body.is_empty() => return Err(bad()),
+        Kind::Group => Frame::Group(body),
+    })
+}
+
+fn split(body: &[u8]) -> Option<Vec<Value>> {
+    let (values, rest) = body.as_chunks::<32>();
+    (rest.is_empty() && !values.is_empty()).then(|| values.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frames() -> Vec<(Bytes, Frame)> {
+        let open = pb::wire::Open { ticket: "t".into(), priority: -3, ..Default::default() };
+        let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
+        let finish = pb::wire::Finish { content_id: vec![1; 32] };
+        let mut group = BytesMut::from(&header(Kind::Group, 3)[..]);
+        group.extend_from_slice(b"abc");
+        vec![
+            (message(Kind::Open, &open).expect("small"), Frame::Open(open)),
+            (message(Kind::Setup, &setup).expect("small"), Frame::Setup(setup)),
+            (values(Kind::Pages, &[[1; 32], [2; 32]]), Frame::Pages(vec![[1; 32], [2; 32]])),
+            (values(Kind::Hashes, &[[3; 32]]), Frame::Hashes(vec![[3; 32]])),
+            (group.freeze(), Frame::Group(Bytes::from_static(b"abc"))),
+            (message(Kind::Finish, &finish).expect("small"), Frame::Finish(finish)),
+        ]
+    }
+
+    #[test]
+    fn frames_survive_any_cut() {
+        let all: Vec<u8> = frames().iter().flat_map(|(bytes, _)| bytes.to_vec()).collect();
+        for step in [1, 2, 5, 7, all.len()] {
+            let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+            for part in all.chunks(step) {
+                decoder.push(part);
+                while let Some(frame) = decoder.next_frame().expect("good bytes") {
+                    seen.push(frame);
+                }
+            }
+            assert_eq!(decoder.finish(), Ok(()));
+            assert!(seen.iter().eq(frames().iter().map(|(_, frame)| frame)), "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_are_told_apart() {
+        let decode = |bytes: &[u8]| {
+            let mut decoder = Decoder::default();
+            decoder.push(bytes);
+            decoder.next_frame()
+        };
+        assert_eq!(decode(b"GET / HTTP"), Err(WireError::Kind(b'G')));
+        let long = WireError::TooLong { kind: Kind::Open, len: 0xffff_ffff, max: MAX_OPEN };
+        assert_eq!(decode(&[1, 0xff, 0xff, 0xff, 0xff]), Err(long));
+        assert_eq!(decode(&[1, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Open)));
+        assert_eq!(decode(&[5, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Hashes)));
+        assert_eq!(decode(&[6, 0, 0, 0, 0]), Err(WireError::Malformed(Kind::Group)));
+        assert_eq!(decode(&[6, 0, 0, 0]), Ok(None));
+        let mut cut = Decoder::default();
+        cut.push(&[6, 0, 0, 0, 9, 1]);
+        assert_eq!((cut.next_frame(), cut.finish()), (Ok(None), Err(WireError::Truncated)));
+    }
+
+    #[test]
+    fn a_refusal_always_fits() {
+        let fault = Fault::new(Code::Draining, "x".repeat(100_000));
+        let mut decoder = Decoder::default();
+        decoder.push(&refused(&fault));
+        let Ok(Some(Frame::Refused(refused))) = decoder.next_frame() else { panic!("no refusal") };
+        assert_eq!((refused.reason.as_str(), refused.message.len()), ("DRAINING", 500));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_or_hoard(data in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let mut decoder = Decoder::default();
+            decoder.push(&data);
+            while let Ok(Some(_)) = decoder.next_frame() {}
+        }
+    }
+}
