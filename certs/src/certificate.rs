@@ -1,0 +1,120 @@
+//! What an X.509 certificate says (names, dates, key) and the dates that are written into a new one.
+//!
+//! It refuses to know files, roles and who is trusted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::CertificateParams;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+
+use crate::tls;
+
+/// The last second that X.509 can write: 9999-12-31T23:59:59Z (RFC 5280, 4.1.2.5).
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// Backdating of everything that is issued, so that a peer whose clock is behind accepts it at once.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(60 * 60);
+
+/// Seconds of one day.
+pub(crate) const DAY: u64 = 24 * 60 * 60;
+
+/// The certificate, or nothing when the bytes are not exactly one certificate.
+pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
+    match x509_parser::parse_x509_certificate(der) {
+        Ok(([], cert)) => Some(cert),
+        _ => None,
+    }
+}
+
+/// First and last moment of a certificate's validity, as wall time.
+pub(crate) fn validity(cert: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
+    let validity = cert.validity();
+    (wall(validity.not_before.timestamp()), wall(validity.not_after.timestamp()))
+}
+
+/// A moment before 1970 counts as 1970: nothing here is older, and it keeps every date printable.
+fn wall(timestamp: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0).min(LAST_SECOND))
+}
+
+/// Seconds since 1970 that X.509 can write.
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
+}
+
+/// `at` later by `by`, or the last second that X.509 knows: an absurd clock gives an absurd date, not a panic.
+pub(crate) fn later(at: SystemTime, by: Duration) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds(at).saturating_add(by.as_secs()).min(LAST_SECOND))
+}
+
+/// `at` earlier by `by`, at the earliest 1970.
+pub(crate) fn earlier(at: SystemTime, by: Duration) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds(at).saturating_sub(by.as_secs()))
+}
+
+/// `at` as rustls wants it.
+pub(crate) fn unix(at: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds(at)))
+}
+
+/// Writes a validity into the parameters of a new certificate.
+pub(crate) fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_secs(seconds(not_before));
+    params.not_after = epoch + Duration::from_secs(seconds(not_after));
+}
+
+/// DNS names and addresses of a certificate, as one writes them.
+pub(crate) fn sans(cert: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = cert.subject_alternative_name() else { return Vec::new() };
+    let names = extension.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(dns) => Some((*dns).to_owned()),
+            GeneralName::IPAddress(octets) => address(octets).map(|ip| ip.to_string()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
+/// The cluster that an authority's certificate is for: its organization.
+pub(crate) fn organization(cert: &X509Certificate<'_>) -> Option<String> {
+    cert.subject().iter_organization().next()?.as_str().ok().map(str::to_owned)
+}
+
+/// Whether `leaf` carries the signature of `ca`, whatever the date is now: an expired certificate was still issued.
+pub(crate) fn issued_by(leaf: &[u8], ca: &[u8]) -> bool {
+    let (Some(parsed), Some(parsed_ca)) = (parse(leaf), parse(ca)) else { return false };
+    // Both are judged at a moment when both were in date.
+    let at = validity(&parsed).0.max(validity(&parsed_ca).0);
+    let mut roots = RootCertStore::empty();
+    if roots.add(CertificateDer::from(ca.to_vec())).is_err() {
+        return false;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build();
+    let leaf = CertificateDer::from(leaf);
+    verifier.is_ok_and(|verifier| verifier.verify_client_cert(&leaf, &[], unix(at)).is_ok())
+}
+
+/// The first certificate of a PEM text.
+pub(crate) fn from_pem(pem: &[u8]) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem).ok()
+}
+
+/// The bytes of a certificate that a test has just made.
+#[cfg(test)]
+pub(crate) fn der_of(pem: &str) -> Vec<u8> {
+    from_pem(pem.as_bytes()).expect("a PEM certificate").to_vec()
+}

@@ -1,0 +1,150 @@
+//! `usher certs init | issue | show`: the operator's hand on the authority.
+//!
+//! Data goes to stdout, notes to stderr, a private key to neither. It refuses to know how keys and files are made.
+
+mod show;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::authority::San;
+use crate::certificate::DAY;
+use crate::files::{self, Paths};
+use crate::identity::{Identity, Role};
+
+/// Arguments of `usher certs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the certificates [default: usher/certs in the configuration directory]
+    #[arg(long, global = true, env = "USHER_CERTS", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make the cluster's authority
+    Init {
+        /// The cluster's name, for people
+        #[arg(long, value_name = "NAME", default_value = "usher")]
+        cluster: String,
+        /// Replace the authority that is there; nothing that it issued works any more
+        #[arg(long)]
+        force: bool,
+    },
+    /// Sign a certificate for a node, an operator or a master
+    Issue {
+        #[command(subcommand)]
+        who: Who,
+    },
+    /// Say what is in certificates; never shows a key
+    Show {
+        /// A certificate, or a directory of them [default: the certificates' directory]
+        #[arg(value_name = "FILE|DIR")]
+        path: Option<PathBuf>,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Who {
+    /// A node: writes node-NAME.pem and node-NAME.key
+    Node {
+        /// The node's name: 1 to 63 of a-z, 0-9, `-` and `.`
+        name: String,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// An operator: writes admin-NAME.pem and admin-NAME.key
+    Admin {
+        /// The operator's name: 1 to 63 of a-z, 0-9, `-` and `.`
+        name: String,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// A master: writes master.pem and master.key
+    Master {
+        /// The master's name: 1 to 63 of a-z, 0-9, `-` and `.`
+        #[arg(default_value = "master")]
+        name: String,
+        /// Names and addresses that clients dial, besides localhost and this host's name
+        #[arg(long = "san", value_name = "DNS-OR-IP", num_args = 1.., value_delimiter = ',')]
+        sans: Vec<San>,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// Where to write, with a copy of ca.pem [default: the certificates' directory]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Days until it expires
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs `usher certs`.
+///
+/// # Errors
+/// What could not be made, read or shown, and why; [`files::Exists`] is in the chain when a file is in the way.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    execute(args, &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+fn execute(args: Args, out: &mut impl Write, notes: &mut impl Write) -> anyhow::Result<()> {
+    let dir = args.dir.map_or_else(files::default_dir, Ok)?;
+    match args.command {
+        Command::Init { cluster, force } => init(&dir, &cluster, force, out, notes),
+        Command::Issue { who } => issue(&dir, who, out, notes),
+        Command::Show { path, json } => show::run(&path.unwrap_or(dir), json, out, notes),
+    }
+}
+
+fn init(dir: &Path, cluster: &str, force: bool, out: &mut impl Write, notes: &mut impl Write) -> anyhow::Result<()> {
+    let replaces = dir.join(files::CA_CERT).exists() || dir.join(files::CA_KEY).exists();
+    let paths = files::init(dir, cluster, force)?;
+    if replaces {
+        writeln!(
+            notes,
+            "warning: the old authority is gone: nothing that it issued works any more; issue it all again"
+        )?;
+    }
+    writeln!(notes, "made the authority of cluster {cluster}; keep {} secret", paths.key.display())?;
+    writeln!(notes, "next: usher certs issue master; usher certs issue node NAME; usher certs issue admin NAME")?;
+    print_paths([&paths.cert, &paths.key], out)
+}
+
+fn issue(dir: &Path, who: Who, out: &mut impl Write, notes: &mut impl Write) -> anyhow::Result<()> {
+    let (role, name, sans, options) = match who {
+        Who::Node { name, options } => (Role::Node, name, Vec::new(), options),
+        Who::Admin { name, options } => (Role::Admin, name, Vec::new(), options),
+        Who::Master { name, sans, options } => (Role::Master, name, sans, options),
+    };
+    let identity = Identity::new(role, &name).with_context(|| format!("issue a certificate for {role} {name:?}"))?;
+    let lifetime = Duration::from_secs(u64::from(options.days) * DAY);
+    let place = options.out.as_deref().unwrap_or(dir);
+    let Paths { cert, key, ca } = files::issue_for(dir, &identity, &sans, lifetime, place, options.force)?;
+    writeln!(notes, "issued a certificate for {identity}; keep {} secret", key.display())?;
+    print_paths([&cert, &key, &ca], out)
+}
+
+fn print_paths<'a>(paths: impl IntoIterator<Item = &'a PathBuf>, out: &mut impl Write) -> anyhow::Result<()> {
+    for path in paths {
+        writeln!(out, "{}", path.display()).context("write to stdout")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

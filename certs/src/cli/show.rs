@@ -1,0 +1,134 @@
+//! `usher certs show`: what certificates say, for people and as JSON.
+//!
+//! It reads certificates only, so that it cannot show a key.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+use humantime::format_rfc3339_seconds as date;
+use serde::Serialize;
+
+use crate::certificate::{self as x509, DAY};
+use crate::files::{self, CA_CERT};
+use crate::identity::Identity;
+use crate::pin;
+
+/// One certificate. Field names are the JSON's.
+#[derive(Debug, Serialize)]
+struct Shown {
+    file: PathBuf,
+    /// `authority`, `master`, `node`, `admin`, or `none` for a certificate without an identity.
+    role: &'static str,
+    /// The identity's name; of an authority, the cluster's.
+    name: String,
+    sans: Vec<String>,
+    not_before: String,
+    not_after: String,
+    expired: bool,
+    /// Days until it expires, the last one counted as a whole; 0 when it has.
+    days_left: u64,
+    sha256: String,
+    /// Whether the `ca.pem` beside it signed it; null when there is none.
+    issued_by_ca: Option<bool>,
+}
+
+pub(super) fn run(path: &Path, json: bool, out: &mut impl Write, notes: &mut impl Write) -> anyhow::Result<()> {
+    let now = SystemTime::now();
+    let (mut all, mut broken) = (Vec::new(), 0_usize);
+    for file in certificates(path)? {
+        match look(&file, now) {
+            Ok(shown) => all.push(shown),
+            Err(error) => {
+                broken += 1;
+                writeln!(notes, "error: {error:#}")?;
+            }
+        }
+    }
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &all).context("write to stdout")?;
+        writeln!(out).context("write to stdout")?;
+    } else {
+        for shown in &all {
+            print(shown, out).context("write to stdout")?;
+        }
+    }
+    match broken {
+        0 => Ok(()),
+        _ => bail!("{broken} of {} certificates could not be read", all.len() + broken),
+    }
+}
+
+/// The file itself, or every `.pem` of a directory by name.
+fn certificates(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let metadata = fs::metadata(path)
+        .with_context(|| format!("look at {}; make certificates with `usher certs init`", path.display()))?;
+    if !metadata.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).with_context(|| format!("list {}", path.display()))? {
+        let file = entry.with_context(|| format!("list {}", path.display()))?.path();
+        if file.extension().is_some_and(|extension| extension == "pem") {
+            found.push(file);
+        }
+    }
+    if found.is_empty() {
+        bail!("no certificate in {}; make an authority with `usher certs init`", path.display());
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn look(file: &Path, now: SystemTime) -> anyhow::Result<Shown> {
+    let der = files::read_certificate(file)?;
+    let cert = x509::parse(&der).with_context(|| format!("parse {}", file.display()))?;
+    let (role, name) = match Identity::from_der(&der) {
+        Ok(identity) => (identity.role.as_str(), identity.name),
+        Err(_) if cert.is_ca() => ("authority", x509::organization(&cert).unwrap_or_default()),
+        Err(_) => ("none", cert.subject().to_string()),
+    };
+    let (not_before, not_after) = x509::validity(&cert);
+    let ca = file.with_file_name(CA_CERT);
+    let issued_by_ca = match ca.try_exists() {
+        Ok(true) => Some(files::read_certificate(&ca).is_ok_and(|ca| *ca == *der || x509::issued_by(&der, &ca))),
+        _ => None,
+    };
+    Ok(Shown {
+        file: file.to_owned(),
+        role,
+        name,
+        sans: x509::sans(&cert),
+        not_before: date(not_before).to_string(),
+        not_after: date(not_after).to_string(),
+        expired: now > not_after,
+        days_left: not_after.duration_since(now).map_or(0, |left| left.as_secs().div_ceil(DAY)),
+        sha256: hex::encode(pin::sha256(&der)),
+        issued_by_ca,
+    })
+}
+
+fn print(shown: &Shown, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{}", shown.file.display())?;
+    // Names come out of a file that anyone may have written: escaped, they cannot steer a terminal.
+    writeln!(out, "  {:<12} {}", shown.role, shown.name.escape_debug())?;
+    if !shown.sans.is_empty() {
+        writeln!(out, "  {:<12} {}", "names", shown.sans.join(", ").escape_debug())?;
+    }
+    let left = match (shown.expired, shown.days_left) {
+        (true, _) => "EXPIRED".to_owned(),
+        (false, 1) => "expires in 1 day".to_owned(),
+        (false, days) => format!("expires in {days} days"),
+    };
+    writeln!(out, "  {:<12} {} to {}, {left}", "valid", shown.not_before, shown.not_after)?;
+    writeln!(out, "  {:<12} {}", "sha-256", shown.sha256)?;
+    let issuer = match shown.issued_by_ca {
+        Some(true) if shown.role == "authority" => "itself",
+        Some(true) => "the ca.pem beside it",
+        Some(false) => "NOT the ca.pem beside it",
+        None => "unknown: no ca.pem beside it",
+    };
+    writeln!(out, "  {:<12} {issuer}", "issued by")
+}

@@ -1,0 +1,62 @@
+//! The rustls configurations that media travels under, with aws-lc-rs named explicitly so that no process-wide default
+//! is needed.
+//!
+//! It refuses to know QUIC and gRPC: the shells wrap what they get here (tonic builds its own from the PEM files).
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::{ClientConfig, KeyLogFile, ServerConfig};
+use usher_proto::ALPN;
+
+use crate::media::MediaCertResolver;
+use crate::pin::PinnedVerifier;
+
+/// aws-lc-rs with the TLS 1.3 suites only and AES-128-GCM first: it is the cheapest per byte where AES is in hardware,
+/// and as strong as the P-256 keys beside it.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+/// The server side of media: TLS 1.3, ALPN `usher/1`, no client certificate (the ticket is the viewer's right), no
+/// early data, and no resumption (a resumed session would outlive the certificate that the viewer has pinned).
+///
+/// # Errors
+/// A rustls error when the provider cannot do TLS 1.3, which aws-lc-rs can.
+pub fn media_server_config(resolver: Arc<MediaCertResolver>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.max_early_data_size = 0;
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// The client side of media: TLS 1.3, ALPN `usher/1`, trust by pin alone. `SSLKEYLOGFILE` is honoured, so that a packet
+/// capture of one's own session can be read.
+///
+/// # Errors
+/// A rustls error when the provider cannot do TLS 1.3, which aws-lc-rs can.
+pub fn media_client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.key_log = Arc::new(KeyLogFile::new());
+    // A resumed session shows no certificate, hence nothing to hold against the pins.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
