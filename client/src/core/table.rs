@@ -1,0 +1,53 @@
+//! Aligned tables of text for terminals. Refuses to know what is in them and how wide the terminal is.
+
+/// How a column is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// For words.
+    Left,
+    /// For numbers.
+    Right,
+}
+
+/// Lines of a table: a header, then the rows; two spaces between columns, none at the end of a line. Characters are
+/// counted as one column each, and control characters, which could move the cursor, are left out.
+pub fn render(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
+    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    let header = columns.iter().map(|(name, _)| clean(name)).collect::<Vec<_>>();
+    let rows = rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
+    let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut out = String::new();
+        for ((cell, width), (_, align)) in line.iter().zip(&widths).zip(columns) {
+            let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
+            match align {
+                Align::Left => out.extend([cell, &gap, "  "].map(|part| part as &str)),
+                Align::Right => out.extend([&gap, cell, "  "].map(|part| part as &str)),
+            }
+        }
+        text.push_str(out.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let columns = [("TITLE", Align::Left), ("SIZE", Align::Right), ("NODES", Align::Left)];
+        let rows = [["ö.mp4", "1.5 GB", "a"], ["longer.webm", "7 B", "a,b\x1b[2J"]];
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
+        let expected = "TITLE          SIZE  NODES\nö.mp4        1.5 GB  a\nlonger.webm     7 B  a,b[2J\n";
+        assert_eq!(render(&columns, &rows), expected);
+        assert_eq!(render(&columns, &[]), "TITLE  SIZE  NODES\n");
+        assert_eq!(render(&columns, &[vec!["a".into()]]), "TITLE  SIZE  NODES\na\n");
+    }
+}

@@ -1,0 +1,296 @@
+//! Checks what a node sends against the content id, group by group, before anything else sees it.
+//!
+//! Owns the order of frames after `Setup` and the hashes that are still needed. Refuses to know which bytes were asked
+//! for, where they go, and who sent them. Memory: 32 bytes a page and one page's groups; for a title that its node has
+//! not hashed yet, 32 bytes a group of the range.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use thiserror::Error;
+use usher_proto::{
+    Code, ContentId, Fault,
+    model::SetupInfo,
+    tree::{self, GROUP, PAGE_GROUPS, Value},
+    wire::Frame,
+};
+
+/// Why a stream is not to be believed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum VerifyError {
+    /// A frame that does not belong here.
+    #[error("got {got} where {expected} should be")]
+    Order {
+        /// What came.
+        got: &'static str,
+        /// What should have come.
+        expected: String,
+    },
+    /// Hashes or media of another length than the title's size demands.
+    #[error("{what} has {got} {unit}, not {expected}")]
+    Length {
+        /// Of what.
+        what: String,
+        /// How many came.
+        got: u64,
+        /// How many there should be.
+        expected: u64,
+        /// Of which unit.
+        unit: &'static str,
+    },
+    /// A group that does not hash to its value.
+    #[error("group {index} of {groups} does not hash to its value")]
+    Group {
+        /// Counted from 0.
+        index: u64,
+        /// Groups of the title.
+        groups: u64,
+    },
+    /// Page values that do not hash to the content id.
+    #[error("the page values do not hash to the content id")]
+    Pages,
+    /// Group values that do not hash to their page's value, or to the content id.
+    #[error("the group values of page {0} do not hash to the page")]
+    Page(u64),
+    /// Another content than was asked for or announced.
+    #[error("the node has content {got}, not {expected}")]
+    Content {
+        /// What was asked for or announced.
+        expected: ContentId,
+        /// What the node says; empty if it has hashed nothing.
+        got: String,
+    },
+}
+
+impl From<VerifyError> for Fault {
+    fn from(error: VerifyError) -> Self {
+        let code = match error {
+            VerifyError::Content { .. } => Code::ContentChanged,
+            _ => Code::VerificationFailed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// One group as it leaves here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its number in the title, from 0.
+    pub index: u64,
+    /// Its bytes.
+    pub data: Bytes,
+    /// Its chaining value.
+    pub value: Value,
+    /// Not verified: the node has not hashed the title yet. [`Step::Done`] confirms it.
+    pub pending: bool,
+}
+
+/// What a frame led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing to hand out.
+    More,
+    /// A group.
+    Group(Group),
+    /// The end: everything handed out is verified to be of this content.
+    Done(ContentId),
+}
+
+/// What may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    Pages,
+    Hashes(u64),
+    Group(u64),
+    Finish,
+    Nothing,
+}
+
+/// The checker of one session's stream.
+#[derive(Debug)]
+pub struct Verifier {
+    size: u64,
+    range: Range<u64>,
+    content: Option<ContentId>,
+    expect: Expect,
+    /// Page values; empty before they came, and for a title of one page.
+    pages: Vec<Value>,
+    /// Values of the current page's groups.
+    values: Vec<Value>,
+    /// Values of the groups handed out unverified, from the range's first.
+    pending: Vec<Value>,
+    /// The content id that late hashes lead to.
+    root: Option<ContentId>,
+}
+
+impl Verifier {
+    /// Checks the stream that follows `setup`. `expected` is the content that was asked for, or that the master named;
+    /// the node must then have exactly that.
+    pub fn new(setup: &SetupInfo, expected: Option<ContentId>) -> Result<Self, VerifyError> {
+        if let Some(expected) = expected
+            && setup.content != Some(expected)
+        {
+            let got = setup.content.map_or_else(|| "that is not hashed yet".to_owned(), |got| got.to_string());
+            return Err(VerifyError::Content { expected, got });
+        }
+        let range = setup.range.start / GROUP..tree::groups(setup.range.end);
+        let mut verifier = Self {
+            size: setup.size,
+            expect: Expect::Group(range.start),
+            range,
+            content: setup.content,
+            pages: Vec::new(),
+            values: Vec::new(),
+            pending: Vec::new(),
+            root: None,
+        };
+        if verifier.content.is_some() {
+            verifier.expect = verifier.first_hashes().unwrap_or(verifier.expect);
+        }
+        Ok(verifier)
+    }
+
+    /// The first frame of hashes; none for a title of one group.
+    fn first_hashes(&self) -> Option<Expect> {
+        if tree::groups(self.size) == 1 {
+            None
+        } else if tree::pages(self.size) > 1 {
+            Some(Expect::Pages)
+        } else {
+            Some(Expect::Hashes(0))
+        }
+    }
+
+    /// Takes the next frame. After an error the stream is of no use.
+    pub fn take(&mut self, frame: Frame) -> Result<Step, VerifyError> {
+        match (self.expect, frame) {
+            (Expect::Pages, Frame::Pages(values)) => self.pages(values),
+            (Expect::Hashes(page), Frame::Hashes(values)) => self.hashes(page, values),
+            (Expect::Group(index), Frame::Group(data)) => self.group(index, data),
+            (Expect::Finish, Frame::Finish(finish)) => self.finish(&finish.content_id),
+            (_, frame) => Err(VerifyError::Order { got: name(&frame), expected: self.wanted() }),
+        }
+    }
+
+    /// What should come next, in words: for the error when the stream ends too early.
+    pub fn wanted(&self) -> String {
+        match self.expect {
+            Expect::Pages => "the page values".to_owned(),
+            Expect::Hashes(page) => format!("the group values of page {page}"),
+            Expect::Group(index) => format!("group {index} of {}", tree::groups(self.size)),
+            Expect::Finish => "the end".to_owned(),
+            Expect::Nothing => "nothing more".to_owned(),
+        }
+    }
+
+    fn pages(&mut self, values: Vec<Value>) -> Result<Step, VerifyError> {
+        length(|| "the list of page values".to_owned(), values.len(), tree::pages(self.size), "values")?;
+        let root = tree::root(&values).ok_or(VerifyError::Pages)?;
+        self.believe(root).then_some(()).ok_or(VerifyError::Pages)?;
+        self.pages = values;
+        self.expect = Expect::Hashes(self.range.start / PAGE_GROUPS);
+        Ok(Step::More)
+    }
+
+    fn hashes(&mut self, page: u64, values: Vec<Value>) -> Result<Step, VerifyError> {
+        let groups = tree::page_groups(self.size, page);
+        length(
+            || format!("the list of group values of page {page}"),
+            values.len(),
+            groups.end - groups.start,
+            "values",
+        )?;
+        let good = if self.pages.is_empty() {
+            tree::root(&values).is_some_and(|root| self.believe(root))
+        } else {
+            let expected = usize::try_from(page).ok().and_then(|page| self.pages.get(page));
+            expected == Some(&tree::page_value(&values))
+        };
+        good.then_some(()).ok_or(VerifyError::Page(page))?;
+        let first = groups.start.max(self.range.start);
+        let last = groups.end.min(self.range.end);
+        if self.content.is_some() {
+            self.values = values;
+            self.expect = Expect::Group(first);
+            return Ok(Step::More);
+        }
+        // Late hashes: the groups were handed out already.
+        for index in first..last {
+            let value = usize::try_from(index - groups.start).ok().and_then(|at| values.get(at));
+            let seen = usize::try_from(index - self.range.start).ok().and_then(|at| self.pending.get(at));
+            if value.is_none() || value != seen {
+                return Err(VerifyError::Group { index, groups: tree::groups(self.size) });
+            }
+        }
+        self.expect = if last < self.range.end { Expect::Hashes(page + 1) } else { Expect::Finish };
+        Ok(Step::More)
+    }
+
+    fn group(&mut self, index: u64, data: Bytes) -> Result<Step, VerifyError> {
+        length(|| format!("group {index}"), data.len(), tree::group_len(self.size, index), "bytes")?;
+        let groups = tree::groups(self.size);
+        let value = tree::group_value(index, &data);
+        let good = if groups == 1 {
+            self.believe(tree::single(&data))
+        } else if self.content.is_none() {
+            true
+        } else {
+            let expected = usize::try_from(index % PAGE_GROUPS).ok().and_then(|at| self.values.get(at));
+            expected == Some(&value)
+        };
+        good.then_some(()).ok_or(VerifyError::Group { index, groups })?;
+        let pending = self.content.is_none();
+        if pending {
+            self.pending.push(value);
+        }
+        let next = index + 1;
+        self.expect = if next == self.range.end {
+            if pending { self.first_hashes().unwrap_or(Expect::Finish) } else { Expect::Finish }
+        } else if !pending && next.is_multiple_of(PAGE_GROUPS) {
+            Expect::Hashes(next / PAGE_GROUPS)
+        } else {
+            Expect::Group(next)
+        };
+        Ok(Step::Group(Group { index, data, value, pending }))
+    }
+
+    fn finish(&mut self, content: &[u8]) -> Result<Step, VerifyError> {
+        let expected = self.content.or(self.root).ok_or(VerifyError::Pages)?;
+        if content != expected.0 {
+            return Err(VerifyError::Content { expected, got: hex::encode(content) });
+        }
+        self.expect = Expect::Nothing;
+        Ok(Step::Done(expected))
+    }
+
+    /// Whether this may be the content: it is what `Setup` named, or what `Finish` will have to name.
+    fn believe(&mut self, root: ContentId) -> bool {
+        match self.content {
+            Some(content) => content == root,
+            None => {
+                self.root = Some(root);
+                true
+            }
+        }
+    }
+}
+
+fn length(what: impl FnOnce() -> String, got: usize, expected: u64, unit: &'static str) -> Result<(), VerifyError> {
+    let got = got as u64;
+    if got == expected { Ok(()) } else { Err(VerifyError::Length { what: what(), got, expected, unit }) }
+}
+
+fn name(frame: &Frame) -> &'static str {
+    match frame {
+        Frame::Open(_) => "Open",
+        Frame::Setup(_) => "Setup",
+        Frame::Refused(_) => "Refused",
+        Frame::Pages(_) => "page values",
+        Frame::Hashes(_) => "group values",
+        Frame::Group(_) => "a group",
+        Frame::Finish(_) => "Finish",
+    }
+}
+
+#[cfg(test)]
+mod tests;
