@@ -9,13 +9,16 @@ pub enum Align {
     Right,
 }
 
+/// A peer's text without control characters, which could move the cursor, and at most 300 characters of it.
+pub fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
 /// Lines of a table: a header, then the rows; two spaces between columns, none at the end of a line. Characters are
-/// counted as one column each, and control characters, which could move the cursor, are left out.
+/// counted as one column each. Cells are expected to be [`clean`] already where a peer wrote them.
 pub fn render(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
-    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
-    let header = columns.iter().map(|(name, _)| clean(name)).collect::<Vec<_>>();
-    let rows = rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
-    let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let header: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(rows).collect();
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
@@ -43,7 +46,7 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let columns = [("TITLE", Align::Left), ("SIZE", Align::Right), ("NODES", Align::Left)];
-        let rows = [["ö.mp4", "1.5 GB", "a"], ["longer.webm", "7 B", "a,b\x1b[2J"]];
+        let rows = [["ö.mp4", "1.5 GB", "a"], ["longer.webm", "7 B", &clean("a,b\x1b[2J\n")]];
         let rows: Vec<Vec<String>> = rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
         let expected = "TITLE          SIZE  NODES\nö.mp4        1.5 GB  a\nlonger.webm     7 B  a,b[2J\n";
         assert_eq!(render(&columns, &rows), expected);

@@ -1,0 +1,187 @@
+//! The client as a library: one master, the nodes that it names, and what can be asked of them.
+
+use std::time::Duration;
+
+use usher_proto::{
+    Bitrate, Code, Fault, Title,
+    model::{Range, What},
+    pb::v1,
+    ticket::Purpose,
+};
+
+use crate::{
+    core::{backoff::Backoff, limit::Limit, url::Address},
+    driver::{self, Means, Order, Outcome, Progress, Sink},
+    master::{Answer, Authority, Master},
+    quic::{Pool, Throttle},
+};
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Without any progress for this long, work fails.
+    pub timeout: Duration,
+    /// The client's zone; empty if unknown.
+    pub zone: String,
+    /// The rate of all transfers together; `None` for no limit.
+    pub limit: Option<Bitrate>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30), zone: String::new(), limit: None }
+    }
+}
+
+/// A client of one master. Sessions share connections to nodes.
+pub struct Client {
+    master: Master,
+    pool: Pool,
+    throttle: Option<Throttle>,
+    options: Options,
+}
+
+impl Client {
+    /// A client of the master at `address`; dials nothing yet.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when the authority's certificate cannot be used.
+    pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
+        let master = Master::new(address, authority, rand::random())?;
+        let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
+        Ok(Self { master, pool: Pool::default(), throttle, options })
+    }
+
+    /// The master's address.
+    pub fn address(&self) -> &Address {
+        self.master.address()
+    }
+
+    /// Fetches a whole title into `sink`, and tells `observer` how it goes.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended it, after other seats and the timeout. The sink was told to pause.
+    pub async fn fetch_to(
+        &self,
+        title: &Title,
+        sink: &mut impl Sink,
+        observer: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<Outcome, Fault> {
+        let order = self.order(What::Title(title.clone()), Purpose::Fetch, Range::default());
+        self.run(&order, sink, observer, None).await
+    }
+
+    /// An order under this client's options.
+    pub(crate) fn order(&self, what: What, purpose: Purpose, range: Range) -> Order {
+        let Options { timeout, zone, .. } = self.options.clone();
+        Order { what, purpose, range, zone, timeout }
+    }
+
+    /// Runs an order; `first` is the master's answer if it was asked already.
+    pub(crate) async fn run(
+        &self,
+        order: &Order,
+        sink: &mut impl Sink,
+        observer: &(dyn Fn(&Progress) + Send + Sync),
+        first: Option<Result<Answer, Fault>>,
+    ) -> Result<Outcome, Fault> {
+        let means = Means { master: &self.master, pool: &self.pool, throttle: self.throttle.as_ref(), observer };
+        driver::run(means, order, sink, first).await
+    }
+
+    /// Asks for nodes for several orders at once, so that one node may serve them all.
+    pub(crate) async fn resolve_many(&self, orders: &[&Order]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
+        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[])).collect();
+        self.patiently(|| self.master.resolve_many(requests.clone())).await
+    }
+
+    /// All titles that begin with `prefix`, in order; at most `most` of them.
+    ///
+    /// # Errors
+    /// What the master, or the way to it, had wrong.
+    pub async fn titles(&self, prefix: &str, most: usize) -> Result<Vec<v1::Title>, Fault> {
+        let mut titles: Vec<v1::Title> = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let page_size = u32::try_from(most.saturating_sub(titles.len())).unwrap_or(u32::MAX).min(1000);
+            let request = v1::ListTitlesRequest { prefix: prefix.to_owned(), page_size, page_token };
+            let page = self.patiently(|| self.master.list_titles(request.clone())).await?;
+            let empty = page.titles.is_empty();
+            titles.extend(page.titles);
+            titles.truncate(most);
+            page_token = page.next_page_token;
+            // A page without titles and with a token would go round for ever.
+            if page_token.is_empty() || empty || titles.len() >= most {
+                return Ok(titles);
+            }
+        }
+    }
+
+    /// Every content and copy of a title.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or what the master, or the way to it, had wrong.
+    pub async fn locate(&self, what: &What) -> Result<Vec<v1::Version>, Fault> {
+        let what = match what {
+            What::Title(title) => v1::locate_request::What::Title(title.to_string()),
+            What::Content(content) => v1::locate_request::What::ContentId(content.to_string()),
+        };
+        Ok(self.patiently(|| self.master.locate(what.clone())).await?.versions)
+    }
+
+    /// The roster.
+    ///
+    /// # Errors
+    /// What the master, or the way to it, had wrong.
+    pub async fn nodes(&self) -> Result<Vec<v1::Node>, Fault> {
+        self.patiently(|| self.master.list_nodes()).await
+    }
+
+    /// One node with its history.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or what the master, or the way to it, had wrong.
+    pub async fn node(&self, name: &str) -> Result<v1::GetNodeResponse, Fault> {
+        self.patiently(|| self.master.node(name.to_owned())).await
+    }
+
+    /// Tells `each` about every node, then about every change, until it answers `false` or the channel ends.
+    ///
+    /// # Errors
+    /// What the master, or the way to it, had wrong.
+    pub async fn watch(&self, mut each: impl FnMut(v1::WatchResponse) -> bool) -> Result<(), Fault> {
+        let mut changes = self.patiently(|| self.master.watch()).await?;
+        while let Some(change) = changes.message().await.map_err(|status| self.master.fault(&status))? {
+            if !each(change) {
+                return Ok(());
+            }
+        }
+        Err(Fault::new(Code::Network, format!("the master at {} ended the watch", self.master.address())))
+    }
+
+    /// Says goodbye to the nodes.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Tries until the timeout while the master is not there.
+    async fn patiently<T, F: Future<Output = Result<T, Fault>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, Fault> {
+        let mut backoff = Backoff::default();
+        let deadline = tokio::time::Instant::now() + self.options.timeout;
+        loop {
+            let fault = match call().await {
+                Err(fault) if matches!(fault.code, Code::Network | Code::Timeout | Code::Unavailable) => fault,
+                other => return other,
+            };
+            let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());
+            if tokio::time::Instant::now() + wait >= deadline {
+                return Err(fault);
+            }
+            tracing::debug!(%fault, ?wait, "the master is tried again");
+            tokio::time::sleep(wait).await;
+        }
+    }
+}

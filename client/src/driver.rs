@@ -1,0 +1,422 @@
+//! One title over any number of seats: resolve, open, verify, hand out, and after a loss again.
+//!
+//! Owns the loop between the machines of the core and the shells around it. Refuses to know where bytes go ([`Sink`])
+//! and who watches ([`Progress`]).
+
+use std::{
+    future::Future,
+    ops,
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng as _, rngs::SmallRng};
+use usher_proto::{
+    Code, ContentId, Fault, NodeName, Title,
+    model::{Range, SeatAddress, SetupInfo, What},
+    pb::{v1, wire::Open},
+    ticket::Purpose,
+    wire::Frame,
+};
+
+use crate::{
+    core::{
+        assembler::{Assembler, Piece},
+        resume::{Action, Event, Resume},
+        verify::{Step, Verifier},
+    },
+    master::{Answer, Master},
+    quic::{Incoming, Pool, Throttle},
+};
+
+/// What is about to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The title.
+    pub title: Title,
+    /// Its content; `None` while no node has hashed it.
+    pub content: Option<ContentId>,
+    /// Bytes of the whole title.
+    pub size: u64,
+    /// The wanted bytes of it.
+    pub range: ops::Range<u64>,
+}
+
+/// Where verified bytes go.
+pub trait Sink: Send {
+    /// Learns what is coming. Answers how many groups of the wanted range it has already, verified by an earlier run
+    /// under the same content id; 0 if that is not known.
+    fn begin(&mut self, about: &About) -> impl Future<Output = Result<u64, Fault>> + Send;
+
+    /// Takes the next bytes, in order and without gaps.
+    fn write(&mut self, piece: Piece) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Every byte of the range is there and verified.
+    fn finish(&mut self, content: ContentId) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// There will be no more for now: keeps what a later run can use.
+    fn pause(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// What an observer is told.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// Bytes come from this node.
+    Seated {
+        /// The node.
+        node: NodeName,
+        /// Why the master chose it; empty for an alternate.
+        reason: String,
+        /// What comes.
+        about: About,
+    },
+    /// Where the transfer stands.
+    Moved {
+        /// Verified bytes of the wanted range.
+        verified: u64,
+        /// Bytes handed out, of which some may not be verified yet.
+        received: u64,
+        /// Bytes of the wanted range.
+        total: u64,
+    },
+    /// A seat or the master failed; something else is tried.
+    Lost(Fault),
+}
+
+/// A finished transfer.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The title.
+    pub title: Title,
+    /// Its content: what every byte was verified against.
+    pub content: ContentId,
+    /// Bytes of the wanted range.
+    pub bytes: u64,
+    /// Bytes of them that were there already.
+    pub resumed: u64,
+    /// The node that sent the last of them; `None` if all were there.
+    pub node: Option<NodeName>,
+    /// Why the master chose its first node.
+    pub reason: String,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) what: What,
+    pub(crate) purpose: Purpose,
+    pub(crate) range: Range,
+    pub(crate) zone: String,
+    /// Without any progress for this long the order fails.
+    pub(crate) timeout: Duration,
+}
+
+impl Order {
+    /// The request for it, or, once the content is known, for exactly that.
+    pub(crate) fn request(&self, content: Option<ContentId>, exclude: &[NodeName]) -> v1::ResolveRequest {
+        use v1::resolve_request::What as Pb;
+        let what = match (&self.what, content) {
+            (_, Some(content)) | (&What::Content(content), None) => Pb::ContentId(content.to_string()),
+            (What::Title(title), None) => Pb::Title(title.to_string()),
+        };
+        let purpose = match self.purpose {
+            Purpose::Play => v1::Purpose::Play,
+            Purpose::Fetch => v1::Purpose::Fetch,
+        };
+        v1::ResolveRequest {
+            what: Some(what),
+            purpose: purpose.into(),
+            range: Some(self.range.to_pb()),
+            mode: v1::Mode::Redirect.into(),
+            exclude: exclude.iter().map(ToString::to_string).collect(),
+            zone: self.zone.clone(),
+            rate_bps: 0,
+        }
+    }
+}
+
+/// What an order runs with.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    pub(crate) master: &'a Master,
+    pub(crate) pool: &'a Pool,
+    pub(crate) throttle: Option<&'a Throttle>,
+    pub(crate) observer: &'a (dyn Fn(&Progress) + Send + Sync),
+}
+
+/// Why a session ended before its end.
+enum End {
+    /// The node or the way to it.
+    There(Fault),
+    /// The sink: no other seat helps.
+    Here(Fault),
+}
+
+/// Runs an order to its end. `first` is the master's answer if it was asked already.
+pub(crate) async fn run<S: Sink>(
+    means: Means<'_>,
+    order: &Order,
+    sink: &mut S,
+    first: Option<Result<Answer, Fault>>,
+) -> Result<Outcome, Fault> {
+    let mut rng = SmallRng::seed_from_u64(rand::random());
+    let mut run = Run {
+        means,
+        order,
+        resume: Resume::new(order.timeout),
+        ongoing: None,
+        answer: None,
+        first,
+        reason: String::new(),
+        node: None,
+        started: Instant::now(),
+    };
+    let result = run.drive(sink, &mut rng).await;
+    if result.is_err() {
+        sink.pause().await?;
+    }
+    result
+}
+
+/// A title of which something is known.
+struct Ongoing {
+    about: About,
+    assembler: Assembler,
+    resumed: u64,
+    received: u64,
+}
+
+struct Run<'a> {
+    means: Means<'a>,
+    order: &'a Order,
+    resume: Resume,
+    ongoing: Option<Ongoing>,
+    answer: Option<Answer>,
+    first: Option<Result<Answer, Fault>>,
+    reason: String,
+    node: Option<NodeName>,
+    started: Instant,
+}
+
+impl Run<'_> {
+    async fn drive<S: Sink>(&mut self, sink: &mut S, rng: &mut SmallRng) -> Result<Outcome, Fault> {
+        let mut action = self.resume.handle(Instant::now(), Event::Start, rng);
+        loop {
+            action = match action {
+                Action::Fail(fault) => return Err(fault),
+                Action::Resolve { after, exclude } => {
+                    tokio::time::sleep(after).await;
+                    match self.resolve(&exclude, sink).await? {
+                        Ok(nodes) => {
+                            if let Some(content) = self.complete() {
+                                return self.finish(sink, content).await;
+                            }
+                            self.resume.handle(Instant::now(), Event::Resolved(&nodes), rng)
+                        }
+                        Err(fault) => self.after(Event::Refused(&fault), &fault, rng),
+                    }
+                }
+                Action::Open(seat) => match self.session(seat, sink, rng).await {
+                    Ok(content) => return self.finish(sink, content).await,
+                    Err(End::Here(fault)) => return Err(fault),
+                    Err(End::There(fault)) => self.after(Event::Lost(&fault), &fault, rng),
+                },
+                // Only progress is answered so, and it is reported from within a session.
+                Action::Continue => return Err(Fault::new(Code::Internal, "the session lost its thread")),
+            };
+        }
+    }
+
+    fn after(&mut self, event: Event<'_>, fault: &Fault, rng: &mut SmallRng) -> Action {
+        let action = self.resume.handle(Instant::now(), event, rng);
+        tracing::debug!(reason = fault.code.reason(), %fault, ?action, "lost");
+        if !matches!(action, Action::Fail(_)) {
+            (self.means.observer)(&Progress::Lost(fault.clone()));
+        }
+        action
+    }
+
+    /// Asks the master. The outer error is the sink's; the inner one the master's.
+    async fn resolve<S: Sink>(
+        &mut self,
+        exclude: &[NodeName],
+        sink: &mut S,
+    ) -> Result<Result<Vec<NodeName>, Fault>, Fault> {
+        let known = self.ongoing.as_ref().and_then(|ongoing| ongoing.about.content);
+        let answer = match self.first.take() {
+            Some(first) => first,
+            None => self.means.master.resolve(self.order.request(known, exclude)).await,
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if let (What::Content(asked), Some(named)) = (&self.order.what, answer.content)
+            && *asked != named
+        {
+            return Ok(Err(Fault::new(
+                Code::ContentChanged,
+                "the master answered with another content than asked for",
+            )));
+        }
+        match &mut self.ongoing {
+            Some(ongoing) => {
+                let changed = known.is_some() && known != answer.content || ongoing.about.size != answer.size;
+                if changed {
+                    let text = format!("{} changed while it was fetched; run again to start over", answer.title);
+                    return Ok(Err(Fault::new(Code::ContentChanged, text)));
+                }
+                ongoing.about.content = answer.content;
+            }
+            None => {
+                let size = answer.size;
+                let range = self.order.range.within(size).ok_or_else(|| {
+                    Fault::new(Code::BadRange, format!("the range lies outside {} of {size} bytes", answer.title))
+                })?;
+                let content = match self.order.what {
+                    What::Content(content) => Some(content),
+                    What::Title(_) => answer.content,
+                };
+                let about = About { title: answer.title.clone(), content, size, range: range.clone() };
+                let groups = sink.begin(&about).await?;
+                let assembler = Assembler::new(size, range, groups);
+                let resumed = assembler.progress();
+                self.reason = answer.reason.clone();
+                self.ongoing = Some(Ongoing { about, assembler, resumed, received: resumed });
+            }
+        }
+        let nodes = answer.seats.iter().map(|seat| seat.node.clone()).collect();
+        self.answer = Some(answer);
+        Ok(Ok(nodes))
+    }
+
+    /// The content, if every wanted byte of it is there.
+    fn complete(&self) -> Option<ContentId> {
+        self.ongoing
+            .as_ref()
+            .filter(|ongoing| ongoing.assembler.is_complete())
+            .and_then(|ongoing| ongoing.about.content)
+    }
+
+    async fn finish<S: Sink>(&mut self, sink: &mut S, content: ContentId) -> Result<Outcome, Fault> {
+        let lost = || Fault::new(Code::Internal, "the session ended before it began");
+        let ongoing = self.ongoing.as_ref().ok_or_else(lost)?;
+        sink.finish(content).await?;
+        Ok(Outcome {
+            title: ongoing.about.title.clone(),
+            content,
+            bytes: ongoing.assembler.total(),
+            resumed: ongoing.resumed,
+            node: self.node.clone(),
+            reason: self.reason.clone(),
+            elapsed: self.started.elapsed(),
+        })
+    }
+
+    /// One session at one seat, to its end.
+    async fn session<S: Sink>(&mut self, seat: usize, sink: &mut S, rng: &mut SmallRng) -> Result<ContentId, End> {
+        let lost = || End::There(Fault::new(Code::Internal, "no such seat"));
+        let answer = self.answer.as_ref().ok_or_else(lost)?;
+        let Some(at) = answer.seats.get(seat) else { return Err(lost()) };
+        let ongoing = self.ongoing.as_mut().ok_or_else(lost)?;
+        let Some(ask) = ongoing.assembler.ask() else { return ongoing.about.content.ok_or_else(lost) };
+        let open = Open {
+            ticket: at.ticket.clone(),
+            range: Some(v1::ByteRange { start: ask.start, end: ask.end }),
+            priority: 0,
+            request_id: answer.request_id.clone(),
+        };
+        let (means, timeout) = (self.means, self.order.timeout);
+        let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());
+        let mut incoming = patiently(timeout, at, stream).await.map_err(End::There)?;
+        let setup = begin(&mut incoming, at, timeout, ongoing).await.map_err(End::There)?;
+        let mut verifier =
+            Verifier::new(&setup, ongoing.about.content).map_err(|error| End::There(blame(at, error.into())))?;
+        self.node = Some(at.node.clone());
+        let reason = if seat == 0 { answer.reason.clone() } else { String::new() };
+        (means.observer)(&Progress::Seated { node: at.node.clone(), reason, about: ongoing.about.clone() });
+        loop {
+            let frame = patiently(timeout, at, incoming.next()).await.map_err(End::There)?;
+            let step = match frame {
+                Some(Frame::Refused(refused)) => Err(refusal(at, &refused)),
+                Some(frame) => verifier.take(frame).map_err(|error| blame(at, error.into())),
+                None => Err(Fault::new(
+                    Code::Network,
+                    format!("node {} ended the stream where {} should be", at.node, verifier.wanted()),
+                )),
+            };
+            match step.map_err(End::There)? {
+                Step::More => {}
+                Step::Group(group) => {
+                    let before = ongoing.assembler.progress();
+                    let piece = ongoing.assembler.take(group).map_err(|error| End::There(blame(at, error.into())))?;
+                    let moved = piece.is_some() || ongoing.assembler.progress() > before;
+                    if let Some(piece) = piece {
+                        ongoing.received += piece.data.len() as u64;
+                        sink.write(piece).await.map_err(End::Here)?;
+                    }
+                    if moved {
+                        self.resume.handle(Instant::now(), Event::Progress, rng);
+                        report(means, ongoing);
+                    }
+                }
+                Step::Done(content) => {
+                    ongoing.assembler.confirm();
+                    report(means, ongoing);
+                    return Ok(content);
+                }
+            }
+        }
+    }
+}
+
+fn report(means: Means<'_>, ongoing: &Ongoing) {
+    let (verified, total) = (ongoing.assembler.progress(), ongoing.assembler.total());
+    (means.observer)(&Progress::Moved { verified, received: ongoing.received, total });
+}
+
+/// Takes the set-up information, or the refusal.
+async fn begin(
+    incoming: &mut Incoming,
+    at: &SeatAddress,
+    timeout: Duration,
+    ongoing: &Ongoing,
+) -> Result<SetupInfo, Fault> {
+    let setup = match patiently(timeout, at, incoming.next()).await? {
+        Some(Frame::Setup(setup)) => SetupInfo::try_from(setup)
+            .map_err(|error| blame(at, Fault::new(Code::Internal, format!("set-up information: {error}"))))?,
+        Some(Frame::Refused(refused)) => return Err(refusal(at, &refused)),
+        Some(_) => return Err(blame(at, Fault::new(Code::Internal, "media came before the set-up information"))),
+        None => return Err(blame(at, Fault::new(Code::Network, "the stream ended before the set-up information"))),
+    };
+    if setup.size != ongoing.about.size {
+        let text = format!("has {} bytes of {}, not {}", setup.size, ongoing.about.title, ongoing.about.size);
+        return Err(blame(at, Fault::new(Code::ContentChanged, text)));
+    }
+    let wide = ongoing.assembler.widened();
+    if setup.range != wide {
+        let text = format!("sends bytes {:?} where {wide:?} were asked for", setup.range);
+        return Err(blame(at, Fault::new(Code::Internal, text)));
+    }
+    Ok(setup)
+}
+
+fn blame(at: &SeatAddress, fault: Fault) -> Fault {
+    Fault { message: format!("node {}: {}", at.node, fault.message), ..fault }
+}
+
+fn refusal(at: &SeatAddress, refused: &usher_proto::pb::wire::Refused) -> Fault {
+    let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
+    Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
+}
+
+/// Waits for a node no longer than `timeout`.
+async fn patiently<T>(
+    timeout: Duration,
+    at: &SeatAddress,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let silent = || Fault::new(Code::Timeout, format!("node {} sent nothing for {} s", at.node, timeout.as_secs()));
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(silent()))
+}

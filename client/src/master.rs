@@ -1,0 +1,275 @@
+//! gRPC to a master: one channel under the cluster's authority, validated answers, and words for people when it fails.
+//!
+//! Refuses to know what the answers are for.
+
+use std::{error::Error as _, path::PathBuf, time::Duration};
+
+use tokio::sync::Mutex;
+use tonic::{
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+use usher_proto::{
+    Code, ContentId, Fault, Title,
+    model::{MAX_REQUESTS, SeatAddress},
+    pb::v1::{
+        self, catalog_client::CatalogClient, cluster_client::ClusterClient, resolve_result::Result as Resolved,
+        tickets_client::TicketsClient,
+    },
+    tree::MAX_SIZE,
+};
+
+use crate::core::{table::clean, url::Address};
+
+/// How long a connection may take: a lost first packet is sent again after 1 s and 3 s.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take: a master answers in milliseconds, or within its queue's deadline.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The longest answer, in bytes: 5000 titles of 1 KiB and the rest of their fields.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// The authority that a master must show a certificate of.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// Its certificate in PEM.
+    pub pem: String,
+    /// Where it came from, for messages.
+    pub source: PathBuf,
+}
+
+impl Authority {
+    /// Reads the file; without one, `ca.pem` in the certificates' directory of this user.
+    pub fn load(file: Option<PathBuf>) -> Result<Self, Fault> {
+        let usage = |text: String| Fault::new(Code::Usage, text);
+        let source = match file {
+            Some(file) => file,
+            None => usher_certs::files::default_dir().map_err(|error| usage(format!("{error:#}")))?.join("ca.pem"),
+        };
+        let pem = std::fs::read_to_string(&source).map_err(|error| {
+            let path = source.display();
+            usage(format!("read the authority's certificate {path}: {error}; name the cluster's ca.pem with --ca FILE"))
+        })?;
+        Ok(Self { pem, source })
+    }
+}
+
+/// A master's answer to a request for one title, validated.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) title: Title,
+    pub(crate) content: Option<ContentId>,
+    /// Bytes of the whole title.
+    pub(crate) size: u64,
+    /// At least one.
+    pub(crate) seats: Vec<SeatAddress>,
+    pub(crate) reason: String,
+    pub(crate) request_id: String,
+}
+
+impl TryFrom<v1::ResolveResponse> for Answer {
+    type Error = Fault;
+
+    fn try_from(answer: v1::ResolveResponse) -> Result<Self, Fault> {
+        let bad = |what: &str| Fault::new(Code::Internal, format!("the master's answer cannot be used: {what}"));
+        let title = Title::parse(&answer.title).map_err(|error| bad(&error.to_string()))?;
+        let content = match answer.content_id.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| bad("its content id is none"))?),
+        };
+        if !(1..=MAX_SIZE).contains(&answer.size) {
+            return Err(bad("its size is none"));
+        }
+        let mut wrong = "it names no seat".to_owned();
+        let seats: Vec<SeatAddress> = answer
+            .seats
+            .into_iter()
+            .filter_map(|seat| SeatAddress::try_from(seat).map_err(|error| wrong = error.to_string()).ok())
+            .collect();
+        if seats.is_empty() {
+            return Err(bad(&wrong));
+        }
+        let (reason, request_id) = (clean(&answer.reason), clean(&answer.request_id));
+        Ok(Self { title, content, size: answer.size, seats, reason, request_id })
+    }
+}
+
+/// One master.
+pub(crate) struct Master {
+    address: Address,
+    authority: Authority,
+    endpoint: Endpoint,
+    /// Connected by the first call; tonic connects it anew after a loss.
+    channel: Mutex<Option<Channel>>,
+    request_id: MetadataValue<Ascii>,
+}
+
+impl Master {
+    /// Prepares a channel; dials nothing. `request_id` goes with every call.
+    pub(crate) fn new(address: Address, authority: Authority, request_id: u128) -> Result<Self, Fault> {
+        let usage = |error: tonic::transport::Error| {
+            Fault::new(Code::Usage, format!("prepare a channel to {address}: {}", root(&error)))
+        };
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&authority.pem))
+            .domain_name(&address.host)
+            .use_key_log();
+        let endpoint = Endpoint::from_shared(address.https())
+            .map_err(usage)?
+            .tls_config(tls)
+            .map_err(|error| {
+                let text = format!("authority's certificate {}: {}", authority.source.display(), root(&error));
+                Fault::new(Code::Usage, text)
+            })?
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true);
+        let request_id = format!("{request_id:032x}").parse().map_err(|_| Fault::new(Code::Internal, "request id"))?;
+        Ok(Self { address, authority, endpoint, channel: Mutex::default(), request_id })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Chooses a node for a title.
+    pub(crate) async fn resolve(&self, request: v1::ResolveRequest) -> Result<Answer, Fault> {
+        let mut client = TicketsClient::new(self.channel().await?);
+        self.answer(client.resolve(self.request(request))).await?.try_into()
+    }
+
+    /// Chooses nodes for several titles: one answer for each, in their order.
+    pub(crate) async fn resolve_many(
+        &self,
+        requests: Vec<v1::ResolveRequest>,
+    ) -> Result<Vec<Result<Answer, Fault>>, Fault> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for batch in requests.chunks(MAX_REQUESTS) {
+            let mut client = TicketsClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+            let request = v1::ResolveManyRequest { requests: batch.to_vec() };
+            let response = self.answer(client.resolve_many(self.request(request))).await?;
+            if response.results.len() != batch.len() {
+                return Err(Fault::new(Code::Internal, "the master answered another number of titles than asked"));
+            }
+            answers.extend(response.results.into_iter().map(|result| match result.result {
+                Some(Resolved::Ok(answer)) => answer.try_into(),
+                Some(Resolved::Failure(no)) => Err(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms)),
+                None => Err(Fault::new(Code::Internal, "the master gave no answer for a title")),
+            }));
+        }
+        Ok(answers)
+    }
+
+    /// One page of titles.
+    pub(crate) async fn list_titles(&self, request: v1::ListTitlesRequest) -> Result<v1::ListTitlesResponse, Fault> {
+        let mut client = CatalogClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        self.answer(client.list_titles(self.request(request))).await
+    }
+
+    /// Every copy of a title.
+    pub(crate) async fn locate(&self, what: v1::locate_request::What) -> Result<v1::LocateResponse, Fault> {
+        let mut client = CatalogClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        self.answer(client.locate(self.request(v1::LocateRequest { what: Some(what) }))).await
+    }
+
+    /// All nodes.
+    pub(crate) async fn list_nodes(&self) -> Result<Vec<v1::Node>, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        Ok(self.answer(client.list_nodes(self.request(v1::ListNodesRequest {}))).await?.nodes)
+    }
+
+    /// One node and its history.
+    pub(crate) async fn node(&self, name: String) -> Result<v1::GetNodeResponse, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?);
+        self.answer(client.get_node(self.request(v1::GetNodeRequest { name }))).await
+    }
+
+    /// The roster and its changes.
+    pub(crate) async fn watch(&self) -> Result<Streaming<v1::WatchResponse>, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?);
+        self.answer(client.watch(self.request(v1::WatchRequest {}))).await
+    }
+
+    /// What a failed stream of answers means.
+    pub(crate) fn fault(&self, status: &Status) -> Fault {
+        let fault = Fault::from_status(status);
+        let transport = status.source().is_some() && matches!(fault.code, Code::Network | Code::Internal);
+        if transport { self.absent(status) } else { fault }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("x-request-id", self.request_id.clone());
+        request
+    }
+
+    async fn answer<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Fault> {
+        match tokio::time::timeout(ANSWER, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.fault(&status)),
+            Err(_) => {
+                let text = format!("the master at {} did not answer within {} s", self.address, ANSWER.as_secs());
+                Err(Fault::new(Code::Timeout, text))
+            }
+        }
+    }
+
+    async fn channel(&self) -> Result<Channel, Fault> {
+        let mut channel = self.channel.lock().await;
+        if let Some(channel) = &*channel {
+            return Ok(channel.clone());
+        }
+        let connected = self.endpoint.connect().await.map_err(|error| self.absent(&error))?;
+        Ok(channel.insert(connected).clone())
+    }
+
+    /// Tells a master that is not there from one that cannot be trusted: the first may come, the second will not change.
+    fn absent(&self, error: &(dyn std::error::Error + 'static)) -> Fault {
+        let Self { address, authority, .. } = self;
+        if let Some(tls) = tls_error(error) {
+            let text = format!(
+                "the master at {address} is not trusted: {}; it was held against the authority in {}; name the \
+                 cluster's own ca.pem with --ca FILE, or a host that is in the master's certificate",
+                clean(&tls.to_string()),
+                authority.source.display()
+            );
+            return Fault::new(Code::Denied, text);
+        }
+        let text = format!(
+            "no master answers at {address} ({}); check the host and port, and that `usher master` runs there",
+            root(error)
+        );
+        Fault::new(Code::Network, text)
+    }
+}
+
+/// The innermost cause, which says most.
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(next) = inner.source() {
+        inner = next;
+    }
+    clean(&inner.to_string())
+}
+
+/// The TLS error in a chain of causes. tokio-rustls hides it inside an I/O error.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(inner) = inner {
+            let inner: &'a (dyn std::error::Error + 'static) = inner;
+            if let Some(tls) = tls_error(inner) {
+                return Some(tls);
+            }
+        }
+        next = error.source();
+    }
+    None
+}

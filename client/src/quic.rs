@@ -1,0 +1,304 @@
+//! QUIC to the nodes: one endpoint a process and address family, one connection a node, one stream a session.
+//!
+//! Trust is by the pins of a seat alone. Refuses to know what the frames mean.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ReadError, RecvStream,
+    TokioRuntime, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
+};
+use rustls::pki_types::CertificateDer;
+use usher_certs::{pin, tls};
+use usher_proto::{
+    Code, Fault, NodeName,
+    model::SeatAddress,
+    pb::wire::Open,
+    wire::{self, Decoder, Frame, Kind},
+};
+
+use crate::core::{limit::Limit, table::clean, url::Address};
+
+/// Between the starts of dials to a node's addresses (RFC 8305, section 5: "Connection Attempt Delay").
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// How long a node may take to answer a dial: lost first packets are sent again after 1 s and 3 s.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// Keeps NATs open and finds dead nodes.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Three keep-alives without an answer.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// Bytes that one stream may have in flight or unread: 1.3 Gbit/s at 12 ms, and what a stalled stream costs in memory.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// Bytes asked of the kernel for the socket, so that a burst at 10 Gbit/s survives a few ms of scheduling.
+const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
+
+/// Bytes taken from a stream at once; small, so that a rate limit is smooth.
+const READ: usize = 16 * 1024;
+
+/// TLS asks for a name even where pins decide; nodes ignore it.
+const SERVER_NAME: &str = "node.usher";
+
+/// A rate limit that streams share.
+pub(crate) type Throttle = Arc<Mutex<Limit>>;
+
+/// A node as one master names it.
+type Key = (Address, NodeName);
+
+/// The connections of a process.
+#[derive(Default)]
+pub(crate) struct Pool {
+    endpoints: Mutex<Endpoints>,
+    nodes: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+#[derive(Default)]
+struct Endpoints {
+    v4: Option<Endpoint>,
+    v6: Option<Endpoint>,
+}
+
+/// One node's connection, dialled by one session at a time while the others wait for it.
+#[derive(Default)]
+struct Slot {
+    live: Option<(Connection, [u8; 32])>,
+    /// When the last dial failed, and why: those that waited for it need not try again.
+    failed: Option<(Instant, Fault)>,
+}
+
+impl Pool {
+    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`.
+    pub(crate) async fn open(
+        &self,
+        master: &Address,
+        seat: &SeatAddress,
+        open: &Open,
+        throttle: Option<Throttle>,
+    ) -> Result<Incoming, Fault> {
+        let request = wire::message(Kind::Open, open)
+            .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
+        let connection = self.connection(master, seat).await?;
+        let lost = |error: ConnectionError| connection_fault(&seat.node, &error);
+        let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
+        let sent = async {
+            send.write_chunk(request).await.ok()?;
+            send.finish().ok()
+        };
+        // A node that refuses at once may stop our side of the stream; its answer says why, so that is read either way.
+        if sent.await.is_none()
+            && let Some(error) = connection.close_reason()
+        {
+            return Err(lost(error));
+        }
+        Ok(Incoming { node: seat.node.clone(), recv, decoder: Decoder::default(), throttle })
+    }
+
+    /// Says goodbye to every node.
+    pub(crate) async fn close(&self) {
+        let endpoints = std::mem::take(&mut *lock(&self.endpoints));
+        for endpoint in [endpoints.v4, endpoints.v6].into_iter().flatten() {
+            endpoint.close(VarInt::from_u32(Code::Cancelled.quic()), b"done");
+            // Waiting is a courtesy to the nodes: without it they would notice by their idle timeout.
+            if tokio::time::timeout(Duration::from_millis(300), endpoint.wait_idle()).await.is_err() {
+                tracing::debug!("a node did not acknowledge the end of its connection");
+            }
+        }
+    }
+
+    async fn connection(&self, master: &Address, seat: &SeatAddress) -> Result<Connection, Fault> {
+        let asked = Instant::now();
+        let slot = Arc::clone(lock(&self.nodes).entry((master.clone(), seat.node.clone())).or_default());
+        let mut slot = slot.lock().await;
+        if let Some((connection, certificate)) = &slot.live
+            && connection.close_reason().is_none()
+            && seat.pins.contains(certificate)
+        {
+            return Ok(connection.clone());
+        }
+        if let Some((at, fault)) = &slot.failed
+            && *at >= asked
+        {
+            return Err(fault.clone());
+        }
+        match tokio::time::timeout(DIAL, self.dial(seat)).await {
+            Ok(Ok(connection)) => {
+                let shown = connection.peer_identity().and_then(|id| id.downcast::<Vec<CertificateDer<'_>>>().ok());
+                let certificate = shown.and_then(|certs| certs.first().map(|der| pin::sha256(der))).unwrap_or_default();
+                tracing::debug!(node = %seat.node, address = %connection.remote_address(), "connected");
+                *slot = Slot { live: Some((connection.clone(), certificate)), failed: None };
+                Ok(connection)
+            }
+            other => {
+                let fault = match other {
+                    Ok(Err(fault)) => fault,
+                    _ => Fault::new(Code::Network, format!("node {} does not answer at {}", seat.node, listed(seat))),
+                };
+                *slot = Slot { live: None, failed: Some((Instant::now(), fault.clone())) };
+                Err(fault)
+            }
+        }
+    }
+
+    /// Dials the addresses one after the other, without waiting for one to fail before the next is tried.
+    async fn dial(&self, seat: &SeatAddress) -> Result<Connection, Fault> {
+        let config = client_config(seat)?;
+        let mut addresses = seat.addresses.iter().peekable();
+        let mut tries = FuturesUnordered::new();
+        let mut last = Fault::new(Code::Network, format!("node {} has no address", seat.node));
+        loop {
+            match addresses.next() {
+                Some(address) => tries.push(self.dial_one(seat, *address, config.clone())),
+                None if tries.is_empty() => return Err(last),
+                None => {}
+            }
+            let more = addresses.peek().is_some();
+            tokio::select! {
+                Some(result) = tries.next() => match result {
+                    Ok(connection) => return Ok(connection),
+                    Err(fault) => last = fault,
+                },
+                () = tokio::time::sleep(STAGGER), if more => {}
+            }
+        }
+    }
+
+    async fn dial_one(
+        &self,
+        seat: &SeatAddress,
+        address: SocketAddr,
+        config: ClientConfig,
+    ) -> Result<Connection, Fault> {
+        let fault = |error: &dyn std::fmt::Display| {
+            Fault::new(Code::Network, format!("dial node {} at {address}: {error}", seat.node))
+        };
+        let endpoint = self.endpoint(address).map_err(|error| fault(&error))?;
+        let connecting = endpoint.connect_with(config, address, SERVER_NAME).map_err(|error| fault(&error))?;
+        connecting.await.map_err(|error| fault(&clean(&error.to_string())))
+    }
+
+    fn endpoint(&self, address: SocketAddr) -> std::io::Result<Endpoint> {
+        let mut endpoints = lock(&self.endpoints);
+        let (slot, any) = match address {
+            SocketAddr::V4(_) => (&mut endpoints.v4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
+            SocketAddr::V6(_) => (&mut endpoints.v6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        };
+        if let Some(endpoint) = slot {
+            return Ok(endpoint.clone());
+        }
+        let socket = UdpSocket::bind(any)?;
+        if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER) {
+            tracing::debug!(%error, "the kernel keeps its own receive buffer size");
+        }
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        *slot = Some(endpoint.clone());
+        Ok(endpoint)
+    }
+}
+
+/// Each lock is held for a look-up only, so a panic elsewhere cannot have left it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn client_config(seat: &SeatAddress) -> Result<ClientConfig, Fault> {
+    let fault = |error: &dyn std::fmt::Display| Fault::new(Code::Internal, format!("prepare TLS: {error}"));
+    let tls = tls::media_client_config(pin::PinnedVerifier::new(seat.pins.clone())).map_err(|e| fault(&e))?;
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|e| fault(&e))?));
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        // Each stream has its own bound; a shared one would let stalled streams hold up the others.
+        .receive_window(VarInt::MAX)
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+fn listed(seat: &SeatAddress) -> String {
+    seat.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn connection_fault(node: &NodeName, error: &ConnectionError) -> Fault {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            let code = Code::from_quic(close.error_code.into_inner());
+            let said = clean(&String::from_utf8_lossy(&close.reason));
+            Fault::new(code, format!("node {node} closed the connection: {} {said}", code.reason()))
+        }
+        _ => Fault::new(Code::Network, format!("connection to node {node}: {}", clean(&error.to_string()))),
+    }
+}
+
+/// What a node sends on one stream.
+pub(crate) struct Incoming {
+    node: NodeName,
+    recv: RecvStream,
+    decoder: Decoder,
+    throttle: Option<Throttle>,
+}
+
+impl Incoming {
+    /// The next frame; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame>, Fault> {
+        loop {
+            // Not `BadRequest`, which is about what this side sent: another node may speak better.
+            let garbled = |error| Fault::new(Code::Internal, format!("node {}: {error}", self.node));
+            if let Some(frame) = self.decoder.next_frame().map_err(garbled)? {
+                return Ok(Some(frame));
+            }
+            match self.recv.read_chunk(READ, true).await {
+                Ok(Some(chunk)) => {
+                    self.decoder.push(&chunk.bytes);
+                    self.slow_down(chunk.bytes.len()).await;
+                }
+                Ok(None) => {
+                    self.decoder.finish().map_err(garbled)?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(self.read_fault(&error)),
+            }
+        }
+    }
+
+    /// Waits as the rate limit says; meanwhile the stream's window fills and the node stops.
+    async fn slow_down(&self, bytes: usize) {
+        if let Some(throttle) = &self.throttle {
+            let wait = lock(throttle).take(Instant::now(), bytes as u64);
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    fn read_fault(&self, error: &ReadError) -> Fault {
+        match error {
+            ReadError::Reset(code) => {
+                let code = Code::from_quic(code.into_inner());
+                Fault::new(code, format!("node {} broke the session off: {}", self.node, code.reason()))
+            }
+            ReadError::ConnectionLost(error) => connection_fault(&self.node, error),
+            other => Fault::new(Code::Internal, format!("read from node {}: {other}", self.node)),
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.recv.stop(VarInt::from_u32(Code::Cancelled.quic())).is_err() {
+            tracing::trace!("the stream had ended already");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! A pipe: standard output, or a player's input. Refuses to know who reads it.
+
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use usher_proto::{Code, ContentId, Fault};
+
+use crate::{core::assembler::Piece, driver::About, driver::Sink};
+
+/// Writes bytes in order. A reader that left is [`Code::Cancelled`].
+#[derive(Debug)]
+pub struct PipeSink<W> {
+    out: W,
+}
+
+impl<W: AsyncWrite + Send + Unpin> PipeSink<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out }
+    }
+}
+
+fn fault(error: &std::io::Error) -> Fault {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Fault::new(Code::Cancelled, "the reader left"),
+        _ => Fault::new(Code::Disk, format!("write to the output: {error}")),
+    }
+}
+
+impl<W: AsyncWrite + Send + Unpin> Sink for PipeSink<W> {
+    async fn begin(&mut self, _about: &About) -> Result<u64, Fault> {
+        Ok(0)
+    }
+
+    async fn write(&mut self, piece: Piece) -> Result<(), Fault> {
+        self.out.write_all(&piece.data).await.map_err(|error| fault(&error))?;
+        // Standard output is buffered by tokio: a reader that waits should see each group as it is verified.
+        self.out.flush().await.map_err(|error| fault(&error))
+    }
+
+    async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
+        self.out.flush().await.map_err(|error| fault(&error))
+    }
+
+    async fn pause(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
