@@ -3,6 +3,7 @@
 pub mod assembler;
 pub mod backoff;
 pub mod limit;
+pub mod range;
 pub mod resume;
 pub mod state;
 pub mod table;

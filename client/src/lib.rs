@@ -3,6 +3,7 @@
 //! Rooms: [`core`] (the decisions, pure), [`driver`] (one title over any number of seats), `master` (gRPC), `quic`
 //! (connections to nodes), [`sink`] (files and pipes), [`cli`] (the commands).
 
+pub mod cli;
 mod client;
 pub mod core;
 pub mod driver;

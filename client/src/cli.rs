@@ -1,0 +1,180 @@
+//! The commands of a client: `fetch`, `play`, `ls`, `locate` and `nodes`. Owns what they share: the master's address, the
+//! authority, how they fail and how they are interrupted. Standard output carries data only.
+
+mod fetch;
+mod locate;
+mod ls;
+mod meter;
+mod nodes;
+mod play;
+
+use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
+
+use usher_proto::{Bitrate, Code, Fault, id, pb::v1};
+
+pub use self::{fetch::FetchArgs, locate::LocateArgs, ls::LsArgs, nodes::NodesArgs, play::PlayArgs};
+use crate::{
+    client::{Client, Options},
+    core::url::Address,
+    master::Authority,
+};
+
+/// Why a command failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind; its `exit()` is the exit code.
+    pub code: Code,
+    /// What to print after `error: `.
+    pub message: String,
+}
+
+impl Failure {
+    fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { code: fault.code, message: fault.message }
+    }
+}
+
+/// How the master is reached.
+#[derive(Clone, Debug, clap::Args)]
+struct Reach {
+    /// The cluster's authority (PEM) [default: ca.pem in $USHER_CERTS or ~/.config/usher/certs]
+    #[arg(long, env = "USHER_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Give up after this long without any progress
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    timeout: Duration,
+}
+
+impl Reach {
+    fn client(&self, address: Address, zone: &str, limit: Option<Bitrate>) -> Result<Client, Failure> {
+        let authority = Authority::load(self.ca.clone())?;
+        Ok(Client::new(address, authority, Options { timeout: self.timeout, zone: zone.to_owned(), limit })?)
+    }
+}
+
+/// The master of commands that need no URL.
+#[derive(Clone, Debug, clap::Args)]
+struct DefaultMaster {
+    /// The master when no URL names one
+    #[arg(long, env = "USHER_MASTER", value_name = "HOST[:PORT]", default_value = "localhost")]
+    master: Address,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 30s or 5m"))?;
+    let most = Duration::from_secs(24 * 3600);
+    if time.is_zero() || time > most {
+        Err("a timeout is more than nothing and at most 24h".to_owned())
+    } else {
+        Ok(time)
+    }
+}
+
+fn zone(text: &str) -> Result<String, String> {
+    id::zone(text).map(str::to_owned).map_err(|error| error.to_string())
+}
+
+/// Ends when the user or the system asks the process to.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => drop(signals.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+        else => std::future::pending().await,
+    }
+}
+
+/// Writes a finished text to standard output. A reader that has seen enough is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Code::Disk, format!("write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error, where nobody may be listening.
+fn note(text: &str) {
+    let mut err = std::io::stderr().lock();
+    if writeln!(err, "{text}").is_err() {
+        tracing::trace!("standard error is closed");
+    }
+}
+
+fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{document:#}\n"))
+}
+
+/// `1:23:45` or `3:05` of milliseconds; `-` for none.
+fn duration(millis: u64) -> String {
+    let seconds = millis / 1000;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (millis, hours) {
+        (0, _) => "-".to_owned(),
+        (_, 0) => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+fn state(state: i32) -> &'static str {
+    match v1::NodeState::try_from(state) {
+        Ok(v1::NodeState::Serving) => "serving",
+        Ok(v1::NodeState::Draining) => "draining",
+        Ok(v1::NodeState::Stale) => "stale",
+        Ok(v1::NodeState::Gone) => "gone",
+        _ => "unknown",
+    }
+}
+
+/// A title as JSON.
+fn title_json(title: &v1::Title) -> serde_json::Value {
+    serde_json::json!({
+        "title": title.title,
+        "content_id": title.content_id,
+        "size": title.size,
+        "media_type": title.media_type,
+        "duration_ms": title.duration_ms,
+        "bitrate_bps": title.bitrate_bps,
+        "streamable": title.streamable,
+        "nodes": title.nodes,
+        "conflict": title.conflict,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (millis, text) in [(0, "-"), (999, "0:00"), (185_000, "3:05"), (5_025_000, "1:23:45")] {
+            assert_eq!(duration(millis), text);
+        }
+        assert_eq!(timeout("1m"), Ok(Duration::from_secs(60)));
+        for wrong in ["0s", "25h", "soon", "-1s", "9999999999999y"] {
+            assert!(timeout(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `usher fetch`: titles to files or to standard output, several at once, verified, resumable.
+
+mod plan;
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+
+use tokio::{sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use usher_proto::{Bitrate, Code, Fault, model::Range, ticket::Purpose, units};
+
+use self::plan::{Clients, Job, Output};
+use super::{
+    Failure, Reach, interrupted,
+    meter::{Board, Mode, outcome_json},
+    print, zone,
+};
+use crate::{
+    core::{range, url::Url},
+    driver::{Order, Outcome},
+    master::Answer,
+    sink::{FileSink, PipeSink},
+};
+
+/// Fetch titles and verify them.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FetchArgs {
+    /// Titles, or patterns of titles (`*` stays within a folder, `**` crosses folders)
+    #[arg(required = true, value_name = "usher://HOST[:PORT]/TITLE")]
+    urls: Vec<Url>,
+    /// The file, the folder, or `-` for standard output [default: the current folder]
+    #[arg(short, long, value_name = "FILE|DIR|-")]
+    output: Option<PathBuf>,
+    /// Only these bytes: FIRST-LAST, both included and counted from 0, or FIRST-
+    #[arg(long, value_name = "A-B", value_parser = range::parse)]
+    range: Option<Range>,
+    /// Rate of all titles together, for example 25mbit or 3MB/s
+    #[arg(long, value_name = "RATE")]
+    limit_rate: Option<Bitrate>,
+    /// Titles at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: u16,
+    /// The path of each URL is a content id, as `b3sum` prints it
+    #[arg(long)]
+    from_id: bool,
+    /// Overwrite files that exist
+    #[arg(long)]
+    force: bool,
+    /// How progress is shown on standard error
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    progress: Mode,
+    /// Print a JSON array about the fetched titles at the end
+    #[arg(long)]
+    json: bool,
+    /// The zone that this client is in
+    #[arg(long, value_name = "ZONE", default_value = "", value_parser = zone)]
+    zone: String,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// What a task of its own needs to fetch one title.
+struct Task {
+    job: Job,
+    order: Order,
+    first: Option<Result<Answer, Fault>>,
+    force: bool,
+    board: Board,
+    stop: CancellationToken,
+}
+
+impl FetchArgs {
+    /// Fetches. With several titles one that fails does not end the others; the first failure names the exit code.
+    ///
+    /// # Errors
+    /// What to print and exit with.
+    pub async fn run(self) -> Result<(), Failure> {
+        if self.json && self.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
+            return Err(Failure::new(Code::Usage, "--json and `-o -` both want standard output; drop one of them"));
+        }
+        let mut clients = Clients::new();
+        for url in &self.urls {
+            if !clients.contains_key(&url.master) {
+                let client = self.reach.client(url.master.clone(), &self.zone, self.limit_rate)?;
+                clients.insert(url.master.clone(), Arc::new(client));
+            }
+        }
+        let stop = CancellationToken::new();
+        let result = {
+            let work = Box::pin(self.work(&clients, &stop));
+            tokio::pin!(work);
+            tokio::select! {
+                result = &mut work => result,
+                () = interrupted() => {
+                    stop.cancel();
+                    work.await
+                }
+            }
+        };
+        for client in clients.values() {
+            client.close().await;
+        }
+        result
+    }
+
+    async fn work(&self, clients: &Clients, stop: &CancellationToken) -> Result<(), Failure> {
+        let board = Board::new(self.progress);
+        let planned = tokio::select! {
+            planned = self.plan(clients) => planned?,
+            () = stop.cancelled() => return Err(Failure::new(Code::Interrupted, "interrupted before anything was fetched")),
+        };
+        let (mut jobs, mut failures) = planned;
+        let single = jobs.len() + failures.len() == 1;
+        plan::outputs(&mut jobs, self.output.as_deref())?;
+        let several = jobs.len() > 1;
+        let first = if several { self.resolve_first(&jobs, stop).await } else { VecDeque::new() };
+        let mut first = first.into_iter();
+
+        let slots = Arc::new(Semaphore::new(usize::from(self.parallel)));
+        let mut tasks = JoinSet::new();
+        for job in jobs {
+            let order = self.order(&job);
+            let first = first.next().flatten();
+            let (board, stop, slots) = (board.clone(), stop.clone(), Arc::clone(&slots));
+            let task = Task { job, order, first, force: self.force, board, stop };
+            tasks.spawn(async move {
+                // The semaphore is never closed; were it, the title would simply not wait.
+                let _slot = slots.acquire_owned().await.ok();
+                Box::pin(task.run()).await
+            });
+        }
+        let mut done = Vec::new();
+        for failure in &failures {
+            if !single {
+                board.note(&format!("error: {failure}"));
+            }
+        }
+        while let Some(result) = tasks.join_next().await {
+            match result {
+                Ok(Ok(outcome)) => done.push(outcome_json("done", &outcome.0, &outcome.1)),
+                Ok(Err(failure)) => {
+                    if !single {
+                        board.note(&format!("error: {failure}"));
+                    }
+                    failures.push(failure);
+                }
+                Err(error) => failures.push(Failure::new(Code::Internal, format!("a transfer died: {error}"))),
+            }
+        }
+        let all = done.len() + failures.len();
+        if self.json {
+            print(&format!("{:#}\n", serde_json::Value::Array(done)))?;
+        }
+        match failures.into_iter().next() {
+            None => Ok(()),
+            // A reader that has seen enough, as `head` has, is no failure, and wants no message.
+            Some(failure) if failure.code == Code::Cancelled => Ok(()),
+            Some(failure) if single => Err(failure),
+            Some(failure) if failure.code == Code::Interrupted => Err(failure),
+            Some(first) => {
+                Err(Failure::new(first.code, format!("not all of {all} titles were fetched; the first: {first}")))
+            }
+        }
+    }
+
+    /// The titles to fetch, and the URLs that mean none.
+    async fn plan(&self, clients: &Clients) -> Result<(Vec<Job>, Vec<Failure>), Failure> {
+        let (mut jobs, mut failures) = (Vec::new(), Vec::new());
+        for url in &self.urls {
+            let Some(client) = clients.get(&url.master) else { continue };
+            match plan::titles(url, client, self.from_id).await {
+                Ok(found) => jobs.extend(found),
+                Err(failure) if failure.code == Code::Usage || self.urls.len() == 1 => return Err(failure),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        Ok((jobs, failures))
+    }
+
+    fn order(&self, job: &Job) -> Order {
+        job.client.order(job.what.clone(), Purpose::Fetch, self.range.unwrap_or_default())
+    }
+
+    /// Asks for the titles that start at once together, so that one node may serve them all. Later ones are asked for
+    /// when their turn comes: a seat is kept for a short time only.
+    async fn resolve_first(&self, jobs: &[Job], stop: &CancellationToken) -> VecDeque<Option<Result<Answer, Fault>>> {
+        let mut answers = VecDeque::new();
+        let Some(client) = jobs.first().map(|job| &job.client) else { return answers };
+        let here = jobs.iter().take(usize::from(self.parallel)).take_while(|job| Arc::ptr_eq(&job.client, client));
+        // A title whose file exists will not be fetched, and must not take up anyone's capacity.
+        let orders: Vec<Option<Order>> =
+            here.map(|job| refused(&job.output, self.force).is_none().then(|| self.order(job))).collect();
+        let wanted: Vec<&Order> = orders.iter().flatten().collect();
+        let resolved = tokio::select! {
+            resolved = client.resolve_many(&wanted) => resolved,
+            () = stop.cancelled() => return answers,
+        };
+        match resolved {
+            Ok(resolved) => {
+                let mut resolved = resolved.into_iter();
+                answers.extend(orders.iter().map(|order| order.as_ref().and_then(|_| resolved.next())));
+            }
+            // Each title will say for itself what is wrong with the master.
+            Err(fault) => tracing::debug!(%fault, "titles could not be resolved together"),
+        }
+        answers
+    }
+}
+
+/// Why a title will not be written.
+fn refused(output: &Output, force: bool) -> Option<Fault> {
+    match output {
+        Output::Stdout => None,
+        Output::File(path) => FileSink::new(path.clone(), force).check().err(),
+    }
+}
+
+impl Task {
+    async fn run(self) -> Result<(Outcome, String), Failure> {
+        let title = self.job.title.clone();
+        let meter = self.board.meter(title.as_str());
+        let output = match &self.job.output {
+            Output::Stdout => "-".to_owned(),
+            Output::File(path) => path.display().to_string(),
+        };
+        let result = match refused(&self.job.output, self.force) {
+            Some(fault) => Err(fault),
+            None => Box::pin(self.transfer(&meter)).await,
+        };
+        match result {
+            Ok(Some(outcome)) => {
+                meter.done(&outcome, &line(&outcome, &output), &output);
+                Ok((outcome, output))
+            }
+            Ok(None) => Err(Failure::new(Code::Cancelled, "the reader of standard output left")),
+            Err(fault) => {
+                meter.failed(&fault);
+                let plain = matches!(fault.code, Code::Exists | Code::Interrupted);
+                let message = if plain { fault.message } else { format!("{title}: {}", fault.message) };
+                Err(Failure::new(fault.code, message))
+            }
+        }
+    }
+
+    /// `None` when the reader of standard output left.
+    async fn transfer(&self, meter: &super::meter::Meter) -> Result<Option<Outcome>, Fault> {
+        let Self { job, order, first, stop, .. } = self;
+        let observer = |progress: &crate::driver::Progress| meter.show(progress);
+        let title = &job.title;
+        match &job.output {
+            Output::Stdout => {
+                let mut sink = PipeSink::new(tokio::io::stdout());
+                let run = job.client.run(order, &mut sink, &observer, first.clone());
+                tokio::select! {
+                    result = run => match result {
+                        Err(fault) if fault.code == Code::Cancelled => Ok(None),
+                        result => result.map(Some),
+                    },
+                    () = stop.cancelled() => Err(Fault::new(Code::Interrupted, format!("{title}: interrupted"))),
+                }
+            }
+            Output::File(path) => {
+                let mut sink = FileSink::new(path.clone(), self.force);
+                let result = tokio::select! {
+                    result = job.client.run(order, &mut sink, &observer, first.clone()) => result.map(Some),
+                    () = stop.cancelled() => Err(Fault::new(Code::Interrupted, "")),
+                };
+                if result.as_ref().is_err_and(|fault| fault.code == Code::Interrupted) {
+                    crate::driver::Sink::pause(&mut sink).await?;
+                }
+                sink.notices().iter().for_each(|notice| self.board.note(notice));
+                result.map_err(|fault| match fault.code {
+                    Code::Interrupted if sink.resumable() => {
+                        let text =
+                            format!("{title}: interrupted; run the same command again to go on from where it stopped");
+                        Fault::new(Code::Interrupted, text)
+                    }
+                    Code::Interrupted => Fault::new(Code::Interrupted, format!("{title}: interrupted")),
+                    _ => fault,
+                })
+            }
+        }
+    }
+}
+
+/// The last line about a title, for people.
+fn line(outcome: &Outcome, output: &str) -> String {
+    let Outcome { title, content, bytes, resumed, node, reason, elapsed } = outcome;
+    let rate = Bitrate::over(bytes.saturating_sub(*resumed), *elapsed);
+    let earlier =
+        if *resumed > 0 { format!(", {} of it by an earlier run", units::bytes(*resumed)) } else { String::new() };
+    let from = match node {
+        Some(node) if reason.is_empty() => format!(" from {node}"),
+        Some(node) => format!(" from {node} ({reason})"),
+        None => String::new(),
+    };
+    let to = if output == "-" { String::new() } else { format!(" -> {output}") };
+    format!(
+        "{title}: {} in {:.1} s at {rate}{earlier}{from}, verified BLAKE3 {content}{to}",
+        units::bytes(*bytes),
+        elapsed.as_secs_f64()
+    )
+}

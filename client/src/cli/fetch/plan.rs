@@ -1,0 +1,163 @@
+//! Which titles the URLs of a `fetch` mean, and which file each becomes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use usher_proto::{Code, Fault, Title, model::What};
+
+use super::super::Failure;
+use crate::{
+    client::Client,
+    core::{
+        table::clean,
+        url::{Address, Url},
+    },
+};
+
+/// One title to fetch.
+#[derive(Clone)]
+pub(super) struct Job {
+    pub(super) client: Arc<Client>,
+    pub(super) what: What,
+    pub(super) title: Title,
+    /// Found by a pattern: its folders are kept.
+    pub(super) nested: bool,
+    pub(super) output: Output,
+}
+
+/// Where a title goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Output {
+    Stdout,
+    File(PathBuf),
+}
+
+/// The clients of the masters that the URLs name.
+pub(super) type Clients = HashMap<Address, Arc<Client>>;
+
+/// The titles that one URL means; none matching is [`Code::NotFound`].
+pub(super) async fn titles(url: &Url, client: &Arc<Client>, from_id: bool) -> Result<Vec<Job>, Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::new(Code::Usage, format!("{url}: {error}"));
+    let job = |what, title, nested| Job { client: Arc::clone(client), what, title, nested, output: Output::Stdout };
+    let named = |title: Title, nested| job(What::Title(title.clone()), title, nested);
+    if from_id {
+        let content = url.content().map_err(|error| usage(&error))?;
+        let what = What::Content(content);
+        let versions = client.locate(&what).await?;
+        let name = versions.iter().find_map(|version| version.title.as_ref()).map(|title| title.title.as_str());
+        // A client trusts no master with a file name.
+        let title = Title::parse(name.unwrap_or_default())
+            .map_err(|error| Fault::new(Code::Internal, format!("the master's name of {content}: {error}")))?;
+        return Ok(vec![job(what, title, false)]);
+    }
+    let Some(pattern) = url.pattern().map_err(|error| usage(&error))? else {
+        return Ok(vec![named(url.title().map_err(|error| usage(&error))?, false)]);
+    };
+    // A title that looks like a pattern sorts first among those that begin with it.
+    if let Ok(title) = url.title()
+        && client.titles(title.as_str(), 1).await?.first().is_some_and(|first| first.title == title.as_str())
+    {
+        return Ok(vec![named(title, false)]);
+    }
+    let found = client.titles(&pattern.prefix, usize::MAX).await?;
+    let found = found.iter().filter(|title| pattern.matches(&title.title));
+    let jobs: Vec<Job> = found.filter_map(|title| Title::parse(&title.title).ok()).map(|t| named(t, true)).collect();
+    if jobs.is_empty() {
+        return Err(Failure::new(Code::NotFound, format!("no title matches {url}; `usher ls` lists what there is")));
+    }
+    Ok(jobs)
+}
+
+/// Gives every job its file. `output` is what the user wrote.
+pub(super) fn outputs(jobs: &mut [Job], output: Option<&Path>) -> Result<(), Failure> {
+    let usage = |text: String| Failure::new(Code::Usage, text);
+    let single = jobs.len() == 1 && jobs.iter().all(|job| !job.nested);
+    if output == Some(Path::new("-")) {
+        if jobs.len() != 1 {
+            return Err(usage(format!("standard output takes one title, not {}", jobs.len())));
+        }
+        jobs.iter_mut().for_each(|job| job.output = Output::Stdout);
+        return Ok(());
+    }
+    let folder = match output {
+        None => PathBuf::new(),
+        Some(path) if single && !is_folder(path) => {
+            jobs.iter_mut().for_each(|job| job.output = Output::File(path.to_owned()));
+            return Ok(());
+        }
+        Some(path) if path.exists() && !path.is_dir() => {
+            return Err(usage(format!("{} is a file; several titles need a folder", path.display())));
+        }
+        Some(path) => path.to_owned(),
+    };
+    let mut taken = HashSet::new();
+    for job in jobs {
+        // A title's parts are ordinary names, so joining one never leaves the folder.
+        let name = if job.nested { job.title.as_str() } else { job.title.file_name() };
+        let path = folder.join(name);
+        if !taken.insert(path.clone()) {
+            let text = format!(
+                "two titles would become {}: fetch them into different folders",
+                clean(&path.display().to_string())
+            );
+            return Err(usage(text));
+        }
+        job.output = Output::File(path);
+    }
+    Ok(())
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Authority, Options};
+
+    fn jobs(titles: &[(&str, bool)]) -> Vec<Job> {
+        let issuer = usher_certs::Authority::create("test", std::time::SystemTime::now()).expect("authority");
+        let authority = Authority { pem: issuer.ca_pem().to_owned(), source: PathBuf::from("test") };
+        let client = Client::new(Address::default(), authority, Options::default()).expect("client");
+        let client = Arc::new(client);
+        let job = |(title, nested): &(&str, bool)| {
+            let title = Title::parse(title).expect("valid");
+            let (client, what) = (Arc::clone(&client), What::Title(title.clone()));
+            Job { client, what, title, nested: *nested, output: Output::Stdout }
+        };
+        titles.iter().map(job).collect()
+    }
+
+    #[tokio::test]
+    async fn files() {
+        let folder = tempfile::tempdir().expect("temp");
+        let (here, file) = (folder.path(), folder.path().join("file"));
+        std::fs::write(&file, b"").expect("file");
+        let paths = |titles: &[(&str, bool)], output: Option<&Path>| {
+            let mut jobs = jobs(titles);
+            outputs(&mut jobs, output)?;
+            Ok::<_, Failure>(jobs.into_iter().map(|job| job.output).collect::<Vec<_>>())
+        };
+        let at = |path: PathBuf| Output::File(path);
+        let one = [("films/a.mp4", false)];
+        assert_eq!(paths(&one, None), Ok(vec![at("a.mp4".into())]));
+        assert_eq!(paths(&one, Some(&here.join("new"))), Ok(vec![at(here.join("new"))]));
+        assert_eq!(paths(&one, Some(here)), Ok(vec![at(here.join("a.mp4"))]));
+        assert_eq!(paths(&one, Some(&here.join("new/"))), Ok(vec![at(here.join("new/a.mp4"))]));
+        assert_eq!(paths(&one, Some(&file)), Ok(vec![at(file.clone())]), "overwriting is refused later");
+        assert_eq!(paths(&one, Some(Path::new("-"))), Ok(vec![Output::Stdout]));
+        let found = [("films/a.mp4", true)];
+        assert_eq!(paths(&found, Some(&here.join("new"))), Ok(vec![at(here.join("new/films/a.mp4"))]));
+        let two = [("x/a.mp4", false), ("y/b.mp4", false)];
+        assert_eq!(paths(&two, Some(here)), Ok(vec![at(here.join("a.mp4")), at(here.join("b.mp4"))]));
+        let usage = |result: Result<Vec<Output>, Failure>| result.is_err_and(|failure| failure.code == Code::Usage);
+        assert!(usage(paths(&two, Some(Path::new("-")))));
+        assert!(usage(paths(&two, Some(&file))));
+        assert!(usage(paths(&[("x/a", false), ("y/a", false)], Some(here))));
+        assert!(paths(&[("x/a", true), ("y/a", true)], Some(here)).is_ok());
+    }
+}

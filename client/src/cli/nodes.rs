@@ -1,0 +1,206 @@
+//! `usher nodes`: the roster of a cluster, one node's history, or every change as it happens.
+
+use usher_proto::{Bitrate, Code, pb::v1, units};
+
+use super::{DefaultMaster, Failure, Reach, duration, interrupted, print, print_json, state};
+use crate::core::{
+    table::{self, Align, clean},
+    url::Address,
+};
+
+/// List nodes, or show one.
+#[derive(Clone, Debug, clap::Args)]
+pub struct NodesArgs {
+    /// The master, a node's name, or both
+    #[arg(value_name = "usher://HOST[:PORT] | NAME", num_args = 0..=2)]
+    what: Vec<String>,
+    /// Print one JSON array; with --watch one object a line
+    #[arg(long)]
+    json: bool,
+    /// Stay and print every change
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    master: DefaultMaster,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+impl NodesArgs {
+    /// Lists, shows or watches.
+    ///
+    /// # Errors
+    /// What to print and exit with.
+    pub async fn run(self) -> Result<(), Failure> {
+        let usage = |text: String| Failure::new(Code::Usage, text);
+        let (urls, names): (Vec<_>, Vec<_>) = self.what.iter().partition(|text| text.starts_with("usher://"));
+        if urls.len() > 1 || names.len() > 1 {
+            return Err(usage("give at most one master and one node's name".to_owned()));
+        }
+        let address = match urls.first() {
+            Some(url) => url.parse::<Address>().map_err(|error| usage(format!("`{}`: {error}", clean(url))))?,
+            None => self.master.master.clone(),
+        };
+        let client = self.reach.client(address, "", None)?;
+        let name = names.first().map(|name| name.as_str());
+        if self.watch {
+            let mut failed = Ok(());
+            let watch = client.watch(|change| {
+                if let Some(node) = change.node.filter(|node| name.is_none_or(|name| name == node.name)) {
+                    failed = print(&if self.json {
+                        change_json(&node, &change.change)
+                    } else {
+                        line(&node, &change.change)
+                    });
+                }
+                failed.is_ok()
+            });
+            tokio::select! {
+                result = watch => result?,
+                () = interrupted() => {}
+            }
+            return failed;
+        }
+        match name {
+            Some(name) => {
+                let found = client.node(name).await?;
+                let node = found.node.unwrap_or_default();
+                let history = found.history.unwrap_or_default();
+                if self.json {
+                    print_json(&[detail_json(&node, &history)].into_iter().collect())
+                } else {
+                    print(&detail(&node, &history))
+                }
+            }
+            None => {
+                let nodes = client.nodes().await?;
+                if self.json { print_json(&nodes.iter().map(json).collect()) } else { print(&list(&nodes)) }
+            }
+        }
+    }
+}
+
+fn rate(bits: u64) -> String {
+    Bitrate(bits).to_string()
+}
+
+fn age(millis: u64) -> String {
+    format!("{}.{} s", millis / 1000, millis / 100 % 10)
+}
+
+fn list(nodes: &[v1::Node]) -> String {
+    let columns = [
+        ("NODE", Align::Left),
+        ("STATE", Align::Left),
+        ("ZONE", Align::Left),
+        ("EGRESS", Align::Right),
+        ("BOOKED", Align::Right),
+        ("HEADROOM", Align::Right),
+        ("CAPACITY", Align::Right),
+        ("SESSIONS", Align::Right),
+        ("TITLES", Align::Right),
+        ("REPORT", Align::Right),
+        ("ADDRESSES", Align::Left),
+    ];
+    let rows = nodes.iter().map(|node| {
+        vec![
+            clean(&node.name),
+            state(node.state).to_owned(),
+            if node.zone.is_empty() { "-".to_owned() } else { clean(&node.zone) },
+            rate(node.egress_bps),
+            rate(node.booked_bps),
+            rate(node.headroom_bps),
+            rate(node.capacity_bps),
+            node.sessions.to_string(),
+            node.titles.to_string(),
+            age(node.report_age_ms),
+            clean(&node.addresses.join(",")),
+        ]
+    });
+    table::render(&columns, &rows.collect::<Vec<_>>())
+}
+
+fn line(node: &v1::Node, change: &str) -> String {
+    format!(
+        "{} {} ({}), {} of {} sent, {} sessions, {} titles\n",
+        clean(&node.name),
+        clean(change),
+        state(node.state),
+        rate(node.egress_bps),
+        rate(node.capacity_bps),
+        node.sessions,
+        node.titles
+    )
+}
+
+fn detail(node: &v1::Node, history: &v1::History) -> String {
+    let rows = [
+        ("node", clean(&node.name)),
+        ("state", state(node.state).to_owned()),
+        ("zone", clean(&node.zone)),
+        ("addresses", clean(&node.addresses.join(", "))),
+        ("version", clean(&node.version)),
+        ("attached at", node.attached_at.as_ref().map(|at| clean(&at.to_string())).unwrap_or_default()),
+        ("last report", format!("{} ago", age(node.report_age_ms))),
+        ("capacity", rate(node.capacity_bps)),
+        ("measured", rate(node.measured_bps)),
+        ("booked", rate(node.booked_bps)),
+        ("headroom", rate(node.headroom_bps)),
+        ("egress", rate(node.egress_bps)),
+        ("mean of 10 s", rate(history.mean_10s_bps)),
+        ("mean of 1 min", rate(history.mean_1m_bps)),
+        ("mean of 5 min", rate(history.mean_5m_bps)),
+        ("95th percentile", rate(history.p95_bps)),
+        ("samples", format!("{} over {}", history.samples.len(), duration(history.samples.len() as u64 * 1000))),
+        ("sessions", node.sessions.to_string()),
+        ("titles", node.titles.to_string()),
+        ("rejected files", node.rejected_files.to_string()),
+        ("sent", units::bytes(node.sent_bytes)),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<16} {value}").trim_end().to_owned() + "\n").collect()
+}
+
+fn json(node: &v1::Node) -> serde_json::Value {
+    serde_json::json!({
+        "name": node.name,
+        "state": state(node.state),
+        "zone": node.zone,
+        "addresses": node.addresses,
+        "capacity_bps": node.capacity_bps,
+        "measured_bps": node.measured_bps,
+        "booked_bps": node.booked_bps,
+        "headroom_bps": node.headroom_bps,
+        "egress_bps": node.egress_bps,
+        "sessions": node.sessions,
+        "titles": node.titles,
+        "rejected_files": node.rejected_files,
+        "attached_at": node.attached_at.as_ref().map(ToString::to_string),
+        "report_age_ms": node.report_age_ms,
+        "version": node.version,
+        "boot_id": node.boot_id,
+        "sent_bytes": node.sent_bytes,
+    })
+}
+
+fn change_json(node: &v1::Node, change: &str) -> String {
+    format!("{}\n", serde_json::json!({ "change": change, "node": json(node) }))
+}
+
+fn detail_json(node: &v1::Node, history: &v1::History) -> serde_json::Value {
+    let samples = history.samples.iter().map(|sample| {
+        serde_json::json!({
+            "at": sample.at.as_ref().map(ToString::to_string),
+            "egress_bps": sample.egress_bps,
+            "sessions": sample.sessions,
+        })
+    });
+    let mut node = json(node);
+    node["history"] = serde_json::json!({
+        "mean_10s_bps": history.mean_10s_bps,
+        "mean_1m_bps": history.mean_1m_bps,
+        "mean_5m_bps": history.mean_5m_bps,
+        "p95_bps": history.p95_bps,
+        "samples": samples.collect::<Vec<_>>(),
+    });
+    node
+}
