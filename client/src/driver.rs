@@ -25,7 +25,7 @@ use crate::{
         verify::{Step, Verifier},
     },
     master::{Answer, Master},
-    quic::{Incoming, Pool, Throttle},
+    quic::{Incoming, Pool, Throttle, silent},
 };
 
 /// What is about to come.
@@ -329,15 +329,17 @@ impl Run<'_> {
         };
         let (means, timeout) = (self.means, self.order.timeout);
         let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());
-        let mut incoming = patiently(timeout, at, stream).await.map_err(End::There)?;
+        let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
+        let mut incoming = opened.map_err(End::There)?;
         let setup = begin(&mut incoming, at, timeout, ongoing).await.map_err(End::There)?;
         let mut verifier =
             Verifier::new(&setup, ongoing.about.content).map_err(|error| End::There(blame(at, error.into())))?;
         self.node = Some(at.node.clone());
         let reason = if seat == 0 { answer.reason.clone() } else { String::new() };
         (means.observer)(&Progress::Seated { node: at.node.clone(), reason, about: ongoing.about.clone() });
+        report(means, ongoing);
         loop {
-            let frame = patiently(timeout, at, incoming.next()).await.map_err(End::There)?;
+            let frame = incoming.next(timeout).await.map_err(End::There)?;
             let step = match frame {
                 Some(Frame::Refused(refused)) => Err(refusal(at, &refused)),
                 Some(frame) => verifier.take(frame).map_err(|error| blame(at, error.into())),
@@ -362,8 +364,11 @@ impl Run<'_> {
                     }
                 }
                 Step::Done(content) => {
+                    let before = ongoing.assembler.progress();
                     ongoing.assembler.confirm();
-                    report(means, ongoing);
+                    if ongoing.assembler.progress() > before {
+                        report(means, ongoing);
+                    }
                     return Ok(content);
                 }
             }
@@ -383,7 +388,7 @@ async fn begin(
     timeout: Duration,
     ongoing: &Ongoing,
 ) -> Result<SetupInfo, Fault> {
-    let setup = match patiently(timeout, at, incoming.next()).await? {
+    let setup = match incoming.next(timeout).await? {
         Some(Frame::Setup(setup)) => SetupInfo::try_from(setup)
             .map_err(|error| blame(at, Fault::new(Code::Internal, format!("set-up information: {error}"))))?,
         Some(Frame::Refused(refused)) => return Err(refusal(at, &refused)),
@@ -409,14 +414,4 @@ fn blame(at: &SeatAddress, fault: Fault) -> Fault {
 fn refusal(at: &SeatAddress, refused: &usher_proto::pb::wire::Refused) -> Fault {
     let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
     Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
-}
-
-/// Waits for a node no longer than `timeout`.
-async fn patiently<T>(
-    timeout: Duration,
-    at: &SeatAddress,
-    work: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    let silent = || Fault::new(Code::Timeout, format!("node {} sent nothing for {} s", at.node, timeout.as_secs()));
-    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(silent()))
 }

@@ -13,3 +13,6 @@ pub mod sink;
 
 pub use client::{Client, Options};
 pub use master::Authority;
+
+#[cfg(test)]
+mod tests;

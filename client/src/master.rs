@@ -4,6 +4,7 @@
 
 use std::{error::Error as _, path::PathBuf, time::Duration};
 
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::sync::Mutex;
 use tonic::{
     Request, Status, Streaming,
@@ -112,6 +113,15 @@ impl Master {
         let usage = |error: tonic::transport::Error| {
             Fault::new(Code::Usage, format!("prepare a channel to {address}: {}", root(&error)))
         };
+        // tonic would take a file without any certificate, and then trust nobody.
+        let certificates = CertificateDer::pem_slice_iter(authority.pem.as_bytes());
+        if !matches!(certificates.collect::<Result<Vec<_>, _>>(), Ok(found) if !found.is_empty()) {
+            let text = format!(
+                "{} holds no certificate in PEM; name the cluster's ca.pem with --ca FILE",
+                authority.source.display()
+            );
+            return Err(Fault::new(Code::Usage, text));
+        }
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&authority.pem))
             .domain_name(&address.host)

@@ -227,6 +227,11 @@ fn client_config(seat: &SeatAddress) -> Result<ClientConfig, Fault> {
     Ok(config)
 }
 
+/// What is said of a node that says nothing.
+pub(crate) fn silent(node: &NodeName, patience: Duration) -> Fault {
+    Fault::new(Code::Timeout, format!("node {node} sent nothing for {} s", patience.as_secs_f32()))
+}
+
 fn listed(seat: &SeatAddress) -> String {
     seat.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -251,15 +256,17 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    /// The next frame; `None` at the end of the stream.
-    pub(crate) async fn next(&mut self) -> Result<Option<Frame>, Fault> {
+    /// The next frame; `None` at the end of the stream. A node that sends nothing for `patience` has failed; the time
+    /// that the rate limit takes is not its fault.
+    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Frame>, Fault> {
         loop {
             // Not `BadRequest`, which is about what this side sent: another node may speak better.
             let garbled = |error| Fault::new(Code::Internal, format!("node {}: {error}", self.node));
             if let Some(frame) = self.decoder.next_frame().map_err(garbled)? {
                 return Ok(Some(frame));
             }
-            match self.recv.read_chunk(READ, true).await {
+            let read = tokio::time::timeout(patience, self.recv.read_chunk(READ, true)).await;
+            match read.map_err(|_| silent(&self.node, patience))? {
                 Ok(Some(chunk)) => {
                     self.decoder.push(&chunk.bytes);
                     self.slow_down(chunk.bytes.len()).await;

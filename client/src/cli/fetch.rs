@@ -15,6 +15,7 @@ use super::{
     print, zone,
 };
 use crate::{
+    client::Options,
     core::{range, url::Url},
     driver::{Order, Outcome},
     master::Answer,
@@ -69,6 +70,23 @@ struct Task {
 }
 
 impl FetchArgs {
+    /// What `usher fetch URL --output OUTPUT --ca CA` would parse to.
+    pub fn one(url: Url, output: PathBuf, ca: PathBuf) -> Self {
+        Self {
+            urls: vec![url],
+            output: Some(output),
+            range: None,
+            limit_rate: None,
+            parallel: 1,
+            from_id: false,
+            force: false,
+            progress: Mode::Auto,
+            json: false,
+            zone: String::new(),
+            reach: Reach { ca: Some(ca), timeout: Options::default().timeout },
+        }
+    }
+
     /// Fetches. With several titles one that fails does not end the others; the first failure names the exit code.
     ///
     /// # Errors
@@ -112,7 +130,7 @@ impl FetchArgs {
         let single = jobs.len() + failures.len() == 1;
         plan::outputs(&mut jobs, self.output.as_deref())?;
         let several = jobs.len() > 1;
-        let first = if several { self.resolve_first(&jobs, stop).await } else { VecDeque::new() };
+        let first = if several { self.resolve_first(&jobs, stop).await? } else { VecDeque::new() };
         let mut first = first.into_iter();
 
         let slots = Arc::new(Semaphore::new(usize::from(self.parallel)));
@@ -182,9 +200,13 @@ impl FetchArgs {
 
     /// Asks for the titles that start at once together, so that one node may serve them all. Later ones are asked for
     /// when their turn comes: a seat is kept for a short time only.
-    async fn resolve_first(&self, jobs: &[Job], stop: &CancellationToken) -> VecDeque<Option<Result<Answer, Fault>>> {
+    async fn resolve_first(
+        &self,
+        jobs: &[Job],
+        stop: &CancellationToken,
+    ) -> Result<VecDeque<Option<Result<Answer, Fault>>>, Failure> {
         let mut answers = VecDeque::new();
-        let Some(client) = jobs.first().map(|job| &job.client) else { return answers };
+        let Some(client) = jobs.first().map(|job| &job.client) else { return Ok(answers) };
         let here = jobs.iter().take(usize::from(self.parallel)).take_while(|job| Arc::ptr_eq(&job.client, client));
         // A title whose file exists will not be fetched, and must not take up anyone's capacity.
         let orders: Vec<Option<Order>> =
@@ -192,17 +214,21 @@ impl FetchArgs {
         let wanted: Vec<&Order> = orders.iter().flatten().collect();
         let resolved = tokio::select! {
             resolved = client.resolve_many(&wanted) => resolved,
-            () = stop.cancelled() => return answers,
+            () = stop.cancelled() => return Ok(answers),
         };
         match resolved {
             Ok(resolved) => {
                 let mut resolved = resolved.into_iter();
                 answers.extend(orders.iter().map(|order| order.as_ref().and_then(|_| resolved.next())));
             }
-            // Each title will say for itself what is wrong with the master.
+            // The master was waited for already: no title would find it.
+            Err(fault) if matches!(fault.code, Code::Network | Code::Timeout | Code::Denied) => {
+                return Err(fault.into());
+            }
+            // Each title will say for itself what is wrong with it.
             Err(fault) => tracing::debug!(%fault, "titles could not be resolved together"),
         }
-        answers
+        Ok(answers)
     }
 }
 

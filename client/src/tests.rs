@@ -1,0 +1,263 @@
+//! The shells against a master and nodes of the tests, over loopback: what a user is promised when things go wrong.
+
+mod commands;
+mod master;
+mod node;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose, tree::GROUP};
+
+use self::{
+    master::{Master, Running, Seat, content, media},
+    node::{Manner, Node, Titles},
+};
+use crate::{Authority, Client, Options, core::url::Address, driver::Outcome, driver::Progress, sink::PipeSink};
+
+const TITLE: &str = "films/b.mp4";
+
+fn one() -> (Titles, Vec<u8>) {
+    let data = media(5, 7);
+    (Arc::new(HashMap::from([(TITLE.to_owned(), data.clone())])), data)
+}
+
+fn client(running: &Running, timeout: Duration) -> Client {
+    let options = Options { timeout, ..Options::default() };
+    Client::new(running.address.clone(), running.authority.clone(), options).expect("good options")
+}
+
+/// Fetches the title; gives what came, and what was tried on the way.
+async fn fetch(client: &Client) -> (Result<Outcome, Fault>, Vec<u8>, Vec<Fault>) {
+    let (mut bytes, lost) = (Vec::new(), Mutex::new(Vec::new()));
+    let observer = |progress: &Progress| {
+        if let Progress::Lost(fault) = progress {
+            lost.lock().expect("not poisoned").push(fault.clone());
+        }
+    };
+    let title = Title::parse(TITLE).expect("valid");
+    let result = client.fetch_to(&title, &mut PipeSink::new(&mut bytes), &observer).await;
+    (result, bytes, lost.into_inner().expect("not poisoned"))
+}
+
+/// Two nodes, the first of which behaves in `manner`.
+async fn two(manner: Manner, hashed: bool) -> (Running, Node, Node, Vec<u8>) {
+    let (titles, data) = one();
+    let (bad, good) = (Node::start("bad", &titles, manner), Node::start("good", &titles, Manner::Honest));
+    let running = Master::start(&titles, vec![Seat::from(&bad), Seat::from(&good)], hashed).await;
+    (running, bad, good, data)
+}
+
+#[tokio::test]
+async fn an_honest_node() {
+    let (titles, data) = one();
+    let node = Node::start("n1", &titles, Manner::Honest);
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let client = client(&running, Duration::from_secs(5));
+    let (result, bytes, lost) = fetch(&client).await;
+    let outcome = result.expect("fetched");
+    assert!(bytes == data && lost.is_empty());
+    assert_eq!(outcome.content.to_string(), content(&data));
+    assert_eq!(outcome.node.map(|node| node.to_string()).as_deref(), Some("n1"));
+    assert_eq!((outcome.reason.as_str(), outcome.bytes), ("most headroom", data.len() as u64));
+    let asked = running.asked.lock().expect("not poisoned");
+    assert!(asked.iter().all(|(_, id)| id.len() == 32), "the request id goes along");
+}
+
+#[tokio::test]
+async fn each_kind_of_bad_node_is_left_for_the_good_one() {
+    for (manner, code, resumes_at) in [
+        (Manner::Corrupt(2), Code::VerificationFailed, Some(2 * GROUP)),
+        (Manner::WrongHashes, Code::VerificationFailed, Some(0)),
+        (Manner::Refuse(Code::Draining), Code::Draining, Some(0)),
+        (Manner::Refuse(Code::NotFound), Code::NotFound, Some(0)),
+        (Manner::End(3), Code::Network, Some(3 * GROUP)),
+        // A reset may overtake groups that were sent before it.
+        (Manner::Reset(3), Code::Unavailable, None),
+        (Manner::UnhashedLie, Code::ContentChanged, Some(0)),
+    ] {
+        let (running, bad, good, data) = two(manner, true).await;
+        let (result, bytes, lost) = fetch(&client(&running, Duration::from_secs(5))).await;
+        let outcome = result.unwrap_or_else(|fault| panic!("{manner:?}: {fault}"));
+        assert!(bytes == data, "{manner:?}");
+        assert_eq!(outcome.node.map(|node| node.to_string()).as_deref(), Some("good"), "{manner:?}");
+        assert_eq!(lost.iter().map(|fault| fault.code).collect::<Vec<_>>(), [code], "{manner:?}: {lost:?}");
+        assert_eq!(bad.starts().len(), 1);
+        if let Some(at) = resumes_at {
+            assert_eq!(good.starts(), [at], "{manner:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lone_liar_is_told_on_at_once() {
+    let (titles, _) = one();
+    let node = Node::start("liar", &titles, Manner::Corrupt(2));
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    // A patience far beyond the runner's: the verdict must not wait for it.
+    let (result, bytes, _) = fetch(&client(&running, Duration::from_secs(3600))).await;
+    let fault = result.expect_err("refused");
+    assert_eq!(fault.code, Code::VerificationFailed);
+    assert!(fault.message.contains("liar") && fault.message.contains("group 2 of 6"), "{fault}");
+    assert_eq!(bytes.len() as u64, 2 * GROUP, "nothing past the last good group was handed out");
+    let asked = running.asked.lock().expect("not poisoned");
+    assert_eq!(asked.last().map(|(request, _)| request.exclude.clone()), Some(vec!["liar".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_refusal_that_no_one_else_makes_good_names_its_reason() {
+    let (titles, _) = one();
+    let node = Node::start("n1", &titles, Manner::Refuse(Code::Denied));
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let (result, ..) = fetch(&client(&running, Duration::from_secs(3600))).await;
+    let fault = result.expect_err("refused");
+    assert_eq!((fault.code, fault.message.as_str()), (Code::Denied, "node n1 refused: not now"));
+}
+
+#[tokio::test]
+async fn unreachable_addresses_and_foreign_certificates_are_passed_over() {
+    let (titles, data) = one();
+    let node = Node::start("n1", &titles, Manner::Honest);
+    // Held, and never answered from.
+    let hole = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let dead = hole.local_addr().expect("bound").to_string();
+    let mut seat = Seat::from(&node);
+    seat.addresses.insert(0, dead);
+    let stranger = Seat { pin: [1; 32], node: "stranger".into(), ..Seat::from(&node) };
+    let running = Master::start(&titles, vec![stranger, seat], true).await;
+    let (result, bytes, lost) = fetch(&client(&running, Duration::from_secs(5))).await;
+    assert!(result.is_ok() && bytes == data);
+    assert_eq!(lost.len(), 1);
+    assert!(lost[0].code == Code::Network && lost[0].message.contains("certificate"), "{lost:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_left() {
+    let (running, _bad, good, data) = two(Manner::Silent, true).await;
+    let (result, bytes, lost) = fetch(&client(&running, Duration::from_millis(300))).await;
+    // The silence took all of the patience, but another seat is still tried before giving up.
+    assert!(result.is_ok() && bytes == data, "{result:?}");
+    assert_eq!((lost.first().map(|fault| fault.code), good.starts().len()), (Some(Code::Timeout), 1));
+}
+
+#[tokio::test]
+async fn a_title_that_is_not_hashed_yet() {
+    let (titles, data) = one();
+    let node = Node::start("n1", &titles, Manner::Unhashed);
+    let running = Master::start(&titles, vec![Seat::from(&node)], false).await;
+    let (result, bytes, _) = fetch(&client(&running, Duration::from_secs(5))).await;
+    assert!(bytes == data && result.is_ok_and(|outcome| outcome.content.to_string() == content(&data)));
+    // Refuted at the end by a node whose hashes are of something else.
+    let node = Node::start("n1", &titles, Manner::UnhashedLie);
+    let running = Master::start(&titles, vec![Seat::from(&node)], false).await;
+    let (result, ..) = fetch(&client(&running, Duration::from_secs(5))).await;
+    assert_eq!(result.map_err(|fault| fault.code).err(), Some(Code::VerificationFailed));
+    // A loss before the end: what was handed out comes again, is compared, and is not handed out twice.
+    let (running, _bad, good, data) = two(Manner::Unhashed, false).await;
+    drop((running, good));
+    let (bad, good) = (Node::start("bad", &titles, Manner::UnhashedLie), Node::start("good", &titles, Manner::Honest));
+    let running = Master::start(&titles, vec![Seat::from(&bad), Seat::from(&good)], false).await;
+    let (result, bytes, _) = fetch(&client(&running, Duration::from_secs(5))).await;
+    assert!(result.is_ok() && bytes == data);
+    assert_eq!(good.starts(), [0]);
+}
+
+#[tokio::test]
+async fn an_absent_master_and_a_foreign_one() {
+    let (titles, _) = one();
+    let running = Master::start(&titles, Vec::new(), true).await;
+    let foreign = Master::start(&titles, Vec::new(), true).await;
+    let mixed = Running { authority: foreign.authority, ..running };
+    let fault = fetch(&client(&mixed, Duration::from_secs(3600))).await.0.expect_err("not trusted");
+    assert_eq!(fault.code, Code::Denied);
+    assert!(fault.message.contains("/the/ca.pem") && fault.message.contains("--ca"), "{fault}");
+
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = closed.local_addr().expect("bound").port();
+    drop(closed);
+    let absent = Running { address: Address { host: "127.0.0.1".into(), port }, ..mixed };
+    let fault = fetch(&client(&absent, Duration::from_millis(50))).await.0.expect_err("absent");
+    assert_eq!(fault.code, Code::Network);
+    assert!(fault.message.contains(&format!("127.0.0.1:{port}")) && fault.message.contains("usher master"), "{fault}");
+    let fault = client(&absent, Duration::from_millis(50)).nodes().await.expect_err("absent");
+    assert_eq!(fault.code, Code::Network);
+
+    let authority = Authority { pem: "no PEM".into(), source: "x.pem".into() };
+    let options = Options::default();
+    let refused = Client::new(Address::default(), authority, options).err().map(|fault| fault.code);
+    assert_eq!(refused, Some(Code::Usage));
+    assert!(Authority::load(Some("/nonexistent/ca.pem".into())).is_err_and(|fault| fault.code == Code::Usage));
+}
+
+#[tokio::test]
+async fn ranges_are_exact() {
+    let (titles, data) = one();
+    let node = Node::start("n1", &titles, Manner::Honest);
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let client = client(&running, Duration::from_secs(5));
+    for (start, end) in [(0, Some(1)), (GROUP - 1, Some(GROUP + 1)), (3 * GROUP + 5, None), (7, Some(u64::MAX))] {
+        let what = What::Title(Title::parse(TITLE).expect("valid"));
+        let order = client.order(what, Purpose::Fetch, Range { start, end });
+        let mut bytes = Vec::new();
+        let outcome = client.run(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
+        let wanted = &data[start as usize..end.map_or(data.len(), |end| data.len().min(end as usize))];
+        assert!(bytes == wanted && outcome.bytes == wanted.len() as u64, "{start} to {end:?}");
+    }
+    let order = client.order(
+        What::Title(Title::parse(TITLE).expect("valid")),
+        Purpose::Fetch,
+        Range { start: 1 << 40, end: None },
+    );
+    let fault = client.run(&order, &mut PipeSink::new(Vec::new()), &|_| (), None).await.expect_err("outside");
+    assert_eq!(fault.code, Code::BadRange);
+}
+
+/// A reader that takes nothing.
+struct Stalled;
+
+impl tokio::io::AsyncWrite for Stalled {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_reader_delays_none_of_the_others_on_its_connection() {
+    // Larger than a stream's window, so that the stalled stream is really stopped by flow control.
+    let data = media(40, 3);
+    let titles: Titles = Arc::new(HashMap::from([(TITLE.to_owned(), data.clone())]));
+    let node = Node::start("n1", &titles, Manner::Honest);
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let client = client(&running, Duration::from_secs(30));
+    let title = Title::parse(TITLE).expect("valid");
+    let mut stalled = PipeSink::new(Stalled);
+    let others = async { futures::future::join_all((0..20).map(|_| fetch(&client))).await };
+    let results = tokio::select! {
+        results = others => results,
+        result = client.fetch_to(&title, &mut stalled, &|_| ()) => panic!("the stalled one ended: {result:?}"),
+    };
+    assert!(results.iter().all(|(result, bytes, lost)| result.is_ok() && *bytes == data && lost.is_empty()));
+    assert_eq!(node.connections.load(std::sync::atomic::Ordering::Relaxed), 1, "all share one connection");
+    client.close().await;
+}

@@ -1,0 +1,212 @@
+//! A master of the tests: a fixed catalog behind the real gRPC services and TLS.
+
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use tokio_stream::{Stream, wrappers::TcpListenerStream};
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity as Pem, Server, ServerTlsConfig},
+};
+use usher_certs::{Authority, Identity, Role, San};
+use usher_proto::{
+    Code, Fault,
+    pb::v1::{
+        self, catalog_server, cluster_server, locate_request, resolve_request::What, resolve_result, tickets_server,
+    },
+    tree::{self, GROUP},
+};
+
+use super::node::{Node, Titles};
+
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub(super) node: String,
+    pub(super) addresses: Vec<String>,
+    pub(super) pin: [u8; 32],
+}
+
+impl From<&Node> for Seat {
+    fn from(node: &Node) -> Self {
+        Self { node: node.name.clone(), addresses: vec![node.address.to_string()], pin: node.pin }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Master {
+    pub(super) titles: Titles,
+    pub(super) seats: Vec<Seat>,
+    pub(super) hashed: bool,
+    /// The requests that came, with the request id that came with each.
+    pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
+}
+
+pub(super) struct Running {
+    pub(super) address: crate::core::url::Address,
+    pub(super) authority: crate::Authority,
+    pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
+}
+
+pub(super) fn content(data: &[u8]) -> String {
+    blake3::hash(data).to_hex().to_string()
+}
+
+impl Master {
+    pub(super) async fn start(titles: &Titles, seats: Vec<Seat>, hashed: bool) -> Running {
+        let authority = Authority::create("test", SystemTime::now()).expect("makes");
+        let identity = Identity::new(Role::Master, "master").expect("a name");
+        let issued = authority.issue(&identity, &San::loopback(), SystemTime::now()).expect("signs");
+        let tls = ServerTlsConfig::new().identity(Pem::from_pem(issued.cert_pem, issued.key_pem));
+        let master = Self { titles: titles.clone(), seats, hashed, asked: Arc::default() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        let asked = master.asked.clone();
+        let server = Server::builder()
+            .tls_config(tls)
+            .expect("good PEM")
+            .add_service(tickets_server::TicketsServer::new(master.clone()))
+            .add_service(catalog_server::CatalogServer::new(master.clone()))
+            .add_service(cluster_server::ClusterServer::new(master));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let address = crate::core::url::Address { host: "127.0.0.1".into(), port };
+        let authority = crate::Authority { pem: authority.ca_pem().to_owned(), source: PathBuf::from("/the/ca.pem") };
+        Running { address, authority, asked }
+    }
+
+    fn answer(&self, request: v1::ResolveRequest, id: &str) -> Result<v1::ResolveResponse, Fault> {
+        self.asked.lock().expect("not poisoned").push((request.clone(), id.to_owned()));
+        let found = match &request.what {
+            Some(What::Title(title)) => self.titles.get_key_value(title),
+            Some(What::ContentId(id)) => self.titles.iter().find(|(_, data)| content(data) == *id),
+            None => None,
+        };
+        let (title, data) = found.ok_or_else(|| Fault::new(Code::NotFound, "no node has this title"))?;
+        let seats = self.seats.iter().filter(|seat| !request.exclude.contains(&seat.node)).map(|seat| v1::Seat {
+            node: seat.node.clone(),
+            addresses: seat.addresses.clone(),
+            certificate_sha256: vec![hex::encode(seat.pin)],
+            ticket: title.clone(),
+            zone: String::new(),
+        });
+        let seats: Vec<_> = seats.collect();
+        if seats.is_empty() {
+            return Err(Fault::new(Code::Unavailable, "no holder can serve"));
+        }
+        Ok(v1::ResolveResponse {
+            title: title.clone(),
+            content_id: if self.hashed { content(data) } else { String::new() },
+            size: data.len() as u64,
+            seats,
+            reason: "most headroom".into(),
+            request_id: id.to_owned(),
+            ..v1::ResolveResponse::default()
+        })
+    }
+
+    fn title(&self, name: &str) -> v1::Title {
+        let data = &self.titles[name];
+        v1::Title {
+            title: name.to_owned(),
+            content_id: content(data),
+            size: data.len() as u64,
+            media_type: "video/mp4".into(),
+            // The tests' mark of a title that plays before it is whole.
+            streamable: !name.contains("moov-last"),
+            ..v1::Title::default()
+        }
+    }
+}
+
+fn id<T>(request: &Request<T>) -> String {
+    let id = request.metadata().get("x-request-id").and_then(|id| id.to_str().ok());
+    id.unwrap_or_default().to_owned()
+}
+
+#[tonic::async_trait]
+impl tickets_server::Tickets for Master {
+    async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
+        let id = id(&request);
+        self.answer(request.into_inner(), &id).map(Response::new).map_err(|fault| fault.to_status())
+    }
+
+    async fn resolve_many(
+        &self,
+        request: Request<v1::ResolveManyRequest>,
+    ) -> Result<Response<v1::ResolveManyResponse>, Status> {
+        let id = id(&request);
+        let results = request.into_inner().requests.into_iter().map(|request| {
+            let result = match self.answer(request, &id) {
+                Ok(answer) => resolve_result::Result::Ok(answer),
+                Err(fault) => resolve_result::Result::Failure(v1::Failure {
+                    grpc_code: 0,
+                    reason: fault.code.reason().into(),
+                    message: fault.message,
+                    retry_after_ms: 0,
+                }),
+            };
+            v1::ResolveResult { result: Some(result) }
+        });
+        Ok(Response::new(v1::ResolveManyResponse { results: results.collect() }))
+    }
+}
+
+#[tonic::async_trait]
+impl catalog_server::Catalog for Master {
+    async fn list_titles(
+        &self,
+        request: Request<v1::ListTitlesRequest>,
+    ) -> Result<Response<v1::ListTitlesResponse>, Status> {
+        let request = request.into_inner();
+        let mut names: Vec<_> = self.titles.keys().filter(|name| name.starts_with(&request.prefix)).collect();
+        names.sort();
+        // Pages of two, so that every listing turns a page.
+        let rest = names.iter().filter(|name| name.as_str() > request.page_token.as_str());
+        let page: Vec<_> = rest.take(2).map(|name| self.title(name)).collect();
+        let last = page.last().map(|title| title.title.clone()).unwrap_or_default();
+        let next_page_token = if names.last().is_some_and(|name| **name > last) { last } else { String::new() };
+        Ok(Response::new(v1::ListTitlesResponse { titles: page, next_page_token }))
+    }
+
+    async fn locate(&self, request: Request<v1::LocateRequest>) -> Result<Response<v1::LocateResponse>, Status> {
+        let name = match request.into_inner().what {
+            Some(locate_request::What::Title(title)) => self.titles.contains_key(&title).then_some(title),
+            Some(locate_request::What::ContentId(id)) => {
+                self.titles.iter().find(|(_, data)| content(data) == id).map(|(name, _)| name.clone())
+            }
+            None => None,
+        };
+        let name = name.ok_or_else(|| Fault::new(Code::NotFound, "no node has this title").to_status())?;
+        let version = v1::Version { title: Some(self.title(&name)), copies: Vec::new() };
+        Ok(Response::new(v1::LocateResponse { versions: vec![version] }))
+    }
+}
+
+#[tonic::async_trait]
+impl cluster_server::Cluster for Master {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let node = |seat: &Seat| v1::Node { name: seat.node.clone(), state: 1, ..v1::Node::default() };
+        Ok(Response::new(v1::ListNodesResponse { nodes: self.seats.iter().map(node).collect() }))
+    }
+
+    async fn get_node(&self, _: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
+        Err(Fault::new(Code::NotFound, "no such node").to_status())
+    }
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("the tests do not watch"))
+    }
+}
+
+/// Bytes that differ from group to group; `groups` whole groups and a little.
+pub(super) fn media(groups: u64, seed: u8) -> Vec<u8> {
+    let mut data = vec![seed; (groups * GROUP + 99) as usize];
+    data.chunks_mut(GROUP as usize).enumerate().for_each(|(index, group)| group[..9].fill(index as u8));
+    assert!(tree::pages(data.len() as u64) == 1, "the node of the tests sends one page of hashes");
+    data
+}
