@@ -260,6 +260,11 @@ impl Run<'_> {
                 "the master answered with another content than asked for",
             )));
         }
+        if let (What::Title(asked), None) = (&self.order.what, known)
+            && *asked != answer.title
+        {
+            return Ok(Err(Fault::new(Code::Internal, "the master answered with another title than asked for")));
+        }
         match &mut self.ongoing {
             Some(ongoing) => {
                 let changed = known.is_some() && known != answer.content || ongoing.about.size != answer.size;

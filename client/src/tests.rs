@@ -245,14 +245,14 @@ impl tokio::io::AsyncWrite for Stalled {
 #[tokio::test]
 async fn a_stalled_reader_delays_none_of_the_others_on_its_connection() {
     // Larger than a stream's window, so that the stalled stream is really stopped by flow control.
-    let data = media(40, 3);
+    let data = media(34, 3);
     let titles: Titles = Arc::new(HashMap::from([(TITLE.to_owned(), data.clone())]));
     let node = Node::start("n1", &titles, Manner::Honest);
     let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
     let client = client(&running, Duration::from_secs(30));
     let title = Title::parse(TITLE).expect("valid");
     let mut stalled = PipeSink::new(Stalled);
-    let others = async { futures::future::join_all((0..20).map(|_| fetch(&client))).await };
+    let others = async { futures::future::join_all((0..10).map(|_| fetch(&client))).await };
     let results = tokio::select! {
         results = others => results,
         result = client.fetch_to(&title, &mut stalled, &|_| ()) => panic!("the stalled one ended: {result:?}"),

@@ -110,7 +110,11 @@ impl FetchArgs {
                 result = &mut work => result,
                 () = interrupted() => {
                     stop.cancel();
-                    work.await
+                    tokio::select! {
+                        result = &mut work => result,
+                        // A second one does not wait for the disk.
+                        () = interrupted() => Err(Failure::new(Code::Interrupted, "interrupted twice")),
+                    }
                 }
             }
         };

@@ -122,7 +122,6 @@ impl Resume {
         match event {
             Event::Start => self.resolve(Duration::ZERO),
             Event::Resolved(seats) => {
-                self.seats = seats.iter().filter(|seat| !self.liars.contains(seat)).cloned().collect();
                 let first = seats.iter().position(|seat| !self.liars.contains(seat));
                 match first {
                     Some(seat) => {

@@ -1,4 +1,7 @@
 //! A pipe: standard output, or a player's input. Refuses to know who reads it.
+//!
+//! Bytes of a title that its node has not hashed yet are written as they come, before they can be verified: waiting for
+//! the hashes would mean waiting for the whole title. The command fails at the end if they were wrong.
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use usher_proto::{Code, ContentId, Fault};
