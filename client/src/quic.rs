@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ReadError, RecvStream,
@@ -43,8 +44,8 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// Bytes asked of the kernel for the socket, so that a burst at 10 Gbit/s survives a few ms of scheduling.
 const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
-/// Bytes taken from a stream at once; small, so that a rate limit is smooth.
-const READ: usize = 16 * 1024;
+/// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
+const READ: usize = 16;
 
 /// TLS asks for a name even where pins decide; nodes ignore it.
 const SERVER_NAME: &str = "node.usher";
@@ -265,11 +266,13 @@ impl Incoming {
             if let Some(frame) = self.decoder.next_frame().map_err(garbled)? {
                 return Ok(Some(frame));
             }
-            let read = tokio::time::timeout(patience, self.recv.read_chunk(READ, true)).await;
+            let mut chunks: [Bytes; READ] = Default::default();
+            let read = tokio::time::timeout(patience, self.recv.read_chunks(&mut chunks)).await;
             match read.map_err(|_| silent(&self.node, patience))? {
-                Ok(Some(chunk)) => {
-                    self.decoder.push(&chunk.bytes);
-                    self.slow_down(chunk.bytes.len()).await;
+                Ok(Some(count)) => {
+                    let received = chunks.iter().take(count);
+                    received.clone().for_each(|chunk| self.decoder.push(chunk));
+                    self.slow_down(received.map(Bytes::len).sum()).await;
                 }
                 Ok(None) => {
                     self.decoder.finish().map_err(garbled)?;

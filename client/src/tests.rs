@@ -16,7 +16,12 @@ use self::{
     master::{Master, Running, Seat, content, media},
     node::{Manner, Node, Titles},
 };
-use crate::{Authority, Client, Options, core::url::Address, driver::Outcome, driver::Progress, sink::PipeSink};
+use crate::{
+    Authority, Client, Options,
+    core::url::Address,
+    driver::{Outcome, Progress, Sink as _},
+    sink::{FileSink, PipeSink},
+};
 
 const TITLE: &str = "films/b.mp4";
 
@@ -137,7 +142,7 @@ async fn unreachable_addresses_and_foreign_certificates_are_passed_over() {
 #[tokio::test]
 async fn a_node_that_falls_silent_is_left() {
     let (running, _bad, good, data) = two(Manner::Silent, true).await;
-    let (result, bytes, lost) = fetch(&client(&running, Duration::from_millis(300))).await;
+    let (result, bytes, lost) = fetch(&client(&running, Duration::from_millis(800))).await;
     // The silence took all of the patience, but another seat is still tried before giving up.
     assert!(result.is_ok() && bytes == data, "{result:?}");
     assert_eq!((lost.first().map(|fault| fault.code), good.starts().len()), (Some(Code::Timeout), 1));
@@ -213,6 +218,37 @@ async fn ranges_are_exact() {
     );
     let fault = client.run(&order, &mut PipeSink::new(Vec::new()), &|_| (), None).await.expect_err("outside");
     assert_eq!(fault.code, Code::BadRange);
+}
+
+#[tokio::test]
+async fn what_was_fetched_before_an_interruption_is_not_fetched_again() {
+    let (titles, data) = one();
+    let folder = tempfile::tempdir().expect("temp");
+    let target = folder.path().join("b.mp4");
+    let title = Title::parse(TITLE).expect("valid");
+    let slow = Node::start("slow", &titles, Manner::Stall(3));
+    let running = Master::start(&titles, vec![Seat::from(&slow)], true).await;
+    let slow = client(&running, Duration::from_secs(3600));
+    let enough = tokio::sync::Notify::new();
+    let observer = |progress: &Progress| {
+        if matches!(progress, Progress::Moved { verified, .. } if *verified == 3 * GROUP) {
+            enough.notify_one();
+        }
+    };
+    let mut sink = FileSink::new(target.clone(), false);
+    tokio::select! {
+        result = slow.fetch_to(&title, &mut sink, &observer) => panic!("it ended: {result:?}"),
+        () = enough.notified() => {}
+    }
+    sink.pause().await.expect("room");
+    assert!(sink.resumable() && !target.exists());
+    drop(sink);
+    let node = Node::start("n1", &titles, Manner::Honest);
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let mut sink = FileSink::new(target.clone(), false);
+    let outcome = client(&running, Duration::from_secs(5)).fetch_to(&title, &mut sink, &|_| ()).await.expect("fetched");
+    assert_eq!((outcome.resumed, node.starts()), (3 * GROUP, vec![3 * GROUP]));
+    assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
 }
 
 /// A reader that takes nothing.

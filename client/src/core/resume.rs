@@ -92,6 +92,8 @@ pub struct Resume {
     since: Option<Instant>,
     /// Whether anything was ever verified: what was there once may come back.
     moved: bool,
+    /// Whether the master was asked without the suspects since the last progress.
+    asked: bool,
     /// What a node did last: it tells more than the master's "no other node".
     lost: Option<Fault>,
 }
@@ -112,6 +114,7 @@ impl Resume {
             refused_tickets: 0,
             since: None,
             moved: false,
+            asked: false,
             lost: None,
         }
     }
@@ -138,6 +141,7 @@ impl Resume {
             Event::Progress => {
                 self.since = Some(now);
                 self.moved = true;
+                self.asked = false;
                 self.backoff.reset();
                 self.suspects.clear();
                 self.refused_tickets = 0;
@@ -175,8 +179,12 @@ impl Resume {
                         self.seat = next;
                         Action::Open(next)
                     }
-                    // Nothing is gained by waiting before another node is asked for.
-                    None if now.saturating_duration_since(since) < self.timeout => self.resolve(Duration::ZERO),
+                    // Nothing is gained by waiting before another node is asked for. A node that was silent has used
+                    // up all patience, but the others have not been heard.
+                    None if !self.asked || now.saturating_duration_since(since) < self.timeout => {
+                        self.asked = true;
+                        self.resolve(Duration::ZERO)
+                    }
                     None => Action::Fail(self.reason(fault)),
                 }
             }
@@ -184,13 +192,14 @@ impl Resume {
     }
 
     fn refused(&mut self, now: Instant, since: Instant, fault: &Fault, rng: &mut impl Rng) -> Action {
-        if !self.suspects.is_empty() {
+        let heard = !matches!(fault.code, Code::Network | Code::Timeout);
+        if heard && !self.suspects.is_empty() {
             // It may be that only the suspects have it: they get another chance, later.
             self.suspects.clear();
             return self.again(now, since, fault, rng);
         }
         let gone = fault.code == Code::NotFound && self.moved && self.liars.is_empty();
-        let only_liars = !self.liars.is_empty() && !matches!(fault.code, Code::Network | Code::Timeout);
+        let only_liars = heard && !self.liars.is_empty();
         if !only_liars && (gone || master_may_yet(fault.code)) {
             return self.again(now, since, fault, rng);
         }

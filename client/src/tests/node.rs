@@ -33,6 +33,8 @@ pub(super) enum Manner {
     Reset(u64),
     /// Ends the stream after so many groups.
     End(u64),
+    /// Sends so many groups and then nothing.
+    Stall(u64),
     /// Hashes late.
     Unhashed,
     /// Hashes late, and then something else.
@@ -146,6 +148,9 @@ async fn session(mut send: SendStream, open: &Open, titles: &Titles, manner: Man
     for (sent, index) in groups.clone().enumerate() {
         if manner == Manner::Reset(sent as u64) {
             return send.reset(VarInt::from_u32(Code::Unavailable.quic())).ok();
+        }
+        if manner == Manner::Stall(sent as u64) {
+            std::future::pending::<()>().await;
         }
         if manner == Manner::End(sent as u64) {
             return send.finish().ok();

@@ -171,3 +171,30 @@ fn a_masters_no() {
     assert_eq!(late, Action::Fail(fault(Code::NoCapacity).after(wait)), "no wait past the end of patience");
     assert!(matches!(bench.at(0, Event::Resolved(&[])), Action::Resolve { .. }));
 }
+
+#[test]
+fn a_silence_as_long_as_patience_still_leaves_the_others_a_chance() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Start);
+    bench.at(0, Event::Resolved(&nodes(&["a"])));
+    assert_eq!(bench.lost(30, Code::Timeout), ask(&["a"]));
+    let mut other = Bench::new();
+    other.at(0, Event::Resolved(&nodes(&["a"])));
+    other.lost(30, Code::Timeout);
+    assert_eq!(other.at(30, Event::Resolved(&nodes(&["b"]))), Action::Open(0));
+    assert_eq!(other.at(31, Event::Progress), Action::Continue);
+    // No one else has it: the verdict is about the node that was silent.
+    let refused = bench.at(30, Event::Refused(&fault(Code::Unavailable)));
+    assert_eq!(refused, Action::Fail(fault(Code::Timeout)));
+    assert_eq!(bench.lost(60, Code::Timeout), Action::Fail(fault(Code::Timeout)));
+}
+
+#[test]
+fn a_master_that_is_not_heard_clears_no_one() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Start);
+    bench.at(0, Event::Resolved(&nodes(&["a"])));
+    bench.lost(1, Code::Network);
+    let Action::Resolve { exclude, .. } = bench.at(2, Event::Refused(&fault(Code::Network))) else { panic!("gave up") };
+    assert_eq!(exclude, nodes(&["a"]));
+}
