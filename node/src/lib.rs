@@ -1,1 +1,3 @@
-//! stub
+//! The node.
+
+pub mod media;

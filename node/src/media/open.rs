@@ -1,0 +1,156 @@
+//! A copy that is open for serving: its bytes, its set-up information, its hashes. The file stays the one that was
+//! opened, even when another takes its name; its hashes go when that happens.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
+
+use anyhow::Result;
+use thiserror::Error;
+use usher_proto::{
+    ContentId,
+    pb::v1,
+    tree::{self, GROUP, PAGE_GROUPS, Value},
+};
+
+use super::{
+    catalog::{Copy, Key, bitrate},
+    index::{Entry, changed},
+    shared::Shared,
+    volume::Node,
+};
+
+/// Why a copy cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It is not there any more; the catalog will say so in a moment.
+    #[error("the file is gone")]
+    Gone,
+    /// It is not the file that was found any more; it is being looked at again.
+    #[error("the file changed")]
+    Changed,
+    /// The disk failed, or the file may not be read.
+    #[error("open the file: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A file open for serving.
+pub struct OpenMedia {
+    file: File,
+    key: Key,
+    entry: Entry,
+    shared: Arc<Shared>,
+}
+
+impl OpenMedia {
+    pub(crate) fn open(shared: &Arc<Shared>, copy: &Copy) -> Result<Self, OpenError> {
+        let volume = shared.volume(copy.volume).ok_or(OpenError::Gone)?;
+        let path = Path::new(copy.title.as_str());
+        let again = || shared.look_again(copy.volume, path);
+        let (file, fingerprint) = match volume.open_node(path) {
+            Ok(Node::File(file, fingerprint)) => (file, fingerprint),
+            Ok(Node::Folder | Node::Other | Node::Missing) => {
+                again();
+                return Err(OpenError::Gone);
+            }
+            Err(error) => {
+                again();
+                return Err(error.into());
+            }
+        };
+        let key = shared.key(volume, path);
+        let entry = shared.index.entry(&key).map_err(io::Error::other)?;
+        match entry {
+            Some(entry) if entry.id == copy.id && entry.fingerprint == fingerprint => {
+                Ok(Self { file, key: (copy.title.clone(), copy.volume), entry, shared: shared.clone() })
+            }
+            _ => {
+                again();
+                Err(OpenError::Changed)
+            }
+        }
+    }
+
+    /// The set-up information, all but the range: that is the session's.
+    pub fn setup(&self) -> v1::Setup {
+        let (size, probe) = (self.size(), &self.entry.probe);
+        v1::Setup {
+            title: self.key.0.to_string(),
+            content_id: self.entry.content.map(|content| content.to_string()).unwrap_or_default(),
+            size,
+            media_type: probe.media_type.to_owned(),
+            duration_ms: probe.duration_ms,
+            bitrate_bps: bitrate(size, probe.duration_ms).0,
+            tracks: probe.tracks.clone(),
+            streamable: probe.streamable,
+            range: None,
+            page_groups: PAGE_GROUPS as u32,
+        }
+    }
+
+    /// Bytes of the whole title.
+    pub fn size(&self) -> u64 {
+        self.entry.fingerprint.size
+    }
+
+    /// Its content, if it was hashed when it was opened; [`Self::hashed`] waits for it.
+    pub fn content(&self) -> Option<ContentId> {
+        self.entry.content
+    }
+
+    /// Reads at `offset` until `buf` is full or the file ends. Blocks.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        read_at(&self.file, offset, buf)
+    }
+
+    /// Chaining values of all pages; empty for a title of one page or less. Blocks; fails when the title is not
+    /// hashed, or its file changed since.
+    pub fn page_values(&self) -> Result<Vec<Value>> {
+        if tree::pages(self.size()) <= 1 {
+            return Ok(Vec::new());
+        }
+        self.shared.index.page_values(self.entry.id)?.ok_or_else(changed)
+    }
+
+    /// Chaining values of the groups of one page; empty for a title of one group. Blocks; fails when the title is
+    /// not hashed, or its file changed since.
+    pub fn group_values(&self, page: u64) -> Result<Vec<Value>> {
+        if self.size() <= GROUP {
+            return Ok(Vec::new());
+        }
+        self.shared.index.group_values(self.entry.id, page)?.ok_or_else(changed)
+    }
+
+    /// The title's content: hashed next, if it is not yet. `None` when the file changed or went meanwhile, or the
+    /// library is closed.
+    pub async fn hashed(&self) -> Option<ContentId> {
+        if self.entry.content.is_some() {
+            return self.entry.content;
+        }
+        let mut progress = self.shared.progress.subscribe();
+        self.shared.queue.hurry(self.key.clone());
+        loop {
+            progress.mark_unchanged();
+            let copy = self.shared.catalog.copy(&self.key).filter(|copy| copy.id == self.entry.id)?;
+            if copy.content.is_some() {
+                return copy.content;
+            }
+            if self.shared.stopping() {
+                return None;
+            }
+            progress.changed().await.ok()?;
+        }
+    }
+}
+
+/// Fills `buf` from `offset`, less only at the end of the file.
+pub(crate) fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut have = 0;
+    while have < buf.len() {
+        match file.read_at(&mut buf[have..], offset.saturating_add(have as u64)) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(have)
+}

@@ -1,0 +1,219 @@
+//! What a file is, told from its content and never from its name. Pure parsers over `Read + Seek` that trust
+//! nothing: work and memory are bounded whatever a header says. They read headers only and no sample tables, so a
+//! film costs as little as a clip. Own parsers rather than demuxing crates: those decode whole sample tables, refuse
+//! a file for one odd box that no one needs, and one of them scans every cluster.
+
+mod matroska;
+mod mp4;
+mod mpegts;
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use thiserror::Error;
+use usher_proto::{
+    pb::v1::{Track, TrackKind},
+    tree,
+};
+
+/// Every media type that a probe tells.
+const MEDIA_TYPES: [&str; 8] = [
+    "video/mp4",
+    "audio/mp4",
+    "video/quicktime",
+    "video/x-matroska",
+    "audio/x-matroska",
+    "video/webm",
+    "audio/webm",
+    "video/mp2t",
+];
+
+/// Most tracks that are told of one file.
+const MAX_TRACKS: usize = 64;
+
+/// Most reads of one probe. A file of one-second fragments may be ten hours long before its duration stays unknown.
+const MAX_READS: u32 = 100_000;
+
+/// What a file was found to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// For example `video/mp4`.
+    pub media_type: &'static str,
+    /// Milliseconds; 0 when the container does not say.
+    pub duration_ms: u64,
+    /// Whether playing can begin before the whole file is there.
+    pub streamable: bool,
+    /// The elementary streams of video, audio and subtitles; at least one of video or audio.
+    pub tracks: Vec<Track>,
+}
+
+/// Why a file is not offered.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// No byte in it.
+    #[error("the file is empty")]
+    Empty,
+    /// Too large for a title.
+    #[error("the file has {0} bytes, and a title at most {max}", max = tree::MAX_SIZE)]
+    TooLarge(u64),
+    /// None of the known containers.
+    #[error("not MP4, Matroska, WebM or MPEG-TS")]
+    NotMedia,
+    /// It ends before what it announces; probably an unfinished copy.
+    #[error("the file ends before {0}; copy it again")]
+    Truncated(&'static str),
+    /// It breaks its container's rules.
+    #[error("damaged: {0}")]
+    Malformed(&'static str),
+    /// Nothing to see or hear.
+    #[error("neither video nor audio in it")]
+    NoTracks,
+    /// Reading failed.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Tells what a file of `size` bytes is. Never panics; reads headers only, in small pieces.
+pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeError> {
+    if size == 0 {
+        return Err(ProbeError::Empty);
+    }
+    if size > tree::MAX_SIZE {
+        return Err(ProbeError::TooLarge(size));
+    }
+    let mut source = Source::new(reader, size);
+    let mut head = [0; 12];
+    let known = source.read_at(0, &mut head)?;
+    let head = &head[..known];
+    let mut found = if matroska::looks(head) {
+        matroska::probe(&mut source)?
+    } else if mp4::looks(head) {
+        mp4::probe(&mut source)?
+    } else if let Some(layout) = mpegts::layout(&mut source)? {
+        mpegts::probe(&mut source, layout)?
+    } else {
+        return Err(ProbeError::NotMedia);
+    };
+    let heard = |track: &Track| matches!(track.kind(), TrackKind::Video | TrackKind::Audio);
+    if !found.tracks.iter().any(heard) {
+        return Err(ProbeError::NoTracks);
+    }
+    found.tracks.truncate(MAX_TRACKS);
+    Ok(found)
+}
+
+/// The constant equal to a media type that was stored; `None` for one that no probe tells.
+pub(crate) fn media_type(text: &str) -> Option<&'static str> {
+    MEDIA_TYPES.into_iter().find(|known| *known == text)
+}
+
+/// Picks the audio form of a media type when there is no video.
+fn with_video(tracks: &[Track], video: &'static str, audio: &'static str) -> &'static str {
+    if tracks.iter().any(|track| track.kind() == TrackKind::Video) { video } else { audio }
+}
+
+/// A short codec name from bytes of the file: lower case letters, digits, `_` and `-` only.
+fn plain(name: &[u8]) -> String {
+    let plain = name.iter().filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')).take(32);
+    plain.map(|b| char::from(b.to_ascii_lowercase())).collect()
+}
+
+/// A language tag from bytes of the file; empty for none, and for ISO 639's "undetermined".
+fn language(tag: &[u8]) -> String {
+    let plain: String =
+        tag.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').take(35).map(|b| char::from(*b)).collect();
+    if plain == "und" { String::new() } else { plain }
+}
+
+/// `value / scale` seconds in milliseconds; 0 for no scale.
+fn millis(value: u64, scale: u64) -> u64 {
+    let ms = (u128::from(value) * 1000).checked_div(u128::from(scale)).unwrap_or(0);
+    u64::try_from(ms).unwrap_or(0)
+}
+
+/// Reads anywhere in the file through one small window, and counts how often the disk was asked.
+struct Source<'a, R> {
+    reader: &'a mut R,
+    size: u64,
+    window: Vec<u8>,
+    start: u64,
+    reads: u32,
+}
+
+impl<'a, R: Read + Seek> Source<'a, R> {
+    /// What one read of a header brings along: most files have all of theirs in one or two.
+    const WINDOW: usize = 4096;
+
+    fn new(reader: &'a mut R, size: u64) -> Self {
+        Self { reader, size, window: Vec::new(), start: 0, reads: 0 }
+    }
+
+    /// Whether the probe may go on asking the disk.
+    fn spent(&self) -> bool {
+        self.reads >= MAX_READS
+    }
+
+    /// Reads what there is at `offset`, less than asked for only at the end.
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, ProbeError> {
+        let room = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let want = buf.len().min(room);
+        let buf = &mut buf[..want];
+        if let Some(bytes) = self.cached(offset, want) {
+            buf.copy_from_slice(bytes);
+            return Ok(want);
+        }
+        if want >= Self::WINDOW {
+            return Self::fill(self.reader, &mut self.reads, offset, buf);
+        }
+        self.window.resize(Self::WINDOW.min(room), 0);
+        let got = Self::fill(self.reader, &mut self.reads, offset, &mut self.window);
+        self.window.truncate(*got.as_ref().unwrap_or(&0));
+        self.start = offset;
+        got?;
+        let have = self.window.len().min(want);
+        buf[..have].copy_from_slice(&self.window[..have]);
+        Ok(have)
+    }
+
+    fn cached(&self, offset: u64, want: usize) -> Option<&[u8]> {
+        let at = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.window.get(at..at.checked_add(want)?)
+    }
+
+    fn fill(reader: &mut R, reads: &mut u32, offset: u64, buf: &mut [u8]) -> Result<usize, ProbeError> {
+        *reads = reads.saturating_add(1);
+        reader.seek(SeekFrom::Start(offset))?;
+        let mut have = 0;
+        while have < buf.len() {
+            match reader.read(&mut buf[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(have)
+    }
+
+    /// Reads exactly `N` bytes at `offset`; `None` when the file ends before.
+    fn array<const N: usize>(&mut self, offset: u64) -> Result<Option<[u8; N]>, ProbeError> {
+        let mut buf = [0; N];
+        Ok((self.read_at(offset, &mut buf)? == N).then_some(buf))
+    }
+
+    /// Reads up to `len` bytes at `offset`, for a `len` that the caller has bounded.
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, ProbeError> {
+        let mut buf = vec![0; len];
+        let got = self.read_at(offset, &mut buf)?;
+        buf.truncate(got);
+        Ok(buf)
+    }
+}
+
+/// Big-endian number at `at` of `N` bytes; `None` past the end.
+fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(len)?)?;
+    Some(bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b)))
+}
+
+#[cfg(test)]
+mod tests;
