@@ -74,6 +74,9 @@ pub(crate) enum Finding {
     Gone,
 }
 
+/// A rejected path, and why it is.
+pub(crate) type Reason = (Vec<u8>, String);
+
 /// The open index.
 pub(crate) struct Index {
     db: Database,
@@ -247,7 +250,7 @@ impl Index {
     }
 
     /// Rejected files of a volume: how many, and at most `most` with their reasons.
-    pub(crate) fn rejected(&self, volume: u32, most: usize) -> Result<(u32, Vec<(Vec<u8>, String)>)> {
+    pub(crate) fn rejected(&self, volume: u32, most: usize) -> Result<(u32, Vec<Reason>)> {
         let read = self.db.begin_read()?;
         let table = read.open_table(REJECTED)?;
         let (mut count, mut some) = (0_u32, Vec::new());

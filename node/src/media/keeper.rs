@@ -19,7 +19,7 @@ use super::{
     scan::{self, Look},
     settle::Settle,
     shared::Shared,
-    volume::{Fingerprint, Volume},
+    volume::{Fingerprint, Volume, parent},
     walk::{self, Seen},
     watch::{Hint, Message, Watch},
 };
@@ -171,11 +171,11 @@ impl Keeper {
     /// Looks at a path, whatever is there.
     fn look(&mut self, volume: &Volume, path: &Path, settled: Settled) -> Result<()> {
         let Some(name) = path.file_name() else { return Ok(()) };
-        let parent = match volume.open_folder(path.parent().unwrap_or(Path::new(""))) {
-            Ok(parent) => parent,
+        let folder = match volume.open_folder(parent(path)) {
+            Ok(folder) => folder,
             Err(_) => return self.forget(volume, path),
         };
-        let seen = walk::look(&parent, name).context("look at the file")?;
+        let seen = walk::look(&folder, name).context("look at the file")?;
         match seen {
             Seen::Nothing => self.forget(volume, path),
             Seen::Folder => {
@@ -201,7 +201,7 @@ impl Keeper {
                 self.take(
                     volume,
                     path,
-                    scan::file(&self.shared, volume, &parent, (name.as_bytes(), path), known, false),
+                    scan::file(&self.shared, volume, &folder, (name.as_bytes(), path), known, false),
                 )
             }
         }
@@ -248,8 +248,8 @@ impl Keeper {
     }
 
     fn fingerprint(&self, volume: &Volume, path: &Path) -> Option<Fingerprint> {
-        let parent = volume.open_folder(path.parent().unwrap_or(Path::new(""))).ok()?;
-        match walk::look(&parent, path.file_name()?) {
+        let folder = volume.open_folder(parent(path)).ok()?;
+        match walk::look(&folder, path.file_name()?) {
             Ok(Seen::File(fingerprint)) => Some(fingerprint),
             _ => None,
         }

@@ -19,7 +19,7 @@ use super::{
     probe::{self, ProbeError},
     settle::{Place, YOUNG},
     shared::Shared,
-    volume::{Fingerprint, Node, Volume, open_in},
+    volume::{Fingerprint, Node, Volume, open_in, parent},
     walk::{self, Seen},
     watch::Watch,
 };
@@ -286,9 +286,9 @@ pub(crate) fn sweep(shared: &Shared, volume: &Volume, folder: &Path) -> Result<(
         let mut gone = Vec::new();
         for path in paths {
             let path = PathBuf::from(OsStr::from_bytes(&path));
-            let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-            if open.as_ref().is_none_or(|(folder, _)| folder != parent) {
-                open = Some((parent.to_owned(), volume.open_folder(parent)));
+            let (above, name) = (parent(&path), path.file_name().unwrap_or_default());
+            if open.as_ref().is_none_or(|(folder, _)| folder != above) {
+                open = Some((above.to_owned(), volume.open_folder(above)));
             }
             let there = match open.as_ref().map(|(_, folder)| folder) {
                 Some(Ok(folder)) => !matches!(walk::look(folder, name), Ok(Seen::Folder | Seen::Nothing)),

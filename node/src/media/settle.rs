@@ -145,6 +145,9 @@ mod tests {
     }
     use Do::*;
 
+    /// What happens, whether closes are told, and the steps with their times in milliseconds.
+    type Table = (&'static str, bool, &'static [(u64, Do)]);
+
     fn print(size: u64) -> Fingerprint {
         Fingerprint { size, mtime_ns: 0, inode: 1, device: 1 }
     }
@@ -152,7 +155,7 @@ mod tests {
     #[test]
     fn files_settle() {
         let start = Instant::now();
-        let tables: &[(&str, bool, &[(u64, Do)])] = &[
+        let tables: &[Table] = &[
             ("hard link", true, &[(0, Appear(5)), (999, Idle), (1000, Look(5, true)), (9000, Idle)]),
             ("grows", true, &[(0, Appear(5)), (1000, Look(6, false)), (1999, Idle), (2000, Look(6, true))]),
             (

@@ -162,7 +162,7 @@ impl Volume {
     /// Opens what is at a path of the volume.
     pub(crate) fn open_node(&self, path: &Path) -> io::Result<Node> {
         let Some(name) = path.file_name() else { return Ok(Node::Folder) };
-        let folder = match self.open_folder(path.parent().unwrap_or(Path::new(""))) {
+        let folder = match self.open_folder(parent(path)) {
             Ok(folder) => folder,
             Err(error) => return absent(error),
         };
@@ -173,6 +173,11 @@ impl Volume {
     pub(crate) fn relative<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         path.strip_prefix(&self.path).ok()
     }
+}
+
+/// The folder of a path; of a path of one part, the volume's own.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new(""))
 }
 
 /// Opens what has this name in a folder.

@@ -59,11 +59,14 @@ fn element<R: Read + Seek>(source: &mut Source<'_, R>, at: u64) -> Result<Option
     Ok(Some(Element { id, body, end: (size != mask).then(|| body.saturating_add(size)) }))
 }
 
+/// Takes a child and where it ends; says whether to go on.
+type Visit<'a, R> = dyn FnMut(&mut Source<'_, R>, Element, u64) -> Result<bool, ProbeError> + 'a;
+
 /// Calls `visit` for each child of a master element of known size, until it says stop.
 fn children<R: Read + Seek>(
     source: &mut Source<'_, R>,
     (mut at, end): (u64, u64),
-    visit: &mut dyn FnMut(&mut Source<'_, R>, Element, u64) -> Result<bool, ProbeError>,
+    visit: &mut Visit<'_, R>,
 ) -> Result<(), ProbeError> {
     for _ in 0..MAX_CHILDREN {
         if at >= end || source.spent() {
