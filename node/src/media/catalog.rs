@@ -11,6 +11,8 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use usher_proto::{Bitrate, ContentId, Title, model::CatalogCopy};
 
+use super::probe::MediaType;
+
 /// Copies and removals of one batch of changes: half of what one page to the master may hold, so that a batch is
 /// always one page.
 const BATCH: usize = 2500;
@@ -34,8 +36,8 @@ pub(crate) struct Record {
     pub(crate) duration_ms: u64,
     /// Once hashed.
     pub(crate) content: Option<ContentId>,
-    /// A constant of the probe, so that it costs no memory of its own.
-    pub(crate) media_type: &'static str,
+    /// One byte instead of a text.
+    pub(crate) media_type: MediaType,
     /// Plays before it is whole.
     pub(crate) streamable: bool,
 }
@@ -78,7 +80,7 @@ impl Copy {
             content: record.content,
             size: record.size,
             bitrate: bitrate(record.size, record.duration_ms),
-            media_type: record.media_type,
+            media_type: record.media_type.name(),
             duration_ms: record.duration_ms,
             modified_ms: record.modified_ms,
             streamable: record.streamable,
@@ -320,7 +322,7 @@ fn wire((title, volume): &Key, record: &Record) -> CatalogCopy {
         modified_ms: record.modified_ms,
         bitrate: bitrate(record.size, record.duration_ms),
         duration_ms: record.duration_ms,
-        media_type: record.media_type.to_owned(),
+        media_type: record.media_type.name().to_owned(),
         streamable: record.streamable,
     }
 }
@@ -340,7 +342,7 @@ mod tests {
             modified_ms,
             duration_ms: 8000,
             content: content.map(|byte| ContentId([byte; 32])),
-            media_type: "video/mp4",
+            media_type: MediaType::of("video/mp4"),
             streamable: true,
         }
     }

@@ -27,6 +27,9 @@ use super::{
 /// How often volumes are looked after: whether they are there, and whether one that went is back.
 const ROUND: Duration = Duration::from_secs(3);
 
+/// How often everything is scanned when some folder cannot be watched.
+const RESCAN: Duration = Duration::from_secs(30);
+
 /// How long findings may stay off the disk: lost ones are found again.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -47,7 +50,7 @@ impl Keeper {
         let shared = self.shared.clone();
         self.scan_all();
         let (mut round, mut flush) = (Instant::now() + ROUND, Instant::now() + FLUSH);
-        let mut scanned = false;
+        let (mut rescan, mut scanned) = (Instant::now() + RESCAN, false);
         while !shared.stopping() {
             if !scanned && !self.settle.scan_waits() {
                 scanned = true;
@@ -69,6 +72,12 @@ impl Keeper {
             if now >= round {
                 shared.volumes.iter().for_each(|volume| self.check(volume));
                 round = Instant::now() + ROUND;
+            }
+            if now >= rescan {
+                if shared.unwatched.swap(false, Ordering::AcqRel) {
+                    self.scan_all();
+                }
+                rescan = Instant::now() + RESCAN;
             }
             if now >= flush {
                 self.flush();

@@ -121,12 +121,14 @@ impl Library {
             queue: Queue::default(),
             progress: watch::Sender::new(Progress::default()),
             keeper,
-            overflow: AtomicBool::new(false),
+            overflow: Arc::default(),
+            unwatched: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             probed: AtomicU64::new(0),
             hashed_bytes: AtomicU64::new(0),
         });
-        let watch = Watch::new(&shared).context("begin to watch the media folders")?;
+        let watch =
+            Watch::new(shared.keeper.clone(), shared.overflow.clone()).context("begin to watch the media folders")?;
         let keeper = Keeper::new(shared.clone(), watch, events);
         let hasher = shared.clone();
         let inner = Arc::new(Inner { shared, threads: Mutex::default() });
@@ -201,8 +203,8 @@ impl Library {
         all
     }
 
-    /// Ends the threads and waits for them; the index is on the disk then. Other clones find what they find, and
-    /// hear of nothing more.
+    /// Ends the threads and waits for them; what they found is on the disk then. Clones find what they find, and hear
+    /// of nothing more; the index is free for others when the last of them, and of what they opened, is dropped.
     pub async fn close(&self) {
         self.0.stop();
         let threads = std::mem::take(&mut *lock(&self.0.threads));

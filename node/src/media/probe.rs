@@ -106,6 +106,22 @@ pub(crate) fn media_type(text: &str) -> Option<&'static str> {
     MEDIA_TYPES.into_iter().find(|known| *known == text)
 }
 
+/// A media type in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MediaType(u8);
+
+impl MediaType {
+    /// Of a text that a probe told.
+    pub(crate) fn of(text: &str) -> Self {
+        Self((0..).zip(MEDIA_TYPES).find(|(_, known)| *known == text).map_or(0, |(at, _)| at))
+    }
+
+    /// The text.
+    pub(crate) fn name(self) -> &'static str {
+        MEDIA_TYPES.get(usize::from(self.0)).copied().unwrap_or("application/octet-stream")
+    }
+}
+
 /// Picks the audio form of a media type when there is no video.
 fn with_video(tracks: &[Track], video: &'static str, audio: &'static str) -> &'static str {
     if tracks.iter().any(|track| track.kind() == TrackKind::Video) { video } else { audio }

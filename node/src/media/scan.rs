@@ -16,7 +16,7 @@ use usher_proto::Title;
 use super::{
     catalog::{Key, Record, lock},
     index::{Entry, Finding, Known},
-    probe::{self, ProbeError},
+    probe::{self, MediaType, ProbeError},
     settle::{Place, YOUNG},
     shared::Shared,
     volume::{Fingerprint, Node, Volume, open_in, parent},
@@ -119,9 +119,12 @@ impl Scan<'_> {
 
     fn folder(&self, path: &Path) -> Result<()> {
         let absolute = self.volume.path.join(path);
-        if let Err(error) = self.watch.add(&absolute) {
-            // Without a watch its changes are seen by the next scan only.
-            tracing::warn!(folder = %absolute.display(), %error, "folder is not watched; on Linux raise fs.inotify.max_user_watches");
+        if let Err(error) = self.watch.add(&absolute)
+            && !matches!(error.kind, notify::ErrorKind::PathNotFound)
+            && !self.shared.unwatched.swap(true, Ordering::AcqRel)
+        {
+            // Said once: where one fails, thousands do.
+            tracing::warn!(folder = %absolute.display(), %error, "some folders cannot be watched and are scanned every 30 s; on Linux raise fs.inotify.max_user_watches");
         }
         let folder = self.volume.open_folder(path).context("open folder")?;
         let names = walk::names(&folder).context("read folder")?;
@@ -225,7 +228,7 @@ fn offer(shared: &Shared, volume: &Volume, path: &Path, entry: &Entry) {
         modified_ms: entry.fingerprint.modified_ms(),
         duration_ms: entry.probe.duration_ms,
         content: entry.content,
-        media_type: entry.probe.media_type,
+        media_type: MediaType::of(entry.probe.media_type),
         streamable: entry.probe.streamable,
     };
     shared.catalog.put(key.clone(), record);

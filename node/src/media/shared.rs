@@ -5,6 +5,7 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::SyncSender,
     },
@@ -41,7 +42,9 @@ pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) keeper: SyncSender<Message>,
     /// The watcher told more than the keeper could take: everything is scanned again.
-    pub(crate) overflow: AtomicBool,
+    pub(crate) overflow: Arc<AtomicBool>,
+    /// Some folder is not watched: only scans see its changes.
+    pub(crate) unwatched: AtomicBool,
     pub(crate) stopping: AtomicBool,
     /// Files whose content was looked at since the start.
     pub(crate) probed: AtomicU64,

@@ -290,7 +290,7 @@ async fn an_unreadable_file_is_tried_again() {
     let mut house = House::with(&[("a.mp4", &mp4(1, 100))]).await;
     let aside = house.dir.path().join("aside");
     put_old(&aside, &mp4(2, 100));
-    fs::set_permissions(&aside, fs::Permissions::from_mode(0)).expect("lock");
+    fs::set_permissions(&aside, fs::Permissions::from_mode(0o000)).expect("lock");
     if File::open(&aside).is_ok() {
         return eprintln!("this user may read everything: nothing to see here");
     }

@@ -3,7 +3,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::SyncSender,
+    },
 };
 
 use anyhow::Result;
@@ -12,7 +16,7 @@ use notify::{
     event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode},
 };
 
-use super::{catalog::lock, shared::Shared};
+use super::catalog::lock;
 
 /// What may have happened to a path. The keeper looks for itself: a hint says when, not what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,27 +67,27 @@ fn hint(kind: EventKind) -> Option<Hint> {
 pub(crate) struct Watch(Mutex<RecommendedWatcher>);
 
 impl Watch {
-    /// Begins to listen; to nothing yet.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Result<Self> {
-        let shared = shared.clone();
-        let overflow = move |shared: &Shared| {
-            shared.overflow.store(true, Ordering::Release);
+    /// Begins to listen; to nothing yet. Its thread outlives this value by a moment, so it holds the keeper's channel
+    /// only, and no file.
+    pub(crate) fn new(keeper: SyncSender<Message>, overflow: Arc<AtomicBool>) -> Result<Self> {
+        let missed = move |keeper: &SyncSender<Message>| {
+            overflow.store(true, Ordering::Release);
             // Wakes the keeper; it is awake if this does not fit.
-            drop(shared.keeper.try_send(Message::Event(Hint::Touched, PathBuf::new())));
+            drop(keeper.try_send(Message::Event(Hint::Touched, PathBuf::new())));
         };
         let handler = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) if event.need_rescan() => overflow(&shared),
+            Ok(event) if event.need_rescan() => missed(&keeper),
             Ok(event) => {
                 let Some(hint) = hint(event.kind) else { return };
                 for path in event.paths {
-                    if shared.keeper.try_send(Message::Event(hint, path)).is_err() {
-                        shared.overflow.store(true, Ordering::Release);
+                    if keeper.try_send(Message::Event(hint, path)).is_err() {
+                        missed(&keeper);
                     }
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "watching media folders failed; they are scanned again");
-                overflow(&shared);
+                missed(&keeper);
             }
         };
         let config = notify::Config::default().with_follow_symlinks(false);

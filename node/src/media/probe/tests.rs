@@ -114,6 +114,7 @@ fn what_is_not_offered_and_why() {
 fn only_known_media_types_are_told() {
     for name in MEDIA_TYPES {
         assert_eq!(media_type(name), Some(name));
+        assert_eq!(MediaType::of(name).name(), name);
     }
     assert_eq!(media_type("text/html"), None);
 }
