@@ -311,7 +311,6 @@ async fn a_restart_looks_at_nothing_again() {
     house.library.close().await;
     let House { dir, library, .. } = house;
     drop(library);
-    // One file changed meanwhile, one went, one came.
     let again = open(dir.path()).await;
     again.hashed().await;
     let stats = again.stats();
