@@ -1,0 +1,269 @@
+//! One session: what a ticket and an Open message allow of a title, and which frames follow in which order.
+//! Knows neither the bytes nor where they come from or go; the order is that of `usher/wire/v1/wire.proto`.
+
+use std::ops::Range;
+
+use usher_proto::{
+    Code, ContentId, Fault,
+    pb::v1::ByteRange,
+    ticket::Ticket,
+    tree::{self, GROUP, PAGE, PAGE_GROUPS},
+};
+
+/// Groups that are read and sent in one step: 512 KiB, so that a reader who stalls holds little, and a read costs
+/// little beside what it brings.
+pub const STEP_GROUPS: u64 = 8;
+
+/// What the session needs to know of the opened title.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes, at least 1.
+    pub size: u64,
+    /// Its content; `None` while it is not hashed.
+    pub content: Option<ContentId>,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send the values of all pages.
+    Pages,
+    /// Send the values of this page's groups.
+    Hashes(u64),
+    /// Send these groups, at most [`STEP_GROUPS`], of one page.
+    Groups(Range<u64>),
+    /// Wait until the title is hashed, and tell it with [`Session::hashed`].
+    AwaitHashes,
+    /// Send the content id; nothing follows.
+    Finish(ContentId),
+}
+
+/// A session from its ticket to its last frame.
+#[derive(Debug)]
+pub struct Session {
+    ticket: Ticket,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening { wanted: Option<ByteRange> },
+    Serving(Plan),
+    Done,
+    Refused,
+}
+
+impl Session {
+    /// A session that was asked for with a ticket that is in order. `wanted` is the range of its Open message.
+    pub fn new(ticket: Ticket, wanted: Option<ByteRange>) -> Self {
+        Self { ticket, state: State::Opening { wanted } }
+    }
+
+    /// The right it stands on.
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// The title is open. Returns the bytes that will be sent, in whole groups but for the title's last.
+    ///
+    /// # Errors
+    /// `CONTENT_CHANGED` when the ticket is for other bytes, `BAD_RANGE` for a range that is empty or outside the
+    /// title, `TICKET_MISMATCH` for one that the ticket does not grant, `INTERNAL` when called twice.
+    pub fn opened(&mut self, facts: Facts) -> Result<Range<u64>, Fault> {
+        let State::Opening { wanted } = self.state else {
+            return Err(Fault::new(Code::Internal, "the session is open already"));
+        };
+        match plan(&self.ticket, wanted, facts) {
+            Ok(plan) => {
+                let range = plan.bytes();
+                self.state = State::Serving(plan);
+                Ok(range)
+            }
+            Err(fault) => {
+                self.state = State::Refused;
+                Err(fault)
+            }
+        }
+    }
+
+    /// The hashes that [`Step::AwaitHashes`] waits for are there.
+    ///
+    /// # Errors
+    /// `CONTENT_CHANGED` when the ticket is for other bytes.
+    pub fn hashed(&mut self, content: ContentId) -> Result<(), Fault> {
+        check_content(&self.ticket, Some(content))?;
+        if let State::Serving(plan) = &mut self.state {
+            plan.content = Some(content);
+        }
+        Ok(())
+    }
+
+    /// The next step, each once; `None` when the session is over, was refused, or is not open.
+    pub fn next_step(&mut self) -> Option<Step> {
+        let State::Serving(plan) = &mut self.state else { return None };
+        let step = plan.next_step();
+        if step.is_none() || matches!(step, Some(Step::Finish(_))) {
+            self.state = State::Done;
+        }
+        step
+    }
+
+    /// Whether everything was handed out.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+}
+
+fn check_content(ticket: &Ticket, content: Option<ContentId>) -> Result<(), Fault> {
+    match (ticket.content, content) {
+        (Some(wanted), Some(have)) if wanted != have => Err(Fault::new(
+            Code::ContentChanged,
+            format!("`{}` is not the content that the ticket names; resolve again", ticket.title),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The groups that cover the range, if the ticket grants it.
+fn plan(ticket: &Ticket, wanted: Option<ByteRange>, facts: Facts) -> Result<Plan, Fault> {
+    check_content(ticket, facts.content)?;
+    let size = facts.size;
+    let outside = |what: &str| Fault::new(Code::BadRange, format!("{what} of a title of {size} bytes"));
+
+    let granted = ticket.start..ticket.end.unwrap_or(size).min(size);
+    if granted.is_empty() {
+        return Err(outside("the ticket's range lies past the end"));
+    }
+    // Groups are sent whole, so a client that goes on at a group's edge may ask for what widening gave it.
+    let granted = widen(&granted, size);
+    let range = match wanted {
+        None => granted,
+        Some(ByteRange { start, end }) => {
+            let end = if end == 0 { size } else { end };
+            if start >= end || start >= size {
+                return Err(outside(&format!("bytes {start} to {end} are no range")));
+            }
+            let range = start..end.min(size);
+            if range.start < granted.start || range.end > granted.end {
+                return Err(Fault::new(
+                    Code::TicketMismatch,
+                    format!("bytes {start} to {end} are not within the ticket's range"),
+                ));
+            }
+            range
+        }
+    };
+    Ok(Plan::new(size, facts.content, &range))
+}
+
+/// The range grown to whole groups within the title.
+fn widen(range: &Range<u64>, size: u64) -> Range<u64> {
+    let start = range.start / GROUP * GROUP;
+    start..range.end.div_ceil(GROUP).saturating_mul(GROUP).min(size)
+}
+
+/// The frames of a range, handed out one after the other.
+#[derive(Debug)]
+struct Plan {
+    size: u64,
+    groups: Range<u64>,
+    /// `None` until hashed.
+    content: Option<ContentId>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Before anything.
+    Start,
+    /// Hashed: the hashes of the page come next.
+    Page(u64),
+    /// The group comes next. Of a hashed title, its page's hashes are sent.
+    Group { next: u64, hashed: bool },
+    /// Not hashed, all groups sent: the hashes follow.
+    Wait,
+    /// Not hashed at first: the hashes of the page come next.
+    LatePage(u64),
+    /// Only the end is left.
+    End,
+    /// Nothing is left.
+    Over,
+}
+
+impl Plan {
+    fn new(size: u64, content: Option<ContentId>, range: &Range<u64>) -> Self {
+        Self { size, groups: range.start / GROUP..range.end.div_ceil(GROUP), content, stage: Stage::Start }
+    }
+
+    fn bytes(&self) -> Range<u64> {
+        self.groups.start * GROUP..self.groups.end.saturating_mul(GROUP).min(self.size)
+    }
+
+    fn first_page(&self) -> u64 {
+        self.groups.start / PAGE_GROUPS
+    }
+
+    /// One past the last page.
+    fn end_page(&self) -> u64 {
+        self.groups.end.div_ceil(PAGE_GROUPS)
+    }
+
+    fn next_step(&mut self) -> Option<Step> {
+        loop {
+            match self.stage {
+                Stage::Start if self.content.is_some() && self.size > GROUP => {
+                    self.stage = Stage::Page(self.first_page());
+                    if self.size > PAGE {
+                        return Some(Step::Pages);
+                    }
+                }
+                // A title of one group is its own proof, and one that is not hashed has none yet.
+                Stage::Start => {
+                    self.stage = Stage::Group { next: self.groups.start, hashed: false };
+                }
+                Stage::Page(page) => {
+                    let next = self.groups.start.max(page * PAGE_GROUPS);
+                    self.stage = Stage::Group { next, hashed: true };
+                    return Some(Step::Hashes(page));
+                }
+                Stage::Group { next, hashed } => {
+                    if next >= self.groups.end {
+                        self.stage = if self.content.is_some() { Stage::End } else { Stage::Wait };
+                        continue;
+                    }
+                    let page = next / PAGE_GROUPS;
+                    let end = (next + STEP_GROUPS).min(self.groups.end).min((page + 1) * PAGE_GROUPS);
+                    let page_follows = hashed && end % PAGE_GROUPS == 0 && end < self.groups.end;
+                    self.stage = if page_follows { Stage::Page(page + 1) } else { Stage::Group { next: end, hashed } };
+                    return Some(Step::Groups(next..end));
+                }
+                Stage::Wait if self.content.is_none() => return Some(Step::AwaitHashes),
+                Stage::Wait if self.size <= GROUP => self.stage = Stage::End,
+                Stage::Wait => {
+                    self.stage = Stage::LatePage(self.first_page());
+                    if self.size > PAGE {
+                        return Some(Step::Pages);
+                    }
+                }
+                Stage::LatePage(page) if page < self.end_page() => {
+                    self.stage = Stage::LatePage(page + 1);
+                    return Some(Step::Hashes(page));
+                }
+                Stage::LatePage(_) => self.stage = Stage::End,
+                Stage::End => {
+                    self.stage = Stage::Over;
+                    return self.content.map(Step::Finish);
+                }
+                Stage::Over => return None,
+            }
+        }
+    }
+}
+
+/// Bytes of these groups in a title of `size` bytes.
+pub fn groups_len(size: u64, groups: &Range<u64>) -> u64 {
+    groups.clone().map(|group| tree::group_len(size, group)).sum()
+}
+
+#[cfg(test)]
+mod tests;

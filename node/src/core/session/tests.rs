@@ -1,0 +1,156 @@
+use proptest::prelude::*;
+use usher_proto::{SessionId, Title, ticket::Purpose};
+
+use super::*;
+
+const ID: ContentId = ContentId([7; 32]);
+
+fn ticket(start: u64, end: Option<u64>) -> Ticket {
+    Ticket {
+        session: SessionId(1),
+        title: Title::parse("a.mp4").expect("a title"),
+        content: Some(ID),
+        start,
+        end,
+        purpose: Purpose::Play,
+        rate: 1,
+        forget_at: 0,
+        request_id: String::new(),
+    }
+}
+
+fn range(start: u64, end: u64) -> Option<ByteRange> {
+    Some(ByteRange { start, end })
+}
+
+fn open(ticket: Ticket, wanted: Option<ByteRange>, size: u64) -> Result<Range<u64>, Code> {
+    let facts = Facts { size, content: Some(ID) };
+    Session::new(ticket, wanted).opened(facts).map_err(|fault| fault.code)
+}
+
+#[test]
+fn a_range_lies_within_ticket_and_title() {
+    let size = 10 * GROUP + 5;
+    let (two, three) = (2 * GROUP, 3 * GROUP);
+    let table = [
+        (ticket(0, None), None, Ok(0..size)),
+        (ticket(0, None), range(0, 0), Ok(0..size)),
+        (ticket(0, None), range(two + 9, two + 10), Ok(two..three)),
+        (ticket(0, None), range(size - 1, 0), Ok(10 * GROUP..size)),
+        (ticket(0, Some(u64::MAX)), range(0, u64::MAX), Ok(0..size)),
+        (ticket(two + 9, Some(three - 1)), None, Ok(two..three)),
+        // By less than a group on either side.
+        (ticket(two + 9, Some(three - 1)), range(two, three), Ok(two..three)),
+        (ticket(two + 9, Some(three - 1)), range(two - 1, three), Err(Code::TicketMismatch)),
+        (ticket(two + 9, Some(three - 1)), range(two, three + 1), Err(Code::TicketMismatch)),
+        (ticket(two + 9, Some(three - 1)), range(two, 0), Err(Code::TicketMismatch)),
+        (ticket(0, None), range(size, 0), Err(Code::BadRange)),
+        (ticket(0, None), range(size + 5, size + 9), Err(Code::BadRange)),
+        (ticket(0, None), range(9, 9), Err(Code::BadRange)),
+        (ticket(0, None), range(9, 3), Err(Code::BadRange)),
+        (ticket(0, None), range(u64::MAX, 0), Err(Code::BadRange)),
+        (ticket(size, None), None, Err(Code::BadRange)),
+        (ticket(5, Some(5)), None, Err(Code::BadRange)),
+    ];
+    for (ticket, wanted, result) in table {
+        assert_eq!(open(ticket.clone(), wanted, size), result, "{:?} {wanted:?}", (ticket.start, ticket.end));
+    }
+}
+
+#[test]
+fn other_bytes_than_the_tickets_are_not_sent() {
+    let other = ContentId([8; 32]);
+    let mut session = Session::new(ticket(0, None), None);
+    let fault = session.opened(Facts { size: 9, content: Some(other) }).expect_err("other bytes");
+    assert_eq!((fault.code, session.next_step()), (Code::ContentChanged, None));
+
+    let mut late = Session::new(ticket(0, None), None);
+    assert_eq!(late.opened(Facts { size: 9, content: None }), Ok(0..9));
+    assert_eq!(late.hashed(other).map_err(|fault| fault.code), Err(Code::ContentChanged));
+    assert_eq!(late.hashed(ID), Ok(()));
+    assert!(late.opened(Facts { size: 9, content: None }).is_err(), "opened twice");
+}
+
+/// All steps, as a client would see them; hashes come when asked for.
+fn steps(size: u64, content: Option<ContentId>, wanted: Option<ByteRange>) -> Vec<Step> {
+    let mut session = Session::new(ticket(0, None), wanted);
+    session.opened(Facts { size, content }).expect("a good range");
+    let mut steps = Vec::new();
+    while let Some(step) = session.next_step() {
+        if step == Step::AwaitHashes {
+            session.hashed(ID).expect("the ticket's content");
+        }
+        steps.push(step);
+    }
+    assert!(session.is_done());
+    steps
+}
+
+#[test]
+fn hashes_precede_what_they_prove() {
+    use Step::{AwaitHashes, Finish, Groups, Hashes, Pages};
+    assert_eq!(steps(9, Some(ID), None), [Groups(0..1), Finish(ID)]);
+    assert_eq!(steps(9, None, None), [Groups(0..1), AwaitHashes, Finish(ID)]);
+    assert_eq!(steps(GROUP + 1, Some(ID), None), [Hashes(0), Groups(0..2), Finish(ID)]);
+    assert_eq!(steps(GROUP + 1, None, None), [Groups(0..2), AwaitHashes, Hashes(0), Finish(ID)]);
+    let size = PAGE + 9 * GROUP + 1;
+    let wanted = range(254 * GROUP, 0);
+    assert_eq!(
+        steps(size, Some(ID), wanted),
+        [Pages, Hashes(0), Groups(254..256), Hashes(1), Groups(256..264), Groups(264..266), Finish(ID)]
+    );
+    assert_eq!(
+        steps(size, None, wanted),
+        [
+            Groups(254..256),
+            Groups(256..264),
+            Groups(264..266),
+            AwaitHashes,
+            Pages,
+            Hashes(0),
+            Hashes(1),
+            Finish(ID)
+        ]
+    );
+    // A range within the second page needs no values of the first.
+    assert_eq!(
+        steps(size, Some(ID), range(PAGE + 1, PAGE + 2)),
+        [Pages, Hashes(1), Groups(256..257), Finish(ID)]
+    );
+    assert_eq!(steps(2 * PAGE, Some(ID), range(0, 1)), [Pages, Hashes(0), Groups(0..1), Finish(ID)]);
+}
+
+proptest! {
+    #[test]
+    fn every_group_comes_once_and_after_its_hashes(
+        size in 1_u64..4 * PAGE,
+        at in any::<prop::sample::Index>(),
+        len in 1_u64..3 * PAGE,
+        hashed in any::<bool>(),
+    ) {
+        let start = at.index(size as usize) as u64;
+        let wanted = ByteRange { start, end: start + len };
+        let steps = steps(size, hashed.then_some(ID), Some(wanted));
+        let mut next = start / GROUP;
+        let mut known = None;
+        let mut bytes = 0;
+        for step in &steps {
+            match step {
+                Step::Hashes(page) => known = Some(*page),
+                Step::Groups(groups) => {
+                    prop_assert_eq!(groups.start, next);
+                    prop_assert!(groups.end - groups.start <= STEP_GROUPS);
+                    prop_assert_eq!(groups.start / PAGE_GROUPS, (groups.end - 1) / PAGE_GROUPS);
+                    prop_assert!(!hashed || size <= GROUP || known == Some(groups.start / PAGE_GROUPS));
+                    bytes += groups_len(size, groups);
+                    next = groups.end;
+                }
+                _ => {}
+            }
+        }
+        let end = (start + len).min(size);
+        prop_assert_eq!(next, end.div_ceil(GROUP));
+        prop_assert_eq!(bytes, (next * GROUP).min(size) - start / GROUP * GROUP);
+        prop_assert_eq!(steps.last(), Some(&Step::Finish(ID)));
+    }
+}
