@@ -20,7 +20,7 @@ mod walk;
 mod watch;
 
 #[cfg(test)]
-mod clips;
+pub(crate) mod clips;
 #[cfg(test)]
 mod tests;
 
