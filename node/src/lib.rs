@@ -1,3 +1,18 @@
-//! The node.
+//! The node: keeps a library of titles, answers viewers over QUIC, and tells its master what it has and sends.
+//!
+//! Rooms: [`media`] (the library), [`core`] (what to send, when, and who may have it; pure), `house` (what the shells
+//! share), `quic` (sessions), `attach` and `report` (the standing channel to the master), [`app`] and [`cli`].
 
+pub mod app;
+mod attach;
+pub mod cli;
+pub mod core;
+mod house;
 pub mod media;
+mod presence;
+mod quic;
+mod report;
+#[cfg(test)]
+mod stage;
+
+pub use app::{Config, Running, start};

@@ -233,7 +233,7 @@ impl Plan {
                     }
                     let page = next / PAGE_GROUPS;
                     let end = (next + STEP_GROUPS).min(self.groups.end).min((page + 1) * PAGE_GROUPS);
-                    let page_follows = hashed && end % PAGE_GROUPS == 0 && end < self.groups.end;
+                    let page_follows = hashed && end.is_multiple_of(PAGE_GROUPS) && end < self.groups.end;
                     self.stage = if page_follows { Stage::Page(page + 1) } else { Stage::Group { next: end, hashed } };
                     return Some(Step::Groups(next..end));
                 }

@@ -101,22 +101,10 @@ fn hashes_precede_what_they_prove() {
     );
     assert_eq!(
         steps(size, None, wanted),
-        [
-            Groups(254..256),
-            Groups(256..264),
-            Groups(264..266),
-            AwaitHashes,
-            Pages,
-            Hashes(0),
-            Hashes(1),
-            Finish(ID)
-        ]
+        [Groups(254..256), Groups(256..264), Groups(264..266), AwaitHashes, Pages, Hashes(0), Hashes(1), Finish(ID)]
     );
     // A range within the second page needs no values of the first.
-    assert_eq!(
-        steps(size, Some(ID), range(PAGE + 1, PAGE + 2)),
-        [Pages, Hashes(1), Groups(256..257), Finish(ID)]
-    );
+    assert_eq!(steps(size, Some(ID), range(PAGE + 1, PAGE + 2)), [Pages, Hashes(1), Groups(256..257), Finish(ID)]);
     assert_eq!(steps(2 * PAGE, Some(ID), range(0, 1)), [Pages, Hashes(0), Groups(0..1), Finish(ID)]);
 }
 

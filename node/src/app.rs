@@ -1,0 +1,252 @@
+//! Puts a node together, runs it, and takes it down politely. Owns its configuration; refuses to know command lines.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rand::RngExt as _;
+use tokio::{sync::watch, task::JoinHandle, time};
+use tracing::{debug, info, warn};
+use usher_certs::{Role, files::PemSet, media::MAX_MEDIA_LIFETIME};
+use usher_proto::{Bitrate, BootId, NodeName, id};
+
+use crate::{
+    attach::Link,
+    house::House,
+    media::{self, Library},
+    presence::Presence,
+    quic::{self, Server},
+};
+
+pub use crate::{
+    attach::{Master, MasterError},
+    quic::Congestion,
+};
+
+/// The port of the media listener when none is given.
+pub const PORT: u16 = 7441;
+
+/// What a node runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Masters, tried in turn; at least one.
+    pub masters: Vec<Master>,
+    /// The folders of its titles; at least one.
+    pub media: Vec<PathBuf>,
+    /// Its certificate, key and authority. The certificate names the node.
+    pub identity: PemSet,
+    /// What it may send.
+    pub capacity: Bitrate,
+    /// Its zone; empty for none.
+    pub zone: String,
+    /// UDP addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses at which clients dial it; empty to find out.
+    pub advertise: Vec<SocketAddr>,
+    /// The library's index; its folder is made when missing.
+    pub index: PathBuf,
+    /// Life of a media certificate, at most 13 days.
+    pub media_cert_lifetime: Duration,
+    /// The congestion controller of its connections.
+    pub congestion: Congestion,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// How long a client may take for its Open message.
+    pub open_timeout: Duration,
+    /// How long a reader may take nothing before its session is closed.
+    pub stall_timeout: Duration,
+    /// How long running sessions may go on after the first request to end.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    /// A node of these masters, folders, identity and index, and the defaults of the command line for the rest.
+    pub fn new(masters: Vec<Master>, media: Vec<PathBuf>, identity: PemSet, index: PathBuf) -> Self {
+        Self {
+            masters,
+            media,
+            identity,
+            capacity: Bitrate(1_000_000_000),
+            zone: String::new(),
+            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))],
+            advertise: Vec::new(),
+            index,
+            media_cert_lifetime: MAX_MEDIA_LIFETIME,
+            congestion: Congestion::default(),
+            max_connections: 4096,
+            open_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(5 * 60),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Checks all that can be checked without starting, and returns the node's name.
+    ///
+    /// # Errors
+    /// Names what is wrong and what to do.
+    pub fn check(&self) -> anyhow::Result<NodeName> {
+        let identity = self.identity.identity().context("read the node's certificate")?;
+        ensure!(
+            identity.role == Role::Node,
+            "the certificate is for the role {}; issue one with `usher certs issue node NAME`",
+            identity.role
+        );
+        ensure!(!self.masters.is_empty(), "no master is given; name one with --master HOST");
+        ensure!(!self.media.is_empty(), "no media folder is given; name one with --media DIR");
+        ensure!(self.media.len() <= usize::from(u16::MAX), "more media folders than a node can number");
+        for folder in &self.media {
+            check_folder(folder)?;
+        }
+        ensure!(!self.listen.is_empty(), "no address to listen on; give one with --listen");
+        for address in &self.advertise {
+            let good = address.port() != 0 && !address.ip().is_unspecified();
+            ensure!(good, "{address} cannot be dialled; correct --advertise");
+        }
+        id::zone(&self.zone).context("check --zone")?;
+        ensure!(self.max_connections > 0, "a node needs at least one connection; correct --max-connections");
+        let lifetime = self.media_cert_lifetime;
+        if lifetime < Duration::from_secs(1) || lifetime > MAX_MEDIA_LIFETIME {
+            bail!("a media certificate lives for 1 s to 13 days, not {} s", lifetime.as_secs());
+        }
+        NodeName::parse(&identity.name).context("read the name in the node's certificate")
+    }
+}
+
+fn check_folder(folder: &Path) -> anyhow::Result<()> {
+    let folder_text = folder.display();
+    let metadata = std::fs::metadata(folder).with_context(|| format!("look at media folder {folder_text}"))?;
+    ensure!(metadata.is_dir(), "{folder_text} is not a folder; name one with --media DIR");
+    std::fs::read_dir(folder).with_context(|| format!("read media folder {folder_text}"))?;
+    Ok(())
+}
+
+/// Starts a node. It serves at once, and attaches to a master as soon as there is one.
+///
+/// # Errors
+/// Names the setting, file, folder or address that is wrong.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let name = config.check()?;
+    if let Some(folder) = config.index.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("make state folder {}", folder.display()))?;
+    }
+    let library = Library::open(media::Config { volumes: config.media, index: config.index }).await?;
+    let house = House::new(name, library, config.capacity);
+
+    // The addresses are known once the sockets are bound, and the certificate is needed for that.
+    let settings = quic::Settings {
+        congestion: config.congestion,
+        max_connections: config.max_connections,
+        open_timeout: config.open_timeout,
+        stall_timeout: config.stall_timeout,
+    };
+    let presence = Presence::new(house.name.as_str(), config.media_cert_lifetime, config.advertise)?;
+    let server = Server::start(&house, presence.resolver(), &config.listen, settings)?;
+    let addresses = server.local_addrs()?;
+    let presence = Arc::new(presence.listening_on(addresses.clone()));
+
+    let (attached, watch) = watch::channel(false);
+    let link = Link {
+        house: house.clone(),
+        presence: presence.clone(),
+        masters: config.masters,
+        identity: config.identity,
+        boot: BootId(rand::rng().random()),
+        zone: config.zone,
+        capacity: config.capacity,
+        attached,
+    };
+    info!(node = %house.name, listen = ?addresses, capacity = %config.capacity, "node started");
+    let rotation = presence.clone();
+    let tasks = vec![tokio::spawn(link.keep()), tokio::spawn(async move { rotation.keep().await })];
+    Ok(Running { house, server, presence, addresses, attached: watch, tasks })
+}
+
+/// A running node. Dropping it leaves it running until the runtime ends; [`Running::shutdown`] takes it down.
+pub struct Running {
+    house: Arc<House>,
+    server: Server,
+    presence: Arc<Presence>,
+    addresses: Vec<SocketAddr>,
+    attached: watch::Receiver<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// The first address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        // There is one for each address of the configuration, which has at least one.
+        self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.house.name
+    }
+
+    /// Its library.
+    pub fn library(&self) -> &Library {
+        &self.house.library
+    }
+
+    /// Sessions that run now.
+    pub fn sessions(&self) -> usize {
+        self.house.meter().sessions()
+    }
+
+    /// Waits until a master has its whole catalog.
+    pub async fn attached(&self) {
+        // Fails only when the task that attaches has ended, as at shutdown: nothing to wait for then.
+        drop(self.attached.clone().wait_for(|attached| *attached).await);
+    }
+
+    /// Takes no new sessions from here on, and tells the master.
+    pub fn drain(&self) {
+        self.house.drain();
+        self.presence.drain();
+    }
+
+    /// Waits until no session runs.
+    pub async fn idle(&self) {
+        self.house.idle().await;
+    }
+
+    /// Ends what still runs, and everything else. Clients learn that the node is draining.
+    pub async fn shutdown(self) {
+        self.drain();
+        self.server.close().await;
+        for task in self.tasks {
+            task.abort();
+            // Ends with the cancellation just asked for.
+            drop(task.await);
+        }
+        self.house.library.close().await;
+        info!(node = %self.house.name, "node ended");
+    }
+}
+
+/// Serves until asked to end: the first request drains, and waits for running sessions until the drain timeout; a second
+/// one ends at once. A closed `requests` counts as one request.
+///
+/// # Errors
+/// As [`start`].
+pub async fn serve(config: Config, mut requests: tokio::sync::mpsc::Receiver<()>) -> anyhow::Result<()> {
+    let patience = config.drain_timeout;
+    let running = start(config).await?;
+    // `None` is the closed channel.
+    if requests.recv().await.is_none() {
+        debug!("nobody is left to ask for an end");
+    }
+    info!(sessions = running.sessions(), "draining; ask again to end at once");
+    running.drain();
+    tokio::select! {
+        () = running.idle() => {}
+        () = time::sleep(patience) => warn!(sessions = running.sessions(), "sessions still run after the drain timeout"),
+        Some(()) = requests.recv() => warn!(sessions = running.sessions(), "ending at once"),
+    }
+    running.shutdown().await;
+    Ok(())
+}

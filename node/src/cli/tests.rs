@@ -1,0 +1,90 @@
+use std::{fs, path::Path};
+
+use clap::{Args as _, Command, FromArgMatches as _};
+use usher_certs::files;
+
+use super::*;
+
+fn parse(words: &[&str]) -> Result<Args, String> {
+    let command = Args::augment_args(Command::new("node"));
+    let matches = command.try_get_matches_from([&["node"], words].concat()).map_err(|error| error.to_string())?;
+    Args::from_arg_matches(&matches).map_err(|error| error.to_string())
+}
+
+/// A directory with an authority and the certificates of these nodes.
+fn certs(names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    files::init(dir.path(), "test", false).expect("an authority");
+    for name in names {
+        let identity = Identity::new(Role::Node, name).expect("a name");
+        files::issue(dir.path(), &identity, &[], dir.path(), false).expect("a certificate");
+    }
+    dir
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn a_flag_beats_the_file_which_beats_the_default() {
+    let dir = certs(&["north-1"]);
+    let file = dir.path().join("node.toml");
+    fs::write(
+        &file,
+        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\ndrain-timeout = '7s'\ncongestion = 'bbr'\n",
+    )
+    .expect("written");
+    let certs = text(dir.path());
+    let args =
+        parse(&["--config", text(&file), "--certs", certs, "--capacity", "3mbit", "--state", "/s"]).expect("good");
+    let config = config(args).expect("good");
+    assert_eq!((config.capacity, config.zone.as_str()), (Bitrate(3_000_000), "z"));
+    assert_eq!(config.masters.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:7440", "b:9"]);
+    assert_eq!((config.drain_timeout, config.stall_timeout), (Duration::from_secs(7), Duration::from_secs(300)));
+    assert_eq!((config.congestion, config.index), (Congestion::Bbr, PathBuf::from("/s/index.redb")));
+    assert_eq!(config.listen, ["0.0.0.0:7441".parse().expect("an address")]);
+    assert_eq!(config.identity.identity().map(|identity| identity.name), Ok("north-1".to_owned()));
+}
+
+#[test]
+fn wrong_settings_are_named() {
+    let dir = certs(&["north-1", "south-1"]);
+    let certs = text(dir.path());
+    for (words, part) in [
+        (&["--capacity", "fast"][..], "write a number and a unit"),
+        (&["--capacity", "10"], "use bit, kbit, mbit"),
+        (&["--master", "https://m"], "names no master"),
+        (&["--name", "North"], "a node's name is"),
+        (&["--listen", "7441"], "--listen"),
+        (&["--media-cert-lifetime", "soon"], "--media-cert-lifetime"),
+        (&["--cert", "a.pem"], "--key"),
+    ] {
+        let error = parse(words).expect_err("wrong");
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+    let wrong = |words: &[&str]| {
+        let args = parse(&[words, &["--state", "/s"]].concat()).expect("parses");
+        format!("{:#}", config(args).and_then(|config| config.check()).expect_err("wrong"))
+    };
+    let file = |content: &str| {
+        let path = dir.path().join("node.toml");
+        fs::write(&path, content).expect("written");
+        text(&path).to_owned()
+    };
+    for (words, part) in [
+        (&["--certs", certs][..], "north-1, south-1; choose with --name"),
+        (&["--certs", certs, "--name", "east-1"], "node-east-1.pem is missing"),
+        (&["--certs", "/nowhere"], "/nowhere"),
+        (&["--certs", certs, "--name", "north-1"], "--master"),
+        (&["--certs", certs, "--name", "north-1", "--master", "m"], "--media"),
+        (&["--certs", certs, "--name", "north-1", "--master", "m", "--media", "/nowhere"], "media folder /nowhere"),
+        (&["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (&["--config", &file("capacitty = '1gbit'")], "unknown field `capacitty`"),
+    ] {
+        let error = wrong(words);
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+    let error = wrong(&["--config", &file("capacity = '10'")]);
+    assert!(error.contains("no known unit") && error.contains("node.toml"), "{error}");
+}

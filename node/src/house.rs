@@ -1,0 +1,222 @@
+//! What the shells of one node share: its name, library, keys, counters, and whether it drains. Owns the locks, each
+//! short and never held across an await; knows neither QUIC nor gRPC.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::watch, time};
+use usher_proto::{
+    Bitrate, Code, Fault, NodeName, SessionId,
+    pb::v1::{self, ByteRange},
+    ticket::{Key, Purpose, Ticket},
+};
+
+use crate::{
+    core::{
+        keyring::Keyring,
+        meter::Meter,
+        pacer::{Grant, Pacer, Share},
+        replay::Replay,
+        session::{Facts, Session},
+    },
+    media::{FindError, Library, OpenError, OpenMedia},
+};
+
+/// One node, seen from within.
+pub(crate) struct House {
+    pub(crate) name: NodeName,
+    pub(crate) library: Library,
+    /// Bytes that a fetch asks the pacer for at a time.
+    pub(crate) grant: u64,
+    keys: ArcSwap<Keyring>,
+    replay: Mutex<Replay>,
+    meter: Mutex<Meter>,
+    pacer: Mutex<Pacer>,
+    draining: AtomicBool,
+    /// Sessions that run.
+    sessions: watch::Sender<usize>,
+}
+
+/// Nothing under these locks is half done when its holder panics: every change is one call of a pure type.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Unix seconds.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl House {
+    pub(crate) fn new(name: NodeName, library: Library, capacity: Bitrate) -> Arc<Self> {
+        let now = Instant::now();
+        let pacer = Pacer::new(now, capacity);
+        Arc::new(Self {
+            name,
+            library,
+            grant: pacer.grant(),
+            keys: ArcSwap::default(),
+            replay: Mutex::default(),
+            meter: Mutex::new(Meter::new(now)),
+            pacer: Mutex::new(pacer),
+            draining: AtomicBool::new(false),
+            sessions: watch::Sender::new(0),
+        })
+    }
+
+    pub(crate) fn meter(&self) -> MutexGuard<'_, Meter> {
+        lock(&self.meter)
+    }
+
+    /// The keys of a Welcome.
+    pub(crate) fn welcome(&self, keys: &[Key]) {
+        let now = Instant::now();
+        self.keys.rcu(|ring| ring.welcome(now, keys.to_vec()));
+    }
+
+    /// Takes no new sessions from here on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Follows the number of sessions that run.
+    pub(crate) fn sessions(&self) -> watch::Receiver<usize> {
+        self.sessions.subscribe()
+    }
+
+    /// Waits until no session runs.
+    pub(crate) async fn idle(&self) {
+        // Fails only when the sender is gone, which is in `self`.
+        drop(self.sessions().wait_for(|count| *count == 0).await);
+    }
+
+    /// Checks a ticket, without redeeming it.
+    ///
+    /// # Errors
+    /// The codes of [`usher_proto::ticket::TicketError`].
+    pub(crate) fn verify(&self, token: &str) -> Result<Ticket, Fault> {
+        let ring = self.keys.load();
+        ring.verify(Instant::now(), unix_now(), &self.name, token).map_err(|error| Fault::from(&error))
+    }
+
+    /// Redeems a ticket, once.
+    ///
+    /// # Errors
+    /// As [`Replay::redeem`].
+    pub(crate) fn redeem(&self, ticket: &Ticket) -> Result<(), Fault> {
+        lock(&self.replay).redeem(unix_now(), ticket.session, ticket.forget_at)
+    }
+
+    /// Opens the title of a good ticket. Off the runtime's threads, since a disk may take its time.
+    ///
+    /// # Errors
+    /// `DRAINING`, `CONTENT_CHANGED`, `DISK` and those of [`Session::opened`].
+    pub(crate) async fn open(&self, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
+        }
+        let library = self.library.clone();
+        blocking(move || open(&library, ticket, wanted)).await?
+    }
+
+    /// Counts a session in; it is counted out when the guard drops.
+    pub(crate) fn begin(self: &Arc<Self>, ticket: &Ticket) -> Running {
+        let now = Instant::now();
+        let (rate, fetch) = (Bitrate(ticket.rate), ticket.purpose == Purpose::Fetch);
+        self.meter().begin(now, ticket.session, rate, fetch);
+        self.sessions.send_modify(|count| *count += 1);
+        let share = fetch.then(|| Share::new(now, rate));
+        Running { house: self.clone(), id: ticket.session, share, began: now, bytes: 0 }
+    }
+}
+
+/// Runs what may wait for a disk.
+///
+/// # Errors
+/// `INTERNAL` when it panicked, or the runtime is going down.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::new(Code::Internal, format!("read media: {error}")))
+}
+
+/// A title that is open, and the session that it is open for.
+pub(crate) struct Opened {
+    pub(crate) media: Arc<OpenMedia>,
+    pub(crate) session: Session,
+    pub(crate) setup: v1::Setup,
+}
+
+fn open(library: &Library, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
+    let title = ticket.title.clone();
+    // What a ticket was signed for was here a moment ago, and another node may still have it: worth another try.
+    let changed = |what: &dyn std::fmt::Display| Fault::new(Code::ContentChanged, format!("`{title}`: {what}"));
+    let copy = library.find(&ticket.title, ticket.content).map_err(|error| match error {
+        FindError::NotFound | FindError::OtherContent => changed(&error),
+    })?;
+    let media = library.open_copy(&copy).map_err(|error| match error {
+        OpenError::Gone | OpenError::Changed => changed(&error),
+        OpenError::Io(_) => Fault::new(Code::Disk, format!("`{title}`: {error}")),
+    })?;
+    let mut session = Session::new(ticket, wanted);
+    let range = session.opened(Facts { size: media.size(), content: media.content() })?;
+    let setup = v1::Setup { range: Some(ByteRange { start: range.start, end: range.end }), ..media.setup() };
+    Ok(Opened { media: Arc::new(media), session, setup })
+}
+
+/// A session that counts as running. Dropping it ends that, however the session ended.
+pub(crate) struct Running {
+    house: Arc<House>,
+    id: SessionId,
+    /// A fetch's; viewers have none.
+    share: Option<Share>,
+    began: Instant,
+    bytes: u64,
+}
+
+impl Running {
+    /// Waits until so many bytes may be sent, at most [`House::grant`]: at once for a viewer.
+    pub(crate) async fn pace(&mut self, bytes: u64) {
+        let now = Instant::now();
+        let grant = {
+            let mut pacer = lock(&self.house.pacer);
+            match &mut self.share {
+                Some(share) => pacer.ask(now, share, bytes),
+                None => {
+                    pacer.debit(now, bytes);
+                    Grant::Now
+                }
+            }
+        };
+        if let Grant::At(at) = grant {
+            time::sleep_until(at.into()).await;
+        }
+    }
+
+    /// So many bytes were written.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.house.meter().sent(self.id, bytes);
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Seconds since it began.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.house.meter().end(Instant::now(), self.id);
+        self.house.sessions.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}

@@ -1,0 +1,123 @@
+//! How the node can be dialled, as the master is to tell: addresses, media certificates, and whether it drains.
+//! Owns the certificates' rotation; refuses to know how the master hears of it.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use tokio::{sync::watch, time};
+use tracing::{debug, error, info};
+use usher_certs::media::{Keeper, MediaCertResolver};
+use usher_proto::{model, ticket::LIFETIME_SECS};
+
+/// Longest sleep between two looks at the calendar, which people and NTP may move.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// The node's presence.
+pub(crate) struct Presence {
+    keeper: Mutex<Keeper>,
+    /// Where to find the node's address from; empty when it was set.
+    listen: Vec<SocketAddr>,
+    state: watch::Sender<model::Presence>,
+}
+
+impl Presence {
+    /// Of a node that is dialled at `advertise`.
+    ///
+    /// # Errors
+    /// When the certificate's lifetime is not one that browsers take.
+    pub(crate) fn new(node: &str, lifetime: Duration, advertise: Vec<SocketAddr>) -> anyhow::Result<Self> {
+        let ticket_life = Duration::from_secs(LIFETIME_SECS);
+        let keeper = Keeper::new(node, lifetime, ticket_life, SystemTime::now()).context("make a media certificate")?;
+        let certificates = keeper.hashes();
+        let state = model::Presence { addresses: advertise, certificates, draining: false };
+        Ok(Self { keeper: Mutex::new(keeper), listen: Vec::new(), state: watch::Sender::new(state) })
+    }
+
+    /// The same of a node that listens on `listen`: where it is dialled is found out from that, if it was not set.
+    pub(crate) fn listening_on(self, listen: Vec<SocketAddr>) -> Self {
+        let set = !self.state.borrow().addresses.is_empty();
+        Self { listen: if set { Vec::new() } else { listen }, ..self }
+    }
+
+    /// What QUIC serves from.
+    pub(crate) fn resolver(&self) -> Arc<MediaCertResolver> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).resolver()
+    }
+
+    /// Follows the presence.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<model::Presence> {
+        self.state.subscribe()
+    }
+
+    /// The node wants no new sessions.
+    pub(crate) fn drain(&self) {
+        self.state.send_modify(|state| state.draining = true);
+    }
+
+    /// Finds out at which address `master` would reach this node, unless that was set: an unspecified address is
+    /// replaced by the one from which the master is reached.
+    ///
+    /// # Errors
+    /// When there is no way to the master.
+    pub(crate) fn locate(&self, master: SocketAddr) -> anyhow::Result<()> {
+        if self.listen.is_empty() {
+            return Ok(());
+        }
+        let mut addresses = Vec::new();
+        for listen in &self.listen {
+            if !listen.ip().is_unspecified() {
+                addresses.push(*listen);
+            } else if listen.is_ipv6() || master.is_ipv4() {
+                addresses.push(SocketAddr::new(local_ip(master)?, listen.port()));
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        addresses.retain(|address| seen.insert(*address));
+        anyhow::ensure!(!addresses.is_empty(), "no address of this node suits a master at {master}; set --advertise");
+        self.state.send_if_modified(|state| {
+            let changed = state.addresses != addresses;
+            state.addresses = addresses;
+            changed
+        });
+        Ok(())
+    }
+
+    /// Does what is due of the rotation at `now`, and says when to come again.
+    pub(crate) fn rotate(&self, now: SystemTime) -> SystemTime {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        match keeper.poll(now) {
+            Ok(true) => {
+                info!(announced = keeper.hashes().len(), "media certificate rotation");
+                self.state.send_modify(|state| state.certificates = keeper.hashes());
+            }
+            Ok(false) => {}
+            Err(error) => error!(%error, "make the next media certificate; trying again"),
+        }
+        keeper.deadline()
+    }
+
+    /// Rotates for ever.
+    pub(crate) async fn keep(&self) {
+        loop {
+            let now = SystemTime::now();
+            let wait = self.rotate(now).duration_since(now).unwrap_or_default();
+            debug!(seconds = wait.as_secs(), "next step of the media certificate rotation");
+            // What failed is due at once: not more often than each second.
+            time::sleep(wait.clamp(Duration::from_secs(1), LOOK)).await;
+        }
+    }
+}
+
+/// The address that the kernel would use towards `peer`; nothing is sent.
+fn local_ip(peer: SocketAddr) -> anyhow::Result<std::net::IpAddr> {
+    let any = if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let probe = UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(peer)?;
+        socket.local_addr()
+    });
+    Ok(probe.with_context(|| format!("find this host's address towards {peer}"))?.ip())
+}

@@ -1,0 +1,209 @@
+//! The QUIC server: sockets, handshakes, connections. One task a connection, one a session; a session's work is in
+//! `session`. Refuses to know what is sent, and who may have it.
+
+mod header;
+mod send;
+mod session;
+mod socket;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use quinn::{
+    Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    congestion::{BbrConfig, ControllerFactory, CubicConfig},
+    crypto::rustls::QuicServerConfig,
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, debug, debug_span};
+use usher_certs::media::MediaCertResolver;
+use usher_proto::Code;
+
+use crate::house::House;
+
+/// Sessions of one connection at a time.
+const STREAMS: u32 = 128;
+
+/// What a client may send on one stream before it is read: an Open message and its header fit.
+const STREAM_WINDOW: u32 = 16 * 1024;
+
+/// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Handshakes under way from which on a client must prove its address first (RFC 9000, section 8.1.2).
+const RETRY_FROM: usize = 64;
+
+/// Handshakes under way from which on no more are begun.
+const HANDSHAKES: usize = 1024;
+
+/// How congestion is found and answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// RFC 9438: fair beside other traffic.
+    #[default]
+    Cubic,
+    /// Bottleneck bandwidth and round-trip time: faster where loss is not congestion.
+    Bbr,
+}
+
+/// Settings of the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) congestion: Congestion,
+    /// Connections at a time.
+    pub(crate) max_connections: usize,
+    /// How long a client may take for its Open message.
+    pub(crate) open_timeout: Duration,
+    /// How long a reader may take nothing before its session is closed.
+    pub(crate) stall_timeout: Duration,
+}
+
+/// The running server.
+pub(crate) struct Server {
+    endpoints: Vec<Endpoint>,
+    house: Arc<House>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Binds every address and begins to accept.
+    ///
+    /// # Errors
+    /// Names the address that cannot be bound.
+    pub(crate) fn start(
+        house: &Arc<House>,
+        resolver: Arc<MediaCertResolver>,
+        listen: &[SocketAddr],
+        settings: Settings,
+    ) -> anyhow::Result<Self> {
+        let config = server_config(resolver, settings.congestion)?;
+        let mut endpoints = Vec::new();
+        for address in listen {
+            let socket = socket::bind(*address)?;
+            let endpoint =
+                Endpoint::new(EndpointConfig::default(), Some(config.clone()), socket, Arc::new(TokioRuntime))
+                    .with_context(|| format!("serve QUIC on udp {address}"))?;
+            endpoints.push(endpoint);
+        }
+        let stop = CancellationToken::new();
+        let server = Self { endpoints, house: house.clone(), tasks: TaskTracker::new(), stop };
+        for endpoint in &server.endpoints {
+            let door = Door { house: house.clone(), settings, tasks: server.tasks.clone(), stop: server.stop.clone() };
+            server.tasks.spawn(door.accept(endpoint.clone()));
+        }
+        Ok(server)
+    }
+
+    /// The addresses that are bound, in the order in which they were given.
+    pub(crate) fn local_addrs(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let addresses = self.endpoints.iter().map(Endpoint::local_addr).collect::<Result<_, _>>();
+        addresses.context("read the address of the QUIC socket")
+    }
+
+    /// Ends every session and connection, and waits until nothing is left of them.
+    pub(crate) async fn close(&self) {
+        // Sessions first: with their data still waiting, the congestion controller would hold the close back too, and
+        // quinn forgets a closed connection soon.
+        self.stop.cancel();
+        drop(tokio::time::timeout(session::FAREWELL * 2, self.house.idle()).await);
+        self.tasks.close();
+        for endpoint in &self.endpoints {
+            endpoint.close(code(Code::Draining), b"the node is shutting down");
+        }
+        self.tasks.wait().await;
+        for endpoint in &self.endpoints {
+            // Lets the last packets out; a peer that answers nothing is not waited for.
+            drop(tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
+        }
+    }
+}
+
+/// A code as QUIC carries it.
+fn code(code: Code) -> VarInt {
+    VarInt::from_u32(code.quic())
+}
+
+fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> anyhow::Result<ServerConfig> {
+    let tls = usher_certs::tls::media_server_config(resolver).context("set up TLS for media")?;
+    let tls = QuicServerConfig::try_from(tls).context("set up TLS for QUIC")?;
+    let factory: Arc<dyn ControllerFactory + Send + Sync> = match congestion {
+        Congestion::Cubic => Arc::new(CubicConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
+    };
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(STREAMS.into())
+        .max_concurrent_uni_streams(0_u32.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window((STREAM_WINDOW * STREAMS).into())
+        .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(factory);
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// Lets connections in.
+struct Door {
+    house: Arc<House>,
+    settings: Settings,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Door {
+    async fn accept(self, endpoint: Endpoint) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        while let Some(incoming) = endpoint.accept().await {
+            let under_way = HANDSHAKES - handshakes.available_permits();
+            if endpoint.open_connections() >= self.settings.max_connections {
+                debug!(peer = %incoming.remote_address(), "too many connections: refused");
+                incoming.refuse();
+            } else if under_way >= RETRY_FROM && incoming.may_retry() && !incoming.remote_address_validated() {
+                drop(incoming.retry());
+            } else if let Ok(permit) = handshakes.clone().try_acquire_owned() {
+                let span = debug_span!("connection", peer = %incoming.remote_address());
+                let (house, settings, stop) = (self.house.clone(), self.settings, self.stop.clone());
+                let connection = async move {
+                    let Some(connection) = handshake(incoming).await else { return };
+                    drop(permit);
+                    serve(&house, settings, &connection, &stop).await;
+                };
+                self.tasks.spawn(connection.instrument(span));
+            } else {
+                incoming.refuse();
+            }
+        }
+    }
+}
+
+async fn handshake(incoming: Incoming) -> Option<Connection> {
+    let connecting = incoming.accept().inspect_err(|error| debug!(%error, "handshake refused")).ok()?;
+    connecting.await.inspect_err(|error| debug!(%error, "handshake failed")).ok()
+}
+
+/// Serves the sessions of a connection until it is lost; none outlives it.
+async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, stop: &CancellationToken) {
+    let ends = session::Ends { gone: stop.child_token(), stop: stop.clone() };
+    let sessions = TaskTracker::new();
+    let error = loop {
+        match connection.accept_bi().await {
+            Ok((send, receive)) => {
+                let session = session::run(house.clone(), settings, send, receive, ends.clone());
+                sessions.spawn(session.in_current_span());
+            }
+            Err(error) => break error,
+        }
+    };
+    debug!(%error, "connection ended");
+    ends.gone.cancel();
+    sessions.close();
+    sessions.wait().await;
+}
+
+#[cfg(test)]
+mod tests;

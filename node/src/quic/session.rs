@@ -1,0 +1,219 @@
+//! One session on its stream, from Open to the last acknowledgement. What is decided is decided in `core::session`;
+//! this is the hand that does it. However it ends, the client learns of it and nothing of it stays.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream, StoppedError};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, debug, field, info, info_span};
+use usher_proto::{
+    Code, Fault, Title,
+    pb::wire::{Finish, Open},
+    ticket::Ticket,
+    wire::{self, Kind},
+};
+
+use super::{
+    Settings, code, header,
+    send::{SendError, Sender},
+};
+use crate::{
+    core::session::Step,
+    house::{self, House, Opened, Running},
+};
+
+/// How long a refusal may take to be read before the stream is forgotten.
+const REFUSAL: time::Duration = time::Duration::from_secs(10);
+
+/// How long a client may take to acknowledge that its session was ended.
+pub(super) const FAREWELL: time::Duration = time::Duration::from_millis(500);
+
+/// What ends a session from without.
+#[derive(Clone)]
+pub(super) struct Ends {
+    /// The connection is lost, or `stop`.
+    pub(super) gone: CancellationToken,
+    /// The node shuts down.
+    pub(super) stop: CancellationToken,
+}
+
+/// Runs a session until it is over, its client leaves, or one of the `ends`.
+pub(super) async fn run(
+    house: Arc<House>,
+    settings: Settings,
+    mut send: SendStream,
+    mut receive: RecvStream,
+    ends: Ends,
+) {
+    let gone = &ends.gone;
+    let span = info_span!("session", rid = field::Empty);
+    let session = async {
+        let open = tokio::select! {
+            open = time::timeout(settings.open_timeout, header::read(&mut receive)) => open,
+            () = gone.cancelled() => return,
+        };
+        let open = match open {
+            Ok(Ok(open)) => open,
+            Ok(Err(header::HeaderError::Gone)) => return,
+            Ok(Err(header::HeaderError::Bad(fault))) => return refuse(&mut send, &fault, gone).await,
+            Err(_) => {
+                let fault = Fault::new(Code::Timeout, "no Open message came in time");
+                return refuse(&mut send, &fault, gone).await;
+            }
+        };
+        match admit(&house, open).await {
+            Ok((opened, priority)) => serve(&house, settings, opened, priority, &mut send, &ends).await,
+            Err(fault) => refuse(&mut send, &fault, gone).await,
+        }
+    };
+    session.instrument(span).await;
+    // The client's half is kept until here: dropping it tells the client to stop.
+    drop(receive);
+}
+
+/// From an Open message to an open title. A ticket is redeemed by the first who shows it, whatever comes of it.
+async fn admit(house: &Arc<House>, open: Open) -> Result<(Opened, i32), Fault> {
+    let ticket = house.verify(&open.ticket);
+    let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
+    let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
+    Span::current().record("rid", request_id(id).as_str());
+    let ticket = ticket?;
+    house.redeem(&ticket)?;
+    let id = ticket.session;
+    match house.open(ticket, open.range).await {
+        Ok(opened) => Ok((opened, open.priority)),
+        Err(fault) => {
+            house.meter().refuse(id);
+            Err(fault)
+        }
+    }
+}
+
+/// A peer's text, fit for a log.
+fn request_id(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// Says no, and sees to it that it can be read.
+async fn refuse(send: &mut SendStream, fault: &Fault, gone: &CancellationToken) {
+    debug!(reason = fault.code.reason(), message = %fault, "refused");
+    let refusal = async {
+        if send.write_all(&wire::refused(fault)).await.is_ok() && send.finish().is_ok() {
+            drop(send.stopped().await);
+        }
+    };
+    tokio::select! {
+        _ = time::timeout(REFUSAL, refusal) => {}
+        () = gone.cancelled() => {}
+    }
+}
+
+async fn serve(
+    house: &Arc<House>,
+    settings: Settings,
+    opened: Opened,
+    priority: i32,
+    send: &mut SendStream,
+    ends: &Ends,
+) {
+    let mut running = house.begin(opened.session.ticket());
+    let ticket = opened.session.ticket().clone();
+    drop(send.set_priority(priority));
+    let stopped = send.stopped();
+    let result = tokio::select! {
+        // The end of a good session wakes both of the first two.
+        biased;
+        result = deliver(house, settings, opened, send, &mut running) => result,
+        // Seen here also while the session waits for the disk, the pacer or the hashes.
+        left = stopped => Err(SendError::Gone(if left.is_ok() { "stopped by the client" } else { "connection lost" })),
+        () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
+    };
+    let result = match result {
+        Err(SendError::Gone(_)) if ends.stop.is_cancelled() => {
+            Err(Fault::new(Code::Draining, "the node is shutting down").into())
+        }
+        result => result,
+    };
+    let outcome = match result {
+        Ok(()) => "complete".to_owned(),
+        Err(SendError::Gone(how)) => {
+            drop(send.reset(code(Code::Cancelled)));
+            how.to_owned()
+        }
+        Err(SendError::Fault(fault)) => {
+            drop(send.reset(code(fault.code)));
+            if ends.stop.is_cancelled() {
+                drop(time::timeout(FAREWELL, send.stopped()).await);
+            }
+            format!("{}: {fault}", fault.code.reason())
+        }
+    };
+    log(&ticket, &running, &outcome);
+}
+
+fn log(ticket: &Ticket, running: &Running, outcome: &str) {
+    let title: &Title = &ticket.title;
+    let (bytes, seconds) = (running.bytes(), running.seconds());
+    info!(%title, session = %ticket.session, bytes, seconds = format!("{seconds:.3}"), outcome, "session ended");
+}
+
+/// Sends everything, and waits until it has arrived.
+async fn deliver(
+    house: &House,
+    settings: Settings,
+    opened: Opened,
+    send: &mut SendStream,
+    running: &mut Running,
+) -> Result<(), SendError> {
+    let Opened { media, mut session, setup } = opened;
+    let mut sender = Sender::new(send, running, house.grant, settings.stall_timeout);
+    sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
+    while let Some(step) = session.next_step() {
+        let media = media.clone();
+        let changed = |error: anyhow::Error| Fault::new(Code::ContentChanged, format!("read hashes: {error:#}"));
+        match step {
+            Step::Pages => {
+                let values = house::blocking(move || media.page_values()).await?.map_err(changed)?;
+                sender.send(wire::values(Kind::Pages, &values)).await?;
+            }
+            Step::Hashes(page) => {
+                let values = house::blocking(move || media.group_values(page)).await?.map_err(changed)?;
+                sender.send(wire::values(Kind::Hashes, &values)).await?;
+            }
+            Step::Groups(groups) => sender.groups(&media, groups).await?,
+            Step::AwaitHashes => {
+                let content = media.hashed().await.ok_or_else(|| {
+                    Fault::new(Code::ContentChanged, "the file changed before it was hashed; resolve again")
+                })?;
+                session.hashed(content)?;
+            }
+            Step::Finish(content) => {
+                let finish = Finish { content_id: content.0.to_vec() };
+                sender.send(framed(Kind::Finish, wire::message(Kind::Finish, &finish))?).await?;
+            }
+        }
+    }
+    drop(sender);
+    finish(send, settings).await
+}
+
+async fn finish(send: &mut SendStream, settings: Settings) -> Result<(), SendError> {
+    if send.finish().is_err() {
+        return Err(SendError::Gone("stopped by the client"));
+    }
+    // The session runs until its last byte is acknowledged: a node that drains must not cut it.
+    match time::timeout(settings.stall_timeout, send.stopped()).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(_))) => Err(SendError::Gone("stopped by the client")),
+        Ok(Err(StoppedError::ConnectionLost(_) | StoppedError::ZeroRttRejected)) => {
+            Err(SendError::Gone("connection lost"))
+        }
+        Err(_) => Err(Fault::new(Code::Timeout, "the end of the title was not acknowledged").into()),
+    }
+}
+
+fn framed(kind: Kind, frame: Option<Bytes>) -> Result<Bytes, Fault> {
+    frame.ok_or_else(|| Fault::new(Code::Internal, format!("{kind:?} is too long for its frame")))
+}

@@ -1,0 +1,263 @@
+//! One attachment: Hello and Welcome, the catalog and its changes, a report each second, the master's Prepares.
+//! Refuses to know who is dialled and when.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use futures::future::try_join4;
+use tokio::{sync::mpsc, task::JoinSet, time};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
+use tracing::{debug, info, warn};
+use usher_proto::{
+    Code, Fault, Title,
+    model::{self, CatalogCopy},
+    pb::v1::{
+        self, AttachRequest, AttachResponse, attach_request::Body, attach_response::Body as Answer,
+        prepared::Result as Outcome, registry_client::RegistryClient,
+    },
+    ticket::Key,
+};
+
+use crate::{
+    attach::{Link, Lost},
+    house::House,
+};
+
+/// Messages that wait to be sent: a page of the catalog must not make a report wait behind many of its kind.
+const QUEUE: usize = 4;
+
+/// Entries of one page of the catalog: about 100 kB, far below gRPC's limit of 4 MiB.
+const PAGE: usize = 1000;
+
+/// Least time between two pages of changes: a title is hashed in a moment, a library not.
+const CHANGES: Duration = Duration::from_millis(100);
+
+/// How long the master may take for its Welcome.
+const WELCOME: Duration = Duration::from_secs(10);
+
+/// Prepares that are worked on at a time; each may wait for a disk.
+const PREPARES: usize = 64;
+
+/// Bounds of the report interval that a master may set.
+const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
+
+type Outbox = mpsc::Sender<AttachRequest>;
+
+/// Attaches, calls `welcomed`, and reports until the channel is lost.
+pub(crate) async fn attach(
+    link: &Link,
+    channel: Channel,
+    attachment: u64,
+    welcomed: impl FnOnce(),
+) -> Result<Infallible, Lost> {
+    let (outbox, requests) = mpsc::channel(QUEUE);
+    let mut presence = link.presence.subscribe();
+    let hello = v1::Hello {
+        node: link.house.name.to_string(),
+        boot_id: link.boot.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        zone: link.zone.clone(),
+        capacity_bps: link.capacity.0,
+        presence: Some(presence.borrow_and_update().to_pb()),
+        attachment,
+    };
+    // The server answers the call only once it has seen the first message.
+    post(&outbox, Body::Hello(hello)).await?;
+    let mut client = RegistryClient::new(channel);
+    let opening = async {
+        let mut answers = client.attach(ReceiverStream::new(requests)).await?.into_inner();
+        let first = answers.message().await?;
+        Ok::<_, Lost>((answers, first))
+    };
+    let opened = time::timeout(WELCOME, opening).await;
+    let (answers, first) = opened.map_err(|_| anyhow!("the master sent no Welcome in {} s", WELCOME.as_secs()))??;
+    let Some(Answer::Welcome(welcome)) = first.and_then(|answer| answer.body) else {
+        return Err(anyhow!("the master did not begin with Welcome; is it a master of this version?").into());
+    };
+    let interval = take_welcome(&link.house, &welcome)?;
+    welcomed();
+    try_join4(
+        catalog(link, &outbox),
+        reports(&link.house, &outbox, interval),
+        follow(presence, &outbox),
+        answer(&link.house, &outbox, answers),
+    )
+    .await
+    .map(|(never, ..)| never)
+}
+
+async fn post(outbox: &Outbox, body: Body) -> Result<(), Lost> {
+    let sent = outbox.send(AttachRequest { body: Some(body) }).await;
+    sent.map_err(|_| anyhow!("the channel to the master broke").into())
+}
+
+/// Takes the keys, and returns the report interval.
+fn take_welcome(house: &House, welcome: &v1::Welcome) -> Result<Duration, Lost> {
+    let secrets = welcome.keys.iter().map(|key| <[u8; 32]>::try_from(key.secret.as_slice()).map(Key::new));
+    let keys: Vec<Key> = secrets.collect::<Result<_, _>>().unwrap_or_default();
+    if keys.is_empty() {
+        return Err(anyhow!("the master sent no ticket key that can be used").into());
+    }
+    house.welcome(&keys);
+    let interval = welcome.report_interval_ms.clamp(*INTERVAL.start(), *INTERVAL.end());
+    Ok(Duration::from_millis(interval))
+}
+
+/// Sends the whole catalog, then its changes as they come.
+async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
+    let library = &link.house.library;
+    // Half a catalog would make the master forget the other half.
+    library.scanned().await;
+    let mut subscription = library.subscribe();
+    loop {
+        let copies = subscription.snapshot();
+        let count = copies.len();
+        for page in pages(copies, Vec::new(), subscription.rejected_files(), true) {
+            post(outbox, Body::Catalog(page)).await?;
+        }
+        info!(copies = count, "catalog sent");
+        link.attached.send_replace(true);
+        loop {
+            let changes = subscription.changed().await;
+            if changes.resync {
+                break;
+            }
+            debug!(copies = changes.copies.len(), removals = changes.removals.len(), "catalog changed");
+            for page in pages(changes.copies, changes.removals, changes.rejected_files, false) {
+                post(outbox, Body::Catalog(page)).await?;
+            }
+            time::sleep(CHANGES).await;
+        }
+    }
+}
+
+/// Cuts a catalog, or a change of it, into pages; at least one.
+fn pages(
+    copies: Vec<CatalogCopy>,
+    removals: Vec<(Title, u16)>,
+    rejected_files: u32,
+    whole: bool,
+) -> impl Iterator<Item = v1::CatalogPage> {
+    let count = copies.len().div_ceil(PAGE).max(removals.len().div_ceil(PAGE)).max(1);
+    let (mut copies, mut removals) = (copies.into_iter(), removals.into_iter());
+    (0..count).map(move |page| v1::CatalogPage {
+        restart: whole && page == 0,
+        complete: !whole || page + 1 == count,
+        copies: copies.by_ref().take(PAGE).map(|copy| copy.to_pb()).collect(),
+        removals: removals
+            .by_ref()
+            .take(PAGE)
+            .map(|(title, volume)| v1::CatalogRemoval { title: title.to_string(), volume: volume.into() })
+            .collect(),
+        rejected_files,
+    })
+}
+
+/// Reports what was sent, at each interval.
+async fn reports(house: &House, outbox: &Outbox, interval: Duration) -> Result<Infallible, Lost> {
+    let mut ticks = time::interval(interval);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
+        let now = Instant::now();
+        let report = house.meter().report(now);
+        let settled = report.settled.len();
+        place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
+        house.meter().handed_over(now, settled);
+    }
+}
+
+fn to_pb(report: &model::Report) -> v1::Report {
+    v1::Report {
+        sequence: report.sequence,
+        uptime_ms: report.uptime_ms,
+        sent_bytes: report.sent_bytes,
+        egress_bps: report.egress.0,
+        elastic_bps: report.elastic.0,
+        committed_bps: report.committed.0,
+        sessions: report.sessions,
+        settled: report.settled.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Tells changes of the presence.
+async fn follow(
+    mut presence: tokio::sync::watch::Receiver<model::Presence>,
+    outbox: &Outbox,
+) -> Result<Infallible, Lost> {
+    loop {
+        presence.changed().await.map_err(|_| anyhow!("the node is shutting down"))?;
+        let now = presence.borrow_and_update().to_pb();
+        post(outbox, Body::Presence(now)).await?;
+    }
+}
+
+/// Does what the master asks.
+async fn answer(
+    house: &std::sync::Arc<House>,
+    outbox: &Outbox,
+    mut answers: Streaming<AttachResponse>,
+) -> Result<Infallible, Lost> {
+    let mut prepares = JoinSet::new();
+    loop {
+        let message = tokio::select! {
+            message = answers.message() => message?,
+            Some(done) = prepares.join_next() => {
+                if let Ok(prepared) = done {
+                    post(outbox, Body::Prepared(prepared)).await?;
+                }
+                continue;
+            }
+        };
+        match message.ok_or_else(|| anyhow!("the master closed the channel"))?.body {
+            Some(Answer::Welcome(welcome)) => {
+                take_welcome(house, &welcome)?;
+            }
+            Some(Answer::Prepare(request)) if prepares.len() < PREPARES => {
+                let house = house.clone();
+                prepares.spawn(async move { prepare(&house, request).await });
+            }
+            Some(Answer::Prepare(request)) => {
+                warn!(rid = request.request_id, "too many sessions are being prepared");
+                let fault = Fault::new(Code::Unavailable, "too many sessions are being prepared");
+                let fault = fault.after(Duration::from_secs(1));
+                post(outbox, Body::Prepared(prepared(request.id, Err(fault)))).await?;
+            }
+            None => debug!("a message of a newer master was ignored"),
+        }
+    }
+}
+
+/// Opens the title of a session about to begin, so that its set-up information is sure. The ticket stays good.
+async fn prepare(house: &House, request: v1::Prepare) -> v1::Prepared {
+    let result = async {
+        let ticket = house.verify(&request.ticket)?;
+        Ok(house.open(ticket, None).await?.setup)
+    };
+    let result: Result<v1::Setup, Fault> = result.await;
+    match &result {
+        Ok(setup) => debug!(rid = request.request_id, title = setup.title, "prepared"),
+        Err(fault) => debug!(rid = request.request_id, reason = fault.code.reason(), %fault, "not prepared"),
+    }
+    prepared(request.id, result)
+}
+
+fn prepared(id: u64, result: Result<v1::Setup, Fault>) -> v1::Prepared {
+    let outcome = match result {
+        Ok(setup) => Outcome::Setup(setup),
+        Err(fault) => Outcome::Refusal(v1::Refusal {
+            reason: fault.code.reason().to_owned(),
+            retry_after_ms: fault.retry_after_ms(),
+            message: fault.message,
+        }),
+    };
+    v1::Prepared { id, result: Some(outcome) }
+}
+
+#[cfg(test)]
+mod tests;
