@@ -1,0 +1,318 @@
+//! Sessions on loopback, with a real QUIC client. Waits for what happens, never for time.
+
+use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
+
+use futures::future::join_all;
+use usher_proto::{
+    Bitrate, ContentId,
+    pb::v1::ByteRange,
+    ticket::{Key, Purpose},
+    tree::{self, GROUP, PAGE},
+    wire::{MAX_OPEN, header},
+};
+
+use super::*;
+use crate::{
+    media::clips::mp4,
+    stage::{End, Stage, Viewer, claims, open, receive, settings},
+};
+
+fn id(data: &[u8]) -> ContentId {
+    tree::single(data)
+}
+
+fn range(start: u64, end: u64) -> Option<ByteRange> {
+    Some(ByteRange { start, end })
+}
+
+#[tokio::test]
+async fn titles_of_every_shape_arrive_verified() {
+    let files = [
+        ("group.mp4", mp4(1, 500)),
+        ("page.mp4", mp4(2, 5 * GROUP as usize + 7)),
+        ("pages.mp4", mp4(3, (PAGE + 9 * GROUP) as usize + 11)),
+    ];
+    let named: Vec<(&str, &[u8])> = files.iter().map(|(name, data)| (*name, data.as_slice())).collect();
+    let stage = Stage::with(&named).await;
+    let viewer = stage.viewer().await;
+    for (name, data) in &files {
+        let content = id(data);
+        let got = viewer.play(&stage.ticket(name, Some(content)), None).await.expect("plays");
+        assert!(got.data == *data && got.content == content, "{name}");
+        assert_eq!((got.setup.title.as_str(), got.setup.size), (*name, data.len() as u64));
+        // A ticket from before it was hashed is as good.
+        let got = viewer.play(&stage.ticket(name, None), range(0, 1)).await.expect("plays");
+        assert_eq!(got.data, data[..data.len().min(GROUP as usize)]);
+    }
+    let data = &files[2].1;
+    let got = viewer.play(&stage.ticket("pages.mp4", Some(id(data))), range(PAGE - 1, PAGE + 1)).await.expect("plays");
+    assert_eq!(got.setup.range, range(PAGE - GROUP, PAGE + GROUP));
+    assert!(got.data == data[(PAGE - GROUP) as usize..(PAGE + GROUP) as usize]);
+    stage.house.idle().await;
+    let sent: usize = files.iter().map(|(_, data)| data.len()).sum();
+    assert!(stage.house.meter().sent_bytes() > sent as u64);
+    assert_eq!(stage.house.meter().sessions(), 0);
+}
+
+#[tokio::test]
+async fn a_title_is_served_before_it_is_hashed() {
+    let data = mp4(4, (PAGE + 3 * GROUP) as usize + 1);
+    let stage = Stage::set(&[("big.mp4", &data)], settings(), Bitrate(100_000_000_000), false).await;
+    let viewer = stage.viewer().await;
+    // Hashed meanwhile or not: the viewer checks what comes in either order.
+    let got = viewer.play(&stage.ticket("big.mp4", None), range(GROUP, 0)).await.expect("plays");
+    assert!(got.data == data[GROUP as usize..] && got.content == id(&data));
+    assert_eq!(stage.house.library.stats().unhashed, 0);
+}
+
+#[tokio::test]
+async fn only_a_good_ticket_opens() {
+    let data = mp4(1, 3 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let good = claims("a.mp4", Some(id(&data)));
+    let expired = |mut claims: usher_proto::ticket::Claims| {
+        (claims.nbf, claims.exp) = (claims.nbf - 200, claims.exp - 140);
+        stage.sign(&claims)
+    };
+    let mut altered = stage.sign(&good);
+    altered.replace_range(altered.len() - 4..altered.len() - 2, if altered.contains("AA") { "BB" } else { "AA" });
+    let with = |change: fn(&mut usher_proto::ticket::Claims)| {
+        let mut claims = claims("a.mp4", Some(id(&data)));
+        change(&mut claims);
+        stage.sign(&claims)
+    };
+    let table = [
+        ("altered", altered, None, Code::TicketInvalid),
+        ("other key", Key::new([6; 32]).sign(&good).expect("signs"), None, Code::TicketInvalid),
+        ("none", String::new(), None, Code::TicketInvalid),
+        ("expired", expired(good.clone()), None, Code::TicketExpired),
+        ("other node", with(|claims| claims.aud = "node-2".into()), None, Code::TicketMismatch),
+        ("other title", stage.ticket("b.mp4", None), None, Code::ContentChanged),
+        ("other content", stage.ticket("a.mp4", Some(ContentId([1; 32]))), None, Code::ContentChanged),
+        ("outside the title", with(|_| {}), range(1 << 30, 0), Code::BadRange),
+        ("outside the ticket", with(|claims| claims.end = Some(5)), range(GROUP, 0), Code::TicketMismatch),
+    ];
+    for (what, ticket, range, code) in table {
+        assert_eq!(viewer.play(&ticket, range).await, Err(End::Refused(code)), "{what}");
+    }
+    let ticket = stage.sign(&good);
+    assert!(viewer.play(&ticket, None).await.is_ok());
+    assert_eq!(viewer.play(&ticket, None).await, Err(End::Refused(Code::TicketReplayed)));
+    // Refused or begun, whatever had a good signature is settled, once.
+    let settled = stage.house.meter().report(std::time::Instant::now()).settled;
+    assert_eq!(settled.len(), 5);
+    assert_eq!(settled.iter().collect::<HashSet<_>>().len(), 5);
+}
+
+#[tokio::test]
+async fn a_ticket_shown_many_times_at_once_opens_one_session() {
+    let data = mp4(1, 3 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let ticket = stage.ticket("a.mp4", None);
+    let ends = join_all((0..20).map(|_| viewer.play(&ticket, None))).await;
+    assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1);
+    assert_eq!(ends.iter().filter(|end| **end == Err(End::Refused(Code::TicketReplayed))).count(), 19);
+}
+
+#[tokio::test]
+async fn a_bad_header_harms_nobody_else() {
+    let data = mp4(1, 40 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let mut other = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let good = open(&stage.ticket("a.mp4", None), None);
+    let oversized = [&[1][..], &(MAX_OPEN as u32 + 1).to_be_bytes(), &[0; 64]].concat();
+    let undecodable = [&header(usher_proto::wire::Kind::Open, 9)[..], &[0xff; 9]].concat();
+    for (what, bytes) in [
+        ("garbage", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("nothing", Vec::new()),
+        ("truncated", good[..good.len() - 1].to_vec()),
+        ("truncated in the length", good[..3].to_vec()),
+        ("oversized", oversized),
+        ("undecodable", undecodable),
+        ("another frame", header(usher_proto::wire::Kind::Group, 65536).to_vec()),
+    ] {
+        let (mut send, mut stream) = viewer.send(&bytes).await;
+        send.finish().expect("finished");
+        assert_eq!(receive(&mut stream).await, Err(End::Refused(Code::BadRequest)), "{what}");
+    }
+    // A client that resets its stream is told nothing, and nothing of it stays.
+    let (mut send, _stream) = viewer.send(&good[..9]).await;
+    send.reset(0_u32.into()).expect("reset");
+    assert!(receive(&mut other).await.expect("plays").data == data);
+
+    let (mut send, mut stream) = viewer.connection.open_bi().await.expect("a stream");
+    for byte in &good {
+        send.write_all(&[*byte]).await.expect("sent");
+        tokio::task::yield_now().await;
+    }
+    assert!(receive(&mut stream).await.expect("plays, byte by byte").data == data);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_told_so() {
+    let quick = Settings { open_timeout: Duration::from_millis(20), ..settings() };
+    let stage = Stage::set(&[("a.mp4", &mp4(1, 9))], quick, Bitrate(1_000_000_000), true).await;
+    let viewer = stage.viewer().await;
+    let (_send, mut stream) = viewer.send(&[1]).await;
+    assert_eq!(receive(&mut stream).await, Err(End::Refused(Code::Timeout)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_videos_on_one_connection_and_one_that_stalls() {
+    // More than a stream's window of the one that stalls.
+    let (data, long) = (mp4(1, 8 * GROUP as usize), mp4(2, 40 * GROUP as usize));
+    let stage = Stage::with(&[("a.mp4", &data), ("long.mp4", &long)]).await;
+    let viewer = stage.viewer().await;
+    let mut stalled = viewer.open(&stage.ticket("long.mp4", None), None).await;
+    let tickets: Vec<String> = (0..100)
+        .map(|i| {
+            let mut claims = claims("a.mp4", Some(id(&data)));
+            claims.purpose = if i % 2 == 0 { Purpose::Play } else { Purpose::Fetch };
+            stage.sign(&claims)
+        })
+        .collect();
+    for got in join_all(tickets.iter().map(|ticket| viewer.play(ticket, None))).await {
+        assert!(got.expect("plays").data == data);
+    }
+    assert_eq!(stage.house.meter().sessions(), 1, "the one that stalls goes on");
+    assert!(receive(&mut stalled).await.expect("plays").data == long);
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_nothing_is_given_up() {
+    let quick = Settings { stall_timeout: Duration::from_millis(50), ..settings() };
+    let data = mp4(1, 60 * GROUP as usize);
+    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let viewer = stage.viewer().await;
+    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let mut first = [0];
+    stream.read_exact(&mut first).await.expect("something");
+    stage.house.idle().await;
+    // What had arrived may be read; then comes the reset.
+    let mut rest = vec![0; 100_000];
+    let end = loop {
+        match stream.read(&mut rest).await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end, Err(quinn::ReadError::Reset(code(Code::Timeout))));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_session() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000), true).await;
+    let viewer = stage.viewer().await;
+    // One waits for the reader, one for the pacer: at 1 kB/s for a minute and more.
+    let mut fetch = claims("a.mp4", None);
+    (fetch.purpose, fetch.rate) = (Purpose::Fetch, 8_000);
+    let mut streams = Vec::new();
+    for ticket in [stage.ticket("a.mp4", None), stage.sign(&fetch), stage.ticket("a.mp4", None)] {
+        let mut stream = viewer.open(&ticket, None).await;
+        stream.read_exact(&mut [0]).await.expect("something");
+        streams.push(stream);
+    }
+    assert_eq!(stage.house.meter().sessions(), 3);
+    for mut stream in streams.drain(..2) {
+        stream.stop(0_u32.into()).expect("stopped");
+    }
+    let mut sessions = stage.house.sessions();
+    sessions.wait_for(|count| *count == 1).await.expect("two ended");
+    viewer.connection.close(0_u32.into(), b"");
+    stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn a_certificate_changes_under_a_session() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let mut running = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    running.read_exact(&mut [0; 5]).await.expect("the first header");
+    let before = stage.presence.subscribe().borrow().certificates.clone();
+    // Half a life on the next is announced, at three quarters it is served.
+    let deadline = stage.presence.rotate(SystemTime::now());
+    let deadline = stage.presence.rotate(deadline);
+    let announced = stage.presence.subscribe().borrow().certificates.clone();
+    stage.presence.rotate(deadline);
+    let after = stage.presence.subscribe().borrow().certificates.clone();
+    assert!(before.len() == 1 && announced.len() == 2 && announced[0] == before[0] && after[0] == announced[1]);
+    assert!(after.contains(&before[0]), "a seat from just before is still announced");
+    // The newest alone is served; the certificate is dated from its making on, which lies ahead of this test's clock.
+    let served = stage.presence.resolver().current();
+    assert_eq!(usher_certs::pin::sha256(&served.cert[0]), after[0]);
+    let mut rest = Vec::new();
+    let mut buffer = vec![0; 100_000];
+    while let Some(read) = running.read(&mut buffer).await.expect("the session goes on") {
+        rest.extend_from_slice(&buffer[..read]);
+    }
+    assert!(rest.len() > data.len());
+}
+
+#[tokio::test]
+async fn a_node_that_drains_finishes_what_runs() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let mut running = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let mut sessions = stage.house.sessions();
+    sessions.wait_for(|count| *count == 1).await.expect("it began");
+    stage.house.drain();
+    assert_eq!(viewer.play(&stage.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
+    assert!(receive(&mut running).await.expect("goes on").data == data);
+    stage.house.idle().await;
+
+    // Forced, the clients learn why.
+    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000), true).await;
+    let viewer = stage.viewer().await;
+    let mut fetch = claims("a.mp4", None);
+    fetch.purpose = Purpose::Fetch;
+    let mut running = viewer.open(&stage.sign(&fetch), None).await;
+    running.read_exact(&mut [0]).await.expect("something");
+    stage.server.close().await;
+    assert_eq!(receive(&mut running).await, Err(End::Reset(Code::Draining)));
+    let end = viewer.connection.closed().await;
+    let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
+    assert_eq!(close.error_code, code(Code::Draining));
+    assert_eq!(stage.house.meter().sessions(), 0);
+}
+
+#[tokio::test]
+async fn a_file_cut_under_a_session_ends_it_with_a_reason() {
+    let data = mp4(1, 400 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    stream.read_exact(&mut [0]).await.expect("something");
+    File::options().write(true).open(stage.path("a.mp4")).expect("a file").set_len(GROUP).expect("cut");
+    let mut buffer = vec![0; 100_000];
+    let end = loop {
+        match stream.read(&mut buffer).await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end, Err(quinn::ReadError::Reset(code(Code::ContentChanged))));
+    stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn what_does_not_speak_usher_is_not_let_in() {
+    let stage =
+        Stage::set(&[("a.mp4", &mp4(1, 9))], Settings { max_connections: 1, ..settings() }, Bitrate(1 << 30), true)
+            .await;
+    let viewer = stage.viewer().await;
+    // The second connection of two is one too many.
+    let pins = stage.presence.subscribe().borrow().certificates.clone();
+    let other = tokio::spawn(Viewer::dial(stage.address, pins));
+    assert!(other.await.is_err_and(|error| error.is_panic()));
+    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.is_ok());
+    // The port is in use.
+    let error = socket::bind(stage.address).expect_err("in use").to_string();
+    assert!(error.contains(&stage.address.to_string()) && error.contains("in use"), "{error}");
+    assert!(socket::bind((Ipv4Addr::LOCALHOST, 0).into()).is_ok());
+}

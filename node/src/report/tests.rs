@@ -1,0 +1,206 @@
+//! Pages of the catalog as values, and whole nodes against a master of this file's own.
+
+mod master;
+
+use std::fs;
+
+use usher_proto::{
+    Bitrate, BootId, NodeName,
+    ticket::{ClusterSecret, Purpose},
+};
+
+use master::Master;
+
+use super::*;
+use crate::{
+    app::{self, Config, Running},
+    media::clips::{mp4, put_old},
+    stage::{self, Viewer},
+};
+
+fn copies(count: usize) -> Vec<CatalogCopy> {
+    let copy = |i| CatalogCopy {
+        title: Title::parse(&format!("t{i}")).expect("a title"),
+        volume: 0,
+        content: None,
+        size: 1,
+        modified_ms: 0,
+        bitrate: Bitrate(1),
+        duration_ms: 0,
+        media_type: "video/mp4".into(),
+        streamable: true,
+    };
+    (0..count).map(copy).collect()
+}
+
+#[test]
+fn a_catalog_has_one_beginning_and_one_end() {
+    for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
+        let pages: Vec<_> = pages(copies(count), Vec::new(), 3, true).collect();
+        assert_eq!(pages.iter().map(|page| page.copies.len()).collect::<Vec<_>>(), lens);
+        for (i, page) in pages.iter().enumerate() {
+            assert_eq!((page.restart, page.complete), (i == 0, i + 1 == pages.len()), "page {i} of {count}");
+            assert_eq!(page.rejected_files, 3);
+        }
+    }
+}
+
+#[test]
+fn changes_are_complete_in_themselves() {
+    let removals = copies(PAGE + 5).into_iter().map(|copy| (copy.title, copy.volume)).collect();
+    let pages: Vec<_> = pages(copies(2), removals, 0, false).collect();
+    assert_eq!(pages.iter().map(|p| (p.copies.len(), p.removals.len())).collect::<Vec<_>>(), [(2, PAGE), (0, 5)]);
+    assert!(pages.iter().all(|page| page.complete && !page.restart));
+}
+
+/// A node of two titles, one of them in a folder, attached to this master.
+async fn node(master: &Master) -> Running {
+    let films = master.dir.path().join("films");
+    put_old(&films.join("a.mp4"), &mp4(1, 200_000));
+    put_old(&films.join("deep/b.mp4"), &mp4(2, 200));
+    app::start(config(master)).await.expect("a node")
+}
+
+fn config(master: &Master) -> Config {
+    let index = master.dir.path().join("state/index.redb");
+    let films = master.dir.path().join("films");
+    fs::create_dir_all(&films).expect("a folder");
+    let mut config = Config::new(vec![master.address.into()], vec![films], master.identity(stage::NODE), index);
+    config.listen = vec![([127, 0, 0, 1], 0).into()];
+    config.zone = "z".into();
+    config
+}
+
+fn key(boot: BootId) -> Key {
+    ClusterSecret::new([3; 32]).node_key(&NodeName::parse(stage::NODE).expect("a name"), boot)
+}
+
+#[tokio::test]
+async fn a_node_introduces_itself_and_tells_what_it_has() {
+    let mut master = Master::start().await;
+    let node = node(&master).await;
+    let mut call = master.call().await;
+    let hello = call.hello.clone();
+    assert_eq!((hello.node.as_str(), hello.zone.as_str(), hello.attachment), (stage::NODE, "z", 1));
+    assert_eq!(hello.capacity, Bitrate(1_000_000_000));
+    assert_eq!(hello.presence.addresses, [node.local_addr()]);
+    let mut titles = call.catalog().await;
+    titles.sort_unstable();
+    assert_eq!(titles, ["a.mp4", "deep/b.mp4"]);
+    node.attached().await;
+
+    // A change follows by itself.
+    let films = master.dir.path().join("films");
+    put_old(&films.join("new.tmp"), &mp4(3, 300));
+    fs::rename(films.join("new.tmp"), films.join("c.mp4")).expect("renamed");
+    fs::remove_file(films.join("a.mp4")).expect("removed");
+    call.until(|call| call.titles.contains("c.mp4") && !call.titles.contains("a.mp4")).await;
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn sessions_are_prepared_opened_and_reported() {
+    let mut master = Master::start().await;
+    let node = node(&master).await;
+    node.library().hashed().await;
+    let mut call = master.call().await;
+    node.attached().await;
+    let key = key(call.hello.boot);
+    let mut claims = stage::claims("a.mp4", None);
+    (claims.purpose, claims.rate, claims.end) = (Purpose::Fetch, 5_000_000, Some(70_000));
+    let ticket = key.sign(&claims).expect("signs");
+
+    // Prepared twice, the ticket is still good; its range is told in whole groups.
+    for id in [7, 8] {
+        let prepared = call.prepare(id, &ticket).await;
+        let Some(Outcome::Setup(setup)) = prepared.result else { panic!("{prepared:?}") };
+        assert_eq!((prepared.id, setup.title.as_str()), (id, "a.mp4"));
+        assert_eq!(setup.range, Some(v1::ByteRange { start: 0, end: 131_072 }));
+    }
+    let refused = call.prepare(9, "nonsense").await;
+    let Some(Outcome::Refusal(refusal)) = refused.result else { panic!("{refused:?}") };
+    assert_eq!((refused.id, refusal.reason.as_str()), (9, "TICKET_INVALID"));
+
+    let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
+    let got = viewer.play(&ticket, None).await.expect("plays");
+    assert_eq!(got.data.len(), 131_072);
+    let id = claims.jti.parse().expect("an id");
+    call.until(|call| call.settled.contains(&id) && call.last.sent_bytes > 131_072 && call.last.sessions == 0).await;
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_lost_master_is_found_again_and_sessions_do_not_notice() {
+    let mut master = Master::start().await;
+    let node = node(&master).await;
+    let call = master.call().await;
+    node.attached().await;
+    let (boot, pins) = (call.hello.boot, call.hello.presence.certificates.clone());
+    // The master closes the channel; the node comes back with its whole catalog, as the same start.
+    drop(call);
+    let mut again = master.call().await;
+    assert_eq!((again.hello.boot, again.hello.attachment), (boot, 2));
+    assert_eq!(again.catalog().await.len(), 2);
+    // Without any master, tickets are still honoured.
+    master.stop().await;
+    let viewer = Viewer::dial(node.local_addr(), pins).await;
+    let ticket = key(boot).sign(&stage::claims("a.mp4", None)).expect("signs");
+    let played = viewer.play(&ticket, None).await.map(|got| got.data.len());
+    assert!(played.as_ref().is_ok_and(|len| *len > 200_000), "{played:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_master_that_comes_late_is_found_and_a_list_is_tried_in_turn() {
+    let mut master = Master::start().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = nobody.local_addr().expect("an address");
+    drop(nobody);
+    let mut config = config(&master);
+    config.masters.insert(0, address.into());
+    let node = app::start(config).await.expect("starts without a master");
+    let mut call = master.call().await;
+    assert_eq!(call.hello.attachment, 2, "the first of the list was tried before");
+    assert!(call.catalog().await.is_empty());
+    node.attached().await;
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn presence_follows_drain_and_a_drained_node_ends() {
+    let mut master = Master::start().await;
+    let films = master.dir.path().join("films");
+    put_old(&films.join("a.mp4"), &mp4(1, 2_000_000));
+    let (ask, requests) = mpsc::channel(2);
+    let serving = tokio::spawn(app::serve(config(&master), requests));
+    let mut call = master.call().await;
+    call.until(|call| call.titles.contains("a.mp4")).await;
+    let address = call.hello.presence.addresses[0];
+    let viewer = Viewer::dial(address, call.hello.presence.certificates.clone()).await;
+    // A slow reader holds the node up.
+    let mut fetch = stage::claims("a.mp4", None);
+    fetch.rid.clear();
+    let mut stream = viewer.open(&key(call.hello.boot).sign(&fetch).expect("signs"), None).await;
+    stream.read_exact(&mut [0]).await.expect("something");
+    ask.send(()).await.expect("asked");
+    call.until(|call| call.draining).await;
+    assert!(!serving.is_finished());
+    // A second request does not wait for it.
+    ask.send(()).await.expect("asked");
+    serving.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_is_refused_at_once() {
+    let master = Master::start().await;
+    let wrong = Config { identity: master.identity_of(usher_certs::Role::Admin, "boss"), ..config(&master) };
+    let error = app::start(wrong).await.err().expect("refused").to_string();
+    assert!(error.contains("is for the role admin"), "{error}");
+
+    let first = app::start(config(&master)).await.expect("a node");
+    let taken = Config { listen: vec![first.local_addr()], ..config(&master) };
+    let taken = Config { index: master.dir.path().join("other/index.redb"), ..taken };
+    let error = app::start(taken).await.err().expect("in use").to_string();
+    assert!(error.contains("in use") && error.contains(&first.local_addr().to_string()), "{error}");
+    first.shutdown().await;
+}

@@ -1,0 +1,186 @@
+//! A master for tests: takes attachments over mutual TLS and hands each to the test.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::SocketAddr,
+    path::Path,
+};
+
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
+};
+use usher_certs::{
+    Role, San,
+    files::{self, PemSet},
+};
+use usher_proto::{
+    SessionId,
+    model::{self, CatalogPage, Hello},
+    pb::v1::{
+        self, AttachRequest, AttachResponse,
+        attach_request::Body,
+        attach_response::Body as Answer,
+        registry_server::{Registry, RegistryServer},
+    },
+};
+
+type Replies = mpsc::Sender<Result<AttachResponse, Status>>;
+
+/// The service, which hands every attachment on.
+struct Reception(mpsc::Sender<(Streaming<AttachRequest>, Replies)>);
+
+#[tonic::async_trait]
+impl Registry for Reception {
+    type AttachStream = ReceiverStream<Result<AttachResponse, Status>>;
+
+    async fn attach(&self, request: Request<Streaming<AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
+        let (replies, stream) = mpsc::channel(16);
+        let call = (request.into_inner(), replies);
+        self.0.send(call).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+pub(super) struct Master {
+    pub(super) dir: TempDir,
+    pub(super) address: SocketAddr,
+    calls: mpsc::Receiver<(Streaming<AttachRequest>, Replies)>,
+    server: JoinHandle<()>,
+}
+
+fn issue(dir: &Path, role: Role, name: &str, sans: &[San]) -> PemSet {
+    let identity = usher_certs::Identity::new(role, name).expect("a name");
+    let paths = files::Paths::of(dir, &identity);
+    if !paths.cert.exists() {
+        files::issue(dir, &identity, sans, dir, false).expect("a certificate");
+    }
+    files::read_pem(&paths.cert, &paths.key, &paths.ca).expect("readable")
+}
+
+impl Master {
+    pub(super) async fn start() -> Self {
+        let dir = TempDir::new().expect("a folder");
+        files::init(dir.path(), "test", false).expect("an authority");
+        let pem = issue(dir.path(), Role::Master, "master", &San::loopback());
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&pem.cert, &pem.key))
+            .client_ca_root(Certificate::from_pem(&pem.ca));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (hand, calls) = mpsc::channel(4);
+        let router = Server::builder().tls_config(tls).expect("TLS").add_service(RegistryServer::new(Reception(hand)));
+        let server = tokio::spawn(async move {
+            router.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("served");
+        });
+        Self { dir, address, calls, server }
+    }
+
+    pub(super) fn identity(&self, name: &str) -> PemSet {
+        self.identity_of(Role::Node, name)
+    }
+
+    pub(super) fn identity_of(&self, role: Role, name: &str) -> PemSet {
+        issue(self.dir.path(), role, name, &[])
+    }
+
+    /// The next attachment, welcomed.
+    pub(super) async fn call(&mut self) -> Call {
+        let (mut requests, replies) = self.calls.recv().await.expect("an attachment");
+        let first = requests.message().await.expect("a message").and_then(|request| request.body);
+        let Some(Body::Hello(hello)) = first else { panic!("Hello comes first, not {first:?}") };
+        let hello = Hello::try_from(hello).expect("a good Hello");
+        let key = super::key(hello.boot);
+        let welcome = v1::Welcome {
+            keys: vec![v1::TicketKey { kid: key.kid().into(), secret: key.secret().to_vec() }],
+            report_interval_ms: 50,
+            lease_ms: 5000,
+        };
+        let mut call = Call {
+            requests,
+            replies,
+            hello,
+            titles: BTreeSet::new(),
+            complete: false,
+            settled: HashSet::new(),
+            last: model::Report::default(),
+            draining: false,
+            prepared: None,
+        };
+        call.reply(Answer::Welcome(welcome)).await;
+        call
+    }
+
+    /// Ends, and with it every channel.
+    pub(super) async fn stop(&mut self) {
+        self.server.abort();
+        assert!((&mut self.server).await.is_err_and(|error| error.is_cancelled()));
+    }
+}
+
+/// One attachment, and what was told on it.
+pub(super) struct Call {
+    requests: Streaming<AttachRequest>,
+    replies: Replies,
+    pub(super) hello: Hello,
+    pub(super) titles: BTreeSet<String>,
+    complete: bool,
+    pub(super) settled: HashSet<SessionId>,
+    pub(super) last: model::Report,
+    pub(super) draining: bool,
+    prepared: Option<v1::Prepared>,
+}
+
+impl Call {
+    async fn reply(&mut self, body: Answer) {
+        self.replies.send(Ok(AttachResponse { body: Some(body) })).await.expect("sent");
+    }
+
+    /// Follows the channel until the condition holds.
+    pub(super) async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
+        while !condition(self) {
+            match self.requests.message().await.expect("a channel").expect("a message").body {
+                Some(Body::Catalog(page)) => self.page(page.try_into().expect("a good page")),
+                Some(Body::Report(report)) => {
+                    let report = model::Report::try_from(report).expect("a good report");
+                    assert!(report.sequence > self.last.sequence && report.sent_bytes >= self.last.sent_bytes);
+                    self.settled.extend(&report.settled);
+                    self.last = report;
+                }
+                Some(Body::Presence(presence)) => {
+                    self.draining = model::Presence::try_from(presence).expect("a good presence").draining;
+                }
+                Some(Body::Prepared(prepared)) => self.prepared = Some(prepared),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn page(&mut self, page: CatalogPage) {
+        if page.restart {
+            self.titles.clear();
+        }
+        self.complete = page.complete;
+        self.titles.extend(page.copies.iter().map(|copy| copy.title.to_string()));
+        page.removals.iter().for_each(|(title, _)| {
+            self.titles.remove(title.as_str());
+        });
+    }
+
+    /// The whole catalog.
+    pub(super) async fn catalog(&mut self) -> Vec<String> {
+        self.until(|call| call.complete).await;
+        self.titles.iter().cloned().collect()
+    }
+
+    /// Asks for a session's set-up information.
+    pub(super) async fn prepare(&mut self, id: u64, ticket: &str) -> v1::Prepared {
+        let prepare = v1::Prepare { id, ticket: ticket.into(), request_id: "r".into() };
+        self.reply(Answer::Prepare(prepare)).await;
+        self.until(|call| call.prepared.is_some()).await;
+        self.prepared.take().expect("just came")
+    }
+}

@@ -1,0 +1,237 @@
+//! For tests: a node's library and QUIC server on loopback, tickets for it, and a viewer who checks every byte by the
+//! functions of the hash tree.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
+use tempfile::TempDir;
+use usher_certs::{media::MAX_MEDIA_LIFETIME, pin::PinnedVerifier, tls};
+use usher_proto::{
+    Bitrate, Code, ContentId, NodeName, SessionId,
+    pb::{
+        v1::{ByteRange, Setup},
+        wire::Open,
+    },
+    ticket::{Claims, Key, Purpose},
+    tree::{self, GROUP, Value},
+    wire::{self, Decoder, Frame, Kind},
+};
+
+use crate::{
+    app::Congestion,
+    house::House,
+    media::{self, Library, clips},
+    presence::Presence,
+    quic::{Server, Settings},
+};
+
+pub(crate) const NODE: &str = "node-1";
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        congestion: Congestion::Cubic,
+        max_connections: 100,
+        open_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(300),
+    }
+}
+
+/// Claims on a title of the node, good now.
+pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    Claims {
+        aud: NODE.into(),
+        jti: SessionId(NEXT.fetch_add(1, Ordering::Relaxed).into()).to_string(),
+        title: title.into(),
+        cid: content.map(|id| id.to_string()),
+        start: 0,
+        end: None,
+        purpose: Purpose::Play,
+        rate: 1_000_000,
+        nbf: now,
+        exp: now + 60,
+        rid: "request-1".into(),
+    }
+}
+
+pub(crate) struct Stage {
+    pub(crate) dir: TempDir,
+    pub(crate) house: Arc<House>,
+    pub(crate) presence: Presence,
+    pub(crate) server: Server,
+    pub(crate) key: Key,
+    pub(crate) address: SocketAddr,
+}
+
+impl Stage {
+    /// A node that holds these files, hashed.
+    pub(crate) async fn with(files: &[(&str, &[u8])]) -> Self {
+        Self::set(files, settings(), Bitrate(100_000_000_000), true).await
+    }
+
+    /// The same; perhaps not `hashed` yet.
+    pub(crate) async fn set(files: &[(&str, &[u8])], settings: Settings, capacity: Bitrate, hashed: bool) -> Self {
+        let dir = TempDir::new().expect("a folder");
+        let films = clips::folder(&dir.path().join("films"), files);
+        let config = media::Config { volumes: vec![films], index: dir.path().join("index.redb") };
+        let library = Library::open(config).await.expect("a library");
+        library.scanned().await;
+        if hashed {
+            library.hashed().await;
+        }
+        assert_eq!(library.stats().titles, files.len() as u64, "{:?}", library.rejected());
+        let house = House::new(NodeName::parse(NODE).expect("a name"), library, capacity);
+        let key = Key::new([5; 32]);
+        house.welcome(std::slice::from_ref(&key));
+        let presence = Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::start(&house, presence.resolver(), &[any], settings).expect("a server");
+        let address = server.local_addrs().expect("an address")[0];
+        Self { dir, house, presence, server, key, address }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("films").join(name)
+    }
+
+    pub(crate) fn ticket(&self, title: &str, content: Option<ContentId>) -> String {
+        self.sign(&claims(title, content))
+    }
+
+    pub(crate) fn sign(&self, claims: &Claims) -> String {
+        self.key.sign(claims).expect("signs")
+    }
+
+    pub(crate) async fn viewer(&self) -> Viewer {
+        Viewer::dial(self.address, self.presence.subscribe().borrow().certificates.clone()).await
+    }
+}
+
+/// How a session ended that did not end well.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Refused(Code),
+    Reset(Code),
+    Lost(Option<Code>),
+}
+
+/// What a session brought, verified.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Received {
+    pub(crate) setup: Setup,
+    pub(crate) data: Vec<u8>,
+    pub(crate) content: ContentId,
+}
+
+pub(crate) struct Viewer {
+    pub(crate) connection: Connection,
+}
+
+impl Viewer {
+    pub(crate) async fn dial(address: SocketAddr, pins: Vec<[u8; 32]>) -> Self {
+        let tls = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
+        let tls = QuicClientConfig::try_from(tls).expect("TLS for QUIC");
+        let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+        let config = quinn::ClientConfig::new(Arc::new(tls));
+        let connecting = endpoint.connect_with(config, address, NODE).expect("can be dialled");
+        let connection = connecting.await.expect("a connection");
+        Self { connection }
+    }
+
+    pub(crate) async fn send(&self, header: &[u8]) -> (SendStream, RecvStream) {
+        let (mut send, receive) = self.connection.open_bi().await.expect("a stream");
+        send.write_all(header).await.expect("sent");
+        (send, receive)
+    }
+
+    pub(crate) async fn open(&self, ticket: &str, range: Option<ByteRange>) -> RecvStream {
+        let (mut send, receive) = self.send(&open(ticket, range)).await;
+        send.finish().expect("finished");
+        receive
+    }
+
+    pub(crate) async fn play(&self, ticket: &str, range: Option<ByteRange>) -> Result<Received, End> {
+        receive(&mut self.open(ticket, range).await).await
+    }
+}
+
+/// An encoded Open message.
+pub(crate) fn open(ticket: &str, range: Option<ByteRange>) -> bytes::Bytes {
+    let open = Open { ticket: ticket.into(), range, ..Open::default() };
+    wire::message(Kind::Open, &open).expect("short enough")
+}
+
+/// Reads a session to its end and checks what came.
+pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Received, End> {
+    let mut decoder = Decoder::default();
+    let mut frames = Vec::new();
+    let mut buffer = vec![0; 100_000];
+    loop {
+        while let Some(frame) = decoder.next_frame().expect("a good frame") {
+            frames.push(frame);
+        }
+        match stream.read(&mut buffer).await {
+            Ok(Some(read)) => decoder.push(&buffer[..read]),
+            Ok(None) => break,
+            Err(ReadError::Reset(code)) => return Err(End::Reset(Code::from_quic(code.into_inner()))),
+            Err(ReadError::ConnectionLost(quinn::ConnectionError::ApplicationClosed(close))) => {
+                return Err(End::Lost(Some(Code::from_quic(close.error_code.into_inner()))));
+            }
+            Err(_) => return Err(End::Lost(None)),
+        }
+    }
+    decoder.finish().expect("whole frames");
+    if let [Frame::Refused(refused)] = frames.as_slice() {
+        return Err(End::Refused(Code::from_reason(&refused.reason)));
+    }
+    Ok(verify(frames))
+}
+
+fn verify(frames: Vec<Frame>) -> Received {
+    let mut frames = frames.into_iter();
+    let Some(Frame::Setup(setup)) = frames.next() else { panic!("Setup comes first") };
+    let (mut pages, mut groups, mut data, mut content) = (Vec::new(), Vec::<Vec<Value>>::new(), Vec::new(), None);
+    for frame in frames {
+        assert!(content.is_none(), "Finish comes last");
+        match frame {
+            Frame::Pages(values) => pages = values,
+            Frame::Hashes(values) => groups.push(values),
+            Frame::Group(group) => data.push(group),
+            Frame::Finish(finish) => content = ContentId::try_from(finish.content_id.as_slice()).ok(),
+            other => panic!("{other:?} in a session"),
+        }
+    }
+    let content = content.expect("Finish");
+    assert!(setup.content_id.is_empty() || setup.content_id == content.to_string());
+    let range = setup.range.expect("a range");
+    let first = range.start / GROUP;
+    match (pages.as_slice(), groups.as_slice()) {
+        ([], []) => assert_eq!(tree::single(&data[0]), content),
+        ([], [only]) => assert_eq!(tree::root(only), Some(content)),
+        (pages, groups) => {
+            assert_eq!(tree::root(pages), Some(content));
+            for (values, page) in groups.iter().zip(range.start / tree::PAGE..) {
+                assert_eq!(tree::page_value(values), pages[page as usize]);
+            }
+        }
+    }
+    let values: Vec<Value> = groups.concat();
+    if !values.is_empty() {
+        let skip = first - range.start / tree::PAGE * tree::PAGE_GROUPS;
+        for (i, group) in data.iter().enumerate() {
+            assert_eq!(tree::group_value(first + i as u64, group), values[skip as usize + i], "group {i}");
+        }
+    }
+    let data = data.concat();
+    assert_eq!(data.len() as u64, range.end - range.start);
+    Received { setup, data, content }
+}
