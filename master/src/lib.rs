@@ -1,1 +1,7 @@
-//! stub
+//! The master: the virtual catalog, the roster of nodes with their bandwidth, the choice, reservations and tickets,
+//! behind the gRPC API `usher.v1`.
+//!
+//! Rooms: [`core`] decides and is pure; `state` is its one owner; `grpc` speaks; `app` starts, listens and ends;
+//! `cli` is `usher master`.
+
+pub mod core;

@@ -1,0 +1,371 @@
+//! The virtual catalog: every copy of every title on every node, merged. Owns copies, their names and the indexes,
+//! laid out for memory: a title with one copy costs about 200 bytes beside its name. Refuses to know nodes as more
+//! than numbers, and who is attached: that is asked of the caller.
+//!
+//! Copies of one title are a list ordered by (node, volume), linked through a slab, so that a title costs no
+//! allocation but its name. Each copy carries the generation of its node's catalog in which it was last named; a
+//! whole new catalog, or the loss of a node, is then one number, in force at once, and what it made invalid is
+//! collected later in small steps ([`Catalog::sweep`]), so that no caller waits while a hundred thousand titles go.
+
+mod lookup;
+mod media;
+mod slab;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+use usher_proto::{
+    ContentId, Title,
+    model::{CatalogCopy, CatalogPage},
+};
+
+pub use self::lookup::{CopyView, Facts, Found, Key};
+use self::{
+    media::MediaTypes,
+    slab::{NONE, Slab},
+};
+use super::NodeId;
+
+/// Most copies of one node. A node that names more is broken or hostile: this many would take 1 GB of the master.
+pub const MAX_COPIES: u32 = 5_000_000;
+
+/// Copies that one step of the sweep looks at: well under a millisecond of the lock.
+pub const SWEEP_STEP: usize = 4096;
+
+/// Why a page was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PageError {
+    /// More copies than [`MAX_COPIES`].
+    #[error("a node's catalog has at most {MAX_COPIES} copies; split the library over several nodes")]
+    TooLarge,
+}
+
+/// What a page changed that people should hear of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageOutcome {
+    /// Titles that have more than one content since this page.
+    pub conflicts: u32,
+    /// The first of them.
+    pub example: Option<Title>,
+}
+
+/// One file on one volume of one node. 80 bytes.
+struct Copy {
+    /// Zeros unless `HASHED`.
+    content: [u8; 32],
+    size: u64,
+    modified_ms: i64,
+    bitrate: u64,
+    /// Capped at 49 days.
+    duration_ms: u32,
+    node: u32,
+    generation: u32,
+    title: u32,
+    /// The title's next copy, or the next free slot.
+    next: u32,
+    volume: u16,
+    /// Index of the media type, and the flags in the two top bits.
+    media: u16,
+}
+
+const HASHED: u16 = 1 << 15;
+const STREAMABLE: u16 = 1 << 14;
+const MEDIA: u16 = STREAMABLE - 1;
+
+/// A title: its name and its first copy.
+struct Entry {
+    /// `None` in a free slot.
+    name: Option<Title>,
+    head: u32,
+}
+
+/// What is known of one node's catalog.
+#[derive(Clone, Copy, Default)]
+struct Holder {
+    /// Copies named from now on are of this generation.
+    generation: u32,
+    /// Older copies are void.
+    oldest: u32,
+    /// Copies not void.
+    copies: u32,
+    /// Those of the present generation.
+    fresh: u32,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Catalog {
+    names: BTreeMap<Title, u32>,
+    entries: Slab<Entry>,
+    copies: Slab<Copy>,
+    /// First 32 bits of a content id, then the title's number. A look-up compares whole ids afterwards, so that two
+    /// contents with the same beginning cost time and nothing else; a full hash table would cost 50 bytes a title.
+    contents: BTreeSet<u64>,
+    media: MediaTypes,
+    holders: Vec<Holder>,
+    /// Where the sweep is, and how many slots it has yet to look at.
+    cursor: usize,
+    unswept: usize,
+}
+
+impl Catalog {
+    /// An empty catalog.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a page of a node's catalog: a part of a whole one, or changes. Removals are made after the copies.
+    pub fn page(&mut self, node: NodeId, page: &CatalogPage) -> Result<PageOutcome, PageError> {
+        if page.restart {
+            self.restart(node);
+        }
+        let held = self.holder(node).copies;
+        let after = u32::try_from(page.copies.len()).ok().and_then(|new| held.checked_add(new));
+        // A page that replaces copies is counted as if it added them: only a catalog at its very limit notices.
+        if after.is_none_or(|after| after > MAX_COPIES) || self.copies.is_nearly_full(page.copies.len()) {
+            return Err(PageError::TooLarge);
+        }
+        let mut outcome = PageOutcome::default();
+        for copy in &page.copies {
+            if self.set(node, copy) {
+                outcome.conflicts += 1;
+                outcome.example.get_or_insert_with(|| copy.title.clone());
+            }
+        }
+        for (title, volume) in &page.removals {
+            self.remove(node, title, *volume);
+        }
+        if page.complete {
+            self.complete(node);
+        }
+        Ok(outcome)
+    }
+
+    /// Begins a whole new catalog of a node. What it had stays until [`Self::complete`].
+    pub fn restart(&mut self, node: NodeId) {
+        let holder = self.holder(node);
+        holder.generation += 1;
+        holder.fresh = 0;
+    }
+
+    /// Ends a whole catalog: what was not named since the last restart is gone.
+    pub fn complete(&mut self, node: NodeId) {
+        let holder = self.holder(node);
+        if holder.oldest != holder.generation {
+            holder.oldest = holder.generation;
+            let void = holder.copies > holder.fresh;
+            holder.copies = holder.fresh;
+            if void {
+                self.unswept = self.copies.len();
+            }
+        }
+    }
+
+    /// Forgets all that a node has.
+    pub fn forget(&mut self, node: NodeId) {
+        self.restart(node);
+        self.complete(node);
+    }
+
+    /// Puts or replaces one copy. Tells whether the title has more than one content now and had not before.
+    pub fn set(&mut self, node: NodeId, copy: &CatalogCopy) -> bool {
+        let title = self.entry(&copy.title);
+        let before = self.conflict(title);
+        let holder = *self.holder(node);
+        let (previous, found) = self.place(title, node, copy.volume);
+        let at = match found {
+            Some(at) => {
+                let Copy { generation, next, .. } = self.copies[at];
+                let old = self.hashed(at);
+                let counts = self.holder(node);
+                counts.copies += u32::from(generation < holder.oldest);
+                counts.fresh += u32::from(generation != holder.generation);
+                self.copies[at] = self.made(node, title, next, holder.generation, copy);
+                self.unindex(title, old);
+                at
+            }
+            None => {
+                let next = match previous {
+                    Some(previous) => self.copies[previous].next,
+                    None => self.entries[title].head,
+                };
+                let made = self.made(node, title, next, holder.generation, copy);
+                let at = self.copies.push(made);
+                match previous {
+                    Some(previous) => self.copies[previous].next = at,
+                    None => self.entries[title].head = at,
+                }
+                let holder = self.holder(node);
+                holder.copies += 1;
+                holder.fresh += 1;
+                at
+            }
+        };
+        if let Some(content) = self.hashed(at) {
+            self.contents.insert(index_key(&content, title));
+        }
+        !before && self.conflict(title)
+    }
+
+    /// Takes one copy away, if it is there.
+    pub fn remove(&mut self, node: NodeId, title: &Title, volume: u16) {
+        let Some(&entry) = self.names.get(title) else { return };
+        let (previous, Some(at)) = self.place(entry, node, volume) else { return };
+        let generation = self.copies[at].generation;
+        let holder = self.holder(node);
+        holder.copies -= u32::from(generation >= holder.oldest);
+        holder.fresh -= u32::from(generation == holder.generation);
+        self.unlink(entry, previous, at);
+    }
+
+    /// Collects some of what is void. True while there is more to do.
+    pub fn sweep(&mut self) -> bool {
+        for _ in 0..SWEEP_STEP.min(self.unswept) {
+            self.unswept -= 1;
+            self.cursor = if self.cursor + 1 < self.copies.len() { self.cursor + 1 } else { 0 };
+            let Ok(at) = u32::try_from(self.cursor) else { continue };
+            let Some(copy) = self.copies.slot(at) else { continue };
+            if copy.title == NONE || self.is_live(copy) {
+                continue;
+            }
+            let (title, node, volume) = (copy.title, NodeId(copy.node), copy.volume);
+            if let (previous, Some(at)) = self.place(title, node, volume) {
+                self.unlink(title, previous, at);
+            }
+        }
+        self.unswept > 0
+    }
+
+    /// Copies of one node.
+    pub fn copies_of(&self, node: NodeId) -> u32 {
+        holder_of(&self.holders, node).copies
+    }
+
+    /// Bytes that the tables hold beside the names, as far as they can be told without asking the allocator: the
+    /// slabs exactly.
+    pub fn slab_bytes(&self) -> usize {
+        self.entries.bytes() + self.copies.bytes()
+    }
+
+    fn holder(&mut self, node: NodeId) -> &mut Holder {
+        if self.holders.len() <= node.index() {
+            self.holders.resize_with(node.index() + 1, Holder::default);
+        }
+        &mut self.holders[node.index()]
+    }
+
+    fn is_live(&self, copy: &Copy) -> bool {
+        copy.generation >= holder_of(&self.holders, NodeId(copy.node)).oldest
+    }
+
+    /// The number of a title, made if it is new.
+    fn entry(&mut self, title: &Title) -> u32 {
+        if let Some(&entry) = self.names.get(title) {
+            return entry;
+        }
+        let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE });
+        self.names.insert(title.clone(), entry);
+        entry
+    }
+
+    /// Where the copy of a node's volume is in a title's list, and the copy before that place.
+    fn place(&self, title: u32, node: NodeId, volume: u16) -> (Option<u32>, Option<u32>) {
+        let mut previous = None;
+        for (at, copy) in self.all(title) {
+            match (copy.node, copy.volume).cmp(&(node.0, volume)) {
+                std::cmp::Ordering::Less => previous = Some(at),
+                std::cmp::Ordering::Equal => return (previous, Some(at)),
+                std::cmp::Ordering::Greater => break,
+            }
+        }
+        (previous, None)
+    }
+
+    fn made(&mut self, node: NodeId, title: u32, next: u32, generation: u32, copy: &CatalogCopy) -> Copy {
+        let mut media = self.media.number(&copy.media_type);
+        media |= if copy.content.is_some() { HASHED } else { 0 };
+        media |= if copy.streamable { STREAMABLE } else { 0 };
+        Copy {
+            content: copy.content.map_or([0; 32], |id| id.0),
+            size: copy.size,
+            modified_ms: copy.modified_ms,
+            bitrate: copy.bitrate.0,
+            duration_ms: u32::try_from(copy.duration_ms).unwrap_or(u32::MAX),
+            node: node.0,
+            generation,
+            title,
+            next,
+            volume: copy.volume,
+            media,
+        }
+    }
+
+    fn hashed(&self, at: u32) -> Option<ContentId> {
+        self.copies[at].hashed()
+    }
+
+    /// Takes a copy out of its title's list, and the title with its last copy.
+    fn unlink(&mut self, title: u32, previous: Option<u32>, at: u32) {
+        let (next, content) = (self.copies[at].next, self.hashed(at));
+        match previous {
+            Some(previous) => self.copies[previous].next = next,
+            None => self.entries[title].head = next,
+        }
+        self.copies[at].title = NONE;
+        self.copies.free(at);
+        self.unindex(title, content);
+        if self.entries[title].head == NONE {
+            if let Some(name) = self.entries[title].name.take() {
+                self.names.remove(&name);
+            }
+            self.entries.free(title);
+        }
+    }
+
+    /// Takes a content out of the index unless another copy of the title still needs that line.
+    fn unindex(&mut self, title: u32, content: Option<ContentId>) {
+        let Some(content) = content else { return };
+        let key = index_key(&content, title);
+        if !self.all(title).any(|(_, copy)| copy.hashed().is_some_and(|id| index_key(&id, title) == key)) {
+            self.contents.remove(&key);
+        }
+    }
+
+    /// All copies of a title, void ones too.
+    fn all(&self, title: u32) -> impl Iterator<Item = (u32, &Copy)> {
+        let mut at = self.entries[title].head;
+        std::iter::from_fn(move || {
+            let copy = self.copies.slot(at)?;
+            let this = at;
+            at = copy.next;
+            Some((this, copy))
+        })
+    }
+
+    /// Whether a title has more than one hashed content.
+    fn conflict(&self, title: u32) -> bool {
+        let mut contents = self.live(title).filter_map(|(_, copy)| copy.hashed());
+        contents.next().is_some_and(|first| contents.any(|other| other != first))
+    }
+
+    fn live(&self, title: u32) -> impl Iterator<Item = (u32, &Copy)> {
+        self.all(title).filter(|(_, copy)| self.is_live(copy))
+    }
+}
+
+impl Copy {
+    fn hashed(&self) -> Option<ContentId> {
+        (self.media & HASHED != 0).then_some(ContentId(self.content))
+    }
+}
+
+fn holder_of(holders: &[Holder], node: NodeId) -> Holder {
+    holders.get(node.index()).copied().unwrap_or_default()
+}
+
+fn index_key(content: &ContentId, title: u32) -> u64 {
+    let [a, b, c, d, ..] = content.0;
+    u64::from(u32::from_be_bytes([a, b, c, d])) << 32 | u64::from(title)
+}

@@ -1,0 +1,357 @@
+//! The roster: which nodes there are, what they say of themselves, and whether their word is still good. Owns leases,
+//! states and the fencing of old attachments. Refuses to know titles, promises and channels.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use usher_proto::{
+    BootId, NodeName,
+    code::{Code, Fault},
+    model::{Hello, Presence, Report},
+};
+
+use super::{
+    NodeId, Now,
+    history::{History, Sample},
+};
+
+/// How often a node reports.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a node's last word is good: five reports, so that a lost one or a short pause does not end it.
+pub const LEASE: Duration = Duration::from_secs(5);
+
+/// How long the copies of a node whose channel is closed are remembered after its lease: a restart of a node, or a
+/// short loss of the network, must not empty the catalog.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// How long a node that is gone is kept for its history.
+pub const RECORD: Duration = Duration::from_secs(600);
+
+/// Where a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Attached, reporting, taking sessions.
+    Serving,
+    /// Takes no new sessions.
+    Draining,
+    /// Its lease ran out while its channel is open.
+    Stale,
+    /// Its channel is closed.
+    Gone,
+}
+
+impl State {
+    /// The state's word in events and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Stale => "stale",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// One attachment of one node; a message of any other attachment is void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// The node.
+    pub node: NodeId,
+    epoch: u64,
+}
+
+/// Why a node may not attach.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AttachError {
+    /// Another process serves under this name and is well.
+    #[error(
+        "node `{node}` is already attached by its process {there}, which reports; process {here} must wait until that \
+         one ends, or take another name"
+    )]
+    Taken {
+        /// The name.
+        node: NodeName,
+        /// The process that has it.
+        there: BootId,
+        /// The one that wants it.
+        here: BootId,
+    },
+    /// The same process attached later than this.
+    #[error("attachment {here} of node `{node}` is older than its attachment {there}")]
+    Older {
+        /// The name.
+        node: NodeName,
+        /// The newest attachment.
+        there: u64,
+        /// This one.
+        here: u64,
+    },
+}
+
+impl From<&AttachError> for Fault {
+    fn from(error: &AttachError) -> Self {
+        Self::new(Code::Exists, error.to_string()).after(LEASE)
+    }
+}
+
+/// Why a report was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Ignored {
+    /// Of an attachment that another has replaced.
+    #[error("it is of an attachment that another has replaced")]
+    Superseded,
+    /// Not newer than the last one.
+    #[error("its sequence number or uptime is not above the last one's")]
+    Old,
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it said when it attached, its presence kept up to date.
+    pub hello: Hello,
+    /// Where it stands.
+    pub state: State,
+    /// When it attached last.
+    pub attached_at: Now,
+    /// Its last report of this boot.
+    pub report: Report,
+    /// When that was taken; `None` before the first.
+    pub reported_at: Option<Instant>,
+    /// Its egress over time.
+    pub history: History,
+    /// Files that it does not offer.
+    pub rejected_files: u32,
+    epoch: u64,
+    /// The last sign of life: a report, or the attachment.
+    heard: Instant,
+    /// Its load is known: by a report, or because it has just started.
+    load_known: bool,
+    /// When its channel closed.
+    left: Option<Instant>,
+    /// Its copies are forgotten.
+    copies_void: bool,
+}
+
+impl Node {
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.hello.node
+    }
+
+    /// Whether its channel is open.
+    pub fn attached(&self) -> bool {
+        self.state != State::Gone
+    }
+
+    /// Whether it can be given a session as far as its state goes: well, not draining, its load known.
+    pub fn can_serve(&self, now: Instant) -> bool {
+        self.state == State::Serving && self.load_known && self.lease_end() > now
+    }
+
+    /// Bit/s of the last report, less what fetches would give up.
+    pub fn measured(&self) -> u64 {
+        self.report.egress.0.saturating_sub(self.report.elastic.0)
+    }
+
+    fn lease_end(&self) -> Instant {
+        self.heard + LEASE
+    }
+
+    /// The state that its presence asks for.
+    fn wanted(&self) -> State {
+        if self.hello.presence.draining { State::Draining } else { State::Serving }
+    }
+}
+
+/// A change of a node's state, or that it has been forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is in this state now.
+    State(State),
+    /// Its copies are to be forgotten.
+    CopiesVoid,
+    /// It is no longer in the roster.
+    Forgotten,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Roster {
+    names: HashMap<NodeName, NodeId>,
+    /// By number. Numbers are not used again, so a hole is a node that was forgotten.
+    nodes: Vec<Option<Node>>,
+    epochs: u64,
+}
+
+impl Roster {
+    /// Attaches a node, which replaces an older attachment of it. Tells the attachment, and whether it is a new
+    /// process: then the tickets given for the old one are void.
+    pub fn attach(&mut self, now: Now, hello: Hello) -> Result<(Link, bool), AttachError> {
+        let known = self.id(&hello.node);
+        if let Some(node) = known.and_then(|id| self.node(id)) {
+            let same = node.hello.boot == hello.boot;
+            if !same && node.attached() && node.lease_end() > now.instant {
+                return Err(AttachError::Taken { node: hello.node, there: node.hello.boot, here: hello.boot });
+            }
+            if same && hello.attachment <= node.hello.attachment {
+                let there = node.hello.attachment;
+                return Err(AttachError::Older { node: hello.node, there, here: hello.attachment });
+            }
+        }
+        self.epochs += 1;
+        let epoch = self.epochs;
+        let id = known.unwrap_or_else(|| {
+            // 2^32 names would each need a certificate.
+            let id = NodeId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+            self.nodes.push(None);
+            self.names.insert(hello.node.clone(), id);
+            id
+        });
+        let slot = &mut self.nodes[id.index()];
+        let fresh = slot.as_ref().is_none_or(|node| node.hello.boot != hello.boot);
+        let old = slot.take();
+        let started = hello.attachment == 1;
+        let mut node = Node {
+            hello,
+            state: State::Serving,
+            attached_at: now,
+            report: Report::default(),
+            reported_at: None,
+            history: History::default(),
+            rejected_files: 0,
+            epoch,
+            heard: now.instant,
+            // A process that attaches for the first time carries nothing. One that was attached to a master before
+            // carries we know not what until it reports.
+            load_known: started,
+            left: None,
+            copies_void: false,
+        };
+        if let Some(old) = old {
+            node.history = old.history;
+            if !fresh {
+                (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
+                node.rejected_files = old.rejected_files;
+            }
+        }
+        node.state = node.wanted();
+        *slot = Some(node);
+        Ok((Link { node: id, epoch }, fresh))
+    }
+
+    /// The channel of an attachment closed. False when another attachment has replaced it.
+    pub fn detach(&mut self, now: Now, link: Link) -> bool {
+        let Some(node) = self.current(link) else { return false };
+        node.state = State::Gone;
+        node.left = Some(now.instant);
+        true
+    }
+
+    /// Takes a report and renews the lease. Tells the state if it changed.
+    pub fn report(&mut self, now: Now, link: Link, report: Report) -> Result<Option<State>, Ignored> {
+        let node = self.current(link).ok_or(Ignored::Superseded)?;
+        let older = report.sequence <= node.report.sequence || report.uptime_ms < node.report.uptime_ms;
+        if node.reported_at.is_some() && older {
+            return Err(Ignored::Old);
+        }
+        node.history.push(Sample { at: now, egress: report.egress.0, sessions: report.sessions });
+        // The list was for the ledger; here it would only be memory.
+        node.report = Report { settled: Vec::new(), ..report };
+        node.reported_at = Some(now.instant);
+        node.heard = now.instant;
+        node.load_known = true;
+        Ok(node.turn(node.wanted()))
+    }
+
+    /// Takes a change of presence. Tells the state if it changed; `None` too when the attachment is replaced.
+    pub fn presence(&mut self, link: Link, presence: Presence) -> Option<State> {
+        let node = self.current(link)?;
+        node.hello.presence = presence;
+        // A stale node stays stale until it reports.
+        if node.state == State::Stale { None } else { node.turn(node.wanted()) }
+    }
+
+    /// Whether an attachment is the present one of its node.
+    pub fn is_current(&self, link: Link) -> bool {
+        self.node(link.node).is_some_and(|node| node.epoch == link.epoch && node.attached())
+    }
+
+    /// The node of the present attachment.
+    pub fn current(&mut self, link: Link) -> Option<&mut Node> {
+        let node = self.nodes.get_mut(link.node.index())?.as_mut()?;
+        (node.epoch == link.epoch && node.attached()).then_some(node)
+    }
+
+    /// Ends leases, and forgets who has been gone for long.
+    pub fn handle(&mut self, now: Now) -> Vec<(NodeId, Change)> {
+        let mut changes = Vec::new();
+        for (slot, id) in self.nodes.iter_mut().zip(0..) {
+            let Some(node) = slot else { continue };
+            let id = NodeId(id);
+            match node.left {
+                None if node.state != State::Stale && node.lease_end() <= now.instant => {
+                    node.state = State::Stale;
+                    changes.push((id, Change::State(State::Stale)));
+                }
+                None => {}
+                Some(left) if left + RECORD <= now.instant => {
+                    self.names.remove(&node.hello.node);
+                    *slot = None;
+                    changes.push((id, Change::Forgotten));
+                }
+                Some(left) if left + LEASE + GRACE <= now.instant && !node.copies_void => {
+                    node.copies_void = true;
+                    changes.push((id, Change::CopiesVoid));
+                }
+                Some(_) => {}
+            }
+        }
+        changes
+    }
+
+    /// When something may change by time alone.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = self.nodes.iter().flatten().filter_map(|node| match node.left {
+            None => (node.state != State::Stale).then(|| node.lease_end()),
+            Some(left) if node.copies_void => Some(left + RECORD),
+            Some(left) => Some(left + LEASE + GRACE),
+        });
+        deadlines.min()
+    }
+
+    /// The number of a name.
+    pub fn id(&self, name: &NodeName) -> Option<NodeId> {
+        self.names.get(name).copied()
+    }
+
+    /// A node by number.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id.index())?.as_ref()
+    }
+
+    /// Whether a node's channel is open.
+    pub fn attached(&self, id: NodeId) -> bool {
+        self.node(id).is_some_and(Node::attached)
+    }
+
+    /// All nodes, in no particular order.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().zip(0..).filter_map(|(node, id)| Some((NodeId(id), node.as_ref()?)))
+    }
+}
+
+impl Node {
+    fn turn(&mut self, state: State) -> Option<State> {
+        let changed = self.state != state;
+        self.state = state;
+        changed.then_some(state)
+    }
+}

@@ -1,0 +1,136 @@
+//! Tables of attachments, reports and silences.
+
+use usher_proto::Bitrate;
+
+use super::*;
+
+fn hello(name: &str, boot: u128, attachment: u64) -> Hello {
+    Hello {
+        node: NodeName::parse(name).expect("a name"),
+        boot: BootId(boot),
+        version: "test".into(),
+        zone: String::new(),
+        capacity: Bitrate(1_000_000_000),
+        presence: Presence {
+            addresses: vec![([127, 0, 0, 1], 1).into()],
+            certificates: vec![[0; 32]],
+            draining: false,
+        },
+        attachment,
+    }
+}
+
+fn start() -> Now {
+    Now { instant: Instant::now(), unix_ms: 1_000_000 }
+}
+
+fn report(sequence: u64, uptime_ms: u64) -> Report {
+    Report { sequence, uptime_ms, egress: Bitrate(8), elastic: Bitrate(3), ..Report::default() }
+}
+
+#[test]
+fn who_may_attach() {
+    let now = start();
+    let later = now.after(LEASE);
+    // (when, boot, attachment, taken): each line after a first attachment (boot 1, attachment 5) at `now`.
+    for (when, boot, attachment, taken) in [
+        (now, 1, 6, true),
+        (now, 1, 5, false),
+        (now, 1, 4, false),
+        (now, 2, 1, false),
+        (later, 2, 1, true),
+        (later, 1, 4, false),
+    ] {
+        let mut roster = Roster::default();
+        let (first, fresh) = roster.attach(now, hello("n", 1, 5)).expect("the first");
+        assert!(fresh);
+        let second = roster.attach(when, hello("n", boot, attachment));
+        assert_eq!(second.is_ok(), taken, "boot {boot} attachment {attachment}");
+        assert_eq!(roster.is_current(first), !taken);
+        if let Ok((link, fresh)) = second {
+            assert_eq!((link.node, fresh), (first.node, boot != 1));
+            assert_eq!(roster.report(when, first, report(1, 1)), Err(Ignored::Superseded));
+            assert!(!roster.detach(when, first) && roster.attached(link.node));
+        }
+    }
+    let mut roster = Roster::default();
+    let (first, _) = roster.attach(now, hello("n", 1, 1)).expect("the first");
+    roster.detach(now, first);
+    assert!(roster.attach(now, hello("n", 2, 1)).is_ok(), "a closed channel frees the name");
+    let error = roster.attach(now, hello("n", 3, 1)).expect_err("taken").to_string();
+    assert!(error.contains(&BootId(2).to_string()) && error.contains(&BootId(3).to_string()), "{error}");
+}
+
+#[test]
+fn old_and_repeated_reports_renew_nothing() {
+    let now = start();
+    let mut roster = Roster::default();
+    let (link, _) = roster.attach(now, hello("n", 1, 1)).expect("attached");
+    for (second, sequence, uptime, taken) in
+        [(1, 5, 1000, true), (2, 5, 2000, false), (3, 4, 2000, false), (3, 6, 999, false), (4, 7, 1000, true)]
+    {
+        let at = now.after(Duration::from_secs(second));
+        assert_eq!(roster.report(at, link, report(sequence, uptime)).is_ok(), taken, "second {second}");
+        let node = roster.node(link.node).expect("known");
+        assert_eq!(node.measured(), 5);
+        let renewed = node.lease_end() == at.instant + LEASE;
+        assert_eq!(renewed, taken, "second {second}");
+    }
+    // A new process counts from the start again, and keeps the history of its name.
+    let at = now.after(LEASE * 2);
+    let (link, fresh) = roster.attach(at, hello("n", 2, 1)).expect("attached");
+    assert!(fresh && roster.report(at, link, report(1, 1)).is_ok());
+    assert_eq!(roster.node(link.node).map(|node| node.history.samples().count()), Some(3));
+}
+
+#[test]
+fn silence() {
+    let now = start();
+    let mut roster = Roster::default();
+    let (link, _) = roster.attach(now, hello("n", 1, 1)).expect("attached");
+    let id = link.node;
+    let can = |roster: &Roster, at: Now| roster.node(id).is_some_and(|node| node.can_serve(at.instant));
+    assert!(can(&roster, now));
+    let almost = now.after(LEASE - Duration::from_millis(1));
+    assert!(roster.handle(almost).is_empty() && can(&roster, almost));
+    let out = now.after(LEASE);
+    assert_eq!(roster.deadline(), Some(out.instant));
+    assert!(!can(&roster, out), "the lease counts, not when it was noticed");
+    assert_eq!(roster.handle(out), [(id, Change::State(State::Stale))]);
+    assert!(roster.handle(out).is_empty() && roster.deadline().is_none());
+    assert_eq!(roster.presence(link, hello("n", 1, 1).presence), None, "only a report ends staleness");
+    assert_eq!(roster.report(out, link, report(1, 1)), Ok(Some(State::Serving)));
+    assert!(can(&roster, out));
+
+    assert!(roster.detach(out, link) && !can(&roster, out));
+    let void = out.after(LEASE + GRACE);
+    assert_eq!(roster.deadline(), Some(void.instant));
+    assert!(roster.handle(void.after(Duration::ZERO)).contains(&(id, Change::CopiesVoid)));
+    assert!(roster.handle(void).is_empty());
+    let end = out.after(RECORD);
+    assert_eq!(roster.deadline(), Some(end.instant));
+    assert_eq!(roster.handle(end), [(id, Change::Forgotten)]);
+    assert!(roster.node(id).is_none() && roster.deadline().is_none());
+    let (again, _) = roster.attach(end, hello("n", 1, 1)).expect("attached");
+    assert_ne!(again.node, id);
+}
+
+#[test]
+fn draining_and_unknown_load() {
+    let now = start();
+    let mut roster = Roster::default();
+    let mut draining = hello("n", 1, 1);
+    draining.presence.draining = true;
+    let (link, _) = roster.attach(now, draining.clone()).expect("attached");
+    assert_eq!(roster.node(link.node).map(|node| node.state), Some(State::Draining));
+    assert_eq!(roster.report(now, link, report(1, 1)), Ok(None));
+    assert_eq!(roster.presence(link, hello("n", 1, 1).presence), Some(State::Serving));
+    assert_eq!(roster.presence(link, draining.presence), Some(State::Draining));
+
+    // A process that served another master before is not chosen until it has told its load.
+    let (link, _) = roster.attach(now, hello("m", 1, 2)).expect("attached");
+    let can = |roster: &Roster| roster.node(link.node).is_some_and(|node| node.can_serve(now.instant));
+    assert!(!can(&roster));
+    assert_eq!(roster.report(now, link, report(1, 1)), Ok(None));
+    assert!(can(&roster));
+}
