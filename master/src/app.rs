@@ -1,0 +1,201 @@
+//! Starts a master and ends it: state, listener, services, ticker. Owns the tasks; refuses to know the command line.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS};
+use tracing::{error, info, warn};
+use usher_certs::files::PemSet;
+use usher_proto::pb::{
+    DESCRIPTORS,
+    v1::{
+        catalog_server::CatalogServer, cluster_server::ClusterServer, registry_server::RegistryServer,
+        tickets_server::TicketsServer,
+    },
+};
+
+use crate::{
+    grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
+    state::State,
+    store,
+};
+
+/// How often leases and reservations are looked at: a twentieth of a lease.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How often a silent connection is asked for a sign of life, and how long it may take to give one. Together below two
+/// leases, so that the channel of a dead node is closed soon after it became stale.
+const PING: Duration = Duration::from_secs(4);
+
+/// Calls at once on one connection.
+const CALLS: u32 = 256;
+
+/// Bytes of headers of one call.
+const HEADERS: u32 = 16 << 10;
+
+/// How long calls that run may take to end when the master does.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Every service, for health.
+const SERVICES: [&str; 5] = ["", "usher.v1.Tickets", "usher.v1.Catalog", "usher.v1.Cluster", "usher.v1.Registry"];
+
+/// Requests that may wait for a decision, unless the operator says otherwise.
+pub const DEFAULT_QUEUE: usize = 1024;
+
+/// Who may call the `Cluster` service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterAccess {
+    /// Everyone who reaches the master.
+    #[default]
+    Open,
+    /// Who has a certificate from `usher certs issue admin`.
+    Admin,
+}
+
+/// What a master needs to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen (TCP). Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The master's certificate and key, and the authority that signs the nodes' certificates.
+    pub tls: PemSet,
+    /// Directory of the key store; made when it does not exist.
+    pub state: PathBuf,
+    /// Who may call the `Cluster` service.
+    pub cluster_access: ClusterAccess,
+    /// Requests that may wait for a decision; see [`DEFAULT_QUEUE`].
+    pub queue: usize,
+}
+
+/// A master that runs. Dropping it ends it without waiting.
+pub struct Running {
+    address: SocketAddr,
+    ending: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it: channels and watchers are told, calls that run may finish within five seconds.
+    pub async fn shutdown(mut self) {
+        self.ending.cancel();
+        if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
+            warn!("calls did not end in time; closing their connections");
+            self.server.abort();
+        }
+    }
+
+    /// Waits until it has ended by itself, which it does only when its listener fails.
+    pub async fn ended(&mut self) {
+        // An error is a panic of the task, which has been logged where it happened.
+        let _panic = (&mut self.server).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ending.cancel();
+    }
+}
+
+/// Starts a master; when this returns, it listens.
+///
+/// # Errors
+/// When the key store cannot be read or made, the certificate does not work, or the address cannot be listened on.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let secret = store::cluster_secret(&config.state)?;
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(&config.tls.cert, &config.tls.key))
+        .client_ca_root(Certificate::from_pem(&config.tls.ca))
+        // Viewers have none; Registry and Cluster ask for theirs.
+        .client_auth_optional(true)
+        .timeout(HANDSHAKE);
+    let mut server = Server::builder()
+        .tls_config(tls)
+        .context("set up TLS with the master's certificate")?
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .max_concurrent_streams(CALLS)
+        .http2_max_header_list_size(HEADERS);
+
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!(
+            "listen on {}: if another process has this address (perhaps another master), end it, or choose another with \
+             --listen",
+            config.listen
+        )
+    })?;
+    let address = listener.local_addr().context("read the listener's address")?;
+
+    let state = Arc::new(State::new(secret));
+    let ending = CancellationToken::new();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let tickets = grpc::tickets::Service::new(Arc::clone(&state), config.queue);
+    let catalog = grpc::catalog::Service::new(Arc::clone(&state));
+    let cluster = grpc::cluster::Service::new(Arc::clone(&state), config.cluster_access, ending.clone());
+    let registry = grpc::registry::Service::new(Arc::clone(&state), ending.clone());
+    let router = server
+        .add_service(TicketsServer::new(tickets).max_decoding_message_size(CLIENT_MESSAGE))
+        .add_service(CatalogServer::new(catalog).max_decoding_message_size(CLIENT_MESSAGE))
+        .add_service(ClusterServer::new(cluster).max_decoding_message_size(CLIENT_MESSAGE))
+        .add_service(RegistryServer::new(registry).max_decoding_message_size(NODE_MESSAGE))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().context("set up reflection")?)
+        .add_service(reflection().build_v1alpha().context("set up reflection")?);
+
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let ticker = tokio::spawn(tick(state, ending.clone()));
+    let told = ending.clone();
+    let serve = async move {
+        let stop = async {
+            told.cancelled().await;
+            for service in SERVICES {
+                health.set_service_status(service, ServingStatus::NotServing).await;
+            }
+        };
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
+            error!(error = &error as &dyn std::error::Error, "the master's listener failed");
+        }
+        told.cancel();
+        // It ends with the token; an error is a panic, logged where it happened.
+        let _panic = ticker.await;
+    };
+    info!(%address, "master listens");
+    Ok(Running { address, ending, server: tokio::spawn(serve) })
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
+}
+
+/// Drives what time alone brings.
+async fn tick(state: Arc<State>, ending: CancellationToken) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = ending.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        state.tick();
+        while state.sweep() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

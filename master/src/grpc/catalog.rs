@@ -1,0 +1,102 @@
+//! `usher.v1.Catalog`: pages of titles, and where a title is.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+use usher_proto::{
+    Fault, Title,
+    code::Code,
+    model::{Invalid, What},
+    pb::v1::{self, catalog_server::Catalog},
+    title::MAX_BYTES,
+};
+
+use crate::state::State;
+
+/// Titles of a page when none are asked for.
+const PAGE: u32 = 1000;
+
+/// Most titles of a page.
+const MAX_PAGE: u32 = 5000;
+
+/// Bytes after which a page ends: half of what gRPC clients take by default.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// See the module.
+pub(crate) struct Service {
+    state: Arc<State>,
+}
+
+impl Service {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+}
+
+#[tonic::async_trait]
+impl Catalog for Service {
+    async fn list_titles(
+        &self,
+        request: Request<v1::ListTitlesRequest>,
+    ) -> Result<Response<v1::ListTitlesResponse>, Status> {
+        let request = request.into_inner();
+        let prefix = request.prefix;
+        if prefix.len() > MAX_BYTES || prefix.chars().any(char::is_control) {
+            let rule = format!("at most {MAX_BYTES} bytes, without control characters");
+            return Err(Invalid::one("prefix", rule).to_status());
+        }
+        let after = parse_token(&prefix, &request.page_token).map_err(|invalid| invalid.to_status())?;
+        let size = if request.page_size == 0 { PAGE } else { request.page_size.min(MAX_PAGE) };
+        let mut bytes = 0;
+        let within = |title: &v1::Title| {
+            bytes += title.encoded_len();
+            bytes <= PAGE_BYTES
+        };
+        let limit = usize::try_from(size).unwrap_or(usize::MAX);
+        let (titles, more) = self.state.titles(&prefix, after, limit, within).await;
+        let last = titles.last().filter(|_| more);
+        let next_page_token = last.map(|title| hex::encode(&title.title)).unwrap_or_default();
+        Ok(Response::new(v1::ListTitlesResponse { titles, next_page_token }))
+    }
+
+    async fn locate(&self, request: Request<v1::LocateRequest>) -> Result<Response<v1::LocateResponse>, Status> {
+        let what = What::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let versions = self.state.locate(&what);
+        if versions.is_empty() {
+            let text = format!("`{what}`: no node holds it; `usher ls` lists what there is");
+            return Err(Fault::new(Code::NotFound, text).to_status());
+        }
+        Ok(Response::new(v1::LocateResponse { versions }))
+    }
+}
+
+/// The last title of the page before, which the token is in hex.
+fn parse_token(prefix: &str, token: &str) -> Result<Option<Title>, Invalid> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bad = || Invalid::one("page_token", "not the next_page_token of a page with this prefix");
+    if token.len() > 2 * MAX_BYTES {
+        return Err(bad());
+    }
+    let bytes = hex::decode(token).map_err(|_| bad())?;
+    let title = Title::from_bytes(&bytes).map_err(|_| bad())?;
+    if title.as_str().starts_with(prefix) { Ok(Some(title)) } else { Err(bad()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens() {
+        let title = |token: &str| parse_token("a", token).map(|title| title.map(|title| title.to_string()));
+        assert_eq!(title(""), Ok(None));
+        assert_eq!(title(&hex::encode("a/b")), Ok(Some("a/b".into())));
+        for wrong in ["a", "zz", &hex::encode("b"), &hex::encode("a/../b"), &"61".repeat(2000), &hex::encode(b"a\xff")]
+        {
+            assert!(title(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `usher.v1.Cluster`: the roster for operators, and its changes as they happen.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use usher_certs::Role;
+use usher_proto::{
+    Fault, NodeName,
+    code::Code,
+    model::Invalid,
+    pb::v1::{self, cluster_server::Cluster},
+};
+
+use super::peer;
+use crate::{app::ClusterAccess, core::balancer::RETRY, state::State};
+
+/// Most watchers at once.
+const WATCHERS: usize = 256;
+
+/// Changes that wait for one watcher; the rest wait in the ring that all share.
+const TO_WATCHER: usize = 16;
+
+/// See the module.
+pub(crate) struct Service {
+    state: Arc<State>,
+    access: ClusterAccess,
+    watchers: Arc<Semaphore>,
+    ending: CancellationToken,
+}
+
+impl Service {
+    /// Its streams end with `ending`.
+    pub(crate) fn new(state: Arc<State>, access: ClusterAccess, ending: CancellationToken) -> Self {
+        Self { state, access, watchers: Arc::new(Semaphore::new(WATCHERS)), ending }
+    }
+
+    fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        match self.access {
+            ClusterAccess::Open => Ok(()),
+            ClusterAccess::Admin => peer::require(request, Role::Admin).map(|_name| ()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Service {
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.allow(&request)?;
+        Ok(Response::new(v1::ListNodesResponse { nodes: self.state.nodes() }))
+    }
+
+    async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
+        self.allow(&request)?;
+        let name = NodeName::parse(&request.into_inner().name);
+        let name = name.map_err(|error| Invalid::one("name", error).to_status())?;
+        let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
+        self.state.node(&name).map(Response::new).ok_or_else(|| unknown().to_status())
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.allow(&request)?;
+        let full = |_| Fault::new(Code::NoCapacity, format!("{WATCHERS} watchers already")).after(RETRY).to_status();
+        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(full)?;
+        let (sender, receiver) = mpsc::channel(TO_WATCHER);
+        tokio::spawn(watch(Arc::clone(&self.state), sender, place, self.ending.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Tells one watcher the roster, then the changes. One that is too far behind is told the whole roster again: that is
+/// bounded, and what it missed is in it.
+async fn watch(
+    state: Arc<State>,
+    sender: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    _place: OwnedSemaphorePermit,
+    ending: CancellationToken,
+) {
+    let tell = async {
+        'roster: loop {
+            let (nodes, mut changes) = state.watch();
+            for node in nodes {
+                if sender.send(Ok(node)).await.is_err() {
+                    return;
+                }
+            }
+            loop {
+                let change = match changes.recv().await {
+                    Ok(change) => change,
+                    Err(RecvError::Lagged(_)) => continue 'roster,
+                    Err(RecvError::Closed) => return,
+                };
+                if sender.send(Ok(change)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = tell => {}
+        () = sender.closed() => {}
+        () = ending.cancelled() => {
+            // Best effort: a watcher whose queue is full sees the stream end all the same.
+            let _full = sender.try_send(Err(Fault::new(Code::Unavailable, "the master ends").after(RETRY).to_status()));
+        }
+    }
+}

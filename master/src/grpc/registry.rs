@@ -1,0 +1,207 @@
+//! `usher.v1.Registry`: the standing channel of a node. Owns who may open one, and what ends it. One wrong message
+//! ends it, and nothing else: what the node said before stands.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+use usher_certs::Role;
+use usher_proto::{
+    Fault,
+    code::Code,
+    model::{CatalogPage, Hello, Invalid, Report, SetupInfo},
+    pb::v1::{self, attach_request::Body, registry_server::Registry},
+};
+
+use super::peer;
+use crate::{
+    core::roster::{LEASE, Link, REPORT_INTERVAL},
+    state::State,
+};
+
+/// How long a node may take to introduce itself.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// Messages that may wait for a node; with more, it has stopped reading, and is not asked.
+const TO_NODE: usize = 64;
+
+/// How long the last word to a node may take.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// See the module.
+pub(crate) struct Service {
+    state: Arc<State>,
+    ending: CancellationToken,
+}
+
+impl Service {
+    /// Its channels end with `ending`.
+    pub(crate) fn new(state: Arc<State>, ending: CancellationToken) -> Self {
+        Self { state, ending }
+    }
+}
+
+#[tonic::async_trait]
+impl Registry for Service {
+    type AttachStream = BoxStream<'static, Result<v1::AttachResponse, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let name = peer::require(&request, Role::Node).inspect_err(|status| {
+            warn!(peer = ?request.remote_addr(), error = status.message(), "attachment refused");
+        })?;
+        let mut messages = request.into_inner();
+        let hello = introduce(&name, &mut messages).await.inspect_err(|status| {
+            warn!(node = %name, error = status.message(), "attachment refused");
+        })?;
+
+        let (to_node, from_master) = mpsc::channel(TO_NODE);
+        let (attachment, version, capacity) = (hello.attachment, hello.version.clone(), hello.capacity);
+        let (link, key, replaced) = self.state.attach(hello, to_node.clone()).map_err(|error| {
+            warn!(node = %name, %error, "attachment refused");
+            Fault::from(&error).to_status()
+        })?;
+        info!(node = %name, attachment, version, %capacity, "node attached");
+        let welcome = v1::Welcome {
+            keys: vec![v1::TicketKey { kid: key.kid().to_owned(), secret: key.secret().to_vec() }],
+            report_interval_ms: millis(REPORT_INTERVAL),
+            lease_ms: millis(LEASE),
+        };
+        // The channel is empty and its other end is here.
+        let welcomed =
+            to_node.try_send(Ok(v1::AttachResponse { body: Some(v1::attach_response::Body::Welcome(welcome)) }));
+        let attachment = Attachment { state: Arc::clone(&self.state), link, name };
+        if welcomed.is_err() {
+            return Err(Fault::new(Code::Internal, "the channel to the node could not be opened").to_status());
+        }
+        let ending = self.ending.clone();
+        tokio::spawn(async move {
+            let status = attachment.listen(messages, &replaced, &ending).await;
+            if let Some(status) = status {
+                // A node that does not read even this is gone anyway.
+                let _unread = tokio::time::timeout(FAREWELL, to_node.send(Err(status))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(from_master).boxed_stream()))
+    }
+}
+
+/// So that the stream type has a name.
+trait Boxed: Sized {
+    fn boxed_stream(self) -> BoxStream<'static, Result<v1::AttachResponse, Status>>;
+}
+
+impl Boxed for ReceiverStream<Result<v1::AttachResponse, Status>> {
+    fn boxed_stream(self) -> BoxStream<'static, Result<v1::AttachResponse, Status>> {
+        Box::pin(self)
+    }
+}
+
+/// The first message, which must be the introduction of the node that the certificate names.
+async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> Result<Hello, Status> {
+    let timeout = || Fault::new(Code::Timeout, format!("no Hello within {} s", HELLO.as_secs())).to_status();
+    let first = tokio::time::timeout(HELLO, messages.next()).await.map_err(|_| timeout())?;
+    let Some(v1::AttachRequest { body: Some(Body::Hello(hello)) }) = first.transpose()? else {
+        return Err(Invalid::one("hello", "the first message must be Hello").to_status());
+    };
+    if hello.node != name {
+        let claimed: String = hello.node.chars().filter(|c| !c.is_control()).take(64).collect();
+        let text = format!("the certificate is of node `{name}`, and cannot attach `{claimed}`");
+        return Err(Fault::new(Code::Denied, text).to_status());
+    }
+    Hello::try_from(hello).map_err(|invalid| invalid.to_status())
+}
+
+/// One open channel. Dropping it detaches the node, however the channel ended.
+struct Attachment {
+    state: Arc<State>,
+    link: Link,
+    name: String,
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.state.detach(self.link);
+        info!(node = %self.name, "node detached");
+    }
+}
+
+impl Attachment {
+    /// Takes the node's messages until the channel ends; then what the node is to be told.
+    async fn listen(
+        self,
+        mut messages: Streaming<v1::AttachRequest>,
+        replaced: &CancellationToken,
+        ending: &CancellationToken,
+    ) -> Option<Status> {
+        loop {
+            let message = tokio::select! {
+                () = replaced.cancelled() => {
+                    return Some(Fault::new(Code::Exists, "a newer attachment of this node replaced this one").to_status());
+                }
+                () = ending.cancelled() => {
+                    return Some(Fault::new(Code::Unavailable, "the master ends").after(REPORT_INTERVAL).to_status());
+                }
+                message = messages.next() => message,
+            };
+            let taken = match message {
+                None => return None,
+                Some(Err(status)) => {
+                    debug!(node = %self.name, error = status.message(), "the node's channel broke");
+                    // Too large a message or broken framing: the node should know.
+                    return Some(status);
+                }
+                Some(Ok(message)) => self.take(message.body).await,
+            };
+            if let Err(status) = taken {
+                warn!(node = %self.name, error = status.message(), "rejected a node's message, and closed its channel");
+                return Some(status);
+            }
+        }
+    }
+
+    async fn take(&self, body: Option<Body>) -> Result<(), Status> {
+        let invalid = |invalid: Invalid| invalid.to_status();
+        match body {
+            Some(Body::Catalog(page)) => {
+                let page = CatalogPage::try_from(page).map_err(invalid)?;
+                let taken = self.state.page(self.link, page).await;
+                taken.map_err(|error| Invalid::one("copies", error).to_status())?;
+            }
+            Some(Body::Report(report)) => self.state.report(self.link, Report::try_from(report).map_err(invalid)?),
+            Some(Body::Presence(presence)) => {
+                self.state.presence(self.link, presence.try_into().map_err(invalid)?);
+            }
+            Some(Body::Prepared(prepared)) => self.prepared(prepared).map_err(invalid)?,
+            Some(Body::Hello(_)) => return Err(invalid(Invalid::one("hello", "only the first message may be Hello"))),
+            None => return Err(invalid(Invalid::one("body", "a message without a body"))),
+        }
+        Ok(())
+    }
+
+    fn prepared(&self, prepared: v1::Prepared) -> Result<(), Invalid> {
+        use v1::prepared::Result as Pb;
+        let answer = match prepared.result {
+            Some(Pb::Setup(setup)) => {
+                SetupInfo::try_from(setup.clone())?;
+                Ok(setup)
+            }
+            Some(Pb::Refusal(refusal)) => {
+                Err(Fault::from_parts(&refusal.reason, &refusal.message, refusal.retry_after_ms))
+            }
+            None => return Err(Invalid::one("result", "name a setup or a refusal")),
+        };
+        self.state.prepared(self.link, prepared.id, answer);
+        Ok(())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,48 @@
+//! The id that ties a request's traces in the logs of master, node and client together.
+
+use rand::RngExt as _;
+use tonic::{Response, metadata::MetadataMap};
+
+/// The metadata key, in requests and answers.
+const KEY: &str = "x-request-id";
+
+/// Longest id that is taken from a client.
+const MAX_BYTES: usize = 64;
+
+/// The client's id, if it is one that can stand in a log; else a new one.
+pub(super) fn of(metadata: &MetadataMap) -> String {
+    let fit = |id: &&str| {
+        (1..=MAX_BYTES).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    let given = metadata.get(KEY).and_then(|value| value.to_str().ok()).filter(fit);
+    given.map_or_else(|| format!("{:016x}", rand::rng().random::<u64>()), str::to_owned)
+}
+
+/// An answer that names its request.
+pub(super) fn answer<T>(id: &str, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    if let Ok(value) = id.parse() {
+        response.metadata_mut().insert(KEY, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_harmless_ids_are_taken() {
+        let long = "x".repeat(65);
+        for (given, taken) in [("a-b_c.9", true), ("", false), ("a b", false), ("a\u{7f}", false), (&long, false)] {
+            let mut metadata = MetadataMap::new();
+            if let Ok(value) = given.parse() {
+                metadata.insert(KEY, value);
+            }
+            let id = of(&metadata);
+            assert_eq!(id == given, taken, "{given}");
+            assert!(taken || id.len() == 16);
+        }
+    }
+}

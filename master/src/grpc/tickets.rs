@@ -1,0 +1,254 @@
+//! `usher.v1.Tickets`: decisions become seats with signed tickets; brokered ones are asked of the node first.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use tonic::{Request, Response, Status};
+use tracing::debug;
+use usher_proto::{
+    ContentId, Fault, NodeName,
+    code::Code,
+    model::{Invalid, MAX_REQUESTS, Mode, Resolve},
+    pb::v1::{self, tickets_server::Tickets},
+    ticket::{Claims, LIFETIME_SECS},
+};
+
+use super::{queue::Queue, request_id};
+use crate::state::{Card, Seated, State, session, timestamp};
+
+/// How long a node may take to open a title: a spinning disk that wakes up needs longer, and another holder does not.
+const PREPARE: Duration = Duration::from_secs(2);
+
+/// Nodes that are asked for one brokered request at most.
+const ATTEMPTS: usize = 8;
+
+/// Brokered requests that wait for a node at once.
+const BROKERED: usize = 64;
+
+/// See the module.
+pub(crate) struct Service {
+    state: Arc<State>,
+    decisions: Queue,
+    /// Apart, since a slow node must not hold up those who ask for no set-up.
+    brokered: Queue,
+}
+
+impl Service {
+    /// With room for `queue` requests that wait.
+    pub(crate) fn new(state: Arc<State>, queue: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { state, decisions: Queue::new(cores, queue), brokered: Queue::new(BROKERED, queue) }
+    }
+
+    /// A decided request's answer: signed, and asked of the node if it is brokered.
+    async fn finish(&self, resolve: &Resolve, seated: Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
+        match resolve.mode {
+            Mode::Redirect => answer(resolve, &seated, id),
+            Mode::Brokered => self.broker(resolve.clone(), seated, id).await,
+        }
+    }
+
+    /// Asks one node after the other until one opens the title.
+    async fn broker(&self, mut resolve: Resolve, mut seated: Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
+        for _ in 0..ATTEMPTS {
+            let reserved = Reserved { state: &self.state, session: seated.decision.session, kept: false };
+            let mut response = answer(&resolve, &seated, id)?;
+            let first = response.seats.first();
+            let (node, ticket) = first.map(|seat| (seat.node.clone(), seat.ticket.clone())).unwrap_or_default();
+            let fault = match self.prepare(&seated, ticket, id).await {
+                Ok(setup) => {
+                    response.setup = Some(setup);
+                    reserved.keep();
+                    return Ok(response);
+                }
+                Err(fault) => fault,
+            };
+            drop(reserved);
+            debug!(request_id = id, %node, reason = fault.code.reason(), %fault, "node refused to prepare");
+            resolve.exclude.extend(NodeName::parse(&node));
+            seated = match self.state.resolve(session(), &resolve) {
+                Ok(seated) => seated,
+                Err(_) => return Err(after_refusal(&node, fault)),
+            };
+        }
+        self.state.release(seated.decision.session);
+        let text = format!("`{}`: {ATTEMPTS} nodes were asked and refused; try again shortly", resolve.what);
+        Err(Fault::new(Code::Unavailable, text).after(PREPARE))
+    }
+
+    async fn prepare(&self, seated: &Seated, ticket: String, id: &str) -> Result<v1::Setup, Fault> {
+        let none = || Fault::new(Code::Unavailable, "its channel to the master is closed or full");
+        let mut prepare = self.state.prepare(seated.decision.first, ticket, id).ok_or_else(none)?;
+        let late = |_| Fault::new(Code::Timeout, format!("it did not answer within {} s", PREPARE.as_secs()));
+        tokio::time::timeout(PREPARE, prepare.answer()).await.map_err(late)?
+    }
+}
+
+/// Gives a reservation back when its request ends without an answer, or its client leaves.
+struct Reserved<'a> {
+    state: &'a State,
+    session: usher_proto::SessionId,
+    kept: bool,
+}
+
+impl Reserved<'_> {
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.state.release(self.session);
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Tickets for Service {
+    async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
+        let id = request_id::of(request.metadata());
+        let resolve = Resolve::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
+        let _turn = queue.turn().await.map_err(|fault| fault.to_status())?;
+        let seated = self.state.resolve(session(), &resolve).map_err(|refused| Fault::from(&refused));
+        let done = match seated {
+            Ok(seated) => self.finish(&resolve, seated, &id).await,
+            Err(fault) => Err(fault),
+        };
+        tell(&id, &resolve, &done);
+        done.map(|response| request_id::answer(&id, response)).map_err(|fault| fault.to_status())
+    }
+
+    async fn resolve_many(
+        &self,
+        request: Request<v1::ResolveManyRequest>,
+    ) -> Result<Response<v1::ResolveManyResponse>, Status> {
+        let id = request_id::of(request.metadata());
+        let requests = request.into_inner().requests;
+        if requests.len() > MAX_REQUESTS {
+            let text = format!("at most {MAX_REQUESTS}, not {}", requests.len());
+            return Err(Invalid::one("requests", text).to_status());
+        }
+        let resolves: Vec<Result<Resolve, Invalid>> = requests.into_iter().map(Resolve::try_from).collect();
+        let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
+        let queue = if brokered { &self.brokered } else { &self.decisions };
+        let _turn = queue.turn().await.map_err(|fault| fault.to_status())?;
+
+        let valid: Vec<_> = resolves.iter().flatten().map(|resolve| (session(), resolve)).collect();
+        let mut decided = self.state.resolve_many(&valid).into_iter();
+        let results = resolves.iter().map(|resolve| {
+            // One decision for each valid request, in their order.
+            let seated = resolve.as_ref().ok().and_then(|_| decided.next());
+            self.result(resolve, seated, &id)
+        });
+        let results = join_all(results).await;
+        Ok(request_id::answer(&id, v1::ResolveManyResponse { results }))
+    }
+}
+
+impl Service {
+    async fn result(
+        &self,
+        resolve: &Result<Resolve, Invalid>,
+        seated: Option<Result<Seated, crate::core::cluster::Refused>>,
+        id: &str,
+    ) -> v1::ResolveResult {
+        let done = match (resolve, seated) {
+            (Ok(resolve), Some(seated)) => {
+                let done = match seated {
+                    Ok(seated) => self.finish(resolve, seated, id).await,
+                    Err(refused) => Err(Fault::from(&refused)),
+                };
+                tell(id, resolve, &done);
+                done
+            }
+            (Err(invalid), _) => Err(Fault::new(Code::BadRequest, invalid.to_string())),
+            (Ok(_), None) => Err(Fault::new(Code::Internal, "the request was not decided")),
+        };
+        use v1::resolve_result::Result as Pb;
+        let result = match done {
+            Ok(response) => Pb::Ok(response),
+            Err(fault) => Pb::Failure(v1::Failure {
+                grpc_code: fault.code.grpc().into(),
+                reason: fault.code.reason().to_owned(),
+                retry_after_ms: fault.retry_after_ms(),
+                message: fault.message,
+            }),
+        };
+        v1::ResolveResult { result: Some(result) }
+    }
+}
+
+/// The seats with their tickets. Signing is about a microsecond each, and outside the lock.
+fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
+    let Seated { decision, cards, reason, now } = seated;
+    if cards.is_empty() {
+        // Its channel closed between the decision and this, under the same lock: not seen to happen, and not an answer.
+        return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE));
+    }
+    let issued = now.unix_ms / 1000;
+    let expires = issued.saturating_add(LIFETIME_SECS);
+    let claims = |card: &Card| Claims {
+        aud: card.node.clone(),
+        jti: decision.session.to_string(),
+        title: decision.title.to_string(),
+        cid: decision.content.as_ref().map(ContentId::to_string),
+        start: resolve.range.start,
+        end: resolve.range.end,
+        purpose: resolve.purpose,
+        rate: decision.rate.0,
+        nbf: issued,
+        exp: expires,
+        rid: id.to_owned(),
+    };
+    let seat = |card: &Arc<Card>| {
+        let ticket =
+            card.key.sign(&claims(card)).map_err(|_| Fault::new(Code::Internal, "the ticket was not signed"))?;
+        Ok(v1::Seat {
+            node: card.node.clone(),
+            addresses: card.addresses.clone(),
+            certificate_sha256: card.pins.clone(),
+            ticket,
+            zone: card.zone.clone(),
+        })
+    };
+    Ok(v1::ResolveResponse {
+        session_id: decision.session.to_string(),
+        title: decision.title.to_string(),
+        content_id: decision.content.map(|content| content.to_string()).unwrap_or_default(),
+        size: decision.size,
+        rate_bps: decision.rate.0,
+        seats: cards.iter().map(seat).collect::<Result<_, Fault>>()?,
+        setup: None,
+        reason: reason.clone(),
+        expires_at: Some(timestamp(expires.saturating_mul(1000))),
+        request_id: id.to_owned(),
+    })
+}
+
+/// The refusal of the last node that could be asked, in the client's words.
+fn after_refusal(node: &str, fault: Fault) -> Fault {
+    let message = format!("no other holder can serve, and {node} refused: {}", fault.message);
+    let retry_after = fault.retry_after.or_else(|| fault.code.retry().then_some(PREPARE));
+    Fault { message, retry_after, ..fault }
+}
+
+/// One event per decision.
+fn tell(id: &str, resolve: &Resolve, done: &Result<v1::ResolveResponse, Fault>) {
+    match done {
+        Ok(response) => debug!(
+            request_id = id,
+            title = %response.title,
+            session = %response.session_id,
+            node = response.seats.first().map_or("", |seat| &seat.node),
+            rate = response.rate_bps,
+            reason = %response.reason,
+            "resolved"
+        ),
+        Err(fault) => {
+            debug!(request_id = id, what = %resolve.what, code = fault.code.reason(), %fault, "not resolved");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The one owner of the core: a short lock around it, the channels to the nodes, and the stream of events. The lock is
+//! never held across an await, and long work (a page of a catalog, a listing) takes it in steps. Refuses to know gRPC.
+
+mod view;
+
+pub(crate) use self::view::timestamp;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rand::RngExt as _;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use usher_proto::{
+    Fault, SessionId,
+    code::Code,
+    model::{CatalogPage, Hello, Presence, Report, Resolve},
+    pb::v1,
+    ticket::{ClusterSecret, Key},
+};
+
+use crate::core::{
+    NodeId, Now,
+    catalog::PageError,
+    cluster::{Ask, Cluster, Decision, Event, Refused},
+    roster::{AttachError, Link},
+};
+
+/// Events that a watcher may be behind before it is given the whole roster again.
+const EVENTS: usize = 1024;
+
+/// Copies that are taken under one hold of the lock: about a third of a millisecond.
+const PAGE_STEP: usize = 256;
+
+/// What goes down a node's channel.
+pub(crate) type ToNode = mpsc::Sender<Result<v1::AttachResponse, tonic::Status>>;
+
+/// A node's answer to a `Prepare`.
+pub(crate) type Answer = Result<v1::Setup, Fault>;
+
+/// What a client needs to dial a node, and the key that signs its tickets.
+pub(crate) struct Card {
+    pub(crate) node: String,
+    pub(crate) zone: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) pins: Vec<String>,
+    pub(crate) key: Key,
+}
+
+/// The channel of an attached node.
+struct Channel {
+    link: Link,
+    card: Arc<Card>,
+    to_node: ToNode,
+    /// Ends the attachment when another replaces it.
+    replaced: CancellationToken,
+}
+
+/// A `Prepare` without an answer.
+struct Pending {
+    link: Link,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A decision with what its answer needs.
+pub(crate) struct Seated {
+    pub(crate) decision: Decision,
+    /// The first seat, then the alternates.
+    pub(crate) cards: Vec<Arc<Card>>,
+    pub(crate) reason: String,
+    pub(crate) now: Now,
+}
+
+#[derive(Default)]
+struct Inner {
+    cluster: Cluster,
+    channels: HashMap<NodeId, Channel>,
+    pending: HashMap<u64, Pending>,
+    prepares: u64,
+}
+
+/// See the module.
+pub(crate) struct State {
+    inner: Mutex<Inner>,
+    events: broadcast::Sender<v1::WatchResponse>,
+    secret: ClusterSecret,
+}
+
+/// Both clocks, read together.
+pub(crate) fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+}
+
+impl State {
+    pub(crate) fn new(secret: ClusterSecret) -> Self {
+        Self { inner: Mutex::default(), events: broadcast::Sender::new(EVENTS), secret }
+    }
+
+    /// A panic under the lock would be a fault of the core, whose tables stay usable: better to go on than to poison
+    /// every request after it.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches a node: its link, the key for its tickets, and the token that ends this attachment.
+    pub(crate) fn attach(&self, hello: Hello, to_node: ToNode) -> Result<(Link, Key, CancellationToken), AttachError> {
+        let key = self.secret.node_key(&hello.node, hello.boot);
+        let mut inner = self.lock();
+        let now = now();
+        let card = Arc::new(card(&hello, key.clone()));
+        let link = inner.cluster.attach(now, hello)?;
+        let replaced = CancellationToken::new();
+        let channel = Channel { link, card, to_node, replaced: replaced.clone() };
+        if let Some(old) = inner.channels.insert(link.node, channel) {
+            old.replaced.cancel();
+        }
+        self.publish(&mut inner, now);
+        Ok((link, key, replaced))
+    }
+
+    /// The channel of an attachment closed.
+    pub(crate) fn detach(&self, link: Link) {
+        let mut inner = self.lock();
+        let now = now();
+        inner.cluster.detach(now, link);
+        if inner.channels.get(&link.node).is_some_and(|channel| channel.link == link) {
+            inner.channels.remove(&link.node);
+        }
+        // Who waits for an answer over that channel is told by the loss of the sender.
+        inner.pending.retain(|_, pending| pending.link != link);
+        self.publish(&mut inner, now);
+    }
+
+    /// Takes a page of a node's catalog, in steps.
+    pub(crate) async fn page(&self, link: Link, mut page: CatalogPage) -> Result<(), PageError> {
+        let (mut conflicts, mut example) = (0, None);
+        loop {
+            let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
+            let last = rest.is_empty();
+            let step = CatalogPage {
+                restart: std::mem::take(&mut page.restart),
+                complete: last && page.complete,
+                copies: std::mem::replace(&mut page.copies, rest),
+                removals: if last { std::mem::take(&mut page.removals) } else { Vec::new() },
+                rejected_files: page.rejected_files,
+            };
+            let taken = self.lock().cluster.page(link, &step)?;
+            let Some(outcome) = taken else { return Ok(()) };
+            conflicts += outcome.conflicts;
+            example = example.or(outcome.example);
+            if last {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if let Some(title) = example {
+            warn!(
+                titles = conflicts,
+                %title,
+                "titles have more than one content; a request by name gets the newest majority, `usher locate` tells"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes a report; one that is old is left out.
+    pub(crate) fn report(&self, link: Link, report: Report) {
+        let mut inner = self.lock();
+        let now = now();
+        let sequence = report.sequence;
+        if let Err(ignored) = inner.cluster.report(now, link, report) {
+            tracing::debug!(sequence, %ignored, "report ignored");
+        }
+        self.publish(&mut inner, now);
+    }
+
+    /// Takes a change of a node's presence.
+    pub(crate) fn presence(&self, link: Link, presence: Presence) {
+        let mut inner = self.lock();
+        inner.cluster.presence(link, presence);
+        let hello = inner.cluster.roster().node(link.node).map(|node| node.hello.clone());
+        if let Some((channel, hello)) = inner.channels.get_mut(&link.node).zip(hello)
+            && channel.link == link
+        {
+            channel.card = Arc::new(card(&hello, channel.card.key.clone()));
+        }
+        self.publish(&mut inner, now());
+    }
+
+    /// Decides one request.
+    pub(crate) fn resolve(&self, session: SessionId, resolve: &Resolve) -> Result<Seated, Refused> {
+        let now = now();
+        let mut inner = self.lock();
+        let decision = inner.cluster.resolve(now, session, &Ask::from(resolve), &mut rand::rng())?;
+        Ok(inner.seat(now, decision))
+    }
+
+    /// Decides several requests; see [`Cluster::resolve_many`].
+    pub(crate) fn resolve_many(&self, resolves: &[(SessionId, &Resolve)]) -> Vec<Result<Seated, Refused>> {
+        let now = now();
+        let asks: Vec<_> = resolves.iter().map(|(session, resolve)| (*session, Ask::from(*resolve))).collect();
+        let mut inner = self.lock();
+        let decisions = inner.cluster.resolve_many(now, &asks, &mut rand::rng());
+        decisions.into_iter().map(|decision| Ok(inner.seat(now, decision?))).collect()
+    }
+
+    /// Ends a reservation whose session will not be.
+    pub(crate) fn release(&self, session: SessionId) {
+        self.lock().cluster.release(session);
+    }
+
+    /// Sends a `Prepare` to a node. The receiver fails when the channel is lost; `None` when there is none or it is
+    /// full. Dropping [`Prepare`] forgets the question.
+    pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<Prepare> {
+        let (sender, answer) = oneshot::channel();
+        let mut inner = self.lock();
+        inner.prepares += 1;
+        let id = inner.prepares;
+        let channel = inner.channels.get(&node)?;
+        let body = v1::attach_response::Body::Prepare(v1::Prepare { id, ticket, request_id: request_id.to_owned() });
+        channel.to_node.try_send(Ok(v1::AttachResponse { body: Some(body) })).ok()?;
+        let link = channel.link;
+        inner.pending.insert(id, Pending { link, answer: sender });
+        Some(Prepare { state: Arc::clone(self), id, answer })
+    }
+
+    /// A node's answer to a `Prepare`. One that comes too late, or was never asked for, is left out.
+    pub(crate) fn prepared(&self, link: Link, id: u64, answer: Answer) {
+        let mut inner = self.lock();
+        if inner.pending.get(&id).is_some_and(|pending| pending.link == link) {
+            let pending = inner.pending.remove(&id);
+            // An error means that nobody waits any more.
+            let _unheard = pending.map(|pending| pending.answer.send(answer));
+        }
+    }
+
+    /// What time alone brings.
+    pub(crate) fn tick(&self) {
+        let mut inner = self.lock();
+        let now = now();
+        if inner.cluster.deadline().is_some_and(|deadline| deadline <= now.instant) {
+            inner.cluster.handle(now);
+            self.publish(&mut inner, now);
+        }
+    }
+
+    /// Collects a step of what is void in the catalog; true while there is more.
+    pub(crate) fn sweep(&self) -> bool {
+        self.lock().cluster.sweep()
+    }
+
+    /// Logs what happened and tells the watchers. Under the lock, so that events keep their order.
+    fn publish(&self, inner: &mut Inner, now: Now) {
+        for event in inner.cluster.events() {
+            let (node, change) = match event {
+                Event::Attached(node) => (node, "attached"),
+                Event::State(node, state) => (node, state.as_str()),
+            };
+            let Some(known) = inner.cluster.roster().node(node) else { continue };
+            if let Event::State(..) = event {
+                info!(node = %known.name(), state = change, "node changed state");
+            }
+            let node = view::node(&inner.cluster, now, node, known);
+            // Without a watcher there is nobody to tell.
+            let _watchers = self.events.send(v1::WatchResponse { node: Some(node), change: change.to_owned() });
+        }
+    }
+}
+
+impl Inner {
+    fn seat(&self, now: Now, decision: Decision) -> Seated {
+        let nodes = std::iter::once(decision.first).chain(decision.alternates.iter().flatten().copied());
+        let cards = nodes.filter_map(|node| Some(Arc::clone(&self.channels.get(&node)?.card))).collect();
+        let reason = self.cluster.reason(&decision).map(|reason| reason.to_string()).unwrap_or_default();
+        Seated { decision, cards, reason, now }
+    }
+}
+
+/// A question to a node that waits for its answer.
+pub(crate) struct Prepare {
+    state: Arc<State>,
+    id: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Prepare {
+    /// The node's answer; a fault too when its channel closes.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let lost = || Fault::new(Code::Unavailable, "its channel to the master closed");
+        (&mut self.answer).await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+impl Drop for Prepare {
+    fn drop(&mut self) {
+        self.state.lock().pending.remove(&self.id);
+    }
+}
+
+/// A new session's id.
+pub(crate) fn session() -> SessionId {
+    SessionId(rand::rng().random())
+}
+
+fn card(hello: &Hello, key: Key) -> Card {
+    Card {
+        node: hello.node.to_string(),
+        zone: hello.zone.clone(),
+        addresses: hello.presence.addresses.iter().map(ToString::to_string).collect(),
+        pins: hello.presence.certificates.iter().map(hex::encode).collect(),
+        key,
+    }
+}

@@ -1,0 +1,190 @@
+//! What clients and operators are shown: messages of `usher.v1` made from the core. Reads, changes nothing.
+
+use prost_types::Timestamp;
+use tokio::sync::broadcast;
+use usher_proto::{NodeName, Title, model::What, pb::v1};
+
+use super::{State, now};
+use crate::core::{
+    NodeId, Now,
+    catalog::Found,
+    cluster::Cluster,
+    roster::{self, Node},
+};
+
+use std::time::Duration;
+
+/// Titles that are listed under one hold of the lock: about a third of a millisecond.
+const LIST_STEP: usize = 256;
+
+impl State {
+    /// Every node, by name.
+    pub(crate) fn nodes(&self) -> Vec<v1::Node> {
+        let inner = self.lock();
+        let now = now();
+        let nodes = inner.cluster.roster().nodes();
+        let mut nodes: Vec<v1::Node> = nodes.map(|(id, known)| node(&inner.cluster, now, id, known)).collect();
+        nodes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+
+    /// One node with its history.
+    pub(crate) fn node(&self, name: &NodeName) -> Option<v1::GetNodeResponse> {
+        let inner = self.lock();
+        let now = now();
+        let id = inner.cluster.roster().id(name)?;
+        let known = inner.cluster.roster().node(id)?;
+        let history = &known.history;
+        let mean = |seconds| history.mean(now.instant, Duration::from_secs(seconds));
+        let samples = history.samples().map(|sample| v1::Sample {
+            at: Some(timestamp(sample.at.unix_ms)),
+            egress_bps: sample.egress,
+            sessions: sample.sessions,
+        });
+        let history = v1::History {
+            mean_10s_bps: mean(10),
+            mean_1m_bps: mean(60),
+            mean_5m_bps: mean(300),
+            p95_bps: history.percentile_95(),
+            samples: samples.collect(),
+        };
+        Some(v1::GetNodeResponse { node: Some(node(&inner.cluster, now, id, known)), history: Some(history) })
+    }
+
+    /// The roster as it is, and what happens from then on.
+    pub(crate) fn watch(&self) -> (Vec<v1::WatchResponse>, broadcast::Receiver<v1::WatchResponse>) {
+        // Events are sent under the lock: none falls between the two.
+        let inner = self.lock();
+        let now = now();
+        let nodes = inner.cluster.roster().nodes().map(|(id, known)| v1::WatchResponse {
+            node: Some(node(&inner.cluster, now, id, known)),
+            change: known.state.as_str().to_owned(),
+        });
+        (nodes.collect(), self.events.subscribe())
+    }
+
+    /// At most `limit` titles from `prefix` that come after `after`, until `take` says that it has enough, and whether
+    /// there are more.
+    pub(crate) async fn titles(
+        &self,
+        prefix: &str,
+        after: Option<Title>,
+        limit: usize,
+        mut take: impl FnMut(&v1::Title) -> bool,
+    ) -> (Vec<v1::Title>, bool) {
+        let mut titles: Vec<v1::Title> = Vec::new();
+        let mut after = after.map(|title| title.to_string());
+        loop {
+            let step = LIST_STEP.min(limit - titles.len());
+            let listed: Vec<v1::Title> = {
+                let inner = self.lock();
+                let cluster = &inner.cluster;
+                // One more than is taken tells whether the page is the last.
+                cluster
+                    .list(prefix, after.as_deref())
+                    .take(step + 1)
+                    .filter_map(|found| title(cluster, &found))
+                    .collect()
+            };
+            let more = listed.len() > step;
+            for title in listed.into_iter().take(step) {
+                if !titles.is_empty() && !take(&title) {
+                    return (titles, true);
+                }
+                titles.push(title);
+            }
+            if !more || titles.len() == limit {
+                return (titles, more);
+            }
+            after = titles.last().map(|title| title.title.clone());
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Every content of a title, or every title of a content; empty when there is none.
+    pub(crate) fn locate(&self, what: &What) -> Vec<v1::Version> {
+        let inner = self.lock();
+        let cluster = &inner.cluster;
+        let mut found = Vec::new();
+        match what {
+            What::Title(title) => found = cluster.versions(title),
+            What::Content(content) => cluster.catalog().by_content(content, &mut found),
+        }
+        let version = |found: &Found| {
+            let copies = cluster.catalog().copies(found).filter_map(|copy| {
+                let node = cluster.roster().node(copy.node)?;
+                Some(v1::Copy {
+                    node: node.name().to_string(),
+                    volume: copy.volume.into(),
+                    modified_at: Some(signed_timestamp(copy.modified_ms)),
+                    state: state(node.state).into(),
+                })
+            });
+            Some(v1::Version { title: Some(title(cluster, found)?), copies: copies.collect() })
+        };
+        found.iter().filter_map(version).collect()
+    }
+}
+
+/// A node as it is shown.
+pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::Node {
+    let (booked, headroom) = cluster.load(id);
+    let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
+    v1::Node {
+        name: node.name().to_string(),
+        state: state(node.state).into(),
+        zone: node.hello.zone.clone(),
+        addresses: node.hello.presence.addresses.iter().map(ToString::to_string).collect(),
+        capacity_bps: node.hello.capacity.0,
+        measured_bps: node.measured(),
+        booked_bps: booked,
+        headroom_bps: headroom,
+        egress_bps: node.report.egress.0,
+        sessions: node.report.sessions,
+        titles: cluster.catalog().copies_of(id),
+        rejected_files: node.rejected_files,
+        attached_at: Some(timestamp(node.attached_at.unix_ms)),
+        report_age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+        version: node.hello.version.clone(),
+        boot_id: node.hello.boot.to_string(),
+        sent_bytes: node.report.sent_bytes,
+    }
+}
+
+fn title(cluster: &Cluster, found: &Found) -> Option<v1::Title> {
+    let facts = cluster.catalog().facts(found)?;
+    let names = cluster.catalog().holders(found).filter_map(|id| Some(cluster.roster().node(id)?.name().to_string()));
+    let mut nodes: Vec<String> = names.collect();
+    nodes.sort_unstable();
+    Some(v1::Title {
+        title: facts.title.to_string(),
+        content_id: facts.content.map(|content| content.to_string()).unwrap_or_default(),
+        size: facts.size,
+        media_type: facts.media_type.to_owned(),
+        duration_ms: facts.duration_ms,
+        bitrate_bps: facts.bitrate.0,
+        streamable: facts.streamable,
+        nodes,
+        conflict: found.conflict,
+    })
+}
+
+fn state(state: roster::State) -> v1::NodeState {
+    match state {
+        roster::State::Serving => v1::NodeState::Serving,
+        roster::State::Draining => v1::NodeState::Draining,
+        roster::State::Stale => v1::NodeState::Stale,
+        roster::State::Gone => v1::NodeState::Gone,
+    }
+}
+
+/// A moment in Unix milliseconds as a message.
+pub(crate) fn timestamp(unix_ms: u64) -> Timestamp {
+    signed_timestamp(i64::try_from(unix_ms).unwrap_or(i64::MAX))
+}
+
+fn signed_timestamp(unix_ms: i64) -> Timestamp {
+    // The remainder is below 1000, so that its nanoseconds fit.
+    let nanos = i32::try_from(unix_ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+    Timestamp { seconds: unix_ms.div_euclid(1000), nanos }
+}

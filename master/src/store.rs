@@ -1,0 +1,103 @@
+//! The only thing that a master keeps: the secret that its tickets are signed under. Owns the file `cluster.secret`.
+//! All else is soft and comes back from the nodes.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rand::RngExt as _;
+use tracing::{info, warn};
+use usher_proto::ticket::ClusterSecret;
+
+/// Name of the file in the state directory.
+const SECRET: &str = "cluster.secret";
+
+/// The cluster's secret from `dir`; made, with the directory, when there is none.
+pub(crate) fn cluster_secret(dir: &Path) -> anyhow::Result<ClusterSecret> {
+    let path = dir.join(SECRET);
+    if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
+        make(dir, &path)?;
+    }
+    let bytes = fs::read(&path).with_context(|| {
+        format!(
+            "read {}: the master must own it; correct its owner, or choose another --state directory",
+            path.display()
+        )
+    })?;
+    let length = bytes.len();
+    let Ok(secret) = <[u8; 32]>::try_from(bytes) else {
+        bail!(
+            "{} has {length} bytes and should have 32; restore it, or remove it to make a new one, which voids the \
+             tickets of the last minute",
+            path.display()
+        );
+    };
+    let mode = fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others may read the cluster's secret; chmod 600 it");
+    }
+    Ok(ClusterSecret::new(secret))
+}
+
+/// Written beside its place and linked there, so that it is whole or absent whatever happens, and never replaces one.
+fn make(dir: &Path, path: &Path) -> anyhow::Result<()> {
+    let directory = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    directory.with_context(|| format!("make the state directory {}", dir.display()))?;
+    let draft = dir.join(format!(".{SECRET}.{}", std::process::id()));
+    let secret: [u8; 32] = rand::rng().random();
+    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+    let written = written.and_then(|mut file| file.write_all(&secret).and_then(|()| file.sync_all()));
+    let linked = written.and_then(|()| fs::hard_link(&draft, path));
+    let cleaned = fs::remove_file(&draft);
+    match linked {
+        // Another master on the same directory was faster: its secret is as good.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other.with_context(|| format!("write {}", path.display()))?,
+    }
+    cleaned.with_context(|| format!("remove {}", draft.display()))?;
+    ensure!(path.exists(), "{} vanished while it was made", path.display());
+    info!(path = %path.display(), "made the cluster's secret");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use usher_proto::{BootId, NodeName};
+
+    use super::*;
+
+    fn kid(secret: &ClusterSecret) -> String {
+        let node = NodeName::parse("n").expect("a name");
+        secret.node_key(&node, BootId(1)).kid().to_owned()
+    }
+
+    #[test]
+    fn the_secret_is_made_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("a/b");
+        let first = cluster_secret(&state).expect("made");
+        let second = cluster_secret(&state).expect("read");
+        assert_eq!(kid(&first), kid(&second));
+        let mode = fs::metadata(state.join(SECRET)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&state).expect("there").count(), 1, "no draft is left");
+        let other = cluster_secret(&dir.path().join("c")).expect("made");
+        assert_ne!(kid(&first), kid(&other));
+    }
+
+    #[test]
+    fn a_short_secret_and_a_directory_are_errors() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(SECRET), [1; 31]).expect("written");
+        let error = cluster_secret(dir.path()).expect_err("short").to_string();
+        assert!(error.contains("31 bytes"), "{error}");
+        assert_eq!(fs::read(dir.path().join(SECRET)).expect("kept").len(), 31);
+        fs::remove_file(dir.path().join(SECRET)).expect("removed");
+        fs::create_dir(dir.path().join(SECRET)).expect("made");
+        assert!(cluster_secret(dir.path()).is_err());
+    }
+}
