@@ -1,0 +1,158 @@
+//! What clients and operators see: listings, history, watching, reflection, health; and what strangers do not break.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb;
+use usher_certs::Role;
+use usher_master::{ClusterAccess, start};
+use usher_proto::pb::v1::{self, attach_request::Body, cluster_client::ClusterClient};
+
+use crate::harness::{Master, config, copy, eventually, presence, within};
+
+#[tokio::test]
+async fn titles_are_listed_in_pages_and_located() {
+    let master = Master::start().await;
+    let names: Vec<String> = (0..600).map(|i| format!("f/{i:04}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let _one = master.node("node-1", &names).await;
+    let two = master.node("node-2", &["a", "f/0001"]).await;
+    let mut catalog = master.catalog().await;
+    let mut listed = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListTitlesRequest { prefix: "f/".into(), page_size: 250, page_token };
+        let page = catalog.list_titles(request).await.expect("listed").into_inner();
+        assert!(page.titles.len() == 250 || page.next_page_token.is_empty());
+        listed.extend(page.titles);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert!(listed.iter().map(|title| title.title.as_str()).eq(names.iter().copied()));
+    assert_eq!(listed[1].nodes, ["node-1", "node-2"]);
+    let wrong = v1::ListTitlesRequest { page_token: "zz".into(), ..Default::default() };
+    assert_eq!(catalog.list_titles(wrong).await.expect_err("wrong").code(), Code::InvalidArgument);
+
+    // Another content under one of the names.
+    let other = v1::CatalogCopy { content_id: vec![1; 32], modified_ms: 5, volume: 1, ..copy("f/0002") };
+    two.send(Body::Catalog(v1::CatalogPage { complete: true, copies: vec![other], ..Default::default() })).await;
+    let located = eventually(async || {
+        let request = v1::LocateRequest { what: Some(v1::locate_request::What::Title("f/0002".into())) };
+        let located = catalog.locate(request).await.expect("located").into_inner();
+        (located.versions.len() == 2).then_some(located)
+    })
+    .await;
+    let first = &located.versions[0];
+    assert!(first.title.as_ref().is_some_and(|title| title.conflict && title.nodes == ["node-2"]), "the newer");
+    assert_eq!((first.copies[0].volume, first.copies[0].state()), (1, v1::NodeState::Serving));
+    let none = v1::LocateRequest { what: Some(v1::locate_request::What::ContentId("00".repeat(32))) };
+    assert_eq!(catalog.locate(none).await.expect_err("none").code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn watchers_see_the_roster_and_each_change() {
+    let master = Master::start().await;
+    let _first = master.node("node-1", &["a"]).await;
+    let mut cluster = master.cluster().await;
+    let mut watch = cluster.watch(v1::WatchRequest {}).await.expect("watching").into_inner();
+    let second = master.node("node-2", &[]).await;
+    second.send(Body::Presence(presence(true))).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let change = within(watch.message()).await.expect("open").expect("a change");
+        seen.push(format!("{} {}", change.node.unwrap_or_default().name, change.change));
+    }
+    drop(second);
+    let gone = within(watch.message()).await.expect("open").expect("a change");
+    assert_eq!(seen, ["node-1 serving", "node-2 attached", "node-2 draining"]);
+    assert_eq!((gone.change.as_str(), gone.node.unwrap_or_default().state()), ("gone", v1::NodeState::Gone));
+
+    let known = cluster.get_node(v1::GetNodeRequest { name: "node-1".into() }).await.expect("known").into_inner();
+    let history = known.history.expect("set");
+    assert_eq!((history.samples.len(), known.node.expect("set").capacity_bps), (1, 100_000_000));
+    for (name, code) in [("node-9", Code::NotFound), ("NO", Code::InvalidArgument)] {
+        let status = cluster.get_node(v1::GetNodeRequest { name: name.into() }).await.expect_err(name);
+        assert_eq!(status.code(), code);
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_service_can_ask_for_an_admin() {
+    let master = Master::with(|config| config.cluster_access = ClusterAccess::Admin).await;
+    let none = master.cluster().await.list_nodes(v1::ListNodesRequest {}).await.expect_err("closed");
+    assert_eq!(none.code(), Code::Unauthenticated);
+    let mut node = ClusterClient::new(master.dial_as(Role::Node, "n").await);
+    assert_eq!(node.watch(v1::WatchRequest {}).await.expect_err("closed").code(), Code::PermissionDenied);
+    let mut admin = ClusterClient::new(master.dial_as(Role::Admin, "ann").await);
+    assert!(admin.list_nodes(v1::ListNodesRequest {}).await.is_ok());
+}
+
+/// Both versions of the reflection service have the same messages in their own packages.
+macro_rules! services {
+    ($master:expr, $version:ident) => {{
+        use pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let request = |what| ServerReflectionRequest { host: String::new(), message_request: Some(what) };
+        let requests = [
+            request(MessageRequest::ListServices(String::new())),
+            request(MessageRequest::FileContainingSymbol("usher.v1.ResolveRequest".into())),
+        ];
+        let mut client = ServerReflectionClient::new($master.viewer().await);
+        let answers = client.server_reflection_info(tokio_stream::iter(requests)).await.expect("reflected");
+        let mut answers = answers.into_inner();
+        let mut next =
+            async || within(answers.message()).await.expect("open").and_then(|answer| answer.message_response);
+        let Some(MessageResponse::ListServicesResponse(list)) = next().await else { panic!("no list") };
+        let Some(MessageResponse::FileDescriptorResponse(_)) = next().await else { panic!("no file") };
+        list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+    }};
+}
+
+#[tokio::test]
+async fn reflection_and_health() {
+    let master = Master::start().await;
+    for services in [services!(master, v1), services!(master, v1alpha)] {
+        for name in
+            ["usher.v1.Tickets", "usher.v1.Catalog", "usher.v1.Cluster", "usher.v1.Registry", "grpc.health.v1.Health"]
+        {
+            assert!(services.iter().any(|service| service == name), "{name} is not in {services:?}");
+        }
+    }
+    let mut health = HealthClient::new(master.viewer().await);
+    for service in ["", "usher.v1.Tickets", "usher.v1.Registry"] {
+        let check = health.check(HealthCheckRequest { service: service.into() }).await.expect("known").into_inner();
+        assert_eq!(check.status, 1, "{service} serves");
+    }
+}
+
+#[tokio::test]
+async fn garbage_breaks_nothing() {
+    let master = Master::start().await;
+    let address = master.running.local_addr();
+    let tls_record_of_nothing = [0x16, 3, 1, 0xff, 0xff];
+    for garbage in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], &tls_record_of_nothing, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("open");
+        stream.write_all(garbage).await.expect("sent");
+        stream.shutdown().await.expect("closed");
+        let mut answer = Vec::new();
+        // The master may reset the connection; it must not keep it.
+        let _reset = within(stream.read_to_end(&mut answer)).await;
+    }
+    let nodes = master.cluster().await.list_nodes(v1::ListNodesRequest {}).await;
+    assert!(nodes.is_ok());
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let master = Master::start().await;
+    let listen = master.running.local_addr();
+    let error = start(usher_master::Config { listen, ..config(master.dir.path()) }).await.err().expect("in use");
+    let text = format!("{error:#}");
+    assert!(text.contains(&listen.to_string()) && text.contains("--listen"), "{text}");
+}

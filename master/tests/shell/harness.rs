@@ -1,0 +1,231 @@
+//! A master on a free port, its certificates, and a node whose every message the test writes.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as Pem},
+};
+use usher_certs::{
+    Identity, Role,
+    files::{PemSet, init, issue, read_pem},
+};
+use usher_master::{ClusterAccess, Config, Running, start};
+use usher_proto::{
+    BootId,
+    pb::v1::{
+        self, attach_request::Body, attach_response::Body as Down, catalog_client::CatalogClient,
+        cluster_client::ClusterClient, registry_client::RegistryClient, tickets_client::TicketsClient,
+    },
+    ticket::Key,
+};
+
+/// Longer than anything here takes; a test that reaches it hangs.
+const HANG: Duration = Duration::from_secs(20);
+
+pub(crate) struct Master {
+    pub(crate) dir: TempDir,
+    pub(crate) running: Running,
+}
+
+pub(crate) fn pem(dir: &Path, role: Role, name: &str) -> PemSet {
+    let identity = Identity::new(role, name).expect("a name");
+    let paths = issue(dir, &identity, &[], dir, true).expect("issued");
+    read_pem(&paths.cert, &paths.key, &paths.ca).expect("good")
+}
+
+pub(crate) fn config(dir: &Path) -> Config {
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        tls: pem(dir, Role::Master, "master"),
+        state: dir.join("state"),
+        cluster_access: ClusterAccess::Open,
+        queue: 1,
+    }
+}
+
+impl Master {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        init(dir.path(), "test", false).expect("an authority");
+        let mut config = config(dir.path());
+        change(&mut config);
+        let running = start(config).await.expect("started");
+        Self { dir, running }
+    }
+
+    /// A connection that shows this identity.
+    pub(crate) async fn dial_as(&self, role: Role, name: &str) -> Channel {
+        let pem = pem(self.dir.path(), role, name);
+        self.dial(Some(&pem)).await.expect("dialled")
+    }
+
+    pub(crate) async fn dial(&self, identity: Option<&PemSet>) -> Result<Channel, tonic::transport::Error> {
+        let ca = std::fs::read_to_string(self.dir.path().join("ca.pem")).expect("readable");
+        let mut tls = ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(ca));
+        if let Some(pem) = identity {
+            tls = tls.identity(Pem::from_pem(&pem.cert, &pem.key));
+        }
+        let url = format!("https://{}", self.running.local_addr());
+        Endpoint::from_shared(url).expect("a URL").tls_config(tls).expect("TLS").connect().await
+    }
+
+    pub(crate) async fn viewer(&self) -> Channel {
+        self.dial(None).await.expect("dialled")
+    }
+
+    pub(crate) async fn tickets(&self) -> TicketsClient<Channel> {
+        TicketsClient::new(self.viewer().await).max_encoding_message_size(8 << 20)
+    }
+
+    pub(crate) async fn catalog(&self) -> CatalogClient<Channel> {
+        CatalogClient::new(self.viewer().await)
+    }
+
+    pub(crate) async fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.viewer().await)
+    }
+
+    /// Attaches a node of 100 Mbit/s with these titles, and waits until they are listed.
+    pub(crate) async fn node(&self, name: &str, titles: &[&str]) -> Node {
+        let channel = self.dial_as(Role::Node, name).await;
+        let mut node = Node::attach(channel, hello(name, 1, 1)).await.expect("attached");
+        let copies = titles.iter().map(|title| copy(title)).collect();
+        node.send(Body::Catalog(v1::CatalogPage { restart: true, complete: true, copies, ..Default::default() })).await;
+        node.report(0, &[]).await;
+        let mut cluster = self.cluster().await;
+        eventually(async || {
+            let request = v1::GetNodeRequest { name: name.to_owned() };
+            let node = cluster.get_node(request).await.ok()?.into_inner().node?;
+            (node.titles as usize == titles.len() && node.report_age_ms < 5000).then_some(())
+        })
+        .await;
+        node
+    }
+}
+
+/// Asks again and again until there is an answer; each question is a call, so that this waits for nothing else.
+pub(crate) async fn eventually<T>(mut question: impl AsyncFnMut() -> Option<T>) -> T {
+    within(async {
+        loop {
+            if let Some(answer) = question().await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANG, future).await.expect("hangs")
+}
+
+pub(crate) fn presence(draining: bool) -> v1::Presence {
+    v1::Presence { addresses: vec!["127.0.0.1:9".into()], certificate_sha256: vec![vec![7; 32]], draining }
+}
+
+pub(crate) fn hello(name: &str, boot: u128, attachment: u64) -> v1::Hello {
+    v1::Hello {
+        node: name.to_owned(),
+        boot_id: BootId(boot).to_string(),
+        version: "test".into(),
+        zone: String::new(),
+        capacity_bps: 100_000_000,
+        presence: Some(presence(false)),
+        attachment,
+    }
+}
+
+pub(crate) fn copy(title: &str) -> v1::CatalogCopy {
+    v1::CatalogCopy {
+        title: title.to_owned(),
+        content_id: vec![title.as_bytes()[0]; 32],
+        size: 1000,
+        bitrate_bps: 8_000_000,
+        media_type: "video/mp4".into(),
+        ..Default::default()
+    }
+}
+
+/// An attached node.
+pub(crate) struct Node {
+    up: mpsc::Sender<v1::AttachRequest>,
+    down: Streaming<v1::AttachResponse>,
+    pub(crate) welcome: v1::Welcome,
+    sequence: u64,
+}
+
+impl Node {
+    pub(crate) async fn attach(channel: Channel, hello: v1::Hello) -> Result<Self, Status> {
+        Self::begin(channel, Body::Hello(hello)).await
+    }
+
+    /// Opens a channel with any first message.
+    pub(crate) async fn begin(channel: Channel, first: Body) -> Result<Self, Status> {
+        let (up, messages) = mpsc::channel(16);
+        up.send(v1::AttachRequest { body: Some(first) }).await.expect("open");
+        let mut registry = RegistryClient::new(channel).max_encoding_message_size(16 << 20);
+        let mut down = within(registry.attach(ReceiverStream::new(messages))).await?.into_inner();
+        let first = within(down.message()).await?.and_then(|message| message.body);
+        let Some(Down::Welcome(welcome)) = first else { panic!("no welcome: {first:?}") };
+        Ok(Self { up, down, welcome, sequence: 0 })
+    }
+
+    pub(crate) async fn send(&self, body: Body) {
+        self.up.send(v1::AttachRequest { body: Some(body) }).await.expect("open");
+    }
+
+    pub(crate) async fn report(&mut self, committed_bps: u64, settled: &[&str]) {
+        self.sequence += 1;
+        let settled = settled.iter().map(ToString::to_string).collect();
+        let report = v1::Report { sequence: self.sequence, committed_bps, settled, ..Default::default() };
+        self.send(Body::Report(report)).await;
+    }
+
+    /// The next message from the master.
+    pub(crate) async fn next(&mut self) -> Result<Option<v1::AttachResponse>, Status> {
+        within(self.down.message()).await
+    }
+
+    pub(crate) async fn prepare(&mut self) -> v1::Prepare {
+        match self.next().await.expect("open").and_then(|message| message.body) {
+            Some(Down::Prepare(prepare)) => prepare,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn prepared(&self, id: u64, result: v1::prepared::Result) {
+        self.send(Body::Prepared(v1::Prepared { id, result: Some(result) })).await;
+    }
+
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let secret = |key: &v1::TicketKey| <[u8; 32]>::try_from(key.secret.as_slice()).expect("32 bytes");
+        self.welcome.keys.iter().map(|key| Key::new(secret(key))).collect()
+    }
+}
+
+pub(crate) fn setup(title: &str) -> v1::Setup {
+    v1::Setup {
+        title: title.to_owned(),
+        size: 1000,
+        media_type: "video/mp4".into(),
+        range: Some(v1::ByteRange { start: 0, end: 1000 }),
+        page_groups: u32::try_from(usher_proto::tree::PAGE_GROUPS).expect("small"),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn request(title: &str) -> v1::ResolveRequest {
+    v1::ResolveRequest {
+        what: Some(v1::resolve_request::What::Title(title.to_owned())),
+        ..v1::ResolveRequest::default()
+    }
+}
