@@ -232,10 +232,11 @@ impl State {
     /// A node's answer to a `Prepare`. One that comes too late, or was never asked for, is left out.
     pub(crate) fn prepared(&self, link: Link, id: u64, answer: Answer) {
         let mut inner = self.lock();
-        if inner.pending.get(&id).is_some_and(|pending| pending.link == link) {
-            let pending = inner.pending.remove(&id);
-            // An error means that nobody waits any more.
-            let _unheard = pending.map(|pending| pending.answer.send(answer));
+        if inner.pending.get(&id).is_some_and(|pending| pending.link == link)
+            && let Some(pending) = inner.pending.remove(&id)
+            && pending.answer.send(answer).is_err()
+        {
+            tracing::debug!(id, "nobody waits for this answer any more");
         }
     }
 
