@@ -105,11 +105,13 @@ async fn watch(
         }
     };
     tokio::select! {
-        () = tell => {}
-        () = sender.closed() => {}
+        // In this order: the nodes' channels end with the master too, and that they are gone is no news of theirs.
+        biased;
         () = ending.cancelled() => {
             // Best effort: a watcher whose queue is full sees the stream end all the same.
             let _full = sender.try_send(Err(Fault::new(Code::Unavailable, "the master ends").after(RETRY).to_status()));
         }
+        () = sender.closed() => {}
+        () = tell => {}
     }
 }

@@ -88,18 +88,7 @@ impl Registry for Service {
                 let _unread = tokio::time::timeout(FAREWELL, to_node.send(Err(status))).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(from_master).boxed_stream()))
-    }
-}
-
-/// So that the stream type has a name.
-trait Boxed: Sized {
-    fn boxed_stream(self) -> BoxStream<'static, Result<v1::AttachResponse, Status>>;
-}
-
-impl Boxed for ReceiverStream<Result<v1::AttachResponse, Status>> {
-    fn boxed_stream(self) -> BoxStream<'static, Result<v1::AttachResponse, Status>> {
-        Box::pin(self)
+        Ok(Response::new(Box::pin(ReceiverStream::new(from_master))))
     }
 }
 
@@ -142,6 +131,7 @@ impl Attachment {
     ) -> Option<Status> {
         loop {
             let message = tokio::select! {
+                biased;
                 () = replaced.cancelled() => {
                     return Some(Fault::new(Code::Exists, "a newer attachment of this node replaced this one").to_status());
                 }

@@ -1,7 +1,8 @@
 //! The id that ties a request's traces in the logs of master, node and client together.
 
 use rand::RngExt as _;
-use tonic::{Response, metadata::MetadataMap};
+use tonic::{Response, Status, metadata::MetadataMap};
+use usher_proto::Fault;
 
 /// The metadata key, in requests and answers.
 const KEY: &str = "x-request-id";
@@ -26,6 +27,15 @@ pub(super) fn answer<T>(id: &str, message: T) -> Response<T> {
         response.metadata_mut().insert(KEY, value);
     }
     response
+}
+
+/// A failure that names its request.
+pub(super) fn failure(id: &str, fault: &Fault) -> Status {
+    let mut status = fault.to_status();
+    if let Ok(value) = id.parse() {
+        status.metadata_mut().insert(KEY, value);
+    }
+    status
 }
 
 #[cfg(test)]

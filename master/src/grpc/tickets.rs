@@ -118,7 +118,7 @@ impl Tickets for Service {
             Err(fault) => Err(fault),
         };
         tell(&id, &resolve, &done);
-        done.map(|response| request_id::answer(&id, response)).map_err(|fault| fault.to_status())
+        done.map(|response| request_id::answer(&id, response)).map_err(|fault| request_id::failure(&id, &fault))
     }
 
     async fn resolve_many(

@@ -82,7 +82,7 @@ async fn refusals_are_told_apart() {
     }
     let full = tickets.resolve(request("a")).await.expect_err("full");
     assert_eq!(full.code(), Code::ResourceExhausted);
-    assert!(full.get_details_retry_info().is_some(), "{full}");
+    assert!(full.get_details_retry_info().is_some() && full.metadata().contains_key("x-request-id"), "{full}");
     // What the node refused at its door is free again.
     node.report(0, &sessions.iter().map(String::as_str).collect::<Vec<_>>()).await;
     eventually(async || tickets.resolve(request("a")).await.ok()).await;
