@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use usher_proto::NodeName;
 
 use crate::authority::San;
 use crate::certificate::DAY;
@@ -57,14 +58,14 @@ enum Who {
     /// A node: writes node-NAME.pem and node-NAME.key
     Node {
         /// The node's name: 1 to 63 of a-z, 0-9, `-` and `.`
-        name: String,
+        name: NodeName,
         #[command(flatten)]
         options: Options,
     },
     /// An operator: writes admin-NAME.pem and admin-NAME.key
     Admin {
         /// The operator's name: 1 to 63 of a-z, 0-9, `-` and `.`
-        name: String,
+        name: NodeName,
         #[command(flatten)]
         options: Options,
     },
@@ -72,7 +73,7 @@ enum Who {
     Master {
         /// The master's name: 1 to 63 of a-z, 0-9, `-` and `.`
         #[arg(default_value = "master")]
-        name: String,
+        name: NodeName,
         /// Names and addresses that clients dial, besides localhost and this host's name
         #[arg(long = "san", value_name = "DNS-OR-IP", num_args = 1.., value_delimiter = ',')]
         sans: Vec<San>,
@@ -131,7 +132,8 @@ fn issue(dir: &Path, who: Who, out: &mut impl Write, notes: &mut impl Write) -> 
         Who::Admin { name, options } => (Role::Admin, name, Vec::new(), options),
         Who::Master { name, sans, options } => (Role::Master, name, sans, options),
     };
-    let identity = Identity::new(role, &name).with_context(|| format!("issue a certificate for {role} {name:?}"))?;
+    let identity =
+        Identity::new(role, name.as_str()).with_context(|| format!("issue a certificate for {role} {name}"))?;
     let lifetime = Duration::from_secs(u64::from(options.days) * DAY);
     let place = options.out.as_deref().unwrap_or(dir);
     let Paths { cert, key, ca } = files::issue_for(dir, &identity, &sans, lifetime, place, options.force)?;

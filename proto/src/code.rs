@@ -22,6 +22,8 @@ pub enum Code {
     Draining,
     /// The caller has no right to this.
     Denied,
+    /// The caller must say who it is, with a certificate.
+    Unauthenticated,
     /// The ticket is altered, or signed with a key the node does not have.
     TicketInvalid,
     /// The ticket ran out, or is not valid yet.
@@ -73,7 +75,7 @@ const fn row(code: Code, reason: &'static str, grpc: Grpc, quic: u32, exit: u8, 
     Row { code, reason, grpc, quic, exit, retry }
 }
 
-const TABLE: [Row; 21] = [
+const TABLE: [Row; 22] = [
     row(Code::NotFound, "NOT_FOUND", Grpc::NotFound, 0x10, 3, false),
     row(Code::NoCapacity, "NO_CAPACITY", Grpc::ResourceExhausted, 0x11, 4, true),
     row(Code::Unavailable, "UNAVAILABLE", Grpc::Unavailable, 0x12, 6, true),
@@ -94,6 +96,7 @@ const TABLE: [Row; 21] = [
     row(Code::Exists, "EXISTS", Grpc::AlreadyExists, 0x21, 13, false),
     row(Code::Usage, "USAGE", Grpc::InvalidArgument, 0x22, 2, false),
     row(Code::Cancelled, "CANCELLED", Grpc::Cancelled, 0x23, 1, false),
+    row(Code::Unauthenticated, "UNAUTHENTICATED", Grpc::Unauthenticated, 0x25, 5, false),
     row(Code::Internal, "INTERNAL", Grpc::Internal, 0x24, 1, true),
 ];
 
@@ -250,9 +253,9 @@ mod tests {
             Code::TicketInvalid | Code::TicketExpired | Code::TicketReplayed | Code::TicketMismatch => 1,
             Code::BadRequest | Code::BadRange | Code::ContentChanged | Code::VerificationFailed => 1,
             Code::Timeout | Code::Network | Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => 1,
-            Code::Cancelled | Code::Internal => 1,
+            Code::Cancelled | Code::Internal | Code::Unauthenticated => 1,
         };
-        assert_eq!(TABLE.iter().map(|row| count(row.code)).sum::<usize>(), 21);
+        assert_eq!(TABLE.iter().map(|row| count(row.code)).sum::<usize>(), 22);
     }
 
     #[test]

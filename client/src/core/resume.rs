@@ -28,7 +28,7 @@ pub fn cure(code: Code) -> Cure {
         Code::NoCapacity | Code::Unavailable | Code::Draining | Code::NotFound | Code::ContentChanged => Cure::NextSeat,
         Code::VerificationFailed | Code::Timeout | Code::Network | Code::Internal | Code::Cancelled => Cure::NextSeat,
         Code::TicketInvalid | Code::TicketExpired | Code::TicketReplayed => Cure::Resolve,
-        Code::Denied | Code::TicketMismatch | Code::BadRequest | Code::BadRange => Cure::Fail,
+        Code::Denied | Code::Unauthenticated | Code::TicketMismatch | Code::BadRequest | Code::BadRange => Cure::Fail,
         Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => Cure::Fail,
     }
 }
