@@ -25,13 +25,7 @@ pub(super) fn require<T>(request: &Request<T>, role: Role) -> Result<String, ton
         .to_status()),
         None => {
             let text = format!("this call needs a client certificate of role {role}: `usher certs issue {role} NAME`");
-            let denied = Fault::new(Code::Denied, text).to_status();
-            // The same reason, but the code that says that no one introduced himself.
-            Err(tonic::Status::with_details(
-                tonic::Code::Unauthenticated,
-                denied.message(),
-                denied.details().to_vec().into(),
-            ))
+            Err(Fault::new(Code::Unauthenticated, text).to_status())
         }
     }
 }

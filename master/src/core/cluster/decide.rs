@@ -164,7 +164,15 @@ impl Cluster {
                 }
             }
         }
-        asks.iter().map(|(session, ask)| self.decide(now, *session, ask, Some(&coverage), rng)).collect()
+        let decide = |(session, ask): &(SessionId, Ask<'_>)| {
+            let decision = self.decide(now, *session, ask, Some(&coverage), rng);
+            if let Ok(decision) = &decision {
+                // Among nodes that could serve equally many, the one that serves already.
+                coverage.add(decision.first);
+            }
+            decision
+        };
+        asks.iter().map(decide).collect()
     }
 
     /// Why a decision fell as it did; `None` once the node is forgotten.
