@@ -33,10 +33,10 @@ const STAGGER: Duration = Duration::from_millis(250);
 const DIAL: Duration = Duration::from_secs(5);
 
 /// Keeps NATs open and finds dead nodes.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-/// Three keep-alives without an answer.
-const IDLE: Duration = Duration::from_secs(15);
+/// Four keep-alives without an answer.
+const IDLE: Duration = Duration::from_secs(8);
 
 /// Bytes that one stream may have in flight or unread: 1.3 Gbit/s at 12 ms, and what a stalled stream costs in memory.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;

@@ -161,8 +161,26 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     };
     info!(node = %house.name, listen = ?addresses, capacity = %config.capacity, "node started");
     let rotation = presence.clone();
-    let tasks = vec![tokio::spawn(link.keep()), tokio::spawn(async move { rotation.keep().await })];
+    let tasks = vec![
+        tokio::spawn(link.keep()),
+        tokio::spawn(async move { rotation.keep().await }),
+        tokio::spawn(tell_of(house.library.clone())),
+    ];
     Ok(Running { house, server, presence, addresses, attached: watch, tasks })
+}
+
+/// Tells the operator when the library is ready, and what that took.
+async fn tell_of(library: Library) {
+    library.scanned().await;
+    let stats = library.stats();
+    info!(
+        titles = stats.titles,
+        rejected_files = stats.rejected_files,
+        probed_files = stats.probed_files,
+        "library is scanned"
+    );
+    library.hashed().await;
+    info!(hashed_bytes = library.stats().hashed_bytes, "library is hashed");
 }
 
 /// A running node. Dropping it leaves it running until the runtime ends; [`Running::shutdown`] takes it down.

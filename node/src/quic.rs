@@ -16,7 +16,7 @@ use quinn::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument as _, debug, debug_span};
+use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
 
@@ -171,6 +171,7 @@ impl Door {
                 let connection = async move {
                     let Some(connection) = handshake(incoming).await else { return };
                     drop(permit);
+                    info!(peer = %connection.remote_address(), "connection opened");
                     serve(&house, settings, &connection, &stop).await;
                 };
                 self.tasks.spawn(connection.instrument(span));

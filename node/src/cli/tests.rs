@@ -1,3 +1,5 @@
+//! The command line and the file of a node, as an operator writes them.
+
 use std::{fs, path::Path};
 
 use clap::{Args as _, Command, FromArgMatches as _};

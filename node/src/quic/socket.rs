@@ -44,12 +44,16 @@ pub(super) fn bind(address: SocketAddr) -> anyhow::Result<UdpSocket> {
 /// Says what became of the wish for a larger buffer.
 fn judge(name: &str, sysctl: &str, asked: rustix::io::Result<()>, size: rustix::io::Result<usize>) {
     match size {
-        // Linux tells twice what it took, to count its own bookkeeping (socket(7)).
-        Ok(size) if asked.is_ok() && size / if cfg!(target_os = "linux") { 2 } else { 1 } >= BUFFER => {}
-        Ok(size) => warn!(
-            "the kernel gives the UDP {name} buffer {size} of {BUFFER} bytes; fast sessions may lose packets: \
-             raise net.core.{sysctl}_max"
-        ),
+        Ok(size) => {
+            // Linux tells twice what it took, to count its own bookkeeping (socket(7)).
+            let size = if cfg!(target_os = "linux") { size / 2 } else { size };
+            if asked.is_err() || size < BUFFER {
+                warn!(
+                    "the kernel gives the UDP {name} buffer {size} of {BUFFER} bytes; fast sessions may lose packets: \
+                     raise net.core.{sysctl}_max"
+                );
+            }
+        }
         Err(error) => debug!(%error, "size of the UDP {name} buffer"),
     }
 }

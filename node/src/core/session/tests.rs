@@ -1,3 +1,5 @@
+//! Which ranges a ticket opens, and which frames follow in which order.
+
 use proptest::prelude::*;
 use usher_proto::{SessionId, Title, ticket::Purpose};
 
