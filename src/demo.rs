@@ -1,0 +1,224 @@
+//! `usher demo`: an authority, a master and nodes in one process, and the main job done before the user's eyes.
+//! It uses the roles as anyone could: the same configuration, the same client, the same certificates.
+
+mod clips;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use usher_certs::{
+    Identity, Role, San,
+    files::{self, PemSet},
+};
+use usher_client::{Authority, Client, Options, cli::FetchArgs, core::url::Url};
+use usher_master::app as master;
+use usher_node::app as node;
+use usher_proto::{Bitrate, MASTER_PORT, pb::v1};
+
+/// The rate that each node of the demo promises at most.
+const CAPACITY: Bitrate = Bitrate(1_000_000_000);
+
+/// How long the demo waits for its own parts before it says that something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Serve this folder instead of the clips that come along; a node for each
+    #[arg(long, value_name = "DIR")]
+    media: Vec<PathBuf>,
+    /// End after the fetch
+    #[arg(long)]
+    once: bool,
+}
+
+/// Everything that runs; dropped last to first.
+struct Demo {
+    nodes: Vec<node::Running>,
+    master: master::Running,
+    dir: TempDir,
+}
+
+pub(crate) async fn run(args: Args, mut shutdown: mpsc::Receiver<()>) -> anyhow::Result<()> {
+    let demo = tokio::select! {
+        demo = Box::pin(Demo::start(&args.media)) => demo?,
+        _ = shutdown.recv() => return Ok(()),
+    };
+    let done = tokio::select! {
+        done = Box::pin(demo.show(args.once)) => done,
+        _ = shutdown.recv() => Ok(()),
+    };
+    if done.is_ok() && !args.once {
+        eprintln!("\nThe cluster stays up. Ctrl-C ends it.");
+        shutdown.recv().await;
+        eprintln!();
+    }
+    demo.stop().await?;
+    done
+}
+
+impl Demo {
+    /// Makes an authority in a temporary folder, starts a master, and a node for each folder.
+    async fn start(own: &[PathBuf]) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("usher-demo-").tempdir().context("make a temporary folder")?;
+        let certs = dir.path().join("certs");
+        files::init(&certs, "demo", false).context("make the authority")?;
+        let issue = |role, name: &str| {
+            let identity = Identity::new(role, name).context("name a part of the demo")?;
+            let paths = files::issue(&certs, &identity, &San::loopback(), &certs, false);
+            paths.and_then(|paths| files::read_pem(&paths.cert, &paths.key, &paths.ca))
+        };
+        let identity = issue(Role::Master, "master").context("issue the master's certificate")?;
+        let master = start_master(identity, &dir.path().join("master")).await?;
+
+        let mut demo = Self { nodes: Vec::new(), master, dir };
+        for (number, folder) in demo.folders(own)?.into_iter().enumerate() {
+            let name = format!("node-{}", number + 1);
+            let identity = issue(Role::Node, &name).with_context(|| format!("issue the certificate of {name}"))?;
+            let node = Box::pin(demo.start_node(&name, folder, identity)).await;
+            demo.nodes.push(node.with_context(|| format!("start {name}"))?);
+        }
+        Ok(demo)
+    }
+
+    /// The folders to serve: the user's, or those of figure 4 with the clips in them.
+    fn folders(&self, own: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+        if !own.is_empty() {
+            return Ok(own.to_vec());
+        }
+        let folders = clips::LAYOUT.iter().enumerate().map(|(number, letters)| {
+            let folder = self.dir.path().join(format!("node-{}", number + 1)).join("media");
+            clips::write(letters, &folder).map(|()| folder)
+        });
+        folders.collect()
+    }
+
+    async fn start_node(&self, name: &str, folder: PathBuf, identity: PemSet) -> anyhow::Result<node::Running> {
+        let master = self.address().parse().context("name the master")?;
+        let index = self.dir.path().join(name).join("index.redb");
+        let mut config = node::Config::new(vec![master], vec![folder], identity, index);
+        config.capacity = CAPACITY;
+        config.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        config.drain_timeout = Duration::ZERO;
+        Box::pin(node::start(config)).await
+    }
+
+    fn address(&self) -> String {
+        format!("localhost:{}", self.master.local_addr().port())
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.dir.path().join("certs").join(files::CA_CERT)
+    }
+
+    /// The main job, and what to try next.
+    async fn show(&self, once: bool) -> anyhow::Result<()> {
+        let titles = tokio::time::timeout(PATIENCE, self.titles()).await;
+        let titles = titles.context("the nodes did not register with the master in time")??;
+        eprintln!("A cluster on this machine: master at {}, {} nodes.", self.address(), self.nodes.len());
+        for node in &self.nodes {
+            let name = node.name().as_str();
+            let held = titles.iter().filter(|title| title.nodes.iter().any(|holder| holder == name));
+            let held: Vec<&str> = held.map(|title| title.title.as_str()).collect();
+            eprintln!("  {name}  {}{}", held.iter().take(8).copied().collect::<Vec<_>>().join("  "), more(held.len()));
+        }
+        let wanted = titles.iter().find(|title| title.title == "B.mp4").or_else(|| titles.first());
+        let Some(wanted) = wanted else {
+            bail!(
+                "there is no title to fetch: none of the folders holds media that can be served (MP4, Matroska, WebM, MPEG-TS)"
+            );
+        };
+        let url = Url { master: self.address().parse()?, path: wanted.title.clone() };
+        eprintln!("\nFetching {} from the best of {} holders:", wanted.title, wanted.nodes.len());
+        let target = self.dir.path().join("fetched");
+        fs::create_dir_all(&target).context("make a folder for the fetched title")?;
+        Box::pin(FetchArgs::one(url.clone(), target, self.ca()).run()).await?;
+        if !once {
+            self.suggest(&url.to_string());
+        }
+        Ok(())
+    }
+
+    /// What the master knows, once that is all that the nodes have, hashed.
+    async fn titles(&self) -> anyhow::Result<Vec<v1::Title>> {
+        for node in &self.nodes {
+            node.attached().await;
+            node.library().hashed().await;
+        }
+        let held: u64 = self.nodes.iter().map(|node| node.library().stats().titles).sum();
+        let authority = Authority::load(Some(self.ca()))?;
+        let client = Client::new(self.address().parse()?, authority, Options::default())?;
+        // The catalog follows within a fraction of a second; the master tells of changes of nodes only.
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            tick.tick().await;
+            let titles = client.titles("", usize::MAX).await?;
+            let known: usize = titles.iter().map(|title| title.nodes.len()).sum();
+            if known as u64 >= held && titles.iter().all(|title| !title.content_id.is_empty()) {
+                client.close().await;
+                return Ok(titles);
+            }
+        }
+    }
+
+    fn suggest(&self, url: &str) {
+        let usher = std::env::current_exe().map_or_else(|_| "usher".to_owned(), |path| shell_word(&path));
+        let (ca, address) = (shell_word(&self.ca()), self.address());
+        let url = shell_word(Path::new(url));
+        eprintln!("\nIn another terminal, while this one stays up:");
+        for command in [
+            format!("{usher} ls usher://{address} --ca {ca}"),
+            format!("{usher} nodes usher://{address} --ca {ca}"),
+            format!("{usher} locate {url} --ca {ca}"),
+            format!("{usher} fetch {url} --ca {ca} --force"),
+            format!("{usher} fetch 'usher://{address}/*' --ca {ca} -o ./usher-demo/ --force"),
+            format!("{usher} play {url} --ca {ca}"),
+            format!("grpcurl -cacert {ca} {address} list"),
+            format!("grpcurl -cacert {ca} {address} usher.v1.Cluster/ListNodes"),
+        ] {
+            eprintln!("  $ {command}");
+        }
+    }
+
+    /// Nodes first, so that none looks for a master that is gone.
+    async fn stop(self) -> anyhow::Result<()> {
+        for node in self.nodes {
+            Box::pin(node.shutdown()).await;
+        }
+        self.master.shutdown().await;
+        self.dir.close().context("remove the temporary folder")
+    }
+}
+
+async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::Running> {
+    let config = |port| master::Config {
+        listen: SocketAddr::from(([127, 0, 0, 1], port)),
+        tls: identity.clone(),
+        state: state.to_owned(),
+        cluster_access: master::ClusterAccess::Open,
+        queue: master::DEFAULT_QUEUE,
+    };
+    match Box::pin(master::start(config(MASTER_PORT))).await {
+        Ok(master) => Ok(master),
+        // Somebody runs a master here already; the demo needs no particular port.
+        Err(_) => Box::pin(master::start(config(0))).await.context("start the master"),
+    }
+}
+
+/// How many names a list of eight leaves out.
+fn more(count: usize) -> String {
+    if count > 8 { format!("  and {} more", count - 8) } else { String::new() }
+}
+
+/// A word that any POSIX shell takes for itself.
+fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=,@%+".contains(c);
+    if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
