@@ -1,0 +1,11 @@
+//! End-to-end tests: each starts the real binary, and real players and tools, and checks one promise of the product.
+
+mod certs;
+mod cluster;
+mod demo;
+mod fetch;
+mod grpc;
+mod library;
+mod play;
+mod process;
+mod trouble;
