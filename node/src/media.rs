@@ -24,7 +24,7 @@ pub(crate) mod clips;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{Changes, Copy, FindError, Subscription};
+pub use catalog::{Changes, Copy, FindError, Key, Subscription};
 pub use library::{Config, Library, Rejected, Stats};
 pub use open::{OpenError, OpenMedia};
 pub use probe::{Probe, ProbeError, probe};

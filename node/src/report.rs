@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 use usher_proto::{
-    Code, Fault, Title,
+    Code, Fault,
     model::{self, CatalogCopy},
     pb::v1::{
         self, AttachRequest, AttachResponse, attach_request::Body, attach_response::Body as Answer,
@@ -25,6 +25,7 @@ use usher_proto::{
 use crate::{
     attach::{Link, Lost},
     house::House,
+    media::Key as CopyKey,
 };
 
 /// Messages that wait to be sent: a page of the catalog must not make a report wait behind many of its kind.
@@ -114,9 +115,10 @@ async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
     library.scanned().await;
     let mut subscription = library.subscribe();
     loop {
-        let copies = subscription.snapshot();
-        let count = copies.len();
-        for page in pages(copies, Vec::new(), subscription.rejected_files(), true) {
+        let rejected_files = subscription.rejected_files();
+        let mut count = 0;
+        for page in whole(rejected_files, |after| subscription.page(after, PAGE)) {
+            count += page.copies.len();
             post(outbox, Body::Catalog(page)).await?;
         }
         info!(copies = count, "catalog sent");
@@ -127,7 +129,7 @@ async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
                 break;
             }
             debug!(copies = changes.copies.len(), removals = changes.removals.len(), "catalog changed");
-            for page in pages(changes.copies, changes.removals, changes.rejected_files, false) {
+            for page in pages(changes.copies, changes.removals, changes.rejected_files) {
                 post(outbox, Body::Catalog(page)).await?;
             }
             time::sleep(CHANGES).await;
@@ -135,18 +137,37 @@ async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
     }
 }
 
-/// Cuts a catalog, or a change of it, into pages; at least one.
+/// The pages of a whole catalog, at least one; `next` gives the copies behind the one named, [`PAGE`] unless they are
+/// the last.
+fn whole(
+    rejected_files: u32,
+    mut next: impl FnMut(Option<&CopyKey>) -> Vec<CatalogCopy>,
+) -> impl Iterator<Item = v1::CatalogPage> {
+    let (mut after, mut complete) = (None, false);
+    std::iter::from_fn(move || {
+        if complete {
+            return None;
+        }
+        let copies = next(after.as_ref());
+        let restart = after.is_none();
+        complete = copies.len() < PAGE;
+        after = copies.last().map(|copy| (copy.title.clone(), copy.volume));
+        let copies = copies.iter().map(CatalogCopy::to_pb).collect();
+        Some(v1::CatalogPage { restart, complete, copies, removals: Vec::new(), rejected_files })
+    })
+}
+
+/// Cuts changes into pages; at least one.
 fn pages(
     copies: Vec<CatalogCopy>,
-    removals: Vec<(Title, u16)>,
+    removals: Vec<CopyKey>,
     rejected_files: u32,
-    whole: bool,
 ) -> impl Iterator<Item = v1::CatalogPage> {
     let count = copies.len().div_ceil(PAGE).max(removals.len().div_ceil(PAGE)).max(1);
     let (mut copies, mut removals) = (copies.into_iter(), removals.into_iter());
-    (0..count).map(move |page| v1::CatalogPage {
-        restart: whole && page == 0,
-        complete: !whole || page + 1 == count,
+    (0..count).map(move |_| v1::CatalogPage {
+        restart: false,
+        complete: true,
         copies: copies.by_ref().take(PAGE).map(|copy| copy.to_pb()).collect(),
         removals: removals
             .by_ref()

@@ -21,7 +21,7 @@ const BATCH: usize = 2500;
 const PENDING: usize = 20_000;
 
 /// Names a copy: a title on a volume.
-pub(crate) type Key = (Title, u16);
+pub type Key = (Title, u16);
 
 /// What is kept in memory of a copy.
 #[derive(Clone, Debug)]
@@ -32,8 +32,8 @@ pub(crate) struct Record {
     pub(crate) size: u64,
     /// Unix milliseconds.
     pub(crate) modified_ms: i64,
-    /// 0 when unknown.
-    pub(crate) duration_ms: u64,
+    /// Milliseconds, 0 when unknown; four bytes hold 49 days.
+    pub(crate) duration_ms: u32,
     /// Once hashed.
     pub(crate) content: Option<ContentId>,
     /// One byte instead of a text.
@@ -79,9 +79,9 @@ impl Copy {
             volume: *volume,
             content: record.content,
             size: record.size,
-            bitrate: bitrate(record.size, record.duration_ms),
+            bitrate: bitrate(record.size, record.duration_ms.into()),
             media_type: record.media_type.name(),
-            duration_ms: record.duration_ms,
+            duration_ms: record.duration_ms.into(),
             modified_ms: record.modified_ms,
             streamable: record.streamable,
             id: record.id,
@@ -268,11 +268,16 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The whole catalog now; [`Self::changed`] goes on from here.
-    pub fn snapshot(&mut self) -> Vec<CatalogCopy> {
+    /// The catalog in pages of at most `most` copies, in order: the first without `after`, each other behind the last
+    /// copy of the one before. [`Self::changed`] goes on from the first, so what changes between two pages is told
+    /// too. A page with fewer copies is the last. In pages, since a copy of it all would be the node's peak of memory.
+    pub fn page(&mut self, after: Option<&Key>, most: usize) -> Vec<CatalogCopy> {
         let state = lock(&self.catalog.0);
-        *lock(&self.subscriber.pending) = Pending::default();
-        state.records.iter().map(|(key, record)| wire(key, record)).collect()
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        if after.is_none() {
+            *lock(&self.subscriber.pending) = Pending::default();
+        }
+        state.records.range((from, Bound::Unbounded)).take(most).map(|(key, record)| wire(key, record)).collect()
     }
 
     /// Files that are not offered, in all, now.
@@ -320,8 +325,8 @@ fn wire((title, volume): &Key, record: &Record) -> CatalogCopy {
         content: record.content,
         size: record.size,
         modified_ms: record.modified_ms,
-        bitrate: bitrate(record.size, record.duration_ms),
-        duration_ms: record.duration_ms,
+        bitrate: bitrate(record.size, record.duration_ms.into()),
+        duration_ms: record.duration_ms.into(),
         media_type: record.media_type.name().to_owned(),
         streamable: record.streamable,
     }
@@ -382,7 +387,7 @@ mod tests {
         let catalog = Catalog::default();
         catalog.put(key("a", 0), record(1, 1, None));
         let mut subscription = catalog.subscribe();
-        assert_eq!(subscription.snapshot().len(), 1);
+        assert_eq!(subscription.page(None, 9).len(), 1);
         assert_eq!(subscription.take(), None);
         catalog.put(key("b", 0), record(2, 1, None));
         catalog.put(key("b", 0), record(3, 7, None));
@@ -394,6 +399,21 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_between_two_pages_is_told() {
+        let catalog = Catalog::default();
+        ["a", "b", "c"].iter().for_each(|name| catalog.put(key(name, 0), record(1, 1, None)));
+        let mut subscription = catalog.subscribe();
+        let names = |page: &[CatalogCopy]| page.iter().map(|copy| copy.title.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&subscription.page(None, 2)), ["a", "b"]);
+        catalog.remove(&key("a", 0));
+        catalog.put(key("bb", 0), record(2, 1, None));
+        assert_eq!(names(&subscription.page(Some(&key("b", 0)), 2)), ["bb", "c"]);
+        assert_eq!(names(&subscription.page(Some(&key("c", 0)), 2)), [""; 0]);
+        let changes = subscription.take().expect("changes");
+        assert_eq!((changes.removals, names(&changes.copies)), (vec![key("a", 0)], vec!["bb".to_owned()]));
+    }
+
+    #[test]
     fn a_slow_subscriber_starts_over() {
         let catalog = Catalog::default();
         let mut subscription = catalog.subscribe();
@@ -401,7 +421,7 @@ mod tests {
             catalog.put(key(&format!("t{i}"), 0), record(i as u64, 1, None));
         }
         assert!(subscription.take().is_some_and(|changes| changes.resync && changes.copies.is_empty()));
-        assert_eq!(subscription.snapshot().len(), PENDING + 1);
+        assert_eq!(subscription.page(None, usize::MAX).len(), PENDING + 1);
         catalog.remove(&key("t0", 0));
         assert_eq!(subscription.take().map(|changes| changes.removals.len()), Some(1));
     }

@@ -24,8 +24,8 @@ use super::{
     volume::Fingerprint,
 };
 
-/// Memory for pages of the file: enough for the upper levels of a tree of a million titles.
-const CACHE: usize = 8 << 20;
+/// Memory for pages of the file: enough for the upper levels of a tree; the kernel keeps the rest.
+const CACHE: usize = 1 << 20;
 
 /// Kind, codec, width, height, sample rate, channels, language.
 type TrackRow<'a> = (i32, &'a str, u32, u32, u32, u32, &'a str);

@@ -226,7 +226,7 @@ fn offer(shared: &Shared, volume: &Volume, path: &Path, entry: &Entry) {
         id: entry.id,
         size: entry.fingerprint.size,
         modified_ms: entry.fingerprint.modified_ms(),
-        duration_ms: entry.probe.duration_ms,
+        duration_ms: u32::try_from(entry.probe.duration_ms).unwrap_or(u32::MAX),
         content: entry.content,
         media_type: MediaType::of(entry.probe.media_type),
         streamable: entry.probe.streamable,

@@ -5,7 +5,7 @@ mod master;
 use std::fs;
 
 use usher_proto::{
-    Bitrate, BootId, NodeName,
+    Bitrate, BootId, NodeName, Title,
     ticket::{ClusterSecret, Purpose},
 };
 
@@ -33,10 +33,18 @@ fn copies(count: usize) -> Vec<CatalogCopy> {
     (0..count).map(copy).collect()
 }
 
+/// The page behind a key, of copies in any order.
+fn behind(copies: &[CatalogCopy], after: Option<&CopyKey>) -> Vec<CatalogCopy> {
+    let at = |(title, volume): &CopyKey| copies.iter().position(|c| c.title == *title && c.volume == *volume);
+    let start = after.and_then(at).map_or(0, |at| at + 1);
+    copies[start..].iter().take(PAGE).cloned().collect()
+}
+
 #[test]
 fn a_catalog_has_one_beginning_and_one_end() {
-    for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
-        let pages: Vec<_> = pages(copies(count), Vec::new(), 3, true).collect();
+    for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE, 0]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
+        let copies = copies(count);
+        let pages: Vec<_> = whole(3, |after| behind(&copies, after)).collect();
         assert_eq!(pages.iter().map(|page| page.copies.len()).collect::<Vec<_>>(), lens);
         for (i, page) in pages.iter().enumerate() {
             assert_eq!((page.restart, page.complete), (i == 0, i + 1 == pages.len()), "page {i} of {count}");
@@ -48,7 +56,7 @@ fn a_catalog_has_one_beginning_and_one_end() {
 #[test]
 fn changes_are_complete_in_themselves() {
     let removals = copies(PAGE + 5).into_iter().map(|copy| (copy.title, copy.volume)).collect();
-    let pages: Vec<_> = pages(copies(2), removals, 0, false).collect();
+    let pages: Vec<_> = pages(copies(2), removals, 0).collect();
     assert_eq!(pages.iter().map(|p| (p.copies.len(), p.removals.len())).collect::<Vec<_>>(), [(2, PAGE), (0, 5)]);
     assert!(pages.iter().all(|page| page.complete && !page.restart));
 }
