@@ -1,6 +1,7 @@
 //! The one binary: parses the command line, sets up logs, hands over to a role. Knows nothing about any of them.
 
 mod demo;
+mod limits;
 mod signals;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         _ => "warn",
     };
     start_logs(cli.log.as_deref().unwrap_or(default), cli.log_format);
+    limits::raise();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(Code::Internal, &format!("start the runtime: {error}")),

@@ -12,6 +12,7 @@ use usher_master::core::{
 use usher_proto::{
     Bitrate, BootId, ContentId, NodeName, SessionId, Title,
     model::{CatalogCopy, CatalogPage, Hello, Presence, Range, What},
+    ticket::Purpose,
 };
 
 const TITLES: u32 = 100_000;
@@ -89,7 +90,7 @@ impl World {
     /// One decision. The ledger holds the last 10,000: a thousand requests a second for ten seconds.
     fn decide(&mut self, what: &What) {
         self.sessions += 1;
-        let ask = Ask { what, range: Range::default(), rate: None, exclude: &[], zone: "z1" };
+        let ask = Ask { what, purpose: Purpose::Play, range: Range::default(), rate: None, exclude: &[], zone: "z1" };
         divan::black_box(self.cluster.resolve(self.now, session(self.sessions), &ask, &mut self.rng).expect("room"));
         if let Some(old) = self.sessions.checked_sub(10_000) {
             self.cluster.release(session(old));

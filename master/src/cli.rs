@@ -53,7 +53,7 @@ pub struct Args {
 
 /// The config file.
 #[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     listen: Option<SocketAddr>,
     certs: Option<PathBuf>,
@@ -156,7 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         certs(dir.path());
         let file = dir.path().join("master.toml");
-        let text = format!("certs = {:?}\nqueue = 7\ncluster_access = \"admin\"\n", dir.path());
+        let text = format!("certs = {:?}\nqueue = 7\ncluster-access = \"admin\"\n", dir.path());
         fs::write(&file, text).expect("written");
         let args = Args { config: Some(file), state: Some("s".into()), queue: Some(9), ..Args::default() };
         let config = args.config().expect("good");

@@ -67,6 +67,7 @@ impl Cluster {
     pub fn page(&mut self, link: Link, page: &CatalogPage) -> Result<Option<PageOutcome>, PageError> {
         let Some(node) = self.roster.current(link) else { return Ok(None) };
         node.rejected_files = page.rejected_files;
+        node.catalog_known |= page.complete;
         self.catalog.page(link.node, page).map(Some)
     }
 

@@ -134,6 +134,9 @@ pub struct Node {
     heard: Instant,
     /// Its load is known: by a report, or because it has just started.
     load_known: bool,
+    /// Whether this process has told its whole catalog. Until then its copies are those of the process before it, and
+    /// it would not find them.
+    pub(crate) catalog_known: bool,
     /// When its channel closed.
     left: Option<Instant>,
     /// Its copies are forgotten.
@@ -151,9 +154,9 @@ impl Node {
         self.state != State::Gone
     }
 
-    /// Whether it can be given a session as far as its state goes: well, not draining, its load known.
+    /// Whether it can be given a session as far as its state goes: well, not draining, its load and titles known.
     pub fn can_serve(&self, now: Instant) -> bool {
-        self.state == State::Serving && self.load_known && self.lease_end() > now
+        self.state == State::Serving && self.load_known && self.catalog_known && self.lease_end() > now
     }
 
     /// Bit/s of the last report, less what fetches would give up.
@@ -232,6 +235,7 @@ impl Roster {
             // A process that attaches for the first time carries nothing. One that was attached to a master before
             // carries we know not what until it reports.
             load_known: started,
+            catalog_known: false,
             left: None,
             copies_void: false,
         };
@@ -240,6 +244,7 @@ impl Roster {
             if !fresh {
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
                 node.rejected_files = old.rejected_files;
+                node.catalog_known = old.catalog_known;
             }
         }
         node.state = node.wanted();

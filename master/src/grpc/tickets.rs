@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 use tracing::debug;
 use usher_proto::{
@@ -15,6 +15,9 @@ use usher_proto::{
 
 use super::{queue::Queue, request_id};
 use crate::state::{Card, Seated, State, session, timestamp};
+
+/// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
+const AT_ONCE: usize = 16;
 
 /// How long a node may take to open a title: a spinning disk that wakes up needs longer, and another holder does not.
 const PREPARE: Duration = Duration::from_secs(2);
@@ -138,12 +141,13 @@ impl Tickets for Service {
 
         let valid: Vec<_> = resolves.iter().flatten().map(|resolve| (session(), resolve)).collect();
         let mut decided = self.state.resolve_many(&valid).into_iter();
-        let results = resolves.iter().map(|resolve| {
+        let mut answers = Vec::with_capacity(resolves.len());
+        for resolve in &resolves {
             // One decision for each valid request, in their order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
-            self.result(resolve, seated, &id)
-        });
-        let results = join_all(results).await;
+            answers.push(self.result(resolve, seated, &id));
+        }
+        let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
         Ok(request_id::answer(&id, v1::ResolveManyResponse { results }))
     }
 }

@@ -129,6 +129,8 @@ impl State {
 /// A node as it is shown.
 pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::Node {
     let (booked, headroom) = cluster.load(id);
+    // What a node that left sent last, it sends no more.
+    let there = node.state != roster::State::Gone;
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
     v1::Node {
         name: node.name().to_string(),
@@ -136,10 +138,10 @@ pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::
         zone: node.hello.zone.clone(),
         addresses: node.hello.presence.addresses.iter().map(ToString::to_string).collect(),
         capacity_bps: node.hello.capacity.0,
-        measured_bps: node.measured(),
+        measured_bps: if there { node.measured() } else { 0 },
         booked_bps: booked,
         headroom_bps: headroom,
-        egress_bps: node.report.egress.0,
+        egress_bps: if there { node.report.egress.0 } else { 0 },
         sessions: node.report.sessions,
         titles: cluster.catalog().copies_of(id),
         rejected_files: node.rejected_files,

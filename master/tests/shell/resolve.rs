@@ -154,7 +154,8 @@ async fn brokered_requests_wait_in_a_bounded_queue() {
     let master = Master::start().await;
     let mut node = master.node("node-1", &["a"]).await;
     let tickets = master.tickets().await;
-    let small = || v1::ResolveRequest { rate_bps: 1, ..brokered("a") };
+    // Fetches, which hold what they ask for: a viewer holds the rate of the title at least.
+    let small = || v1::ResolveRequest { rate_bps: 1, purpose: v1::Purpose::Fetch.into(), ..brokered("a") };
     let mut asked = tokio::task::JoinSet::new();
     // 64 at once, and one that waits; then one too many.
     for _ in 0..65 {
@@ -206,7 +207,7 @@ async fn many_are_answered_each_on_its_own() {
 
     let many = v1::ResolveManyRequest { requests: vec![request("a"); 257] };
     assert_eq!(tickets.resolve_many(many).await.expect_err("too many").code(), Code::InvalidArgument);
-    let large = v1::ResolveRequest { exclude: vec!["x".repeat(300 << 10)], ..request("a") };
+    let large = v1::ResolveRequest { exclude: vec!["x".repeat(3 << 20)], ..request("a") };
     assert_eq!(tickets.resolve(large).await.expect_err("too large").code(), Code::OutOfRange);
     assert!(tickets.resolve(request("a")).await.is_ok());
 }

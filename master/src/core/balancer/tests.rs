@@ -41,7 +41,9 @@ fn attach(roster: &mut Roster, now: Now, i: u32) -> Link {
         presence: Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![], draining: false },
         attachment: 1,
     };
-    roster.attach(now, hello).expect("attached").0
+    let link = roster.attach(now, hello).expect("attached").0;
+    roster.current(link).expect("attached").catalog_known = true;
+    link
 }
 
 impl Nodes {

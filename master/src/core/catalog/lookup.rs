@@ -57,6 +57,9 @@ pub struct CopyView {
     pub modified_ms: i64,
 }
 
+/// Names of one content that are looked at: a placeholder may stand under a hundred thousand.
+const NAMES: usize = 64;
+
 /// One content in the count of which is the majority.
 struct Tally {
     key: Key,
@@ -73,10 +76,10 @@ impl Catalog {
         self.first(*self.names.get(title)?, attached)
     }
 
-    /// Every title with a content, in no particular order, appended to `found`.
+    /// The titles with a content, at most [`NAMES`], in no particular order, appended to `found`.
     pub fn by_content(&self, content: &ContentId, found: &mut Vec<Found>) {
         let from = super::index_key(content, 0);
-        for line in self.contents.range(from..=from | u64::from(u32::MAX)) {
+        for line in self.contents.range(from..=from | u64::from(u32::MAX)).take(NAMES) {
             // The low half is the title's number.
             let title = (line & u64::from(u32::MAX)) as u32;
             let mut copies = self.live(title).filter(|(_, copy)| copy.hashed() == Some(*content));

@@ -8,6 +8,7 @@ use usher_proto::{
     Bitrate, ContentId, NodeName, SessionId, Title,
     code::{Code, Fault},
     model::{Range, Resolve, What},
+    ticket::Purpose,
 };
 
 use super::{
@@ -19,11 +20,16 @@ use super::{
     Cluster,
 };
 
+/// A fetch reserves at most one part in this many of its largest node.
+const FETCH_SHARE: u64 = 4;
+
 /// A request as the core sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// Which title.
     pub what: &'a What,
+    /// What it is wanted for.
+    pub purpose: Purpose,
     /// Which bytes of it.
     pub range: Range,
     /// The rate to reserve, if not the title's own.
@@ -36,8 +42,8 @@ pub struct Ask<'a> {
 
 impl<'a> From<&'a Resolve> for Ask<'a> {
     fn from(resolve: &'a Resolve) -> Self {
-        let Resolve { what, range, rate, exclude, zone, .. } = resolve;
-        Self { what, range: *range, rate: *rate, exclude, zone }
+        let Resolve { what, purpose, range, rate, exclude, zone, .. } = resolve;
+        Self { what, purpose: *purpose, range: *range, rate: *rate, exclude, zone }
     }
 }
 
@@ -156,7 +162,7 @@ impl Cluster {
             self.look_up(ask.what);
             self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
             let Some(first) = self.scratch.found.first() else { continue };
-            let rate = self.rate(ask, first);
+            let rate = self.rate(now, ask, first);
             let need = Need { rate, exclude: &self.scratch.exclude, zone: ask.zone, coverage: None };
             for (node, _) in &self.scratch.holders {
                 if balancer::could_serve(now, &need, *node, (&self.roster, &self.ledger)) {
@@ -196,7 +202,7 @@ impl Cluster {
         if ask.range.within(size).is_none() {
             return Err(Refused::Range { what: ask.what.clone(), start: ask.range.start, size });
         }
-        let rate = self.rate(ask, &first);
+        let rate = self.rate(now, ask, &first);
         self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
         let Scratch { found, holders, exclude, ranked } = &mut self.scratch;
         let need = Need { rate, exclude, zone: ask.zone, coverage };
@@ -248,9 +254,21 @@ impl Cluster {
         }
     }
 
-    fn rate(&self, ask: &Ask<'_>, found: &Found) -> Bitrate {
+    /// What to reserve. A viewer gets the title's own rate at least, whatever it asks for: it will take that much. A
+    /// fetch gives way, so it holds a place in proportion to its nodes and is never too fast for all of them.
+    fn rate(&self, now: Now, ask: &Ask<'_>, found: &Found) -> Bitrate {
         let own = self.catalog.facts(found).map(|facts| facts.bitrate).filter(|rate| rate.0 > 0);
-        ask.rate.or(own).unwrap_or(DEFAULT_RATE)
+        let own = own.unwrap_or(DEFAULT_RATE).0;
+        let asked = ask.rate.map_or(own, |rate| rate.0);
+        Bitrate(match ask.purpose {
+            Purpose::Play => asked.max(own),
+            Purpose::Fetch => {
+                let holders = self.scratch.holders.iter().filter_map(|(node, _)| self.roster.node(*node));
+                let serving = holders.filter(|node| node.can_serve(now.instant));
+                let largest = serving.map(|node| node.hello.capacity.0).max();
+                asked.min(own).min(largest.map_or(u64::MAX, |largest| (largest / FETCH_SHARE).max(1)))
+            }
+        })
     }
 }
 

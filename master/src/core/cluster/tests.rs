@@ -131,7 +131,8 @@ fn every_title_of_figure_4_resolves_to_a_holder() {
         assert_eq!(seats, holders, "{title}");
         let by_content = What::Content(ContentId([title.as_bytes()[0]; 32]));
         let what = by_content.clone();
-        let ask = Ask { what: &what, range: Range::default(), rate: None, exclude: &[], zone: "" };
+        let ask =
+            Ask { what: &what, purpose: Purpose::Play, range: Range::default(), rate: None, exclude: &[], zone: "" };
         world.sessions += 1;
         let same = world.cluster.resolve(world.now, SessionId(world.sessions), &ask, &mut world.rng).expect(title);
         assert_eq!((same.title.as_str(), same.count.holders as usize), (title, holders.len()));
@@ -190,6 +191,37 @@ fn a_reservation_becomes_a_session_or_expires() {
 }
 
 #[test]
+fn a_viewer_holds_its_titles_rate_and_a_fetch_what_it_can() {
+    // Titles of 8 Mbit/s on a node of 4 and one of 100 Mbit/s.
+    let mut world = World::new(&[4 * MBIT, 100 * MBIT]);
+    world.titles(0, &["A"]);
+    world.titles(1, &["C"]);
+    let mut rate = |title, purpose, asked: Option<u64>| {
+        let decision = world.resolve(title, |ask| (ask.purpose, ask.rate) = (purpose, asked.map(Bitrate)));
+        decision.map(|decision| decision.rate.0).ok()
+    };
+    assert_eq!(rate("C", Purpose::Play, Some(1)), Some(8 * MBIT), "it will take that much");
+    assert_eq!(rate("C", Purpose::Play, Some(9 * MBIT)), Some(9 * MBIT));
+    assert_eq!(rate("C", Purpose::Fetch, Some(1)), Some(1));
+    assert_eq!(rate("C", Purpose::Fetch, Some(90 * MBIT)), Some(8 * MBIT));
+    assert_eq!(rate("A", Purpose::Play, None), None, "faster than its node");
+    assert_eq!(rate("A", Purpose::Fetch, None), Some(MBIT), "slowly, but it comes");
+}
+
+#[test]
+fn a_node_that_started_anew_is_not_chosen_by_its_old_catalog() {
+    let mut world = World::figure_4();
+    let link = world.links[0];
+    world.cluster.detach(world.now, link);
+    let mut hello = world.cluster.roster().node(link.node).expect("known").hello.clone();
+    hello.boot = BootId(99);
+    world.links[0] = world.cluster.attach(world.now, hello).expect("attached");
+    assert!(matches!(world.resolve("A", |_| {}), Err(Refused::NoChoice { why: NoChoice::Down(_), .. })));
+    world.titles(0, &["A"]);
+    assert!(world.resolve("A", |_| {}).is_ok());
+}
+
+#[test]
 fn refusals_say_which() {
     let mut world = World::figure_4();
     let names: Vec<NodeName> = ["node-1", "node-2", "node-3"].iter().map(|n| NodeName::parse(n).expect("ok")).collect();
@@ -236,7 +268,7 @@ fn the_reason_tells_what_was_seen() {
 #[test]
 fn several_titles_go_to_one_node_when_that_costs_nothing() {
     let titles = ["B", "E", "H", "F"].map(|title| What::Title(Title::parse(title).expect("a title")));
-    let ask = |what| Ask { what, range: Range::default(), rate: None, exclude: &[], zone: "" };
+    let ask = |what| Ask { what, purpose: Purpose::Play, range: Range::default(), rate: None, exclude: &[], zone: "" };
     let many = |world: &mut World| -> Vec<u32> {
         let asks: Vec<_> = titles.iter().zip(1..).map(|(what, id)| (SessionId(id), ask(what))).collect();
         let decided = world.cluster.resolve_many(world.now, &asks, &mut world.rng);

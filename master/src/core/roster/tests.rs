@@ -89,6 +89,7 @@ fn silence() {
     let mut roster = Roster::default();
     let (link, _) = roster.attach(now, hello("n", 1, 1)).expect("attached");
     let id = link.node;
+    roster.current(link).expect("attached").catalog_known = true;
     let can = |roster: &Roster, at: Now| roster.node(id).is_some_and(|node| node.can_serve(at.instant));
     assert!(can(&roster, now));
     let almost = now.after(LEASE - Duration::from_millis(1));
@@ -132,5 +133,7 @@ fn draining_and_unknown_load() {
     let can = |roster: &Roster| roster.node(link.node).is_some_and(|node| node.can_serve(now.instant));
     assert!(!can(&roster));
     assert_eq!(roster.report(now, link, report(1, 1)), Ok(None));
+    assert!(!can(&roster), "nor until it has told its titles");
+    roster.current(link).expect("attached").catalog_known = true;
     assert!(can(&roster));
 }
