@@ -32,7 +32,7 @@ use crate::{
 pub(crate) struct House {
     pub(crate) name: NodeName,
     pub(crate) library: Library,
-    /// Bytes that a fetch asks the pacer for at a time.
+    /// Bytes that a session asks the pacer for at a time.
     pub(crate) grant: u64,
     keys: ArcSwap<Keyring>,
     replay: Mutex<Replay>,
@@ -116,7 +116,7 @@ impl House {
     /// Opens the title of a good ticket. Off the runtime's threads, since a disk may take its time.
     ///
     /// # Errors
-    /// `DRAINING`, `CONTENT_CHANGED`, `DISK` and those of [`Session::opened`].
+    /// `DRAINING`, `CONTENT_CHANGED`, `UNAVAILABLE` and those of [`Session::opened`].
     pub(crate) async fn open(&self, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
@@ -129,9 +129,9 @@ impl House {
     pub(crate) fn begin(self: &Arc<Self>, ticket: &Ticket) -> Running {
         let now = Instant::now();
         let (rate, fetch) = (Bitrate(ticket.rate), ticket.purpose == Purpose::Fetch);
-        self.meter().begin(now, ticket.session, rate, fetch);
+        self.meter().begin(now, ticket.session, rate);
         self.sessions.send_modify(|count| *count += 1);
-        let share = fetch.then(|| Share::new(now, rate));
+        let share = if fetch { Share::fetch(now, rate) } else { Share::play() };
         Running { house: self.clone(), id: ticket.session, share, began: now, bytes: 0 }
     }
 }
@@ -155,13 +155,26 @@ fn open(library: &Library, ticket: Ticket, wanted: Option<ByteRange>) -> Result<
     let title = ticket.title.clone();
     // What a ticket was signed for was here a moment ago, and another node may still have it: worth another try.
     let changed = |what: &dyn std::fmt::Display| Fault::new(Code::ContentChanged, format!("`{title}`: {what}"));
-    let copy = library.find(&ticket.title, ticket.content).map_err(|error| match error {
+    let copies = library.copies(&ticket.title, ticket.content).map_err(|error| match error {
         FindError::NotFound | FindError::OtherContent => changed(&error),
     })?;
-    let media = library.open_copy(&copy).map_err(|error| match error {
-        OpenError::Gone | OpenError::Changed => changed(&error),
-        OpenError::Io(_) => Fault::new(Code::Disk, format!("`{title}`: {error}")),
-    })?;
+    // There is at least one; where a disk fails, another may have the same.
+    let mut fault = Fault::new(Code::ContentChanged, format!("`{title}`: no copy is left"));
+    let media = copies.iter().find_map(|copy| match library.open_copy(copy) {
+        Ok(media) => Some(media),
+        Err(error) => {
+            fault = match &error {
+                OpenError::Gone | OpenError::Changed => changed(&error),
+                OpenError::Io(_) => {
+                    tracing::warn!(%title, volume = copy.volume, %error, "media cannot be opened");
+                    // DISK would be the client's own.
+                    Fault::new(Code::Unavailable, format!("`{title}`: {error}"))
+                }
+            };
+            None
+        }
+    });
+    let media = media.ok_or(fault)?;
     let mut session = Session::new(ticket, wanted);
     let range = session.opened(Facts { size: media.size(), content: media.content() })?;
     let setup = v1::Setup { range: Some(ByteRange { start: range.start, end: range.end }), ..media.setup() };
@@ -172,28 +185,20 @@ fn open(library: &Library, ticket: Ticket, wanted: Option<ByteRange>) -> Result<
 pub(crate) struct Running {
     house: Arc<House>,
     id: SessionId,
-    /// A fetch's; viewers have none.
-    share: Option<Share>,
+    share: Share,
     began: Instant,
     bytes: u64,
 }
 
 impl Running {
-    /// Waits until so many bytes may be sent, at most [`House::grant`]: at once for a viewer.
+    /// Waits until so many bytes may be sent, about [`House::grant`].
     pub(crate) async fn pace(&mut self, bytes: u64) {
-        let now = Instant::now();
-        let grant = {
-            let mut pacer = lock(&self.house.pacer);
-            match &mut self.share {
-                Some(share) => pacer.ask(now, share, bytes),
-                None => {
-                    pacer.debit(now, bytes);
-                    Grant::Now
-                }
+        loop {
+            let grant = lock(&self.house.pacer).ask(Instant::now(), &mut self.share, bytes);
+            match grant {
+                Grant::Now => return,
+                Grant::At(at) => time::sleep_until(at.into()).await,
             }
-        };
-        if let Grant::At(at) = grant {
-            time::sleep_until(at.into()).await;
         }
     }
 
@@ -216,6 +221,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        lock(&self.house.pacer).leave(&mut self.share);
         self.house.meter().end(Instant::now(), self.id);
         self.house.sessions.send_modify(|count| *count = count.saturating_sub(1));
     }

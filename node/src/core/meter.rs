@@ -25,7 +25,7 @@ pub struct Meter {
     /// When the last report was taken, and `sent` then.
     last: (Instant, u64),
     running: HashMap<SessionId, Running>,
-    /// Bytes beyond the reserved rates of fetches that ended since the last report.
+    /// Bytes beyond the reserved rates of sessions that ended since the last report.
     ended_elastic: u64,
     /// To be told.
     settled: VecDeque<SessionId>,
@@ -36,17 +36,16 @@ pub struct Meter {
 #[derive(Debug)]
 struct Running {
     rate: Bitrate,
-    fetch: bool,
     /// Begin of what is counted in `bytes`.
     since: Instant,
     bytes: u64,
 }
 
 impl Running {
-    /// Bytes that a fetch took beyond its reserved rate.
+    /// Bytes that it took beyond its reserved rate: it would have waited, had others needed them.
     fn elastic(&self, now: Instant) -> u64 {
         let reserved = self.rate.bytes_in(now.saturating_duration_since(self.since));
-        if self.fetch { self.bytes.saturating_sub(reserved) } else { 0 }
+        self.bytes.saturating_sub(reserved)
     }
 }
 
@@ -65,10 +64,10 @@ impl Meter {
         }
     }
 
-    /// A session begins, with `rate` reserved for it. `fetch` tells whether it would give up what it takes beyond.
-    pub fn begin(&mut self, now: Instant, id: SessionId, rate: Bitrate, fetch: bool) {
+    /// A session begins, with `rate` reserved for it.
+    pub fn begin(&mut self, now: Instant, id: SessionId, rate: Bitrate) {
         self.settled.push_back(id);
-        self.running.insert(id, Running { rate, fetch, since: now, bytes: 0 });
+        self.running.insert(id, Running { rate, since: now, bytes: 0 });
     }
 
     /// A session with a good ticket was refused.
@@ -160,8 +159,8 @@ mod tests {
     fn a_report_tells_what_was_sent_and_what_was_promised() {
         let start = Instant::now();
         let mut meter = Meter::new(start);
-        meter.begin(start, ID[0], Bitrate(8_000), false);
-        meter.begin(start, ID[1], Bitrate(8_000), true);
+        meter.begin(start, ID[0], Bitrate(8_000));
+        meter.begin(start, ID[1], Bitrate(8_000));
         meter.refuse(ID[2]);
         meter.sent(ID[0], 5_000);
         meter.sent(ID[1], 4_000);
@@ -171,8 +170,8 @@ mod tests {
             uptime_ms: 1000,
             sent_bytes: 9_000,
             egress: Bitrate(72_000),
-            // The fetch took 4000 bytes where 1000 were reserved; the viewer's burst is its own.
-            elastic: Bitrate(24_000),
+            // 4000 and 5000 bytes where 1000 each were reserved.
+            elastic: Bitrate(56_000),
             committed: Bitrate(16_000),
             sessions: 2,
             settled: vec![ID[0], ID[1], ID[2]],
@@ -181,7 +180,7 @@ mod tests {
 
         // A fetch that ran for half a second and ended still counts; totals never go back.
         meter.handed_over(start + seconds(1), 3);
-        meter.begin(start + Duration::from_millis(1500), ID[3], Bitrate(8_000), true);
+        meter.begin(start + Duration::from_millis(1500), ID[3], Bitrate(8_000));
         meter.sent(ID[3], 2_000);
         meter.end(start + seconds(2), ID[3]);
         meter.end(start + seconds(2), ID[0]);

@@ -234,17 +234,19 @@ impl Catalog {
     }
 
     /// The best copy: of the content asked for, else a hashed one before others, else the newest.
-    pub(crate) fn find(&self, title: &Title, content: Option<ContentId>) -> Result<Copy, FindError> {
+    /// The copies of a title, the best first; at least one.
+    pub(crate) fn copies(&self, title: &Title, content: Option<ContentId>) -> Result<Vec<Copy>, FindError> {
         let state = lock(&self.0);
         let span = (Bound::Included((title.clone(), 0)), Bound::Included((title.clone(), u16::MAX)));
         let mut any = false;
         let fits = state.records.range(span).inspect(|_| any = true);
         let fits = fits.filter(|(_, record)| content.is_none() || record.content == content);
-        let best = fits.max_by_key(|(_, record)| (record.content.is_some(), record.modified_ms));
-        match best {
-            Some((key, record)) => Ok(Copy::new(key, record)),
-            None if any => Err(FindError::OtherContent),
-            None => Err(FindError::NotFound),
+        let mut fits: Vec<_> = fits.collect();
+        fits.sort_by_key(|(_, record)| std::cmp::Reverse((record.content.is_some(), record.modified_ms)));
+        match fits.as_slice() {
+            [] if any => Err(FindError::OtherContent),
+            [] => Err(FindError::NotFound),
+            fits => Ok(fits.iter().map(|(key, record)| Copy::new(key, record)).collect()),
         }
     }
 
@@ -356,15 +358,15 @@ mod tests {
     fn the_best_copy_is_found() {
         let catalog = Catalog::default();
         let title = key("a", 0).0;
-        assert_eq!(catalog.find(&title, None), Err(FindError::NotFound));
+        assert_eq!(catalog.copies(&title, None), Err(FindError::NotFound));
         catalog.put(key("a", 0), record(1, 50, None));
         catalog.put(key("a", 1), record(2, 10, Some(1)));
         catalog.put(key("a", 2), record(3, 20, Some(2)));
-        let volume = |content| catalog.find(&title, content).map(|copy| copy.volume);
+        let volume = |content| catalog.copies(&title, content).map(|copies| copies[0].volume);
         assert_eq!(volume(None), Ok(2), "hashed, then newest");
         assert_eq!(volume(Some(ContentId([1; 32]))), Ok(1));
         assert_eq!(volume(Some(ContentId([9; 32]))), Err(FindError::OtherContent));
-        assert_eq!(catalog.find(&title, None).map(|copy| copy.bitrate), Ok(Bitrate(1000)));
+        assert_eq!(catalog.copies(&title, None).map(|copies| copies[0].bitrate), Ok(Bitrate(1000)));
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn title(shared: &Shared, key: &Key, urgent: bool, buf: &mut [u8]) {
         Ok(_) => return shared.look_again(key.1, path),
         Err(error) => return unreadable(&error),
     };
-    let hashes = match hash(shared, &file, entry.fingerprint, urgent, buf) {
+    let hashes = match hash(shared, key, (&file, entry.fingerprint), urgent, buf) {
         Ok(Some(hashes)) => hashes,
         Ok(None) if shared.stopping() => return,
         Ok(None) => return shared.look_again(key.1, path),
@@ -130,16 +130,20 @@ fn title(shared: &Shared, key: &Key, urgent: bool, buf: &mut [u8]) {
 /// Hashes a file; `None` when it changed on the way, or the library is closed.
 fn hash(
     shared: &Shared,
-    file: &File,
-    fingerprint: Fingerprint,
-    urgent: bool,
+    key: &Key,
+    (file, fingerprint): (&File, Fingerprint),
+    mut urgent: bool,
     buf: &mut [u8],
 ) -> io::Result<Option<Hashes>> {
     let (mut builder, mut offset) = (Builder::default(), 0);
     while offset < fingerprint.size {
         // Who waits for a clip does not wait for the film before it. One level deep: the urgent do not overtake.
-        while !urgent && let Some(key) = shared.queue.urgent() {
-            title(shared, &key, true, buf);
+        while !urgent && let Some(wanted) = shared.queue.urgent() {
+            if wanted == *key {
+                urgent = true; // Half done is not begun again.
+            } else {
+                title(shared, &wanted, true, buf);
+            }
         }
         if shared.stopping() {
             return Ok(None);

@@ -164,7 +164,12 @@ impl Library {
 
     /// The best copy of a title; of the content asked for, if one is.
     pub fn find(&self, title: &Title, content: Option<ContentId>) -> Result<Copy, FindError> {
-        self.0.shared.catalog.find(title, content)
+        self.copies(title, content)?.into_iter().next().ok_or(FindError::NotFound)
+    }
+
+    /// All copies of a title, the best first; of the content asked for, if one is. At least one.
+    pub fn copies(&self, title: &Title, content: Option<ContentId>) -> Result<Vec<Copy>, FindError> {
+        self.0.shared.catalog.copies(title, content)
     }
 
     /// Opens a copy for serving. Never follows a link or leaves the volume; checks that the file is the one that was

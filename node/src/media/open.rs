@@ -6,7 +6,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 use anyhow::Result;
 use thiserror::Error;
 use usher_proto::{
-    ContentId,
+    ContentId, Title,
     pb::v1,
     tree::{self, GROUP, PAGE_GROUPS, Value},
 };
@@ -60,7 +60,12 @@ impl OpenMedia {
         let entry = shared.index.entry(&key).map_err(io::Error::other)?;
         match entry {
             Some(entry) if entry.id == copy.id && entry.fingerprint == fingerprint => {
-                Ok(Self { file, key: (copy.title.clone(), copy.volume), entry, shared: shared.clone() })
+                let key = (copy.title.clone(), copy.volume);
+                if entry.content.is_none() {
+                    // Whoever opened it will wait for its hashes when all is sent: they had better be there then.
+                    shared.queue.hurry(key.clone());
+                }
+                Ok(Self { file, key, entry, shared: shared.clone() })
             }
             _ => {
                 again();
@@ -84,6 +89,11 @@ impl OpenMedia {
             range: None,
             page_groups: PAGE_GROUPS as u32,
         }
+    }
+
+    /// What it is called.
+    pub fn title(&self) -> &Title {
+        &self.key.0
     }
 
     /// Bytes of the whole title.

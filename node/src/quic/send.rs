@@ -119,8 +119,9 @@ fn read(media: &OpenMedia, groups: Range<u64>, mut buffer: BytesMut) -> Result<B
             Ok(read) if read == len => {}
             Ok(_) => return Err(Fault::new(Code::ContentChanged, "the file became shorter")),
             Err(error) => {
-                warn!(%error, "read media");
-                return Err(Fault::new(Code::Disk, format!("read media: {error}")));
+                warn!(title = %media.title(), %error, "read media");
+                // DISK would be the client's own.
+                return Err(Fault::new(Code::Unavailable, format!("read media: {error}")));
             }
         }
         at = end;

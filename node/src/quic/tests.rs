@@ -205,9 +205,9 @@ async fn a_reader_who_takes_nothing_is_given_up() {
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_session() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000), true).await;
+    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000_000), true).await;
     let viewer = stage.viewer().await;
-    // One waits for the reader, one for the pacer: at 1 kB/s for a minute and more.
+    // They wait for their readers and for the pacer: all of it takes 12 s at 1 MB/s.
     let mut fetch = claims("a.mp4", None);
     (fetch.purpose, fetch.rate) = (Purpose::Fetch, 8_000);
     let mut streams = Vec::new();
