@@ -40,13 +40,13 @@ pub struct Args {
     #[arg(long, env = "USHER_ADVERTISE", value_name = "IP:PORT", value_delimiter = ',')]
     advertise: Vec<SocketAddr>,
     /// Its certificate
-    #[arg(long, env = "USHER_CERT", value_name = "FILE", requires_all = ["key", "ca"])]
+    #[arg(long, env = "USHER_CERT", value_name = "FILE")]
     cert: Option<PathBuf>,
     /// The certificate's private key
-    #[arg(long, env = "USHER_KEY", value_name = "FILE", requires_all = ["cert", "ca"])]
+    #[arg(long, env = "USHER_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
     /// The authority's certificate
-    #[arg(long, env = "USHER_CA", value_name = "FILE", requires_all = ["cert", "key"])]
+    #[arg(long, env = "USHER_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Directory with ca.pem, node-NAME.pem and node-NAME.key [default: usher/certs in the configuration directory]
     #[arg(long, env = "USHER_CERTS", value_name = "DIR")]
@@ -135,18 +135,30 @@ fn config(args: Args) -> anyhow::Result<Config> {
 /// Finds and reads the node's certificate, key and authority.
 fn identity(args: &Args, file: &File) -> anyhow::Result<PemSet> {
     let name = args.name.as_ref().or(file.name.as_ref());
-    // A directory on the command line beats files named elsewhere: the three flags exclude one another by nature.
-    let in_args = args.cert.as_ref().zip(args.key.as_ref()).zip(args.ca.as_ref());
-    let in_file = file.cert.as_ref().zip(file.key.as_ref()).zip(file.ca.as_ref());
-    let (given, named_dir) = match (in_args, &args.certs) {
-        (None, Some(dir)) => (None, Some(dir)),
-        (None, None) => (in_file, file.certs.as_ref()),
-        (files, _) => (files, None),
+    // A directory on the command line beats files that the file names, unless some of them are on it too.
+    let file_counts = args.certs.is_none() || args.cert.is_some() || args.key.is_some();
+    let of_file = |path: &Option<PathBuf>| path.clone().filter(|_| file_counts);
+    let cert = args.cert.clone().or_else(|| of_file(&file.cert));
+    let key = args.key.clone().or_else(|| of_file(&file.key));
+    let ca = args.ca.clone().or_else(|| of_file(&file.ca));
+    let dir = || match args.certs.as_ref().or(file.certs.as_ref()) {
+        Some(dir) => anyhow::Ok(dir.clone()),
+        None => Ok(files::default_dir()?),
     };
-    let paths = match (given, named_dir) {
-        (Some(((cert, key), ca)), _) => Paths { cert: cert.clone(), key: key.clone(), ca: ca.clone() },
-        (None, Some(dir)) => in_directory(dir, name)?,
-        (None, None) => in_directory(&files::default_dir()?, name)?,
+    let paths = match (cert, key) {
+        (Some(cert), Some(key)) => {
+            let ca = match ca {
+                Some(ca) => ca,
+                None => dir()?.join(files::CA_CERT),
+            };
+            Paths { cert, key, ca }
+        }
+        (None, None) => {
+            let paths = in_directory(&dir()?, name)?;
+            Paths { ca: ca.unwrap_or(paths.ca), ..paths }
+        }
+        (Some(_), None) => bail!("--cert is given without --key: give both, or a directory with --certs"),
+        (None, Some(_)) => bail!("--key is given without --cert: give both, or a directory with --certs"),
     };
     let pem = files::read_pem(&paths.cert, &paths.key, &paths.ca)?;
     let found = pem.identity().with_context(|| format!("read {}", paths.cert.display()))?;

@@ -60,7 +60,6 @@ fn wrong_settings_are_named() {
         (&["--name", "North"], "a node's name is"),
         (&["--listen", "7441"], "--listen"),
         (&["--media-cert-lifetime", "soon"], "--media-cert-lifetime"),
-        (&["--cert", "a.pem"], "--key"),
     ] {
         let error = parse(words).expect_err("wrong");
         assert!(error.contains(part), "{words:?}: {error}");
@@ -78,6 +77,9 @@ fn wrong_settings_are_named() {
         (&["--certs", certs][..], "north-1, south-1; choose with --name"),
         (&["--certs", certs, "--name", "east-1"], "node-east-1.pem is missing"),
         (&["--certs", "/nowhere"], "/nowhere"),
+        (&["--cert", "a.pem", "--ca", "ca.pem"], "--cert is given without --key"),
+        (&["--key", "a.key", "--certs", certs], "--key is given without --cert"),
+        (&["--certs", certs, "--name", "north-1", "--ca", "/nowhere/ca.pem"], "/nowhere/ca.pem"),
         (&["--certs", certs, "--name", "north-1"], "--master"),
         (&["--certs", certs, "--name", "north-1", "--master", "m"], "--media"),
         (&["--certs", certs, "--name", "north-1", "--master", "m", "--media", "/nowhere"], "media folder /nowhere"),
@@ -89,4 +91,25 @@ fn wrong_settings_are_named() {
     }
     let error = wrong(&["--config", &file("capacity = '10'")]);
     assert!(error.contains("no known unit") && error.contains("node.toml"), "{error}");
+}
+
+#[test]
+fn certificate_files_are_merged_field_by_field() {
+    let (dir, other) = (certs(&["north-1"]), certs(&["south-1"]));
+    let path = |name: &str| text(&dir.path().join(name)).to_owned();
+    let (cert, key, ca) = (path("node-north-1.pem"), path("node-north-1.key"), path("ca.pem"));
+    let file = dir.path().join("node.toml");
+    fs::write(&file, format!("master = ['m']\ncert = '{cert}'\nkey = '{key}'\n")).expect("written");
+    let (file, dir, other) = (text(&file), text(dir.path()), text(other.path()));
+    for (words, name) in [
+        (&["--certs", dir, "--ca", &ca][..], "north-1"),
+        (&["--config", file, "--ca", &ca], "north-1"),
+        (&["--cert", &cert, "--key", &key, "--certs", dir], "north-1"),
+        (&["--config", file, "--certs", other], "south-1"),
+        (&["--config", file, "--cert", &cert, "--certs", dir], "north-1"),
+    ] {
+        let args = parse(&[words, &["--state", "/s"]].concat()).expect("parses");
+        let identity = config(args).expect("good").identity.identity().expect("a certificate");
+        assert_eq!(identity.name, name, "{words:?}");
+    }
 }
