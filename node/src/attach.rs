@@ -182,15 +182,30 @@ impl Link {
 
     async fn dial(&self, master: &Master) -> anyhow::Result<tonic::transport::Channel> {
         let text = master.to_string();
-        let address = tokio::net::lookup_host((master.host.as_str(), master.port)).await;
-        let address = address.with_context(|| format!("look up master {text}"))?.next();
-        let address = address.with_context(|| format!("master {text} has no address"))?;
-        self.presence.locate(address)?;
+        let found = tokio::net::lookup_host((master.host.as_str(), master.port)).await;
+        let found = found.with_context(|| format!("look up master {text}"))?;
+        // Addresses that none of this node's suits are of no use: the master could not tell clients where it is.
+        let mut last = anyhow::anyhow!("master {text} has no address");
+        for address in found {
+            if let Err(error) = self.presence.locate(address) {
+                last = error;
+                continue;
+            }
+            match self.dial_at(master, address).await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_at(&self, master: &Master, address: SocketAddr) -> anyhow::Result<tonic::transport::Channel> {
+        let text = master.to_string();
         let tls = ClientTlsConfig::new()
             .domain_name(&master.host)
             .ca_certificate(Certificate::from_pem(&self.identity.ca))
             .identity(Identity::from_pem(&self.identity.cert, &self.identity.key));
-        let endpoint = Endpoint::from_shared(format!("https://{text}"))
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))
             .and_then(|endpoint| endpoint.tls_config(tls))
             .with_context(|| format!("set up the channel to master {text}"))?
             .connect_timeout(DIAL)
@@ -198,7 +213,7 @@ impl Link {
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .keep_alive_while_idle(true);
-        endpoint.connect().await.map_err(|error| anyhow::anyhow!("dial master {text}: {}", chain(&error)))
+        endpoint.connect().await.map_err(|error| anyhow::anyhow!("dial master {text} at {address}: {}", chain(&error)))
     }
 }
 
