@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{sync::watch, time};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 use usher_certs::media::{Keeper, MediaCertResolver};
 use usher_proto::{model, ticket::LIFETIME_SECS};
 
@@ -78,11 +78,16 @@ impl Presence {
         let mut seen = std::collections::HashSet::new();
         addresses.retain(|address| seen.insert(*address));
         anyhow::ensure!(!addresses.is_empty(), "no address of this node suits a master at {master}; set --advertise");
-        self.state.send_if_modified(|state| {
+        let loopback = self.listen.iter().any(|listen| listen.ip().is_unspecified())
+            && addresses.iter().all(|address| address.ip().is_loopback());
+        let changed = self.state.send_if_modified(|state| {
             let changed = state.addresses != addresses;
             state.addresses = addresses;
             changed
         });
+        if changed && loopback {
+            warn!(%master, "clients are told to dial this node at a loopback address; set --advertise");
+        }
         Ok(())
     }
 
