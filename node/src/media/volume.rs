@@ -22,7 +22,7 @@ use rustix::{
 use super::catalog::lock;
 
 /// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Fingerprint {
     /// Bytes.
     pub(crate) size: u64,
@@ -30,8 +30,17 @@ pub(crate) struct Fingerprint {
     pub(crate) mtime_ns: i64,
     /// A file replaced by another within the clock's resolution differs here.
     pub(crate) inode: u64,
+    /// Not compared: one disk may have another number after each boot.
     pub(crate) device: u64,
 }
+
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        (self.size, self.mtime_ns, self.inode) == (other.size, other.mtime_ns, other.inode)
+    }
+}
+
+impl Eq for Fingerprint {}
 
 impl Fingerprint {
     /// Of an open regular file; `None` for anything else.
