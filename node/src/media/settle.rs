@@ -104,8 +104,9 @@ impl Settle {
             self.done(&place);
             return true;
         }
-        let (written, scan) = (dirty.written, dirty.scan);
-        self.set(place, Dirty { at: now + QUIET, last: Some(fingerprint), written, scan });
+        let written = dirty.written;
+        // One that changes may do so for ever: no scan waits for it.
+        self.set(place, Dirty { at: now + QUIET, last: Some(fingerprint), written, scan: false });
         false
     }
 
@@ -195,6 +196,17 @@ mod tests {
             }
             assert!(settle.deadline().is_none() && settle.order.is_empty() && !settle.scan_waits(), "{what}");
         }
+    }
+
+    #[test]
+    fn a_scan_does_not_wait_for_what_changes() {
+        let (now, place) = (Instant::now(), (0, PathBuf::from("a")));
+        let mut settle = Settle::default();
+        settle.found(now, place.clone(), print(1));
+        assert!(settle.scan_waits());
+        assert!(!settle.seen(now + QUIET, place.clone(), print(2)));
+        assert!(!settle.scan_waits() && settle.waits(&place));
+        assert!(settle.seen(now + QUIET * 2, place, print(2)));
     }
 
     #[test]
