@@ -116,10 +116,10 @@ impl Keeper {
         let Some(there) = volume.check() else { return };
         self.settle.gone(volume.number, Path::new(""));
         if there {
-            tracing::info!(volume = %volume.path.display(), "media folder is there; scanning");
+            tracing::info!(volume = ?volume.path, "media folder is there; scanning");
             self.scan(volume, Path::new(""));
         } else {
-            tracing::error!(volume = %volume.path.display(), "media folder is gone; its titles are not offered");
+            tracing::error!(volume = ?volume.path, "media folder is gone; its titles are not offered");
             let titles = self.shared.catalog.of_volume(volume.number);
             titles.into_iter().for_each(|title| self.shared.withdraw(volume.number, title));
         }
@@ -148,7 +148,7 @@ impl Keeper {
         };
         if let Err(error) = done {
             let path = volume.path.join(path);
-            tracing::error!(path = %path.display(), error = format!("{error:#}"), "change not taken");
+            tracing::error!(?path, error = format!("{error:#}"), "change not taken");
         }
     }
 
@@ -251,7 +251,7 @@ impl Keeper {
             };
             if complete && let Err(error) = self.look(volume, &place.1, Settled::Yes) {
                 let path = volume.path.join(&place.1);
-                tracing::error!(path = %path.display(), error = format!("{error:#}"), "change not taken");
+                tracing::error!(?path, error = format!("{error:#}"), "change not taken");
             }
         }
     }

@@ -124,6 +124,7 @@ impl Library {
             overflow: Arc::default(),
             unwatched: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            not_offered: AtomicU64::new(0),
             probed: AtomicU64::new(0),
             hashed_bytes: AtomicU64::new(0),
         });

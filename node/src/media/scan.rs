@@ -27,6 +27,9 @@ use super::{
 /// Files that are looked at together: one transaction of the index each.
 const BATCH: usize = 256;
 
+/// Files not offered that are logged one by one; the rest of a scan is counted.
+const TOLD: u64 = 100;
+
 /// Threads of one scan.
 const THREADS: usize = 2;
 
@@ -57,6 +60,7 @@ struct Scan<'a> {
 /// Watches and looks at everything below a folder of a volume; the empty path is all of it. Returns the files that
 /// may still be written.
 pub(crate) fn folder(shared: &Shared, watch: &Watch, volume: &Volume, folder: &Path) -> Vec<Young> {
+    shared.not_offered.store(0, Ordering::Relaxed);
     let todo = Todo { work: vec![Work::Folder(folder.to_owned())], busy: 0 };
     let scan = Scan { shared, watch, volume, todo: todo.into(), wake: Condvar::new(), young: Mutex::default() };
     std::thread::scope(|scope| {
@@ -70,6 +74,10 @@ pub(crate) fn folder(shared: &Shared, watch: &Watch, volume: &Volume, folder: &P
     {
         tracing::error!(error = format!("{error:#}"), "the index could not be tidied");
     }
+    let more = shared.not_offered.load(Ordering::Relaxed).saturating_sub(TOLD);
+    if more > 0 {
+        tracing::info!(more, "more files are not offered; they are logged at debug");
+    }
     scan.young.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -78,7 +86,7 @@ impl Scan<'_> {
         while let Some(work) = self.next() {
             if let Err((path, error)) = self.work(work) {
                 let path = self.volume.path.join(path);
-                tracing::warn!(path = %path.display(), error = format!("{error:#}"), "not scanned");
+                tracing::warn!(?path, error = format!("{error:#}"), "not scanned");
             }
             let mut todo = lock(&self.todo);
             todo.busy -= 1;
@@ -124,7 +132,7 @@ impl Scan<'_> {
             && !self.shared.unwatched.swap(true, Ordering::AcqRel)
         {
             // Said once: where one fails, thousands do.
-            tracing::warn!(folder = %absolute.display(), %error, "some folders cannot be watched and are scanned every 30 s; on Linux raise fs.inotify.max_user_watches");
+            tracing::warn!(folder = ?absolute, %error, "some folders cannot be watched and are scanned every 30 s; on Linux raise fs.inotify.max_user_watches");
         }
         let folder = self.volume.open_folder(path).context("open folder")?;
         let names = walk::names(&folder).context("read folder")?;
@@ -245,7 +253,13 @@ pub(crate) fn apply(shared: &Shared, volume: &Volume, findings: Vec<(PathBuf, Fi
     let (paths, findings): (Vec<PathBuf>, Vec<Finding>) = findings.into_iter().unzip();
     for (path, finding) in paths.iter().zip(&findings) {
         if let Finding::Rejected(_, reason) = finding {
-            tracing::debug!(path = %volume.path.join(path).display(), reason, "file not offered");
+            let path = volume.path.join(path);
+            // `Debug` escapes what would forge a line.
+            if shared.not_offered.fetch_add(1, Ordering::Relaxed) < TOLD {
+                tracing::info!(?path, reason, "file not offered");
+            } else {
+                tracing::debug!(?path, reason, "file not offered");
+            }
         }
     }
     let keys = paths.iter().map(|path| shared.key(volume, path));

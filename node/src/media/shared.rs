@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     /// Some folder is not watched: only scans see its changes.
     pub(crate) unwatched: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// Files that were not offered since the last scan began.
+    pub(crate) not_offered: AtomicU64,
     /// Files whose content was looked at since the start.
     pub(crate) probed: AtomicU64,
     /// Bytes hashed since the start.
