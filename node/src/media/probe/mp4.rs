@@ -143,7 +143,8 @@ pub(super) fn probe<R: Read + Seek>(source: &mut Source<'_, R>) -> Result<Probe,
     if duration_ms == 0 {
         duration_ms = tracks.iter().map(|track| track.duration_ms).max().unwrap_or(0);
     }
-    if let (0, Some(first)) = (duration_ms, first_moof) {
+    // What the headers say of a fragmented file may be that of its first part only.
+    if let Some(first) = first_moof {
         let begin = fragment(source, first, &tracks)?.map_or(0, |span| span.0);
         for moof in moofs {
             let end = fragment(source, moof, &tracks)?.map_or(0, |span| span.1);

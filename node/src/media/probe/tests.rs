@@ -58,6 +58,14 @@ fn the_index_decides_what_streams() {
 }
 
 #[test]
+fn a_header_of_the_first_part_only_is_not_believed() {
+    let mdat = boxed(b"mdat", &[&[0; 100]]);
+    let head = [boxed(b"ftyp", &[b"iso5", &[0; 4]]), moov(40, true)].concat();
+    let file = [head, moof(0, 50), mdat.clone(), moof(2_000, 50), mdat].concat();
+    assert_eq!(run(&file).map(|found| found.duration_ms).ok(), Some(4_000));
+}
+
+#[test]
 fn fragments_tell_the_duration() {
     let mdat = boxed(b"mdat", &[&[0; 10]]);
     let head = [boxed(b"ftyp", &[b"iso5", &[0; 4]]), moov(0, true)].concat();
