@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -283,22 +283,6 @@ async fn files_that_are_not_offered_have_a_reason() {
     fs::rename(house.dir.path().join("aside"), house.path("half.mp4")).expect("repair");
     fs::remove_file(house.path("empty.mp4")).expect("remove");
     house.view.until("repaired", |view| view.rejected == 2 && view.names() == ["half.mp4"]).await;
-}
-
-#[tokio::test]
-async fn an_unreadable_file_is_tried_again() {
-    let mut house = House::with(&[("a.mp4", &mp4(1, 100))]).await;
-    let aside = house.dir.path().join("aside");
-    put_old(&aside, &mp4(2, 100));
-    fs::set_permissions(&aside, fs::Permissions::from_mode(0o000)).expect("lock");
-    if File::open(&aside).is_ok() {
-        return eprintln!("this user may read everything: nothing to see here");
-    }
-    fs::rename(&aside, house.path("locked.mp4")).expect("move in");
-    house.view.until("rejected", |view| view.rejected == 1).await;
-    assert!(house.library.rejected()[0].reason.starts_with("cannot be opened"));
-    fs::set_permissions(house.path("locked.mp4"), fs::Permissions::from_mode(0o644)).expect("unlock");
-    house.view.until("offered", |view| view.rejected == 0 && view.find("locked.mp4").is_some()).await;
 }
 
 #[tokio::test]
