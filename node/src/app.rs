@@ -133,6 +133,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     if let Some(folder) = config.index.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("make state folder {}", folder.display()))?;
     }
+    // Before the library: a port in use is told at once.
+    let sockets = quic::bind(&config.listen)?;
     let library = Library::open(media::Config { volumes: config.media, index: config.index }).await?;
     let house = House::new(name, library, config.capacity);
 
@@ -144,7 +146,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         stall_timeout: config.stall_timeout,
     };
     let presence = Presence::new(house.name.as_str(), config.media_cert_lifetime, config.advertise)?;
-    let server = Server::start(&house, presence.resolver(), &config.listen, settings)?;
+    let server = Server::start(&house, presence.resolver(), sockets, settings)?;
     let addresses = server.local_addrs()?;
     let presence = Arc::new(presence.listening_on(addresses.clone()));
 

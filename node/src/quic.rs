@@ -6,7 +6,11 @@ mod send;
 mod session;
 mod socket;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use quinn::{
@@ -69,20 +73,20 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds every address and begins to accept.
+    /// Begins to accept on these sockets.
     ///
     /// # Errors
-    /// Names the address that cannot be bound.
+    /// Names the socket that cannot be served on.
     pub(crate) fn start(
         house: &Arc<House>,
         resolver: Arc<MediaCertResolver>,
-        listen: &[SocketAddr],
+        sockets: Vec<UdpSocket>,
         settings: Settings,
     ) -> anyhow::Result<Self> {
         let config = server_config(resolver, settings.congestion)?;
         let mut endpoints = Vec::new();
-        for address in listen {
-            let socket = socket::bind(*address)?;
+        for socket in sockets {
+            let address = socket.local_addr().context("read the address of the QUIC socket")?;
             let endpoint =
                 Endpoint::new(EndpointConfig::default(), Some(config.clone()), socket, Arc::new(TokioRuntime))
                     .with_context(|| format!("serve QUIC on udp {address}"))?;
@@ -119,6 +123,14 @@ impl Server {
             drop(tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
         }
     }
+}
+
+/// Binds every address, in the same order.
+///
+/// # Errors
+/// Names the address that cannot be bound.
+pub(crate) fn bind(listen: &[SocketAddr]) -> anyhow::Result<Vec<UdpSocket>> {
+    listen.iter().map(|address| socket::bind(*address)).collect()
 }
 
 /// A code as QUIC carries it.

@@ -30,7 +30,7 @@ use crate::{
     house::House,
     media::{self, Library, clips},
     presence::Presence,
-    quic::{Server, Settings},
+    quic::{self, Server, Settings},
 };
 
 pub(crate) const NODE: &str = "node-1";
@@ -94,7 +94,8 @@ impl Stage {
         house.welcome(std::slice::from_ref(&key));
         let presence = Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate");
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = Server::start(&house, presence.resolver(), &[any], settings).expect("a server");
+        let sockets = quic::bind(&[any]).expect("a socket");
+        let server = Server::start(&house, presence.resolver(), sockets, settings).expect("a server");
         let address = server.local_addrs().expect("an address")[0];
         Self { dir, house, presence, server, key, address }
     }
