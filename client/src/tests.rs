@@ -79,6 +79,7 @@ async fn each_kind_of_bad_node_is_left_for_the_good_one() {
         (Manner::WrongHashes, Code::VerificationFailed, Some(0)),
         (Manner::Refuse(Code::Draining), Code::Draining, Some(0)),
         (Manner::Refuse(Code::NotFound), Code::NotFound, Some(0)),
+        (Manner::Refuse(Code::Disk), Code::Disk, Some(0)),
         (Manner::End(3), Code::Network, Some(3 * GROUP)),
         // A reset may overtake groups that were sent before it.
         (Manner::Reset(3), Code::Unavailable, None),

@@ -22,14 +22,15 @@ pub enum Cure {
     Fail,
 }
 
-/// What a failure at a node calls for. A code that is no node's to send is an error on this side and final.
+/// What a failure at a node calls for. What is wrong with the node alone, its disk or its manners, is no reason to end.
 pub fn cure(code: Code) -> Cure {
     match code {
         Code::NoCapacity | Code::Unavailable | Code::Draining | Code::NotFound | Code::ContentChanged => Cure::NextSeat,
         Code::VerificationFailed | Code::Timeout | Code::Network | Code::Internal | Code::Cancelled => Cure::NextSeat,
         Code::TicketInvalid | Code::TicketExpired | Code::TicketReplayed => Cure::Resolve,
         Code::Denied | Code::Unauthenticated | Code::TicketMismatch | Code::BadRequest | Code::BadRange => Cure::Fail,
-        Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => Cure::Fail,
+        // Failures of this side travel another way: from a node these are about the node, or nonsense.
+        Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => Cure::NextSeat,
     }
 }
 

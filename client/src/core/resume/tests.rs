@@ -63,10 +63,10 @@ fn every_code_has_its_cure() {
         (Code::Denied, Cure::Fail),
         (Code::BadRequest, Cure::Fail),
         (Code::BadRange, Cure::Fail),
-        (Code::Disk, Cure::Fail),
-        (Code::Interrupted, Cure::Fail),
-        (Code::Exists, Cure::Fail),
-        (Code::Usage, Cure::Fail),
+        (Code::Disk, Cure::NextSeat),
+        (Code::Interrupted, Cure::NextSeat),
+        (Code::Exists, Cure::NextSeat),
+        (Code::Usage, Cure::NextSeat),
     ] {
         assert_eq!(cure(code), expected, "{code:?}");
         let mut bench = Bench::new();
