@@ -35,11 +35,12 @@ pub fn cure(code: Code) -> Cure {
 }
 
 /// Whether asking the master again can help after it said no.
-fn master_may_yet(code: Code) -> bool {
-    matches!(
-        code,
-        Code::NoCapacity | Code::Unavailable | Code::Draining | Code::Timeout | Code::Network | Code::Internal
-    )
+fn master_may_yet(fault: &Fault) -> bool {
+    match fault.code {
+        // Without a time to come again the title is faster than its holders may ever send, however idle they are.
+        Code::NoCapacity => fault.retry_after.is_some(),
+        code => matches!(code, Code::Unavailable | Code::Draining | Code::Timeout | Code::Network | Code::Internal),
+    }
 }
 
 /// What happened.
@@ -201,7 +202,7 @@ impl Resume {
         }
         let gone = fault.code == Code::NotFound && self.moved && self.liars.is_empty();
         let only_liars = heard && !self.liars.is_empty();
-        if !only_liars && (gone || master_may_yet(fault.code)) {
+        if !only_liars && (gone || master_may_yet(fault)) {
             return self.again(now, since, fault, rng);
         }
         Action::Fail(self.reason(fault))

@@ -149,7 +149,7 @@ fn a_masters_no() {
         (Code::NotFound, false),
         (Code::Denied, false),
         (Code::BadRequest, false),
-        (Code::NoCapacity, true),
+        (Code::NoCapacity, false),
         (Code::Unavailable, true),
         (Code::Network, true),
         (Code::Timeout, true),
