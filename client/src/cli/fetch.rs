@@ -239,7 +239,7 @@ impl FetchArgs {
 /// Why a title will not be written.
 fn refused(output: &Output, force: bool) -> Option<Fault> {
     match output {
-        Output::Stdout => None,
+        Output::Stdout | Output::Through(_) => None,
         Output::File(path) => FileSink::new(path.clone(), force).check().err(),
     }
 }
@@ -250,7 +250,7 @@ impl Task {
         let meter = self.board.meter(title.as_str());
         let output = match &self.job.output {
             Output::Stdout => "-".to_owned(),
-            Output::File(path) => path.display().to_string(),
+            Output::File(path) | Output::Through(path) => path.display().to_string(),
         };
         let result = match refused(&self.job.output, self.force) {
             Some(fault) => Err(fault),
@@ -261,7 +261,7 @@ impl Task {
                 meter.done(&outcome, &line(&outcome, &output), &output);
                 Ok((outcome, output))
             }
-            Ok(None) => Err(Failure::new(Code::Cancelled, "the reader of standard output left")),
+            Ok(None) => Err(Failure::new(Code::Cancelled, "the reader of the output left")),
             Err(fault) => {
                 meter.failed(&fault);
                 let plain = matches!(fault.code, Code::Exists | Code::Interrupted);
@@ -271,22 +271,37 @@ impl Task {
         }
     }
 
-    /// `None` when the reader of standard output left.
+    /// Writes in order to something that is no file; `None` when its reader left.
+    async fn pour<W: tokio::io::AsyncWrite + Send + Unpin>(
+        &self,
+        mut sink: PipeSink<W>,
+        observer: &(dyn Fn(&crate::driver::Progress) + Send + Sync),
+    ) -> Result<Option<Outcome>, Fault> {
+        let run = self.job.client.run(&self.order, &mut sink, observer, self.first.clone());
+        tokio::select! {
+            result = run => match result {
+                Err(fault) if fault.code == Code::Cancelled => Ok(None),
+                result => result.map(Some),
+            },
+            () = self.stop.cancelled() => {
+                Err(Fault::new(Code::Interrupted, format!("{}: interrupted", self.job.title)))
+            }
+        }
+    }
+
+    /// `None` when the reader of the output left.
     async fn transfer(&self, meter: &super::meter::Meter) -> Result<Option<Outcome>, Fault> {
         let Self { job, order, first, stop, .. } = self;
         let observer = |progress: &crate::driver::Progress| meter.show(progress);
         let title = &job.title;
         match &job.output {
-            Output::Stdout => {
-                let mut sink = PipeSink::new(tokio::io::stdout());
-                let run = job.client.run(order, &mut sink, &observer, first.clone());
-                tokio::select! {
-                    result = run => match result {
-                        Err(fault) if fault.code == Code::Cancelled => Ok(None),
-                        result => result.map(Some),
-                    },
-                    () = stop.cancelled() => Err(Fault::new(Code::Interrupted, format!("{title}: interrupted"))),
-                }
+            Output::Stdout => self.pour(PipeSink::new(tokio::io::stdout()), &observer).await,
+            Output::Through(path) => {
+                let file = tokio::select! {
+                    file = open_through(path.clone()) => file?,
+                    () = stop.cancelled() => return Err(Fault::new(Code::Interrupted, format!("{title}: interrupted"))),
+                };
+                self.pour(PipeSink::new(file), &observer).await
             }
             Output::File(path) => {
                 let mut sink = FileSink::new(path.clone(), self.force);
@@ -309,6 +324,24 @@ impl Task {
                 })
             }
         }
+    }
+}
+
+/// Opens a device or FIFO for writing, on a thread that the end of the process does not wait for: a FIFO opens when its
+/// reader comes, which may be never.
+async fn open_through(path: PathBuf) -> Result<tokio::fs::File, Fault> {
+    let (told, opened) = tokio::sync::oneshot::channel();
+    let name = path.display().to_string();
+    std::thread::spawn(move || {
+        if told.send(std::fs::OpenOptions::new().write(true).open(path)).is_err() {
+            tracing::debug!("nobody waits for the output any more");
+        }
+    });
+    let failed = |why: &dyn std::fmt::Display| Fault::new(Code::Disk, format!("open {name}: {why}"));
+    match opened.await {
+        Ok(Ok(file)) => Ok(tokio::fs::File::from_std(file)),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"the thread that opens it died")),
     }
 }
 

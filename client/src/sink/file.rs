@@ -104,6 +104,11 @@ impl FileSink {
                 let text = format!("{} is a folder; choose another -o", self.target.display());
                 Err(Fault::new(Code::Exists, text))
             }
+            Ok(meta) if !meta.is_file() && !meta.is_symlink() => {
+                let text =
+                    format!("{} is no regular file and is not replaced; choose another -o", self.target.display());
+                Err(Fault::new(Code::Exists, text))
+            }
             Ok(_) if !self.force => Err(self.exists()),
             _ => Ok(()),
         }

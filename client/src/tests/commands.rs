@@ -86,6 +86,22 @@ async fn fetch_one_title_and_keep_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_fifo_is_written_through_and_stays() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let bench = Bench::new(Manner::Honest).await;
+    let fifo = bench.path("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("makes");
+    for options in [&["-o", &fifo][..], &["-o", &fifo, "--force"]] {
+        let path = fifo.clone();
+        let reader = tokio::task::spawn_blocking(move || std::fs::read(path));
+        assert_eq!(bench.fetch(&["films/b.mp4"], options).await, Ok(()));
+        assert!(reader.await.expect("reads").is_ok_and(|bytes| bytes == bench.titles["films/b.mp4"]));
+        assert!(std::fs::symlink_metadata(&fifo).is_ok_and(|meta| meta.file_type().is_fifo()));
+        assert!(!std::path::Path::new(&format!("{fifo}.part")).exists());
+    }
+}
+
+#[tokio::test]
 async fn fetch_patterns_over_one_connection() {
     let bench = Bench::new(Manner::Honest).await;
     let all = bench.path("all");

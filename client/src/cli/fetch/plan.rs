@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -33,6 +34,8 @@ pub(super) struct Job {
 pub(super) enum Output {
     Stdout,
     File(PathBuf),
+    /// A device or a FIFO, which is written through to.
+    Through(PathBuf),
 }
 
 /// The clients of the masters that the URLs name.
@@ -85,7 +88,8 @@ pub(super) fn outputs(jobs: &mut [Job], output: Option<&Path>) -> Result<(), Fai
     let folder = match output {
         None => PathBuf::new(),
         Some(path) if single && !is_folder(path) => {
-            jobs.iter_mut().for_each(|job| job.output = Output::File(path.to_owned()));
+            let output = place(path)?;
+            jobs.iter_mut().for_each(|job| job.output = output.clone());
             return Ok(());
         }
         Some(path) if path.exists() && !path.is_dir() => {
@@ -108,6 +112,19 @@ pub(super) fn outputs(jobs: &mut [Job], output: Option<&Path>) -> Result<(), Fai
         job.output = Output::File(path);
     }
     Ok(())
+}
+
+/// What a path that is no folder stands for: a device or FIFO is never replaced by a file.
+fn place(path: &Path) -> Result<Output, Failure> {
+    let Ok(kind) = path.metadata().map(|meta| meta.file_type()) else { return Ok(Output::File(path.to_owned())) };
+    if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+        return Ok(Output::Through(path.to_owned()));
+    }
+    if kind.is_file() {
+        return Ok(Output::File(path.to_owned()));
+    }
+    let text = format!("{} is a socket or the like, which cannot be written; choose another -o", path.display());
+    Err(Failure::new(Code::Usage, text))
 }
 
 fn is_folder(path: &Path) -> bool {
@@ -150,6 +167,14 @@ mod tests {
         assert_eq!(paths(&one, Some(&here.join("new/"))), Ok(vec![at(here.join("new/a.mp4"))]));
         assert_eq!(paths(&one, Some(&file)), Ok(vec![at(file.clone())]), "overwriting is refused later");
         assert_eq!(paths(&one, Some(Path::new("-"))), Ok(vec![Output::Stdout]));
+        assert_eq!(
+            paths(&one, Some(Path::new("/dev/null"))),
+            Ok(vec![Output::Through("/dev/null".into())]),
+            "a device is no file to replace"
+        );
+        let socket = here.join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
+        assert!(paths(&one, Some(&socket)).is_err_and(|failure| failure.code == Code::Usage));
         let found = [("films/a.mp4", true)];
         assert_eq!(paths(&found, Some(&here.join("new"))), Ok(vec![at(here.join("new/films/a.mp4"))]));
         let two = [("x/a.mp4", false), ("y/b.mp4", false)];
