@@ -2,11 +2,16 @@
 
 mod plan;
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use usher_proto::{Bitrate, Code, Fault, model::Range, ticket::Purpose, units};
+use usher_proto::{Bitrate, Code, ContentId, Fault, model::Range, ticket::Purpose, units};
 
 use self::plan::{Clients, Job, Output};
 use super::{
@@ -253,7 +258,16 @@ impl Task {
             Output::File(path) | Output::Through(path) => path.display().to_string(),
         };
         let result = match refused(&self.job.output, self.force) {
-            Some(fault) => Err(fault),
+            Some(fault) => match Box::pin(self.there_already()).await {
+                Ok(Some(outcome)) => {
+                    let content = outcome.content;
+                    let line = format!("{title}: already there, verified BLAKE3 {content} -> {output}");
+                    meter.done(&outcome, &line, &output);
+                    return Ok((outcome, output));
+                }
+                Ok(None) => Err(fault),
+                Err(other) => Err(other),
+            },
             None => Box::pin(self.transfer(&meter)).await,
         };
         match result {
@@ -269,6 +283,47 @@ impl Task {
                 Err(Failure::new(fault.code, message))
             }
         }
+    }
+
+    /// A file that exists and holds the whole title, as one that an earlier run has finished.
+    async fn there_already(&self) -> Result<Option<Outcome>, Fault> {
+        let started = std::time::Instant::now();
+        let Output::File(path) = &self.job.output else { return Ok(None) };
+        let Some(size) = path.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len()) else {
+            return Ok(None);
+        };
+        if self.order.range != Range::default() {
+            return Ok(None);
+        }
+        let versions = tokio::select! {
+            versions = self.job.client.locate(&self.order.what) => versions,
+            () = self.stop.cancelled() => return Err(Fault::new(Code::Interrupted, format!("{}: interrupted", self.job.title))),
+        };
+        let versions = match versions {
+            // That the file is in the way is still true.
+            Err(fault) if fault.code == Code::NotFound => return Ok(None),
+            versions => versions?,
+        };
+        let same_size = versions.iter().filter_map(|version| version.title.as_ref()).filter(|title| title.size == size);
+        let contents: Vec<ContentId> = same_size.filter_map(|title| title.content_id.parse().ok()).collect();
+        if contents.is_empty() {
+            return Ok(None);
+        }
+        let (path, stop) = (path.clone(), self.stop.clone());
+        let hashed = tokio::task::spawn_blocking(move || hash(&path, &stop)).await;
+        let content = match hashed {
+            Ok(hashed) => hashed?,
+            Err(error) => return Err(Fault::new(Code::Internal, format!("hash a file: {error}"))),
+        };
+        Ok(contents.contains(&content).then(|| Outcome {
+            title: self.job.title.clone(),
+            content,
+            bytes: size,
+            resumed: size,
+            node: None,
+            reason: String::new(),
+            elapsed: started.elapsed(),
+        }))
     }
 
     /// Writes in order to something that is no file; `None` when its reader left.
@@ -324,6 +379,24 @@ impl Task {
                 })
             }
         }
+    }
+}
+
+/// The content id of a file, or [`Code::Interrupted`] once `stop` is cancelled.
+fn hash(path: &Path, stop: &CancellationToken) -> Result<ContentId, Fault> {
+    let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("read {}: {error}", path.display()));
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        if stop.is_cancelled() {
+            return Err(Fault::new(Code::Interrupted, format!("{}: interrupted", path.display())));
+        }
+        let count = file.read(&mut buffer).map_err(failed)?;
+        match buffer.get(..count) {
+            Some(bytes) if count > 0 => hasher.update(bytes),
+            _ => return Ok(ContentId(*hasher.finalize().as_bytes())),
+        };
     }
 }
 

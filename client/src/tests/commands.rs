@@ -86,6 +86,24 @@ async fn fetch_one_title_and_keep_what_is_there() {
 }
 
 #[tokio::test]
+async fn what_is_there_already_is_a_success() {
+    let bench = Bench::new(Manner::Honest).await;
+    let all = bench.path("all");
+    assert_eq!(bench.fetch(&["films/*"], &["-o", &all]).await, Ok(()));
+    let sessions = bench.node.starts().len();
+    std::fs::remove_file(bench.path("all/films/a.mp4")).expect("removes");
+    assert_eq!(bench.fetch(&["films/*"], &["-o", &all, "--json"]).await, Ok(()));
+    assert!(bench.has("all/films/a.mp4", "films/a.mp4"));
+    assert_eq!(bench.node.starts().len(), sessions + 1, "only what was missing is fetched");
+    let mut other = bench.titles["films/a.mp4"].clone();
+    other[5] ^= 1;
+    std::fs::write(bench.path("all/films/a.mp4"), &other).expect("writes");
+    assert_eq!(bench.fetch(&["films/*"], &["-o", &all]).await, Err(Code::Exists), "same size, other bytes");
+    let b = bench.path("all/films/b.mp4");
+    assert_eq!(bench.fetch(&["films/b.mp4"], &["-o", &b, "--range", "5-9"]).await, Err(Code::Exists));
+}
+
+#[tokio::test]
 async fn a_fifo_is_written_through_and_stays() {
     use std::os::unix::fs::FileTypeExt as _;
     let bench = Bench::new(Manner::Honest).await;
