@@ -20,6 +20,9 @@ use usher_proto::{ContentId, Title, title::MAX_BYTES, tree::Value};
 
 const MAGIC: &str = "usher-part 1";
 
+/// What every version's file begins with.
+pub const MARK: &[u8] = b"usher-part ";
+
 /// The longest part in front of the hashes, in bytes.
 pub const MAX_HEADER: usize = MAX_BYTES + 256;
 

@@ -12,7 +12,7 @@ use std::{
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use tokio::{
     fs::{File, OpenOptions},
-    io::{AsyncSeekExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _},
 };
 use usher_proto::{
     Code, ContentId, Fault,
@@ -130,6 +130,18 @@ impl FileSink {
         state.map_err(|error| self.fault("write", &self.state, &error))
     }
 
+    /// Whether the part holds bytes that no earlier run wrote: one has a state beside it, with our first line or, for
+    /// content that was not known, empty.
+    async fn foreign(&self, part: &File) -> bool {
+        let empty = part.metadata().await.is_ok_and(|meta| meta.len() == 0);
+        let mut start = Vec::new();
+        let read = match File::open(&self.state).await {
+            Ok(file) => file.take(state::MARK.len() as u64).read_to_end(&mut start).await,
+            Err(error) => Err(error),
+        };
+        !empty && (read.is_err() || !(start.is_empty() || start == state::MARK))
+    }
+
     /// What an earlier run left that is of use.
     async fn earlier(&mut self, header: Option<&Header>, range: &std::ops::Range<u64>) -> Earlier {
         let Some(header) = header else { return Earlier::default() };
@@ -211,6 +223,13 @@ impl Sink for FileSink {
         let mut part = options.open(&self.part).await.map_err(|error| self.fault("open", &self.part, &error))?;
         if rustix::fs::flock(&part, FlockOperation::NonBlockingLockExclusive).is_err() {
             let text = format!("{} is being written by another usher; wait for it", self.part.display());
+            return Err(Fault::new(Code::Exists, text));
+        }
+        if !self.force && self.foreign(&part).await {
+            let text = format!(
+                "{} is not from an earlier fetch; move it away, or overwrite it with --force",
+                self.part.display()
+            );
             return Err(Fault::new(Code::Exists, text));
         }
         let header = about.content.map(|content| Header {

@@ -95,12 +95,29 @@ async fn another_content_starts_over_and_says_so() {
     assert_eq!(sink.begin(&about).await, Ok(0));
     assert!(sink.notices().iter().any(|notice| notice.contains("another content")));
     drop(sink);
-    // And garbage is no state.
+    // And a damaged state is of no use.
     std::fs::write(folder.path().join("a.mp4.part"), b"x").expect("part");
-    std::fs::write(folder.path().join("a.mp4.part.state"), [0xff; 5000]).expect("state");
+    std::fs::write(folder.path().join("a.mp4.part.state"), b"usher-part 1\ncontent").expect("state");
     let mut sink = FileSink::new(target, false);
     assert_eq!(sink.begin(&about).await, Ok(0));
     assert!(sink.notices().iter().any(|notice| notice.contains("damaged")));
+}
+
+#[tokio::test]
+async fn a_part_of_someone_else_is_kept() {
+    let folder = tempfile::tempdir().expect("temp");
+    let (target, part) = (folder.path().join("a.mp4"), folder.path().join("a.mp4.part"));
+    let about = about(&data(), 0);
+    for state in [None, Some([0xff; 5000])] {
+        std::fs::write(&part, b"mine").expect("part");
+        if let Some(state) = state {
+            std::fs::write(folder.path().join("a.mp4.part.state"), state).expect("state");
+        }
+        let fault = FileSink::new(target.clone(), false).begin(&about).await.expect_err("not ours");
+        assert!(fault.code == Code::Exists && fault.message.contains("a.mp4.part"), "{fault}");
+        assert!(std::fs::read(&part).is_ok_and(|bytes| bytes == b"mine"));
+    }
+    assert_eq!(FileSink::new(target, true).begin(&about).await, Ok(0));
 }
 
 #[tokio::test]
