@@ -15,6 +15,7 @@ use usher_proto::{
     model::{Range, SeatAddress, SetupInfo, What},
     pb::{v1, wire::Open},
     ticket::Purpose,
+    tree::{self, GROUP},
     wire::Frame,
 };
 
@@ -27,6 +28,9 @@ use crate::{
     master::{Answer, Master},
     quic::{Incoming, Pool, Throttle, silent},
 };
+
+/// How long a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
+const HASHING: Duration = Duration::from_secs(600);
 
 /// What is about to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub enum Progress {
     Seated {
         /// The node.
         node: NodeName,
-        /// Why the master chose it; empty for an alternate.
+        /// Why: the master's reason, or after which node's failure.
         reason: String,
         /// What comes.
         about: About,
@@ -95,7 +99,7 @@ pub struct Outcome {
     pub resumed: u64,
     /// The node that sent the last of them; `None` if all were there.
     pub node: Option<NodeName>,
-    /// Why the master chose its first node.
+    /// Why that node: the master's reason, or after which node's failure.
     pub reason: String,
     /// How long it took.
     pub elapsed: Duration,
@@ -287,7 +291,6 @@ impl Run<'_> {
                 let groups = sink.begin(&about).await?;
                 let assembler = Assembler::new(size, range, groups);
                 let resumed = assembler.progress();
-                self.reason = answer.reason.clone();
                 self.ongoing = Some(Ongoing { about, assembler, resumed, received: resumed });
             }
         }
@@ -340,11 +343,17 @@ impl Run<'_> {
         let mut verifier =
             Verifier::new(&setup, ongoing.about.content).map_err(|error| End::There(blame(at, error.into())))?;
         self.node = Some(at.node.clone());
-        let reason = if seat == 0 { answer.reason.clone() } else { String::new() };
+        let before = seat.checked_sub(1).and_then(|before| answer.seats.get(before));
+        let reason =
+            before.map_or_else(|| answer.reason.clone(), |failed| format!("alternate after {} failed", failed.node));
+        self.reason.clone_from(&reason);
         (means.observer)(&Progress::Seated { node: at.node.clone(), reason, about: ongoing.about.clone() });
         report(means, ongoing);
+        let (mut due, unhashed) = (tree::groups(setup.range.end) - setup.range.start / GROUP, setup.content.is_none());
         loop {
-            let frame = incoming.next(timeout).await.map_err(End::There)?;
+            // All media came, and the node hashes what it sent; the connection's keep-alive tells whether it lives.
+            let patience = if unhashed && due == 0 { timeout.max(HASHING) } else { timeout };
+            let frame = incoming.next(patience).await.map_err(End::There)?;
             let step = match frame {
                 Some(Frame::Refused(refused)) => Err(refusal(at, &refused)),
                 Some(frame) => verifier.take(frame).map_err(|error| blame(at, error.into())),
@@ -356,6 +365,7 @@ impl Run<'_> {
             match step.map_err(End::There)? {
                 Step::More => {}
                 Step::Group(group) => {
+                    due = due.saturating_sub(1);
                     let before = ongoing.assembler.progress();
                     let piece = ongoing.assembler.take(group).map_err(|error| End::There(blame(at, error.into())))?;
                     let moved = piece.is_some() || ongoing.assembler.progress() > before;

@@ -72,6 +72,10 @@ async fn an_honest_node() {
     assert!(asked.iter().all(|(_, id)| id.len() == 32), "the request id goes along");
 }
 
+fn asked_again(running: &Running) -> bool {
+    running.asked.lock().expect("not poisoned").len() > 1
+}
+
 #[tokio::test]
 async fn each_kind_of_bad_node_is_left_for_the_good_one() {
     for (manner, code, resumes_at) in [
@@ -90,6 +94,7 @@ async fn each_kind_of_bad_node_is_left_for_the_good_one() {
         let outcome = result.unwrap_or_else(|fault| panic!("{manner:?}: {fault}"));
         assert!(bytes == data, "{manner:?}");
         assert_eq!(outcome.node.map(|node| node.to_string()).as_deref(), Some("good"), "{manner:?}");
+        assert_eq!(outcome.reason, if asked_again(&running) { "most headroom" } else { "alternate after bad failed" });
         assert_eq!(lost.iter().map(|fault| fault.code).collect::<Vec<_>>(), [code], "{manner:?}: {lost:?}");
         assert_eq!(bad.starts().len(), 1);
         if let Some(at) = resumes_at {

@@ -42,8 +42,8 @@ pub struct FetchArgs {
     /// Rate of all titles together, for example 25mbit or 3MB/s
     #[arg(long, value_name = "RATE")]
     limit_rate: Option<Bitrate>,
-    /// Titles at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Titles at once; a node takes 128 on a connection
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=100))]
     parallel: u16,
     /// The path of each URL is a content id, as `b3sum` prints it
     #[arg(long)]
@@ -177,7 +177,9 @@ impl FetchArgs {
         if self.json {
             print(&format!("{:#}\n", serde_json::Value::Array(done)))?;
         }
-        match failures.into_iter().next() {
+        // An interruption names the exit code, whatever failed before it: what is missing can be resumed.
+        let first = failures.iter().position(|failure| failure.code == Code::Interrupted).unwrap_or_default();
+        match failures.into_iter().nth(first) {
             None => Ok(()),
             // A reader that has seen enough, as `head` has, is no failure, and wants no message.
             Some(failure) if failure.code == Code::Cancelled => Ok(()),

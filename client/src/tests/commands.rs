@@ -148,6 +148,7 @@ async fn wrong_fetches_say_why() {
     assert_eq!(bench.fetch(&["films/a.mp4"], &["--range", "9-5"]).await, Err(Code::Usage));
     assert_eq!(bench.fetch(&["films/a.mp4"], &["--limit-rate", "fast"]).await, Err(Code::Usage));
     assert_eq!(bench.fetch(&["films/a.mp4"], &["--parallel", "0"]).await, Err(Code::Usage));
+    assert_eq!(bench.fetch(&["films/a.mp4"], &["--parallel", "101"]).await, Err(Code::Usage));
     assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", "-", "--json"]).await, Err(Code::Usage));
     assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", &folder, "--range", "900000-"]).await, Err(Code::BadRange));
     assert!(!std::path::Path::new(&folder).exists(), "nothing was left behind");
