@@ -57,10 +57,11 @@ struct Open {
 impl FileSink {
     /// Will write `target`, which must not exist unless `force`.
     pub fn new(target: PathBuf, force: bool) -> Self {
+        let stem = stem(&target);
         let beside = |suffix: &str| {
-            let mut name = target.clone().into_os_string();
-            name.push(OsString::from(suffix));
-            PathBuf::from(name)
+            let mut name = stem.clone();
+            name.push(suffix);
+            target.with_file_name(name)
         };
         let (part, state) = (beside(".part"), beside(".part.state"));
         Self { target, force, part, state, open: None, notices: Vec::new() }
@@ -157,6 +158,22 @@ impl FileSink {
             Ok(Err(None)) | Err(_) => Earlier::default(),
         }
     }
+}
+
+/// What the names of the part and its state begin with: the file's name, cut and made unique again if it is so long
+/// that a file system, which allows 255 bytes, would not take it with `.part.state` behind.
+fn stem(target: &Path) -> OsString {
+    const LONGEST: usize = 255 - ".part.state".len();
+    let name = target.file_name().unwrap_or_default();
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    let hash = blake3::hash(name.as_encoded_bytes()).to_hex();
+    let hash = hash.get(..16).unwrap_or_default();
+    let name = name.to_string_lossy();
+    let fits = LONGEST - 1 - hash.len();
+    let stem: String = name.char_indices().take_while(|(at, c)| at + c.len_utf8() <= fits).map(|(_, c)| c).collect();
+    format!("{stem}-{hash}").into()
 }
 
 /// What an earlier run left: good groups, the bytes they take, and the bytes of the state that tell of them.

@@ -104,6 +104,22 @@ async fn another_content_starts_over_and_says_so() {
 }
 
 #[tokio::test]
+async fn the_longest_names_have_parts_of_their_own() {
+    let folder = tempfile::tempdir().expect("temp");
+    let (data, mut parts) = (data(), Vec::new());
+    let (about, pieces) = (about(&data, 0), pieces(&data, 0));
+    for end in ["a", "b"] {
+        let target = folder.path().join("ö".repeat(127) + end);
+        let mut sink = begin(&target, &about, &pieces, 5).await;
+        parts.push(sink.part.clone());
+        sink.finish(ContentId([0; 32])).await.expect("moves");
+        assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
+    }
+    assert_ne!(parts[0], parts[1]);
+    assert_eq!(FileSink::new("x".repeat(244).into(), false).part, Path::new(&("x".repeat(244) + ".part")));
+}
+
+#[tokio::test]
 async fn a_part_of_someone_else_is_kept() {
     let folder = tempfile::tempdir().expect("temp");
     let (target, part) = (folder.path().join("a.mp4"), folder.path().join("a.mp4.part"));
