@@ -66,6 +66,13 @@ impl Reach {
     }
 }
 
+impl Reach {
+    /// A client for questions only, which says on standard error that it waits for an absent master.
+    fn asking(&self, address: Address) -> Result<Client, Failure> {
+        Ok(self.client(address, "", None)?.telling(|fault| note(&format!("{fault}; trying on"))))
+    }
+}
+
 /// The master of commands that need no URL.
 #[derive(Clone, Debug, clap::Args)]
 struct DefaultMaster {

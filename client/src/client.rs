@@ -39,6 +39,7 @@ pub struct Client {
     pool: Pool,
     throttle: Option<Throttle>,
     options: Options,
+    waits: Option<fn(&Fault)>,
 }
 
 impl Client {
@@ -49,7 +50,14 @@ impl Client {
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
         let master = Master::new(address, authority, rand::random())?;
         let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
-        Ok(Self { master, pool: Pool::default(), throttle, options })
+        Ok(Self { master, pool: Pool::default(), throttle, options, waits: None })
+    }
+
+    /// Tells `waits` once in each call why it waits for the master. Transfers tell their observer instead.
+    #[must_use]
+    pub fn telling(mut self, waits: fn(&Fault)) -> Self {
+        self.waits = Some(waits);
+        self
     }
 
     /// The master's address.
@@ -170,6 +178,7 @@ impl Client {
         mut call: impl FnMut() -> F,
     ) -> Result<T, Fault> {
         let mut backoff = Backoff::default();
+        let mut waits = self.waits;
         let deadline = tokio::time::Instant::now() + self.options.timeout;
         loop {
             let fault = match call().await {
@@ -179,6 +188,9 @@ impl Client {
             let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());
             if tokio::time::Instant::now() + wait >= deadline {
                 return Err(fault);
+            }
+            if let Some(tell) = waits.take() {
+                tell(&fault);
             }
             tracing::debug!(%fault, ?wait, "the master is tried again");
             tokio::time::sleep(wait).await;

@@ -193,7 +193,12 @@ async fn an_absent_master_and_a_foreign_one() {
     let fault = fetch(&client(&absent, Duration::from_millis(50))).await.0.expect_err("absent");
     assert_eq!(fault.code, Code::Network);
     assert!(fault.message.contains(&format!("127.0.0.1:{port}")) && fault.message.contains("usher master"), "{fault}");
-    let fault = client(&absent, Duration::from_millis(50)).nodes().await.expect_err("absent");
+    static TOLD: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let telling = client(&absent, Duration::from_secs(1)).telling(|_| {
+        TOLD.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
+    let fault = telling.nodes().await.expect_err("absent");
+    assert_eq!(TOLD.load(std::sync::atomic::Ordering::Relaxed), 1, "once, however often it is tried");
     assert_eq!(fault.code, Code::Network);
 
     let authority = Authority { pem: "no PEM".into(), source: "x.pem".into() };

@@ -41,7 +41,7 @@ impl LocateArgs {
         };
         let what = if self.from_id { url.content().map(What::Content) } else { url.title().map(What::Title) };
         let what = what.map_err(usage)?;
-        let versions = self.reach.client(url.master.clone(), "", None)?.locate(&what).await?;
+        let versions = self.reach.asking(url.master.clone())?.locate(&what).await?;
         if self.json { print_json(&versions.iter().map(json).collect()) } else { print(&table(&versions, &what)) }
     }
 }

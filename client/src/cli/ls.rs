@@ -34,7 +34,7 @@ impl LsArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let none = |master: Address| Url { master, path: String::new() };
         let url = self.url.unwrap_or_else(|| none(self.master.master));
-        let client = self.reach.client(url.master.clone(), "", None)?;
+        let client = self.reach.asking(url.master.clone())?;
         // A title may have the characters of a pattern: the literal prefix is tried first.
         let mut titles = client.titles(&url.path, usize::MAX).await?;
         if titles.is_empty()

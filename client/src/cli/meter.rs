@@ -66,7 +66,7 @@ impl Board {
             }
             Self::Json | Self::Plain => None,
         };
-        let state = State { started: Instant::now(), node: String::new(), first: None, said: None };
+        let state = State { started: Instant::now(), node: String::new(), first: None, said: None, told: None };
         Meter { board: self.clone(), title: title.to_owned(), bar, state: Mutex::new(state) }
     }
 }
@@ -91,6 +91,8 @@ struct State {
     /// Verified bytes at the first sight: what an earlier run left does not count for the rate.
     first: Option<u64>,
     said: Option<Instant>,
+    /// The last failure that people were told of: while it repeats, nothing is new.
+    told: Option<String>,
 }
 
 /// Shows one title.
@@ -119,7 +121,11 @@ impl Meter {
                     "event": "lost", "title": self.title, "node": state.node,
                     "reason": fault.code.reason(), "message": fault.message,
                 })),
-                _ => self.board.note(&format!("{}: {fault}; trying on", self.title)),
+                _ if state.told.as_ref() == Some(&fault.message) => {}
+                _ => {
+                    self.board.note(&format!("{}: {fault}; trying on", self.title));
+                    state.told = Some(fault.message.clone());
+                }
             },
         }
     }

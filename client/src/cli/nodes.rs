@@ -41,7 +41,7 @@ impl NodesArgs {
             Some(url) => url.parse::<Address>().map_err(|error| usage(format!("`{}`: {error}", clean(url))))?,
             None => self.master.master.clone(),
         };
-        let client = self.reach.client(address, "", None)?;
+        let client = self.reach.asking(address)?;
         let name = names.first().map(|name| name.as_str());
         if self.watch {
             let mut failed = Ok(());

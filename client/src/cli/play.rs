@@ -67,10 +67,18 @@ impl PlayArgs {
 }
 
 async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<(), Fault> {
+    let told = std::sync::Mutex::new(String::new());
     let observer = |progress: &Progress| match progress {
         Progress::Seated { node, reason, about } if reason.is_empty() => note(&format!("{}: from {node}", about.title)),
         Progress::Seated { node, reason, about } => note(&format!("{}: from {node} ({reason})", about.title)),
-        Progress::Lost(fault) => note(&format!("{fault}; trying on")),
+        Progress::Lost(fault) => {
+            let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // While the same failure repeats, nothing is new.
+            if *told != fault.message {
+                note(&format!("{fault}; trying on"));
+                told.clone_from(&fault.message);
+            }
+        }
         Progress::Moved { .. } => {}
     };
     let order = client.order(what.clone(), Purpose::Play, Range::default());
