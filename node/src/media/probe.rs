@@ -1,7 +1,7 @@
 //! What a file is, told from its content and never from its name. Pure parsers over `Read + Seek` that trust
 //! nothing: work and memory are bounded whatever a header says. They read headers only and no sample tables, so a
-//! film costs as little as a clip. Own parsers rather than demuxing crates: those decode whole sample tables, refuse
-//! a file for one odd box that no one needs, and one of them scans every cluster.
+//! film costs as little as a clip. Own parsers rather than demuxing crates: those decode whole sample tables and refuse
+//! a file for one odd box that no one needs.
 
 mod matroska;
 mod mp4;
