@@ -76,7 +76,7 @@ impl Catalog {
         self.first(*self.names.get(title)?, attached)
     }
 
-    /// The titles with a content, at most [`NAMES`], in no particular order, appended to `found`.
+    /// The titles with a content, at most 64, in no particular order, appended to `found`.
     pub fn by_content(&self, content: &ContentId, found: &mut Vec<Found>) {
         let from = super::index_key(content, 0);
         for line in self.contents.range(from..=from | u64::from(u32::MAX)).take(NAMES) {
