@@ -8,4 +8,3 @@ pub mod resume;
 pub mod state;
 pub mod table;
 pub mod url;
-pub mod verify;

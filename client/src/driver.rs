@@ -16,6 +16,7 @@ use usher_proto::{
     pb::{v1, wire::Open},
     ticket::Purpose,
     tree::{self, GROUP},
+    verify::{Step, Verifier},
     wire::Frame,
 };
 
@@ -23,7 +24,6 @@ use crate::{
     core::{
         assembler::{Assembler, Piece},
         resume::{Action, Event, Resume},
-        verify::{Step, Verifier},
     },
     master::{Answer, Master},
     quic::{Incoming, Pool, Throttle, silent},
@@ -136,6 +136,8 @@ impl Order {
             exclude: exclude.iter().map(ToString::to_string).collect(),
             zone: self.zone.clone(),
             rate_bps: 0,
+            failed: Vec::new(),
+            requirements: None,
         }
     }
 }

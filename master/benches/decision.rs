@@ -11,7 +11,7 @@ use usher_master::core::{
 };
 use usher_proto::{
     Bitrate, BootId, ContentId, NodeName, SessionId, Title,
-    model::{CatalogCopy, CatalogPage, Hello, Presence, Range, What},
+    model::{CatalogCopy, CatalogPage, Equipment, Hello, Origin, Presence, Range, What},
     ticket::Purpose,
 };
 
@@ -44,6 +44,7 @@ fn copy(i: u32) -> CatalogCopy {
         duration_ms: 1,
         media_type: "video/mp4".into(),
         streamable: true,
+        origin: Origin::Operator,
     }
 }
 
@@ -72,6 +73,8 @@ fn world() -> World {
                     draining: false,
                 },
                 attachment: 1,
+                equipment: Equipment::default(),
+                replica_bytes: 0,
             };
             cluster.attach(now, hello).expect("attached")
         })
@@ -137,6 +140,8 @@ fn page_of_256_copies(bencher: Bencher<'_, '_>) {
         capacity: Bitrate(1),
         presence,
         attachment: 1,
+        equipment: Equipment::default(),
+        replica_bytes: 0,
     };
     let link = world.borrow_mut().cluster.attach(now, hello).expect("attached");
     bencher

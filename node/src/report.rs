@@ -65,6 +65,8 @@ pub(crate) async fn attach(
         capacity_bps: link.capacity.0,
         presence: Some(presence.borrow_and_update().to_pb()),
         attachment,
+        equipment: None,
+        replica_bytes: 0,
     };
     // The server answers the call only once it has seen the first message.
     post(&outbox, Body::Hello(hello)).await?;
@@ -203,6 +205,10 @@ fn to_pb(report: &model::Report) -> v1::Report {
         committed_bps: report.committed.0,
         sessions: report.sessions,
         settled: report.settled.iter().map(ToString::to_string).collect(),
+        background_bps: report.background.0,
+        demand_bps: report.demand.0,
+        delivered_bps: report.delivered.0,
+        replica_free_bytes: report.replica_free,
     }
 }
 
@@ -249,6 +255,8 @@ async fn answer(
                 let fault = fault.after(Duration::from_secs(1));
                 post(outbox, Body::Prepared(prepared(request.id, Err(fault)))).await?;
             }
+            Some(Answer::Probe(probe)) => post(outbox, Body::Probed(v1::Probed { id: probe.id })).await?,
+            Some(Answer::Replicate(_) | Answer::Evict(_) | Answer::Move(_)) => {}
             None => debug!("a message of a newer master was ignored"),
         }
     }

@@ -60,6 +60,7 @@ pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
         nbf: now,
         exp: now + 60,
         rid: "request-1".into(),
+        burst: false,
     }
 }
 

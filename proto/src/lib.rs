@@ -9,6 +9,7 @@ pub mod ticket;
 pub mod title;
 pub mod tree;
 pub mod units;
+pub mod verify;
 pub mod wire;
 
 pub use code::{Code, Fault};

@@ -66,6 +66,11 @@ impl Cluster for Service {
         self.state.node(&name).map(Response::new).ok_or_else(|| unknown().to_status())
     }
 
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        self.allow(&request)?;
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.allow(&request)?;
         let full = |_| Fault::new(Code::NoCapacity, format!("{WATCHERS} watchers already")).after(RETRY).to_status();

@@ -169,6 +169,7 @@ impl Attachment {
                 self.state.presence(self.link, presence.try_into().map_err(invalid)?);
             }
             Some(Body::Prepared(prepared)) => self.prepared(prepared).map_err(invalid)?,
+            Some(Body::Sessions(_) | Body::Probed(_) | Body::Moved(_) | Body::Replicated(_)) => {}
             Some(Body::Hello(_)) => return Err(invalid(Invalid::one("hello", "only the first message may be Hello"))),
             None => return Err(invalid(Invalid::one("body", "a message without a body"))),
         }

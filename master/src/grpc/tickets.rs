@@ -206,6 +206,7 @@ fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveRes
         nbf: issued,
         exp: expires,
         rid: id.to_owned(),
+        burst: false,
     };
     let seat = |card: &Arc<Card>| {
         let ticket =

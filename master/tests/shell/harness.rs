@@ -141,6 +141,8 @@ pub(crate) fn hello(name: &str, boot: u128, attachment: u64) -> v1::Hello {
         capacity_bps: 100_000_000,
         presence: Some(presence(false)),
         attachment,
+        equipment: None,
+        replica_bytes: 0,
     }
 }
 

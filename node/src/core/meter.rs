@@ -122,6 +122,7 @@ impl Meter {
             committed: Bitrate(committed.min(MAX_RATE)),
             sessions: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
             settled: self.settled.iter().take(MAX_SETTLED).copied().collect(),
+            ..Report::default()
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::Notify;
-use usher_proto::{Bitrate, ContentId, Title, model::CatalogCopy};
+use usher_proto::{
+    Bitrate, ContentId, Title,
+    model::{CatalogCopy, Origin},
+};
 
 use super::probe::MediaType;
 
@@ -331,6 +334,7 @@ fn wire((title, volume): &Key, record: &Record) -> CatalogCopy {
         duration_ms: record.duration_ms.into(),
         media_type: record.media_type.name().to_owned(),
         streamable: record.streamable,
+        origin: Origin::Operator,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use usher_proto::{
     BootId, NodeName, SessionId,
-    model::{Hello, Presence, Report},
+    model::{Equipment, Hello, Presence, Report},
 };
 
 use super::*;
@@ -40,6 +40,8 @@ fn attach(roster: &mut Roster, now: Now, i: u32) -> Link {
         capacity: Bitrate(1000),
         presence: Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![], draining: false },
         attachment: 1,
+        equipment: Equipment::default(),
+        replica_bytes: 0,
     };
     let link = roster.attach(now, hello).expect("attached").0;
     roster.current(link).expect("attached").catalog_known = true;

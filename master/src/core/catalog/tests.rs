@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use usher_proto::Bitrate;
+use usher_proto::{Bitrate, model::Origin};
 
 use super::*;
 
@@ -23,6 +23,7 @@ fn copy(title: &str, volume: u16, content: Option<u8>, modified_ms: i64) -> Cata
         duration_ms: 5,
         media_type: "video/mp4".into(),
         streamable: true,
+        origin: Origin::Operator,
     }
 }
 

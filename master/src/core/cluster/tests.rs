@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng as _, rngs::SmallRng};
 use usher_proto::{
     Bitrate, BootId, ContentId, NodeName,
-    model::{CatalogCopy, Mode, Range, Resolve, What},
+    model::{CatalogCopy, Equipment, Mode, Origin, Range, Requirements, Resolve, What},
     ticket::Purpose,
 };
 
@@ -47,6 +47,8 @@ impl World {
                 capacity: Bitrate(*capacity),
                 presence: presence(false),
                 attachment: 1,
+                equipment: Equipment::default(),
+                replica_bytes: 0,
             };
             let link = world.cluster.attach(world.now, hello).expect("attached");
             world.links.push(link);
@@ -73,6 +75,7 @@ impl World {
             duration_ms: 0,
             media_type: "video/mp4".into(),
             streamable: true,
+            origin: Origin::Operator,
         });
         let page = CatalogPage { complete: true, copies: copies.collect(), ..CatalogPage::default() };
         assert!(self.cluster.page(self.links[node], &page).expect("taken").is_some());
@@ -88,6 +91,8 @@ impl World {
             exclude: Vec::new(),
             zone: String::new(),
             rate: None,
+            failed: Vec::new(),
+            needs: Requirements::default(),
         };
         change(&mut resolve);
         let ask = Ask::from(&resolve);

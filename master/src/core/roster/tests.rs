@@ -1,6 +1,6 @@
 //! Tables of attachments, reports and silences.
 
-use usher_proto::Bitrate;
+use usher_proto::{Bitrate, model::Equipment};
 
 use super::*;
 
@@ -17,6 +17,8 @@ fn hello(name: &str, boot: u128, attachment: u64) -> Hello {
             draining: false,
         },
         attachment,
+        equipment: Equipment::default(),
+        replica_bytes: 0,
     }
 }
 
