@@ -198,6 +198,10 @@ impl cluster_server::Cluster for Master {
         Err(Fault::new(Code::NotFound, "no such node").to_status())
     }
 
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        Err(Fault::new(Code::NotFound, "nothing to explain").to_status())
+    }
+
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("the tests do not watch"))
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 use usher_proto::{
     ContentId, Title,
-    model::{CatalogCopy, CatalogPage},
+    model::{CatalogCopy, CatalogPage, Origin},
 };
 
 pub use self::lookup::{CopyView, Facts, Found, Key};
@@ -66,19 +66,30 @@ struct Copy {
     /// The title's next copy, or the next free slot.
     next: u32,
     volume: u16,
-    /// Index of the media type, and the flags in the two top bits.
+    /// Index of the media type, and the flags in the four top bits.
     media: u16,
 }
 
 const HASHED: u16 = 1 << 15;
 const STREAMABLE: u16 = 1 << 14;
-const MEDIA: u16 = STREAMABLE - 1;
+const REPLICA: u16 = 1 << 13;
+const GROWING: u16 = 1 << 12;
+const MEDIA: u16 = GROWING - 1;
 
 /// A title: its name and its first copy.
 struct Entry {
     /// `None` in a free slot.
     name: Option<Title>,
     head: u32,
+    /// Tells this title from another that had the slot before.
+    born: u32,
+}
+
+/// A title by number; means nothing else once the title is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TitleId {
+    entry: u32,
+    born: u32,
 }
 
 /// What is known of one node's catalog.
@@ -98,6 +109,7 @@ struct Holder {
 #[derive(Default)]
 pub struct Catalog {
     names: BTreeMap<Title, u32>,
+    births: u32,
     entries: Slab<Entry>,
     copies: Slab<Copy>,
     /// First 32 bits of a content id, then the title's number. A look-up compares whole ids afterwards, so that two
@@ -265,7 +277,8 @@ impl Catalog {
         if let Some(&entry) = self.names.get(title) {
             return entry;
         }
-        let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE });
+        self.births = self.births.wrapping_add(1);
+        let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE, born: self.births });
         self.names.insert(title.clone(), entry);
         entry
     }
@@ -287,6 +300,11 @@ impl Catalog {
         let mut media = self.media.number(&copy.media_type);
         media |= if copy.content.is_some() { HASHED } else { 0 };
         media |= if copy.streamable { STREAMABLE } else { 0 };
+        media |= match copy.origin {
+            Origin::Operator => 0,
+            Origin::Replica => REPLICA,
+            Origin::Growing => REPLICA | GROWING,
+        };
         Copy {
             content: copy.content.map_or([0; 32], |id| id.0),
             size: copy.size,
@@ -358,6 +376,14 @@ impl Catalog {
 impl Copy {
     fn hashed(&self) -> Option<ContentId> {
         (self.media & HASHED != 0).then_some(ContentId(self.content))
+    }
+
+    fn origin(&self) -> Origin {
+        match self.media & (REPLICA | GROWING) {
+            0 => Origin::Operator,
+            REPLICA => Origin::Replica,
+            _ => Origin::Growing,
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::{cmp::Reverse, ops::Bound};
 
-use usher_proto::{Bitrate, ContentId, Title};
+use usher_proto::{Bitrate, ContentId, Title, model::Origin};
 
-use super::{Catalog, Copy, MEDIA, NodeId, STREAMABLE};
+use super::{Catalog, Copy, MEDIA, NodeId, STREAMABLE, TitleId};
 
 /// What makes copies of one title the same thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +55,8 @@ pub struct CopyView {
     pub volume: u16,
     /// Unix milliseconds.
     pub modified_ms: i64,
+    /// How it came there.
+    pub origin: Origin,
 }
 
 /// Names of one content that are looked at: a placeholder may stand under a hundred thousand.
@@ -125,7 +127,22 @@ impl Catalog {
             node: NodeId(copy.node),
             volume: copy.volume,
             modified_ms: copy.modified_ms,
+            origin: copy.origin(),
         })
+    }
+
+    /// The number of its title.
+    pub fn id(&self, found: &Found) -> TitleId {
+        TitleId { entry: found.title, born: self.entries[found.title].born }
+    }
+
+    /// A content of a title by number, while a copy of it is there.
+    pub fn found(&self, id: TitleId, key: Key) -> Option<Found> {
+        self.entries.slot(id.entry).filter(|entry| entry.born == id.born && entry.name.is_some())?;
+        let mut copies = self.live(id.entry).filter(|(_, copy)| copy.key() == key);
+        let first = copies.next()?;
+        let newest = copies.fold(first, newer).0;
+        Some(Found { title: id.entry, newest, key, conflict: self.conflict(id.entry) })
     }
 
     /// What is known of it.
