@@ -42,7 +42,7 @@ impl Equipment {
     pub fn lacks<'a>(&self, needs: &'a Requirements) -> Option<Lack<'a>> {
         let protocol = needs.protocol.as_deref().unwrap_or(PROTOCOL);
         let speaks = self.protocols.iter().any(|one| one == protocol);
-        if !speaks && !(self.protocols.is_empty() && protocol == PROTOCOL) {
+        if !(speaks || self.protocols.is_empty() && protocol == PROTOCOL) {
             return Some(Lack::Protocol(protocol));
         }
         if let Some(label) = needs.labels.iter().find(|label| !self.labels.contains(label)) {
