@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod catalog;
 pub mod cluster;
+pub mod fixed;
 pub mod history;
 pub mod ledger;
 pub mod roster;
