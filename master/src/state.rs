@@ -245,7 +245,7 @@ impl State {
         let mut inner = self.lock();
         let now = now();
         if inner.cluster.deadline().is_some_and(|deadline| deadline <= now.instant) {
-            inner.cluster.handle(now);
+            inner.cluster.handle(now, &mut rand::rng());
             self.publish(&mut inner, now);
         }
     }

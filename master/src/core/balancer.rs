@@ -19,7 +19,6 @@ pub use self::{
 use super::{
     NodeId,
     books::{Available, Common},
-    fixed,
     ledger::Ledger,
     roster::{Node, Roster, Standing},
 };
@@ -270,7 +269,7 @@ fn exponential(available: u64, level: u64, rate: u64) -> i64 {
     let used = |level: u64| {
         let unused = available.saturating_sub(level);
         let part = (u128::from(unused) * 8_000_000 / u128::from(available.max(1))) as u64;
-        fixed::exp_minus_millionths(part)
+        zones::exp_minus(part)
     };
     i64::try_from(used(level.saturating_add(rate)).saturating_sub(used(level))).unwrap_or(i64::MAX)
 }

@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use usher_proto::model::Report;
 
 use self::{background::Background, doubt::Doubt};
-use super::{fixed, fixed::ONE, ledger::Promised};
+use super::{
+    fixed::{self, ONE},
+    ledger::Promised,
+};
 
 /// Over how long departures are averaged: long enough for a node of a hundred sessions of minutes to show a few.
 const DEPARTURES: Duration = Duration::from_secs(60);
@@ -137,10 +140,10 @@ impl Books {
     /// Bit/s that are taken now.
     pub fn level(&self, now: Instant, promised: Promised, masters: u64) -> u64 {
         let stay = self.stay(now);
-        let running = fixed::part(self.committed, stay);
+        let running = fixed::mul(self.committed, stay);
         // A promise that was redeemed at once may have ended as well; one on its way has not.
-        let pending = fixed::part(promised.rate.saturating_mul(masters), ONE / 2 + stay / 2);
-        let leaving = fixed::part(promised.leaving, stay);
+        let pending = fixed::mul(promised.rate.saturating_mul(masters), ONE / 2 + stay / 2);
+        let leaving = fixed::mul(promised.leaving, stay);
         (running + pending + self.background.last()).saturating_sub(leaving)
     }
 
@@ -217,9 +220,9 @@ impl Books {
     fn carry(&mut self, passed: Duration, ended: u64) {
         let keep = fixed::decay(passed, DEPARTURES);
         let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).min(3_600_000);
-        self.ended = fixed::part(self.ended, keep).saturating_add(ended / 1000);
+        self.ended = fixed::mul(self.ended, keep).saturating_add(ended / 1000);
         let carried = (self.committed / 1000).saturating_mul(millis);
-        self.carried = fixed::part(self.carried, keep).saturating_add(carried);
+        self.carried = fixed::mul(self.carried, keep).saturating_add(carried);
     }
 
     /// When the node said something, by this side's clock: the message that travelled fastest tells when the process

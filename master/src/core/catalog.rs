@@ -21,7 +21,7 @@ use usher_proto::{
     model::{CatalogCopy, CatalogPage, Origin},
 };
 
-pub use self::lookup::{CopyView, Facts, Found, Key};
+pub use self::lookup::{CopyView, Facts, Found, Key, Work};
 use self::{
     media::MediaTypes,
     slab::{NONE, Slab},

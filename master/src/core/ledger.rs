@@ -17,7 +17,7 @@ use usher_proto::{SessionId, ticket::Purpose};
 
 pub use self::table::{Place, WorkRef};
 use self::table::{Slot, Table};
-use super::{NodeId, Now, Work};
+use super::{NodeId, Now, catalog::Work};
 
 /// How long a promise is held. A client dials within a second or two, and the node tells that within 0.2 s more, so
 /// that five seconds hold the place of every client that is alive. The ticket itself is good for longer
@@ -228,6 +228,11 @@ impl Ledger {
     pub fn session(&self, session: SessionId) -> Option<Session> {
         let Slot { node, rate, state, moves, purpose, .. } = *self.table.find(session)?;
         Some(Session { node, rate, state, moves, purpose })
+    }
+
+    /// What a session plays, if that is known.
+    pub fn work(&self, session: SessionId) -> Option<Work> {
+        self.table.work(session)
     }
 
     /// The works of which a node has sessions, for those who look for one to move.

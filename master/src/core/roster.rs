@@ -381,6 +381,13 @@ impl Roster {
         self.alive(now, link)
     }
 
+    /// The node turned a session away, since it can promise only so much.
+    pub fn limited(&mut self, now: Instant, link: Link, limit: u64) {
+        if let Some(node) = self.current(link) {
+            node.books.limited(now, limit);
+        }
+    }
+
     /// A sign of life. Tells the state if it changed.
     pub fn alive(&mut self, now: Instant, link: Link) -> Option<State> {
         let node = self.current(link)?;

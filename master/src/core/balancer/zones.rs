@@ -4,12 +4,12 @@
 use crate::core::fixed;
 
 /// The unit of costs: the cost of a node that is exactly full.
-pub const UNIT: i64 = 1 << 32;
+pub(super) const UNIT: i64 = 1 << 32;
 
 /// What leaving the client's zone costs when the operator names no price: 0.02, so that a node of another zone is
 /// chosen when the near one is within 2.8 standard deviations of full. More than that wins no further local share, and
 /// less begins to.
-pub const REMOTE: i64 = UNIT / 50;
+pub(super) const REMOTE: i64 = UNIT / 50;
 
 /// The price of one link between two zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +50,15 @@ impl Zones {
 pub(super) fn cost(margin: i64, price: i64) -> i64 {
     let margin = margin.clamp(0, 1_000_000);
     // exp(-z²/2), z in thousandths: z² / 2 in millionths.
-    let overflow = i64::try_from(fixed::exp_minus_millionths(margin.unsigned_abs().pow(2) / 2)).unwrap_or(UNIT);
+    let overflow = i64::try_from(exp_minus(margin.unsigned_abs().pow(2) / 2)).unwrap_or(UNIT);
     overflow + price - margin * (UNIT / 10_000_000)
+}
+
+/// exp(-x) of [`UNIT`], x in millionths.
+pub(super) fn exp_minus(millionths: u64) -> u64 {
+    // Beyond this, nothing is left.
+    let millionths = millionths.min(32_000_000);
+    fixed::exp_neg((millionths << 32) / 1_000_000)
 }
 
 #[cfg(test)]

@@ -15,6 +15,15 @@ pub enum Key {
     Sized(u64),
 }
 
+/// One content of one title, for as long as the title is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Work {
+    /// The title.
+    pub id: TitleId,
+    /// Which content.
+    pub key: Key,
+}
+
 /// One content under one title; good until the catalog changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -131,9 +140,15 @@ impl Catalog {
         })
     }
 
-    /// The number of its title.
-    pub fn id(&self, found: &Found) -> TitleId {
-        TitleId { entry: found.title, born: self.entries[found.title].born }
+    /// What it is, for longer than until the catalog changes.
+    pub fn work(&self, found: &Found) -> Work {
+        Work { id: TitleId { entry: found.title, born: self.entries[found.title].born }, key: found.key }
+    }
+
+    /// A content of a title by name, while a copy of it is there.
+    pub fn under(&self, title: &str, key: Key) -> Option<Found> {
+        let entry = *self.names.get(title)?;
+        self.found(TitleId { entry, born: self.entries[entry].born }, key)
     }
 
     /// A content of a title by number, while a copy of it is there.

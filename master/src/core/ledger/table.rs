@@ -5,7 +5,8 @@ use std::{collections::HashMap, time::Instant};
 
 use usher_proto::{SessionId, ticket::Purpose};
 
-use super::{NodeId, State, Work};
+use super::{NodeId, State};
+use crate::core::catalog::Work;
 
 const NONE: u32 = u32::MAX;
 
@@ -99,6 +100,11 @@ impl Table {
 
     pub(super) fn find(&self, session: SessionId) -> Option<&Slot> {
         self.by_session.get(&session).map(|at| &self.slots[*at as usize].slot)
+    }
+
+    pub(super) fn work(&self, session: SessionId) -> Option<Work> {
+        let linked = self.slots[*self.by_session.get(&session)? as usize];
+        self.works[linked.work as usize].work
     }
 
     /// Puts a session that is not there yet.
