@@ -9,6 +9,7 @@
 
 mod lookup;
 mod media;
+mod names;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use usher_proto::{
 pub use self::lookup::{CopyView, Facts, Found, Key, Work};
 use self::{
     media::MediaTypes,
+    names::Names,
     slab::{NONE, Slab},
 };
 use super::NodeId;
@@ -109,6 +111,7 @@ struct Holder {
 #[derive(Default)]
 pub struct Catalog {
     names: BTreeMap<Title, u32>,
+    by_name: Names,
     births: u32,
     entries: Slab<Entry>,
     copies: Slab<Copy>,
@@ -223,7 +226,7 @@ impl Catalog {
 
     /// Takes one copy away, if it is there.
     pub fn remove(&mut self, node: NodeId, title: &Title, volume: u16) {
-        let Some(&entry) = self.names.get(title) else { return };
+        let Some(entry) = self.number(title.as_str()) else { return };
         let (previous, Some(at)) = self.place(entry, node, volume) else { return };
         let generation = self.copies[at].generation;
         let holder = self.holder(node);
@@ -274,13 +277,20 @@ impl Catalog {
 
     /// The number of a title, made if it is new.
     fn entry(&mut self, title: &Title) -> u32 {
-        if let Some(&entry) = self.names.get(title) {
+        if let Some(entry) = self.number(title.as_str()) {
             return entry;
         }
         self.births = self.births.wrapping_add(1);
         let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE, born: self.births });
         self.names.insert(title.clone(), entry);
+        let entries = &self.entries;
+        self.by_name.insert(title.as_str(), entry, |entry| entries[entry].name.as_ref().map_or("", Title::as_str));
         entry
+    }
+
+    /// The number of a title, if it is known.
+    fn number(&self, title: &str) -> Option<u32> {
+        self.by_name.find(title, |entry| self.entries[entry].name.as_ref().is_some_and(|name| name.as_str() == title))
     }
 
     /// Where the copy of a node's volume is in a title's list, and the copy before that place.
@@ -337,6 +347,7 @@ impl Catalog {
         if self.entries[title].head == NONE {
             if let Some(name) = self.entries[title].name.take() {
                 self.names.remove(&name);
+                self.by_name.remove(name.as_str(), title);
             }
             self.entries.free(title);
         }

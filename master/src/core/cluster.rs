@@ -136,16 +136,17 @@ impl Cluster {
         if sessions.restart {
             self.listed.insert(node, HashSet::new());
         }
-        let mut ended = 0_u64;
-        for session in &sessions.ended {
-            ended = ended.saturating_add(self.ledger.ended(node, *session).unwrap_or(0));
-        }
         for begun in &sessions.begun {
             let work = self.ledger.work(begun.session).or_else(|| self.work(begun));
             self.ledger.begun(node, begun.session, work, begun.rate.0, begun.purpose);
             if let Some(listed) = self.listed.get_mut(&node) {
                 listed.insert(begun.session);
             }
+        }
+        // After those that began: a short session does both between two messages.
+        let mut ended = 0_u64;
+        for session in &sessions.ended {
+            ended = ended.saturating_add(self.ledger.ended(node, *session).unwrap_or(0));
         }
         for turned in &sessions.turned {
             self.ledger.turned(node, turned.session);

@@ -84,7 +84,7 @@ impl Catalog {
     /// The content that a request by name gets: that of most attached nodes, then the newest, then the lowest
     /// content id. What is not hashed is chosen only when nothing is hashed.
     pub fn by_title(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Option<Found> {
-        self.first(*self.names.get(title)?, attached)
+        self.first(self.number(title)?, attached)
     }
 
     /// The titles with a content, at most 64, in no particular order, appended to `found`.
@@ -102,7 +102,7 @@ impl Catalog {
 
     /// Every content of a title, the one that a request by name gets first.
     pub fn versions(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Vec<Found> {
-        let Some(&title) = self.names.get(title) else { return Vec::new() };
+        let Some(title) = self.number(title) else { return Vec::new() };
         self.tallies(title, attached)
     }
 
@@ -147,7 +147,7 @@ impl Catalog {
 
     /// A content of a title by name, while a copy of it is there.
     pub fn under(&self, title: &str, key: Key) -> Option<Found> {
-        let entry = *self.names.get(title)?;
+        let entry = self.number(title)?;
         self.found(TitleId { entry, born: self.entries[entry].born }, key)
     }
 
