@@ -10,6 +10,7 @@ pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod moves;
+pub mod replication;
 pub mod roster;
 
 use std::time::{Duration, Instant};
