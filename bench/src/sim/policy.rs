@@ -10,6 +10,7 @@ mod least;
 mod p2c;
 mod patent;
 mod random;
+mod usher;
 
 use super::units::Time;
 
@@ -297,11 +298,14 @@ pub(crate) struct Named {
 }
 
 /// All policies. `usher`, `margin` and `moves` are names of the cluster core and its ablations.
-const NAMED: [Named; 4] = [
+const NAMED: [Named; 7] = [
     Named { name: "random", flags: Flags { guard: false, deltas: false }, make: random::make },
     Named { name: "patent", flags: Flags { guard: false, deltas: false }, make: patent::make },
     Named { name: "p2c", flags: Flags { guard: false, deltas: false }, make: p2c::make },
     Named { name: "least", flags: Flags { guard: false, deltas: false }, make: least::make },
+    Named { name: "margin", flags: Flags { guard: true, deltas: true }, make: usher::margin },
+    Named { name: "moves", flags: Flags { guard: true, deltas: true }, make: usher::moves },
+    Named { name: "usher", flags: Flags { guard: true, deltas: true }, make: usher::make },
 ];
 
 /// The policy called `name`; the error lists all names.

@@ -1,6 +1,7 @@
 //! The whole core behind one door: catalog, roster and ledger, kept in step. Owns what an event of one means for the
 //! others, and the decision: look up, choose, reserve.
 
+mod copies;
 mod decide;
 mod settings;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use super::{
     journal::{Journal, Record},
     ledger::Ledger,
     moves::{self, Rooms, Search, Step},
+    replication::{self, Planner, Spot},
     roster::{AttachError, Change, Ignored, Link, Roster, State},
 };
 
@@ -56,6 +58,11 @@ pub struct Cluster {
     sizes: (u64, u64),
     /// The sessions that a node has named since it began to list all of them.
     listed: HashMap<NodeId, HashSet<SessionId>>,
+    /// From the first node on, unless nothing is copied.
+    planner: Option<Planner>,
+    planned: Option<Instant>,
+    spots: Vec<Option<Spot>>,
+    copies: Vec<replication::Order>,
     rooms: Rooms,
     steps: Vec<Step>,
     round: Option<Instant>,
@@ -83,6 +90,10 @@ impl Cluster {
             common,
             sizes: (0, 0),
             listed: HashMap::new(),
+            planner: None,
+            planned: None,
+            spots: Vec::new(),
+            copies: Vec::new(),
             rooms: Rooms::default(),
             steps: Vec::new(),
             round: None,
@@ -101,6 +112,9 @@ impl Cluster {
         }
         self.listed.remove(&link.node);
         self.round.get_or_insert(now.instant + ROUND);
+        if self.settings.replication && self.planner.is_none() {
+            self.planner = Some(Planner::new(now.instant, self.settings.copies.clone(), self.settings.grace));
+        }
         self.events.push(Event::Attached(link.node));
         Ok(link)
     }
@@ -204,13 +218,21 @@ impl Cluster {
         for (node, change) in self.roster.handle(now) {
             match change {
                 Change::State(state) => self.events.push(Event::State(node, state)),
-                Change::CopiesVoid => self.catalog.forget(node),
+                Change::CopiesVoid => {
+                    self.catalog.forget(node);
+                    if let Some(planner) = &mut self.planner {
+                        planner.forget(node);
+                    }
+                }
                 Change::Forgotten => self.ledger.release_all(node),
             }
         }
         if self.round.is_some_and(|round| round <= now.instant) {
             self.round = Some(now.instant + ROUND);
             self.round(now, rng);
+            self.plan(now, rng);
+        } else if self.hurry().is_some_and(|hurry| hurry <= now.instant) {
+            self.plan(now, rng);
         }
     }
 
@@ -293,7 +315,7 @@ impl Cluster {
 
     /// When [`Self::handle`] has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ledger.deadline().into_iter().chain(self.roster.deadline()).chain(self.round).min()
+        self.ledger.deadline().into_iter().chain(self.roster.deadline()).chain(self.round).chain(self.hurry()).min()
     }
 
     /// What has happened since the last call.

@@ -40,7 +40,7 @@ use self::{
 };
 use super::{
     NodeId,
-    catalog::{Key, TitleId},
+    catalog::Work,
 };
 
 /// How long copies may be missing before they are made anew: a node that restarts, or is moved to another rack, brings
@@ -49,15 +49,6 @@ pub const GRACE: Duration = Duration::from_secs(300);
 
 /// How long sessions are taken to last until somebody knows better.
 const SESSION: Duration = Duration::from_secs(900);
-
-/// One content of one title.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Work {
-    /// The title.
-    pub id: TitleId,
-    /// Which content.
-    pub key: Key,
-}
 
 /// What the planner sees of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +218,11 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         self.running.forget(node);
         self.pairs.forget(|(from, to)| *from == node || *to == node);
         self.watch.forget(node);
+    }
+
+    /// Whether a copy is on its way to a node, and fast enough to be served while it arrives.
+    pub fn relieves(&self, title: T, to: NodeId) -> bool {
+        self.running.of(title).any(|(node, run)| node == to && run.relief)
     }
 
     /// Copies on their way.

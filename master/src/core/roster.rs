@@ -161,6 +161,8 @@ pub struct Node {
     pub books: Books,
     /// Files that it does not offer.
     pub rejected_files: u32,
+    /// Its zone as a number, equal for equal zones.
+    pub zone: u32,
     epoch: u64,
     /// The last sign of life: a message, or the attachment.
     heard: Instant,
@@ -255,6 +257,8 @@ pub enum Change {
 pub struct Roster {
     interval: Duration,
     names: HashMap<NodeName, NodeId>,
+    /// Zones that were ever named, by name.
+    zones: HashMap<String, u32>,
     /// By number. Numbers are not used again, so a hole is a node that was forgotten.
     nodes: Vec<Option<Node>>,
     epochs: u64,
@@ -269,7 +273,7 @@ impl Default for Roster {
 impl Roster {
     /// Of nodes that report this often.
     pub fn new(interval: Duration) -> Self {
-        Self { interval, names: HashMap::new(), nodes: Vec::new(), epochs: 0 }
+        Self { interval, names: HashMap::new(), zones: HashMap::new(), nodes: Vec::new(), epochs: 0 }
     }
 
     /// How often nodes are to report.
@@ -309,7 +313,10 @@ impl Roster {
         let fresh = slot.as_ref().is_none_or(|node| node.hello.boot != hello.boot);
         let old = slot.take();
         let started = hello.attachment == 1;
+        let next = u32::try_from(self.zones.len()).unwrap_or(u32::MAX);
+        let zone = *self.zones.entry(hello.zone.clone()).or_insert(next);
         let mut node = Node {
+            zone,
             books: Books::new(now.instant, hello.capacity.0),
             health: Health::default(),
             interval: self.interval,

@@ -123,6 +123,19 @@ impl Catalog {
             .filter_map(move |(_, &title)| self.first(title, attached))
     }
 
+    /// Visits the content by name of at most `limit` titles from a place on (0 is the beginning); tells the place to go
+    /// on from, none at the end. Looks at as many places as it may visit.
+    pub fn walk(&self, place: usize, limit: usize, mut visit: impl FnMut(Work)) -> Option<usize> {
+        let end = place.saturating_add(limit).min(self.entries.len());
+        for entry in place..end {
+            let Ok(entry) = u32::try_from(entry) else { continue };
+            if let Some(found) = self.first(entry, |_| true) {
+                visit(self.work(&found));
+            }
+        }
+        (end < self.entries.len()).then_some(end)
+    }
+
     /// The nodes that hold it, each once, in the order of their numbers.
     pub fn holders(&self, found: &Found) -> impl Iterator<Item = NodeId> {
         let mut last = None;

@@ -232,6 +232,13 @@ impl Cluster {
             }
         }
         let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
+        let work = self.scratch.found.first().map(|found| self.catalog.work(found));
+        if let Some((planner, work)) = self.planner.as_mut().zip(work) {
+            planner.asked(now.instant, work, choice.rate.0);
+            if matches!(choice.seat, Err(NoChoice::Full { .. })) {
+                planner.refused(now.instant, work);
+            }
+        }
         let (at, how) = choice.seat.map_err(no)?;
         let best = self.scratch.ranked[at];
         let Scratch { found, holders, ranked, .. } = &self.scratch;
@@ -336,12 +343,17 @@ impl Cluster {
         Err(count.refuse(Bitrate(need.rate)))
     }
 
-    /// Whether a holder's copy can serve the request: one that is not whole serves who begins at its beginning, and not
-    /// who wants all of it at once.
+    /// Whether a holder's copy can serve the request: one that is not whole, and arrives fast enough, serves who
+    /// begins at its beginning, and not who wants all of it at once.
     fn serves(&self, node: NodeId, found: Option<&Found>, ask: &Ask<'_>) -> bool {
         let Some(found) = found else { return false };
+        let from_its_beginning = ask.range.start == 0 && ask.purpose == Purpose::Play;
+        let grows = || from_its_beginning && {
+            let work = self.catalog.work(found);
+            self.planner.as_ref().is_some_and(|planner| planner.relieves(work, node))
+        };
         let mut copies = self.catalog.copies(found).filter(|copy| copy.node == node);
-        copies.any(|copy| copy.origin != Origin::Growing || (ask.range.start == 0 && ask.purpose == Purpose::Play))
+        copies.any(|copy| copy.origin != Origin::Growing || grows())
     }
 
     fn record(&self, now: Now, session: Option<SessionId>, ask: &Ask<'_>, choice: &Choice) -> Record {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::core::{
     NodeId,
     balancer::{Rule, Zones},
+    catalog::Work,
     moves::Step,
+    replication::{GRACE, Policy, Why},
     roster::REPORT_INTERVAL,
 };
 
@@ -26,6 +28,12 @@ pub struct Settings {
     pub bursts: bool,
     /// How often nodes report.
     pub report_interval: Duration,
+    /// Titles are copied when they are in demand, or have too few copies.
+    pub replication: bool,
+    /// How many copies titles should have.
+    pub copies: Policy,
+    /// How long copies may be missing before they are made anew.
+    pub grace: Duration,
 }
 
 impl Default for Settings {
@@ -38,6 +46,9 @@ impl Default for Settings {
             drain: true,
             bursts: true,
             report_interval: REPORT_INTERVAL,
+            replication: true,
+            copies: Policy::default(),
+            grace: GRACE,
         }
     }
 }
@@ -49,4 +60,24 @@ pub enum Order {
     Probe(NodeId),
     /// Send a session to another node.
     Move(Step),
+    /// Copy a title from one node to another.
+    Replicate {
+        /// What.
+        work: Work,
+        /// A node that has it whole.
+        from: NodeId,
+        /// A node that has none of it.
+        to: NodeId,
+        /// Bit/s, at most.
+        rate: u64,
+        /// For people.
+        why: Why,
+    },
+    /// Remove a copy that was ordered once.
+    Evict {
+        /// What.
+        work: Work,
+        /// Where.
+        node: NodeId,
+    },
 }
