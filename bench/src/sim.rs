@@ -47,7 +47,7 @@ pub(crate) struct Args {
 }
 
 /// What is compared if nothing is said.
-const DEFAULT_POLICY: &str = "least";
+const DEFAULT_POLICY: &str = "usher";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut scenarios = if args.public {
@@ -70,4 +70,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         std::fs::write(path, plot::svg(&outcomes)).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_small_public_set_runs_and_can_be_written() {
+        let scenarios: Vec<_> = scenario::public().unwrap().into_iter().map(Scenario::small).collect();
+        let policies = ["least", "patent"].map(|name| policy::named(name).unwrap());
+        let outcomes = jobs::run(&scenarios, &policies, 2);
+        assert_eq!(outcomes.len(), 10 * 2 * 2);
+        for outcome in &outcomes {
+            let row = &outcome.row;
+            assert!(row.offered_sessions > 0 && (0.0..100.0).contains(&row.lost_pct), "{row:?}");
+            assert!(row.any_copy_optimum_pct <= row.optimum_pct && row.opt_max_util <= 1.0, "{row:?}");
+            // The optimum is sampled, so it may be above a lucky policy by a little.
+            assert!(row.lost_pct >= row.optimum_pct - 1.0, "{row:?}");
+        }
+        assert_eq!(table::text(&outcomes).lines().count(), 1 + 10 * 2);
+        let drawn = plot::svg(&outcomes);
+        assert_eq!(drawn.matches("<polyline").count(), 10 * (2 + 1 + 2));
+        assert!(drawn.ends_with("</svg>\n") && !drawn.contains("NaN"));
+    }
+
+    #[test]
+    fn an_unknown_policy_is_told_which_there_are() {
+        let error = policy::named("best").map(|policy| policy.name).unwrap_err();
+        assert!(error.contains("`best`") && error.contains("p2c"), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Which node holds which title before anything is copied. Owns the three kinds of placement.
 //!
-//! `popular`: a title gets `max(min, c·√share)` copies, at most one a node, with `c` so that the mean is right.
+//! `popular`: a title gets `max(min, c·√share)` copies, at most one a node, with `c` so that the mean is right: the
+//! square root is what a search would want (Cohen and Shenker, 2002).
 //! Copies go to nodes at random in proportion to the slots that are left; slots are in proportion to capacity.
 
 use rand::{RngExt as _, rngs::SmallRng};
@@ -36,7 +37,8 @@ pub(crate) fn holders(scenario: &Scenario, seed: u64, capacities: &[u64]) -> Vec
     order.sort_by_key(|&title| ranks[title]);
     let all: u64 = copies.iter().map(|&count| u64::from(count)).sum();
     let total: f64 = capacities.iter().map(|&capacity| capacity as f64).sum();
-    let mut slots: Vec<f64> = capacities.iter().map(|&capacity| (all as f64 * capacity as f64 / total).ceil()).collect();
+    let mut slots: Vec<f64> =
+        capacities.iter().map(|&capacity| (all as f64 * capacity as f64 / total).ceil()).collect();
     let mut placed = vec![Vec::new(); titles];
     for title in order {
         placed[title] = place(copies[ranks[title]], &mut slots, capacities, rng);
@@ -70,7 +72,7 @@ fn copies(scenario: &Scenario, nodes: usize) -> Vec<u32> {
     let popularity = Popularity::zipf(scenario.titles, scenario.zipf);
     let wanted = mean * titles as f64;
     let least = f64::from(min);
-    let weight = |rank| popularity.share(rank).powf(exponent());
+    let weight = |rank| popularity.share(rank).sqrt();
     let count = |scale: f64, rank: usize| (scale * weight(rank)).clamp(least, nodes as f64).round();
     let sum = |scale: f64| (0..titles).map(|rank| count(scale, rank)).sum::<f64>();
     let (mut low, mut high) = (0.0, 1.0);
@@ -82,10 +84,6 @@ fn copies(scenario: &Scenario, nodes: usize) -> Vec<u32> {
         *if sum(middle) <= wanted { &mut low } else { &mut high } = middle;
     }
     (0..titles).map(|rank| count(low, rank) as u32).collect()
-}
-
-fn exponent() -> f64 {
-    std::env::var("SIM_EXP").ok().and_then(|v| v.parse().ok()).unwrap_or(0.5)
 }
 
 /// Draws `count` different nodes in proportion to `slots`, which it uses up.

@@ -4,7 +4,7 @@ use rand::{RngExt as _, rngs::SmallRng};
 
 use super::{
     placement,
-    scenario::{Background, Fault, Scenario},
+    scenario::{BURST_SECONDS, BURST_SHARE, Background, Fault, Scenario},
     units::{SECOND, Stream, Time, exponential, from_seconds, normal, stream},
     workload::{self, Arrivals},
 };
@@ -157,8 +157,8 @@ fn background(given: &Background, seed: u64, capacities: &[u64], seconds: u64) -
         let bursts = bursts(given.bursts_per_hour, seconds, rng);
         let mut offset = given.sigma * normal(rng);
         for (second, burst) in bursts.into_iter().enumerate() {
-            table[second * nodes + node] = ((given.mean + offset).max(0.0) * capacity as f64) as u64
-                + (burst * capacity as f64) as u64;
+            table[second * nodes + node] =
+                ((given.mean + offset).max(0.0) * capacity as f64) as u64 + (burst * capacity as f64) as u64;
             offset = offset * keep + stir * normal(rng);
         }
     }
@@ -171,7 +171,8 @@ fn bursts(per_hour: f64, seconds: usize, rng: &mut SmallRng) -> Vec<f64> {
     if per_hour > 0.0 {
         let mut at = 3600.0 / per_hour * exponential(rng);
         while at < seconds as f64 {
-            let (length, share) = (rng.random_range(20.0..120.0), rng.random_range(0.08..0.25));
+            let (length, share) = (BURST_SECONDS, BURST_SHARE);
+            let (length, share) = (rng.random_range(length.0..length.1), rng.random_range(share.0..share.1));
             let from = at as usize;
             let to = (from + length as usize).min(seconds);
             shares[from..to].iter_mut().for_each(|entry| *entry += share);

@@ -255,6 +255,21 @@ impl Default for Flash {
     }
 }
 
+impl Background {
+    /// The share of capacity that it leaves on average.
+    pub(crate) fn leaves(&self) -> f64 {
+        let middle = |(low, high): (f64, f64)| (low + high) / 2.0;
+        let bursts = self.bursts_per_hour / 3600.0 * middle(BURST_SECONDS) * middle(BURST_SHARE);
+        (1.0 - self.mean - bursts).max(0.0)
+    }
+}
+
+/// How long a burst of background lasts, in seconds.
+pub(crate) const BURST_SECONDS: (f64, f64) = (20.0, 120.0);
+
+/// The share of a node's capacity that a burst takes.
+pub(crate) const BURST_SHARE: (f64, f64) = (0.08, 0.25);
+
 impl Scenario {
     /// Reads and checks the file at `path`.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {

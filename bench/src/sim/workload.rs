@@ -1,9 +1,10 @@
 //! Who asks for what, when and for how long: Poisson arrivals, Zipf titles, and the mixes of bitrates and durations.
 //!
-//! The intensity is `load(t) × capacity ÷ E[bitrate × duration]`: the bits that arrivals of a second bring with them,
-//! over their whole life, are `load(t)` of what the cluster can send in a second. The cluster starts empty at the
-//! start of the warm-up, so long films are still filling up when counting begins. The same seed gives the same
-//! arrivals to every policy. Knows nothing of nodes.
+//! The intensity is `load(t) × usable capacity ÷ E[bitrate × duration]`: the bits that arrivals of a second bring with
+//! them, over their whole life, are `load(t)` of what the cluster can send in a second beside its mean background. (A
+//! load of 0.98 of all capacity would leave no optimum without loss, and the published one has none.) The audience of
+//! the first level is there from the start of the warm-up; later levels are reached as sessions turn over. The same
+//! seed gives the same arrivals to every policy. Knows nothing of nodes.
 
 use std::collections::BinaryHeap;
 
@@ -19,6 +20,9 @@ pub(crate) const REDEEM: f64 = 0.08;
 
 /// Spread of such delays: 95 % lie within a factor of 2.7.
 pub(crate) const SPREAD: f64 = 0.5;
+
+/// Seconds at the start of the warm-up in which those come who play already.
+const SEATING: f64 = 5.0;
 
 /// Somebody who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +82,14 @@ impl Durations {
                 kind if kind < 0.70 => (480.0 * (0.8 * normal(rng)).exp()).min(3600.0),
                 _ => pareto(rng.random(), 1.5, 1200.0, 14_400.0),
             },
+        }
+    }
+
+    /// The longest seconds of a session.
+    fn longest(self) -> f64 {
+        match self {
+            Self::Clips => 90.0,
+            Self::Long | Self::Mix => 14_400.0,
         }
     }
 
@@ -143,6 +155,8 @@ pub(crate) struct Arrivals<'a> {
     crest: f64,
     end: Time,
     rngs: Vec<SmallRng>,
+    /// Those who play already when the warm-up starts, the last first.
+    audience: Vec<Arrival>,
     /// The next arrival of each source: 0 is the load, the others are flashes.
     next: BinaryHeap<std::cmp::Reverse<(Time, usize)>>,
 }
@@ -159,17 +173,47 @@ impl<'a> Arrivals<'a> {
         let mut arrivals = Self {
             scenario,
             popularity,
-            intensity: capacity as f64 / bits,
+            intensity: capacity as f64 * scenario.background.leaves() / bits,
             crest,
             end: from_seconds(scenario.warmup + scenario.seconds),
             rngs: (0..sources).map(|index| stream(seed, Stream::Arrivals, index)).collect(),
             next: BinaryHeap::new(),
+            audience: Vec::new(),
         };
+        arrivals.seat_audience();
         arrivals.plan(0, 0);
         for index in 0..scenario.flash.len() {
             arrivals.plan(index + 1, from_seconds(scenario.warmup + scenario.flash[index].at));
         }
         arrivals
+    }
+
+    /// Draws those who would play already, with what is left of their time, so that the load is there from the start.
+    fn seat_audience(&mut self) {
+        let durations = self.scenario.durations;
+        let mean = self.scenario.level(0.0) * self.intensity * durations.mean();
+        let rng = &mut self.rngs[0];
+        let mut at = exponential(rng);
+        while at < mean {
+            // Whoever is found playing has a duration in proportion to its length, and any part of it is over.
+            let whole = loop {
+                let seconds = durations.draw(rng);
+                if rng.random::<f64>() * durations.longest() <= seconds {
+                    break seconds;
+                }
+            };
+            let left = whole * rng.random::<f64>();
+            self.audience.push(Arrival {
+                at: from_seconds(SEATING * at / mean),
+                title: self.popularity.draw(rng),
+                duration: from_seconds(left),
+                zone: rng.random_range(0..self.scenario.zones),
+                redeem: log_normal(rng, REDEEM, SPREAD),
+                abandoned: rng.random::<f64>() < self.scenario.abandon,
+            });
+            at += exponential(rng);
+        }
+        self.audience.reverse();
     }
 
     /// Finds the next arrival of `source` after `now`.
@@ -207,6 +251,10 @@ impl Iterator for Arrivals<'_> {
     type Item = Arrival;
 
     fn next(&mut self) -> Option<Arrival> {
+        let planned = self.next.peek().map_or(Time::MAX, |next| next.0.0);
+        if self.audience.last().is_some_and(|arrival| arrival.at <= planned) {
+            return self.audience.pop();
+        }
         let std::cmp::Reverse((at, source)) = self.next.pop()?;
         let rng = &mut self.rngs[source];
         let title = match source.checked_sub(1).map(|index| &self.scenario.flash[index]) {
@@ -250,7 +298,8 @@ mod tests {
             .map(|arrival| rates[arrival.title as usize] as f64 * to_seconds(arrival.duration))
             .sum();
         let share = bits / (20e9 * (scenario.warmup + scenario.seconds));
-        assert!((share - 0.5).abs() < 0.01, "{share}");
+        let wanted = 0.5 * scenario.background.leaves();
+        assert!((share - wanted).abs() < 0.01, "{share}, not {wanted}");
         assert!(arrivals.windows(2).all(|pair| pair[0].at <= pair[1].at));
         assert!(arrivals.iter().copied().eq(Arrivals::new(&scenario, 3, 20_000_000_000, &rates)));
     }

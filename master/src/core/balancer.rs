@@ -100,6 +100,8 @@ pub struct View<'a> {
     pub rule: Rule,
     /// What it costs to leave a zone.
     pub zones: &'a Zones,
+    /// Bit/s that copies on their way are to take, by node.
+    pub copying: &'a [u64],
 }
 
 /// Why a holder is not, or only at need, chosen.
@@ -111,7 +113,7 @@ pub enum Verdict {
     Unsure,
     /// It has no room.
     Full,
-    /// It has room, but is too young to be given that much at once.
+    /// It has room, but is too young to be given that much at once, or copies are made from it.
     Cold,
     /// Its silence, or clients, say that it does not serve.
     Suspect,
@@ -156,9 +158,9 @@ impl Candidate {
         self.available.rate.saturating_sub(self.level)
     }
 
-    /// Bit/s free if its youth were no matter.
-    fn warm_room(&self) -> u64 {
-        (self.available.rate.saturating_add(self.available.cold)).saturating_sub(self.level)
+    /// Bit/s free if there is no other way.
+    fn last_room(&self) -> u64 {
+        self.available.most().saturating_sub(self.level)
     }
 }
 
@@ -232,7 +234,8 @@ pub struct Load {
 /// A node's load now.
 pub fn load(view: &View<'_>, id: NodeId, node: &Node) -> Load {
     let level = node.books.level(view.now, view.ledger.promised(id), view.common.masters);
-    Load { available: node.books.available(view.now), level }
+    let copying = view.copying.get(id.index()).copied().unwrap_or(0);
+    Load { available: node.books.available(view.now, copying), level }
 }
 
 fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) -> Verdict {
@@ -256,7 +259,7 @@ fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) 
     let after = load.level.saturating_add(need.rate);
     if after <= load.available.rate {
         if unsure { Verdict::Unsure } else { Verdict::Fit }
-    } else if after <= load.available.rate.saturating_add(load.available.cold) {
+    } else if after <= load.available.most() {
         Verdict::Cold
     } else {
         Verdict::Full
@@ -285,15 +288,15 @@ pub fn panic(need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
     if !ranked.iter().all(|candidate| held(candidate) || out(candidate)) {
         return None;
     }
-    let fits = |candidate: &Candidate| held(candidate) && candidate.warm_room() >= need.rate;
+    let fits = |candidate: &Candidate| held(candidate) && candidate.last_room() >= need.rate;
     let able = ranked.iter().enumerate().filter(|(_, candidate)| fits(candidate));
     able.max_by_key(|(_, candidate)| (candidate.margin, candidate.lot)).map(|(at, _)| at)
 }
 
-/// The best of the holders that only their youth keeps from being chosen.
+/// The best of the holders that only their youth, or copies made from them, keep from being chosen.
 pub fn cold(ranked: &[Candidate]) -> Option<usize> {
     let cold = ranked.iter().enumerate().filter(|(_, candidate)| candidate.verdict == Verdict::Cold);
-    cold.max_by_key(|(_, candidate)| (candidate.warm_room(), candidate.lot)).map(|(at, _)| at)
+    cold.max_by_key(|(_, candidate)| (candidate.last_room(), candidate.lot)).map(|(at, _)| at)
 }
 
 /// The best of the holders that only a burst of others' traffic fills.
@@ -305,7 +308,8 @@ pub fn burst(view: &View<'_>, need: &Need<'_>, ranked: &[Candidate]) -> Option<u
             })
     };
     let able = ranked.iter().enumerate().filter(|(_, candidate)| only_burst(candidate));
-    able.min_by_key(|(_, candidate)| (candidate.level.saturating_sub(candidate.available.rate), candidate.lot)).map(|(at, _)| at)
+    able.min_by_key(|(_, candidate)| (candidate.level.saturating_sub(candidate.available.rate), candidate.lot))
+        .map(|(at, _)| at)
 }
 
 impl Verdict {

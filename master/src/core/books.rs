@@ -33,6 +33,9 @@ const COLD: u64 = 4;
 /// The most that unsteadiness of others' traffic takes off the capacity: 1 in 20.
 const UNSTEADY: u64 = 20;
 
+/// The most that is kept free for copies, as a part of what could be given: 1 in 10.
+const COPYING: u64 = 10;
+
 /// No word is taken as older than this: after it, the node is not chosen anyway.
 const OLDEST: Duration = Duration::from_secs(30);
 
@@ -82,6 +85,15 @@ pub struct Available {
     pub cold: u64,
     /// Bit/s less because others' traffic changes much.
     pub unsteady: u64,
+    /// Bit/s less because copies are made from it.
+    pub copying: u64,
+}
+
+impl Available {
+    /// Bit/s that may be given if there is no other way: youth and copies stand back.
+    pub fn most(&self) -> u64 {
+        self.rate.saturating_add(self.cold).saturating_add(self.copying)
+    }
 }
 
 impl Books {
@@ -147,8 +159,8 @@ impl Books {
         (running + pending + self.background.last()).saturating_sub(leaving)
     }
 
-    /// What may be given.
-    pub fn available(&self, now: Instant) -> Available {
+    /// What may be given while copies are to take `copying` bit/s.
+    pub fn available(&self, now: Instant, copying: u64) -> Available {
         let believed = self.doubt.believed().min(self.capacity);
         let young = self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started));
         let cold = if young >= WARM_UP {
@@ -160,7 +172,8 @@ impl Books {
         };
         let unsteady = (2 * self.background.unsteady()).min(self.capacity / UNSTEADY);
         let rate = (believed - cold).saturating_sub(unsteady);
-        Available { rate, doubted: self.capacity - believed, cold, unsteady }
+        let copying = copying.min(rate / COPYING);
+        Available { rate: rate - copying, doubted: self.capacity - believed, cold, unsteady, copying }
     }
 
     /// How far the node is from full after `rate` more, in thousandths of a standard deviation of its load; at least 0,
@@ -173,7 +186,8 @@ impl Books {
         let sessions = (level.saturating_add(rate)).saturating_sub(self.background.last()) >> shift;
         let others = self.background.deviation(common.pool).saturating_mul(self.capacity >> shift) / 1_000_000;
         // Sessions come and go one by one; others' traffic may do anything, so it counts with two deviations.
-        let variance = grain.saturating_mul(sessions.max(available / 5)).saturating_add(4 * others.saturating_mul(others));
+        let variance =
+            grain.saturating_mul(sessions.max(available / 5)).saturating_add(4 * others.saturating_mul(others));
         let deviation = variance.isqrt().max(1);
         i64::try_from(room.saturating_mul(1000) / deviation).unwrap_or(i64::MAX)
     }

@@ -62,10 +62,14 @@ pub struct Cluster {
     planner: Option<Planner>,
     planned: Option<Instant>,
     spots: Vec<Option<Spot>>,
+    /// Bit/s that copies on their way are to take of their sources.
+    copying: Vec<u64>,
     copies: Vec<replication::Order>,
     rooms: Rooms,
     steps: Vec<Step>,
     round: Option<Instant>,
+    /// A node has more than it can give, since then.
+    shed: Option<Instant>,
     orders: Vec<Order>,
     events: Vec<Event>,
     scratch: decide::Scratch,
@@ -93,10 +97,12 @@ impl Cluster {
             planner: None,
             planned: None,
             spots: Vec::new(),
+            copying: Vec::new(),
             copies: Vec::new(),
             rooms: Rooms::default(),
             steps: Vec::new(),
             round: None,
+            shed: None,
             orders: Vec::new(),
             events: Vec::new(),
             scratch: decide::Scratch::default(),
@@ -137,6 +143,9 @@ impl Cluster {
     /// Takes a report: the lease is renewed, and the books are brought up to date.
     pub fn report(&mut self, now: Now, link: Link, report: Report) -> Result<(), Ignored> {
         let state = self.roster.report(now, link, report)?;
+        if self.settings.moves && self.overloaded(now, link.node) {
+            self.shed = Some(now.instant);
+        }
         self.events.extend(state.map(|state| Event::State(link.node, state)));
         Ok(())
     }
@@ -227,6 +236,9 @@ impl Cluster {
                 Change::Forgotten => self.ledger.release_all(node),
             }
         }
+        if self.shed.is_some() {
+            self.shed(now, rng);
+        }
         if self.round.is_some_and(|round| round <= now.instant) {
             self.round = Some(now.instant + ROUND);
             self.round(now, rng);
@@ -236,16 +248,28 @@ impl Cluster {
         }
     }
 
+    fn overloaded(&self, now: Now, node: NodeId) -> bool {
+        let Some(known) = self.roster.node(node) else { return false };
+        let load = balancer::load(&self.view(now), node, known);
+        load.level > load.available.rate
+    }
+
+    /// Moves sessions away from nodes that have more than they can give.
+    fn shed(&mut self, now: Now, rng: &mut impl Rng) {
+        self.shed = None;
+        let mut steps = std::mem::take(&mut self.steps);
+        let drain = self.settings.drain;
+        self.search(now, |search| moves::shed(search, drain, rng, &mut steps));
+        self.depart(now, &steps);
+        self.steps = steps;
+    }
+
     fn round(&mut self, now: Now, rng: &mut impl Rng) {
         let variances = self.roster.nodes().filter_map(|(_, node)| node.books.variance());
         let (sum, count) = variances.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(one), count + 1));
         self.common.pool = sum.checked_div(count).unwrap_or(0);
-        if self.settings.moves {
-            let mut steps = std::mem::take(&mut self.steps);
-            let drain = self.settings.drain;
-            self.search(now, |search| moves::shed(search, drain, rng, &mut steps));
-            self.depart(now, &steps);
-            self.steps = steps;
+        if self.settings.moves && self.settings.drain {
+            self.shed = Some(now.instant);
         }
     }
 
@@ -295,6 +319,7 @@ impl Cluster {
             common: self.common,
             rule: self.settings.rule,
             zones: &self.settings.zones,
+            copying: &self.copying,
         }
     }
 
@@ -315,7 +340,14 @@ impl Cluster {
 
     /// When [`Self::handle`] has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ledger.deadline().into_iter().chain(self.roster.deadline()).chain(self.round).chain(self.hurry()).min()
+        self.ledger
+            .deadline()
+            .into_iter()
+            .chain(self.roster.deadline())
+            .chain(self.round)
+            .chain(self.shed)
+            .chain(self.hurry())
+            .min()
     }
 
     /// What has happened since the last call.

@@ -38,10 +38,7 @@ use self::{
     seats::Seats,
     surplus::Watch,
 };
-use super::{
-    NodeId,
-    catalog::Work,
-};
+use super::{NodeId, catalog::Work};
 
 /// How long copies may be missing before they are made anew: a node that restarts, or is moved to another rack, brings
 /// its copies back for nothing.
@@ -223,6 +220,11 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     /// Whether a copy is on its way to a node, and fast enough to be served while it arrives.
     pub fn relieves(&self, title: T, to: NodeId) -> bool {
         self.running.of(title).any(|(node, run)| node == to && run.relief)
+    }
+
+    /// The sources of the copies on their way, and the bit/s of each copy.
+    pub fn loads(&self) -> impl Iterator<Item = (NodeId, u64)> {
+        self.running.all().map(|run| (run.from, run.rate))
     }
 
     /// Copies on their way.

@@ -1,5 +1,5 @@
 //! Two choices: of two holders at random, the one with the smaller utilisation by an exact ledger. A node seems full
-//! when the ledger leaves less than the title's bitrate; two are drawn among those that do not.
+//! when the ledger leaves less than the title's bitrate; if the better of the two does, any holder that does not will do.
 
 use rand::{RngExt as _, rngs::SmallRng};
 
@@ -10,8 +10,8 @@ struct TwoChoices {
     roster: Roster,
     ledger: Ledger,
     rng: SmallRng,
-    /// Node and utilisation in parts of a million.
-    open: Vec<(Node, u64)>,
+    /// Node, utilisation in parts of a million, and whether the title fits.
+    open: Vec<(Node, u64, bool)>,
 }
 
 pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
@@ -48,9 +48,7 @@ impl Policy for TwoChoices {
         self.open.clear();
         for node in self.roster.holders(now, ask.title, ask.exclude) {
             let (level, capacity) = (self.ledger.level(now, node, &self.roster), self.roster.seen(node).capacity);
-            if level + rate <= capacity {
-                self.open.push((node, level * 1_000_000 / capacity.max(1)));
-            }
+            self.open.push((node, level * 1_000_000 / capacity.max(1), level + rate <= capacity));
         }
         let count = self.open.len();
         if count == 0 {
@@ -59,7 +57,9 @@ impl Policy for TwoChoices {
         let first = self.rng.random_range(0..count);
         // Any other one, if there is one.
         let second = if count > 1 { (first + self.rng.random_range(1..count)) % count } else { first };
-        let (node, _) = if self.open[second].1 < self.open[first].1 { self.open[second] } else { self.open[first] };
+        let better = if self.open[second].1 < self.open[first].1 { self.open[second] } else { self.open[first] };
+        let any = || self.open.iter().find(|open| open.2).copied();
+        let Some((node, ..)) = Some(better).filter(|open| open.2).or_else(any) else { return Answer::Refused };
         self.ledger.reserve(now, node, ask.session, rate);
         Answer::Seat { node, alternates: Vec::new() }
     }

@@ -22,7 +22,9 @@ use usher_proto::{
     ticket::Purpose,
 };
 
-use super::{Answer, Ask, Change, Copied, Delta, Held, Join, Node, Order, Policy, Report, Session, Setup, Stage, Title};
+use super::{
+    Answer, Ask, Change, Copied, Delta, Held, Join, Node, Order, Policy, Report, Session, Setup, Stage, Title,
+};
 use crate::sim::units::Time;
 
 /// All of it.
@@ -267,7 +269,11 @@ impl Policy for Usher {
     }
 
     fn tick(&mut self, now: Time) {
-        let waiting: Vec<Node> = (0..).zip(&self.nodes).filter(|(_, known)| known.as_ref().is_some_and(|known| known.waits)).map(|(node, _)| node).collect();
+        let waiting: Vec<Node> = (0..)
+            .zip(&self.nodes)
+            .filter(|(_, known)| known.as_ref().is_some_and(|known| known.waits))
+            .map(|(node, _)| node)
+            .collect();
         for node in waiting {
             self.attach(now, node);
         }

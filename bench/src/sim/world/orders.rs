@@ -3,7 +3,7 @@
 //! - A move takes about 100 ms; the target's door may be shut, then the session stays. Playback has no gap.
 //! - A copy of a title (an hour of its bitrate) comes at the ordered rate, but only with what sessions and background
 //!   leave of its source, shared among the copies from there, as seen every quarter second. It serves from its prefix
-//!   a second after it began if the rate exceeds the title's bitrate, else when it is whole.
+//!   once a second of media is there and it has come at least as fast as it plays, else when it is whole.
 //! - A probe is answered within a round trip, or is not after a second.
 
 use super::{World, queue::Event, session::Place};
@@ -127,7 +127,10 @@ impl World<'_> {
         let bits = ((copy.rate as f64 * share) as u64 * STEP / SECOND).min(copy.left);
         source.tally.elastic += u128::from(bits) * u128::from(SECOND);
         copy.left -= bits;
-        let quick = copy.rate > self.plan.rates[copy.title as usize] && self.now >= copy.began + PREFIX;
+        let came = self.plan.size(copy.title) * 8 - copy.left;
+        let played =
+            |time: u64| u128::from(self.plan.rates[copy.title as usize]) * u128::from(time) / u128::from(SECOND);
+        let quick = u128::from(came) >= played(PREFIX).max(played(self.now - copy.began));
         let whole = copy.left == 0;
         let begins = (quick || whole) && !copy.serving;
         copy.serving |= begins;

@@ -99,6 +99,13 @@ impl Cluster {
             }
             replication::Order::Evict { title, node } => Order::Evict { work: title, node },
         }));
+        self.copying.clear();
+        for (from, rate) in planner.loads() {
+            if self.copying.len() <= from.index() {
+                self.copying.resize(from.index() + 1, 0);
+            }
+            self.copying[from.index()] += rate;
+        }
         (self.spots, self.copies, self.planner) = (spots, planned, Some(planner));
     }
 }

@@ -10,8 +10,9 @@ use crate::core::{NodeId, roster::State};
 /// cent: a move to the next node that overflows would only be the first of two.
 const SPARE: i64 = 60;
 
-/// Sessions that one node sheds in a second at most: more at once would arrive at their seats as a herd.
-const SHED: usize = 16;
+/// Sessions that one node sheds at a time at most. Their seats are chosen one by one, each promise counted, so that many
+/// make no herd; the bound is for the time that it takes.
+const SHED: usize = 512;
 
 /// A node whose use is this much above the mean gives sessions away in a rebalance, in per cent of what it can give;
 /// it stops at half of that.
@@ -35,11 +36,7 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
         search.view.roster.nodes().map(|(id, node)| (id, node.state == State::Draining)).collect();
     let least = mean_margin(search) * SPARE / 100;
     for (node, draining) in nodes {
-        let most = if draining {
-            if drain { Pace::of(sessions(search, node)) } else { 0 }
-        } else {
-            SHED
-        };
+        let most = if draining { if drain { Pace::of(sessions(search, node)) } else { 0 } } else { SHED };
         for _ in 0..most {
             let step = if draining {
                 search.one(node, 1, None, 0, u8::MAX, rng)

@@ -29,6 +29,7 @@ pub(super) struct Run {
     pub(super) from: NodeId,
     pub(super) since: Instant,
     pub(super) size: u64,
+    pub(super) rate: u64,
     /// It arrives fast enough to be served while it does.
     pub(super) relief: bool,
     /// The target's catalog names it.
@@ -62,7 +63,7 @@ impl<T: Copy + Ord> Running<T> {
     ) {
         let seconds = size.saturating_mul(8) / rate.max(1);
         let until = now + PATIENCE + Duration::from_secs(seconds.saturating_mul(4).min(7 * 86_400));
-        self.copies.insert((title, to), Run { from, since: now, size, relief, seen: false, until });
+        self.copies.insert((title, to), Run { from, since: now, size, rate, relief, seen: false, until });
     }
 
     pub(super) fn end(&mut self, title: T, to: NodeId) -> Option<Run> {
@@ -90,6 +91,10 @@ impl<T: Copy + Ord> Running<T> {
 
     pub(super) fn of(&self, title: T) -> impl Iterator<Item = (NodeId, Run)> {
         self.copies.range((title, NodeId(0))..=(title, NodeId(u32::MAX))).map(|((_, to), run)| (*to, *run))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Run> {
+        self.copies.values()
     }
 
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (T, NodeId, &mut Run)> {
