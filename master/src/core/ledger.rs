@@ -81,7 +81,15 @@ pub struct Ledger {
 
 impl Ledger {
     /// Holds `rate` bit/s of a node for a session. A session that already holds a place gives that one up.
-    pub fn reserve(&mut self, now: Now, session: SessionId, node: NodeId, work: Option<Work>, rate: u64, purpose: Purpose) {
+    pub fn reserve(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        node: NodeId,
+        work: Option<Work>,
+        rate: u64,
+        purpose: Purpose,
+    ) {
         self.release(session);
         let expires = now.instant + RESERVATION;
         self.promise(node, rate);
@@ -152,6 +160,8 @@ impl Ledger {
             slot.expires = Some(expires);
         });
         self.promise(to, rate);
+        // Of a move before this one, whose end was not told yet.
+        self.gone(session);
         self.promised_mut(from).leaving += rate;
         self.leaving.insert(session, Leaving { node: from, rate, expires });
         self.order.push_back((expires, session));
