@@ -144,7 +144,7 @@ impl Search<'_> {
         let blocked = || blocked.iter().flatten().copied();
         let need = |rooms: &Rooms, node| u64::try_from(signed(rate) - rooms.of(node).left).unwrap_or(0);
         for node in blocked() {
-            if let Some(step) = self.one(node, need(self.rooms, node), None, 0, MOVES, rng) {
+            if let Some(step) = self.one(node, need(self.rooms, node), None, 0, MOVES, &[], rng) {
                 steps.push(step);
                 return Some(node);
             }
@@ -164,7 +164,7 @@ impl Search<'_> {
     }
 
     /// The session of a node whose going frees at least `need`, and its best seat: the one farthest from full, and by
-    /// `margin` thousandths of a deviation at least. Not to `not`.
+    /// `margin` thousandths of a deviation at least. Not to `not`, and none that is in `taken`.
     pub fn one(
         &self,
         from: NodeId,
@@ -172,11 +172,13 @@ impl Search<'_> {
         not: Option<NodeId>,
         margin: i64,
         moves: u8,
+        taken: &[Step],
         rng: &mut impl Rng,
     ) -> Option<Step> {
         let (mut best, mut found) = (None, 0);
         for place in self.places(from, rng) {
-            let Some((session, rate)) = place.least(need, moves) else { continue };
+            let free = |session: &SessionId| taken.iter().all(|step| step.session != *session);
+            let Some((session, rate)) = place.least(need, moves, free) else { continue };
             for (to, after) in self.seats(from, &place, rate) {
                 if Some(to) != not && after >= margin && best.is_none_or(|(most, _)| after > most) {
                     best = Some((after, Step { session, from, to, rate }));
@@ -229,7 +231,7 @@ impl Search<'_> {
         let works: Vec<WorkRef> = self.works(from, rng).collect();
         for work in works {
             let Some(place) = self.view.ledger.place(from, work) else { continue };
-            let Some((session, rate)) = place.least(need, MOVES) else { continue };
+            let Some((session, rate)) = place.least(need, MOVES, |_| true) else { continue };
             for to in self.holders(from, &place) {
                 let room = self.rooms.of(to);
                 let short = u64::try_from(signed(rate) - room.left).unwrap_or(0);
@@ -240,7 +242,7 @@ impl Search<'_> {
                     return false;
                 }
                 *left -= 1;
-                if let Some(second) = self.one(to, short, Some(from), 0, MOVES, rng) {
+                if let Some(second) = self.one(to, short, Some(from), 0, MOVES, &[], rng) {
                     steps.extend([second, Step { session, from, to, rate }]);
                     return true;
                 }

@@ -35,14 +35,10 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
         search.view.roster.nodes().map(|(id, node)| (id, node.state == State::Draining)).collect();
     let least = mean_margin(search) * SPARE / 100;
     for (node, draining) in nodes {
-        let most = if draining {
-            if drain { Pace::of(sessions(search, node)) } else { 0 }
-        } else {
-            SHED
-        };
+        let most = if draining { if drain { Pace::of(sessions(search, node)) } else { 0 } } else { SHED };
         for _ in 0..most {
             let step = if draining {
-                search.one(node, 1, None, 0, u8::MAX, rng)
+                search.one(node, 1, None, 0, u8::MAX, steps, rng)
             } else {
                 let over = -search.rooms.of(node).left;
                 if over <= 0 {
@@ -50,9 +46,10 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
                 }
                 // One that is enough by itself, or else any.
                 let need = u64::try_from(over).unwrap_or(0);
-                search.one(node, need, None, least, MOVES, rng).or_else(|| search.one(node, 1, None, least, MOVES, rng))
+                let enough = search.one(node, need, None, least, MOVES, steps, rng);
+                enough.or_else(|| search.one(node, 1, None, least, MOVES, steps, rng))
             };
-            let Some(step) = step.filter(|step| steps.iter().all(|other| other.session != step.session)) else { break };
+            let Some(step) = step else { break };
             search.rooms.take(&step);
             steps.push(step);
         }
@@ -82,9 +79,8 @@ pub fn rebalance(search: &mut Search<'_>, most: usize, rng: &mut impl Rng, steps
             break;
         }
         while used(search, node) > mean + UNEVEN * 5 && steps.len() < most {
-            let Some(step) = search.one(node, 1, None, 0, MOVES, rng) else { break };
-            let again = steps.iter().any(|other| other.session == step.session);
-            if again || used(search, step.to) >= mean {
+            let Some(step) = search.one(node, 1, None, 0, MOVES, steps, rng) else { break };
+            if used(search, step.to) >= mean {
                 break;
             }
             search.rooms.take(&step);
