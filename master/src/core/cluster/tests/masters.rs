@@ -127,6 +127,5 @@ fn masters_that_know_their_number_are_seldom_refused_at_the_door() {
     let ((tickets, refused), (unaware_tickets, unaware)) = (runs(3), runs(1));
     assert!(tickets > 1500, "{tickets}");
     assert!(refused * 50 <= tickets, "{refused} of {tickets}");
-    eprintln!("{refused} of {tickets}; unaware {unaware} of {unaware_tickets}");
     assert!(unaware * tickets >= refused * unaware_tickets, "{unaware} of {unaware_tickets}, {refused} of {tickets}");
 }
