@@ -38,10 +38,7 @@ use self::{
     seats::Seats,
     surplus::Watch,
 };
-use super::{
-    NodeId,
-    catalog::Work,
-};
+use super::{NodeId, catalog::Work};
 
 /// How long copies may be missing before they are made anew: a node that restarts, or is moved to another rack, brings
 /// its copies back for nothing.

@@ -348,9 +348,11 @@ impl Cluster {
     fn serves(&self, node: NodeId, found: Option<&Found>, ask: &Ask<'_>) -> bool {
         let Some(found) = found else { return false };
         let from_its_beginning = ask.range.start == 0 && ask.purpose == Purpose::Play;
-        let grows = || from_its_beginning && {
-            let work = self.catalog.work(found);
-            self.planner.as_ref().is_some_and(|planner| planner.relieves(work, node))
+        let grows = || {
+            from_its_beginning && {
+                let work = self.catalog.work(found);
+                self.planner.as_ref().is_some_and(|planner| planner.relieves(work, node))
+            }
         };
         let mut copies = self.catalog.copies(found).filter(|copy| copy.node == node);
         copies.any(|copy| copy.origin != Origin::Growing || grows())
