@@ -151,7 +151,7 @@ fn full() -> World {
     let mut begun = vec![Vec::new(); nodes as usize];
     for i in 0..2 * nodes * EACH {
         let node = holder(USUAL, i, i % HOLDERS);
-        let most = if node % 10 == 0 { EACH - 300 } else { EACH + 5 };
+        let most = if node.is_multiple_of(10) { EACH - 300 } else { EACH + 5 };
         if running[node] < most {
             running[node] += 1;
             world.sessions += 1;

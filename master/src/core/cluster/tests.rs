@@ -142,6 +142,22 @@ fn a_viewer_holds_its_titles_rate_and_a_fetch_what_it_can() {
 }
 
 #[test]
+fn of_many_holders_some_are_looked_at_and_each_as_often() {
+    let mut world = World::new(&[1000 * MBIT; 100]);
+    for node in 0..100 {
+        world.titles(node, &["A"]);
+    }
+    let mut chosen = [0_u32; 100];
+    for _ in 0..2000 {
+        let decision = world.resolve("A", |_| {}).expect("room");
+        assert_eq!(decision.count.holders as usize, balancer::LOOKED_AT);
+        chosen[decision.first.0 as usize] += 1;
+        world.cluster.release(decision.session);
+    }
+    assert!(chosen.iter().all(|count| (5..=45).contains(count)), "{chosen:?}");
+}
+
+#[test]
 fn a_title_of_unknown_rate_takes_the_usual_one() {
     let mut world = World::new(&[100 * MBIT]);
     world.copies(0, vec![crate::core::world::copy("A", 0, usher_proto::model::Origin::Operator)]);

@@ -236,7 +236,7 @@ fn compare(ledger: &Ledger, model: &Model) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn it_is_what_a_naive_one_is(steps in steps()) {

@@ -3,7 +3,7 @@
 
 use rand::Rng;
 
-use super::{MOVES, Search, Step, signed};
+use super::{Search, Step, Wanted, signed};
 use crate::core::{NodeId, roster::State};
 
 /// A node that has more than it can give sheds to nodes that keep this part of the cluster's mean margin, in per
@@ -38,7 +38,7 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
         let most = if draining { if drain { Pace::of(sessions(search, node)) } else { 0 } } else { SHED };
         for _ in 0..most {
             let step = if draining {
-                search.one(node, 1, None, 0, u8::MAX, steps, rng)
+                search.one(node, Wanted { moves: u8::MAX, taken: steps, ..Wanted::freeing(1) }, rng)
             } else {
                 let over = -search.rooms.of(node).left;
                 if over <= 0 {
@@ -46,8 +46,8 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
                 }
                 // One that is enough by itself, or else any.
                 let need = u64::try_from(over).unwrap_or(0);
-                let enough = search.one(node, need, None, least, MOVES, steps, rng);
-                enough.or_else(|| search.one(node, 1, None, least, MOVES, steps, rng))
+                let enough = Wanted { margin: least, taken: steps, ..Wanted::freeing(need) };
+                search.one(node, enough, rng).or_else(|| search.one(node, Wanted { need: 1, ..enough }, rng))
             };
             let Some(step) = step else { break };
             search.rooms.take(&step);
@@ -79,7 +79,7 @@ pub fn rebalance(search: &mut Search<'_>, most: usize, rng: &mut impl Rng, steps
             break;
         }
         while used(search, node) > mean + UNEVEN * 5 && steps.len() < most {
-            let Some(step) = search.one(node, 1, None, 0, MOVES, steps, rng) else { break };
+            let Some(step) = search.one(node, Wanted { taken: steps, ..Wanted::freeing(1) }, rng) else { break };
             if used(search, step.to) >= mean {
                 break;
             }

@@ -40,7 +40,7 @@ fn a_clock_that_jumps_empties_no_node() {
             node.state(600, 6);
             node.report(|_| {});
             let level = node.level(Promised::default());
-            assert!(level >= 400 && level <= 600, "jump {jump} s: {level} after {second} s");
+            assert!((400..=600).contains(&level), "jump {jump} s: {level} after {second} s");
         }
         node.state(800, 0);
         assert!(

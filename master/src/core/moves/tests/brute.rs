@@ -100,7 +100,7 @@ impl Small {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn what_one_move_or_a_chain_of_two_admits_is_admitted(case in case()) {
