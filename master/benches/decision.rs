@@ -137,8 +137,10 @@ fn world(size: Size, capacity: u64) -> World {
     World { size, cluster, links, now, rng: SmallRng::seed_from_u64(1), sessions: 0 }
 }
 
+/// Any two nodes have titles in common.
 fn holder(size: Size, title: u32, k: u32) -> usize {
-    ((title.wrapping_mul(7919) + k * 33) % size.nodes) as usize
+    let title = title % size.titles;
+    ((title.wrapping_mul(7919) + k * (1 + title % 31)) % size.nodes) as usize
 }
 
 /// A hundred nodes with a thousand sessions each and room for those: nine of ten have none for another, and every
