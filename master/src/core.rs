@@ -12,6 +12,8 @@ pub mod ledger;
 pub mod moves;
 pub mod replication;
 pub mod roster;
+#[cfg(test)]
+mod world;
 
 use std::time::{Duration, Instant};
 

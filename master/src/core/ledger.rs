@@ -160,6 +160,8 @@ impl Ledger {
             slot.expires = Some(expires);
         });
         self.promise(to, rate);
+        // Of a move before this one, whose end was not told yet.
+        self.gone(session);
         self.promised_mut(from).leaving += rate;
         self.leaving.insert(session, Leaving { node: from, rate, expires });
         self.order.push_back((expires, session));

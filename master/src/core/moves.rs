@@ -109,6 +109,28 @@ fn signed(rate: u64) -> i64 {
     i64::try_from(rate).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
+/// Which session of a node shall move, and to where.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Its going frees at least so many bit/s.
+    pub need: u64,
+    /// Not to this node.
+    pub not: Option<NodeId>,
+    /// Its seat stays so many thousandths of a deviation from full at least.
+    pub margin: i64,
+    /// It was moved fewer times than this.
+    pub moves: u8,
+    /// None of these, which were chosen before.
+    pub taken: &'a [Step],
+}
+
+impl Wanted<'_> {
+    /// Any that frees so many bit/s.
+    fn freeing(need: u64) -> Self {
+        Self { need, not: None, margin: 0, moves: MOVES, taken: &[] }
+    }
+}
+
 /// What a search sees.
 pub struct Search<'a> {
     /// Nodes and promises.
@@ -144,7 +166,7 @@ impl Search<'_> {
         let blocked = || blocked.iter().flatten().copied();
         let need = |rooms: &Rooms, node| u64::try_from(signed(rate) - rooms.of(node).left).unwrap_or(0);
         for node in blocked() {
-            if let Some(step) = self.one(node, need(self.rooms, node), None, 0, MOVES, rng) {
+            if let Some(step) = self.one(node, Wanted::freeing(need(self.rooms, node)), rng) {
                 steps.push(step);
                 return Some(node);
             }
@@ -155,28 +177,16 @@ impl Search<'_> {
             }
         }
         let mut chains = CHAINS;
-        for node in blocked() {
-            if self.chain(node, need(self.rooms, node), &mut chains, rng, steps) {
-                return Some(node);
-            }
-        }
-        None
+        blocked().find(|node| self.chain(*node, need(self.rooms, *node), &mut chains, rng, steps))
     }
 
-    /// The session of a node whose going frees at least `need`, and its best seat: the one farthest from full, and by
-    /// `margin` thousandths of a deviation at least. Not to `not`.
-    pub fn one(
-        &self,
-        from: NodeId,
-        need: u64,
-        not: Option<NodeId>,
-        margin: i64,
-        moves: u8,
-        rng: &mut impl Rng,
-    ) -> Option<Step> {
+    /// The session of a node that is wanted, and its best seat: the one farthest from full.
+    pub fn one(&self, from: NodeId, wanted: Wanted<'_>, rng: &mut impl Rng) -> Option<Step> {
+        let Wanted { need, not, margin, moves, taken } = wanted;
         let (mut best, mut found) = (None, 0);
         for place in self.places(from, rng) {
-            let Some((session, rate)) = place.least(need, moves) else { continue };
+            let free = |session: &SessionId| taken.iter().all(|step| step.session != *session);
+            let Some((session, rate)) = place.least(need, moves, free) else { continue };
             for (to, after) in self.seats(from, &place, rate) {
                 if Some(to) != not && after >= margin && best.is_none_or(|(most, _)| after > most) {
                     best = Some((after, Step { session, from, to, rate }));
@@ -229,7 +239,7 @@ impl Search<'_> {
         let works: Vec<WorkRef> = self.works(from, rng).collect();
         for work in works {
             let Some(place) = self.view.ledger.place(from, work) else { continue };
-            let Some((session, rate)) = place.least(need, MOVES) else { continue };
+            let Some((session, rate)) = place.least(need, MOVES, |_| true) else { continue };
             for to in self.holders(from, &place) {
                 let room = self.rooms.of(to);
                 let short = u64::try_from(signed(rate) - room.left).unwrap_or(0);
@@ -240,7 +250,7 @@ impl Search<'_> {
                     return false;
                 }
                 *left -= 1;
-                if let Some(second) = self.one(to, short, Some(from), 0, MOVES, rng) {
+                if let Some(second) = self.one(to, Wanted { not: Some(from), ..Wanted::freeing(short) }, rng) {
                     steps.extend([second, Step { session, from, to, rate }]);
                     return true;
                 }

@@ -60,10 +60,11 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The session that takes the least of those that run, take at least `need` bit/s, and were moved fewer than
-    /// `moves` times: its id and bit/s.
-    pub fn least(&self, need: u64, moves: u8) -> Option<(SessionId, u64)> {
-        self.movable(moves).filter(|(_, rate)| *rate >= need).min_by_key(|(session, rate)| (*rate, *session))
+    /// The session that takes the least of those that run, take at least `need` bit/s, were moved fewer than `moves`
+    /// times, and are `free`: its id and bit/s.
+    pub fn least(&self, need: u64, moves: u8, free: impl Fn(&SessionId) -> bool) -> Option<(SessionId, u64)> {
+        let fit = self.movable(moves).filter(|(session, rate)| *rate >= need && free(session));
+        fit.min_by_key(|(session, rate)| (*rate, *session))
     }
 
     /// All that run and were moved fewer than `moves` times.

@@ -3,7 +3,7 @@
 
 use rand::Rng;
 
-use super::{MOVES, Search, Step, signed};
+use super::{Search, Step, Wanted, signed};
 use crate::core::{NodeId, roster::State};
 
 /// A node that has more than it can give sheds to nodes that keep this part of the cluster's mean margin, in per
@@ -39,7 +39,7 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
         let most = if draining { if drain { Pace::of(sessions(search, node)) } else { 0 } } else { SHED };
         for _ in 0..most {
             let step = if draining {
-                search.one(node, 1, None, 0, u8::MAX, rng)
+                search.one(node, Wanted { moves: u8::MAX, taken: steps, ..Wanted::freeing(1) }, rng)
             } else {
                 let over = -search.rooms.of(node).left;
                 if over <= 0 {
@@ -47,9 +47,10 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
                 }
                 // One that is enough by itself, or else any.
                 let need = u64::try_from(over).unwrap_or(0);
-                search.one(node, need, None, least, MOVES, rng).or_else(|| search.one(node, 1, None, least, MOVES, rng))
+                let enough = Wanted { margin: least, taken: steps, ..Wanted::freeing(need) };
+                search.one(node, enough, rng).or_else(|| search.one(node, Wanted { need: 1, ..enough }, rng))
             };
-            let Some(step) = step.filter(|step| steps.iter().all(|other| other.session != step.session)) else { break };
+            let Some(step) = step else { break };
             search.rooms.take(&step);
             steps.push(step);
         }
@@ -79,9 +80,8 @@ pub fn rebalance(search: &mut Search<'_>, most: usize, rng: &mut impl Rng, steps
             break;
         }
         while used(search, node) > mean + UNEVEN * 5 && steps.len() < most {
-            let Some(step) = search.one(node, 1, None, 0, MOVES, rng) else { break };
-            let again = steps.iter().any(|other| other.session == step.session);
-            if again || used(search, step.to) >= mean {
+            let Some(step) = search.one(node, Wanted { taken: steps, ..Wanted::freeing(1) }, rng) else { break };
+            if used(search, step.to) >= mean {
                 break;
             }
             search.rooms.take(&step);

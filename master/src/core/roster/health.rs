@@ -66,8 +66,8 @@ impl Health {
     /// A client says that the node does not answer. True when the node should be asked for a sign of life.
     pub(crate) fn witness(&mut self, now: Instant, client: u64) -> bool {
         let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < WITNESS;
-        let known = self.witnesses.iter().flatten().filter(|one| fresh(one)).any(|(one, _)| *one == client);
-        if known {
+        if let Some(known) = self.witnesses.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
+            known.1 = now;
             return self.probed.is_none();
         }
         self.witnesses.rotate_right(1);
