@@ -58,8 +58,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     issue(&certs, &Identity::new(Role::Master, "master")?, &[], &certs, false)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (certs_text, state) = (text(&certs), text(&dir.path().join("master")));
-    let mut master =
-        Part::start(&["master", "--listen", "127.0.0.1:0", "--certs", &certs_text, "--state", &state])?;
+    let mut master = Part::start(&["master", "--listen", "127.0.0.1:0", "--certs", &certs_text, "--state", &state])?;
     let (line, _) = master.line_with("master listens")?;
     let at = line.find("127.0.0.1:").context("an address in the log")?;
     let address: String = line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use usher_proto::{
     Bitrate, Code, Fault, Title,
+    backoff::Backoff,
     model::{Range, What},
     pb::v1,
     ticket::Purpose,
 };
 
 use crate::{
-    core::{backoff::Backoff, limit::Limit, url::Address},
+    core::{
+        limit::Limit,
+        resume::{FIRST_WAIT, LONGEST_WAIT},
+        url::Address,
+    },
     driver::{self, Means, Order, Outcome, Progress, Sink},
     master::{Answer, Authority, Master},
     quic::{Pool, Throttle},
@@ -99,7 +104,7 @@ impl Client {
 
     /// Asks for nodes for several orders at once, so that one node may serve them all.
     pub(crate) async fn resolve_many(&self, orders: &[&Order]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
-        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[])).collect();
+        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[], &[])).collect();
         self.patiently(|| self.master.resolve_many(requests.clone())).await
     }
 
@@ -177,7 +182,7 @@ impl Client {
         &self,
         mut call: impl FnMut() -> F,
     ) -> Result<T, Fault> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut waits = self.waits;
         let deadline = tokio::time::Instant::now() + self.options.timeout;
         loop {

@@ -33,7 +33,9 @@ pub(crate) fn run(scenarios: &[Scenario], policies: &[Named], seeds: u64) -> Vec
     let jobs: Vec<_> = scenarios
         .iter()
         .enumerate()
-        .flat_map(|(index, _)| policies.iter().flat_map(move |policy| (0..seeds).map(move |seed| (index, policy, seed))))
+        .flat_map(|(index, _)| {
+            policies.iter().flat_map(move |policy| (0..seeds).map(move |seed| (index, policy, seed)))
+        })
         .collect();
     let optima: Vec<OnceLock<Optimum>> = (0..scenarios.len() * seeds as usize).map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);

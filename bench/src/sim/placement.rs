@@ -36,7 +36,8 @@ pub(crate) fn holders(scenario: &Scenario, seed: u64, capacities: &[u64]) -> Vec
     order.sort_by_key(|&title| ranks[title]);
     let all: u64 = copies.iter().map(|&count| u64::from(count)).sum();
     let total: f64 = capacities.iter().map(|&capacity| capacity as f64).sum();
-    let mut slots: Vec<f64> = capacities.iter().map(|&capacity| (all as f64 * capacity as f64 / total).ceil()).collect();
+    let mut slots: Vec<f64> =
+        capacities.iter().map(|&capacity| (all as f64 * capacity as f64 / total).ceil()).collect();
     let mut placed = vec![Vec::new(); titles];
     for title in order {
         placed[title] = place(copies[ranks[title]], &mut slots, capacities, rng);

@@ -157,8 +157,8 @@ fn background(given: &Background, seed: u64, capacities: &[u64], seconds: u64) -
         let bursts = bursts(given.bursts_per_hour, seconds, rng);
         let mut offset = given.sigma * normal(rng);
         for (second, burst) in bursts.into_iter().enumerate() {
-            table[second * nodes + node] = ((given.mean + offset).max(0.0) * capacity as f64) as u64
-                + (burst * capacity as f64) as u64;
+            table[second * nodes + node] =
+                ((given.mean + offset).max(0.0) * capacity as f64) as u64 + (burst * capacity as f64) as u64;
             offset = offset * keep + stir * normal(rng);
         }
     }

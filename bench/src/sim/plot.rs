@@ -2,12 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    jobs::Outcome,
-    optimum::WINDOW,
-    row::shares,
-    table::groups,
-};
+use super::{jobs::Outcome, optimum::WINDOW, row::shares, table::groups};
 
 /// Size of a panel, and the margins around it, in pixels.
 const WIDTH: f64 = 560.0;

@@ -5,8 +5,8 @@
 //! orders; every call comes with the present time, which never goes back.
 
 mod baseline;
-mod ledger;
 mod least;
+mod ledger;
 mod p2c;
 mod patent;
 mod random;

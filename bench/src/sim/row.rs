@@ -44,9 +44,9 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn new(scenario: &str, policy: &str, seed: u64, figures: &Figures, optimum: &Optimum) -> Self {
         let sessions = figures.offered_sessions.max(1) as f64;
-        let worst = shares(figures).zip(&optimum.windows).map(|(lost, window)| {
-            lost - if window[0] > 0 { 100.0 * window[1] as f64 / window[0] as f64 } else { 0.0 }
-        });
+        let worst = shares(figures)
+            .zip(&optimum.windows)
+            .map(|(lost, window)| lost - if window[0] > 0 { 100.0 * window[1] as f64 / window[0] as f64 } else { 0.0 });
         Self {
             scenario: scenario.to_owned(),
             policy: policy.to_owned(),

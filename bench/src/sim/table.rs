@@ -13,8 +13,23 @@ pub(crate) fn groups(outcomes: &[Outcome]) -> impl Iterator<Item = &[Outcome]> {
 pub(crate) fn text(outcomes: &[Outcome]) -> String {
     let mut text = format!(
         "{:<10} {:<8} {:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7} {:>6} {:>8} {:>6} {:>6} {:>6} {:>8}\n",
-        "scenario", "policy", "seeds", "sessions", "lost %", "optimum", "gap", "gap any", "above %", "refused%", "moves/s",
-        "copies", "max util", "over", "p99", "oscil.", "worst10s"
+        "scenario",
+        "policy",
+        "seeds",
+        "sessions",
+        "lost %",
+        "optimum",
+        "gap",
+        "gap any",
+        "above %",
+        "refused%",
+        "moves/s",
+        "copies",
+        "max util",
+        "over",
+        "p99",
+        "oscil.",
+        "worst10s"
     );
     for group in groups(outcomes) {
         let first = &group[0].row;

@@ -324,6 +324,7 @@ impl Task {
             resumed: size,
             node: None,
             reason: String::new(),
+            request_id: String::new(),
             elapsed: started.elapsed(),
         }))
     }
@@ -422,7 +423,7 @@ async fn open_through(path: PathBuf) -> Result<tokio::fs::File, Fault> {
 
 /// The last line about a title, for people.
 fn line(outcome: &Outcome, output: &str) -> String {
-    let Outcome { title, content, bytes, resumed, node, reason, elapsed } = outcome;
+    let Outcome { title, content, bytes, resumed, node, reason, elapsed, .. } = outcome;
     let rate = Bitrate::over(bytes.saturating_sub(*resumed), *elapsed);
     let earlier =
         if *resumed > 0 { format!(", {} of it by an earlier run", units::bytes(*resumed)) } else { String::new() };

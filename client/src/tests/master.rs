@@ -36,6 +36,18 @@ impl From<&Node> for Seat {
     }
 }
 
+impl Seat {
+    pub(super) fn to_pb(&self, ticket: &str) -> v1::Seat {
+        v1::Seat {
+            node: self.node.clone(),
+            addresses: self.addresses.clone(),
+            certificate_sha256: vec![hex::encode(self.pin)],
+            ticket: ticket.to_owned(),
+            zone: String::new(),
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Master {
     pub(super) titles: Titles,
@@ -85,14 +97,9 @@ impl Master {
             None => None,
         };
         let (title, data) = found.ok_or_else(|| Fault::new(Code::NotFound, "no node has this title"))?;
-        let seats = self.seats.iter().filter(|seat| !request.exclude.contains(&seat.node)).map(|seat| v1::Seat {
-            node: seat.node.clone(),
-            addresses: seat.addresses.clone(),
-            certificate_sha256: vec![hex::encode(seat.pin)],
-            ticket: title.clone(),
-            zone: String::new(),
-        });
-        let seats: Vec<_> = seats.collect();
+        let out =
+            |node: &String| request.exclude.contains(node) || request.failed.iter().any(|failed| failed.node == *node);
+        let seats: Vec<_> = self.seats.iter().filter(|seat| !out(&seat.node)).map(|seat| seat.to_pb(title)).collect();
         if seats.is_empty() {
             return Err(Fault::new(Code::Unavailable, "no holder can serve"));
         }

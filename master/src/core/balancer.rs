@@ -305,7 +305,8 @@ pub fn burst(view: &View<'_>, need: &Need<'_>, ranked: &[Candidate]) -> Option<u
             })
     };
     let able = ranked.iter().enumerate().filter(|(_, candidate)| only_burst(candidate));
-    able.min_by_key(|(_, candidate)| (candidate.level.saturating_sub(candidate.available.rate), candidate.lot)).map(|(at, _)| at)
+    able.min_by_key(|(_, candidate)| (candidate.level.saturating_sub(candidate.available.rate), candidate.lot))
+        .map(|(at, _)| at)
 }
 
 impl Verdict {

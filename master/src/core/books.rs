@@ -173,7 +173,8 @@ impl Books {
         let sessions = (level.saturating_add(rate)).saturating_sub(self.background.last()) >> shift;
         let others = self.background.deviation(common.pool).saturating_mul(self.capacity >> shift) / 1_000_000;
         // Sessions come and go one by one; others' traffic may do anything, so it counts with two deviations.
-        let variance = grain.saturating_mul(sessions.max(available / 5)).saturating_add(4 * others.saturating_mul(others));
+        let variance =
+            grain.saturating_mul(sessions.max(available / 5)).saturating_add(4 * others.saturating_mul(others));
         let deviation = variance.isqrt().max(1);
         i64::try_from(room.saturating_mul(1000) / deviation).unwrap_or(i64::MAX)
     }

@@ -1,9 +1,9 @@
 //! What was decided and why, kept for a while: a ring of the last decisions with the holders that each looked at, and
 //! the words that explain one. Knows node numbers; names are asked of the caller.
 
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::VecDeque;
 

@@ -81,7 +81,15 @@ pub struct Ledger {
 
 impl Ledger {
     /// Holds `rate` bit/s of a node for a session. A session that already holds a place gives that one up.
-    pub fn reserve(&mut self, now: Now, session: SessionId, node: NodeId, work: Option<Work>, rate: u64, purpose: Purpose) {
+    pub fn reserve(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        node: NodeId,
+        work: Option<Work>,
+        rate: u64,
+        purpose: Purpose,
+    ) {
         self.release(session);
         let expires = now.instant + RESERVATION;
         self.promise(node, rate);

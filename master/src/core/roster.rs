@@ -17,8 +17,8 @@ use usher_proto::{
     model::{Hello, Presence, Report},
 };
 
-pub use self::health::PROBE;
 use self::health::Health;
+pub use self::health::PROBE;
 use super::{
     NodeId, Now,
     books::Books,

@@ -90,7 +90,12 @@ impl Roster {
     }
 
     /// The holders of `title` that are there and not excluded.
-    pub(super) fn holders<'a>(&'a self, now: Time, title: Title, exclude: &'a [Node]) -> impl Iterator<Item = Node> + 'a {
+    pub(super) fn holders<'a>(
+        &'a self,
+        now: Time,
+        title: Title,
+        exclude: &'a [Node],
+    ) -> impl Iterator<Item = Node> + 'a {
         self.holders[title as usize].iter().copied().filter(move |node| {
             let seen = &self.nodes[*node as usize];
             seen.open && now <= seen.heard + self.patience && !exclude.contains(node)

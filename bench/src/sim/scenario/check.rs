@@ -69,7 +69,10 @@ impl Scenario {
             weights.len(),
             rates.len()
         );
-        ensure!(rates.iter().all(|rate| (0.001..=10_000.0).contains(rate)), "bitrates_mbps: each must be 0.001 to 10000");
+        ensure!(
+            rates.iter().all(|rate| (0.001..=10_000.0).contains(rate)),
+            "bitrates_mbps: each must be 0.001 to 10000"
+        );
         ensure!(weights.iter().all(|weight| (0.0..=1e9).contains(weight)), "bitrate_weights: each must be at least 0");
         ensure!(weights.iter().sum::<f64>() > 0.0, "bitrate_weights: one must be above 0");
         Ok(())

@@ -5,12 +5,7 @@
 //! - Waiting for a first seat loses nothing: the session plays its whole length once it begins. One that never gets a
 //!   seat is lost from the moment it gives up, for as long as it would have lasted.
 
-use super::{
-    World,
-    node::Shut,
-    queue::Event,
-    session::Place,
-};
+use super::{World, node::Shut, queue::Event, session::Place};
 use crate::sim::{
     policy::{Answer, Ask, Change},
     units::{SECOND, Time, log_normal},

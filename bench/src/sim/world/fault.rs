@@ -47,11 +47,8 @@ impl World<'_> {
             session.retried = false;
             session.exclude = vec![node];
             self.meter.adrift(self.now, session.rate);
-            let (wait, suspect) = if silent {
-                (NOTICE + self.clients.random_range(0..NOTICE / 5), Some(node))
-            } else {
-                (0, None)
-            };
+            let (wait, suspect) =
+                if silent { (NOTICE + self.clients.random_range(0..NOTICE / 5), Some(node)) } else { (0, None) };
             self.queue.push(self.now + wait, Event::Again { session: id, suspect });
         }
         self.fail_transfers(node);

@@ -100,12 +100,7 @@ pub(super) fn all(plan: &Plan<'_>) -> Vec<Node> {
         let title = title as u32;
         for &holder in holders {
             let node = &mut nodes[holder as usize];
-            node.held.push(Held {
-                title,
-                rate: plan.rates[title as usize],
-                bytes: plan.size(title),
-                replica: false,
-            });
+            node.held.push(Held { title, rate: plan.rates[title as usize], bytes: plan.size(title), replica: false });
             node.serve(title, true);
         }
     }

@@ -35,11 +35,7 @@ pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mu
         search.view.roster.nodes().map(|(id, node)| (id, node.state == State::Draining)).collect();
     let least = mean_margin(search) * SPARE / 100;
     for (node, draining) in nodes {
-        let most = if draining {
-            if drain { Pace::of(sessions(search, node)) } else { 0 }
-        } else {
-            SHED
-        };
+        let most = if draining { if drain { Pace::of(sessions(search, node)) } else { 0 } } else { SHED };
         for _ in 0..most {
             let step = if draining {
                 search.one(node, 1, None, 0, u8::MAX, rng)
