@@ -17,7 +17,7 @@ use self::plan::{Clients, Job, Output};
 use super::{
     Failure, Reach, interrupted,
     meter::{Board, Mode, outcome_json},
-    print, zone,
+    print, tell_request, zone,
 };
 use crate::{
     client::Options,
@@ -57,6 +57,9 @@ pub struct FetchArgs {
     /// Print a JSON array about the fetched titles at the end
     #[arg(long)]
     json: bool,
+    /// Tell the request id, for `usher explain --request` and to find it in logs
+    #[arg(short, long)]
+    verbose: bool,
     /// The zone that this client is in
     #[arg(long, value_name = "ZONE", default_value = "", value_parser = zone)]
     zone: String,
@@ -87,6 +90,7 @@ impl FetchArgs {
             force: false,
             progress: Mode::Auto,
             json: false,
+            verbose: false,
             zone: String::new(),
             reach: Reach { ca: Some(ca), timeout: Options::default().timeout },
         }
@@ -104,6 +108,9 @@ impl FetchArgs {
         for url in &self.urls {
             if !clients.contains_key(&url.master) {
                 let client = self.reach.client(url.master.clone(), &self.zone, self.limit_rate)?;
+                if self.verbose {
+                    tell_request(&client);
+                }
                 clients.insert(url.master.clone(), Arc::new(client));
             }
         }
