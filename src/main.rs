@@ -45,6 +45,8 @@ enum Role {
     Locate(client::LocateArgs),
     /// List nodes, their state and bandwidth
     Nodes(client::NodesArgs),
+    /// Tell why a node is chosen for a title, or was
+    Explain(client::ExplainArgs),
     /// Run a node: serve folders of media
     Node(usher_node::cli::Args),
     /// Run the master: know the nodes, hand out tickets
@@ -80,6 +82,7 @@ async fn run(role: Role) -> ExitCode {
         Role::Ls(args) => args.run().await,
         Role::Locate(args) => args.run().await,
         Role::Nodes(args) => args.run().await,
+        Role::Explain(args) => args.run().await,
         server => {
             let served = match server {
                 Role::Demo(args) => demo::run(args, signals::shutdown()).await,

@@ -8,9 +8,9 @@ use tokio::{sync::watch, time};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tracing::{debug, error, info, warn};
 use usher_certs::files::PemSet;
-use usher_proto::{Bitrate, BootId, Fault, MASTER_PORT};
+use usher_proto::{Bitrate, BootId, Fault, MASTER_PORT, backoff::Backoff};
 
-use crate::{core::backoff::Backoff, house::House, presence::Presence, report};
+use crate::{house::House, presence::Presence, report};
 
 /// The first wait is at most this; the longest is [`SLOW`].
 const FAST: Duration = Duration::from_millis(200);

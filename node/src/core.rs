@@ -1,7 +1,6 @@
 //! What a node decides, without doing it: time is an argument, an output is a value.
 //! No socket, disk, clock, environment or hidden randomness is known here.
 
-pub mod backoff;
 pub mod keyring;
 pub mod meter;
 pub mod pacer;

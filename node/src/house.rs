@@ -26,6 +26,7 @@ use crate::{
         session::{Facts, Session},
     },
     media::{FindError, Library, OpenError, OpenMedia},
+    moves::Moves,
 };
 
 /// One node, seen from within.
@@ -39,6 +40,7 @@ pub(crate) struct House {
     meter: Mutex<Meter>,
     pacer: Mutex<Pacer>,
     draining: AtomicBool,
+    pub(crate) moves: Arc<Moves>,
     /// Sessions that run.
     sessions: watch::Sender<usize>,
 }
@@ -66,6 +68,7 @@ impl House {
             meter: Mutex::new(Meter::new(now)),
             pacer: Mutex::new(pacer),
             draining: AtomicBool::new(false),
+            moves: Arc::default(),
             sessions: watch::Sender::new(0),
         })
     }

@@ -26,6 +26,7 @@ use crate::{
     attach::{Link, Lost},
     house::House,
     media::Key as CopyKey,
+    moves,
 };
 
 /// Messages that wait to be sent: a page of the catalog must not make a report wait behind many of its kind.
@@ -42,6 +43,9 @@ const WELCOME: Duration = Duration::from_secs(10);
 
 /// Prepares that are worked on at a time; each may wait for a disk.
 const PREPARES: usize = 64;
+
+/// Sessions that are being moved at a time; each may wait for its reader. A node that drains is told of 60 a second.
+const MOVES: usize = 1024;
 
 /// Bounds of the report interval that a master may set.
 const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
@@ -230,13 +234,19 @@ async fn answer(
     outbox: &Outbox,
     mut answers: Streaming<AttachResponse>,
 ) -> Result<Infallible, Lost> {
-    let mut prepares = JoinSet::new();
+    let (mut prepares, mut moved) = (JoinSet::new(), JoinSet::new());
     loop {
         let message = tokio::select! {
             message = answers.message() => message?,
             Some(done) = prepares.join_next() => {
                 if let Ok(prepared) = done {
                     post(outbox, Body::Prepared(prepared)).await?;
+                }
+                continue;
+            }
+            Some(done) = moved.join_next() => {
+                if let Ok(answer) = done {
+                    post(outbox, Body::Moved(answer)).await?;
                 }
                 continue;
             }
@@ -256,7 +266,15 @@ async fn answer(
                 post(outbox, Body::Prepared(prepared(request.id, Err(fault)))).await?;
             }
             Some(Answer::Probe(probe)) => post(outbox, Body::Probed(v1::Probed { id: probe.id })).await?,
-            Some(Answer::Replicate(_) | Answer::Evict(_) | Answer::Move(_)) => {}
+            Some(Answer::Move(order)) if moved.len() < MOVES => {
+                moved.spawn(moves::carry_out(house.clone(), order));
+            }
+            Some(Answer::Move(order)) => {
+                let fault = Fault::new(Code::Unavailable, "too many sessions are being moved");
+                let refusal = Some(moves::refusal(fault.after(Duration::from_secs(1))));
+                post(outbox, Body::Moved(v1::Moved { id: order.id, refusal })).await?;
+            }
+            Some(Answer::Replicate(_) | Answer::Evict(_)) => {}
             None => debug!("a message of a newer master was ignored"),
         }
     }
@@ -279,11 +297,7 @@ async fn prepare(house: &House, request: v1::Prepare) -> v1::Prepared {
 fn prepared(id: u64, result: Result<v1::Setup, Fault>) -> v1::Prepared {
     let outcome = match result {
         Ok(setup) => Outcome::Setup(setup),
-        Err(fault) => Outcome::Refusal(v1::Refusal {
-            reason: fault.code.reason().to_owned(),
-            retry_after_ms: fault.retry_after_ms(),
-            message: fault.message,
-        }),
+        Err(fault) => Outcome::Refusal(moves::refusal(fault)),
     };
     v1::Prepared { id, result: Some(outcome) }
 }

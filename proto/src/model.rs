@@ -3,6 +3,7 @@
 
 mod equipment;
 mod invalid;
+mod moves;
 mod node;
 mod request;
 mod sessions;
@@ -10,6 +11,7 @@ mod setup;
 
 pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
 pub use invalid::{Invalid, Violation};
+pub use moves::Move;
 pub use node::{CatalogCopy, CatalogPage, Hello, Origin, Presence, Report};
 pub use request::{Failed, Mode, Range, Resolve, What};
 pub use sessions::{Begun, Sessions, Turned};

@@ -83,6 +83,13 @@ impl Meter {
         }
     }
 
+    /// A session is about to go elsewhere: its rate is free for others, and what it still sends is beyond it.
+    pub fn leaving(&mut self, id: SessionId) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.rate = Bitrate(0);
+        }
+    }
+
     /// A session is over.
     pub fn end(&mut self, now: Instant, id: SessionId) {
         if let Some(running) = self.running.remove(&id) {
@@ -176,6 +183,7 @@ mod tests {
             committed: Bitrate(16_000),
             sessions: 2,
             settled: vec![ID[0], ID[1], ID[2]],
+            ..Report::default()
         };
         assert_eq!(report, expected);
 
@@ -190,6 +198,19 @@ mod tests {
         assert_eq!((report.sequence, report.sessions, report.committed.0), (2, 1, 8_000));
         assert_eq!(report.settled, [ID[3]]);
         assert_eq!(meter.report(start + seconds(3)).egress, Bitrate(0));
+    }
+
+    #[test]
+    fn a_session_that_leaves_gives_its_rate_back_at_once() {
+        let start = Instant::now();
+        let mut meter = Meter::new(start);
+        meter.begin(start, ID[0], Bitrate(8_000));
+        meter.begin(start, ID[1], Bitrate(8_000));
+        meter.leaving(ID[0]);
+        meter.leaving(ID[2]);
+        meter.sent(ID[0], 1_000);
+        let report = meter.report(start + seconds(1));
+        assert_eq!((report.committed.0, report.sessions, report.elastic.0), (8_000, 2, 8_000));
     }
 
     #[test]

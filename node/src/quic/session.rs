@@ -9,7 +9,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, field, info, info_span};
 use usher_proto::{
-    Code, Fault, Title,
+    Code, Fault, NodeName, Title,
     pb::wire::{Finish, Open},
     ticket::Ticket,
     wire::{self, Kind},
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     core::session::Step,
     house::{self, House, Opened, Running},
+    moves::{Enrolled, Order},
 };
 
 /// How long a refusal may take to be read before the stream is forgotten.
@@ -119,13 +120,14 @@ async fn serve(
     ends: &Ends,
 ) {
     let mut running = house.begin(opened.session.ticket());
+    let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
     drop(send.set_priority(priority));
     let stopped = send.stopped();
     let result = tokio::select! {
         // The end of a good session wakes both of the first two.
         biased;
-        result = deliver(house, settings, opened, send, &mut running) => result,
+        result = deliver(house, settings, opened, send, &mut running, &mut enrolled) => result,
         // Seen here also while the session waits for the disk, the pacer or the hashes.
         left = stopped => Err(SendError::Gone(if left.is_ok() { "stopped by the client" } else { "connection lost" })),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
@@ -137,7 +139,8 @@ async fn serve(
         result => result,
     };
     let outcome = match result {
-        Ok(()) => "complete".to_owned(),
+        Ok(None) => "complete".to_owned(),
+        Ok(Some(to)) => format!("moved to {to}"),
         Err(SendError::Gone(how)) => {
             drop(send.reset(code(Code::Cancelled)));
             how.to_owned()
@@ -159,14 +162,15 @@ fn log(ticket: &Ticket, running: &Running, outcome: &str) {
     info!(%title, session = %ticket.session, bytes, seconds = format!("{seconds:.3}"), outcome, "session ended");
 }
 
-/// Sends everything, and waits until it has arrived.
+/// Sends everything, and waits until it has arrived; or a part, when the session goes on at the node that is returned.
 async fn deliver(
     house: &House,
     settings: Settings,
     opened: Opened,
     send: &mut SendStream,
     running: &mut Running,
-) -> Result<(), SendError> {
+    enrolled: &mut Enrolled,
+) -> Result<Option<NodeName>, SendError> {
     let Opened { media, mut session, setup } = opened;
     let mut sender = Sender::new(send, running, house.grant, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
@@ -182,31 +186,49 @@ async fn deliver(
                 let values = house::blocking(move || media.group_values(page)).await?.map_err(changed)?;
                 sender.send(wire::values(Kind::Hashes, &values)).await?;
             }
-            Step::Groups(groups) => sender.groups(&media, groups).await?,
+            Step::Groups(groups) => {
+                // What was sent before is whole groups, so the client goes on at the edge of one.
+                if let Some(Order { to, frame, told }) = enrolled.order() {
+                    sender.send(frame).await?;
+                    drop(sender);
+                    // A client that goes elsewhere may be gone before it has acknowledged the last byte.
+                    drop(send.finish());
+                    acknowledged(send, settings).await?;
+                    // Nobody waits for it when the channel to the master was lost meanwhile.
+                    let _unheard = told.send(());
+                    return Ok(Some(to));
+                }
+                sender.groups(&media, groups).await?;
+            }
             Step::AwaitHashes => {
+                enrolled.close();
                 let content = media.hashed().await.ok_or_else(|| {
                     Fault::new(Code::ContentChanged, "the file changed before it was hashed; resolve again")
                 })?;
                 session.hashed(content)?;
             }
             Step::Finish(content) => {
+                enrolled.close();
                 let finish = Finish { content_id: content.0.to_vec() };
                 sender.send(framed(Kind::Finish, wire::message(Kind::Finish, &finish))?).await?;
             }
         }
     }
     drop(sender);
-    finish(send, settings).await
+    finish(send, settings).await?;
+    Ok(None)
 }
 
 async fn finish(send: &mut SendStream, settings: Settings) -> Result<(), SendError> {
-    if send.finish().is_err() {
-        return Err(SendError::Gone("stopped by the client"));
-    }
-    // The session runs until its last byte is acknowledged: a node that drains must not cut it.
+    let finished = send.finish().is_ok();
+    if finished && acknowledged(send, settings).await? { Ok(()) } else { Err(SendError::Gone("stopped by the client")) }
+}
+
+/// The session runs until its last byte is acknowledged: a node that drains must not cut it. `false` when the client
+/// left before.
+async fn acknowledged(send: &SendStream, settings: Settings) -> Result<bool, SendError> {
     match time::timeout(settings.stall_timeout, send.stopped()).await {
-        Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(_))) => Err(SendError::Gone("stopped by the client")),
+        Ok(Ok(stopped)) => Ok(stopped.is_none()),
         Ok(Err(StoppedError::ConnectionLost(_) | StoppedError::ZeroRttRejected)) => {
             Err(SendError::Gone("connection lost"))
         }

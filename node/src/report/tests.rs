@@ -1,6 +1,7 @@
 //! Pages of the catalog as values, and whole nodes against a master of this file's own.
 
 mod master;
+mod moves;
 
 use std::fs;
 
@@ -29,6 +30,7 @@ fn copies(count: usize) -> Vec<CatalogCopy> {
         duration_ms: 0,
         media_type: "video/mp4".into(),
         streamable: true,
+        origin: model::Origin::Operator,
     };
     (0..count).map(copy).collect()
 }

@@ -58,7 +58,7 @@ pub struct Sessions {
     pub turned: Vec<Turned>,
 }
 
-fn id(bytes: &[u8]) -> Result<SessionId, &'static str> {
+pub(super) fn id(bytes: &[u8]) -> Result<SessionId, &'static str> {
     bytes.try_into().map(|bytes| SessionId(u128::from_be_bytes(bytes))).map_err(|_| "expected 16 bytes")
 }
 

@@ -109,6 +109,7 @@ impl Master {
             last: model::Report::default(),
             draining: false,
             prepared: None,
+            moved: None,
         };
         call.reply(Answer::Welcome(welcome)).await;
         call
@@ -132,6 +133,7 @@ pub(super) struct Call {
     pub(super) last: model::Report,
     pub(super) draining: bool,
     prepared: Option<v1::Prepared>,
+    moved: Option<v1::Moved>,
 }
 
 impl Call {
@@ -154,6 +156,7 @@ impl Call {
                     self.draining = model::Presence::try_from(presence).expect("a good presence").draining;
                 }
                 Some(Body::Prepared(prepared)) => self.prepared = Some(prepared),
+                Some(Body::Moved(moved)) => self.moved = Some(moved),
                 other => panic!("{other:?}"),
             }
         }
@@ -174,6 +177,17 @@ impl Call {
     pub(super) async fn catalog(&mut self) -> Vec<String> {
         self.until(|call| call.complete).await;
         self.titles.iter().cloned().collect()
+    }
+
+    /// Orders a session to another seat.
+    pub(super) async fn send_on(&mut self, order: v1::Move) {
+        self.reply(Answer::Move(order)).await;
+    }
+
+    /// How the last order went.
+    pub(super) async fn moved(&mut self) -> v1::Moved {
+        self.until(|call| call.moved.is_some()).await;
+        self.moved.take().expect("just came")
     }
 
     /// Asks for a session's set-up information.
