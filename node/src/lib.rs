@@ -8,6 +8,7 @@ mod attach;
 pub mod cli;
 pub mod core;
 mod house;
+mod link;
 pub mod media;
 mod presence;
 mod quic;

@@ -105,7 +105,9 @@ impl Master {
             hello,
             titles: BTreeSet::new(),
             complete: false,
-            settled: HashSet::new(),
+            told: Vec::new(),
+            runs: HashSet::new(),
+            probed: None,
             last: model::Report::default(),
             draining: false,
             prepared: None,
@@ -127,8 +129,12 @@ pub(super) struct Call {
     replies: Replies,
     pub(super) hello: Hello,
     pub(super) titles: BTreeSet<String>,
-    complete: bool,
-    pub(super) settled: HashSet<SessionId>,
+    pub(super) complete: bool,
+    /// What was told of sessions.
+    pub(super) told: Vec<model::Sessions>,
+    /// Who runs by that.
+    pub(super) runs: HashSet<SessionId>,
+    pub(super) probed: Option<u64>,
     pub(super) last: model::Report,
     pub(super) draining: bool,
     prepared: Option<v1::Prepared>,
@@ -147,13 +153,15 @@ impl Call {
                 Some(Body::Report(report)) => {
                     let report = model::Report::try_from(report).expect("a good report");
                     assert!(report.sequence > self.last.sequence && report.sent_bytes >= self.last.sent_bytes);
-                    self.settled.extend(&report.settled);
+                    assert!(report.settled.is_empty());
                     self.last = report;
                 }
                 Some(Body::Presence(presence)) => {
                     self.draining = model::Presence::try_from(presence).expect("a good presence").draining;
                 }
                 Some(Body::Prepared(prepared)) => self.prepared = Some(prepared),
+                Some(Body::Probed(probed)) => self.probed = Some(probed.id),
+                Some(Body::Sessions(sessions)) => self.sessions(sessions.try_into().expect("good sessions")),
                 other => panic!("{other:?}"),
             }
         }
@@ -170,10 +178,28 @@ impl Call {
         });
     }
 
+    fn sessions(&mut self, sessions: model::Sessions) {
+        assert_eq!(sessions.restart, self.told.is_empty(), "the first message is the whole list");
+        self.runs.extend(sessions.begun.iter().map(|begun| begun.session));
+        sessions.ended.iter().for_each(|id| assert!(self.runs.remove(id), "only what runs ends"));
+        self.told.push(sessions);
+    }
+
+    /// Sessions that were refused, with the reason.
+    pub(super) fn turned(&self) -> Vec<model::Turned> {
+        self.told.iter().flat_map(|told| told.turned.clone()).collect()
+    }
+
     /// The whole catalog.
     pub(super) async fn catalog(&mut self) -> Vec<String> {
         self.until(|call| call.complete).await;
         self.titles.iter().cloned().collect()
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn probe(&mut self, id: u64) {
+        self.reply(Answer::Probe(v1::Probe { id })).await;
+        self.until(|call| call.probed == Some(id)).await;
     }
 
     /// Asks for a session's set-up information.
