@@ -30,6 +30,18 @@ pub struct Args {
     /// What the node may send, for example 800mbit, 2.5gbit or 100MB/s [default: 1gbit]
     #[arg(long, env = "USHER_CAPACITY", value_name = "RATE")]
     capacity: Option<Bitrate>,
+    /// What one session may be promised, for example 50mbit [default: the capacity]
+    #[arg(long, env = "USHER_MAX_SESSION_RATE", value_name = "RATE")]
+    max_session_rate: Option<Bitrate>,
+    /// Sessions at a time [default: 10000]
+    #[arg(long, env = "USHER_MAX_SESSIONS", value_name = "N")]
+    max_sessions: Option<usize>,
+    /// Network interface on which others' traffic is counted against the capacity, for example eth0
+    #[arg(long, env = "USHER_INTERFACE", value_name = "NAME")]
+    interface: Option<String>,
+    /// What requests may ask for, for example gpu or isp=north; give several to have several
+    #[arg(long = "label", env = "USHER_LABELS", value_name = "LABEL", value_delimiter = ',')]
+    labels: Vec<String>,
     /// The zone it is in: a network, site or region
     #[arg(long, env = "USHER_ZONE")]
     zone: Option<String>,
@@ -116,6 +128,10 @@ fn config(args: Args) -> anyhow::Result<Config> {
     let default = Config::new(masters, media, identity, state.join("index.redb"));
     Ok(Config {
         capacity: args.capacity.or(file.capacity).unwrap_or(default.capacity),
+        max_session_rate: args.max_session_rate.or(file.max_session_rate),
+        max_sessions: args.max_sessions.or(file.max_sessions).unwrap_or(default.max_sessions),
+        interface: args.interface.or(file.interface),
+        labels: list(args.labels, file.labels, Vec::new),
         zone: args.zone.or(file.zone).unwrap_or_default(),
         listen: list(args.listen, file.listen, || default.listen.clone()),
         advertise: list(args.advertise, file.advertise, Vec::new),

@@ -1,8 +1,12 @@
 //! What a node decides, without doing it: time is an argument, an output is a value.
 //! No socket, disk, clock, environment or hidden randomness is known here.
 
+pub mod background;
+pub mod guard;
 pub mod keyring;
 pub mod meter;
 pub mod pacer;
 pub mod replay;
 pub mod session;
+pub mod tell;
+pub mod volumes;

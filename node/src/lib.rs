@@ -9,6 +9,7 @@ mod attach;
 pub mod cli;
 pub mod core;
 mod house;
+mod link;
 pub mod media;
 mod moves;
 mod presence;

@@ -1,4 +1,5 @@
-//! One attachment: Hello and Welcome, the catalog and its changes, a report each second, the master's Prepares.
+//! One attachment: Hello and Welcome, the catalog and its changes, sessions as they come and go, a report each second,
+//! the master's Prepares.
 //! Refuses to know who is dialled and when.
 
 use std::{
@@ -7,7 +8,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use futures::future::try_join4;
+use futures::{FutureExt as _, future::try_join5};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -37,6 +38,10 @@ const PAGE: usize = 1000;
 
 /// Least time between two pages of changes: a title is hashed in a moment, a library not.
 const CHANGES: Duration = Duration::from_millis(100);
+
+/// How long the list of sessions waits for the catalog at most: a master that knows their titles can do more with it,
+/// but must not take the node for empty.
+const CATALOG: Duration = Duration::from_secs(1);
 
 /// How long the master may take for its Welcome.
 const WELCOME: Duration = Duration::from_secs(10);
@@ -69,7 +74,7 @@ pub(crate) async fn attach(
         capacity_bps: link.capacity.0,
         presence: Some(presence.borrow_and_update().to_pb()),
         attachment,
-        equipment: None,
+        equipment: Some(link.equipment.to_pb()),
         replica_bytes: 0,
     };
     // The server answers the call only once it has seen the first message.
@@ -87,9 +92,10 @@ pub(crate) async fn attach(
     };
     let interval = take_welcome(&link.house, &welcome)?;
     welcomed();
-    try_join4(
+    try_join5(
         catalog(link, &outbox),
-        reports(&link.house, &outbox, interval),
+        sessions(link, &outbox),
+        reports(link, &outbox, interval),
         follow(presence, &outbox),
         answer(&link.house, &outbox, answers),
     )
@@ -184,18 +190,52 @@ fn pages(
     })
 }
 
+/// Tells of all sessions, and then of each that begins, ends or is refused.
+async fn sessions(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
+    let house = &link.house;
+    house.meter().listen();
+    // A scan may take long, and who waits for it has no sessions to tell of.
+    if house.library.scanned().now_or_never().is_some() {
+        let mut attached = link.attached.subscribe();
+        drop(time::timeout(CATALOG, attached.wait_for(|attached| *attached)).await);
+    }
+    loop {
+        let due = house.meter().due(Instant::now());
+        let Some(due) = due else {
+            house.happens().await;
+            continue;
+        };
+        time::sleep_until(due.into()).await;
+        // What happens while the channel is full is told together.
+        let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
+        let told = house.meter().tell(Instant::now());
+        if let Some(told) = told {
+            place.send(AttachRequest { body: Some(Body::Sessions(told.to_pb())) });
+        }
+    }
+}
+
 /// Reports what was sent, at each interval.
-async fn reports(house: &House, outbox: &Outbox, interval: Duration) -> Result<Infallible, Lost> {
+async fn reports(link: &Link, outbox: &Outbox, interval: Duration) -> Result<Infallible, Lost> {
     let mut ticks = time::interval(interval);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
+        let sent = link.interface.as_ref().and_then(|interface| match interface.sent() {
+            Ok(sent) => Some(sent),
+            Err(error) => {
+                debug!(%error, "the network interface is gone; the last that was seen of others' traffic stays");
+                None
+            }
+        });
         let now = Instant::now();
-        let report = house.meter().report(now);
-        let settled = report.settled.len();
+        let report = {
+            let mut meter = link.house.meter();
+            sent.into_iter().for_each(|bytes| meter.link(now, bytes));
+            meter.report(now)
+        };
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
-        house.meter().handed_over(now, settled);
     }
 }
 
@@ -208,7 +248,8 @@ fn to_pb(report: &model::Report) -> v1::Report {
         elastic_bps: report.elastic.0,
         committed_bps: report.committed.0,
         sessions: report.sessions,
-        settled: report.settled.iter().map(ToString::to_string).collect(),
+        // Sessions are told by themselves, and at once.
+        settled: Vec::new(),
         background_bps: report.background.0,
         demand_bps: report.demand.0,
         delivered_bps: report.delivered.0,

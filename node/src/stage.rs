@@ -41,6 +41,7 @@ pub(crate) fn settings() -> Settings {
         max_connections: 100,
         open_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(300),
+        unused: quic::UNUSED,
     }
 }
 

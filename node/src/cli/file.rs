@@ -19,6 +19,12 @@ pub(super) struct File {
     pub(super) name: Option<NodeName>,
     #[serde(deserialize_with = "text")]
     pub(super) capacity: Option<Bitrate>,
+    #[serde(deserialize_with = "text")]
+    pub(super) max_session_rate: Option<Bitrate>,
+    pub(super) max_sessions: Option<usize>,
+    pub(super) interface: Option<String>,
+    #[serde(alias = "label")]
+    pub(super) labels: Vec<String>,
     pub(super) zone: Option<String>,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) advertise: Vec<SocketAddr>,

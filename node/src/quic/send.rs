@@ -74,6 +74,7 @@ impl<'a> Sender<'a> {
     async fn write(&mut self, part: Bytes) -> Result<(), SendError> {
         let mut chunks = [part];
         while !chunks[0].is_empty() {
+            self.running.offers();
             let written = match time::timeout(self.stall, self.stream.write_chunks(&mut chunks)).await {
                 Ok(Ok(written)) => written,
                 Ok(Err(WriteError::Stopped(_))) => return Err(SendError::Gone("stopped by the client")),

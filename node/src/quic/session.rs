@@ -17,6 +17,7 @@ use usher_proto::{
 
 use super::{
     Settings, code, header,
+    idle::{Use, Uses},
     send::{SendError, Sender},
 };
 use crate::{
@@ -38,6 +39,17 @@ pub(super) struct Ends {
     pub(super) gone: CancellationToken,
     /// The node shuts down.
     pub(super) stop: CancellationToken,
+    /// What the connection is used for; unused, it is closed.
+    pub(super) uses: Uses,
+}
+
+/// A session that is let in.
+struct Admitted {
+    opened: Opened,
+    running: Running,
+    /// Of its stream.
+    priority: i32,
+    _use: Use,
 }
 
 /// Runs a session until it is over, its client leaves, or one of the `ends`.
@@ -64,8 +76,8 @@ pub(super) async fn run(
                 return refuse(&mut send, &fault, gone).await;
             }
         };
-        match admit(&house, open).await {
-            Ok((opened, priority)) => serve(&house, settings, opened, priority, &mut send, &ends).await,
+        match admit(&house, open, &ends.uses).await {
+            Ok(admitted) => serve(&house, settings, admitted, &mut send, &ends).await,
             Err(fault) => refuse(&mut send, &fault, gone).await,
         }
     };
@@ -74,22 +86,22 @@ pub(super) async fn run(
     drop(receive);
 }
 
-/// From an Open message to an open title. A ticket is redeemed by the first who shows it, whatever comes of it.
-async fn admit(house: &Arc<House>, open: Open) -> Result<(Opened, i32), Fault> {
+/// From an Open message to a session that runs. A ticket is redeemed by the first who shows it, whatever comes of it.
+async fn admit(house: &Arc<House>, open: Open, uses: &Uses) -> Result<Admitted, Fault> {
     let ticket = house.verify(&open.ticket);
     let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
     let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
     Span::current().record("rid", request_id(id).as_str());
     let ticket = ticket?;
-    house.redeem(&ticket)?;
-    let id = ticket.session;
-    match house.open(ticket, open.range).await {
-        Ok(opened) => Ok((opened, open.priority)),
-        Err(fault) => {
-            house.meter().refuse(id);
-            Err(fault)
-        }
-    }
+    let (id, burst) = (ticket.session, ticket.burst);
+    let admitted = async {
+        house.redeem(&ticket)?;
+        let held = uses.enter();
+        let opened = house.open(ticket, open.range).await?;
+        let running = house.begin(&opened)?;
+        Ok(Admitted { opened, running, priority: open.priority, _use: held })
+    };
+    admitted.await.inspect_err(|fault| house.turn(id, burst, fault))
 }
 
 /// A peer's text, fit for a log.
@@ -111,15 +123,8 @@ async fn refuse(send: &mut SendStream, fault: &Fault, gone: &CancellationToken) 
     }
 }
 
-async fn serve(
-    house: &Arc<House>,
-    settings: Settings,
-    opened: Opened,
-    priority: i32,
-    send: &mut SendStream,
-    ends: &Ends,
-) {
-    let mut running = house.begin(opened.session.ticket());
+async fn serve(house: &Arc<House>, settings: Settings, admitted: Admitted, send: &mut SendStream, ends: &Ends) {
+    let Admitted { opened, mut running, priority, _use } = admitted;
     let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
     drop(send.set_priority(priority));
@@ -171,7 +176,7 @@ async fn deliver(
     running: &mut Running,
     enrolled: &mut Enrolled,
 ) -> Result<Option<NodeName>, SendError> {
-    let Opened { media, mut session, setup } = opened;
+    let Opened { media, mut session, setup, .. } = opened;
     let mut sender = Sender::new(send, running, house.grant, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
     while let Some(step) = session.next_step() {
@@ -215,6 +220,7 @@ async fn deliver(
         }
     }
     drop(sender);
+    running.offers();
     finish(send, settings).await?;
     Ok(None)
 }

@@ -105,7 +105,9 @@ impl Master {
             hello,
             titles: BTreeSet::new(),
             complete: false,
-            settled: HashSet::new(),
+            told: Vec::new(),
+            runs: HashSet::new(),
+            probed: None,
             last: model::Report::default(),
             draining: false,
             prepared: None,
@@ -128,8 +130,12 @@ pub(super) struct Call {
     replies: Replies,
     pub(super) hello: Hello,
     pub(super) titles: BTreeSet<String>,
-    complete: bool,
-    pub(super) settled: HashSet<SessionId>,
+    pub(super) complete: bool,
+    /// What was told of sessions.
+    pub(super) told: Vec<model::Sessions>,
+    /// Who runs by that.
+    pub(super) runs: HashSet<SessionId>,
+    pub(super) probed: Option<u64>,
     pub(super) last: model::Report,
     pub(super) draining: bool,
     prepared: Option<v1::Prepared>,
@@ -149,7 +155,7 @@ impl Call {
                 Some(Body::Report(report)) => {
                     let report = model::Report::try_from(report).expect("a good report");
                     assert!(report.sequence > self.last.sequence && report.sent_bytes >= self.last.sent_bytes);
-                    self.settled.extend(&report.settled);
+                    assert!(report.settled.is_empty());
                     self.last = report;
                 }
                 Some(Body::Presence(presence)) => {
@@ -157,6 +163,8 @@ impl Call {
                 }
                 Some(Body::Prepared(prepared)) => self.prepared = Some(prepared),
                 Some(Body::Moved(moved)) => self.moved = Some(moved),
+                Some(Body::Probed(probed)) => self.probed = Some(probed.id),
+                Some(Body::Sessions(sessions)) => self.sessions(sessions.try_into().expect("good sessions")),
                 other => panic!("{other:?}"),
             }
         }
@@ -171,6 +179,18 @@ impl Call {
         page.removals.iter().for_each(|(title, _)| {
             self.titles.remove(title.as_str());
         });
+    }
+
+    fn sessions(&mut self, sessions: model::Sessions) {
+        assert_eq!(sessions.restart, self.told.is_empty(), "the first message is the whole list");
+        self.runs.extend(sessions.begun.iter().map(|begun| begun.session));
+        sessions.ended.iter().for_each(|id| assert!(self.runs.remove(id), "only what runs ends"));
+        self.told.push(sessions);
+    }
+
+    /// Sessions that were refused, with the reason.
+    pub(super) fn turned(&self) -> Vec<model::Turned> {
+        self.told.iter().flat_map(|told| told.turned.clone()).collect()
     }
 
     /// The whole catalog.
@@ -188,6 +208,12 @@ impl Call {
     pub(super) async fn moved(&mut self) -> v1::Moved {
         self.until(|call| call.moved.is_some()).await;
         self.moved.take().expect("just came")
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn probe(&mut self, id: u64) {
+        self.reply(Answer::Probe(v1::Probe { id })).await;
+        self.until(|call| call.probed == Some(id)).await;
     }
 
     /// Asks for a session's set-up information.
