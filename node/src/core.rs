@@ -5,5 +5,8 @@ pub mod backoff;
 pub mod keyring;
 pub mod meter;
 pub mod pacer;
+pub mod pull;
 pub mod replay;
+pub mod room;
 pub mod session;
+pub mod throttle;

@@ -176,6 +176,7 @@ mod tests {
             committed: Bitrate(16_000),
             sessions: 2,
             settled: vec![ID[0], ID[1], ID[2]],
+            ..Report::default()
         };
         assert_eq!(report, expected);
 
