@@ -34,7 +34,7 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     let file = dir.path().join("node.toml");
     fs::write(
         &file,
-        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\ndrain-timeout = '7s'\ncongestion = 'bbr'\n",
+        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\nreplica-quota = '5GB'\ndrain-timeout = '7s'\ncongestion = 'bbr'\n",
     )
     .expect("written");
     let certs = text(dir.path());
@@ -45,6 +45,8 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     assert_eq!(config.masters.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:7440", "b:9"]);
     assert_eq!((config.drain_timeout, config.stall_timeout), (Duration::from_secs(7), Duration::from_secs(300)));
     assert_eq!((config.congestion, config.index), (Congestion::Bbr, PathBuf::from("/s/index.redb")));
+    let replicas = ReplicaConfig { folder: PathBuf::from("/s/replicas"), quota: Some(5_000_000_000) };
+    assert_eq!(config.replicas, replicas);
     assert_eq!(config.listen, ["0.0.0.0:7441".parse().expect("an address")]);
     assert_eq!(config.identity.identity().map(|identity| identity.name), Ok("north-1".to_owned()));
 }
@@ -59,6 +61,7 @@ fn wrong_settings_are_named() {
         (&["--master", "https://m"], "names no master"),
         (&["--name", "North"], "a node's name is"),
         (&["--listen", "7441"], "--listen"),
+        (&["--replica-quota", "10"], "is no size"),
         (&["--media-cert-lifetime", "soon"], "--media-cert-lifetime"),
     ] {
         let error = parse(words).expect_err("wrong");

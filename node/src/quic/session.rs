@@ -12,6 +12,7 @@ use usher_proto::{
     Code, Fault, Title,
     pb::wire::{Finish, Open},
     ticket::Ticket,
+    tree::PAGE_GROUPS,
     wire::{self, Kind},
 };
 
@@ -78,7 +79,7 @@ async fn admit(house: &Arc<House>, open: Open) -> Result<(Opened, i32), Fault> {
     let ticket = house.verify(&open.ticket);
     let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
     let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
-    Span::current().record("rid", request_id(id).as_str());
+    Span::current().record("rid", house::request_id(id).as_str());
     let ticket = ticket?;
     house.redeem(&ticket)?;
     let id = ticket.session;
@@ -89,11 +90,6 @@ async fn admit(house: &Arc<House>, open: Open) -> Result<(Opened, i32), Fault> {
             Err(fault)
         }
     }
-}
-
-/// A peer's text, fit for a log.
-fn request_id(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// Says no, and sees to it that it can be read.
@@ -179,10 +175,15 @@ async fn deliver(
                 sender.send(wire::values(Kind::Pages, &values)).await?;
             }
             Step::Hashes(page) => {
+                // A page's hashes come before its groups, also into a copy that is still coming in.
+                media.ready(page * PAGE_GROUPS + 1).await?;
                 let values = house::blocking(move || media.group_values(page)).await?.map_err(changed)?;
                 sender.send(wire::values(Kind::Hashes, &values)).await?;
             }
-            Step::Groups(groups) => sender.groups(&media, groups).await?,
+            Step::Groups(groups) => {
+                media.ready(groups.end).await?;
+                sender.groups(&media, groups).await?;
+            }
             Step::AwaitHashes => {
                 let content = media.hashed().await.ok_or_else(|| {
                     Fault::new(Code::ContentChanged, "the file changed before it was hashed; resolve again")
