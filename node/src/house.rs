@@ -15,6 +15,7 @@ use usher_proto::{
     Bitrate, Code, Fault, NodeName, SessionId,
     pb::v1::{self, ByteRange},
     ticket::{Key, Purpose, Ticket},
+    tree::GROUP,
 };
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
         session::{Facts, Session},
     },
     media::{FindError, Library, OpenError, OpenMedia},
+    replica::{self, Puller},
 };
 
 /// One node, seen from within.
@@ -41,6 +43,8 @@ pub(crate) struct House {
     draining: AtomicBool,
     /// Sessions that run.
     sessions: watch::Sender<usize>,
+    /// Copies that the master orders.
+    pub(crate) puller: Arc<Puller>,
 }
 
 /// Nothing under these locks is half done when its holder panics: every change is one call of a pure type.
@@ -57,6 +61,7 @@ impl House {
     pub(crate) fn new(name: NodeName, library: Library, capacity: Bitrate) -> Arc<Self> {
         let now = Instant::now();
         let pacer = Pacer::new(now, capacity);
+        let puller = Puller::new(library.replicas().cloned(), replica::STALL);
         Arc::new(Self {
             name,
             library,
@@ -67,6 +72,7 @@ impl House {
             pacer: Mutex::new(pacer),
             draining: AtomicBool::new(false),
             sessions: watch::Sender::new(0),
+            puller,
         })
     }
 
@@ -83,6 +89,7 @@ impl House {
     /// Takes no new sessions from here on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.puller.drain();
     }
 
     /// Follows the number of sessions that run.
@@ -136,6 +143,11 @@ impl House {
     }
 }
 
+/// A peer's text, fit for a log.
+pub(crate) fn request_id(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
 /// Runs what may wait for a disk.
 ///
 /// # Errors
@@ -177,6 +189,10 @@ fn open(library: &Library, ticket: Ticket, wanted: Option<ByteRange>) -> Result<
     let media = media.ok_or(fault)?;
     let mut session = Session::new(ticket, wanted);
     let range = session.opened(Facts { size: media.size(), content: media.content() })?;
+    if media.groups() < range.start / GROUP {
+        // It would wait for long; another node has it.
+        return Err(Fault::new(Code::Unavailable, format!("`{title}`: the copy has not come so far yet")));
+    }
     let setup = v1::Setup { range: Some(ByteRange { start: range.start, end: range.end }), ..media.setup() };
     Ok(Opened { media: Arc::new(media), session, setup })
 }

@@ -1,7 +1,8 @@
 //! The node: keeps a library of titles, answers viewers over QUIC, and tells its master what it has and sends.
 //!
 //! Rooms: [`media`] (the library), [`core`] (what to send, when, and who may have it; pure), `house` (what the shells
-//! share), `quic` (sessions), `attach` and `report` (the standing channel to the master), [`app`] and [`cli`].
+//! share), `quic` (sessions), `replica` (copies that
+//! the master orders), `attach` and `report` (the standing channel to the master), [`app`] and [`cli`].
 
 pub mod app;
 mod attach;
@@ -11,6 +12,7 @@ mod house;
 pub mod media;
 mod presence;
 mod quic;
+mod replica;
 mod report;
 #[cfg(test)]
 mod stage;

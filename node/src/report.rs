@@ -43,6 +43,9 @@ const WELCOME: Duration = Duration::from_secs(10);
 /// Prepares that are worked on at a time; each may wait for a disk.
 const PREPARES: usize = 64;
 
+/// Orders of copies that are waited for at a time; few of them run, and others may name the same copies.
+const COPIES: usize = 64;
+
 /// Bounds of the report interval that a master may set.
 const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
 
@@ -66,7 +69,7 @@ pub(crate) async fn attach(
         presence: Some(presence.borrow_and_update().to_pb()),
         attachment,
         equipment: None,
-        replica_bytes: 0,
+        replica_bytes: link.house.puller.quota(),
     };
     // The server answers the call only once it has seen the first message.
     post(&outbox, Body::Hello(hello)).await?;
@@ -188,7 +191,7 @@ async fn reports(house: &House, outbox: &Outbox, interval: Duration) -> Result<I
         ticks.tick().await;
         let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
         let now = Instant::now();
-        let report = house.meter().report(now);
+        let report = model::Report { replica_free: house.puller.free(), ..house.meter().report(now) };
         let settled = report.settled.len();
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
         house.meter().handed_over(now, settled);
@@ -230,13 +233,19 @@ async fn answer(
     outbox: &Outbox,
     mut answers: Streaming<AttachResponse>,
 ) -> Result<Infallible, Lost> {
-    let mut prepares = JoinSet::new();
+    let (mut prepares, mut copies) = (JoinSet::new(), JoinSet::new());
     loop {
         let message = tokio::select! {
             message = answers.message() => message?,
             Some(done) = prepares.join_next() => {
                 if let Ok(prepared) = done {
                     post(outbox, Body::Prepared(prepared)).await?;
+                }
+                continue;
+            }
+            Some(done) = copies.join_next() => {
+                if let Ok(replicated) = done {
+                    post(outbox, Body::Replicated(replicated)).await?;
                 }
                 continue;
             }
@@ -256,7 +265,18 @@ async fn answer(
                 post(outbox, Body::Prepared(prepared(request.id, Err(fault)))).await?;
             }
             Some(Answer::Probe(probe)) => post(outbox, Body::Probed(v1::Probed { id: probe.id })).await?,
-            Some(Answer::Replicate(_) | Answer::Evict(_) | Answer::Move(_)) => {}
+            Some(Answer::Replicate(order)) if copies.len() < COPIES => {
+                let (id, copy) = (order.id, house.puller.clone());
+                copies.spawn(async move { replicated(id, copy.order(order).await) });
+            }
+            Some(Answer::Replicate(order)) => {
+                let fault = Fault::new(Code::NoCapacity, "too many copies are ordered");
+                let fault = fault.after(Duration::from_secs(5));
+                post(outbox, Body::Replicated(replicated(order.id, Err(fault)))).await?;
+            }
+            // In its turn, so that an order after it finds the room.
+            Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
+            Some(Answer::Move(_)) => {}
             None => debug!("a message of a newer master was ignored"),
         }
     }
@@ -279,13 +299,21 @@ async fn prepare(house: &House, request: v1::Prepare) -> v1::Prepared {
 fn prepared(id: u64, result: Result<v1::Setup, Fault>) -> v1::Prepared {
     let outcome = match result {
         Ok(setup) => Outcome::Setup(setup),
-        Err(fault) => Outcome::Refusal(v1::Refusal {
-            reason: fault.code.reason().to_owned(),
-            retry_after_ms: fault.retry_after_ms(),
-            message: fault.message,
-        }),
+        Err(fault) => Outcome::Refusal(refusal(fault)),
     };
     v1::Prepared { id, result: Some(outcome) }
+}
+
+fn replicated(id: u64, result: Result<(), Fault>) -> v1::Replicated {
+    v1::Replicated { id, refusal: result.err().map(refusal) }
+}
+
+fn refusal(fault: Fault) -> v1::Refusal {
+    v1::Refusal {
+        reason: fault.code.reason().to_owned(),
+        retry_after_ms: fault.retry_after_ms(),
+        message: fault.message,
+    }
 }
 
 #[cfg(test)]
