@@ -62,6 +62,8 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// The library's index; its folder is made when missing.
     pub index: PathBuf,
+    /// The folder of copies that the master orders, and what they may take.
+    pub replicas: media::ReplicaConfig,
     /// Life of a media certificate, at most 13 days.
     pub media_cert_lifetime: Duration,
     /// The congestion controller of its connections.
@@ -79,6 +81,7 @@ pub struct Config {
 impl Config {
     /// A node of these masters, folders, identity and index, and the defaults of the command line for the rest.
     pub fn new(masters: Vec<Master>, media: Vec<PathBuf>, identity: PemSet, index: PathBuf) -> Self {
+        let folder = index.parent().unwrap_or_else(|| Path::new("")).join("replicas");
         Self {
             masters,
             media,
@@ -92,6 +95,7 @@ impl Config {
             listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))],
             advertise: Vec::new(),
             index,
+            replicas: media::ReplicaConfig { folder, quota: None },
             media_cert_lifetime: MAX_MEDIA_LIFETIME,
             congestion: Congestion::default(),
             max_connections: 4096,
@@ -177,7 +181,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (limits, interface, equipment) = (config.limits(), config.interface()?, config.equipment()?);
     // Before the library: a port in use is told at once.
     let sockets = quic::bind(&config.listen)?;
-    let library = Library::open(media::Config { volumes: config.media, index: config.index }).await?;
+    let replicas = Some(config.replicas);
+    let library = Library::open(media::Config { volumes: config.media, index: config.index, replicas }).await?;
     let house = House::new(name, library, limits);
 
     // The addresses are known once the sockets are bound, and the certificate is needed for that.
@@ -288,6 +293,7 @@ impl Running {
             // Ends with the cancellation just asked for.
             drop(task.await);
         }
+        self.house.puller.close().await;
         self.house.library.close().await;
         info!(node = %self.house.name, "node ended");
     }

@@ -2,6 +2,7 @@
 //! which beats the default. Reads the certificates; starts nothing but through `app`.
 
 mod file;
+mod size;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -12,8 +13,12 @@ use usher_certs::{
 };
 use usher_proto::{Bitrate, NodeName};
 
-use crate::app::{self, Config, Congestion, Master};
+use crate::{
+    app::{self, Config, Congestion, Master},
+    media::ReplicaConfig,
+};
 use file::File;
+use size::Size;
 
 /// Arguments of `usher node`.
 #[derive(Debug, Default, clap::Args)]
@@ -66,6 +71,12 @@ pub struct Args {
     /// Directory of the library's index [default: usher/NAME in the state directory]
     #[arg(long, env = "USHER_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Directory of copies that the master orders, apart from the media [default: replicas in the state directory]
+    #[arg(long, env = "USHER_REPLICAS", value_name = "DIR")]
+    replicas: Option<PathBuf>,
+    /// What these copies may take, for example 500GB; 0 takes none [default: 10GB, at most a tenth of the disk's free space]
+    #[arg(long, env = "USHER_REPLICA_QUOTA", value_name = "SIZE")]
+    replica_quota: Option<Size>,
     /// Life of a media certificate, at most 13d [default: 13d]
     #[arg(long, env = "USHER_MEDIA_CERT_LIFETIME", value_name = "TIME", value_parser = humantime::parse_duration)]
     media_cert_lifetime: Option<Duration>,
@@ -132,6 +143,10 @@ fn config(args: Args) -> anyhow::Result<Config> {
         max_sessions: args.max_sessions.or(file.max_sessions).unwrap_or(default.max_sessions),
         interface: args.interface.or(file.interface),
         labels: list(args.labels, file.labels, Vec::new),
+        replicas: ReplicaConfig {
+            folder: args.replicas.or(file.replicas).unwrap_or(default.replicas.folder),
+            quota: args.replica_quota.or(file.replica_quota).map(|size| size.0),
+        },
         zone: args.zone.or(file.zone).unwrap_or_default(),
         listen: list(args.listen, file.listen, || default.listen.clone()),
         advertise: list(args.advertise, file.advertise, Vec::new),

@@ -19,6 +19,7 @@ use usher_proto::{
     model::Begun,
     pb::v1::{self, ByteRange},
     ticket::{Key, Purpose, Ticket},
+    tree::GROUP,
 };
 
 use crate::{
@@ -33,6 +34,7 @@ use crate::{
     },
     media::{FindError, Library, OpenError, OpenMedia},
     moves::Moves,
+    replica::{self, Puller},
 };
 
 /// One node, seen from within.
@@ -51,6 +53,8 @@ pub(crate) struct House {
     sessions: watch::Sender<usize>,
     /// Wakes the one who tells the master of sessions.
     told: Notify,
+    /// Copies that the master orders.
+    pub(crate) puller: Arc<Puller>,
 }
 
 /// Nothing under these locks is half done when its holder panics: every change is one call of a pure type.
@@ -67,6 +71,7 @@ impl House {
     pub(crate) fn new(name: NodeName, library: Library, limits: impl Into<Limits>) -> Arc<Self> {
         let (now, limits) = (Instant::now(), limits.into());
         let pacer = Pacer::new(now, limits.capacity);
+        let puller = Puller::new(library.replicas().cloned(), replica::STALL);
         Arc::new(Self {
             name,
             library,
@@ -79,6 +84,7 @@ impl House {
             moves: Arc::default(),
             sessions: watch::Sender::new(0),
             told: Notify::new(),
+            puller,
         })
     }
 
@@ -95,6 +101,7 @@ impl House {
     /// Takes no new sessions from here on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.puller.drain();
     }
 
     /// Waits until something happened to a session since the last call. For one caller.
@@ -178,6 +185,11 @@ impl House {
     }
 }
 
+/// A peer's text, fit for a log.
+pub(crate) fn request_id(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
 /// Runs what may wait for a disk.
 ///
 /// # Errors
@@ -222,6 +234,10 @@ fn open(library: &Library, loads: &Loads, ticket: Ticket, wanted: Option<ByteRan
     let (media, volume) = media.ok_or(fault)?;
     let mut session = Session::new(ticket, wanted);
     let range = session.opened(Facts { size: media.size(), content: media.content() })?;
+    if media.groups() < range.start / GROUP {
+        // It would wait for long; another node has it.
+        return Err(Fault::new(Code::Unavailable, format!("`{title}`: the copy has not come so far yet")));
+    }
     let setup = v1::Setup { range: Some(ByteRange { start: range.start, end: range.end }), ..media.setup() };
     Ok(Opened { media: Arc::new(media), volume, session, setup })
 }

@@ -51,6 +51,8 @@ const PREPARES: usize = 64;
 
 /// Sessions that are being moved at a time; each may wait for its reader. A node that drains is told of 60 a second.
 const MOVES: usize = 1024;
+/// Orders of copies that are waited for at a time; few of them run, and others may name the same copies.
+const COPIES: usize = 64;
 
 /// Bounds of the report interval that a master may set.
 const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
@@ -75,7 +77,7 @@ pub(crate) async fn attach(
         presence: Some(presence.borrow_and_update().to_pb()),
         attachment,
         equipment: Some(link.equipment.to_pb()),
-        replica_bytes: 0,
+        replica_bytes: link.house.puller.quota(),
     };
     // The server answers the call only once it has seen the first message.
     post(&outbox, Body::Hello(hello)).await?;
@@ -235,6 +237,7 @@ async fn reports(link: &Link, outbox: &Outbox, interval: Duration) -> Result<Inf
             sent.into_iter().for_each(|bytes| meter.link(now, bytes));
             meter.report(now)
         };
+        let report = model::Report { replica_free: link.house.puller.free(), ..report };
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
     }
 }
@@ -275,7 +278,7 @@ async fn answer(
     outbox: &Outbox,
     mut answers: Streaming<AttachResponse>,
 ) -> Result<Infallible, Lost> {
-    let (mut prepares, mut moved) = (JoinSet::new(), JoinSet::new());
+    let (mut prepares, mut moved, mut copies) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     loop {
         let message = tokio::select! {
             message = answers.message() => message?,
@@ -288,6 +291,12 @@ async fn answer(
             Some(done) = moved.join_next() => {
                 if let Ok(answer) = done {
                     post(outbox, Body::Moved(answer)).await?;
+                }
+                continue;
+            }
+            Some(done) = copies.join_next() => {
+                if let Ok(replicated) = done {
+                    post(outbox, Body::Replicated(replicated)).await?;
                 }
                 continue;
             }
@@ -315,7 +324,17 @@ async fn answer(
                 let refusal = Some(moves::refusal(fault.after(Duration::from_secs(1))));
                 post(outbox, Body::Moved(v1::Moved { id: order.id, refusal })).await?;
             }
-            Some(Answer::Replicate(_) | Answer::Evict(_)) => {}
+            Some(Answer::Replicate(order)) if copies.len() < COPIES => {
+                let (id, copy) = (order.id, house.puller.clone());
+                copies.spawn(async move { replicated(id, copy.order(order).await) });
+            }
+            Some(Answer::Replicate(order)) => {
+                let fault = Fault::new(Code::NoCapacity, "too many copies are ordered");
+                let fault = fault.after(Duration::from_secs(5));
+                post(outbox, Body::Replicated(replicated(order.id, Err(fault)))).await?;
+            }
+            // In its turn, so that an order after it finds the room.
+            Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
             None => debug!("a message of a newer master was ignored"),
         }
     }
@@ -341,6 +360,10 @@ fn prepared(id: u64, result: Result<v1::Setup, Fault>) -> v1::Prepared {
         Err(fault) => Outcome::Refusal(moves::refusal(fault)),
     };
     v1::Prepared { id, result: Some(outcome) }
+}
+
+fn replicated(id: u64, result: Result<(), Fault>) -> v1::Replicated {
+    v1::Replicated { id, refusal: result.err().map(moves::refusal) }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     let file = dir.path().join("node.toml");
     fs::write(
         &file,
-        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\ndrain-timeout = '7s'\ncongestion = 'bbr'\nlabels = ['a']\n\
+        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\nreplica-quota = '5GB'\ndrain-timeout = '7s'\ncongestion = 'bbr'\nlabels = ['a']\n\
          max-sessions = 7\nmax-session-rate = '9mbit'\ninterface = 'lo'\n",
     )
     .expect("written");
@@ -61,6 +61,8 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     assert_eq!((config.congestion, config.index), (Congestion::Bbr, PathBuf::from("/s/index.redb")));
     assert_eq!((config.labels, config.max_sessions), (vec!["gpu".to_owned(), "isp=north".to_owned()], 7));
     assert_eq!((config.max_session_rate, config.interface), (Some(Bitrate(9_000_000)), Some("lo".to_owned())));
+    let replicas = ReplicaConfig { folder: PathBuf::from("/s/replicas"), quota: Some(5_000_000_000) };
+    assert_eq!(config.replicas, replicas);
     assert_eq!(config.listen, ["0.0.0.0:7441".parse().expect("an address")]);
     assert_eq!(config.identity.identity().map(|identity| identity.name), Ok("north-1".to_owned()));
 }
@@ -75,6 +77,7 @@ fn wrong_settings_are_named() {
         (&["--master", "https://m"], "names no master"),
         (&["--name", "North"], "a node's name is"),
         (&["--listen", "7441"], "--listen"),
+        (&["--replica-quota", "10"], "is no size"),
         (&["--media-cert-lifetime", "soon"], "--media-cert-lifetime"),
     ] {
         let error = parse(words).expect_err("wrong");

@@ -61,6 +61,11 @@ impl<'a> Sender<'a> {
         Self { stream, running, grant, stall, spare: VecDeque::with_capacity(SPARE) }
     }
 
+    /// What comes next is not here yet: it is not for this node to send it sooner.
+    pub(super) fn comes_in(&self) {
+        self.running.offers();
+    }
+
     /// Sends bytes, paced.
     pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), SendError> {
         while !data.is_empty() {

@@ -12,6 +12,7 @@ use usher_proto::{
     Code, Fault, NodeName, Title,
     pb::wire::{Finish, Open},
     ticket::Ticket,
+    tree::PAGE_GROUPS,
     wire::{self, Kind},
 };
 
@@ -91,7 +92,7 @@ async fn admit(house: &Arc<House>, open: Open, uses: &Uses) -> Result<Admitted, 
     let ticket = house.verify(&open.ticket);
     let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
     let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
-    Span::current().record("rid", request_id(id).as_str());
+    Span::current().record("rid", house::request_id(id).as_str());
     let ticket = ticket?;
     let (id, burst) = (ticket.session, ticket.burst);
     let admitted = async {
@@ -102,11 +103,6 @@ async fn admit(house: &Arc<House>, open: Open, uses: &Uses) -> Result<Admitted, 
         Ok(Admitted { opened, running, priority: open.priority, _use: held })
     };
     admitted.await.inspect_err(|fault| house.turn(id, burst, fault))
-}
-
-/// A peer's text, fit for a log.
-fn request_id(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// Says no, and sees to it that it can be read.
@@ -188,6 +184,8 @@ async fn deliver(
                 sender.send(wire::values(Kind::Pages, &values)).await?;
             }
             Step::Hashes(page) => {
+                // A page's hashes come before its groups, also into a copy that is still coming in.
+                media.ready(page * PAGE_GROUPS + 1).await?;
                 let values = house::blocking(move || media.group_values(page)).await?.map_err(changed)?;
                 sender.send(wire::values(Kind::Hashes, &values)).await?;
             }
@@ -202,6 +200,11 @@ async fn deliver(
                     // Nobody waits for it when the channel to the master was lost meanwhile.
                     let _unheard = told.send(());
                     return Ok(Some(to));
+                }
+                if media.groups() < groups.end {
+                    // A copy that is still coming in makes no slow node.
+                    sender.comes_in();
+                    media.ready(groups.end).await?;
                 }
                 sender.groups(&media, groups).await?;
             }

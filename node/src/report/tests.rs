@@ -6,7 +6,7 @@ mod moves;
 use std::fs;
 
 use usher_proto::{
-    Bitrate, BootId, NodeName, SessionId, Title,
+    Bitrate, BootId, ContentId, NodeName, SessionId, Title,
     ticket::{ClusterSecret, Purpose},
 };
 
@@ -330,4 +330,55 @@ async fn a_wrong_certificate_is_refused_at_once() {
     let error = app::start(taken).await.err().expect("in use").to_string();
     assert!(error.contains("in use") && error.contains(&first.local_addr().to_string()), "{error}");
     first.shutdown().await;
+}
+
+/// A seat of this node, with a ticket for a copy.
+fn seat(call: &master::Call, title: &str) -> v1::Seat {
+    let presence = call.hello.presence.clone();
+    let mut claims = stage::claims(title, None);
+    (claims.purpose, claims.rate) = (Purpose::Fetch, 0);
+    v1::Seat {
+        node: stage::NODE.into(),
+        addresses: presence.addresses.iter().map(ToString::to_string).collect(),
+        certificate_sha256: presence.certificates.iter().map(|pin| ContentId(*pin).to_string()).collect(),
+        ticket: key(call.hello.boot).sign(&claims).expect("signs"),
+        zone: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn copies_are_ordered_told_of_and_evicted() {
+    // Both nodes have the name that the tests' tickets are for; each has its own master.
+    let (mut theirs, mut ours) = (Master::start().await, Master::start().await);
+    let source = node(&theirs).await;
+    source.library().hashed().await;
+    let from = theirs.call().await;
+    let mut config = config(&ours);
+    config.replicas.quota = Some(50_000_000);
+    let target = app::start(config).await.expect("a node");
+    let mut call = ours.call().await;
+    assert_eq!(call.hello.replica_bytes, 50_000_000);
+    call.until(|call| call.last.replica_free == 50_000_000).await;
+
+    let title = Title::parse("a.mp4").expect("a title");
+    let copy = source.library().find(&title, None).expect("a copy");
+    let content_id = copy.content.expect("hashed").0.to_vec();
+    let order = |id, source| {
+        let content_id = content_id.clone();
+        let title = title.to_string();
+        v1::Replicate { id, title, content_id, size: copy.size, source, rate_bps: 0, request_id: "r".into() }
+    };
+    call.reply(Answer::Replicate(order(1, None))).await;
+    call.until(|call| call.replicated.len() == 1).await;
+    let refused = call.replicated.pop().expect("just came");
+    assert_eq!((refused.id, refused.refusal.map(|no| no.reason)), (1, Some("BAD_REQUEST".to_owned())));
+
+    call.reply(Answer::Replicate(order(2, Some(seat(&from, "a.mp4"))))).await;
+    call.until(|call| !call.replicated.is_empty() && call.titles.contains("a.mp4")).await;
+    assert_eq!(call.replicated, [v1::Replicated { id: 2, refusal: None }]);
+    call.until(|call| call.last.replica_free < 50_000_000 - copy.size).await;
+    call.reply(Answer::Evict(v1::Evict { title: title.to_string(), content_id: content_id.clone() })).await;
+    call.until(|call| call.titles.is_empty() && call.last.replica_free == 50_000_000).await;
+    target.shutdown().await;
+    source.shutdown().await;
 }

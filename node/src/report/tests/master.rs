@@ -104,6 +104,7 @@ impl Master {
             replies,
             hello,
             titles: BTreeSet::new(),
+            replicated: Vec::new(),
             complete: false,
             told: Vec::new(),
             runs: HashSet::new(),
@@ -130,6 +131,7 @@ pub(super) struct Call {
     replies: Replies,
     pub(super) hello: Hello,
     pub(super) titles: BTreeSet<String>,
+    pub(super) replicated: Vec<v1::Replicated>,
     pub(super) complete: bool,
     /// What was told of sessions.
     pub(super) told: Vec<model::Sessions>,
@@ -143,7 +145,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    async fn reply(&mut self, body: Answer) {
+    pub(super) async fn reply(&mut self, body: Answer) {
         self.replies.send(Ok(AttachResponse { body: Some(body) })).await.expect("sent");
     }
 
@@ -151,6 +153,7 @@ impl Call {
     pub(super) async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         while !condition(self) {
             match self.requests.message().await.expect("a channel").expect("a message").body {
+                Some(Body::Replicated(replicated)) => self.replicated.push(replicated),
                 Some(Body::Catalog(page)) => self.page(page.try_into().expect("a good page")),
                 Some(Body::Report(report)) => {
                     let report = model::Report::try_from(report).expect("a good report");
