@@ -253,6 +253,11 @@ impl Catalog {
         self.unswept > 0
     }
 
+    /// Titles.
+    pub fn titles(&self) -> usize {
+        self.names.len()
+    }
+
     /// Copies of one node.
     pub fn copies_of(&self, node: NodeId) -> u32 {
         holder_of(&self.holders, node).copies
