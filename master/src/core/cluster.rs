@@ -68,8 +68,8 @@ pub struct Cluster {
     rooms: Rooms,
     steps: Vec<Step>,
     round: Option<Instant>,
-    /// A node has more than it can give, since then.
-    shed: Option<Instant>,
+    /// Nodes whose last report shows that they have more than they can give.
+    overloaded: Vec<NodeId>,
     orders: Vec<Order>,
     events: Vec<Event>,
     scratch: decide::Scratch,
@@ -102,7 +102,7 @@ impl Cluster {
             rooms: Rooms::default(),
             steps: Vec::new(),
             round: None,
-            shed: None,
+            overloaded: Vec::new(),
             orders: Vec::new(),
             events: Vec::new(),
             scratch: decide::Scratch::default(),
@@ -143,8 +143,8 @@ impl Cluster {
     /// Takes a report: the lease is renewed, and the books are brought up to date.
     pub fn report(&mut self, now: Now, link: Link, report: Report) -> Result<(), Ignored> {
         let state = self.roster.report(now, link, report)?;
-        if self.settings.moves && self.overloaded(now, link.node) {
-            self.shed = Some(now.instant);
+        if self.settings.moves && self.is_overloaded(now, link.node) {
+            self.overloaded.push(link.node);
         }
         self.events.extend(state.map(|state| Event::State(link.node, state)));
         Ok(())
@@ -236,8 +236,9 @@ impl Cluster {
                 Change::Forgotten => self.ledger.release_all(node),
             }
         }
-        if self.shed.is_some() {
-            self.shed(now, rng);
+        if !self.overloaded.is_empty() {
+            let nodes = std::mem::take(&mut self.overloaded);
+            self.make(now, |search, steps| moves::shed(search, &nodes, rng, steps));
         }
         if self.round.is_some_and(|round| round <= now.instant) {
             self.round = Some(now.instant + ROUND);
@@ -248,18 +249,16 @@ impl Cluster {
         }
     }
 
-    fn overloaded(&self, now: Now, node: NodeId) -> bool {
+    fn is_overloaded(&self, now: Now, node: NodeId) -> bool {
         let Some(known) = self.roster.node(node) else { return false };
         let load = balancer::load(&self.view(now), node, known);
         load.level > load.available.rate
     }
 
-    /// Moves sessions away from nodes that have more than they can give.
-    fn shed(&mut self, now: Now, rng: &mut impl Rng) {
-        self.shed = None;
+    /// Makes the moves that `find` finds.
+    fn make(&mut self, now: Now, find: impl FnOnce(&mut Search<'_>, &mut Vec<Step>)) {
         let mut steps = std::mem::take(&mut self.steps);
-        let drain = self.settings.drain;
-        self.search(now, |search| moves::shed(search, drain, rng, &mut steps));
+        self.search(now, |search| find(search, &mut steps));
         self.depart(now, &steps);
         self.steps = steps;
     }
@@ -268,8 +267,9 @@ impl Cluster {
         let variances = self.roster.nodes().filter_map(|(_, node)| node.books.variance());
         let (sum, count) = variances.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(one), count + 1));
         self.common.pool = sum.checked_div(count).unwrap_or(0);
-        if self.settings.moves && self.settings.drain {
-            self.shed = Some(now.instant);
+        let draining = self.roster.nodes().any(|(_, node)| node.state == State::Draining);
+        if self.settings.moves && self.settings.drain && draining {
+            self.make(now, |search, steps| moves::drain(search, rng, steps));
         }
     }
 
@@ -340,14 +340,10 @@ impl Cluster {
 
     /// When [`Self::handle`] has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ledger
-            .deadline()
-            .into_iter()
-            .chain(self.roster.deadline())
-            .chain(self.round)
-            .chain(self.shed)
-            .chain(self.hurry())
-            .min()
+        // What is overloaded is so at once: any time that has passed says that.
+        let at_once = if self.overloaded.is_empty() { None } else { self.round.map(|round| round - ROUND) };
+        let others = [self.roster.deadline(), self.round, at_once, self.hurry()];
+        self.ledger.deadline().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// What has happened since the last call.

@@ -132,8 +132,9 @@ impl Ledger {
                 self.table.remove(session);
             }
             State::Moving(to) => {
-                // The old seat is empty, the new one is promised.
+                // The old seat is empty, the new one is promised. No departure that tells how long sessions last.
                 self.table.change(session, |slot| (slot.node, slot.state) = (to, State::Promised));
+                return None;
             }
         }
         Some(rate)

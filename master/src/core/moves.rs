@@ -9,7 +9,7 @@ mod tests;
 use rand::{Rng, RngExt as _};
 use usher_proto::{SessionId, model::Origin};
 
-pub use self::plan::{Pace, rebalance, shed};
+pub use self::plan::{Pace, drain, rebalance, shed};
 use super::{
     NodeId,
     balancer::{self, Load, View},
@@ -234,6 +234,39 @@ impl Search<'_> {
         false
     }
 
+    /// Sessions of a node that has more than it can give, the largest first, until it fits: each to its best seat, which
+    /// stays `margin` thousandths of a deviation from full.
+    fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<Step>) {
+        let mut over = -self.rooms.of(from).left;
+        if over <= 0 {
+            return;
+        }
+        let mut sessions: Vec<(u64, u32, SessionId, WorkRef)> = Vec::new();
+        for work in self.view.ledger.works(from) {
+            let Some(place) = self.view.ledger.place(from, *work) else { continue };
+            sessions.extend(place.movable(MOVES).map(|(session, rate)| (rate, rng.random(), session, *work)));
+        }
+        sessions.sort_unstable_by_key(|(rate, lot, ..)| (std::cmp::Reverse(*rate), *lot));
+        let mut sessions = sessions.into_iter().peekable();
+        while let Some((rate, _, session, work)) = sessions.next() {
+            // Not more than is needed, as long as there are smaller ones.
+            let smaller = sessions.peek().is_some_and(|(next, ..)| signed(*next) >= over);
+            if over <= 0 {
+                break;
+            }
+            if smaller && signed(rate) > over {
+                continue;
+            }
+            let Some(place) = self.view.ledger.place(from, work) else { continue };
+            let seat = self.seats(from, &place, rate).max_by_key(|(_, after)| *after);
+            let Some((to, _)) = seat.filter(|(_, after)| *after >= margin) else { continue };
+            let step = Step { session, from, to, rate };
+            self.rooms.take(&step);
+            steps.push(step);
+            over -= signed(rate);
+        }
+    }
+
     /// A session of `from` to a node that has no room for it until one of its own sessions goes to a third.
     fn chain(&self, from: NodeId, need: u64, left: &mut usize, rng: &mut impl Rng, steps: &mut Vec<Step>) -> bool {
         let works: Vec<WorkRef> = self.works(from, rng).collect();
@@ -273,8 +306,7 @@ impl Search<'_> {
 
     /// The other nodes that hold all of a work.
     fn holders(&self, from: NodeId, place: &Place<'_>) -> impl Iterator<Item = NodeId> {
-        let found = place.work.and_then(|work| self.catalog.found(work.id, work.key));
-        let copies = found.into_iter().flat_map(|found| self.catalog.copies(&found).collect::<Vec<_>>());
+        let copies = place.work.into_iter().flat_map(|work| self.catalog.copies_of_work(work));
         let mut last = None;
         copies.filter(|copy| copy.origin != Origin::Growing).map(|copy| copy.node).filter(move |node| {
             let again = last.replace(*node) == Some(*node);

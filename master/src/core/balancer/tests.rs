@@ -86,7 +86,7 @@ impl Nodes {
     fn rank(&mut self, need: &Need<'_>, growing: &[u32]) -> Count {
         let holders: Vec<(NodeId, bool)> = self.roster.nodes().map(|(id, _)| (id, !growing.contains(&id.0))).collect();
         let Self { now, roster, ledger, rng, rule, zones, common, ranked, .. } = self;
-        let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones };
+        let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
         rank(&view, need, holders.into_iter(), rng, ranked)
     }
 

@@ -49,7 +49,7 @@ impl Node {
     }
 
     fn available(&self) -> Available {
-        self.books.available(self.now)
+        self.books.available(self.now, 0)
     }
 
     fn rate(&self) -> u64 {
@@ -199,7 +199,7 @@ fn a_young_process_is_given_a_quarter_and_then_more() {
         assert_eq!((available.rate / MBIT, (available.rate + available.cold) / MBIT), (rate, 1000));
     }
     let silent = Books::new(node.now, CAPACITY);
-    assert_eq!(silent.available(node.now).rate, CAPACITY / COLD, "one that has said nothing is taken as young");
+    assert_eq!(silent.available(node.now, 0).rate, CAPACITY / COLD, "one that has said nothing is taken as young");
 }
 
 #[test]

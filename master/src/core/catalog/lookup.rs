@@ -145,12 +145,7 @@ impl Catalog {
     /// Its copies, by node and volume.
     pub fn copies(&self, found: &Found) -> impl Iterator<Item = CopyView> {
         let key = found.key;
-        self.live(found.title).filter(move |(_, copy)| copy.key() == key).map(|(_, copy)| CopyView {
-            node: NodeId(copy.node),
-            volume: copy.volume,
-            modified_ms: copy.modified_ms,
-            origin: copy.origin(),
-        })
+        self.live(found.title).filter(move |(_, copy)| copy.key() == key).map(|(_, copy)| copy.view())
     }
 
     /// What it is, for longer than until the catalog changes.
@@ -171,6 +166,13 @@ impl Catalog {
         let first = copies.next()?;
         let newest = copies.fold(first, newer).0;
         Some(Found { title: id.entry, newest, key, conflict: self.conflict(id.entry) })
+    }
+
+    /// The copies of a work, by node and volume; none once its title is gone.
+    pub fn copies_of_work(&self, work: Work) -> impl Iterator<Item = CopyView> {
+        let entry = self.entries.slot(work.id.entry).filter(|entry| entry.born == work.id.born && entry.name.is_some());
+        let copies = entry.into_iter().flat_map(move |_| self.live(work.id.entry));
+        copies.filter(move |(_, copy)| copy.key() == work.key).map(|(_, copy)| copy.view())
     }
 
     /// What is known of it.
@@ -229,6 +231,15 @@ impl Catalog {
 }
 
 impl Copy {
+    fn view(&self) -> CopyView {
+        CopyView {
+            node: NodeId(self.node),
+            volume: self.volume,
+            modified_ms: self.modified_ms,
+            origin: self.origin(),
+        }
+    }
+
     fn key(&self) -> Key {
         self.hashed().map_or(Key::Sized(self.size), Key::Hashed)
     }

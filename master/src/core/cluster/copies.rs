@@ -34,9 +34,7 @@ impl Titles for Held<'_> {
     }
 
     fn copies(&self, work: Work, mut each: impl FnMut(NodeId, Origin)) {
-        if let Some(found) = self.0.found(work.id, work.key) {
-            self.0.copies(&found).for_each(|copy| each(copy.node, copy.origin));
-        }
+        self.0.copies_of_work(work).for_each(|copy| each(copy.node, copy.origin));
     }
 
     fn walk(&self, place: usize, limit: usize, visit: impl FnMut(Work)) -> Option<usize> {

@@ -10,10 +10,6 @@ use crate::core::{NodeId, roster::State};
 /// cent: a move to the next node that overflows would only be the first of two.
 const SPARE: i64 = 60;
 
-/// Sessions that one node sheds at a time at most. Their seats are chosen one by one, each promise counted, so that many
-/// make no herd; the bound is for the time that it takes.
-const SHED: usize = 512;
-
 /// A node whose use is this much above the mean gives sessions away in a rebalance, in per cent of what it can give;
 /// it stops at half of that.
 const UNEVEN: i64 = 10;
@@ -29,28 +25,24 @@ impl Pace {
     }
 }
 
-/// Moves away from nodes that have more than they can give; with `drain`, away from those that drain too.
-pub fn shed(search: &mut Search<'_>, drain: bool, rng: &mut impl Rng, steps: &mut Vec<Step>) {
+/// Moves away from those of `nodes` that have more than they can give.
+pub fn shed(search: &mut Search<'_>, nodes: &[NodeId], rng: &mut impl Rng, steps: &mut Vec<Step>) {
     steps.clear();
-    let nodes: Vec<(NodeId, bool)> =
-        search.view.roster.nodes().map(|(id, node)| (id, node.state == State::Draining)).collect();
     let least = mean_margin(search) * SPARE / 100;
-    for (node, draining) in nodes {
-        let most = if draining { if drain { Pace::of(sessions(search, node)) } else { 0 } } else { SHED };
-        for _ in 0..most {
-            let step = if draining {
-                search.one(node, Wanted { moves: u8::MAX, taken: steps, ..Wanted::freeing(1) }, rng)
-            } else {
-                let over = -search.rooms.of(node).left;
-                if over <= 0 {
-                    break;
-                }
-                // One that is enough by itself, or else any.
-                let need = u64::try_from(over).unwrap_or(0);
-                let enough = Wanted { margin: least, taken: steps, ..Wanted::freeing(need) };
-                search.one(node, enough, rng).or_else(|| search.one(node, Wanted { need: 1, ..enough }, rng))
-            };
-            let Some(step) = step else { break };
+    for node in nodes {
+        search.relieve(*node, least, rng, steps);
+    }
+}
+
+/// Moves away from nodes that drain, at their pace.
+pub fn drain(search: &mut Search<'_>, rng: &mut impl Rng, steps: &mut Vec<Step>) {
+    steps.clear();
+    let draining = search.view.roster.nodes().filter(|(_, node)| node.state == State::Draining);
+    let draining: Vec<NodeId> = draining.map(|(id, _)| id).collect();
+    for node in draining {
+        for _ in 0..Pace::of(sessions(search, node)) {
+            let wanted = Wanted { moves: u8::MAX, taken: steps, ..Wanted::freeing(1) };
+            let Some(step) = search.one(node, wanted, rng) else { break };
             search.rooms.take(&step);
             steps.push(step);
         }

@@ -146,7 +146,7 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
         nodes.report(0, 800, background);
         nodes.rank(&need(10), &[]);
         let Nodes { now, roster, ledger, rule, zones, common, ranked, .. } = &nodes;
-        let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones };
+        let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
         let fits = ranked[0].level + need(10).rate <= ranked[0].available.rate * 11 / 10;
         chosen.push((background, ranked[0].verdict, fits, burst(&view, &need(10), ranked).is_some()));
     }
@@ -158,6 +158,6 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
     nodes.report(0, 1000, 40);
     nodes.rank(&need(10), &[]);
     let Nodes { now, roster, ledger, rule, zones, common, ranked, .. } = &nodes;
-    let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones };
+    let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
     assert_eq!(burst(&view, &need(10), ranked), None);
 }

@@ -96,7 +96,7 @@ proptest! {
                     books.report(now, &report);
                 }
             }
-            let available = books.available(now);
+            let available = books.available(now, 0);
             let whole = available.rate + available.cold + available.unsteady + available.doubted;
             prop_assert!(available.rate <= capacity && whole >= capacity);
             let promised = Promised { rate: promised.0, tickets: 1, leaving: promised.1 };
