@@ -252,7 +252,6 @@ fn to_pb(report: &model::Report) -> v1::Report {
         committed_bps: report.committed.0,
         sessions: report.sessions,
         // Sessions are told by themselves, and at once.
-        settled: Vec::new(),
         background_bps: report.background.0,
         demand_bps: report.demand.0,
         delivered_bps: report.delivered.0,

@@ -371,8 +371,7 @@ impl Roster {
             return Err(Ignored::Old);
         }
         node.history.push(Sample { at: now, egress: report.egress.0, sessions: report.sessions });
-        // The list was for the ledger; here it would only be memory.
-        node.report = Report { settled: Vec::new(), ..report };
+        node.report = report;
         node.books.report(now.instant, &node.report);
         node.reported_at = Some(now.instant);
         node.hear(now.instant);

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use super::{
-    MAX_ADDRESSES, MAX_PAGE_ENTRIES, MAX_SETTLED,
+    MAX_ADDRESSES, MAX_PAGE_ENTRIES,
     equipment::Equipment,
     invalid::{Check, Invalid},
 };
 use crate::{
-    id::{self, BootId, ContentId, NodeName, SessionId},
+    id::{self, BootId, ContentId, NodeName},
     pb::v1,
     title::Title,
     tree,
@@ -303,8 +303,6 @@ pub struct Report {
     pub committed: Bitrate,
     /// Sessions that run.
     pub sessions: u32,
-    /// Sessions that began or were refused.
-    pub settled: Vec<SessionId>,
     /// Bit/s that others took of its link.
     pub background: Bitrate,
     /// Bit/s that its reserved sessions would have taken from a node that is fast enough.
@@ -330,10 +328,6 @@ impl TryFrom<v1::Report> for Report {
         }
         check.require(report.elastic_bps <= report.egress_bps, "elastic_bps", || "at most egress_bps".to_owned());
         check.require(report.delivered_bps <= report.demand_bps, "delivered_bps", || "at most demand_bps".to_owned());
-        check.require(report.settled.len() <= MAX_SETTLED, "settled", || format!("at most {MAX_SETTLED}"));
-        let settled = report.settled.iter().take(MAX_SETTLED).enumerate();
-        let settled =
-            settled.filter_map(|(i, id)| check.take(&format!("settled[{i}]"), id.parse::<SessionId>())).collect();
         check.done(Some(Self {
             sequence: report.sequence,
             uptime_ms: report.uptime_ms,
@@ -342,7 +336,6 @@ impl TryFrom<v1::Report> for Report {
             elastic: Bitrate(report.elastic_bps),
             committed: Bitrate(report.committed_bps),
             sessions: report.sessions,
-            settled,
             background: Bitrate(report.background_bps),
             demand: Bitrate(report.demand_bps),
             delivered: Bitrate(report.delivered_bps),
@@ -425,7 +418,6 @@ mod tests {
         for (what, wrong) in [
             ("more elastic than sent", v1::Report { elastic_bps: 6, ..good.clone() }),
             ("lie", v1::Report { egress_bps: u64::MAX, ..good.clone() }),
-            ("session", v1::Report { settled: vec!["x".into()], ..good.clone() }),
         ] {
             assert!(Report::try_from(wrong).is_err(), "{what}");
         }
