@@ -94,9 +94,10 @@ pub struct Available {
 }
 
 impl Available {
-    /// Bit/s that may be given if there is no other way: youth and copies stand back.
+    /// Bit/s that may be given if there is no other way: youth, copies and caution stand back before a viewer is sent
+    /// away, for what they would save is less than the whole session that a refusal costs.
     pub fn most(&self) -> u64 {
-        self.rate.saturating_add(self.cold).saturating_add(self.copying)
+        self.rate.saturating_add(self.cold).saturating_add(self.copying).saturating_add(self.unsteady)
     }
 }
 

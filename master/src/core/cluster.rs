@@ -252,7 +252,7 @@ impl Cluster {
     fn is_overloaded(&self, now: Now, node: NodeId) -> bool {
         let Some(known) = self.roster.node(node) else { return false };
         let load = balancer::load(&self.view(now), node, known);
-        load.level > load.available.rate
+        load.level > load.available.most()
     }
 
     /// Makes the moves that `find` finds.

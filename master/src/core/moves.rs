@@ -36,7 +36,7 @@ const CHAINS: usize = 32;
 
 /// Nothing is moved for an arrival when less than one part in so many of the cluster is free: there, each move only
 /// postpones the next refusal.
-const FREE: u64 = 500;
+const FREE: u64 = 2000;
 
 /// One session to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,8 @@ impl Rooms {
         (self.available, self.free) = (0, 0);
         for (id, node) in view.roster.nodes() {
             let load = balancer::load(view, id, node);
-            let left = signed(load.available.rate) - signed(load.level);
+            // Copies stand back for viewers.
+            let left = signed(load.available.rate + load.available.copying) - signed(load.level);
             let well = node.standing(view.now) == Standing::Well;
             self.rooms.resize(id.index(), Room::default());
             self.rooms.push(Room { load, left, well });
@@ -237,10 +238,11 @@ impl Search<'_> {
     /// Sessions of a node that has more than it can give, the largest first, until it fits: each to its best seat, which
     /// stays `margin` thousandths of a deviation from full.
     fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<Step>) {
-        let mut over = -self.rooms.of(from).left;
-        if over <= 0 {
+        let room = self.rooms.of(from);
+        if room.load.level <= room.load.available.most() {
             return;
         }
+        let mut over = -room.left;
         let mut sessions: Vec<(u64, u32, SessionId, WorkRef)> = Vec::new();
         for work in self.view.ledger.works(from) {
             let Some(place) = self.view.ledger.place(from, *work) else { continue };
