@@ -205,6 +205,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) zone: u32,
     /// Nodes that it does not want.
     pub(crate) exclude: &'a [Node],
+    /// Those of them that turned it away since they were full.
+    pub(crate) full: &'a [Node],
     /// It asked before for this session.
     pub(crate) retry: bool,
 }
@@ -218,6 +220,8 @@ pub(crate) enum Answer {
         node: Node,
         /// Where to go next, in order.
         alternates: Vec<Node>,
+        /// A guard may let it in up to a tenth above the node's capacity.
+        burst: bool,
     },
     /// There is no room.
     Refused,

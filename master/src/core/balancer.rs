@@ -77,6 +77,8 @@ pub struct Need<'a> {
     pub rate: u64,
     /// Nodes that must not be chosen.
     pub exclude: &'a [NodeId],
+    /// Nodes that have just turned the client away for lack of room: chosen only if room is made.
+    pub full: &'a [NodeId],
     /// The client's zone, empty if unknown.
     pub zone: &'a str,
     /// What the node must be able to do.
@@ -156,6 +158,12 @@ impl Candidate {
     /// Bit/s free before this request.
     pub fn room(&self) -> u64 {
         self.available.rate.saturating_sub(self.level)
+    }
+
+    /// Whether after so many bit/s more nothing would be left for changes of others' traffic.
+    pub fn is_tight(&self, rate: u64) -> bool {
+        let most = self.available.most() - self.available.unsteady;
+        self.available.unsteady > 0 && self.level.saturating_add(rate) > most
     }
 
     /// Bit/s free if there is no other way.
@@ -257,7 +265,9 @@ fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) 
         return Verdict::Small;
     }
     let after = load.level.saturating_add(need.rate);
-    if after <= load.available.rate {
+    if need.full.contains(&id) {
+        Verdict::Full
+    } else if after <= load.available.rate {
         if unsure { Verdict::Unsure } else { Verdict::Fit }
     } else if after <= load.available.most() {
         Verdict::Cold

@@ -21,7 +21,6 @@ use usher_proto::{
 
 use super::{queue::Queue, request_id};
 use crate::{
-    core::journal::How,
     state::{Card, Seated, State, Unseated, session, timestamp},
 };
 
@@ -286,7 +285,7 @@ fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveRes
         nbf: issued,
         exp: expires,
         rid: id.to_owned(),
-        burst: decision.how == How::Burst,
+        burst: decision.burst,
     };
     Ok(v1::ResolveResponse {
         session_id: decision.session.to_string(),

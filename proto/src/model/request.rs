@@ -114,7 +114,7 @@ pub struct Resolve {
     pub zone: String,
     /// The rate to reserve, if not the title's own.
     pub rate: Option<Bitrate>,
-    /// Seats that did not serve; their nodes are in `exclude` too.
+    /// Seats that did not serve; their nodes are in `exclude` too, unless they were full.
     pub failed: Vec<Failed>,
     /// What the node must be able to do.
     pub needs: Requirements,
@@ -175,10 +175,12 @@ impl TryFrom<v1::ResolveRequest> for Resolve {
         let mut failed = Vec::new();
         for (i, seat) in request.failed.iter().take(MAX_FAILED).enumerate() {
             let Some(node) = check.take(&format!("failed[{i}].node"), NodeName::parse(&seat.node)) else { continue };
-            if !exclude.contains(&node) {
+            let code = Code::from_reason(&seat.reason);
+            // A full node may have room by now, or be given some.
+            if code != Code::NoCapacity && !exclude.contains(&node) {
                 exclude.push(node.clone());
             }
-            failed.push(Failed { node, code: Code::from_reason(&seat.reason) });
+            failed.push(Failed { node, code });
         }
         let needs = request.requirements.unwrap_or_default();
         let needs = check.take("requirements", Requirements::try_from(needs)).unwrap_or_default();

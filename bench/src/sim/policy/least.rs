@@ -44,7 +44,7 @@ impl Policy for Least {
             .min_by_key(|&(_, level, capacity)| level * 1_000_000 / capacity.max(1));
         let Some((node, ..)) = best else { return Answer::Refused };
         self.ledger.reserve(now, node, ask.session, rate);
-        Answer::Seat { node, alternates: Vec::new() }
+        Answer::Seat { node, alternates: Vec::new(), burst: false }
     }
 
     fn tick(&mut self, _now: Time) {}

@@ -61,7 +61,7 @@ impl Policy for TwoChoices {
         let any = || self.open.iter().find(|open| open.2).copied();
         let Some((node, ..)) = Some(better).filter(|open| open.2).or_else(any) else { return Answer::Refused };
         self.ledger.reserve(now, node, ask.session, rate);
-        Answer::Seat { node, alternates: Vec::new() }
+        Answer::Seat { node, alternates: Vec::new(), burst: false }
     }
 
     fn tick(&mut self, _now: Time) {}

@@ -36,7 +36,7 @@ impl Policy for Patent {
         };
         let best = self.roster.holders(now, ask.title, ask.exclude).max_by_key(|&node| available(node));
         match best.filter(|&node| available(node) >= self.roster.rate(ask.title)) {
-            Some(node) => Answer::Seat { node, alternates: Vec::new() },
+            Some(node) => Answer::Seat { node, alternates: Vec::new(), burst: false },
             None => Answer::Refused,
         }
     }

@@ -44,7 +44,7 @@ impl Policy for Random {
             return Answer::Refused;
         }
         let node = self.holders[self.rng.random_range(0..self.holders.len())];
-        Answer::Seat { node, alternates: Vec::new() }
+        Answer::Seat { node, alternates: Vec::new(), burst: false }
     }
 
     fn tick(&mut self, _now: Time) {}

@@ -17,7 +17,8 @@ use usher_master::core::{
 use usher_proto::{
     Bitrate, BootId, Code, ContentId, NodeName, SessionId, Title as Name,
     model::{
-        Begun, CatalogCopy, CatalogPage, Equipment, Hello, Origin, Presence, Requirements, Sessions, Turned, What,
+        Begun, CatalogCopy, CatalogPage, Equipment, Failed, Hello, Origin, Presence, Requirements, Sessions, Turned,
+        What,
     },
     ticket::Purpose,
 };
@@ -238,7 +239,10 @@ impl Policy for Usher {
 
     fn resolve(&mut self, now: Time, ask: &Ask<'_>) -> Answer {
         let now = self.now(now);
-        let exclude: Vec<NodeName> = ask.exclude.iter().map(|node| node_name(*node)).collect();
+        let silent = ask.exclude.iter().filter(|node| !ask.full.contains(node));
+        let exclude: Vec<NodeName> = silent.map(|node| node_name(*node)).collect();
+        let full = ask.full.iter().map(|node| Failed { node: node_name(*node), code: Code::NoCapacity });
+        let failed: Vec<Failed> = full.collect();
         let zone = format!("z{}", ask.zone);
         let ask = (id(ask.session), What::Title(name(ask.title)));
         let (session, what) = (ask.0, &ask.1);
@@ -250,6 +254,7 @@ impl Policy for Usher {
             exclude: &exclude,
             zone: &zone,
             needs: &self.needs,
+            failed: &failed,
             tag: 0,
             // The real client waits for the probe; a simulated one has gone by then.
             unsure: true,
@@ -258,6 +263,7 @@ impl Policy for Usher {
             Ok(decision) => Answer::Seat {
                 node: decision.first.0,
                 alternates: decision.alternates.iter().flatten().map(|node| node.0).collect(),
+                burst: decision.burst,
             },
             Err(_) => Answer::Refused,
         }

@@ -22,7 +22,7 @@ impl World<'_> {
         let session = self.sessions.open(arrival.title, rate, arrival.zone, arrival.duration);
         if arrival.abandoned {
             let master = self.any_master();
-            let ask = Ask { session, title: arrival.title, zone: arrival.zone, exclude: &[], retry: false };
+            let ask = Ask { session, title: arrival.title, zone: arrival.zone, exclude: &[], full: &[], retry: false };
             self.tell(master, |policy, now| policy.resolve(now, &ask));
             self.sessions.close(session);
         } else {
@@ -34,13 +34,15 @@ impl World<'_> {
     fn ask(&mut self, id: u64, retry: bool, travel: Time) {
         let master = self.any_master();
         let Some(session) = self.sessions.find(id) else { return };
-        let exclude = std::mem::take(&mut session.exclude);
-        let ask = Ask { session: id, title: session.title, zone: session.zone, exclude: &exclude, retry };
+        let (exclude, full) = (std::mem::take(&mut session.exclude), std::mem::take(&mut session.full));
+        let (title, zone) = (session.title, session.zone);
+        let ask = Ask { session: id, title, zone, exclude: &exclude, full: &full, retry };
         let answer = self.tell(master, |policy, now| policy.resolve(now, &ask));
         let Some(session) = self.sessions.find(id) else { return };
-        session.exclude = exclude;
+        (session.exclude, session.full) = (exclude, full);
         match answer {
-            Answer::Seat { node, alternates } => {
+            Answer::Seat { node, alternates, burst } => {
+                session.burst = burst;
                 session.seats.clear();
                 session.seats.push_back(node);
                 session.seats.extend(alternates);
@@ -59,12 +61,15 @@ impl World<'_> {
             self.queue.push(self.now + DIAL_PATIENCE, Event::TimedOut { session: id });
             return;
         }
-        match it.door(session.title, session.rate, self.guard) {
+        match it.door(session.title, session.rate, self.guard, session.burst) {
             Ok(()) => self.begin(id, node),
             Err(shut) => {
                 let limit = match shut {
                     Shut::Closed => None,
-                    Shut::Full(limit) => Some(limit),
+                    Shut::Full(limit) => {
+                        session.full.push(node);
+                        Some(limit)
+                    }
                 };
                 self.note(node, Change::Refused { session: id, limit });
                 self.next_seat(id);

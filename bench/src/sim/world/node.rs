@@ -129,11 +129,12 @@ impl Node {
     }
 
     /// Whether a session may begin here.
-    pub(super) fn door(&self, title: u32, rate: u64, guard: bool) -> Result<(), Shut> {
+    pub(super) fn door(&self, title: u32, rate: u64, guard: bool, burst: bool) -> Result<(), Shut> {
         if self.draining || !self.serves(title) {
             return Err(Shut::Closed);
         }
-        if guard && rate > self.spare() {
+        let slack = if burst { self.real / 10 } else { 0 };
+        if guard && self.sum + self.background + rate > self.real + slack {
             return Err(Shut::Full(self.real));
         }
         Ok(())

@@ -65,7 +65,7 @@ impl World<'_> {
         let target = &self.nodes[to as usize];
         let ok = match place {
             Some((Place::Node(node), title, rate)) if node == from && node != to && target.up => {
-                target.door(title, rate, self.guard).is_ok()
+                target.door(title, rate, self.guard, false).is_ok()
             }
             _ => false,
         };

@@ -30,6 +30,10 @@ pub(super) struct Session {
     pub(super) seats: std::collections::VecDeque<u32>,
     /// Nodes that it does not want any more.
     pub(super) exclude: Vec<u32>,
+    /// Those of them that were full.
+    pub(super) full: Vec<u32>,
+    /// Its tickets let it in up to a tenth above a node's capacity.
+    pub(super) burst: bool,
 }
 
 /// All sessions. The lower half of a number is the slot, the upper half counts its uses.
@@ -61,6 +65,8 @@ impl Sessions {
             retried: false,
             seats: std::collections::VecDeque::new(),
             exclude: Vec::new(),
+            full: Vec::new(),
+            burst: false,
         });
         id
     }

@@ -232,12 +232,7 @@ impl Catalog {
 
 impl Copy {
     fn view(&self) -> CopyView {
-        CopyView {
-            node: NodeId(self.node),
-            volume: self.volume,
-            modified_ms: self.modified_ms,
-            origin: self.origin(),
-        }
+        CopyView { node: NodeId(self.node), volume: self.volume, modified_ms: self.modified_ms, origin: self.origin() }
     }
 
     fn key(&self) -> Key {

@@ -7,7 +7,7 @@ use thiserror::Error;
 use usher_proto::{
     Bitrate, ContentId, NodeName, SessionId, Title,
     code::{Code, Fault},
-    model::{Origin, Range, Requirements, Resolve, What},
+    model::{Failed, Origin, Range, Requirements, Resolve, What},
     ticket::Purpose,
 };
 
@@ -43,14 +43,27 @@ pub struct Ask<'a> {
     pub needs: &'a Requirements,
     /// Names the request in the journal; 0 for none.
     pub tag: u64,
+    /// Seats that did not serve; those that were full may be chosen again once room is made.
+    pub failed: &'a [Failed],
     /// Nodes that have been silent for a while may be chosen before they answered a probe.
     pub unsure: bool,
 }
 
 impl<'a> From<&'a Resolve> for Ask<'a> {
     fn from(resolve: &'a Resolve) -> Self {
-        let Resolve { what, purpose, range, rate, exclude, zone, needs, .. } = resolve;
-        Self { what, purpose: *purpose, range: *range, rate: *rate, exclude, zone, needs, tag: 0, unsure: false }
+        let Resolve { what, purpose, range, rate, exclude, zone, needs, failed, .. } = resolve;
+        Self {
+            what,
+            purpose: *purpose,
+            range: *range,
+            rate: *rate,
+            exclude,
+            zone,
+            needs,
+            failed,
+            tag: 0,
+            unsure: false,
+        }
     }
 }
 
@@ -75,6 +88,8 @@ pub struct Decision {
     pub room: u64,
     /// Which rule found it.
     pub how: How,
+    /// The node may promise a tenth more than its capacity for it: what fills it is others' traffic, which changes.
+    pub burst: bool,
     /// Where the holders stand.
     pub count: Count,
 }
@@ -146,6 +161,7 @@ pub(super) struct Scratch {
     found: Vec<Found>,
     holders: Vec<(NodeId, usize)>,
     exclude: Vec<NodeId>,
+    full: Vec<NodeId>,
     ranked: Vec<Candidate>,
     steps: Vec<Step>,
 }
@@ -185,7 +201,7 @@ impl Cluster {
             let Some(first) = self.scratch.found.first() else { continue };
             let rate = self.rate(now, ask, first).0;
             let Scratch { holders, exclude, .. } = &self.scratch;
-            let need = Need { rate, exclude, zone: ask.zone, needs: ask.needs, coverage: None };
+            let need = Need { rate, exclude, zone: ask.zone, needs: ask.needs, coverage: None, full: &[] };
             for (node, _) in holders {
                 if balancer::could_serve(&self.view(now), &need, *node) {
                     coverage.add(*node);
@@ -260,6 +276,7 @@ impl Cluster {
             alternates,
             room: best.room(),
             how,
+            burst: how == How::Burst || best.is_tight(choice.rate.0),
             count: choice.count,
         };
         let work = found.map(|found| self.catalog.work(&found));
@@ -290,8 +307,18 @@ impl Cluster {
         }
         let rate = self.rate(now, ask, &first);
         self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
+        let full = ask.failed.iter().filter(|failed| failed.code == Code::NoCapacity);
+        self.scratch.full.clear();
+        self.scratch.full.extend(full.filter_map(|failed| self.roster.id(&failed.node)));
         let mut scratch = std::mem::take(&mut self.scratch);
-        let need = Need { rate: rate.0, exclude: &scratch.exclude, zone: ask.zone, needs: ask.needs, coverage };
+        let need = Need {
+            full: &scratch.full,
+            rate: rate.0,
+            exclude: &scratch.exclude,
+            zone: ask.zone,
+            needs: ask.needs,
+            coverage,
+        };
         let many = scratch.holders.len() > LOOKED_AT;
         let from = if many { rng.random_range(0..scratch.holders.len()) } else { 0 };
         let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(LOOKED_AT));
