@@ -115,7 +115,7 @@ pub enum Verdict {
     Unsure,
     /// It has no room.
     Full,
-    /// It has room, but is too young to be given that much at once, or copies are made from it.
+    /// It has room, but is too young to be given that much at once, or others' traffic is too unsteady.
     Cold,
     /// Its silence, or clients, say that it does not serve.
     Suspect,
@@ -162,13 +162,13 @@ impl Candidate {
 
     /// Whether after so many bit/s more nothing would be left for changes of others' traffic.
     pub fn is_tight(&self, rate: u64) -> bool {
-        let most = self.available.most() - self.available.unsteady;
-        self.available.unsteady > 0 && self.level.saturating_add(rate) > most
+        let calm = self.available.rate.saturating_add(self.available.cold);
+        self.available.unsteady > 0 && self.level.saturating_add(rate) > calm
     }
 
     /// Bit/s free if there is no other way.
     fn last_room(&self) -> u64 {
-        self.available.most().saturating_sub(self.level)
+        self.available.last().saturating_sub(self.level)
     }
 }
 
@@ -269,7 +269,7 @@ fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) 
         Verdict::Full
     } else if after <= load.available.rate {
         if unsure { Verdict::Unsure } else { Verdict::Fit }
-    } else if after <= load.available.most() {
+    } else if after <= load.available.last() {
         Verdict::Cold
     } else {
         Verdict::Full
@@ -303,7 +303,7 @@ pub fn panic(need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
     able.max_by_key(|(_, candidate)| (candidate.margin, candidate.lot)).map(|(at, _)| at)
 }
 
-/// The best of the holders that only their youth, or copies made from them, keep from being chosen.
+/// The best of the holders that only their youth, or caution, keeps from being chosen.
 pub fn cold(ranked: &[Candidate]) -> Option<usize> {
     let cold = ranked.iter().enumerate().filter(|(_, candidate)| candidate.verdict == Verdict::Cold);
     cold.max_by_key(|(_, candidate)| (candidate.last_room(), candidate.lot)).map(|(at, _)| at)

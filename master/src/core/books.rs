@@ -33,8 +33,10 @@ const COLD: u64 = 4;
 /// The most that unsteadiness of others' traffic takes off the capacity: 1 in 20.
 const UNSTEADY: u64 = 20;
 
-/// The most that is kept free for copies, as a part of what could be given: 1 in 10.
-const COPYING: u64 = 10;
+/// The most that is kept free for copies, as a part of what could be given: 1 in 32. Enough for a few titles to come at
+/// the pace at which they play, so that the copies serve from their beginnings: a full node would otherwise never get
+/// rid of what fills it.
+const COPYING: u64 = 32;
 
 /// No word is taken as older than this: after it, the node is not chosen anyway.
 const OLDEST: Duration = Duration::from_secs(30);
@@ -91,13 +93,20 @@ pub struct Available {
     pub unsteady: u64,
     /// Bit/s less because copies are made from it.
     pub copying: u64,
+    /// Bit/s that others' traffic is below its mean, and will soon take again.
+    pub dip: u64,
 }
 
 impl Available {
-    /// Bit/s that may be given if there is no other way: youth, copies and caution stand back before a viewer is sent
-    /// away, for what they would save is less than the whole session that a refusal costs.
+    /// Bit/s that it can send, as far as one knows: youth and caution left aside.
     pub fn most(&self) -> u64 {
-        self.rate.saturating_add(self.cold).saturating_add(self.copying).saturating_add(self.unsteady)
+        self.rate.saturating_add(self.cold).saturating_add(self.unsteady)
+    }
+
+    /// Bit/s that may be given if there is no other way: youth and caution stand back before a viewer is sent away, for
+    /// what they would save is less than the whole session that a refusal costs.
+    pub fn last(&self) -> u64 {
+        self.most().saturating_sub(self.dip).max(self.rate)
     }
 }
 
@@ -178,7 +187,8 @@ impl Books {
         let unsteady = (2 * self.background.unsteady()).min(self.capacity / UNSTEADY);
         let rate = (believed - cold).saturating_sub(unsteady);
         let copying = copying.min(rate / COPYING);
-        Available { rate: rate - copying, doubted: self.capacity - believed, cold, unsteady, copying }
+        let dip = self.background.dip(self.capacity);
+        Available { rate: rate - copying, doubted: self.capacity - believed, cold, unsteady, copying, dip }
     }
 
     /// How far the node is from full after `rate` more, in thousandths of a standard deviation of its load; at least 0,

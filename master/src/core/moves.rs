@@ -76,8 +76,7 @@ impl Rooms {
         (self.available, self.free) = (0, 0);
         for (id, node) in view.roster.nodes() {
             let load = balancer::load(view, id, node);
-            // Copies stand back for viewers.
-            let left = signed(load.available.rate + load.available.copying) - signed(load.level);
+            let left = signed(load.available.rate) - signed(load.level);
             let well = node.standing(view.now) == Standing::Well;
             self.rooms.resize(id.index(), Room::default());
             self.rooms.push(Room { load, left, well });
@@ -242,7 +241,7 @@ impl Search<'_> {
         if room.load.level <= room.load.available.most() {
             return;
         }
-        let mut over = -room.left;
+        let mut over = signed(room.load.level) - signed(room.load.available.most());
         let mut sessions: Vec<(u64, u32, SessionId, WorkRef)> = Vec::new();
         for work in self.view.ledger.works(from) {
             let Some(place) = self.view.ledger.place(from, *work) else { continue };

@@ -44,6 +44,10 @@ use super::{NodeId, catalog::Work};
 /// its copies back for nothing.
 pub const GRACE: Duration = Duration::from_secs(300);
 
+/// With more of the cluster taken than this, in per cent, no copy is made for demand: there is no room elsewhere that it
+/// would open, and making it takes room.
+const CROWDED: u64 = 96;
+
 /// How long sessions are taken to last until somebody knows better.
 const SESSION: Duration = Duration::from_secs(900);
 
@@ -253,7 +257,14 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             }
             self.seats.carry(run.from, to, if run.seen { 0 } else { run.size });
         }
-        self.relieve(now, titles, orders);
+        let serving = || spots.iter().flatten().filter(|spot| spot.serving);
+        let level: u64 = serving().map(|spot| spot.level).sum();
+        let available: u64 = serving().map(|spot| spot.available).sum();
+        if u128::from(level) * 100 < u128::from(available) * u128::from(CROWDED) {
+            self.relieve(now, titles, orders);
+        } else {
+            self.demand.calm();
+        }
         self.sweep(now, titles);
         self.repair(now, titles, orders);
         self.release(now, titles, orders);

@@ -75,6 +75,12 @@ impl Background {
         mixed.max(pool / 4).isqrt()
     }
 
+    /// Bit/s below the mean.
+    pub(super) fn dip(&self, capacity: u64) -> u64 {
+        let mean = u128::from(self.mean >> POINT) * u128::from(capacity) / 1_000_000;
+        (mean as u64).saturating_sub(self.last)
+    }
+
     /// Bit/s above the mean, if that is more than a standard deviation; else 0.
     pub(super) fn excess(&self, capacity: u64, pool: u64) -> u64 {
         let of = |part: u64| (u128::from(part) * u128::from(capacity) / 1_000_000) as u64;

@@ -169,6 +169,13 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
     }
 
+    /// Nothing can be done for the titles that were refused.
+    pub(super) fn calm(&mut self) {
+        for slot in self.urgent.drain(..) {
+            self.entries[slot as usize].refused = false;
+        }
+    }
+
     /// Whether a refused title waits for a look.
     pub(super) fn is_urgent(&self) -> bool {
         !self.urgent.is_empty()

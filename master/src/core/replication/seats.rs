@@ -10,8 +10,9 @@ use super::{
     Spot,
 };
 
-/// Copies that a node gives at a time, and takes at a time: two keep a disk's queue filled while one of them ends.
-const AT_ONCE: u32 = 2;
+/// Copies that a node gives at a time, and takes at a time: they take only what viewers leave, and serve from their
+/// beginnings, so that in a flash many slow ones help sooner than few fast ones.
+const AT_ONCE: u32 = 6;
 
 /// Share of the source's bit/s that one copy may take, in per cent: viewers hardly feel it.
 const OF_SOURCE: u64 = 8;
@@ -90,7 +91,7 @@ impl Seats {
     /// Copies that may run at once in the whole cluster: enough to spread a flash, few enough to leave most nodes to
     /// their viewers.
     pub(super) fn most_orders(&self) -> usize {
-        (self.serving / 4).max(2)
+        (self.serving * 2).max(2)
     }
 
     /// The nodes that serve, the least loaded first, with their levels (Q32).
