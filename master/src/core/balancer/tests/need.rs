@@ -7,6 +7,7 @@ fn each_verdict() {
     let mut nodes = nodes(&[(0, 0); 4]);
     let excluded = [NodeId(0)];
     assert_eq!(nodes.verdict(&Need { exclude: &excluded, ..need(1) }, 0), Verdict::Excluded);
+    assert_eq!(nodes.verdict(&Need { full: &excluded, ..need(1) }, 0), Verdict::Full);
     assert_eq!(nodes.verdict(&need(1), 0), Verdict::Fit);
     assert_eq!(nodes.verdict(&need(1001), 0), Verdict::Small);
     nodes.report(0, 1000, 0);
