@@ -182,6 +182,7 @@ impl World {
             exclude: &[],
             zone: "z1",
             needs: NOTHING,
+            failed: &[],
             tag: 1,
             unsure: false,
         };

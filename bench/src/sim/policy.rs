@@ -207,8 +207,6 @@ pub(crate) struct Ask<'a> {
     pub(crate) exclude: &'a [Node],
     /// Those of them that turned it away since they were full.
     pub(crate) full: &'a [Node],
-    /// It asked before for this session.
-    pub(crate) retry: bool,
 }
 
 /// What a client is told.

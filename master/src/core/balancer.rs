@@ -115,7 +115,7 @@ pub enum Verdict {
     Unsure,
     /// It has no room.
     Full,
-    /// It has room, but is too young to be given that much at once, or others' traffic is too unsteady.
+    /// It has room only in its reserve: what is kept free because it is young, or because others' traffic is unsteady.
     Cold,
     /// Its silence, or clients, say that it does not serve.
     Suspect,
@@ -303,7 +303,7 @@ pub fn panic(need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
     able.max_by_key(|(_, candidate)| (candidate.margin, candidate.lot)).map(|(at, _)| at)
 }
 
-/// The best of the holders that only their youth, or caution, keeps from being chosen.
+/// The best of the holders that have room in their reserve.
 pub fn cold(ranked: &[Candidate]) -> Option<usize> {
     let cold = ranked.iter().enumerate().filter(|(_, candidate)| candidate.verdict == Verdict::Cold);
     cold.max_by_key(|(_, candidate)| (candidate.last_room(), candidate.lot)).map(|(at, _)| at)

@@ -42,7 +42,7 @@ pub enum How {
     Panic,
     /// Room was made by moving so many sessions.
     Moved(usize),
-    /// Its youth alone spoke against it.
+    /// Every holder was full, and it gave of its reserve: what youth, copies and caution keep free.
     Cold,
     /// A short burst of others' traffic alone spoke against it.
     Burst,

@@ -237,7 +237,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// What should be done now, appended to `orders`; the orders count as running at once. `spots` is indexed by
-    /// [`NodeId::index`], none for a node that is not there.
+    /// the number of its [`NodeId`], none for a node that is not there.
     pub fn plan<S: Titles<Title = T>>(
         &mut self,
         now: Instant,

@@ -20,9 +20,7 @@ use usher_proto::{
 };
 
 use super::{queue::Queue, request_id};
-use crate::{
-    state::{Card, Seated, State, Unseated, session, timestamp},
-};
+use crate::state::{Card, Seated, State, Unseated, session, timestamp};
 
 /// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
 const AT_ONCE: usize = 16;

@@ -414,10 +414,10 @@ mod tests {
     #[test]
     fn reports() {
         let good = v1::Report { egress_bps: 5, elastic_bps: 5, ..v1::Report::default() };
-        assert!(Report::try_from(good.clone()).is_ok());
+        assert!(Report::try_from(good).is_ok());
         for (what, wrong) in [
-            ("more elastic than sent", v1::Report { elastic_bps: 6, ..good.clone() }),
-            ("lie", v1::Report { egress_bps: u64::MAX, ..good.clone() }),
+            ("more elastic than sent", v1::Report { elastic_bps: 6, ..good }),
+            ("lie", v1::Report { egress_bps: u64::MAX, ..good }),
         ] {
             assert!(Report::try_from(wrong).is_err(), "{what}");
         }

@@ -22,21 +22,21 @@ impl World<'_> {
         let session = self.sessions.open(arrival.title, rate, arrival.zone, arrival.duration);
         if arrival.abandoned {
             let master = self.any_master();
-            let ask = Ask { session, title: arrival.title, zone: arrival.zone, exclude: &[], full: &[], retry: false };
+            let ask = Ask { session, title: arrival.title, zone: arrival.zone, exclude: &[], full: &[] };
             self.tell(master, |policy, now| policy.resolve(now, &ask));
             self.sessions.close(session);
         } else {
-            self.ask(session, false, arrival.redeem);
+            self.ask(session, arrival.redeem);
         }
     }
 
     /// Asks a master and sets out for the seat, or gives up.
-    fn ask(&mut self, id: u64, retry: bool, travel: Time) {
+    fn ask(&mut self, id: u64, travel: Time) {
         let master = self.any_master();
         let Some(session) = self.sessions.find(id) else { return };
         let (exclude, full) = (std::mem::take(&mut session.exclude), std::mem::take(&mut session.full));
         let (title, zone) = (session.title, session.zone);
-        let ask = Ask { session: id, title, zone, exclude: &exclude, full: &full, retry };
+        let ask = Ask { session: id, title, zone, exclude: &exclude, full: &full };
         let answer = self.tell(master, |policy, now| policy.resolve(now, &ask));
         let Some(session) = self.sessions.find(id) else { return };
         (session.exclude, session.full) = (exclude, full);
@@ -97,7 +97,7 @@ impl World<'_> {
             self.queue.push(self.now + travel, Event::Dial { session: id });
         } else if !session.retried {
             session.retried = true;
-            self.ask(id, true, travel);
+            self.ask(id, travel);
         } else {
             self.lose(id);
         }
@@ -113,7 +113,7 @@ impl World<'_> {
             self.tell(master, |policy, now| policy.hint(now, node, id));
         }
         let travel = log_normal(&mut self.clients, REDEEM, SPREAD);
-        self.ask(id, true, travel);
+        self.ask(id, travel);
     }
 
     /// A session begins on `node`, or goes on there.

@@ -140,7 +140,7 @@ impl Policy for Mover {
     }
 
     fn resolve(&mut self, _now: Time, ask: &Ask<'_>) -> Answer {
-        assert!(ask.zone < 2 && (!ask.retry || ask.exclude == [0]));
+        assert!(ask.zone < 2 && ask.exclude.iter().all(|node| *node == 0));
         Answer::Seat { node: 0, alternates: Vec::new(), burst: false }
     }
 

@@ -56,7 +56,7 @@ fn nodes(loads: &[(u64, u64)]) -> Nodes {
 
 fn need(rate: u64) -> Need<'static> {
     const NOTHING: &Requirements = &Requirements { protocol: None, labels: Vec::new(), live_ingest: false };
-    Need { rate: rate * 1_000_000, exclude: &[], zone: "", needs: NOTHING, coverage: None }
+    Need { rate: rate * 1_000_000, exclude: &[], full: &[], zone: "", needs: NOTHING, coverage: None }
 }
 
 impl Nodes {

@@ -29,7 +29,7 @@ pub struct Zones {
 }
 
 impl Zones {
-    /// With these prices, in both directions unless the other one is named too; others cost [`REMOTE`].
+    /// With these prices, in both directions unless the other one is named too; others cost 20 thousandths.
     pub fn new(links: Vec<Link>) -> Self {
         Self { links }
     }

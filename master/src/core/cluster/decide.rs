@@ -144,7 +144,7 @@ impl fmt::Display for Reason<'_> {
             How::Panic => write!(f, "all holders are in doubt, most room on {node}; ")?,
             How::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
             How::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
-            How::Cold => write!(f, "{node} has just started, and the others are full; ")?,
+            How::Cold => write!(f, "every holder is full, and {node} gives of its reserve; ")?,
             How::Burst => write!(f, "{node} is full only by a short burst of other traffic; ")?,
         }
         write!(f, "{} of {} holders could serve", decision.count.fit, decision.count.holders)?;

@@ -168,7 +168,7 @@ fn a_young_node_is_taken_at_need() {
 
 const COLD: &str = "\
 A to play, 8 Mbit/s to reserve
-node-2: every holder is full or has just started; this one has just started
+node-2: every holder is full; this one gives of its reserve
 NODE    ZONE  VERDICT  AVAILABLE  LEVEL      MARGIN  NOTE
 node-2  z2    chosen   25 Mbit/s  24 Mbit/s  -       has just started (-75 Mbit/s)
 margin: standard deviations of the node's load between it and full, after this request

@@ -36,7 +36,7 @@ impl Explained<'_> {
                 let sessions = if *steps == 1 { "a session is".to_owned() } else { format!("{steps} sessions are") };
                 format!("{name}: every holder was full; {sessions} moved to make room")
             }
-            How::Cold => format!("{name}: every holder is full or has just started; this one has just started"),
+            How::Cold => format!("{name}: every holder is full; this one gives of its reserve"),
             How::Burst => format!("{name}: full only by a short burst of other traffic"),
         }
     }
@@ -68,6 +68,7 @@ impl Explained<'_> {
             (available.doubted, "delivers less than its capacity"),
             (available.cold, "has just started"),
             (available.unsteady, "other traffic is unsteady"),
+            (available.copying, "copies are made"),
         ];
         let notes = notes.iter().filter(|(rate, _)| *rate > 0);
         notes.map(|(rate, why)| format!("{why} (-{})", Bitrate(*rate))).collect::<Vec<_>>().join(", ")

@@ -7,6 +7,7 @@ fn each_verdict() {
     let mut nodes = nodes(&[(0, 0); 4]);
     let excluded = [NodeId(0)];
     assert_eq!(nodes.verdict(&Need { exclude: &excluded, ..need(1) }, 0), Verdict::Excluded);
+    assert_eq!(nodes.verdict(&Need { full: &excluded, ..need(1) }, 0), Verdict::Full);
     assert_eq!(nodes.verdict(&need(1), 0), Verdict::Fit);
     assert_eq!(nodes.verdict(&need(1001), 0), Verdict::Small);
     nodes.report(0, 1000, 0);
@@ -142,7 +143,7 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
         nodes.report(0, 800, 40);
     }
     let mut chosen = Vec::new();
-    for background in [150, 190, 195, 250, 270, 290] {
+    for background in [150, 185, 195, 250, 270, 290] {
         nodes.report(0, 800, background);
         nodes.rank(&need(10), &[]);
         let Nodes { now, roster, ledger, rule, zones, common, ranked, .. } = &nodes;
@@ -150,8 +151,9 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
         let fits = ranked[0].level + need(10).rate <= ranked[0].available.rate * 11 / 10;
         chosen.push((background, ranked[0].verdict, fits, burst(&view, &need(10), ranked).is_some()));
     }
-    let (fit, full) = (Verdict::Fit, Verdict::Full);
-    assert_eq!(chosen[..2], [(150, fit, true, false), (190, full, true, true)]);
+    let (fit, cold, full) = (Verdict::Fit, Verdict::Cold, Verdict::Full);
+    // What fits into the capacity itself needs no burst, but only caution to stand back.
+    assert_eq!(chosen[..2], [(150, fit, true, false), (185, cold, true, false)]);
     assert_eq!(chosen[2..4], [(195, full, true, true), (250, full, true, true)]);
     assert_eq!(chosen[4..], [(270, full, false, false), (290, full, false, false)]);
     // What sessions fill is no burst.
