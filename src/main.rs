@@ -48,7 +48,7 @@ enum Role {
     /// Tell why a node is chosen for a title, or was
     Explain(client::ExplainArgs),
     /// Run a node: serve folders of media
-    Node(usher_node::cli::Args),
+    Node(Box<usher_node::cli::Args>),
     /// Run the master: know the nodes, hand out tickets
     Master(usher_master::cli::Args),
     /// Make and show the cluster's certificates
@@ -86,7 +86,7 @@ async fn run(role: Role) -> ExitCode {
         server => {
             let served = match server {
                 Role::Demo(args) => demo::run(args, signals::shutdown()).await,
-                Role::Node(args) => usher_node::cli::run(args, signals::shutdown()).await,
+                Role::Node(args) => usher_node::cli::run(*args, signals::shutdown()).await,
                 Role::Master(args) => usher_master::cli::run(args, signals::first(signals::shutdown())).await,
                 Role::Certs(args) => usher_certs::cli::run(args),
                 _ => Ok(()),
