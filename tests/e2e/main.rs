@@ -3,6 +3,7 @@
 mod certs;
 mod cluster;
 mod demo;
+mod explain;
 mod fetch;
 mod grpc;
 mod library;
