@@ -7,6 +7,7 @@ mod explain;
 mod fetch;
 mod grpc;
 mod library;
+mod metrics;
 mod play;
 mod process;
 mod trouble;
