@@ -1,5 +1,6 @@
 //! End-to-end tests: each starts the real binary, and real players and tools, and checks one promise of the product.
 
+mod balance;
 mod certs;
 mod cluster;
 mod demo;
@@ -10,4 +11,5 @@ mod library;
 mod metrics;
 mod play;
 mod process;
+mod tickets;
 mod trouble;
