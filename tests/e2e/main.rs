@@ -3,6 +3,7 @@
 mod balance;
 mod certs;
 mod cluster;
+mod copies;
 mod demo;
 mod explain;
 mod fetch;
