@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod fetch;
 mod grpc;
+mod hints;
 mod library;
 mod metrics;
 mod play;
