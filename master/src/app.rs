@@ -21,7 +21,7 @@ use crate::{
     core::{
         balancer::{Link, Rule, Zones},
         cluster::Settings,
-        replication::Policy,
+        replication::{self, Policy},
     },
     grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
     http, listen,
@@ -93,6 +93,8 @@ pub struct Balancing {
     pub replication: bool,
     /// How many copies titles should have.
     pub copies: Policy,
+    /// How long copies may be missing before they are made anew.
+    pub repair_after: Duration,
 }
 
 impl Default for Balancing {
@@ -104,15 +106,17 @@ impl Default for Balancing {
             links: Vec::new(),
             replication: true,
             copies: Policy::default(),
+            repair_after: replication::GRACE,
         }
     }
 }
 
 impl From<Balancing> for Settings {
     fn from(balancing: Balancing) -> Self {
-        let Balancing { moves, masters, rule, links, replication, copies } = balancing;
+        let Balancing { moves, masters, rule, links, replication, copies, repair_after: grace } = balancing;
+        let zones = Zones::new(links);
         // A node that drains finishes its sessions itself, for as long as its operator gives it.
-        Self { moves, masters, rule, zones: Zones::new(links), replication, copies, drain: false, ..Self::default() }
+        Self { moves, masters, rule, zones, replication, copies, grace, drain: false, ..Self::default() }
     }
 }
 

@@ -84,6 +84,7 @@ struct File {
     masters: Option<u64>,
     rule: Option<balancing::Rule>,
     min_copies: Option<u32>,
+    repair_after: Option<String>,
     replication: Option<balancing::Switch>,
 }
 
@@ -216,6 +217,7 @@ mod tests {
             masters = 3
             rule = "headroom"
             min-copies = 2
+            repair-after = "90s"
             metrics = "off"
             [[link]]
             from = "a"
@@ -234,8 +236,10 @@ mod tests {
         assert_eq!((balancing.rule, balancing.links[0].price), (crate::core::balancer::Rule::Headroom, 50));
         let bounds = |title| balancing.copies.of(title);
         assert_eq!((bounds("x").min, bounds("films/x").min, bounds("films/x").max), (2, 3, Some(5)));
+        assert_eq!(balancing.repair_after.as_secs(), 90);
         assert_eq!(config.metrics, MetricsAt::Off);
         let usual = args.config().expect("good");
+        assert_eq!(usual.balancing.repair_after.as_secs(), 300);
         assert_eq!(usual.metrics, MetricsAt::Usual(([127, 0, 0, 1], 7441).into()));
         assert_eq!(metrics_at("127.0.0.1:0"), Ok(MetricsAt::Given(([127, 0, 0, 1], 0).into())));
         assert!(metrics_at("7441").is_err());
@@ -286,6 +290,8 @@ mod tests {
             (Args { config: written("masters.toml", "masters = 0\n"), ..good() }, "masters"),
             (Args { config: written("metrics.toml", "metrics = \"on\"\n"), ..good() }, "metrics"),
             (Args { config: written("min.toml", "min-copies = 100000\n"), ..good() }, "copies"),
+            (Args { config: written("soon.toml", "repair-after = \"soon\"\n"), ..good() }, "repair-after"),
+            (Args { config: written("long.toml", "repair-after = \"1y\"\n"), ..good() }, "30d"),
         ] {
             let error = format!("{:#}", args.config().expect_err(word));
             assert!(error.contains(word), "{error}");

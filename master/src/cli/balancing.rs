@@ -1,7 +1,9 @@
 //! The settings of how nodes are chosen, sessions moved and copies made: their words on the command line and in the
 //! file, and what is nonsense.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 use usher_proto::{id, title::MAX_BYTES};
 
 use super::File;
@@ -18,6 +20,9 @@ const MOST_MASTERS: u64 = 64;
 
 /// More copies than this of a title are a mistake in writing.
 const MOST_COPIES: u32 = 10_000;
+
+/// Whoever waits longer than this for a node wants no repair.
+const LONGEST_REPAIR: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
@@ -56,6 +61,9 @@ pub(super) struct Switches {
     /// Copies that every title should have [default: 1]
     #[arg(long, env = "USHER_MIN_COPIES", value_name = "N")]
     min_copies: Option<u32>,
+    /// How long copies may be missing before they are made anew, for example 1h [default: 5m]
+    #[arg(long, env = "USHER_REPAIR_AFTER", value_name = "TIME", value_parser = humantime::parse_duration)]
+    repair_after: Option<Duration>,
     /// Copy titles in demand, and those with too few copies, to nodes that give room for it [default: on]
     #[arg(long, env = "USHER_REPLICATION", value_name = "on|off", hide_possible_values = true)]
     replication: Option<Switch>,
@@ -95,6 +103,14 @@ impl Switches {
         let links = std::mem::take(&mut file.link).into_iter().map(Link::check).collect::<anyhow::Result<_>>()?;
         let rules = rules(std::mem::take(&mut file.copies))?;
         let usual = Balancing::default();
+        let in_file = file.repair_after.as_deref().map(humantime::parse_duration).transpose();
+        let in_file = in_file.context("repair-after: write a time, for example 5m or 1h")?;
+        let repair_after = self.repair_after.or(in_file).unwrap_or(usual.repair_after);
+        ensure!(
+            repair_after <= LONGEST_REPAIR,
+            "repair-after = {}: it is at most 30d; --replication off makes no copies",
+            humantime::format_duration(repair_after)
+        );
         Ok(Balancing {
             moves: on(self.moves, file.moves, DEFAULT_MOVES),
             masters,
@@ -102,6 +118,7 @@ impl Switches {
             links,
             replication: on(self.replication, file.replication, usual.replication),
             copies: Policy::new(Bounds { min: min_copies, max: None }, rules),
+            repair_after,
         })
     }
 }
