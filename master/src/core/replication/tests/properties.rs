@@ -145,7 +145,7 @@ fn world() -> impl Strategy<Value = World> {
 fn check(world: &World, policy: &Policy, running: usize, orders: &[Order<u32>]) -> Result<(), TestCaseError> {
     let serving = world.spots.iter().flatten().filter(|spot| spot.serving).count();
     let copies = orders.iter().filter(|order| is_copy(order)).count();
-    prop_assert!(copies == 0 || running <= (serving / 4).max(2), "{running} run, {orders:?}");
+    prop_assert!(copies == 0 || running <= (serving * 2).max(2), "{running} run, {orders:?}");
     let mut evictions: BTreeMap<NodeId, u32> = BTreeMap::new();
     let mut world = world.clone();
     for order in orders {
