@@ -155,19 +155,14 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Bit/s free before this request.
-    pub fn room(&self) -> u64 {
-        self.available.rate.saturating_sub(self.level)
-    }
-
     /// Whether after so many bit/s more nothing would be left for changes of others' traffic.
     pub fn is_tight(&self, rate: u64) -> bool {
         let calm = self.available.rate.saturating_add(self.available.cold);
         self.available.unsteady > 0 && self.level.saturating_add(rate) > calm
     }
 
-    /// Bit/s free if there is no other way.
-    fn last_room(&self) -> u64 {
+    /// Bit/s free before this request, its reserve included.
+    pub fn last_room(&self) -> u64 {
         self.available.last().saturating_sub(self.level)
     }
 }

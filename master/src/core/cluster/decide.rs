@@ -274,7 +274,7 @@ impl Cluster {
             rate: choice.rate,
             first: best.node,
             alternates,
-            room: best.room(),
+            room: best.last_room(),
             how,
             burst: how == How::Burst || best.is_tight(choice.rate.0),
             count: choice.count,
