@@ -1,4 +1,4 @@
-//! Carries out what the master orders of copies: at most four come in at a time, each from one seat of another node, and
+//! Carries out what the master orders of copies: at most six come in at a time, each from one seat of another node, and
 //! evictions. Owns the copies under way; what is kept of them is the library's, what may be kept is `core::pull`'s.
 
 mod pull;
@@ -27,8 +27,8 @@ use usher_proto::{
 
 use crate::{core::pull::Wanted, house, media::Replicas};
 
-/// Copies that come in at a time: more would only share the same disk and link.
-const PULLS: usize = 4;
+/// Copies that come in at a time: as many as a master sends to one node; more would only share the same disk and link.
+const PULLS: usize = 6;
 
 /// How long a source may send nothing.
 pub(crate) const STALL: Duration = Duration::from_secs(10);

@@ -233,6 +233,7 @@ impl Resume {
             }
             Cure::NewTicket | Cure::NextSeat => {}
         }
+        let twice = self.seats.get(self.seat).is_some_and(|node| self.suspects.iter().any(|(_, one)| one == node));
         self.blame(now, fault.code);
         let out = |node: &NodeName| self.liars.contains(node) || self.suspects.iter().any(|(_, one)| one == node);
         // The tickets of an older answer are good for nothing any more.
@@ -241,6 +242,9 @@ impl Resume {
         let next = (self.seat + 1..self.seats.len()).find(|at| !self.seats.get(*at).is_none_or(out));
         match next.filter(|_| fresh) {
             Some(next) => self.open(next),
+            // The master may name a full node again, once it has made room there. That did not help: to ask at once
+            // would go round and round between the two.
+            None if twice => self.again(now, since, fault, rng),
             // Nothing is gained by waiting before another node is asked for. A node that was silent has used
             // up all patience, but the others have not been heard.
             None if !self.asked || now.saturating_duration_since(since) < self.timeout => {

@@ -109,6 +109,29 @@ fn all_seats_then_the_master_without_them_then_a_wait() {
 }
 
 #[test]
+fn a_full_node_named_again_in_vain_makes_it_wait() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Start);
+    bench.at(0, Event::Resolved(&nodes(&["a"])));
+    let full = [("a", Code::NoCapacity)];
+    assert_eq!(bench.lost(1, Code::NoCapacity), ask(&full));
+    for second in 1..4 {
+        assert_eq!(bench.at(second, Event::Resolved(&nodes(&["a"]))), Action::Open(0));
+        let action = bench.lost(second, Code::NoCapacity);
+        let Action::Resolve { after, .. } = &action else { panic!("{action:?}") };
+        assert!(*after > Duration::ZERO, "{action:?}");
+        assert_eq!(out(&action), ["a"]);
+    }
+    // With another seat there is no need to wait.
+    assert_eq!(bench.at(4, Event::Resolved(&nodes(&["a", "b"]))), Action::Open(0));
+    assert_eq!(bench.lost(4, Code::NoCapacity), Action::Open(1));
+    assert_eq!(bench.lost(4, Code::NoCapacity), ask(&[("a", Code::NoCapacity), ("b", Code::NoCapacity)]));
+    // Patience ends all the same.
+    assert_eq!(bench.at(5, Event::Resolved(&nodes(&["b"]))), Action::Open(0));
+    assert_eq!(bench.lost(31, Code::NoCapacity), Action::Fail(fault(Code::NoCapacity)));
+}
+
+#[test]
 fn progress_forgives_and_starts_patience_anew() {
     let mut bench = Bench::new();
     bench.at(0, Event::Start);
