@@ -44,6 +44,13 @@ fn two_hundred_viewers_at_once_are_promised_no_more_than_each_node_has() {
     }
 }
 
+/// Sessions of a node, as the master knows them.
+fn sessions(cluster: &Cluster, node: &str) -> u64 {
+    let nodes = cluster.run(&["nodes", "--json"]).expect(0).json();
+    let mut nodes = nodes.as_array().expect("a list").iter();
+    nodes.find(|one| one["name"] == node).and_then(|one| one["sessions"].as_u64()).unwrap_or_default()
+}
+
 /// Figure 4 of "Dynamic Load Balancing of Video Requests": node 1 alone has A, and is full of B.
 #[test]
 fn a_session_of_b_makes_way_for_a() {
@@ -71,10 +78,7 @@ fn a_session_of_b_makes_way_for_a() {
     cluster.start_node("node-2", &[]);
     cluster.start_node("node-3", &[]);
     cluster.settled(4 + 5 + 4);
-    eventually("the master knows of the session", || {
-        let nodes = cluster.run(&["nodes", "--json"]).expect(0).json();
-        nodes[0]["sessions"] == 1
-    });
+    eventually("the master knows of the session", || sessions(&cluster, "node-1") == 1);
 
     let fetch = cluster.run(&["fetch", &cluster.url("A.mp4")]).expect(0);
     assert!(fetch.err.contains("a session moves away to make room on node-1"), "{}", fetch.err);
@@ -85,4 +89,65 @@ fn a_session_of_b_makes_way_for_a() {
     assert!(viewer.seen().contains("(moved there by node-1)"), "{}", viewer.seen());
     assert_eq!(film, fs::read(cluster.media("node-2").join("B.mp4")).expect("a film"), "not a byte is lost or twice");
     cluster.node("node-1").line_with("session moved");
+}
+
+/// Fetches hold a quarter of a node at most, so that it takes several of them to fill it.
+#[test]
+fn fetches_make_way_too_and_their_files_are_whole() {
+    let mut cluster = Cluster::with_master(&["--replication", "off"]);
+    for node in ["node-1", "node-2"] {
+        cluster.add_film(node, "B.mp4", 12);
+    }
+    cluster.add_film("node-1", "A.mp4", 2);
+    cluster.start_node("node-1", &["--capacity", "8mbit"]);
+    cluster.settled(2);
+    let url = cluster.url("B.mp4");
+    let start = |file: &str| {
+        let mut fetch = cluster.start(&["fetch", &url, "-o", file, "--limit-rate", "16mbit", "--progress", "json"]);
+        fetch.line_with("\"progress\"");
+        fetch
+    };
+    let files = ["1.mp4", "2.mp4", "3.mp4", "4.mp4"];
+    let mut fetches = files.map(start);
+    eventually("the master knows of the sessions", || sessions(&cluster, "node-1") == 4);
+    cluster.start_node("node-2", &[]);
+    cluster.settled(3);
+
+    let said = cluster.run(&["fetch", &cluster.url("A.mp4")]).expect(0);
+    assert!(said.err.contains("to make room on node-1"), "{}", said.err);
+    let mut moved = 0;
+    for (fetch, file) in fetches.iter_mut().zip(files) {
+        assert_eq!(fetch.wait(), 0, "{}", fetch.seen());
+        moved += usize::from(fetch.seen().contains("moved there by node-1"));
+        assert!(!fetch.seen().contains("\"lost\""), "a move is no loss: {}", fetch.seen());
+        assert_eq!(b3(cluster.path().join(file)), b3(cluster.media("node-2").join("B.mp4")));
+    }
+    assert!(moved > 0, "none of the fetches was sent to node-2");
+}
+
+#[test]
+fn viewers_who_do_not_fit_get_in_when_others_have_left() {
+    let mut cluster = Cluster::empty();
+    cluster.add_film("node-1", "film.mp4", 8);
+    // One takes 3.6 Mbit/s, so that two fit.
+    cluster.start_node("node-1", &["--capacity", "8mbit"]);
+    cluster.settled(1);
+    let url = cluster.url("film.mp4");
+    let mut viewers: Vec<_> = (0..2).map(|_| cluster.start_piped(&["play", &url, "--player", "-"])).collect();
+    for viewer in &mut viewers {
+        viewer.line_with("film.mp4: from node-1");
+    }
+    let mut third = cluster.start_piped(&["play", &url, "--player", "-"]);
+    third.line_with("trying on");
+    eventually("two sessions run", || sessions(&cluster, "node-1") == 2);
+    assert!(!third.seen().contains("from node-1"), "{}", third.seen());
+    for viewer in &mut viewers {
+        viewer.signal("INT");
+        viewer.wait();
+    }
+    third.line_with("film.mp4: from node-1");
+    let mut film = vec![0; 1 << 20];
+    third.child().stdout.take().expect("piped").read_exact(&mut film).expect("the beginning");
+    let whole = fs::read(cluster.media("node-1").join("film.mp4")).expect("a film");
+    assert!(whole.starts_with(&film));
 }
