@@ -134,22 +134,20 @@ fn viewers_who_do_not_fit_get_in_when_others_have_left() {
     cluster.settled(1);
     let url = cluster.url("film.mp4");
     let mut viewers: Vec<_> = (0..2).map(|_| cluster.start_piped(&["play", &url, "--player", "-"])).collect();
-    let mut outs = Vec::new();
     for viewer in &mut viewers {
         viewer.line_with("film.mp4: from node-1");
-        outs.push(viewer.child().stdout.take().expect("piped"));
     }
     let mut third = cluster.start_piped(&["play", &url, "--player", "-"]);
     third.line_with("trying on");
     eventually("two sessions run", || sessions(&cluster, "node-1") == 2);
     assert!(!third.seen().contains("from node-1"), "{}", third.seen());
-    let film = b3(cluster.media("node-1").join("film.mp4"));
-    outs.push(third.child().stdout.take().expect("piped"));
-    viewers.push(third);
-    for (viewer, out) in viewers.iter_mut().zip(&mut outs) {
-        let mut data = Vec::new();
-        out.read_to_end(&mut data).expect("the film");
-        assert_eq!(viewer.wait(), 0, "{}", viewer.seen());
-        assert_eq!(blake3::hash(&data).to_hex().to_string(), film);
+    for viewer in &mut viewers {
+        viewer.signal("INT");
+        viewer.wait();
     }
+    third.line_with("film.mp4: from node-1");
+    let mut film = vec![0; 1 << 20];
+    third.child().stdout.take().expect("piped").read_exact(&mut film).expect("the beginning");
+    let whole = fs::read(cluster.media("node-1").join("film.mp4")).expect("a film");
+    assert!(whole.starts_with(&film));
 }

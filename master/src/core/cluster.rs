@@ -381,10 +381,10 @@ impl Cluster {
         self.journal.find(tag)
     }
 
-    /// What one node has taken, and left: bit/s.
+    /// What one node has taken, and left with its reserve: bit/s.
     pub fn load(&self, now: Now, node: NodeId) -> (u64, u64) {
         let Some(known) = self.roster.node(node) else { return (0, 0) };
         let load = balancer::load(&self.view(now), node, known);
-        (load.level, load.available.rate.saturating_sub(load.level))
+        (load.level, load.available.last().saturating_sub(load.level))
     }
 }

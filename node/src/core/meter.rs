@@ -24,6 +24,11 @@ use super::{
 /// which gets its bytes in few large pieces does not seem to lack any between them.
 const AHEAD: u64 = 1 << 20;
 
+/// What a session waits in its beginning is not lacking: its file is opened, its hashes are read, and those that began
+/// with it have their turn before it. A moment of that fills the whole of a window that the session has hardly begun,
+/// and would make a node that is well look as if it could send next to nothing.
+const OPENING: Duration = Duration::from_secs(1);
+
 /// The counters of one start of a node.
 #[derive(Debug)]
 pub struct Meter {
@@ -66,6 +71,8 @@ impl Window {
 struct Running {
     begun: Begun,
     volume: u16,
+    /// From here on its waiting for the node counts.
+    open: Instant,
     /// Begin of what is counted in `bytes` and `held`.
     since: Instant,
     bytes: u64,
@@ -81,7 +88,7 @@ impl Running {
     /// Its reader's turn ends or begins: what was waited for the node until now is counted.
     fn turn(&mut self, now: Instant, waits: bool) {
         if let Some(since) = self.waits.take() {
-            self.held += now.saturating_duration_since(since);
+            self.held += now.saturating_duration_since(since.max(self.open));
         }
         self.waits = waits.then_some(now);
     }
@@ -144,7 +151,8 @@ impl Meter {
         self.volumes.add(volume, begun.rate);
         self.tell.begun(begun.clone());
         let (bytes, ahead, held) = (0, 0, Duration::ZERO);
-        let running = Running { volume, since: now, bytes, ahead, held, waits: Some(now), begun };
+        let open = now + OPENING;
+        let running = Running { volume, open, since: now, bytes, ahead, held, waits: Some(now), begun };
         self.running.insert(running.begun.session, running);
         Ok(())
     }

@@ -66,7 +66,8 @@ fn a_report_tells_what_was_sent_and_what_was_promised() {
 #[test]
 fn only_what_the_node_held_back_is_lacking() {
     let rate = 80_000_000; // 10 MB/s
-    let start = Instant::now();
+    let began = Instant::now();
+    let start = began + OPENING;
     let at = |millis| start + Duration::from_millis(millis);
     // Bytes sent in the first second, when it was the reader's turn, and demand and delivery in Mbit/s.
     for (bytes, reader, demand, delivered) in [
@@ -81,8 +82,9 @@ fn only_what_the_node_held_back_is_lacking() {
         (50_000_000, 0..500, 80, 80),
         (0, 1000..1000, 80, 0),
     ] {
-        let mut meter = meter(start, WIDE);
-        meter.begin(start, begun(ID[0], rate), 0, false).expect("room");
+        let mut meter = meter(began, WIDE);
+        meter.begin(began, begun(ID[0], rate), 0, false).expect("room");
+        meter.report(start);
         meter.offers(at(reader.start), ID[0]);
         meter.sent(at(reader.end), ID[0], bytes);
         let report = meter.report(at(1000));
@@ -93,6 +95,20 @@ fn only_what_the_node_held_back_is_lacking() {
     let mut meter = meter(start, WIDE);
     meter.begin(start, begun(ID[0], 0), 0, false).expect("room");
     assert_eq!(meter.report(at(1000)).demand, Bitrate(0));
+}
+
+#[test]
+fn a_session_that_opens_lacks_nothing_yet() {
+    let start = Instant::now();
+    let mut meter = meter(start, WIDE);
+    // It began just before a report, and the disk takes its time.
+    let began = start + Duration::from_millis(900);
+    meter.begin(began, begun(ID[0], 80_000_000), 0, false).expect("room");
+    assert_eq!(meter.report(start + seconds(1)).demand, Bitrate(0));
+    assert_eq!(meter.report(began + OPENING).demand, Bitrate(0));
+    // From here on it should have opened.
+    let late = meter.report(began + OPENING + seconds(1));
+    assert_eq!((late.demand, late.delivered), (Bitrate(80_000_000), Bitrate(0)));
 }
 
 #[test]
@@ -116,10 +132,14 @@ fn a_slow_session_in_large_pieces_lacks_nothing() {
 
 #[test]
 fn demand_is_never_above_what_is_promised() {
-    let start = Instant::now();
-    let mut meter = meter(start, WIDE);
+    let began = Instant::now();
+    let start = began + OPENING;
+    let mut meter = meter(began, WIDE);
     for id in [ID[0], ID[1]] {
-        meter.begin(start, begun(id, 8_000), 0, false).expect("room");
+        meter.begin(began, begun(id, 8_000), 0, false).expect("room");
+    }
+    meter.report(start);
+    for id in [ID[0], ID[1]] {
         meter.sent(start, id, 500);
     }
     meter.end(start + seconds(1), ID[0]);
