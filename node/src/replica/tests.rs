@@ -221,7 +221,7 @@ async fn orders_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
-async fn four_copies_come_in_at_a_time_each_once() {
+async fn six_copies_come_in_at_a_time_each_once() {
     let data = mp4(1, 9 * GROUP as usize);
     let mut script = Script::start();
     let target = target().await;
@@ -230,14 +230,15 @@ async fn four_copies_come_in_at_a_time_each_once() {
         let order = script.order(title, &data);
         puller.begin(order.try_into().expect("a good order")).map_err(|fault| fault.code)
     };
-    let outcomes: Vec<_> = ["a", "b", "c", "d"].map(begin).into_iter().collect::<Result<_, _>>().expect("four");
-    assert_eq!(begin("e").err(), Some(Code::NoCapacity));
+    let begun = ["a", "b", "c", "d", "e", "f"].map(begin).into_iter().collect::<Result<Vec<_>, _>>();
+    let outcomes = begun.expect("six");
+    assert_eq!(begin("g").err(), Some(Code::NoCapacity));
     assert!(begin("a").is_ok_and(|again| again.same_channel(&outcomes[0])));
     let other = Replicate { content_id: vec![1; 32], ..script.order("a", &data) };
     let other = target.house.puller.begin(other.try_into().expect("a good order"));
     assert_eq!(other.err().map(|fault| fault.code), Some(Code::Exists));
     let mut calls = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..6 {
         calls.push(script.call().await);
     }
     target.house.puller.close().await;
