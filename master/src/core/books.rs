@@ -152,7 +152,8 @@ impl Books {
         let unexplained = sent.saturating_sub(self.committed.max(report.committed.0).saturating_add(ended));
         let background = report.background.0.saturating_add(unexplained).min(self.capacity);
         self.background.observe(now, background, self.capacity);
-        let used = report.delivered.0.saturating_add(background);
+        // What others took beyond their rates was sent as well: a node that is short of time for one is not slow.
+        let used = report.delivered.0.max(report.egress.0).saturating_add(background);
         self.doubt.observe(now, report.demand.0, report.delivered.0, used);
     }
 
