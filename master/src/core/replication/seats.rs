@@ -88,8 +88,8 @@ impl Seats {
         self.seats.get(node.index())?.as_ref()
     }
 
-    /// Copies that may run at once in the whole cluster: enough to spread a flash, few enough to leave most nodes to
-    /// their viewers.
+    /// Copies that may run at once in the whole cluster: enough for a crowd that comes for many titles at once, since
+    /// each serves from its beginning while it slowly comes.
     pub(super) fn most_orders(&self) -> usize {
         (self.serving * 2).max(2)
     }
