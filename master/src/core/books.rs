@@ -153,7 +153,7 @@ impl Books {
         let background = report.background.0.saturating_add(unexplained).min(self.capacity);
         self.background.observe(now, background, self.capacity);
         // What others took beyond their rates was sent as well: a node that is short of time for one is not slow.
-        let used = report.delivered.0.max(report.egress.0).saturating_add(background);
+        let used = report.delivered.0.saturating_add(report.elastic.0).saturating_add(background);
         self.doubt.observe(now, report.demand.0, report.delivered.0, used);
     }
 
