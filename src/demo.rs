@@ -203,6 +203,9 @@ async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::
         state: state.to_owned(),
         cluster_access: master::ClusterAccess::Open,
         queue: master::DEFAULT_QUEUE,
+        connections: master::DEFAULT_CONNECTIONS,
+        metrics: master::MetricsAt::Off,
+        balancing: master::Balancing::default(),
     };
     match Box::pin(master::start(config(MASTER_PORT))).await {
         Ok(master) => Ok(master),

@@ -45,8 +45,10 @@ enum Role {
     Locate(client::LocateArgs),
     /// List nodes, their state and bandwidth
     Nodes(client::NodesArgs),
+    /// Tell why a node is chosen for a title, or was
+    Explain(client::ExplainArgs),
     /// Run a node: serve folders of media
-    Node(usher_node::cli::Args),
+    Node(Box<usher_node::cli::Args>),
     /// Run the master: know the nodes, hand out tickets
     Master(usher_master::cli::Args),
     /// Make and show the cluster's certificates
@@ -80,10 +82,11 @@ async fn run(role: Role) -> ExitCode {
         Role::Ls(args) => args.run().await,
         Role::Locate(args) => args.run().await,
         Role::Nodes(args) => args.run().await,
+        Role::Explain(args) => args.run().await,
         server => {
             let served = match server {
                 Role::Demo(args) => demo::run(args, signals::shutdown()).await,
-                Role::Node(args) => usher_node::cli::run(args, signals::shutdown()).await,
+                Role::Node(args) => usher_node::cli::run(*args, signals::shutdown()).await,
                 Role::Master(args) => usher_master::cli::run(args, signals::first(signals::shutdown())).await,
                 Role::Certs(args) => usher_certs::cli::run(args),
                 _ => Ok(()),

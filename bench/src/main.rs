@@ -1,11 +1,13 @@
-//! Benchmarks of whole parts: each starts the real binary and prints figures with their units.
+//! Benchmarks: whole parts as real binaries, and the balancer in a simulated cluster. Each prints figures with units.
 
 mod cluster;
+mod deltas;
 mod scale;
+mod sim;
 
 use clap::{Parser, Subcommand};
 
-/// Measures Usher's real binary; build it first with `cargo build --release`.
+/// Measures Usher: its real binary (build it first with `cargo build --release`), and its balancer in a simulation.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -16,10 +18,16 @@ struct Cli {
 enum Bench {
     /// Many titles on one node: time to register, memory, and what a restart costs
     Scale(scale::Args),
+    /// What the nodes' news of their sessions costs the master
+    Deltas(deltas::Args),
+    /// The balancer in a simulated cluster: what it loses against the optimum and other policies
+    Sim(sim::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Scale(args) => scale::run(&args),
+        Bench::Deltas(args) => deltas::run(&args),
+        Bench::Sim(args) => sim::run(&args),
     }
 }

@@ -1,6 +1,8 @@
-//! The commands of a client: `fetch`, `play`, `ls`, `locate` and `nodes`. Owns what they share: the master's address, the
-//! authority, how they fail and how they are interrupted. Standard output carries data only.
+//! The commands of a client: `fetch`, `play`, `ls`, `locate`, `nodes` and `explain`. Owns what they share: the master's
+//! address, the authority, how they fail and how they are interrupted. Standard output carries data only.
 
+mod admin;
+mod explain;
 mod fetch;
 mod locate;
 mod ls;
@@ -12,7 +14,10 @@ use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
 
 use usher_proto::{Bitrate, Code, Fault, id, pb::v1};
 
-pub use self::{fetch::FetchArgs, locate::LocateArgs, ls::LsArgs, nodes::NodesArgs, play::PlayArgs};
+use self::admin::Admin;
+pub use self::{
+    explain::ExplainArgs, fetch::FetchArgs, locate::LocateArgs, ls::LsArgs, nodes::NodesArgs, play::PlayArgs,
+};
 use crate::{
     client::{Client, Options},
     core::url::Address,
@@ -62,15 +67,28 @@ struct Reach {
 impl Reach {
     fn client(&self, address: Address, zone: &str, limit: Option<Bitrate>) -> Result<Client, Failure> {
         let authority = Authority::load(self.ca.clone())?;
-        Ok(Client::new(address, authority, Options { timeout: self.timeout, zone: zone.to_owned(), limit })?)
+        let options = Options { timeout: self.timeout, zone: zone.to_owned(), limit, identity: None };
+        Ok(Client::new(address, authority, options)?)
     }
 }
 
 impl Reach {
     /// A client for questions only, which says on standard error that it waits for an absent master.
     fn asking(&self, address: Address) -> Result<Client, Failure> {
-        Ok(self.client(address, "", None)?.telling(|fault| note(&format!("{fault}; trying on"))))
+        Ok(self.client(address, "", None)?.telling(waits))
     }
+
+    /// The same for an operator.
+    fn operating(&self, address: Address, zone: &str, admin: &Admin) -> Result<Client, Failure> {
+        let authority = Authority::load(self.ca.clone())?;
+        let identity = admin.identity(&authority)?;
+        let options = Options { timeout: self.timeout, zone: zone.to_owned(), limit: None, identity };
+        Ok(Client::new(address, authority, options)?.telling(waits))
+    }
+}
+
+fn waits(fault: &Fault) {
+    note(&format!("{fault}; trying on"));
 }
 
 /// The master of commands that need no URL.
@@ -128,6 +146,11 @@ fn note(text: &str) {
     if writeln!(err, "{text}").is_err() {
         tracing::trace!("standard error is closed");
     }
+}
+
+/// Says under which id the master and the nodes know what is asked.
+fn tell_request(client: &Client) {
+    note(&format!("request {} at {}", client.request_id(), client.address()));
 }
 
 fn print_json(document: &serde_json::Value) -> Result<(), Failure> {

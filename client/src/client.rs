@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use usher_certs::files::PemSet;
 use usher_proto::{
     Bitrate, Code, Fault, Title,
+    backoff::Backoff,
     model::{Range, What},
     pb::v1,
     ticket::Purpose,
 };
 
 use crate::{
-    core::{backoff::Backoff, limit::Limit, url::Address},
+    core::{
+        limit::Limit,
+        resume::{FIRST_WAIT, LONGEST_WAIT},
+        url::Address,
+    },
     driver::{self, Means, Order, Outcome, Progress, Sink},
     master::{Answer, Authority, Master},
     quic::{Pool, Throttle},
@@ -25,11 +31,13 @@ pub struct Options {
     pub zone: String,
     /// The rate of all transfers together; `None` for no limit.
     pub limit: Option<Bitrate>,
+    /// What the master is shown, if it wants to know who asks.
+    pub identity: Option<PemSet>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), zone: String::new(), limit: None }
+        Self { timeout: Duration::from_secs(30), zone: String::new(), limit: None, identity: None }
     }
 }
 
@@ -48,7 +56,7 @@ impl Client {
     /// # Errors
     /// [`Code::Usage`] when the authority's certificate cannot be used.
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
-        let master = Master::new(address, authority, rand::random())?;
+        let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
         let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
         Ok(Self { master, pool: Pool::default(), throttle, options, waits: None })
     }
@@ -63,6 +71,11 @@ impl Client {
     /// The master's address.
     pub fn address(&self) -> &Address {
         self.master.address()
+    }
+
+    /// What names everything that this client asks for, in logs and for [`Client::explain`].
+    pub fn request_id(&self) -> &str {
+        self.master.request_id()
     }
 
     /// Fetches a whole title into `sink`, and tells `observer` how it goes.
@@ -99,7 +112,7 @@ impl Client {
 
     /// Asks for nodes for several orders at once, so that one node may serve them all.
     pub(crate) async fn resolve_many(&self, orders: &[&Order]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
-        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[])).collect();
+        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[], &[])).collect();
         self.patiently(|| self.master.resolve_many(requests.clone())).await
     }
 
@@ -153,6 +166,14 @@ impl Client {
         self.patiently(|| self.master.node(name.to_owned())).await
     }
 
+    /// Why a decision falls, or fell, as it does.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or what the master, or the way to it, had wrong.
+    pub async fn explain(&self, about: v1::explain_request::About) -> Result<v1::ExplainResponse, Fault> {
+        self.patiently(|| self.master.explain(about.clone())).await
+    }
+
     /// Tells `each` about every node, then about every change, until it answers `false` or the channel ends.
     ///
     /// # Errors
@@ -177,7 +198,7 @@ impl Client {
         &self,
         mut call: impl FnMut() -> F,
     ) -> Result<T, Fault> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut waits = self.waits;
         let deadline = tokio::time::Instant::now() + self.options.timeout;
         loop {

@@ -1,11 +1,9 @@
 //! The client's decisions, pure: no runtime, no sockets, no files, no clock; time and randomness are arguments.
 
 pub mod assembler;
-pub mod backoff;
 pub mod limit;
 pub mod range;
 pub mod resume;
 pub mod state;
 pub mod table;
 pub mod url;
-pub mod verify;

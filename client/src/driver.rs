@@ -3,6 +3,9 @@
 //! Owns the loop between the machines of the core and the shells around it. Refuses to know where bytes go ([`Sink`])
 //! and who watches ([`Progress`]).
 
+mod order;
+mod words;
+
 use std::{
     future::Future,
     ops,
@@ -12,21 +15,22 @@ use std::{
 use rand::{SeedableRng as _, rngs::SmallRng};
 use usher_proto::{
     Code, ContentId, Fault, NodeName, Title,
-    model::{Range, SeatAddress, SetupInfo, What},
+    model::{Failed, SeatAddress, What},
     pb::{v1, wire::Open},
-    ticket::Purpose,
     tree::{self, GROUP},
+    verify::{Step, Verifier},
     wire::Frame,
 };
 
+pub(crate) use self::order::Order;
+use self::words::{begin, blame, refusal, sent_on};
 use crate::{
     core::{
         assembler::{Assembler, Piece},
         resume::{Action, Event, Resume},
-        verify::{Step, Verifier},
     },
     master::{Answer, Master},
-    quic::{Incoming, Pool, Throttle, silent},
+    quic::{Pool, Throttle, silent},
 };
 
 /// How long a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
@@ -68,7 +72,7 @@ pub enum Progress {
     Seated {
         /// The node.
         node: NodeName,
-        /// Why: the master's reason, or after which node's failure.
+        /// Why: the master's reason, after which node's failure, or which node sent the session there.
         reason: String,
         /// What comes.
         about: About,
@@ -99,45 +103,12 @@ pub struct Outcome {
     pub resumed: u64,
     /// The node that sent the last of them; `None` if all were there.
     pub node: Option<NodeName>,
-    /// Why that node: the master's reason, or after which node's failure.
+    /// Why that node: the master's reason, after which node's failure, or which node sent the session there.
     pub reason: String,
+    /// The request that the last answer was to, as `usher explain --request` takes it; empty if none was needed.
+    pub request_id: String,
     /// How long it took.
     pub elapsed: Duration,
-}
-
-/// What is wanted.
-#[derive(Clone, Debug)]
-pub(crate) struct Order {
-    pub(crate) what: What,
-    pub(crate) purpose: Purpose,
-    pub(crate) range: Range,
-    pub(crate) zone: String,
-    /// Without any progress for this long the order fails.
-    pub(crate) timeout: Duration,
-}
-
-impl Order {
-    /// The request for it, or, once the content is known, for exactly that.
-    pub(crate) fn request(&self, content: Option<ContentId>, exclude: &[NodeName]) -> v1::ResolveRequest {
-        use v1::resolve_request::What as Pb;
-        let what = match (&self.what, content) {
-            (_, Some(content)) | (&What::Content(content), None) => Pb::ContentId(content.to_string()),
-            (What::Title(title), None) => Pb::Title(title.to_string()),
-        };
-        let purpose = match self.purpose {
-            Purpose::Play => v1::Purpose::Play,
-            Purpose::Fetch => v1::Purpose::Fetch,
-        };
-        v1::ResolveRequest {
-            what: Some(what),
-            purpose: purpose.into(),
-            range: Some(self.range.to_pb()),
-            mode: v1::Mode::Redirect.into(),
-            exclude: exclude.iter().map(ToString::to_string).collect(),
-            zone: self.zone.clone(),
-            rate_bps: 0,
-        }
-    }
 }
 
 /// What an order runs with.
@@ -155,6 +126,8 @@ enum End {
     There(Fault),
     /// The sink: no other seat helps.
     Here(Fault),
+    /// The node sends it to another seat.
+    Moved(Box<SeatAddress>),
 }
 
 /// Runs an order to its end. `first` is the master's answer if it was asked already.
@@ -174,6 +147,7 @@ pub(crate) async fn run<S: Sink>(
         first,
         reason: String::new(),
         node: None,
+        sent_by: None,
         started: Instant::now(),
     };
     let result = run.drive(sink, &mut rng).await;
@@ -200,6 +174,8 @@ struct Run<'a> {
     first: Option<Result<Answer, Fault>>,
     reason: String,
     node: Option<NodeName>,
+    /// The node that sent the session to the seat that is opened next.
+    sent_by: Option<NodeName>,
     started: Instant,
 }
 
@@ -209,9 +185,9 @@ impl Run<'_> {
         loop {
             action = match action {
                 Action::Fail(fault) => return Err(fault),
-                Action::Resolve { after, exclude } => {
+                Action::Resolve { after, exclude, failed } => {
                     tokio::time::sleep(after).await;
-                    match self.resolve(&exclude, sink).await? {
+                    match self.resolve(&exclude, &failed, sink).await? {
                         Ok(nodes) => {
                             if let Some(content) = self.complete() {
                                 return self.finish(sink, content).await;
@@ -225,6 +201,7 @@ impl Run<'_> {
                     Ok(content) => return self.finish(sink, content).await,
                     Err(End::Here(fault)) => return Err(fault),
                     Err(End::There(fault)) => self.after(Event::Lost(&fault), &fault, rng),
+                    Err(End::Moved(to)) => self.moved(seat, *to, rng),
                 },
                 // Only progress is answered so, and it is reported from within a session.
                 Action::Continue => return Err(Fault::new(Code::Internal, "the session lost its thread")),
@@ -235,8 +212,25 @@ impl Run<'_> {
     fn after(&mut self, event: Event<'_>, fault: &Fault, rng: &mut SmallRng) -> Action {
         let action = self.resume.handle(Instant::now(), event, rng);
         tracing::debug!(reason = fault.code.reason(), %fault, ?action, "lost");
-        if !matches!(action, Action::Fail(_)) {
+        self.tell(&action, Some(fault));
+        action
+    }
+
+    fn tell(&self, action: &Action, fault: Option<&Fault>) {
+        if let Some(fault) = fault.filter(|_| !matches!(action, Action::Fail(_))) {
             (self.means.observer)(&Progress::Lost(fault.clone()));
+        }
+    }
+
+    /// Takes the seat that a node sent the session to in the place of its own. That is no failure, unless it never ends.
+    fn moved(&mut self, seat: usize, to: SeatAddress, rng: &mut SmallRng) -> Action {
+        let action = self.resume.handle(Instant::now(), Event::Moved(&to.node), rng);
+        tracing::debug!(to = %to.node, ?action, "moved");
+        let place = self.answer.as_mut().and_then(|answer| answer.seats.get_mut(seat));
+        if action != Action::Open(seat) {
+            self.tell(&action, self.resume.last_loss());
+        } else if let Some(place) = place {
+            self.sent_by = Some(std::mem::replace(place, to).node);
         }
         action
     }
@@ -245,12 +239,13 @@ impl Run<'_> {
     async fn resolve<S: Sink>(
         &mut self,
         exclude: &[NodeName],
+        failed: &[Failed],
         sink: &mut S,
     ) -> Result<Result<Vec<NodeName>, Fault>, Fault> {
         let known = self.ongoing.as_ref().and_then(|ongoing| ongoing.about.content);
         let answer = match self.first.take() {
             Some(first) => first,
-            None => self.means.master.resolve(self.order.request(known, exclude)).await,
+            None => self.means.master.resolve(self.order.request(known, exclude, failed)).await,
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -318,6 +313,7 @@ impl Run<'_> {
             resumed: ongoing.resumed,
             node: self.node.clone(),
             reason: self.reason.clone(),
+            request_id: self.answer.as_ref().map(|answer| answer.request_id.clone()).unwrap_or_default(),
             elapsed: self.started.elapsed(),
         })
     }
@@ -325,6 +321,7 @@ impl Run<'_> {
     /// One session at one seat, to its end.
     async fn session<S: Sink>(&mut self, seat: usize, sink: &mut S, rng: &mut SmallRng) -> Result<ContentId, End> {
         let lost = || End::There(Fault::new(Code::Internal, "no such seat"));
+        let sent_by = self.sent_by.take();
         let answer = self.answer.as_ref().ok_or_else(lost)?;
         let Some(at) = answer.seats.get(seat) else { return Err(lost()) };
         let ongoing = self.ongoing.as_mut().ok_or_else(lost)?;
@@ -344,8 +341,11 @@ impl Run<'_> {
             Verifier::new(&setup, ongoing.about.content).map_err(|error| End::There(blame(at, error.into())))?;
         self.node = Some(at.node.clone());
         let before = seat.checked_sub(1).and_then(|before| answer.seats.get(before));
-        let reason =
-            before.map_or_else(|| answer.reason.clone(), |failed| format!("alternate after {} failed", failed.node));
+        let reason = match (sent_by, before) {
+            (Some(from), _) => format!("moved there by {from}"),
+            (None, Some(failed)) => format!("alternate after {} failed", failed.node),
+            (None, None) => answer.reason.clone(),
+        };
         self.reason.clone_from(&reason);
         (means.observer)(&Progress::Seated { node: at.node.clone(), reason, about: ongoing.about.clone() });
         report(means, ongoing);
@@ -356,6 +356,11 @@ impl Run<'_> {
             let frame = incoming.next(patience).await.map_err(End::There)?;
             let step = match frame {
                 Some(Frame::Refused(refused)) => Err(refusal(at, &refused)),
+                Some(Frame::Moved(moved)) => {
+                    // What came is verified against what the set-up named; then there is nothing to go on with.
+                    let whole = setup.content.filter(|_| ongoing.assembler.is_complete());
+                    return whole.map_or_else(|| Err(sent_on(at, moved)), Ok);
+                }
                 Some(frame) => verifier.take(frame).map_err(|error| blame(at, error.into())),
                 None => Err(Fault::new(
                     Code::Network,
@@ -394,39 +399,4 @@ impl Run<'_> {
 fn report(means: Means<'_>, ongoing: &Ongoing) {
     let (verified, total) = (ongoing.assembler.progress(), ongoing.assembler.total());
     (means.observer)(&Progress::Moved { verified, received: ongoing.received, total });
-}
-
-/// Takes the set-up information, or the refusal.
-async fn begin(
-    incoming: &mut Incoming,
-    at: &SeatAddress,
-    timeout: Duration,
-    ongoing: &Ongoing,
-) -> Result<SetupInfo, Fault> {
-    let setup = match incoming.next(timeout).await? {
-        Some(Frame::Setup(setup)) => SetupInfo::try_from(setup)
-            .map_err(|error| blame(at, Fault::new(Code::Internal, format!("set-up information: {error}"))))?,
-        Some(Frame::Refused(refused)) => return Err(refusal(at, &refused)),
-        Some(_) => return Err(blame(at, Fault::new(Code::Internal, "media came before the set-up information"))),
-        None => return Err(blame(at, Fault::new(Code::Network, "the stream ended before the set-up information"))),
-    };
-    if setup.size != ongoing.about.size {
-        let text = format!("has {} bytes of {}, not {}", setup.size, ongoing.about.title, ongoing.about.size);
-        return Err(blame(at, Fault::new(Code::ContentChanged, text)));
-    }
-    let wide = ongoing.assembler.widened();
-    if setup.range != wide {
-        let text = format!("sends bytes {:?} where {wide:?} were asked for", setup.range);
-        return Err(blame(at, Fault::new(Code::Internal, text)));
-    }
-    Ok(setup)
-}
-
-fn blame(at: &SeatAddress, fault: Fault) -> Fault {
-    Fault { message: format!("node {}: {}", at.node, fault.message), ..fault }
-}
-
-fn refusal(at: &SeatAddress, refused: &usher_proto::pb::wire::Refused) -> Fault {
-    let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
-    Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
 }

@@ -9,8 +9,9 @@ use tokio::sync::Mutex;
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use usher_certs::files::PemSet;
 use usher_proto::{
     Code, ContentId, Fault, Title,
     model::{MAX_REQUESTS, SeatAddress},
@@ -108,8 +109,13 @@ pub(crate) struct Master {
 }
 
 impl Master {
-    /// Prepares a channel; dials nothing. `request_id` goes with every call.
-    pub(crate) fn new(address: Address, authority: Authority, request_id: u128) -> Result<Self, Fault> {
+    /// Prepares a channel; dials nothing. The master is shown `identity`, if any, and `request_id` goes with every call.
+    pub(crate) fn new(
+        address: Address,
+        authority: Authority,
+        identity: Option<&PemSet>,
+        request_id: u128,
+    ) -> Result<Self, Fault> {
         let usage = |error: tonic::transport::Error| {
             Fault::new(Code::Usage, format!("prepare a channel to {address}: {}", root(&error)))
         };
@@ -122,10 +128,13 @@ impl Master {
             );
             return Err(Fault::new(Code::Usage, text));
         }
-        let tls = ClientTlsConfig::new()
+        let mut tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&authority.pem))
             .domain_name(&address.host)
             .use_key_log();
+        if let Some(PemSet { cert, key, .. }) = identity {
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
         let endpoint = Endpoint::from_shared(address.https())
             .map_err(usage)?
             .tls_config(tls)
@@ -143,6 +152,12 @@ impl Master {
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What goes with every call.
+    pub(crate) fn request_id(&self) -> &str {
+        // It was made of hexadecimal digits.
+        self.request_id.to_str().unwrap_or_default()
     }
 
     /// Chooses a node for a title.
@@ -195,6 +210,12 @@ impl Master {
     pub(crate) async fn node(&self, name: String) -> Result<v1::GetNodeResponse, Fault> {
         let mut client = ClusterClient::new(self.channel().await?);
         self.answer(client.get_node(self.request(v1::GetNodeRequest { name }))).await
+    }
+
+    /// Why a decision falls, or fell, as it does.
+    pub(crate) async fn explain(&self, about: v1::explain_request::About) -> Result<v1::ExplainResponse, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?);
+        self.answer(client.explain(self.request(v1::ExplainRequest { about: Some(about) }))).await
     }
 
     /// The roster and its changes.

@@ -2,6 +2,7 @@
 
 mod commands;
 mod master;
+mod moves;
 mod node;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose, tree::GROUP};
+use usher_proto::{Code, Fault, Title, model::Range, model::What, pb::v1, ticket::Purpose, tree::GROUP};
 
 use self::{
     master::{Master, Running, Seat, content, media},
@@ -115,7 +116,8 @@ async fn a_lone_liar_is_told_on_at_once() {
     assert!(fault.message.contains("liar") && fault.message.contains("group 2 of 6"), "{fault}");
     assert_eq!(bytes.len() as u64, 2 * GROUP, "nothing past the last good group was handed out");
     let asked = running.asked.lock().expect("not poisoned");
-    assert_eq!(asked.last().map(|(request, _)| request.exclude.clone()), Some(vec!["liar".to_owned()]));
+    let told: Vec<_> = asked.last().into_iter().flat_map(|(request, _)| request.failed.clone()).collect();
+    assert_eq!(told, [v1::SeatFailure { node: "liar".into(), reason: "VERIFICATION_FAILED".into() }]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use usher_client::core::verify::{Step, Verifier};
+use usher_proto::verify::{Step, Verifier};
 use usher_proto::{
     model::SetupInfo,
     pb::v1,

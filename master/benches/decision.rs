@@ -1,26 +1,70 @@
-//! The cost of a decision (look up, choose, reserve; no signing) and of a page, at 100,000 titles, each on 3 of 100
-//! nodes. `cargo bench -p usher-master --bench decision`
+//! The cost of a decision (look up, choose, reserve; no signing) and of a page: at 100,000 titles, each on 3 of 100
+//! nodes; at a million titles, each on 3 of 10,000 nodes; and when a session must be moved to make room, among 100,000
+//! that run on 100 nodes. Beside the usual table: the median, the 99th percentile and the allocations of single
+//! decisions. `cargo bench -p usher-master --bench decision`
 
-use std::{cell::RefCell, time::Instant};
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
-use divan::{Bencher, counter::ItemsCount};
+use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use usher_master::core::{
     Now,
-    cluster::{Ask, Cluster},
+    cluster::{Ask, Cluster, Order},
+    journal::How,
+    roster::Link,
 };
 use usher_proto::{
     Bitrate, BootId, ContentId, NodeName, SessionId, Title,
-    model::{CatalogCopy, CatalogPage, Hello, Presence, Range, What},
+    model::{
+        Begun, CatalogCopy, CatalogPage, Equipment, Hello, Origin, Presence, Range, Report, Requirements, Sessions,
+        What,
+    },
     ticket::Purpose,
 };
 
-const TITLES: u32 = 100_000;
-const NODES: u32 = 100;
+/// Shows in the table what each decision allocates and frees.
+#[global_allocator]
+static ALLOC: AllocProfiler = AllocProfiler::system();
+
+const RATE: u64 = 8_000_000;
+
+/// How large a cluster is.
+#[derive(Clone, Copy)]
+struct Size {
+    titles: u32,
+    nodes: u32,
+}
+
+const USUAL: Size = Size { titles: 100_000, nodes: 100 };
+const LARGE: Size = Size { titles: 1_000_000, nodes: 10_000 };
 const HOLDERS: u32 = 3;
+
+/// Enough that the bench never fills the cluster.
+const ENDLESS: u64 = 100_000_000_000_000;
 
 fn main() {
     divan::main();
+    percentiles("plain", &mut world(LARGE, ENDLESS), 200_000, World::decide);
+    percentiles("moved", &mut full(), 20_000, World::move_one);
+}
+
+/// Decisions one by one.
+fn percentiles(name: &str, world: &mut World, count: usize, decide: impl Fn(&mut World, &What)) {
+    let mut pick = SmallRng::seed_from_u64(3);
+    let mut times: Vec<Duration> = (0..count)
+        .map(|_| {
+            let what = What::Title(title(pick.random_range(0..world.size.titles)));
+            let start = Instant::now();
+            decide(world, &what);
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    let [p50, p99, most] = [count / 2, count * 99 / 100, count - 1].map(|at| times[at]);
+    println!("{name}: {count} decisions, p50 {p50:?}, p99 {p99:?}, longest {most:?}");
 }
 
 fn title(i: u32) -> Title {
@@ -40,60 +84,131 @@ fn copy(i: u32) -> CatalogCopy {
         content: Some(content(i)),
         size: 1_000_000_000,
         modified_ms: 0,
-        bitrate: Bitrate(8_000_000),
+        bitrate: Bitrate(RATE),
         duration_ms: 1,
         media_type: "video/mp4".into(),
         streamable: true,
+        origin: Origin::Operator,
     }
 }
 
 struct World {
+    size: Size,
     cluster: Cluster,
+    links: Vec<Link>,
     now: Now,
     rng: SmallRng,
     sessions: u128,
 }
 
-fn world() -> World {
+fn hello(name: &str, boot: u128, zone: String, capacity: u64) -> Hello {
+    Hello {
+        node: NodeName::parse(name).expect("a name"),
+        boot: BootId(boot),
+        version: String::new(),
+        zone,
+        capacity: Bitrate(capacity),
+        presence: Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![], draining: false },
+        attachment: 1,
+        equipment: Equipment::default(),
+        replica_bytes: 0,
+    }
+}
+
+fn world(size: Size, capacity: u64) -> World {
     let now = Now { instant: Instant::now(), unix_ms: 0 };
-    let mut cluster = Cluster::new();
-    let links: Vec<_> = (0..NODES)
+    let mut cluster = Cluster::default();
+    let links: Vec<_> = (0..size.nodes)
         .map(|i| {
-            let hello = Hello {
-                node: NodeName::parse(&format!("node-{i}")).expect("a name"),
-                boot: BootId(i.into()),
-                version: String::new(),
-                zone: format!("z{}", i % 3),
-                // Enough that the bench never fills the cluster.
-                capacity: Bitrate(100_000_000_000_000),
-                presence: Presence {
-                    addresses: vec![([127, 0, 0, 1], 1).into()],
-                    certificates: vec![],
-                    draining: false,
-                },
-                attachment: 1,
-            };
-            cluster.attach(now, hello).expect("attached")
+            let hello = hello(&format!("node-{i}"), i.into(), format!("z{}", i % 3), capacity);
+            let link = cluster.attach(now, hello).expect("attached");
+            // Warm, and empty.
+            let report = Report { sequence: 1, uptime_ms: 1_000_000, ..Report::default() };
+            cluster.report(now, link, report).expect("taken");
+            link
         })
         .collect();
-    for i in 0..TITLES {
+    for i in 0..size.titles {
         let page = CatalogPage { complete: true, copies: vec![copy(i)], ..CatalogPage::default() };
         for k in 0..HOLDERS {
-            let node = (i.wrapping_mul(7919) + k * 33) % NODES;
-            cluster.page(links[node as usize], &page).expect("taken");
+            cluster.page(links[holder(size, i, k)], &page).expect("taken");
         }
     }
-    World { cluster, now, rng: SmallRng::seed_from_u64(1), sessions: 0 }
+    World { size, cluster, links, now, rng: SmallRng::seed_from_u64(1), sessions: 0 }
+}
+
+/// Any two nodes have titles in common.
+fn holder(size: Size, title: u32, k: u32) -> usize {
+    let title = title % size.titles;
+    ((title.wrapping_mul(7919) + k * (1 + title % 31)) % size.nodes) as usize
+}
+
+/// A hundred nodes with a thousand sessions each and room for those: nine of ten have none for another, and every
+/// title is asked for on full ones.
+fn full() -> World {
+    const EACH: u32 = 1000;
+    let mut world = world(USUAL, u64::from(EACH + 5) * RATE);
+    let nodes = USUAL.nodes;
+    let mut running = vec![0; nodes as usize];
+    let mut begun = vec![Vec::new(); nodes as usize];
+    for i in 0..2 * nodes * EACH {
+        let node = holder(USUAL, i, i % HOLDERS);
+        let most = if node.is_multiple_of(10) { EACH - 300 } else { EACH + 5 };
+        if running[node] < most {
+            running[node] += 1;
+            world.sessions += 1;
+            let (session, i) = (session(world.sessions), i % USUAL.titles);
+            let (title, content) = (title(i), Some(content(i)));
+            begun[node].push(Begun { session, title, content, rate: Bitrate(RATE), purpose: Purpose::Play });
+        }
+    }
+    for ((link, begun), running) in world.links.iter().zip(begun).zip(running) {
+        let committed = Bitrate(u64::from(running) * RATE);
+        let said = Sessions { complete: true, uptime_ms: 1_000_000, committed, begun, ..Sessions::default() };
+        world.cluster.sessions(world.now, *link, said).expect("taken");
+    }
+    world
 }
 
 impl World {
+    fn ask(&mut self, what: &What) -> (SessionId, How) {
+        const NOTHING: &Requirements = &Requirements { protocol: None, labels: Vec::new(), live_ingest: false };
+        self.sessions += 1;
+        let ask = Ask {
+            what,
+            purpose: Purpose::Play,
+            range: Range::default(),
+            rate: None,
+            exclude: &[],
+            zone: "z1",
+            needs: NOTHING,
+            failed: &[],
+            tag: 1,
+            unsure: false,
+        };
+        let session = session(self.sessions);
+        let decision = self.cluster.resolve(self.now, session, &ask, &mut self.rng).expect("room");
+        (session, divan::black_box(decision).how)
+    }
+
     /// One decision. The ledger holds the last 10,000: a thousand requests a second for ten seconds.
     fn decide(&mut self, what: &What) {
-        self.sessions += 1;
-        let ask = Ask { what, purpose: Purpose::Play, range: Range::default(), rate: None, exclude: &[], zone: "z1" };
-        divan::black_box(self.cluster.resolve(self.now, session(self.sessions), &ask, &mut self.rng).expect("room"));
+        self.ask(what);
         if let Some(old) = self.sessions.checked_sub(10_000) {
             self.cluster.release(session(old));
+        }
+    }
+
+    /// A decision for which a session moves, most of the time; it is then undone.
+    fn move_one(&mut self, what: &What) {
+        let (session, how) = self.ask(what);
+        self.cluster.release(session);
+        if let How::Moved(_) = how {
+            for order in self.cluster.orders() {
+                if let Order::Move(step) = order {
+                    self.cluster.moved(step.session, false);
+                }
+            }
         }
     }
 }
@@ -103,45 +218,45 @@ fn session(i: u128) -> SessionId {
     SessionId(i.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
-fn bench(bencher: Bencher<'_, '_>, what: impl Fn(u32) -> What) {
-    let world = RefCell::new(world());
+fn bench(bencher: Bencher<'_, '_>, world: World, what: impl Fn(u32) -> What, decide: impl Fn(&mut World, &What)) {
+    let (titles, world) = (world.size.titles, RefCell::new(world));
     let mut pick = SmallRng::seed_from_u64(2);
     bencher
         .counter(ItemsCount::new(1_u32))
-        .with_inputs(|| what(pick.random_range(0..TITLES)))
-        .bench_local_refs(|what| world.borrow_mut().decide(what));
+        .with_inputs(|| what(pick.random_range(0..titles)))
+        .bench_local_refs(|what| decide(&mut world.borrow_mut(), what));
 }
 
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn by_title(bencher: Bencher<'_, '_>) {
-    bench(bencher, |i| What::Title(title(i)));
+    bench(bencher, world(USUAL, ENDLESS), |i| What::Title(title(i)), World::decide);
 }
 
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn by_content(bencher: Bencher<'_, '_>) {
-    bench(bencher, |i| What::Content(content(i)));
+    bench(bencher, world(USUAL, ENDLESS), |i| What::Content(content(i)), World::decide);
+}
+
+#[divan::bench(sample_count = 1000, sample_size = 100)]
+fn by_title_of_a_million(bencher: Bencher<'_, '_>) {
+    bench(bencher, world(LARGE, ENDLESS), |i| What::Title(title(i)), World::decide);
+}
+
+/// The asking for a seat that a move makes free, and its undoing.
+#[divan::bench(sample_count = 1000, sample_size = 10)]
+fn with_a_move(bencher: Bencher<'_, '_>) {
+    bench(bencher, full(), |i| What::Title(title(i)), World::move_one);
 }
 
 /// A page of 256 copies of one more node: what the lock is held for at most.
 #[divan::bench(sample_count = 200)]
 fn page_of_256_copies(bencher: Bencher<'_, '_>) {
-    let world = RefCell::new(world());
-    let name = NodeName::parse("again").expect("a name");
-    let (now, mut first) = (world.borrow().now, 0);
-    let presence = Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![], draining: false };
-    let hello = Hello {
-        node: name,
-        boot: BootId(1000),
-        version: String::new(),
-        zone: String::new(),
-        capacity: Bitrate(1),
-        presence,
-        attachment: 1,
-    };
-    let link = world.borrow_mut().cluster.attach(now, hello).expect("attached");
+    let mut world = world(USUAL, ENDLESS);
+    let link = world.cluster.attach(world.now, hello("again", 1000, String::new(), 1)).expect("attached");
+    let (world, mut first) = (RefCell::new(world), 0);
     bencher
         .with_inputs(|| {
-            first = (first + 256) % (TITLES - 256);
+            first = (first + 256) % (USUAL.titles - 256);
             CatalogPage { complete: true, copies: (first..first + 256).map(copy).collect(), ..CatalogPage::default() }
         })
         .bench_local_refs(|page| world.borrow_mut().cluster.page(link, page).expect("taken"));

@@ -7,7 +7,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use usher_master::core::{NodeId, catalog::Catalog};
 use usher_proto::{
     Bitrate, ContentId, Title,
-    model::{CatalogCopy, CatalogPage},
+    model::{CatalogCopy, CatalogPage, Origin},
 };
 
 const TITLES: usize = 100_000;
@@ -31,6 +31,7 @@ fn page(first: usize, complete: bool, rng: &mut SmallRng) -> CatalogPage {
         duration_ms: 1,
         media_type: "video/mp4".into(),
         streamable: true,
+        origin: Origin::Operator,
     });
     CatalogPage { restart: first == 0, complete, copies: copies.collect(), ..CatalogPage::default() }
 }

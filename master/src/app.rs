@@ -1,11 +1,11 @@
-//! Starts a master and ends it: state, listener, services, ticker. Owns the tasks; refuses to know the command line.
+//! Starts a master and ends it: state, listeners, services, ticker. Owns the tasks; refuses to know the command line.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS};
 use tracing::{error, info, warn};
 use usher_certs::files::PemSet;
@@ -18,7 +18,15 @@ use usher_proto::pb::{
 };
 
 use crate::{
+    core::{
+        balancer::{Link, Rule, Zones},
+        cluster::Settings,
+        replication::{self, Policy},
+    },
     grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
+    http, listen,
+    load::{self, Load},
+    metrics::Metrics,
     state::State,
     store,
 };
@@ -48,6 +56,70 @@ const SERVICES: [&str; 5] = ["", "usher.v1.Tickets", "usher.v1.Catalog", "usher.
 /// Requests that may wait for a decision, unless the operator says otherwise.
 pub const DEFAULT_QUEUE: usize = 1024;
 
+/// Connections at once, unless the operator says otherwise: a viewer holds one for seconds, a node for as long as it
+/// is attached, and each takes a file descriptor and some 50 kB.
+pub const DEFAULT_CONNECTIONS: usize = 4096;
+
+/// Where metrics are served unless the operator says otherwise.
+pub const METRICS_PORT: u16 = 7441;
+
+/// Whether sessions that run are moved unless the operator says otherwise.
+pub const DEFAULT_MOVES: bool = true;
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetricsAt {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// Here, unless another process has the address.
+    Usual(SocketAddr),
+    /// Here, or the master does not start. Port 0 takes a free one.
+    Given(SocketAddr),
+}
+
+/// How nodes are chosen, and what is done about sessions and copies that are not where they should be.
+#[derive(Clone, Debug)]
+pub struct Balancing {
+    /// Sessions that run may be sent to another node to make room.
+    pub moves: bool,
+    /// Masters that decide at once.
+    pub masters: u64,
+    /// What is better among the nodes that may be chosen.
+    pub rule: Rule,
+    /// What it costs to leave a zone, where the operator names a price.
+    pub links: Vec<Link>,
+    /// Copies are made of titles that are in demand, or have too few.
+    pub replication: bool,
+    /// How many copies titles should have.
+    pub copies: Policy,
+    /// How long copies may be missing before they are made anew.
+    pub repair_after: Duration,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        Self {
+            moves: DEFAULT_MOVES,
+            masters: 1,
+            rule: Rule::default(),
+            links: Vec::new(),
+            replication: true,
+            copies: Policy::default(),
+            repair_after: replication::GRACE,
+        }
+    }
+}
+
+impl From<Balancing> for Settings {
+    fn from(balancing: Balancing) -> Self {
+        let Balancing { moves, masters, rule, links, replication, copies, repair_after: grace } = balancing;
+        let zones = Zones::new(links);
+        // A node that drains finishes its sessions itself, for as long as its operator gives it.
+        Self { moves, masters, rule, zones, replication, copies, grace, drain: false, ..Self::default() }
+    }
+}
+
 /// Who may call the `Cluster` service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -72,11 +144,18 @@ pub struct Config {
     pub cluster_access: ClusterAccess,
     /// Requests that may wait for a decision; see [`DEFAULT_QUEUE`].
     pub queue: usize,
+    /// Connections at once; see [`DEFAULT_CONNECTIONS`].
+    pub connections: usize,
+    /// Where metrics are served.
+    pub metrics: MetricsAt,
+    /// How nodes are chosen.
+    pub balancing: Balancing,
 }
 
 /// A master that runs. Dropping it ends it without waiting.
 pub struct Running {
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     ending: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -85,6 +164,11 @@ impl Running {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves metrics, if it does.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Ends it: channels and watchers are told, calls that run may finish within five seconds.
@@ -137,9 +221,16 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         )
     })?;
     let address = listener.local_addr().context("read the listener's address")?;
+    let scraped = http::listen(config.metrics).await?;
 
-    let state = Arc::new(State::new(secret));
+    let metrics = Arc::new(Metrics::new());
+    let state = Arc::new(State::new(secret, config.balancing.into(), Arc::clone(&metrics)));
+    let (load, told) = Load::new(load::LENGTH, metrics.load_queue.clone());
+    // It ends with the last channel of a node.
+    tokio::spawn(load::work(Arc::clone(&state), told));
     let ending = CancellationToken::new();
+    let scraped_at = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
+    let watch = scraped.map(|listener| http::serve(listener, Arc::clone(&state), ending.clone()));
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -147,7 +238,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let tickets = grpc::tickets::Service::new(Arc::clone(&state), config.queue);
     let catalog = grpc::catalog::Service::new(Arc::clone(&state));
     let cluster = grpc::cluster::Service::new(Arc::clone(&state), config.cluster_access, ending.clone());
-    let registry = grpc::registry::Service::new(Arc::clone(&state), ending.clone());
+    let registry = grpc::registry::Service::new(Arc::clone(&state), load, ending.clone());
     let router = server
         .add_service(TicketsServer::new(tickets).max_decoding_message_size(CLIENT_MESSAGE))
         .add_service(CatalogServer::new(catalog).max_decoding_message_size(CLIENT_MESSAGE))
@@ -157,7 +248,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .add_service(reflection().build_v1().context("set up reflection")?)
         .add_service(reflection().build_v1alpha().context("set up reflection")?);
 
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = Box::pin(listen::connections(listener, config.connections, metrics.connections.clone()));
     let ticker = tokio::spawn(tick(state, ending.clone()));
     let told = ending.clone();
     let serve = async move {
@@ -173,9 +264,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         told.cancel();
         // It ends with the token; an error is a panic, logged where it happened.
         let _panic = ticker.await;
+        if let Some(watch) = watch {
+            let _panic = watch.await;
+        }
     };
     info!(%address, "master listens");
-    Ok(Running { address, ending, server: tokio::spawn(serve) })
+    Ok(Running { address, metrics: scraped_at, ending, server: tokio::spawn(serve) })
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

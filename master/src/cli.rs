@@ -1,5 +1,7 @@
 //! `usher master`: flag over environment over file over default, checked before anything starts.
 
+mod balancing;
+
 use std::{
     env, fs,
     future::Future,
@@ -14,7 +16,8 @@ use usher_certs::{
 };
 use usher_proto::MASTER_PORT;
 
-use crate::app::{self, ClusterAccess, Config, DEFAULT_QUEUE};
+use self::balancing::Switches;
+use crate::app::{self, ClusterAccess, Config, DEFAULT_CONNECTIONS, DEFAULT_QUEUE, METRICS_PORT, MetricsAt};
 
 /// Arguments of `usher master`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -43,7 +46,15 @@ pub struct Args {
     /// Requests that may wait for a decision [default: 1024]
     #[arg(long, env = "USHER_QUEUE", value_name = "N")]
     queue: Option<usize>,
-    /// Config file (TOML) with these settings, `-` written as `_`
+    /// Connections at once; further ones wait [default: 4096]
+    #[arg(long, env = "USHER_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
+    /// Address to serve metrics on (HTTP), or off [default: 127.0.0.1:7441]
+    #[arg(long, env = "USHER_METRICS", value_name = "IP:PORT|off", value_parser = metrics_at)]
+    metrics: Option<MetricsAt>,
+    #[command(flatten)]
+    switches: Switches,
+    /// Config file (TOML) with these settings as keys; [[link]] and [[copies]] stand only there
     #[arg(long, env = "USHER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the settings and the certificates, and end
@@ -63,6 +74,27 @@ struct File {
     state: Option<PathBuf>,
     cluster_access: Option<ClusterAccess>,
     queue: Option<usize>,
+    max_connections: Option<usize>,
+    metrics: Option<String>,
+    #[serde(default)]
+    link: Vec<balancing::Link>,
+    #[serde(default)]
+    copies: Vec<balancing::Copies>,
+    moves: Option<balancing::Switch>,
+    masters: Option<u64>,
+    rule: Option<balancing::Rule>,
+    min_copies: Option<u32>,
+    repair_after: Option<String>,
+    replication: Option<balancing::Switch>,
+}
+
+/// An address, or "off".
+fn metrics_at(text: &str) -> Result<MetricsAt, String> {
+    if text == "off" {
+        return Ok(MetricsAt::Off);
+    }
+    let address = text.parse().map_err(|_| format!("`{text}` is no address for metrics: write IP:PORT, or off"))?;
+    Ok(MetricsAt::Given(address))
 }
 
 /// Runs `usher master` until `shutdown`.
@@ -89,10 +121,18 @@ pub async fn run(args: Args, shutdown: impl Future<Output = ()>) -> anyhow::Resu
 impl Args {
     /// The settings of flags, environment, file and defaults together. The environment is clap's part.
     fn config(self) -> anyhow::Result<Config> {
-        let file = match &self.config {
+        let mut file = match &self.config {
             Some(path) => read(path)?,
             None => File::default(),
         };
+        let balancing = self.switches.over(&mut file)?;
+        let connections = self.max_connections.or(file.max_connections).unwrap_or(DEFAULT_CONNECTIONS);
+        ensure!(
+            (1..=1_000_000).contains(&connections),
+            "--max-connections {connections}: a master takes at least 1 connection, and at most 1000000"
+        );
+        let in_file = file.metrics.as_deref().map(metrics_at).transpose().map_err(anyhow::Error::msg)?;
+        let usual = MetricsAt::Usual(([127, 0, 0, 1], METRICS_PORT).into());
         let queue = self.queue.or(file.queue).unwrap_or(DEFAULT_QUEUE);
         // More permits than this, a semaphore does not hold; and no master wants a millionth waiter.
         ensure!(queue <= 1_000_000, "a queue of {queue} is too long; at most 1000000 requests may wait");
@@ -120,6 +160,9 @@ impl Args {
             state: self.state.or(file.state).map_or_else(default_state, Ok)?,
             cluster_access: self.cluster_access.or(file.cluster_access).unwrap_or_default(),
             queue,
+            connections,
+            metrics: self.metrics.or(in_file).unwrap_or(usual),
+            balancing,
         })
     }
 }
@@ -165,20 +208,90 @@ mod tests {
     }
 
     #[test]
+    fn the_balancing_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        certs(dir.path());
+        let file = dir.path().join("master.toml");
+        let text = r#"
+            moves = "off"
+            masters = 3
+            rule = "headroom"
+            min-copies = 2
+            repair-after = "90s"
+            metrics = "off"
+            [[link]]
+            from = "a"
+            to = "b"
+            price = 0.05
+            [[copies]]
+            prefix = "films/"
+            min = 3
+            max = 5
+        "#;
+        fs::write(&file, text).expect("written");
+        let args = Args { certs: Some(dir.path().into()), state: Some("s".into()), ..Args::default() };
+        let config = Args { config: Some(file), ..args.clone() }.config().expect("good");
+        let balancing = config.balancing;
+        assert_eq!((balancing.moves, balancing.masters, balancing.replication), (false, 3, true));
+        assert_eq!((balancing.rule, balancing.links[0].price), (crate::core::balancer::Rule::Headroom, 50));
+        let bounds = |title| balancing.copies.of(title);
+        assert_eq!((bounds("x").min, bounds("films/x").min, bounds("films/x").max), (2, 3, Some(5)));
+        assert_eq!(balancing.repair_after.as_secs(), 90);
+        assert_eq!(config.metrics, MetricsAt::Off);
+        let usual = args.config().expect("good");
+        assert_eq!(usual.balancing.repair_after.as_secs(), 300);
+        assert_eq!(usual.metrics, MetricsAt::Usual(([127, 0, 0, 1], 7441).into()));
+        assert_eq!(metrics_at("127.0.0.1:0"), Ok(MetricsAt::Given(([127, 0, 0, 1], 0).into())));
+        assert!(metrics_at("7441").is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         let dir = tempfile::tempdir().expect("a directory");
         certs(dir.path());
         let path = |name: &str| Some(dir.path().join(name));
+        let written = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).expect("written");
+            Some(path)
+        };
         fs::write(dir.path().join("typo.toml"), "qeue = 7\n").expect("written");
         let good = || Args { certs: Some(dir.path().into()), state: Some("s".into()), ..Args::default() };
         assert!(good().config().is_ok());
         for (args, word) in [
             (Args { config: path("typo.toml"), ..good() }, "qeue"),
-            (Args { config: path("none.toml"), ..good() }, "none.toml"),
+            (Args { config: path("absent.toml"), ..good() }, "absent.toml"),
             (Args { certs: path("none"), ..good() }, "none"),
             (Args { cert: path("node-n.pem"), key: path("node-n.key"), ..good() }, "node n"),
             (Args { cert: path("master.pem"), key: path("node-n.key"), ..good() }, "node-n.key"),
             (Args { queue: Some(usize::MAX), ..good() }, "queue"),
+            (Args { max_connections: Some(0), ..good() }, "--max-connections"),
+            (
+                Args { config: written("price.toml", "[[link]]\nfrom = \"a\"\nto = \"b\"\nprice = 1.5\n"), ..good() },
+                "1.5",
+            ),
+            (
+                Args { config: written("home.toml", "[[link]]\nfrom = \"a\"\nto = \"a\"\nprice = 0.5\n"), ..good() },
+                "itself",
+            ),
+            (
+                Args { config: written("zone.toml", "[[link]]\nfrom = \"\"\nto = \"a\"\nprice = 0.5\n"), ..good() },
+                "zone",
+            ),
+            (
+                Args { config: written("max.toml", "[[copies]]\nprefix = \"a/\"\nmin = 3\nmax = 2\n"), ..good() },
+                "at least 3",
+            ),
+            (
+                Args { config: written("two.toml", &"[[copies]]\nprefix = \"a/\"\nmin = 3\n".repeat(2)), ..good() },
+                "twice",
+            ),
+            (Args { config: written("none.toml", "[[copies]]\nprefix = \"a/\"\n"), ..good() }, "min"),
+            (Args { config: written("masters.toml", "masters = 0\n"), ..good() }, "masters"),
+            (Args { config: written("metrics.toml", "metrics = \"on\"\n"), ..good() }, "metrics"),
+            (Args { config: written("min.toml", "min-copies = 100000\n"), ..good() }, "copies"),
+            (Args { config: written("soon.toml", "repair-after = \"soon\"\n"), ..good() }, "repair-after"),
+            (Args { config: written("long.toml", "repair-after = \"1y\"\n"), ..good() }, "30d"),
         ] {
             let error = format!("{:#}", args.config().expect_err(word));
             assert!(error.contains(word), "{error}");

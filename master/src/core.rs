@@ -2,11 +2,18 @@
 //! nothing here knows a socket, a file, a clock or a task.
 
 pub mod balancer;
+pub mod books;
 pub mod catalog;
 pub mod cluster;
+pub mod fixed;
 pub mod history;
+pub mod journal;
 pub mod ledger;
+pub mod moves;
+pub mod replication;
 pub mod roster;
+#[cfg(test)]
+mod world;
 
 use std::time::{Duration, Instant};
 

@@ -1,33 +1,43 @@
 //! The one owner of the core: a short lock around it, the channels to the nodes, and the stream of events. The lock is
 //! never held across an await, and long work (a page of a catalog, a listing) takes it in steps. Refuses to know gRPC.
 
+mod card;
+mod explain;
+mod figures;
+mod orders;
+mod told;
 mod view;
 
-pub(crate) use self::view::timestamp;
+pub(crate) use self::{card::Card, view::timestamp};
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::RngExt as _;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use usher_proto::{
-    Fault, SessionId,
+    Fault, NodeName, SessionId,
     code::Code,
-    model::{CatalogPage, Hello, Presence, Report, Resolve},
+    model::{CatalogPage, Hello, Resolve},
     pb::v1,
     ticket::{ClusterSecret, Key},
 };
 
-use crate::core::{
-    NodeId, Now,
-    catalog::PageError,
-    cluster::{Ask, Cluster, Decision, Event, Refused},
-    roster::{AttachError, Link},
+use self::{card::card, orders::Sent};
+use crate::{
+    core::{
+        NodeId, Now,
+        balancer::{NoChoice, Verdict},
+        catalog::PageError,
+        cluster::{Ask, Cluster, Decision, Event, Refused, Settings},
+        roster::{AttachError, Link, PROBE},
+    },
+    metrics::Metrics,
 };
 
 /// Events that a watcher may be behind before it is given the whole roster again.
@@ -42,15 +52,6 @@ pub(crate) type ToNode = mpsc::Sender<Result<v1::AttachResponse, tonic::Status>>
 /// A node's answer to a `Prepare`.
 pub(crate) type Answer = Result<v1::Setup, Fault>;
 
-/// What a client needs to dial a node, and the key that signs its tickets.
-pub(crate) struct Card {
-    pub(crate) node: String,
-    pub(crate) zone: String,
-    pub(crate) addresses: Vec<String>,
-    pub(crate) pins: Vec<String>,
-    pub(crate) key: Key,
-}
-
 /// The channel of an attached node.
 struct Channel {
     link: Link,
@@ -58,6 +59,8 @@ struct Channel {
     to_node: ToNode,
     /// Ends the attachment when another replaces it.
     replaced: CancellationToken,
+    /// It tells the whole list of its sessions, of which many began long ago.
+    listing: bool,
 }
 
 /// A `Prepare` without an answer.
@@ -75,19 +78,42 @@ pub(crate) struct Seated {
     pub(crate) now: Now,
 }
 
+/// Why there is no seat.
+pub(crate) struct Unseated {
+    pub(crate) refused: Box<Refused>,
+    /// Set when there may be one as soon as a silent node answers.
+    pub(crate) silence: Option<Silence>,
+}
+
+/// Nodes that were asked for a sign of life.
+pub(crate) struct Silence {
+    nodes: Vec<NodeId>,
+    /// When they should have answered.
+    until: Instant,
+    signs: watch::Receiver<()>,
+}
+
 #[derive(Default)]
 struct Inner {
     cluster: Cluster,
     channels: HashMap<NodeId, Channel>,
     pending: HashMap<u64, Pending>,
-    prepares: u64,
+    /// Orders without an answer.
+    sent: HashMap<u64, Sent>,
+    /// Nodes that were asked for a sign of life and gave none yet.
+    silent: HashSet<NodeId>,
+    /// Numbers questions and orders.
+    numbers: u64,
 }
 
 /// See the module.
 pub(crate) struct State {
     inner: Mutex<Inner>,
     events: broadcast::Sender<v1::WatchResponse>,
+    /// A node that was silent gave a sign of life, or left.
+    signs: watch::Sender<()>,
     secret: ClusterSecret,
+    metrics: Arc<Metrics>,
 }
 
 /// Both clocks, read together.
@@ -97,8 +123,14 @@ pub(crate) fn now() -> Now {
 }
 
 impl State {
-    pub(crate) fn new(secret: ClusterSecret) -> Self {
-        Self { inner: Mutex::default(), events: broadcast::Sender::new(EVENTS), secret }
+    pub(crate) fn new(secret: ClusterSecret, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let inner = Inner { cluster: Cluster::new(settings), ..Inner::default() };
+        let (events, signs) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
+        Self { inner: Mutex::new(inner), events, signs, secret, metrics }
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// A panic under the lock would be a fault of the core, whose tables stay usable: better to go on than to poison
@@ -115,10 +147,11 @@ impl State {
         let card = Arc::new(card(&hello, key.clone()));
         let link = inner.cluster.attach(now, hello)?;
         let replaced = CancellationToken::new();
-        let channel = Channel { link, card, to_node, replaced: replaced.clone() };
+        let channel = Channel { link, card, to_node, replaced: replaced.clone(), listing: false };
         if let Some(old) = inner.channels.insert(link.node, channel) {
             old.replaced.cancel();
         }
+        self.heard(&mut inner, link);
         self.publish(&mut inner, now);
         Ok((link, key, replaced))
     }
@@ -133,6 +166,8 @@ impl State {
         }
         // Who waits for an answer over that channel is told by the loss of the sender.
         inner.pending.retain(|_, pending| pending.link != link);
+        inner.sent.retain(|_, sent| !sent.ends_with(link));
+        self.heard(&mut inner, link);
         self.publish(&mut inner, now);
     }
 
@@ -168,45 +203,74 @@ impl State {
         Ok(())
     }
 
-    /// Takes a report; one that is old is left out.
-    pub(crate) fn report(&self, link: Link, report: Report) {
+    /// Decides one request; `tag` names it in the journal.
+    pub(crate) fn resolve(&self, session: SessionId, resolve: &Resolve, tag: u64) -> Result<Seated, Unseated> {
+        let started = Instant::now();
         let mut inner = self.lock();
         let now = now();
-        let sequence = report.sequence;
-        if let Err(ignored) = inner.cluster.report(now, link, report) {
-            tracing::debug!(sequence, %ignored, "report ignored");
-        }
-        self.publish(&mut inner, now);
-    }
-
-    /// Takes a change of a node's presence.
-    pub(crate) fn presence(&self, link: Link, presence: Presence) {
-        let mut inner = self.lock();
-        inner.cluster.presence(link, presence);
-        let hello = inner.cluster.roster().node(link.node).map(|node| node.hello.clone());
-        if let Some((channel, hello)) = inner.channels.get_mut(&link.node).zip(hello)
-            && channel.link == link
-        {
-            channel.card = Arc::new(card(&hello, channel.card.key.clone()));
-        }
-        self.publish(&mut inner, now());
-    }
-
-    /// Decides one request.
-    pub(crate) fn resolve(&self, session: SessionId, resolve: &Resolve) -> Result<Seated, Refused> {
-        let now = now();
-        let mut inner = self.lock();
-        let decision = inner.cluster.resolve(now, session, &Ask::from(resolve), &mut rand::rng())?;
-        Ok(inner.seat(now, decision))
+        let ask = Ask { tag, ..Ask::from(resolve) };
+        let decision = inner.cluster.resolve(now, session, &ask, &mut rand::rng());
+        self.carry(&mut inner, now);
+        let seated = self.seat(&inner, now, decision, tag);
+        drop(inner);
+        self.metrics.decided(started.elapsed(), 1);
+        seated
     }
 
     /// Decides several requests; see [`Cluster::resolve_many`].
-    pub(crate) fn resolve_many(&self, resolves: &[(SessionId, &Resolve)]) -> Vec<Result<Seated, Refused>> {
-        let now = now();
-        let asks: Vec<_> = resolves.iter().map(|(session, resolve)| (*session, Ask::from(*resolve))).collect();
+    pub(crate) fn resolve_many(&self, resolves: &[(SessionId, &Resolve, u64)]) -> Vec<Result<Seated, Unseated>> {
+        let started = Instant::now();
+        let asks = resolves.iter().map(|(session, resolve, tag)| (*session, Ask { tag: *tag, ..Ask::from(*resolve) }));
+        let asks: Vec<_> = asks.collect();
         let mut inner = self.lock();
+        let now = now();
         let decisions = inner.cluster.resolve_many(now, &asks, &mut rand::rng());
-        decisions.into_iter().map(|decision| Ok(inner.seat(now, decision?))).collect()
+        self.carry(&mut inner, now);
+        let seated = decisions.into_iter().zip(resolves);
+        let seated = seated.map(|(decision, (_, _, tag))| self.seat(&inner, now, decision, *tag)).collect();
+        drop(inner);
+        self.metrics.decided(started.elapsed(), resolves.len());
+        seated
+    }
+
+    fn seat(&self, inner: &Inner, now: Now, decision: Result<Decision, Refused>, tag: u64) -> Result<Seated, Unseated> {
+        self.metrics.outcome(&decision);
+        decision.map(|decision| inner.seat(now, decision)).map_err(|refused| {
+            let silent = matches!(refused, Refused::NoChoice { why: NoChoice::Probing(_), .. });
+            let record = inner.cluster.decided(tag).filter(|_| silent);
+            let silence = record.map(|record| {
+                let unsure = record.looked.iter().flatten().filter(|one| one.verdict == Verdict::Unsure);
+                let nodes = unsure.map(|one| one.node).collect();
+                Silence { nodes, until: now.instant + PROBE, signs: self.signs.subscribe() }
+            });
+            Unseated { refused: Box::new(refused), silence }
+        })
+    }
+
+    /// Waits until one of the nodes has given a sign of life, or left, or all of them should have.
+    pub(crate) async fn sign(&self, Silence { nodes, until, mut signs }: Silence) {
+        let answered = async {
+            // The sender lives as long as this state.
+            while signs.changed().await.is_ok() {
+                let inner = self.lock();
+                if nodes.iter().any(|node| !inner.silent.contains(node)) {
+                    return;
+                }
+            }
+        };
+        // What is known then is the answer.
+        let _late = tokio::time::timeout_at(until.into(), answered).await;
+    }
+
+    /// A client, told from others by a number, says that nodes do not answer.
+    pub(crate) fn hint<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeName>, client: u64) {
+        let mut inner = self.lock();
+        let now = now();
+        for node in nodes {
+            self.metrics.hints.inc();
+            inner.cluster.hint(now, node, client);
+        }
+        self.carry(&mut inner, now);
     }
 
     /// Ends a reservation whose session will not be.
@@ -219,8 +283,7 @@ impl State {
     pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<Prepare> {
         let (sender, answer) = oneshot::channel();
         let mut inner = self.lock();
-        inner.prepares += 1;
-        let id = inner.prepares;
+        let id = inner.number();
         let channel = inner.channels.get(&node)?;
         let body = v1::attach_response::Body::Prepare(v1::Prepare { id, ticket, request_id: request_id.to_owned() });
         channel.to_node.try_send(Ok(v1::AttachResponse { body: Some(body) })).ok()?;
@@ -245,9 +308,11 @@ impl State {
         let mut inner = self.lock();
         let now = now();
         if inner.cluster.deadline().is_some_and(|deadline| deadline <= now.instant) {
-            inner.cluster.handle(now);
+            inner.cluster.handle(now, &mut rand::rng());
             self.publish(&mut inner, now);
         }
+        self.carry(&mut inner, now);
+        self.expire(&mut inner, now);
     }
 
     /// Collects a step of what is void in the catalog; true while there is more.
@@ -274,6 +339,11 @@ impl State {
 }
 
 impl Inner {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
     fn seat(&self, now: Now, decision: Decision) -> Seated {
         let nodes = std::iter::once(decision.first).chain(decision.alternates.iter().flatten().copied());
         let cards = nodes.filter_map(|node| Some(Arc::clone(&self.channels.get(&node)?.card))).collect();
@@ -306,14 +376,4 @@ impl Drop for Prepare {
 /// A new session's id.
 pub(crate) fn session() -> SessionId {
     SessionId(rand::rng().random())
-}
-
-fn card(hello: &Hello, key: Key) -> Card {
-    Card {
-        node: hello.node.to_string(),
-        zone: hello.zone.clone(),
-        addresses: hello.presence.addresses.iter().map(ToString::to_string).collect(),
-        pins: hello.presence.certificates.iter().map(hex::encode).collect(),
-        key,
-    }
 }

@@ -12,11 +12,16 @@ use rand::RngExt as _;
 use tokio::{sync::watch, task::JoinHandle, time};
 use tracing::{debug, info, warn};
 use usher_certs::{Role, files::PemSet, media::MAX_MEDIA_LIFETIME};
-use usher_proto::{Bitrate, BootId, NodeName, id};
+use usher_proto::{
+    Bitrate, BootId, NodeName, id,
+    model::{Equipment, PROTOCOL},
+};
 
 use crate::{
     attach::Link,
+    core::guard::{Limits, MAX_SESSIONS},
     house::House,
+    link::Interface,
     media::{self, Library},
     presence::Presence,
     quic::{self, Server},
@@ -41,6 +46,14 @@ pub struct Config {
     pub identity: PemSet,
     /// What it may send.
     pub capacity: Bitrate,
+    /// What one session may be promised; `None` for no limit but the capacity.
+    pub max_session_rate: Option<Bitrate>,
+    /// Sessions at a time.
+    pub max_sessions: usize,
+    /// The network interface whose other traffic counts against the capacity; `None` to count none.
+    pub interface: Option<String>,
+    /// What requests may ask for, for example `gpu` or `isp=north`; at most 32.
+    pub labels: Vec<String>,
     /// Its zone; empty for none.
     pub zone: String,
     /// UDP addresses to listen on; port 0 takes a free one.
@@ -49,6 +62,8 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// The library's index; its folder is made when missing.
     pub index: PathBuf,
+    /// The folder of copies that the master orders, and what they may take.
+    pub replicas: media::ReplicaConfig,
     /// Life of a media certificate, at most 13 days.
     pub media_cert_lifetime: Duration,
     /// The congestion controller of its connections.
@@ -66,15 +81,21 @@ pub struct Config {
 impl Config {
     /// A node of these masters, folders, identity and index, and the defaults of the command line for the rest.
     pub fn new(masters: Vec<Master>, media: Vec<PathBuf>, identity: PemSet, index: PathBuf) -> Self {
+        let folder = index.parent().unwrap_or_else(|| Path::new("")).join("replicas");
         Self {
             masters,
             media,
             identity,
             capacity: Bitrate(1_000_000_000),
+            max_session_rate: None,
+            max_sessions: MAX_SESSIONS,
+            interface: None,
+            labels: Vec::new(),
             zone: String::new(),
             listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))],
             advertise: Vec::new(),
             index,
+            replicas: media::ReplicaConfig { folder, quota: None },
             media_cert_lifetime: MAX_MEDIA_LIFETIME,
             congestion: Congestion::default(),
             max_connections: 4096,
@@ -108,11 +129,35 @@ impl Config {
         }
         id::zone(&self.zone).context("check --zone")?;
         ensure!(self.max_connections > 0, "a node needs at least one connection; correct --max-connections");
+        ensure!(self.max_sessions > 0, "a node needs at least one session; correct --max-sessions");
+        self.interface()?;
+        self.equipment()?;
         let lifetime = self.media_cert_lifetime;
         if lifetime < Duration::from_secs(1) || lifetime > MAX_MEDIA_LIFETIME {
             bail!("a media certificate lives for 1 s to 13 days, not {} s", lifetime.as_secs());
         }
         NodeName::parse(&identity.name).context("read the name in the node's certificate")
+    }
+}
+
+impl Config {
+    fn limits(&self) -> Limits {
+        Limits { capacity: self.capacity, sessions: self.max_sessions, session_rate: self.max_session_rate }
+    }
+
+    fn interface(&self) -> anyhow::Result<Option<Interface>> {
+        self.interface.as_deref().map(Interface::find).transpose()
+    }
+
+    /// What the master is told that the node can do, as the master will check it.
+    fn equipment(&self) -> anyhow::Result<Equipment> {
+        let equipment = Equipment {
+            protocols: vec![PROTOCOL.to_owned()],
+            labels: self.labels.clone(),
+            live_ingest: false,
+            max_session: self.max_session_rate,
+        };
+        Equipment::try_from(equipment.to_pb()).context("check --label and --max-session-rate")
     }
 }
 
@@ -133,10 +178,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     if let Some(folder) = config.index.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("make state folder {}", folder.display()))?;
     }
+    let (limits, interface, equipment) = (config.limits(), config.interface()?, config.equipment()?);
     // Before the library: a port in use is told at once.
     let sockets = quic::bind(&config.listen)?;
-    let library = Library::open(media::Config { volumes: config.media, index: config.index }).await?;
-    let house = House::new(name, library, config.capacity);
+    let replicas = Some(config.replicas);
+    let library = Library::open(media::Config { volumes: config.media, index: config.index, replicas }).await?;
+    let house = House::new(name, library, limits);
 
     // The addresses are known once the sockets are bound, and the certificate is needed for that.
     let settings = quic::Settings {
@@ -144,6 +191,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         max_connections: config.max_connections,
         open_timeout: config.open_timeout,
         stall_timeout: config.stall_timeout,
+        unused: quic::UNUSED,
     };
     let presence = Presence::new(house.name.as_str(), config.media_cert_lifetime, config.advertise)?;
     let server = Server::start(&house, presence.resolver(), sockets, settings)?;
@@ -159,6 +207,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         boot: BootId(rand::rng().random()),
         zone: config.zone,
         capacity: config.capacity,
+        equipment,
+        interface,
         attached,
     };
     info!(node = %house.name, listen = ?addresses, capacity = %config.capacity, "node started");
@@ -187,7 +237,7 @@ async fn tell_of(library: Library) {
 
 /// A running node. Dropping it leaves it running until the runtime ends; [`Running::shutdown`] takes it down.
 pub struct Running {
-    house: Arc<House>,
+    pub(crate) house: Arc<House>,
     server: Server,
     presence: Arc<Presence>,
     addresses: Vec<SocketAddr>,
@@ -243,6 +293,7 @@ impl Running {
             // Ends with the cancellation just asked for.
             drop(task.await);
         }
+        self.house.puller.close().await;
         self.house.library.close().await;
         info!(node = %self.house.name, "node ended");
     }

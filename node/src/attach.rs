@@ -8,9 +8,9 @@ use tokio::{sync::watch, time};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tracing::{debug, error, info, warn};
 use usher_certs::files::PemSet;
-use usher_proto::{Bitrate, BootId, Fault, MASTER_PORT};
+use usher_proto::{Bitrate, BootId, Fault, MASTER_PORT, backoff::Backoff, model::Equipment};
 
-use crate::{core::backoff::Backoff, house::House, presence::Presence, report};
+use crate::{house::House, link::Interface, presence::Presence, report};
 
 /// The first wait is at most this; the longest is [`SLOW`].
 const FAST: Duration = Duration::from_millis(200);
@@ -84,6 +84,9 @@ pub(crate) struct Link {
     pub(crate) boot: BootId,
     pub(crate) zone: String,
     pub(crate) capacity: Bitrate,
+    pub(crate) equipment: Equipment,
+    /// Where others' traffic is seen; `None` to see none.
+    pub(crate) interface: Option<Interface>,
     /// True while a master has this node's whole catalog.
     pub(crate) attached: watch::Sender<bool>,
 }
@@ -162,7 +165,7 @@ impl Link {
             };
             let lost = self.attach(master, attachment, welcomed).await;
             self.attached.send_replace(false);
-            self.house.meter().lost(std::time::Instant::now());
+            self.house.meter().away();
             let wait = tell(&mut told, master, &lost).unwrap_or_else(|| backoff.wait(&mut rand::rng()));
             time::sleep(wait).await;
         }

@@ -2,6 +2,7 @@
 //! which beats the default. Reads the certificates; starts nothing but through `app`.
 
 mod file;
+mod size;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -12,8 +13,12 @@ use usher_certs::{
 };
 use usher_proto::{Bitrate, NodeName};
 
-use crate::app::{self, Config, Congestion, Master};
+use crate::{
+    app::{self, Config, Congestion, Master},
+    media::ReplicaConfig,
+};
 use file::File;
+use size::Size;
 
 /// Arguments of `usher node`.
 #[derive(Debug, Default, clap::Args)]
@@ -30,6 +35,18 @@ pub struct Args {
     /// What the node may send, for example 800mbit, 2.5gbit or 100MB/s [default: 1gbit]
     #[arg(long, env = "USHER_CAPACITY", value_name = "RATE")]
     capacity: Option<Bitrate>,
+    /// What one session may be promised, for example 50mbit [default: the capacity]
+    #[arg(long, env = "USHER_MAX_SESSION_RATE", value_name = "RATE")]
+    max_session_rate: Option<Bitrate>,
+    /// Sessions at a time [default: 10000]
+    #[arg(long, env = "USHER_MAX_SESSIONS", value_name = "N")]
+    max_sessions: Option<usize>,
+    /// Network interface on which others' traffic is counted against the capacity, for example eth0
+    #[arg(long, env = "USHER_INTERFACE", value_name = "NAME")]
+    interface: Option<String>,
+    /// What requests may ask for, for example gpu or isp=north; give several to have several
+    #[arg(long = "label", env = "USHER_LABELS", value_name = "LABEL", value_delimiter = ',')]
+    labels: Vec<String>,
     /// The zone it is in: a network, site or region
     #[arg(long, env = "USHER_ZONE")]
     zone: Option<String>,
@@ -54,6 +71,12 @@ pub struct Args {
     /// Directory of the library's index [default: usher/NAME in the state directory]
     #[arg(long, env = "USHER_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Directory of copies that the master orders, apart from the media [default: replicas in the state directory]
+    #[arg(long, env = "USHER_REPLICAS", value_name = "DIR")]
+    replicas: Option<PathBuf>,
+    /// What these copies may take, for example 500GB; 0 takes none [default: 10GB, at most a tenth of the disk's free space]
+    #[arg(long, env = "USHER_REPLICA_QUOTA", value_name = "SIZE")]
+    replica_quota: Option<Size>,
     /// Life of a media certificate, at most 13d [default: 13d]
     #[arg(long, env = "USHER_MEDIA_CERT_LIFETIME", value_name = "TIME", value_parser = humantime::parse_duration)]
     media_cert_lifetime: Option<Duration>,
@@ -116,6 +139,14 @@ fn config(args: Args) -> anyhow::Result<Config> {
     let default = Config::new(masters, media, identity, state.join("index.redb"));
     Ok(Config {
         capacity: args.capacity.or(file.capacity).unwrap_or(default.capacity),
+        max_session_rate: args.max_session_rate.or(file.max_session_rate),
+        max_sessions: args.max_sessions.or(file.max_sessions).unwrap_or(default.max_sessions),
+        interface: args.interface.or(file.interface),
+        labels: list(args.labels, file.labels, Vec::new),
+        replicas: ReplicaConfig {
+            folder: args.replicas.or(file.replicas).unwrap_or(default.replicas.folder),
+            quota: args.replica_quota.or(file.replica_quota).map(|size| size.0),
+        },
         zone: args.zone.or(file.zone).unwrap_or_default(),
         listen: list(args.listen, file.listen, || default.listen.clone()),
         advertise: list(args.advertise, file.advertise, Vec::new),

@@ -1,9 +1,15 @@
 //! What a node decides, without doing it: time is an argument, an output is a value.
 //! No socket, disk, clock, environment or hidden randomness is known here.
 
-pub mod backoff;
+pub mod background;
+pub mod guard;
 pub mod keyring;
 pub mod meter;
 pub mod pacer;
+pub mod pull;
 pub mod replay;
+pub mod room;
 pub mod session;
+pub mod tell;
+pub mod throttle;
+pub mod volumes;

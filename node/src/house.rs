@@ -10,22 +10,31 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use usher_proto::{
     Bitrate, Code, Fault, NodeName, SessionId,
+    model::Begun,
     pb::v1::{self, ByteRange},
     ticket::{Key, Purpose, Ticket},
+    tree::GROUP,
 };
 
 use crate::{
     core::{
+        guard::Limits,
         keyring::Keyring,
         meter::Meter,
         pacer::{Grant, Pacer, Share},
         replay::Replay,
         session::{Facts, Session},
+        volumes::{self, Loads},
     },
     media::{FindError, Library, OpenError, OpenMedia},
+    moves::Moves,
+    replica::{self, Puller},
 };
 
 /// One node, seen from within.
@@ -39,8 +48,13 @@ pub(crate) struct House {
     meter: Mutex<Meter>,
     pacer: Mutex<Pacer>,
     draining: AtomicBool,
+    pub(crate) moves: Arc<Moves>,
     /// Sessions that run.
     sessions: watch::Sender<usize>,
+    /// Wakes the one who tells the master of sessions.
+    told: Notify,
+    /// Copies that the master orders.
+    pub(crate) puller: Arc<Puller>,
 }
 
 /// Nothing under these locks is half done when its holder panics: every change is one call of a pure type.
@@ -54,19 +68,23 @@ fn unix_now() -> u64 {
 }
 
 impl House {
-    pub(crate) fn new(name: NodeName, library: Library, capacity: Bitrate) -> Arc<Self> {
-        let now = Instant::now();
-        let pacer = Pacer::new(now, capacity);
+    pub(crate) fn new(name: NodeName, library: Library, limits: impl Into<Limits>) -> Arc<Self> {
+        let (now, limits) = (Instant::now(), limits.into());
+        let pacer = Pacer::new(now, limits.capacity);
+        let puller = Puller::new(library.replicas().cloned(), replica::STALL);
         Arc::new(Self {
             name,
             library,
             grant: pacer.grant(),
             keys: ArcSwap::default(),
             replay: Mutex::default(),
-            meter: Mutex::new(Meter::new(now)),
+            meter: Mutex::new(Meter::new(now, limits)),
             pacer: Mutex::new(pacer),
             draining: AtomicBool::new(false),
+            moves: Arc::default(),
             sessions: watch::Sender::new(0),
+            told: Notify::new(),
+            puller,
         })
     }
 
@@ -83,6 +101,12 @@ impl House {
     /// Takes no new sessions from here on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.puller.drain();
+    }
+
+    /// Waits until something happened to a session since the last call. For one caller.
+    pub(crate) async fn happens(&self) {
+        self.told.notified().await;
     }
 
     /// Follows the number of sessions that run.
@@ -116,24 +140,54 @@ impl House {
     /// Opens the title of a good ticket. Off the runtime's threads, since a disk may take its time.
     ///
     /// # Errors
-    /// `DRAINING`, `CONTENT_CHANGED`, `UNAVAILABLE` and those of [`Session::opened`].
+    /// `DRAINING`, `CONTENT_CHANGED`, `UNAVAILABLE`, those of [`Session::opened`], and those of the guard: a full node
+    /// need not look at its disk.
     pub(crate) async fn open(&self, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
         }
+        let loads = {
+            let meter = self.meter();
+            meter.check(Bitrate(ticket.rate), ticket.burst)?;
+            meter.volumes().clone()
+        };
         let library = self.library.clone();
-        blocking(move || open(&library, ticket, wanted)).await?
+        blocking(move || open(&library, &loads, ticket, wanted)).await?
     }
 
-    /// Counts a session in; it is counted out when the guard drops.
-    pub(crate) fn begin(self: &Arc<Self>, ticket: &Ticket) -> Running {
-        let now = Instant::now();
+    /// Tells the master that a session was refused, unless it was by the memory of its first try.
+    pub(crate) fn turn(&self, session: SessionId, burst: bool, fault: &Fault) {
+        if fault.code != Code::TicketReplayed {
+            self.meter().turn(session, fault.code, burst);
+            self.told.notify_one();
+        }
+    }
+
+    /// Counts a session in, if there is still room for it; it is counted out when the guard drops.
+    ///
+    /// # Errors
+    /// `NO_CAPACITY`, `UNEQUIPPED` for a rate that no session gets, `TICKET_REPLAYED` for one that runs.
+    pub(crate) fn begin(self: &Arc<Self>, opened: &Opened) -> Result<Running, Fault> {
+        let (now, ticket) = (Instant::now(), opened.session.ticket());
         let (rate, fetch) = (Bitrate(ticket.rate), ticket.purpose == Purpose::Fetch);
-        self.meter().begin(now, ticket.session, rate);
+        let begun = Begun {
+            session: ticket.session,
+            title: ticket.title.clone(),
+            content: opened.media.content(),
+            rate,
+            purpose: ticket.purpose,
+        };
+        self.meter().begin(now, begun, opened.volume, ticket.burst)?;
+        self.told.notify_one();
         self.sessions.send_modify(|count| *count += 1);
         let share = if fetch { Share::fetch(now, rate) } else { Share::play() };
-        Running { house: self.clone(), id: ticket.session, share, began: now, bytes: 0 }
+        Ok(Running { house: self.clone(), id: ticket.session, share, began: now, bytes: 0 })
     }
+}
+
+/// A peer's text, fit for a log.
+pub(crate) fn request_id(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// Runs what may wait for a disk.
@@ -147,21 +201,24 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// A title that is open, and the session that it is open for.
 pub(crate) struct Opened {
     pub(crate) media: Arc<OpenMedia>,
+    /// Where it is read from.
+    volume: u16,
     pub(crate) session: Session,
     pub(crate) setup: v1::Setup,
 }
 
-fn open(library: &Library, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
+fn open(library: &Library, loads: &Loads, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
     let title = ticket.title.clone();
     // What a ticket was signed for was here a moment ago, and another node may still have it: worth another try.
     let changed = |what: &dyn std::fmt::Display| Fault::new(Code::ContentChanged, format!("`{title}`: {what}"));
-    let copies = library.copies(&ticket.title, ticket.content).map_err(|error| match error {
+    let mut copies = library.copies(&ticket.title, ticket.content).map_err(|error| match error {
         FindError::NotFound | FindError::OtherContent => changed(&error),
     })?;
+    volumes::spread(&mut copies, |copy| copy.content, |copy| loads.of(copy.volume));
     // There is at least one; where a disk fails, another may have the same.
     let mut fault = Fault::new(Code::ContentChanged, format!("`{title}`: no copy is left"));
     let media = copies.iter().find_map(|copy| match library.open_copy(copy) {
-        Ok(media) => Some(media),
+        Ok(media) => Some((media, copy.volume)),
         Err(error) => {
             fault = match &error {
                 OpenError::Gone | OpenError::Changed => changed(&error),
@@ -174,11 +231,15 @@ fn open(library: &Library, ticket: Ticket, wanted: Option<ByteRange>) -> Result<
             None
         }
     });
-    let media = media.ok_or(fault)?;
+    let (media, volume) = media.ok_or(fault)?;
     let mut session = Session::new(ticket, wanted);
     let range = session.opened(Facts { size: media.size(), content: media.content() })?;
+    if media.groups() < range.start / GROUP {
+        // It would wait for long; another node has it.
+        return Err(Fault::new(Code::Unavailable, format!("`{title}`: the copy has not come so far yet")));
+    }
     let setup = v1::Setup { range: Some(ByteRange { start: range.start, end: range.end }), ..media.setup() };
-    Ok(Opened { media: Arc::new(media), session, setup })
+    Ok(Opened { media: Arc::new(media), volume, session, setup })
 }
 
 /// A session that counts as running. Dropping it ends that, however the session ended.
@@ -202,10 +263,15 @@ impl Running {
         }
     }
 
+    /// Whether it goes on is up to its reader, until something is [`Running::sent`].
+    pub(crate) fn offers(&self) {
+        self.house.meter().offers(Instant::now(), self.id);
+    }
+
     /// So many bytes were written.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
-        self.house.meter().sent(self.id, bytes);
+        self.house.meter().sent(Instant::now(), self.id, bytes);
     }
 
     /// Bytes written so far.
@@ -223,6 +289,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         lock(&self.house.pacer).leave(&mut self.share);
         self.house.meter().end(Instant::now(), self.id);
+        self.house.told.notify_one();
         self.house.sessions.send_modify(|count| *count = count.saturating_sub(1));
     }
 }

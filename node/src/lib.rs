@@ -1,16 +1,20 @@
 //! The node: keeps a library of titles, answers viewers over QUIC, and tells its master what it has and sends.
 //!
 //! Rooms: [`media`] (the library), [`core`] (what to send, when, and who may have it; pure), `house` (what the shells
-//! share), `quic` (sessions), `attach` and `report` (the standing channel to the master), [`app`] and [`cli`].
+//! share), `quic` (sessions), `moves` (those that go elsewhere), `replica` (copies that the master orders), `attach` and
+//! `report` (the standing channel to the master), [`app`] and [`cli`].
 
 pub mod app;
 mod attach;
 pub mod cli;
 pub mod core;
 mod house;
+mod link;
 pub mod media;
+mod moves;
 mod presence;
 mod quic;
+mod replica;
 mod report;
 #[cfg(test)]
 mod stage;

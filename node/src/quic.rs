@@ -2,6 +2,7 @@
 //! `session`. Refuses to know what is sent, and who may have it.
 
 mod header;
+mod idle;
 mod send;
 mod session;
 mod socket;
@@ -14,7 +15,8 @@ use std::{
 
 use anyhow::Context as _;
 use quinn::{
-    Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt,
     congestion::{BbrConfig, ControllerFactory, CubicConfig},
     crypto::rustls::QuicServerConfig,
 };
@@ -34,6 +36,10 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 
 /// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// How long a connection may be without a session: long enough for a client that goes from title to title, short enough
+/// that those who only ping take no place from others.
+pub(crate) const UNUSED: Duration = Duration::from_secs(30);
 
 /// Handshakes under way from which on a client must prove its address first (RFC 9000, section 8.1.2).
 const RETRY_FROM: usize = 64;
@@ -62,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) open_timeout: Duration,
     /// How long a reader may take nothing before its session is closed.
     pub(crate) stall_timeout: Duration,
+    /// How long a connection may be without a session.
+    pub(crate) unused: Duration,
 }
 
 /// The running server.
@@ -201,10 +209,20 @@ async fn handshake(incoming: Incoming) -> Option<Connection> {
 
 /// Serves the sessions of a connection until it is lost; none outlives it.
 async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, stop: &CancellationToken) {
-    let ends = session::Ends { gone: stop.child_token(), stop: stop.clone() };
+    let uses = idle::Uses::default();
+    let ends = session::Ends { gone: stop.child_token(), stop: stop.clone(), uses: uses.clone() };
     let sessions = TaskTracker::new();
+    let unused = uses.unused(settings.unused);
+    tokio::pin!(unused);
     let error = loop {
-        match connection.accept_bi().await {
+        let accepted = tokio::select! {
+            accepted = connection.accept_bi() => accepted,
+            () = &mut unused => {
+                connection.close(code(Code::Cancelled), b"idle");
+                break ConnectionError::LocallyClosed;
+            }
+        };
+        match accepted {
             Ok((send, receive)) => {
                 let session = session::run(house.clone(), settings, send, receive, ends.clone());
                 sessions.spawn(session.in_current_span());

@@ -1,4 +1,5 @@
-//! One attachment: Hello and Welcome, the catalog and its changes, a report each second, the master's Prepares.
+//! One attachment: Hello and Welcome, the catalog and its changes, sessions as they come and go, a report each second,
+//! the master's Prepares.
 //! Refuses to know who is dialled and when.
 
 use std::{
@@ -7,7 +8,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use futures::future::try_join4;
+use futures::{FutureExt as _, future::try_join5};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -26,6 +27,7 @@ use crate::{
     attach::{Link, Lost},
     house::House,
     media::Key as CopyKey,
+    moves,
 };
 
 /// Messages that wait to be sent: a page of the catalog must not make a report wait behind many of its kind.
@@ -37,11 +39,20 @@ const PAGE: usize = 1000;
 /// Least time between two pages of changes: a title is hashed in a moment, a library not.
 const CHANGES: Duration = Duration::from_millis(100);
 
+/// How long the list of sessions waits for the catalog at most: a master that knows their titles can do more with it,
+/// but must not take the node for empty.
+const CATALOG: Duration = Duration::from_secs(1);
+
 /// How long the master may take for its Welcome.
 const WELCOME: Duration = Duration::from_secs(10);
 
 /// Prepares that are worked on at a time; each may wait for a disk.
 const PREPARES: usize = 64;
+
+/// Sessions that are being moved at a time; each may wait for its reader. A node that drains is told of 60 a second.
+const MOVES: usize = 1024;
+/// Orders of copies that are waited for at a time; few of them run, and others may name the same copies.
+const COPIES: usize = 64;
 
 /// Bounds of the report interval that a master may set.
 const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
@@ -65,6 +76,8 @@ pub(crate) async fn attach(
         capacity_bps: link.capacity.0,
         presence: Some(presence.borrow_and_update().to_pb()),
         attachment,
+        equipment: Some(link.equipment.to_pb()),
+        replica_bytes: link.house.puller.quota(),
     };
     // The server answers the call only once it has seen the first message.
     post(&outbox, Body::Hello(hello)).await?;
@@ -81,9 +94,10 @@ pub(crate) async fn attach(
     };
     let interval = take_welcome(&link.house, &welcome)?;
     welcomed();
-    try_join4(
+    try_join5(
         catalog(link, &outbox),
-        reports(&link.house, &outbox, interval),
+        sessions(link, &outbox),
+        reports(link, &outbox, interval),
         follow(presence, &outbox),
         answer(&link.house, &outbox, answers),
     )
@@ -178,18 +192,53 @@ fn pages(
     })
 }
 
+/// Tells of all sessions, and then of each that begins, ends or is refused.
+async fn sessions(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
+    let house = &link.house;
+    house.meter().listen();
+    // A scan may take long, and who waits for it has no sessions to tell of.
+    if house.library.scanned().now_or_never().is_some() {
+        let mut attached = link.attached.subscribe();
+        drop(time::timeout(CATALOG, attached.wait_for(|attached| *attached)).await);
+    }
+    loop {
+        let due = house.meter().due(Instant::now());
+        let Some(due) = due else {
+            house.happens().await;
+            continue;
+        };
+        time::sleep_until(due.into()).await;
+        // What happens while the channel is full is told together.
+        let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
+        let told = house.meter().tell(Instant::now());
+        if let Some(told) = told {
+            place.send(AttachRequest { body: Some(Body::Sessions(told.to_pb())) });
+        }
+    }
+}
+
 /// Reports what was sent, at each interval.
-async fn reports(house: &House, outbox: &Outbox, interval: Duration) -> Result<Infallible, Lost> {
+async fn reports(link: &Link, outbox: &Outbox, interval: Duration) -> Result<Infallible, Lost> {
     let mut ticks = time::interval(interval);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
+        let sent = link.interface.as_ref().and_then(|interface| match interface.sent() {
+            Ok(sent) => Some(sent),
+            Err(error) => {
+                debug!(%error, "the network interface is gone; the last that was seen of others' traffic stays");
+                None
+            }
+        });
         let now = Instant::now();
-        let report = house.meter().report(now);
-        let settled = report.settled.len();
+        let report = {
+            let mut meter = link.house.meter();
+            sent.into_iter().for_each(|bytes| meter.link(now, bytes));
+            meter.report(now)
+        };
+        let report = model::Report { replica_free: link.house.puller.free(), ..report };
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
-        house.meter().handed_over(now, settled);
     }
 }
 
@@ -202,7 +251,11 @@ fn to_pb(report: &model::Report) -> v1::Report {
         elastic_bps: report.elastic.0,
         committed_bps: report.committed.0,
         sessions: report.sessions,
-        settled: report.settled.iter().map(ToString::to_string).collect(),
+        // Sessions are told by themselves, and at once.
+        background_bps: report.background.0,
+        demand_bps: report.demand.0,
+        delivered_bps: report.delivered.0,
+        replica_free_bytes: report.replica_free,
     }
 }
 
@@ -224,13 +277,25 @@ async fn answer(
     outbox: &Outbox,
     mut answers: Streaming<AttachResponse>,
 ) -> Result<Infallible, Lost> {
-    let mut prepares = JoinSet::new();
+    let (mut prepares, mut moved, mut copies) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     loop {
         let message = tokio::select! {
             message = answers.message() => message?,
             Some(done) = prepares.join_next() => {
                 if let Ok(prepared) = done {
                     post(outbox, Body::Prepared(prepared)).await?;
+                }
+                continue;
+            }
+            Some(done) = moved.join_next() => {
+                if let Ok(answer) = done {
+                    post(outbox, Body::Moved(answer)).await?;
+                }
+                continue;
+            }
+            Some(done) = copies.join_next() => {
+                if let Ok(replicated) = done {
+                    post(outbox, Body::Replicated(replicated)).await?;
                 }
                 continue;
             }
@@ -249,6 +314,26 @@ async fn answer(
                 let fault = fault.after(Duration::from_secs(1));
                 post(outbox, Body::Prepared(prepared(request.id, Err(fault)))).await?;
             }
+            Some(Answer::Probe(probe)) => post(outbox, Body::Probed(v1::Probed { id: probe.id })).await?,
+            Some(Answer::Move(order)) if moved.len() < MOVES => {
+                moved.spawn(moves::carry_out(house.clone(), order));
+            }
+            Some(Answer::Move(order)) => {
+                let fault = Fault::new(Code::Unavailable, "too many sessions are being moved");
+                let refusal = Some(moves::refusal(fault.after(Duration::from_secs(1))));
+                post(outbox, Body::Moved(v1::Moved { id: order.id, refusal })).await?;
+            }
+            Some(Answer::Replicate(order)) if copies.len() < COPIES => {
+                let (id, copy) = (order.id, house.puller.clone());
+                copies.spawn(async move { replicated(id, copy.order(order).await) });
+            }
+            Some(Answer::Replicate(order)) => {
+                let fault = Fault::new(Code::NoCapacity, "too many copies are ordered");
+                let fault = fault.after(Duration::from_secs(5));
+                post(outbox, Body::Replicated(replicated(order.id, Err(fault)))).await?;
+            }
+            // In its turn, so that an order after it finds the room.
+            Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
             None => debug!("a message of a newer master was ignored"),
         }
     }
@@ -271,13 +356,13 @@ async fn prepare(house: &House, request: v1::Prepare) -> v1::Prepared {
 fn prepared(id: u64, result: Result<v1::Setup, Fault>) -> v1::Prepared {
     let outcome = match result {
         Ok(setup) => Outcome::Setup(setup),
-        Err(fault) => Outcome::Refusal(v1::Refusal {
-            reason: fault.code.reason().to_owned(),
-            retry_after_ms: fault.retry_after_ms(),
-            message: fault.message,
-        }),
+        Err(fault) => Outcome::Refusal(moves::refusal(fault)),
     };
     v1::Prepared { id, result: Some(outcome) }
+}
+
+fn replicated(id: u64, result: Result<(), Fault>) -> v1::Replicated {
+    v1::Replicated { id, refusal: result.err().map(moves::refusal) }
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub(crate) fn settings() -> Settings {
         max_connections: 100,
         open_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(300),
+        unused: quic::UNUSED,
     }
 }
 
@@ -60,6 +61,7 @@ pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
         nbf: now,
         exp: now + 60,
         rid: "request-1".into(),
+        burst: false,
     }
 }
 
@@ -80,15 +82,32 @@ impl Stage {
 
     /// The same; perhaps not `hashed` yet.
     pub(crate) async fn set(files: &[(&str, &[u8])], settings: Settings, capacity: Bitrate, hashed: bool) -> Self {
-        let dir = TempDir::new().expect("a folder");
+        Self::stage(TempDir::new().expect("a folder"), files, settings, capacity, hashed, None).await
+    }
+
+    /// A node without films that takes copies of so many bytes, with what is in this folder from before.
+    pub(crate) async fn taking(dir: TempDir, quota: u64) -> Self {
+        let replicas = media::ReplicaConfig { folder: dir.path().join("replicas"), quota: Some(quota) };
+        Self::stage(dir, &[], settings(), Bitrate(100_000_000_000), true, Some(replicas)).await
+    }
+
+    async fn stage(
+        dir: TempDir,
+        files: &[(&str, &[u8])],
+        settings: Settings,
+        capacity: Bitrate,
+        hashed: bool,
+        replicas: Option<media::ReplicaConfig>,
+    ) -> Self {
+        let taking = replicas.is_some();
         let films = clips::folder(&dir.path().join("films"), files);
-        let config = media::Config { volumes: vec![films], index: dir.path().join("index.redb") };
+        let config = media::Config { volumes: vec![films], index: dir.path().join("index.redb"), replicas };
         let library = Library::open(config).await.expect("a library");
         library.scanned().await;
         if hashed {
             library.hashed().await;
         }
-        assert_eq!(library.stats().titles, files.len() as u64, "{:?}", library.rejected());
+        assert!(taking || library.stats().titles == files.len() as u64, "{:?}", library.rejected());
         let house = House::new(NodeName::parse(NODE).expect("a name"), library, capacity);
         let key = Key::new([5; 32]);
         house.welcome(std::slice::from_ref(&key));
@@ -173,7 +192,13 @@ pub(crate) fn open(ticket: &str, range: Option<ByteRange>) -> bytes::Bytes {
 
 /// Reads a session to its end and checks what came.
 pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Received, End> {
+    receive_after(&[], stream).await
+}
+
+/// The same, for a session whose `head` was read already.
+pub(crate) async fn receive_after(head: &[u8], stream: &mut RecvStream) -> Result<Received, End> {
     let mut decoder = Decoder::default();
+    decoder.push(head);
     let mut frames = Vec::new();
     let mut buffer = vec![0; 100_000];
     loop {

@@ -18,6 +18,8 @@ pub enum Code {
     NoCapacity,
     /// The holders are known but none can serve now.
     Unavailable,
+    /// No holder can do what the request needs.
+    Unequipped,
     /// The node finishes its sessions and takes no new ones.
     Draining,
     /// The caller has no right to this.
@@ -75,7 +77,7 @@ const fn row(code: Code, reason: &'static str, grpc: Grpc, quic: u32, exit: u8, 
     Row { code, reason, grpc, quic, exit, retry }
 }
 
-const TABLE: [Row; 22] = [
+const TABLE: [Row; 23] = [
     row(Code::NotFound, "NOT_FOUND", Grpc::NotFound, 0x10, 3, false),
     row(Code::NoCapacity, "NO_CAPACITY", Grpc::ResourceExhausted, 0x11, 4, true),
     row(Code::Unavailable, "UNAVAILABLE", Grpc::Unavailable, 0x12, 6, true),
@@ -97,6 +99,7 @@ const TABLE: [Row; 22] = [
     row(Code::Usage, "USAGE", Grpc::InvalidArgument, 0x22, 2, false),
     row(Code::Cancelled, "CANCELLED", Grpc::Cancelled, 0x23, 1, false),
     row(Code::Unauthenticated, "UNAUTHENTICATED", Grpc::Unauthenticated, 0x25, 5, false),
+    row(Code::Unequipped, "UNEQUIPPED", Grpc::FailedPrecondition, 0x26, 4, false),
     row(Code::Internal, "INTERNAL", Grpc::Internal, 0x24, 1, true),
 ];
 
@@ -249,13 +252,13 @@ mod tests {
         assert_eq!(TABLE.last().map(|row| row.code), Some(Code::Internal));
         // A match without a wildcard: a new variant fails to compile here until the table is looked at.
         let count = |code: Code| match code {
-            Code::NotFound | Code::NoCapacity | Code::Unavailable | Code::Draining | Code::Denied => 1,
+            Code::NotFound | Code::NoCapacity | Code::Unavailable | Code::Unequipped | Code::Draining => 1,
             Code::TicketInvalid | Code::TicketExpired | Code::TicketReplayed | Code::TicketMismatch => 1,
             Code::BadRequest | Code::BadRange | Code::ContentChanged | Code::VerificationFailed => 1,
             Code::Timeout | Code::Network | Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => 1,
-            Code::Cancelled | Code::Internal | Code::Unauthenticated => 1,
+            Code::Cancelled | Code::Internal | Code::Unauthenticated | Code::Denied => 1,
         };
-        assert_eq!(TABLE.iter().map(|row| count(row.code)).sum::<usize>(), 22);
+        assert_eq!(TABLE.iter().map(|row| count(row.code)).sum::<usize>(), 23);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What master, node and client say to one another: the gRPC API `usher.v1`, the QUIC framing `usher/1`,
 //! tickets, units, identifiers and the one table of errors. Pure: no sockets, no clock, no disk.
 
+pub mod backoff;
 pub mod code;
 pub mod id;
 pub mod model;
@@ -9,6 +10,7 @@ pub mod ticket;
 pub mod title;
 pub mod tree;
 pub mod units;
+pub mod verify;
 pub mod wire;
 
 pub use code::{Code, Fault};

@@ -1,18 +1,27 @@
 //! Validated forms of what arrives over gRPC and in `Setup`: a message becomes one of these or a list of violations.
 //! Nothing past this point sees an unchecked field. Owns the bounds of every field.
 
+mod equipment;
 mod invalid;
+mod moves;
 mod node;
 mod request;
+mod sessions;
 mod setup;
 
+pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
 pub use invalid::{Invalid, Violation};
-pub use node::{CatalogCopy, CatalogPage, Hello, Presence, Report};
-pub use request::{Mode, Range, Resolve, What};
+pub use moves::Move;
+pub use node::{CatalogCopy, CatalogPage, Hello, Origin, Presence, Report};
+pub use request::{Failed, Mode, Range, Resolve, What};
+pub use sessions::{Begun, Sessions, Turned};
 pub use setup::{SeatAddress, SetupInfo};
 
 /// Most nodes that a request may exclude.
 pub const MAX_EXCLUDE: usize = 64;
+
+/// Most seats that a request may tell as failed.
+pub const MAX_FAILED: usize = 16;
 
 /// Most requests of one `ResolveMany`.
 pub const MAX_REQUESTS: usize = 256;
@@ -23,5 +32,5 @@ pub const MAX_PAGE_ENTRIES: usize = 5000;
 /// Most addresses or certificates of one node.
 pub const MAX_ADDRESSES: usize = 16;
 
-/// Most settled sessions of one report; a node sends the rest with the next.
+/// Most sessions of one message; a node sends the rest with the next.
 pub const MAX_SETTLED: usize = 10_000;

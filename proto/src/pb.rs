@@ -23,7 +23,7 @@ pub mod wire {
     pub mod v1 {
         tonic::include_proto!("usher.wire.v1");
     }
-    pub use v1::{Finish, Open, Refused};
+    pub use v1::{Finish, Moved, Open, Refused};
 }
 
 /// All descriptors with their comments, encoded, for gRPC reflection.

@@ -131,6 +131,10 @@ pub struct Claims {
     /// Request id, for logs.
     #[serde(default)]
     pub rid: String,
+    /// Given in the belief that what fills the node is a short burst of others' traffic: the node may promise a tenth
+    /// more than its capacity for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub burst: bool,
 }
 
 /// A ticket that was checked: the claims in their own types.
@@ -154,6 +158,8 @@ pub struct Ticket {
     pub forget_at: u64,
     /// For logs.
     pub request_id: String,
+    /// The node may promise a tenth more than its capacity for it.
+    pub burst: bool,
 }
 
 /// Why a ticket is not honoured.
@@ -225,6 +231,7 @@ pub fn verify(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ti
         rate: claims.rate,
         forget_at: claims.exp.saturating_add(LEEWAY_SECS),
         request_id: claims.rid,
+        burst: claims.burst,
     })
 }
 
@@ -251,6 +258,7 @@ mod tests {
             nbf: 1000,
             exp: 1060,
             rid: "r".into(),
+            burst: false,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
 /// Bytes before each body: the type and the body's length, big endian.
 pub const HEADER: usize = 5;
 
-/// The largest `Open` body: a ticket of 4096 bytes and room for the rest.
+/// The largest `Open` or `Moved` body: a ticket of 4096 bytes and room for the rest.
 pub const MAX_OPEN: usize = 8 * 1024;
 
 /// The largest `Setup` body: titles, and tracks by the hundred.
@@ -41,18 +41,20 @@ pub enum Kind {
     Group = 6,
     /// The end.
     Finish = 7,
+    /// Another seat to go on at.
+    Moved = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Finish, Group, Hashes, Open, Pages, Refused, Setup};
-        [Open, Setup, Refused, Pages, Hashes, Group, Finish].into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Refused, Setup};
+        [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved].into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// The largest body, in bytes.
     pub fn max_len(self) -> usize {
         match self {
-            Self::Open => MAX_OPEN,
+            Self::Open | Self::Moved => MAX_OPEN,
             Self::Setup => MAX_SETUP,
             Self::Refused | Self::Finish => MAX_SHORT,
             Self::Pages => (MAX_SIZE / PAGE) as usize * size_of::<Value>(),
@@ -109,6 +111,8 @@ pub enum Frame {
     Group(Bytes),
     /// See [`Kind::Finish`].
     Finish(pb::wire::Finish),
+    /// See [`Kind::Moved`].
+    Moved(pb::wire::Moved),
 }
 
 /// A frame's header for a body of `len` bytes.
@@ -193,6 +197,7 @@ fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
         Kind::Setup => Frame::Setup(Message::decode(body).map_err(|_| bad())?),
         Kind::Refused => Frame::Refused(Message::decode(body).map_err(|_| bad())?),
         Kind::Finish => Frame::Finish(Message::decode(body).map_err(|_| bad())?),
+        Kind::Moved => Frame::Moved(Message::decode(body).map_err(|_| bad())?),
         Kind::Pages => Frame::Pages(split(&body).ok_or_else(bad)?),
         Kind::Hashes => Frame::Hashes(split(&body).ok_or_else(bad)?),
         Kind::Group if body.is_empty() => return Err(bad()),
@@ -215,6 +220,8 @@ mod tests {
         let open = pb::wire::Open { ticket: "t".into(), priority: -3, ..Default::default() };
         let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
         let finish = pb::wire::Finish { content_id: vec![1; 32] };
+        let seat = pb::v1::Seat { node: "node-1".into(), ..Default::default() };
+        let moved = pb::wire::Moved { seat: Some(seat) };
         let mut group = BytesMut::from(&header(Kind::Group, 3)[..]);
         group.extend_from_slice(b"abc");
         vec![
@@ -224,6 +231,7 @@ mod tests {
             (values(Kind::Hashes, &[[3; 32]]), Frame::Hashes(vec![[3; 32]])),
             (group.freeze(), Frame::Group(Bytes::from_static(b"abc"))),
             (message(Kind::Finish, &finish).expect("small"), Frame::Finish(finish)),
+            (message(Kind::Moved, &moved).expect("small"), Frame::Moved(moved)),
         ]
     }
 

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use tempfile::TempDir;
@@ -24,17 +24,25 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<(String, Process)>,
     /// HOST:PORT of the master.
     pub(crate) address: String,
+    /// What its master is started with, beside what every master is.
+    flags: Vec<String>,
 }
 
 impl Cluster {
     /// An authority and a master, no nodes.
     pub(crate) fn empty() -> Self {
+        Self::with_master(&[])
+    }
+
+    /// The same, with further flags for the master.
+    pub(crate) fn with_master(flags: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         let certs = dir.path().join("certs");
         run(usher().args(["certs", "init", "--dir"]).arg(&certs)).expect(0);
         run(usher().args(["certs", "issue", "master", "--dir"]).arg(&certs)).expect(0);
-        let (master, address) = start_master(dir.path(), "127.0.0.1:0");
-        Self { dir, master, nodes: Vec::new(), address }
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (master, address) = start_master(dir.path(), "127.0.0.1:0", &flags);
+        Self { dir, master, nodes: Vec::new(), address, flags }
     }
 
     /// A master and nodes with copies of the shipped clips, all hashed and known to the master.
@@ -129,7 +137,7 @@ impl Cluster {
     /// Ends the master at once and starts it again on the same port.
     pub(crate) fn restart_master(&mut self) {
         self.kill_master();
-        let (master, address) = start_master(self.dir.path(), &self.address);
+        let (master, address) = start_master(self.dir.path(), &self.address, &self.flags);
         (self.master, self.address) = (master, address);
     }
 
@@ -176,12 +184,17 @@ impl Cluster {
     pub(crate) fn start(&self, args: &[impl AsRef<OsStr>]) -> Process {
         Process::start(self.usher(&[]).args(args))
     }
+
+    /// The same, with its stdout for the test to read.
+    pub(crate) fn start_piped(&self, args: &[&str]) -> Process {
+        Process::start(self.usher(args).stdout(Stdio::piped()))
+    }
 }
 
-fn start_master(dir: &Path, listen: &str) -> (Process, String) {
+fn start_master(dir: &Path, listen: &str, flags: &[String]) -> (Process, String) {
     let mut command = usher();
     command.args(["master", "--listen", listen, "--certs"]).arg(dir.join("certs"));
-    command.arg("--state").arg(dir.join("master-state"));
+    command.arg("--state").arg(dir.join("master-state")).args(flags);
     let mut master = Process::start(&mut command);
     let address = address(&master.line_with("master listens"));
     (master, address)

@@ -6,7 +6,7 @@ use crate::process::{Process, Said, b3, clip, run, usher};
 fn once_fetches_b_and_says_who_served_it_and_why() {
     let said = run(usher().args(["demo", "--once"])).expect(0);
     let all = format!("{}{}", said.out, said.err);
-    for word in ["B.mp4", "node-", "headroom", "verified", &b3(clip("B.mp4"))] {
+    for word in ["B.mp4", "node-", "farthest from full", "verified", &b3(clip("B.mp4"))] {
         assert!(all.contains(word), "`{word}` is missing in:\n{all}");
     }
 }

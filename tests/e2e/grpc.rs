@@ -39,7 +39,7 @@ fn grpcurl_lists_describes_and_calls() {
 
     let answer = call(&cluster, "usher.v1.Tickets/Resolve", r#"{"title":"B.mp4"}"#).expect(0).json();
     assert_eq!(answer["seats"].as_array().map(Vec::len), Some(3));
-    assert!(answer["reason"].as_str().is_some_and(|why| why.contains("headroom")), "{answer}");
+    assert!(answer["reason"].as_str().is_some_and(|why| why.contains("farthest from full")), "{answer}");
     let unknown = call(&cluster, "usher.v1.Tickets/Resolve", r#"{"title":"nope.mp4"}"#);
     assert!(
         unknown.code != 0 && unknown.err.contains("NotFound") && unknown.err.contains("nope.mp4"),

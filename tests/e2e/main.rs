@@ -1,11 +1,17 @@
 //! End-to-end tests: each starts the real binary, and real players and tools, and checks one promise of the product.
 
+mod balance;
 mod certs;
 mod cluster;
+mod copies;
 mod demo;
+mod explain;
 mod fetch;
 mod grpc;
+mod hints;
 mod library;
+mod metrics;
 mod play;
 mod process;
+mod tickets;
 mod trouble;

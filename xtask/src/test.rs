@@ -27,8 +27,9 @@ impl Count {
     /// failed, 0 skipped`, or libtest's `test result: ok. 2 passed; 0 failed; 1 ignored; …`.
     fn add_line(&mut self, line: &str) {
         let line = shell::plain(line);
-        let line = line.trim();
-        let counts = if let Some((_, counts)) = line.strip_prefix("Summary [").and_then(|_| line.split_once(" run: ")) {
+        // Libtest's line is at the margin: indented, nextest repeats it of a test that its summary counts.
+        let summary = line.trim_start().strip_prefix("Summary [");
+        let counts = if let Some((_, counts)) = summary.and_then(|rest| rest.split_once(" run: ")) {
             counts
         } else if let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) {
             counts
@@ -128,6 +129,7 @@ mod tests {
                 (5, 0, 1),
             ),
             ("test result: FAILED. 5 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out", (5, 2, 0)),
+            ("    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 136 filtered out", (0, 0, 0)),
             ("        PASS [   0.005s] crate tests::three_tests_run: 7 passed", (0, 0, 0)),
         ];
         for (line, (passed, failed, skipped)) in table {

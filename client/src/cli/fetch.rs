@@ -17,7 +17,7 @@ use self::plan::{Clients, Job, Output};
 use super::{
     Failure, Reach, interrupted,
     meter::{Board, Mode, outcome_json},
-    print, zone,
+    print, tell_request, zone,
 };
 use crate::{
     client::Options,
@@ -57,6 +57,9 @@ pub struct FetchArgs {
     /// Print a JSON array about the fetched titles at the end
     #[arg(long)]
     json: bool,
+    /// Tell the request id, for `usher explain --request` and to find it in logs
+    #[arg(short, long)]
+    verbose: bool,
     /// The zone that this client is in
     #[arg(long, value_name = "ZONE", default_value = "", value_parser = zone)]
     zone: String,
@@ -87,6 +90,7 @@ impl FetchArgs {
             force: false,
             progress: Mode::Auto,
             json: false,
+            verbose: false,
             zone: String::new(),
             reach: Reach { ca: Some(ca), timeout: Options::default().timeout },
         }
@@ -104,6 +108,9 @@ impl FetchArgs {
         for url in &self.urls {
             if !clients.contains_key(&url.master) {
                 let client = self.reach.client(url.master.clone(), &self.zone, self.limit_rate)?;
+                if self.verbose {
+                    tell_request(&client);
+                }
                 clients.insert(url.master.clone(), Arc::new(client));
             }
         }
@@ -324,6 +331,7 @@ impl Task {
             resumed: size,
             node: None,
             reason: String::new(),
+            request_id: String::new(),
             elapsed: started.elapsed(),
         }))
     }
@@ -422,7 +430,7 @@ async fn open_through(path: PathBuf) -> Result<tokio::fs::File, Fault> {
 
 /// The last line about a title, for people.
 fn line(outcome: &Outcome, output: &str) -> String {
-    let Outcome { title, content, bytes, resumed, node, reason, elapsed } = outcome;
+    let Outcome { title, content, bytes, resumed, node, reason, elapsed, .. } = outcome;
     let rate = Bitrate::over(bytes.saturating_sub(*resumed), *elapsed);
     let earlier =
         if *resumed > 0 { format!(", {} of it by an earlier run", units::bytes(*resumed)) } else { String::new() };

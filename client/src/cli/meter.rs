@@ -204,6 +204,7 @@ pub(super) fn outcome_json(event: &str, outcome: &Outcome, output: &str) -> serd
         "rate_bps": Bitrate::over(moved, outcome.elapsed).0,
         "node": outcome.node.as_ref().map(ToString::to_string),
         "why": outcome.reason,
+        "request_id": outcome.request_id,
         "content_id": outcome.content.to_string(),
         "output": output,
     })

@@ -2,7 +2,7 @@
 
 use usher_proto::{Bitrate, Code, pb::v1, units};
 
-use super::{DefaultMaster, Failure, Reach, duration, interrupted, print, print_json, state};
+use super::{Admin, DefaultMaster, Failure, Reach, admin, duration, interrupted, print, print_json, state};
 use crate::core::{
     table::{self, Align, clean},
     url::Address,
@@ -23,6 +23,8 @@ pub struct NodesArgs {
     #[command(flatten)]
     master: DefaultMaster,
     #[command(flatten)]
+    admin: Admin,
+    #[command(flatten)]
     reach: Reach,
 }
 
@@ -41,7 +43,7 @@ impl NodesArgs {
             Some(url) => url.parse::<Address>().map_err(|error| usage(format!("`{}`: {error}", clean(url))))?,
             None => self.master.master.clone(),
         };
-        let client = self.reach.asking(address)?;
+        let client = self.reach.operating(address, "", &self.admin)?;
         let name = names.first().map(|name| name.as_str());
         if self.watch {
             let mut failed = Ok(());
@@ -56,14 +58,14 @@ impl NodesArgs {
                 failed.is_ok()
             });
             tokio::select! {
-                result = watch => result?,
+                result = watch => result.map_err(admin::failure)?,
                 () = interrupted() => {}
             }
             return failed;
         }
         match name {
             Some(name) => {
-                let found = client.node(name).await?;
+                let found = client.node(name).await.map_err(admin::failure)?;
                 let node = found.node.unwrap_or_default();
                 let history = found.history.unwrap_or_default();
                 if self.json {
@@ -73,7 +75,7 @@ impl NodesArgs {
                 }
             }
             None => {
-                let nodes = client.nodes().await?;
+                let nodes = client.nodes().await.map_err(admin::failure)?;
                 if self.json { print_json(&nodes.iter().map(json).collect()) } else { print(&list(&nodes)) }
             }
         }

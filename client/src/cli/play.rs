@@ -8,7 +8,7 @@ use tokio::process::Child;
 use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose};
 
 use self::player::{Feed, Player};
-use super::{Failure, Reach, interrupted, note, zone};
+use super::{Failure, Reach, interrupted, note, tell_request, zone};
 use crate::{
     client::Client,
     core::{table::clean, url::Url},
@@ -32,6 +32,9 @@ pub struct PlayArgs {
     /// The path of the URL is a content id, as `b3sum` prints it
     #[arg(long)]
     from_id: bool,
+    /// Tell the request id, for `usher explain --request` and to find it in logs
+    #[arg(short, long)]
+    verbose: bool,
     /// The zone that this client is in
     #[arg(long, value_name = "ZONE", default_value = "", value_parser = zone)]
     zone: String,
@@ -56,6 +59,9 @@ impl PlayArgs {
             name => Some(Player::find(name)?.with_args(&self.player_args)),
         };
         let client = Arc::new(self.reach.client(self.url.master.clone(), &self.zone, None)?);
+        if self.verbose {
+            tell_request(&client);
+        }
         let play = Box::pin(play(&client, &what, player));
         let result = tokio::select! {
             result = play => result,

@@ -12,9 +12,8 @@ use thiserror::Error;
 use usher_proto::{
     Code, Fault,
     tree::{self, GROUP, Value},
+    verify::Group,
 };
-
-use super::verify::Group;
 
 /// Why a group does not fit what is there.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

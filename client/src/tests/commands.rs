@@ -3,7 +3,9 @@
 use clap::Parser;
 
 use super::*;
-use crate::cli::{Failure, FetchArgs, LocateArgs, LsArgs, NodesArgs, PlayArgs};
+use usher_proto::pb::v1::explain_request::About;
+
+use crate::cli::{ExplainArgs, Failure, FetchArgs, LocateArgs, LsArgs, NodesArgs, PlayArgs};
 
 #[derive(Parser)]
 enum Command {
@@ -12,6 +14,7 @@ enum Command {
     Ls(LsArgs),
     Locate(LocateArgs),
     Nodes(NodesArgs),
+    Explain(ExplainArgs),
 }
 
 /// A cluster of one node with some titles, a folder to work in, and the authority in a file there.
@@ -24,11 +27,16 @@ struct Bench {
 
 impl Bench {
     async fn new(manner: Manner) -> Self {
+        Self::of(manner, false).await
+    }
+
+    /// The same, perhaps with a roster for operators only.
+    async fn of(manner: Manner, admins: bool) -> Self {
         let names = ["films/a.mp4", "films/b.mp4", "films/old/c.mp4", "films/moov-last.mp4", "odd/[x].mp4"];
         let titles = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), media(at as u64, at as u8)));
         let titles: Titles = Arc::new(titles.collect());
         let node = Node::start("n1", &titles, manner);
-        let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+        let running = Master::start_for(&titles, vec![Seat::from(&node)], true, admins).await;
         let folder = tempfile::tempdir().expect("temp");
         std::fs::write(folder.path().join("ca.pem"), &running.authority.pem).expect("writes");
         Self { folder, running, titles, node }
@@ -55,6 +63,7 @@ impl Bench {
             Ok(Command::Ls(args)) => args.run().await,
             Ok(Command::Locate(args)) => args.run().await,
             Ok(Command::Nodes(args)) => args.run().await,
+            Ok(Command::Explain(args)) => args.run().await,
             Err(error) => Err(Failure { code: Code::Usage, message: error.to_string() }),
         }
     }
@@ -226,4 +235,97 @@ async fn listings_reach_the_master() {
     let client = client(&bench.running, Duration::from_secs(5));
     let titles = client.titles("films/", usize::MAX).await.expect("lists");
     assert_eq!(titles.len(), 4, "over all pages");
+}
+
+#[tokio::test]
+async fn explanations_are_asked_for_as_the_request_would_be() {
+    let bench = Bench::new(Manner::Honest).await;
+    let explain = async |words: &[&str]| {
+        let words = [&["explain"], words].concat();
+        bench.run(&words).await.map_err(|failure| failure.code)
+    };
+    let asked = || bench.running.explained.lock().expect("not poisoned").pop().and_then(|request| request.about);
+    let (url, master) = (bench.url("films/a.mp4"), bench.url(""));
+
+    assert_eq!(explain(&[&url]).await, Ok(()));
+    let Some(About::Request(request)) = asked() else { panic!("no request") };
+    assert_eq!(request.what, Some(v1::resolve_request::What::Title("films/a.mp4".into())));
+    assert_eq!((request.purpose, request.rate_bps), (v1::Purpose::Play.into(), 0));
+
+    let id = content(&bench.titles["films/a.mp4"]);
+    let words = ["--from-id", "--fetch", "--zone", "north", "--exclude", "n1,n2", "--rate", "25mbit", "--json"];
+    assert_eq!(explain(&[&[id.as_str(), "--master", &master], &words[..]].concat()).await, Ok(()));
+    let Some(About::Request(request)) = asked() else { panic!("no request") };
+    assert_eq!(request.what, Some(v1::resolve_request::What::ContentId(id)));
+    assert_eq!((request.purpose, request.rate_bps), (v1::Purpose::Fetch.into(), 25_000_000));
+    assert_eq!((request.zone.as_str(), request.exclude), ("north", vec!["n1".to_owned(), "n2".to_owned()]));
+
+    assert_eq!(explain(&["--request", "0123", "--master", &master]).await, Ok(()));
+    assert_eq!(asked(), Some(About::RequestId("0123".into())));
+    assert_eq!(explain(&[&master, "--request", "forgotten"]).await, Err(Code::NotFound));
+    for wrong in [
+        &[][..],
+        &["../x"],
+        &["usher://a b/x"],
+        &["x", "--exclude", "NOT OK"],
+        &["x", "--rate", "fast"],
+        &[&url, "--request", "0123"],
+        &["--request", "0123", "--fetch"],
+    ] {
+        assert_eq!(explain(wrong).await, Err(Code::Usage), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_id_of_a_fetch_is_what_the_master_heard() {
+    let bench = Bench::new(Manner::Honest).await;
+    let client = client(&bench.running, Duration::from_secs(5));
+    let title = Title::parse("films/a.mp4").expect("valid");
+    let outcome = client.fetch_to(&title, &mut PipeSink::new(Vec::new()), &|_| ()).await.expect("fetched");
+    let heard = bench.running.asked.lock().expect("not poisoned").last().map(|(_, id)| id.clone());
+    assert_eq!((Some(outcome.request_id.clone()), client.request_id()), (heard, outcome.request_id.as_str()));
+    assert_eq!(bench.fetch(&["films/a.mp4"], &["-v", "-o", &bench.path("a.mp4")]).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_roster_for_operators_wants_their_certificate() {
+    use usher_certs::{Identity, Role};
+    let bench = Bench::of(Manner::Honest, true).await;
+    let issue = |role: Role, file: &str| {
+        let identity = Identity::new(role, "someone").expect("a name");
+        let issued = bench.running.issuer.issue(&identity, &[], std::time::SystemTime::now()).expect("signs");
+        std::fs::write(bench.path(&format!("{file}.pem")), issued.cert_pem).expect("writes");
+        std::fs::write(bench.path(&format!("{file}.key")), issued.key_pem.as_str()).expect("writes");
+    };
+    issue(Role::Admin, "admin");
+    issue(Role::Node, "node");
+    let url = bench.url("");
+    let title = bench.url("films/a.mp4");
+    let path = |name: &str| bench.path(name);
+    for (cert, key, expected) in [
+        ("admin.pem", "admin.key", Ok(())),
+        ("node.pem", "node.key", Err((Code::Denied, "not an operator's"))),
+        ("admin.pem", "node.key", Err((Code::Usage, "does not match"))),
+        ("none.pem", "admin.key", Err((Code::Usage, "none.pem"))),
+        ("admin.key", "admin.key", Err((Code::Usage, "admin.key"))),
+    ] {
+        for what in [["nodes", &url], ["explain", &title]] {
+            let (cert, key) = (path(cert), path(key));
+            let words = [&what[..], &["--cert", &cert, "--key", &key]].concat();
+            match (bench.run(&words).await, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(failure), Err((code, part))) if failure.code == code => {
+                    assert!(failure.message.contains(part), "{cert}, {key}: {failure}");
+                }
+                (got, expected) => panic!("{what:?} with {cert}, {key}: {got:?}, not {expected:?}"),
+            }
+        }
+    }
+    for what in [["nodes", &url], ["explain", &title]] {
+        let failure = bench.run(&what).await.expect_err("refused");
+        assert_eq!(failure.code, Code::Unauthenticated);
+        assert!(failure.message.contains("--cert FILE --key FILE"), "{failure}");
+    }
+    let half = bench.run(&["nodes", &url, "--cert", &path("admin.pem")]).await;
+    assert_eq!(half.map_err(|failure| failure.code), Err(Code::Usage));
 }

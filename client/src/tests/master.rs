@@ -10,13 +10,14 @@ use std::{
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{
     Request, Response, Status,
-    transport::{Identity as Pem, Server, ServerTlsConfig},
+    transport::{Certificate, Identity as Pem, Server, ServerTlsConfig},
 };
 use usher_certs::{Authority, Identity, Role, San};
 use usher_proto::{
     Code, Fault,
     pb::v1::{
-        self, catalog_server, cluster_server, locate_request, resolve_request::What, resolve_result, tickets_server,
+        self, catalog_server, cluster_server, explain_request, locate_request, resolve_request::What, resolve_result,
+        tickets_server,
     },
     tree::{self, GROUP},
 };
@@ -36,19 +37,38 @@ impl From<&Node> for Seat {
     }
 }
 
+impl Seat {
+    pub(super) fn to_pb(&self, ticket: &str) -> v1::Seat {
+        v1::Seat {
+            node: self.node.clone(),
+            addresses: self.addresses.clone(),
+            certificate_sha256: vec![hex::encode(self.pin)],
+            ticket: ticket.to_owned(),
+            zone: String::new(),
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Master {
     pub(super) titles: Titles,
     pub(super) seats: Vec<Seat>,
     pub(super) hashed: bool,
+    /// Its roster is for operators only.
+    admins: bool,
     /// The requests that came, with the request id that came with each.
     pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
+    explained: Arc<Mutex<Vec<v1::ExplainRequest>>>,
 }
 
 pub(super) struct Running {
     pub(super) address: crate::core::url::Address,
     pub(super) authority: crate::Authority,
     pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
+    /// What was to be explained.
+    pub(super) explained: Arc<Mutex<Vec<v1::ExplainRequest>>>,
+    /// Signs certificates.
+    pub(super) issuer: Authority,
 }
 
 pub(super) fn content(data: &[u8]) -> String {
@@ -57,14 +77,23 @@ pub(super) fn content(data: &[u8]) -> String {
 
 impl Master {
     pub(super) async fn start(titles: &Titles, seats: Vec<Seat>, hashed: bool) -> Running {
+        Self::start_for(titles, seats, hashed, false).await
+    }
+
+    /// The same, perhaps with a roster for operators only.
+    pub(super) async fn start_for(titles: &Titles, seats: Vec<Seat>, hashed: bool, admins: bool) -> Running {
         let authority = Authority::create("test", SystemTime::now()).expect("makes");
         let identity = Identity::new(Role::Master, "master").expect("a name");
         let issued = authority.issue(&identity, &San::loopback(), SystemTime::now()).expect("signs");
-        let tls = ServerTlsConfig::new().identity(Pem::from_pem(issued.cert_pem, issued.key_pem));
-        let master = Self { titles: titles.clone(), seats, hashed, asked: Arc::default() };
+        let tls = ServerTlsConfig::new()
+            .identity(Pem::from_pem(issued.cert_pem, issued.key_pem))
+            .client_ca_root(Certificate::from_pem(authority.ca_pem()))
+            .client_auth_optional(true);
+        let (asked, explained) = Default::default();
+        let master = Self { titles: titles.clone(), seats, hashed, admins, asked, explained };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = listener.local_addr().expect("bound").port();
-        let asked = master.asked.clone();
+        let (asked, explained) = (master.asked.clone(), master.explained.clone());
         let server = Server::builder()
             .tls_config(tls)
             .expect("good PEM")
@@ -73,8 +102,19 @@ impl Master {
             .add_service(cluster_server::ClusterServer::new(master));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let address = crate::core::url::Address { host: "127.0.0.1".into(), port };
-        let authority = crate::Authority { pem: authority.ca_pem().to_owned(), source: PathBuf::from("/the/ca.pem") };
-        Running { address, authority, asked }
+        let pem = authority.ca_pem().to_owned();
+        let trusted = crate::Authority { pem, source: PathBuf::from("/the/ca.pem") };
+        Running { address, authority: trusted, asked, explained, issuer: authority }
+    }
+
+    fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let shown = request.peer_certs().and_then(|certs| Identity::from_der(certs.first()?).ok());
+        match shown {
+            _ if !self.admins => Ok(()),
+            Some(identity) if identity.role == Role::Admin => Ok(()),
+            Some(_) => Err(Fault::new(Code::Denied, "not an operator's certificate").to_status()),
+            None => Err(Fault::new(Code::Unauthenticated, "this call needs a client certificate").to_status()),
+        }
     }
 
     fn answer(&self, request: v1::ResolveRequest, id: &str) -> Result<v1::ResolveResponse, Fault> {
@@ -85,14 +125,9 @@ impl Master {
             None => None,
         };
         let (title, data) = found.ok_or_else(|| Fault::new(Code::NotFound, "no node has this title"))?;
-        let seats = self.seats.iter().filter(|seat| !request.exclude.contains(&seat.node)).map(|seat| v1::Seat {
-            node: seat.node.clone(),
-            addresses: seat.addresses.clone(),
-            certificate_sha256: vec![hex::encode(seat.pin)],
-            ticket: title.clone(),
-            zone: String::new(),
-        });
-        let seats: Vec<_> = seats.collect();
+        let out =
+            |node: &String| request.exclude.contains(node) || request.failed.iter().any(|failed| failed.node == *node);
+        let seats: Vec<_> = self.seats.iter().filter(|seat| !out(&seat.node)).map(|seat| seat.to_pb(title)).collect();
         if seats.is_empty() {
             return Err(Fault::new(Code::Unavailable, "no holder can serve"));
         }
@@ -189,13 +224,29 @@ impl catalog_server::Catalog for Master {
 impl cluster_server::Cluster for Master {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.allow(&request)?;
         let node = |seat: &Seat| v1::Node { name: seat.node.clone(), state: 1, ..v1::Node::default() };
         Ok(Response::new(v1::ListNodesResponse { nodes: self.seats.iter().map(node).collect() }))
     }
 
     async fn get_node(&self, _: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
         Err(Fault::new(Code::NotFound, "no such node").to_status())
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        self.allow(&request)?;
+        let request = request.into_inner();
+        self.explained.lock().expect("not poisoned").push(request.clone());
+        match request.about {
+            Some(explain_request::About::RequestId(id)) if id == "forgotten" => {
+                Err(Fault::new(Code::NotFound, "no decision with this id is remembered").to_status())
+            }
+            _ => Ok(Response::new(v1::ExplainResponse { text: "node n1 is chosen\n".into(), ..Default::default() })),
+        }
     }
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -14,12 +14,15 @@ use quinn::{Endpoint, Incoming, SendStream, ServerConfig, VarInt, crypto::rustls
 use usher_certs::media::{MediaCertResolver, MediaCertificate};
 use usher_proto::{
     Code, Fault,
-    pb::{v1, wire::Finish, wire::Open},
+    pb::{
+        v1,
+        wire::{Finish, Moved, Open},
+    },
     tree::{self, GROUP, PAGE_GROUPS},
     wire::{self, Decoder, Frame, Kind},
 };
 
-/// What a node does.
+/// What a node does with every session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
     Honest,
@@ -41,6 +44,10 @@ pub(super) enum Manner {
     UnhashedLie,
     /// Sends the set-up information and then nothing.
     Silent,
+    /// Sends the session on to the node's `next` after so many groups.
+    Move(u64),
+    /// The same with a title that is not hashed.
+    MoveUnhashed(u64),
 }
 
 pub(super) type Titles = Arc<HashMap<String, Vec<u8>>>;
@@ -52,6 +59,8 @@ pub(super) struct Node {
     pub(super) connections: Arc<AtomicUsize>,
     /// The first byte that each session asked for.
     pub(super) starts: Arc<Mutex<Vec<u64>>>,
+    /// Where sessions are sent on to; the ticket there is the session's own.
+    next: Arc<Mutex<v1::Seat>>,
     endpoint: Endpoint,
 }
 
@@ -78,16 +87,24 @@ impl Node {
             pin: certificate.sha256,
             connections: Arc::default(),
             starts: Arc::default(),
+            next: Arc::default(),
             endpoint: endpoint.clone(),
         };
         let (connections, starts, titles) = (node.connections.clone(), node.starts.clone(), titles.clone());
+        let next = node.next.clone();
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(connection(incoming, titles.clone(), starts.clone(), manner));
+                let known = (titles.clone(), starts.clone(), next.clone());
+                tokio::spawn(connection(incoming, known, manner));
             }
         });
         node
+    }
+
+    /// Sends sessions on to this seat.
+    pub(super) fn sends_to(&self, seat: v1::Seat) {
+        *self.next.lock().expect("not poisoned") = seat;
     }
 
     pub(super) fn starts(&self) -> Vec<u64> {
@@ -95,22 +112,25 @@ impl Node {
     }
 }
 
-async fn connection(incoming: Incoming, titles: Titles, starts: Arc<Mutex<Vec<u64>>>, manner: Manner) {
+type Known = (Titles, Arc<Mutex<Vec<u64>>>, Arc<Mutex<v1::Seat>>);
+
+async fn connection(incoming: Incoming, (titles, starts, next): Known, manner: Manner) {
     let Ok(connection) = incoming.await else { return };
     while let Ok((send, mut recv)) = connection.accept_bi().await {
-        let (titles, starts) = (titles.clone(), starts.clone());
+        let (titles, starts, next) = (titles.clone(), starts.clone(), next.clone());
         tokio::spawn(async move {
             let mut decoder = Decoder::default();
             decoder.push(&recv.read_to_end(10_000).await.expect("a header"));
             let Ok(Some(Frame::Open(open))) = decoder.next_frame() else { panic!("no Open") };
             starts.lock().expect("not poisoned").push(open.range.unwrap_or_default().start);
             // A client that leaves early is part of some tests.
-            let _gone = session(send, &open, &titles, manner).await;
+            let next = next.lock().expect("not poisoned").clone();
+            let _gone = session(send, &open, &titles, next, manner).await;
         });
     }
 }
 
-async fn session(mut send: SendStream, open: &Open, titles: &Titles, manner: Manner) -> Option<()> {
+async fn session(mut send: SendStream, open: &Open, titles: &Titles, next: v1::Seat, manner: Manner) -> Option<()> {
     if let Manner::Refuse(code) = manner {
         send.write_all(&wire::refused(&Fault::new(code, "not now"))).await.ok()?;
         return send.finish().ok();
@@ -123,7 +143,7 @@ async fn session(mut send: SendStream, open: &Open, titles: &Titles, manner: Man
     if matches!(manner, Manner::WrongHashes | Manner::UnhashedLie) {
         hashes.groups.iter_mut().for_each(|value| value[0] ^= 1);
     }
-    let hashed = !matches!(manner, Manner::Unhashed | Manner::UnhashedLie);
+    let hashed = !matches!(manner, Manner::Unhashed | Manner::UnhashedLie | Manner::MoveUnhashed(_));
     let size = data.len() as u64;
     let range = open.range.unwrap_or_default();
     let groups = range.start / GROUP..tree::groups(if range.end == 0 { size } else { range.end });
@@ -153,6 +173,14 @@ async fn session(mut send: SendStream, open: &Open, titles: &Titles, manner: Man
             std::future::pending::<()>().await;
         }
         if manner == Manner::End(sent as u64) {
+            return send.finish().ok();
+        }
+        if let Manner::Move(after) | Manner::MoveUnhashed(after) = manner
+            && after == sent as u64
+        {
+            let ticket = if next.ticket.is_empty() { open.ticket.clone() } else { next.ticket.clone() };
+            let moved = Moved { seat: Some(v1::Seat { ticket, ..next }) };
+            send.write_all(&wire::message(Kind::Moved, &moved)?).await.ok()?;
             return send.finish().ok();
         }
         let start = (index * GROUP) as usize;

@@ -1,25 +1,26 @@
-//! The choice: of a title's holders, the node with the greatest headroom that may be chosen. A pure function of what
-//! roster and ledger say now; it changes neither.
-//!
-//! Headroom is capacity less the greater of what the node measures and what it has been promised. The measure alone
-//! would be late by a second, the promises alone would not see what the master did not place.
+//! The choice among the nodes that hold a title: which of them may be chosen, and which of those is the farthest from
+//! full, measured in standard deviations of its own load. A pure function of what roster, ledger and books say now; it
+//! changes none of them.
 
+mod refusal;
 #[cfg(test)]
 mod tests;
+mod zones;
 
-use std::{cmp::Reverse, fmt, time::Duration};
+use std::time::Instant;
 
 use rand::{Rng, RngExt as _};
-use thiserror::Error;
-use usher_proto::{
-    Bitrate,
-    code::{Code, Fault},
-};
+use usher_proto::{Bitrate, model::Requirements};
 
+pub use self::{
+    refusal::{Count, NoChoice, RETRY},
+    zones::{Link, Zones},
+};
 use super::{
-    NodeId, Now,
+    NodeId,
+    books::{Available, Common},
     ledger::Ledger,
-    roster::{Node, Roster, State},
+    roster::{Node, Roster, Standing},
 };
 
 /// Rate that is reserved for a title whose bitrate nobody knows: full-HD video as it is commonly encoded.
@@ -28,17 +29,24 @@ pub const DEFAULT_RATE: Bitrate = Bitrate(8_000_000);
 /// Seats beside the first.
 pub const ALTERNATES: usize = 2;
 
-/// When a refused client should ask again: by then two reports have come in and sessions may have ended.
-pub const RETRY: Duration = Duration::from_secs(2);
+/// Holders that are looked at: beyond these, more choice changes nothing and costs time.
+pub const LOOKED_AT: usize = 64;
 
-/// A node in the client's zone is taken when it has at most this less of the best headroom, in per cent: nearness
-/// decides between equals and costs no balance.
-const NEAR_BAND: u64 = 5;
+/// What one more node, and with it one more connection, costs a client that asks for several titles together: as much
+/// as leaving its zone.
+const APART: i64 = zones::REMOTE;
 
-/// A node that serves more of the titles asked for together is taken when it has at most this less of the best
-/// headroom, in per cent: with that much room left on both, no viewer can tell them apart, and one connection serves
-/// them all.
-const TOGETHER_BAND: u64 = 25;
+/// What is better among the nodes that may be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// The farthest from full in standard deviations.
+    #[default]
+    Margin,
+    /// The most bit/s free, as the system of 2000 chose.
+    Headroom,
+    /// The least cost when each node's cost grows exponentially with the part of it that is used.
+    Exponential,
+}
 
 /// How many of the titles asked for together each node could serve, by number.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +62,11 @@ impl Coverage {
         *count = count.saturating_add(1);
     }
 
-    fn of(&self, node: NodeId) -> u16 {
-        self.0.get(node.index()).copied().unwrap_or(0)
+    /// What it costs to take a node that serves fewer of them than the best, in units of [`zones::UNIT`].
+    fn price(&self, node: NodeId) -> i64 {
+        let best = self.0.iter().copied().max().unwrap_or(0);
+        let own = self.0.get(node.index()).copied().unwrap_or(0);
+        if best == 0 { 0 } else { APART * i64::from(best - own) / i64::from(best) }
     }
 }
 
@@ -63,216 +74,275 @@ impl Coverage {
 #[derive(Clone, Copy, Debug)]
 pub struct Need<'a> {
     /// Bit/s.
-    pub rate: Bitrate,
+    pub rate: u64,
     /// Nodes that must not be chosen.
     pub exclude: &'a [NodeId],
+    /// Nodes that have just turned the client away for lack of room: chosen only if room is made.
+    pub full: &'a [NodeId],
     /// The client's zone, empty if unknown.
     pub zone: &'a str,
+    /// What the node must be able to do.
+    pub needs: &'a Requirements,
     /// Set when several titles are asked for together.
     pub coverage: Option<&'a Coverage>,
 }
 
-/// One holder that may be chosen.
+/// What a decision sees, beside the need.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Elapsed time.
+    pub now: Instant,
+    /// The nodes.
+    pub roster: &'a Roster,
+    /// What they were promised.
+    pub ledger: &'a Ledger,
+    /// What all of them have in common.
+    pub common: Common,
+    /// What is better.
+    pub rule: Rule,
+    /// What it costs to leave a zone.
+    pub zones: &'a Zones,
+    /// Bit/s that copies on their way are to take, by node.
+    pub copying: &'a [u64],
+}
+
+/// Why a holder is not, or only at need, chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be chosen.
+    Fit,
+    /// It may be chosen once it has answered a probe: its last word is old.
+    Unsure,
+    /// It has no room.
+    Full,
+    /// It has room only in its reserve: what is kept free because it is young, or because others' traffic is unsteady.
+    Cold,
+    /// Its silence, or clients, say that it does not serve.
+    Suspect,
+    /// It has failed often lately, and is given time.
+    Held,
+    /// Its channel is closed, its lease over, or its load unknown.
+    Down,
+    /// It takes no new sessions.
+    Draining,
+    /// The request excludes it.
+    Excluded,
+    /// It may never send that rate.
+    Small,
+    /// It cannot do what the request needs.
+    Unequipped,
+    /// Its copy is not whole, and grows too slowly, or not from where the request begins.
+    Growing,
+}
+
+/// One holder, looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The node.
     pub node: NodeId,
-    /// Bit/s free before this request.
-    pub headroom: u64,
-    tickets: u32,
-    coverage: u16,
-    near: bool,
+    /// Whether it may be chosen.
+    pub verdict: Verdict,
+    /// What may be given.
+    pub available: Available,
+    /// Bit/s taken.
+    pub level: u64,
+    /// After this request, in thousandths of a standard deviation.
+    pub margin: i64,
+    /// Lower is better; see [`Rule`].
+    cost: i64,
     /// Decides between equals.
     lot: u32,
 }
 
-/// How many holders stand where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// All of them.
-    pub holders: u32,
-    /// Excluded by the request.
-    pub excluded: u32,
-    /// Stale, gone, or with an unknown load.
-    pub down: u32,
-    /// Draining.
-    pub draining: u32,
-    /// Well, but without room now.
-    pub full: u32,
-    /// Well, but smaller than the rate.
-    pub small: u32,
-}
+impl Candidate {
+    /// Whether after so many bit/s more nothing would be left for changes of others' traffic.
+    pub fn is_tight(&self, rate: u64) -> bool {
+        let calm = self.available.rate.saturating_add(self.available.cold);
+        self.available.unsteady > 0 && self.level.saturating_add(rate) > calm
+    }
 
-/// Why nothing was chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum NoChoice {
-    /// Nobody holds it.
-    #[error("no node holds it; `usher ls` lists what there is")]
-    NotFound,
-    /// The request excludes every holder.
-    #[error("all {0} nodes that hold it are excluded by the request; exclude fewer")]
-    Excluded(u32),
-    /// The holders that are left are down or draining.
-    #[error("none of its holders can serve now: {0}; try again shortly")]
-    Down(Count),
-    /// The holders that are left have no room.
-    #[error("its holders have no room for {rate} more: {count}; try again shortly")]
-    Full {
-        /// What was asked for.
-        rate: Bitrate,
-        /// Where the holders stand.
-        count: Count,
-    },
-    /// No holder could ever serve that rate.
-    #[error("{rate} is more than any of its holders may send ({largest}); ask for a lower rate")]
-    TooFast {
-        /// What was asked for.
-        rate: Bitrate,
-        /// The largest holder's capacity.
-        largest: Bitrate,
-    },
-}
-
-impl From<&NoChoice> for Fault {
-    fn from(error: &NoChoice) -> Self {
-        let text = error.to_string();
-        match error {
-            NoChoice::NotFound => Self::new(Code::NotFound, text),
-            NoChoice::Excluded(_) | NoChoice::Down(_) => Self::new(Code::Unavailable, text).after(RETRY),
-            NoChoice::Full { .. } => Self::new(Code::NoCapacity, text).after(RETRY),
-            NoChoice::TooFast { .. } => Self::new(Code::NoCapacity, text),
-        }
+    /// Bit/s free before this request, its reserve included.
+    pub fn last_room(&self) -> u64 {
+        self.available.last().saturating_sub(self.level)
     }
 }
 
-impl Count {
-    /// The holders that could not be chosen, and why: "1 draining, 2 full"; empty when there are none.
-    pub fn unfit(&self) -> String {
-        let parts = [
-            (self.down, "down"),
-            (self.draining, "draining"),
-            (self.full, "full"),
-            (self.small, "too small"),
-            (self.excluded, "excluded"),
-        ];
-        let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
-        parts.collect::<Vec<_>>().join(", ")
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.unfit(), self.holders)
-    }
-}
-
-/// Bit/s that a node has left: its capacity less the greater of measured and booked, at least 0.
-pub fn headroom(node: &Node, booked: u64) -> u64 {
-    node.hello.capacity.0.saturating_sub(node.measured().max(booked))
-}
-
-/// Bit/s promised by a node: to its running sessions, and for tickets that it has not reported yet.
-pub fn booked(id: NodeId, node: &Node, ledger: &Ledger) -> u64 {
-    node.report.committed.0.saturating_add(ledger.promised(id).rate)
-}
-
-/// Where one holder stands.
-enum Standing {
-    Down,
-    Draining,
-    Small,
-    Full,
-    Fit(Candidate),
-}
-
-/// Orders the holders that may be chosen into `ranked`, the one to choose first, then the alternates; what was in it
-/// before is gone. A holder named twice counts once if its two places are neighbours.
-pub fn choose(
-    now: Now,
+/// Looks at every holder: `ranked` gets them all, those that may be chosen first and the best of them at its head.
+/// Tells how many stand where.
+pub fn rank(
+    view: &View<'_>,
     need: &Need<'_>,
-    holders: impl Iterator<Item = NodeId>,
-    (roster, ledger): (&Roster, &Ledger),
+    holders: impl Iterator<Item = (NodeId, bool)>,
     rng: &mut impl Rng,
     ranked: &mut Vec<Candidate>,
-) -> Result<Count, NoChoice> {
+) -> Count {
     ranked.clear();
     let mut count = Count::default();
-    let mut largest = 0;
-    for id in holders {
+    for (node, served) in holders {
         count.holders += 1;
-        if need.exclude.contains(&id) {
-            count.excluded += 1;
-            continue;
+        let mut candidate = look(view, need, node);
+        if !served && matches!(candidate.verdict, Verdict::Fit | Verdict::Unsure) {
+            candidate.verdict = Verdict::Growing;
         }
-        let Some(node) = roster.node(id) else {
-            count.down += 1;
-            continue;
-        };
-        largest = largest.max(node.hello.capacity.0);
-        match stand(now, need, id, node, ledger) {
-            Standing::Down => count.down += 1,
-            Standing::Draining => count.draining += 1,
-            Standing::Small => count.small += 1,
-            Standing::Full => count.full += 1,
-            Standing::Fit(candidate) => ranked.push(Candidate { lot: rng.random(), ..candidate }),
+        candidate.lot = rng.random();
+        if let Some(known) = view.roster.node(node) {
+            count.largest = count.largest.max(known.largest_session());
         }
+        count.add(candidate.verdict);
+        ranked.push(candidate);
     }
-    let Some(best) = ranked.iter().map(|candidate| candidate.headroom).max() else {
-        return Err(refuse(need.rate, largest, count));
-    };
-    let floor = |band: u64| best - best / 100 * band;
-    let (near, together) = (floor(NEAR_BAND), floor(TOGETHER_BAND));
-    ranked.sort_unstable_by_key(|candidate| {
-        let coverage = if candidate.headroom >= together { candidate.coverage } else { 0 };
-        let near = candidate.near && candidate.headroom >= near;
-        (Reverse(coverage), Reverse(near), Reverse(candidate.headroom), candidate.tickets, candidate.lot)
-    });
-    Ok(count)
+    ranked.sort_unstable_by_key(|candidate| (candidate.verdict.order(), candidate.cost, candidate.lot));
+    count
 }
 
-/// Whether a node may be given this rate now; as [`choose`] sees it.
-pub fn could_serve(now: Now, need: &Need<'_>, id: NodeId, (roster, ledger): (&Roster, &Ledger)) -> bool {
-    !need.exclude.contains(&id)
-        && roster.node(id).is_some_and(|node| matches!(stand(now, need, id, node, ledger), Standing::Fit(_)))
+/// Whether a node may be given this rate now.
+pub fn could_serve(view: &View<'_>, need: &Need<'_>, node: NodeId) -> bool {
+    look(view, need, node).verdict == Verdict::Fit
 }
 
-fn stand(now: Now, need: &Need<'_>, id: NodeId, node: &Node, ledger: &Ledger) -> Standing {
-    let rate = need.rate.0;
-    if node.state == State::Draining {
-        return Standing::Draining;
-    }
-    if !node.can_serve(now.instant) || node.hello.presence.addresses.is_empty() {
-        return Standing::Down;
-    }
-    if node.hello.capacity.0 < rate {
-        return Standing::Small;
-    }
-    let promised = ledger.promised(id);
-    let headroom = headroom(node, booked(id, node, ledger));
-    if headroom < rate {
-        return Standing::Full;
-    }
-    Standing::Fit(Candidate {
+/// One holder, looked at; without its lot.
+pub fn look(view: &View<'_>, need: &Need<'_>, id: NodeId) -> Candidate {
+    let none = Candidate {
         node: id,
-        headroom,
-        tickets: promised.tickets,
-        coverage: need.coverage.map_or(0, |coverage| coverage.of(id)),
-        near: !need.zone.is_empty() && node.hello.zone == need.zone,
+        verdict: Verdict::Down,
+        available: Available::default(),
+        level: 0,
+        margin: 0,
+        cost: 0,
         lot: 0,
-    })
+    };
+    let Some(node) = view.roster.node(id) else { return none };
+    let Load { available, level } = load(view, id, node);
+    let verdict = judge(view, need, id, node, Load { available, level });
+    let margin = node.books.margin(available.rate, level, need.rate, &view.common);
+    let mut price = view.zones.price(need.zone, &node.hello.zone);
+    price += need.coverage.map_or(0, |coverage| coverage.price(id));
+    let cost = match view.rule {
+        Rule::Margin => zones::cost(margin, price),
+        Rule::Headroom => -i64::try_from(available.rate.saturating_sub(level)).unwrap_or(i64::MAX),
+        Rule::Exponential => exponential(available.rate, level, need.rate),
+    };
+    Candidate { verdict, available, level, margin, cost, ..none }
 }
 
-fn refuse(rate: Bitrate, largest: u64, count: Count) -> NoChoice {
-    let left = count.holders - count.excluded;
-    if count.holders == 0 {
-        NoChoice::NotFound
-    } else if left == 0 {
-        NoChoice::Excluded(count.holders)
-    } else if count.full > 0 {
-        NoChoice::Full { rate, count }
-    } else if largest > 0 && largest < rate.0 {
-        NoChoice::TooFast { rate, largest: Bitrate(largest) }
+/// What may be given of a node, and what is taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// What may be given.
+    pub available: Available,
+    /// Bit/s taken.
+    pub level: u64,
+}
+
+/// A node's load now.
+pub fn load(view: &View<'_>, id: NodeId, node: &Node) -> Load {
+    let level = node.books.level(view.now, view.ledger.promised(id), view.common.masters);
+    let copying = view.copying.get(id.index()).copied().unwrap_or(0);
+    Load { available: node.books.available(view.now, copying), level }
+}
+
+fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) -> Verdict {
+    if need.exclude.contains(&id) {
+        return Verdict::Excluded;
+    }
+    let unsure = match node.standing(view.now) {
+        Standing::Draining => return Verdict::Draining,
+        Standing::Down => return Verdict::Down,
+        Standing::Held => return Verdict::Held,
+        Standing::Suspect => return Verdict::Suspect,
+        Standing::Unsure => true,
+        Standing::Well => false,
+    };
+    if node.hello.equipment.lacks(need.needs).is_some() {
+        return Verdict::Unequipped;
+    }
+    if node.largest_session() < need.rate {
+        return Verdict::Small;
+    }
+    let after = load.level.saturating_add(need.rate);
+    if need.full.contains(&id) {
+        Verdict::Full
+    } else if after <= load.available.rate {
+        if unsure { Verdict::Unsure } else { Verdict::Fit }
+    } else if after <= load.available.last() {
+        Verdict::Cold
     } else {
-        NoChoice::Down(count)
+        Verdict::Full
+    }
+}
+
+/// The growth of the node's cost by this request, when it is e to the eighth times what is used: with these eight, a
+/// full node costs three thousand times an empty one.
+fn exponential(available: u64, level: u64, rate: u64) -> i64 {
+    let used = |level: u64| {
+        let unused = available.saturating_sub(level);
+        let part = (u128::from(unused) * 8_000_000 / u128::from(available.max(1))) as u64;
+        zones::exp_minus(part)
+    };
+    i64::try_from(used(level.saturating_add(rate)).saturating_sub(used(level))).unwrap_or(i64::MAX)
+}
+
+/// The first of the holders that are suspect or held, when there is no other: those who may be well are better than
+/// none.
+pub fn panic(need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
+    let held = |candidate: &Candidate| matches!(candidate.verdict, Verdict::Suspect | Verdict::Held);
+    let out = |candidate: &Candidate| {
+        use Verdict::{Down, Draining, Excluded, Growing, Small, Unequipped};
+        matches!(candidate.verdict, Down | Draining | Excluded | Growing | Small | Unequipped)
+    };
+    if !ranked.iter().all(|candidate| held(candidate) || out(candidate)) {
+        return None;
+    }
+    let fits = |candidate: &Candidate| held(candidate) && candidate.last_room() >= need.rate;
+    let able = ranked.iter().enumerate().filter(|(_, candidate)| fits(candidate));
+    able.max_by_key(|(_, candidate)| (candidate.margin, candidate.lot)).map(|(at, _)| at)
+}
+
+/// The best of the holders that have room in their reserve.
+pub fn cold(ranked: &[Candidate]) -> Option<usize> {
+    let cold = ranked.iter().enumerate().filter(|(_, candidate)| candidate.verdict == Verdict::Cold);
+    cold.max_by_key(|(_, candidate)| (candidate.last_room(), candidate.lot)).map(|(at, _)| at)
+}
+
+/// The best of the holders that only a burst of others' traffic fills.
+pub fn burst(view: &View<'_>, need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
+    let only_burst = |candidate: &Candidate| {
+        candidate.verdict == Verdict::Full
+            && view.roster.node(candidate.node).is_some_and(|node| {
+                node.books.is_burst(candidate.available.rate, candidate.level, need.rate, &view.common)
+            })
+    };
+    let able = ranked.iter().enumerate().filter(|(_, candidate)| only_burst(candidate));
+    able.min_by_key(|(_, candidate)| (candidate.level.saturating_sub(candidate.available.rate), candidate.lot))
+        .map(|(at, _)| at)
+}
+
+impl Verdict {
+    fn order(self) -> u8 {
+        match self {
+            Self::Fit => 0,
+            Self::Unsure => 1,
+            Self::Cold => 2,
+            Self::Full => 3,
+            _ => 4,
+        }
+    }
+
+    /// Its word for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fit => "fit",
+            Self::Unsure => "unsure",
+            Self::Full => "full",
+            Self::Cold => "cold",
+            Self::Suspect => "suspect",
+            Self::Held => "held",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Excluded => "excluded",
+            Self::Small => "small",
+            Self::Unequipped => "unequipped",
+            Self::Growing => "growing",
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 mod lookup;
 mod media;
+mod names;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 use usher_proto::{
     ContentId, Title,
-    model::{CatalogCopy, CatalogPage},
+    model::{CatalogCopy, CatalogPage, Origin},
 };
 
-pub use self::lookup::{CopyView, Facts, Found, Key};
+pub use self::lookup::{CopyView, Facts, Found, Key, Work};
 use self::{
     media::MediaTypes,
+    names::Names,
     slab::{NONE, Slab},
 };
 use super::NodeId;
@@ -66,19 +68,30 @@ struct Copy {
     /// The title's next copy, or the next free slot.
     next: u32,
     volume: u16,
-    /// Index of the media type, and the flags in the two top bits.
+    /// Index of the media type, and the flags in the four top bits.
     media: u16,
 }
 
 const HASHED: u16 = 1 << 15;
 const STREAMABLE: u16 = 1 << 14;
-const MEDIA: u16 = STREAMABLE - 1;
+const REPLICA: u16 = 1 << 13;
+const GROWING: u16 = 1 << 12;
+const MEDIA: u16 = GROWING - 1;
 
 /// A title: its name and its first copy.
 struct Entry {
     /// `None` in a free slot.
     name: Option<Title>,
     head: u32,
+    /// Tells this title from another that had the slot before.
+    born: u32,
+}
+
+/// A title by number; means nothing else once the title is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TitleId {
+    entry: u32,
+    born: u32,
 }
 
 /// What is known of one node's catalog.
@@ -98,6 +111,8 @@ struct Holder {
 #[derive(Default)]
 pub struct Catalog {
     names: BTreeMap<Title, u32>,
+    by_name: Names,
+    births: u32,
     entries: Slab<Entry>,
     copies: Slab<Copy>,
     /// First 32 bits of a content id, then the title's number. A look-up compares whole ids afterwards, so that two
@@ -211,7 +226,7 @@ impl Catalog {
 
     /// Takes one copy away, if it is there.
     pub fn remove(&mut self, node: NodeId, title: &Title, volume: u16) {
-        let Some(&entry) = self.names.get(title) else { return };
+        let Some(entry) = self.number(title.as_str()) else { return };
         let (previous, Some(at)) = self.place(entry, node, volume) else { return };
         let generation = self.copies[at].generation;
         let holder = self.holder(node);
@@ -238,6 +253,11 @@ impl Catalog {
         self.unswept > 0
     }
 
+    /// Titles.
+    pub fn titles(&self) -> usize {
+        self.names.len()
+    }
+
     /// Copies of one node.
     pub fn copies_of(&self, node: NodeId) -> u32 {
         holder_of(&self.holders, node).copies
@@ -262,12 +282,20 @@ impl Catalog {
 
     /// The number of a title, made if it is new.
     fn entry(&mut self, title: &Title) -> u32 {
-        if let Some(&entry) = self.names.get(title) {
+        if let Some(entry) = self.number(title.as_str()) {
             return entry;
         }
-        let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE });
+        self.births = self.births.wrapping_add(1);
+        let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE, born: self.births });
         self.names.insert(title.clone(), entry);
+        let entries = &self.entries;
+        self.by_name.insert(title.as_str(), entry, |entry| entries[entry].name.as_ref().map_or("", Title::as_str));
         entry
+    }
+
+    /// The number of a title, if it is known.
+    fn number(&self, title: &str) -> Option<u32> {
+        self.by_name.find(title, |entry| self.entries[entry].name.as_ref().is_some_and(|name| name.as_str() == title))
     }
 
     /// Where the copy of a node's volume is in a title's list, and the copy before that place.
@@ -287,6 +315,11 @@ impl Catalog {
         let mut media = self.media.number(&copy.media_type);
         media |= if copy.content.is_some() { HASHED } else { 0 };
         media |= if copy.streamable { STREAMABLE } else { 0 };
+        media |= match copy.origin {
+            Origin::Operator => 0,
+            Origin::Replica => REPLICA,
+            Origin::Growing => REPLICA | GROWING,
+        };
         Copy {
             content: copy.content.map_or([0; 32], |id| id.0),
             size: copy.size,
@@ -319,6 +352,7 @@ impl Catalog {
         if self.entries[title].head == NONE {
             if let Some(name) = self.entries[title].name.take() {
                 self.names.remove(&name);
+                self.by_name.remove(name.as_str(), title);
             }
             self.entries.free(title);
         }
@@ -358,6 +392,14 @@ impl Catalog {
 impl Copy {
     fn hashed(&self) -> Option<ContentId> {
         (self.media & HASHED != 0).then_some(ContentId(self.content))
+    }
+
+    fn origin(&self) -> Origin {
+        match self.media & (REPLICA | GROWING) {
+            0 => Origin::Operator,
+            REPLICA => Origin::Replica,
+            _ => Origin::Growing,
+        }
     }
 }
 

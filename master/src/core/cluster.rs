@@ -1,24 +1,41 @@
 //! The whole core behind one door: catalog, roster and ledger, kept in step. Owns what an event of one means for the
 //! others, and the decision: look up, choose, reserve.
 
+mod copies;
 mod decide;
+mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::time::Instant;
-
-use usher_proto::{
-    SessionId, Title,
-    model::{CatalogPage, Hello, Presence, Report},
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
 };
 
-pub use self::decide::{Ask, Decision, Refused};
+use rand::Rng;
+use usher_proto::{
+    Code, NodeName, SessionId, Title,
+    model::{Begun, CatalogPage, Hello, Presence, Report, Sessions},
+};
+
+pub use self::{
+    decide::{Ask, Decision, Refused},
+    settings::{Order, Settings},
+};
 use super::{
-    NodeId, Now, balancer,
-    catalog::{Catalog, Found, PageError, PageOutcome},
+    NodeId, Now,
+    balancer::{self, View},
+    books::Common,
+    catalog::{Catalog, Found, Key, PageError, PageOutcome, Work},
+    journal::{Journal, Record},
     ledger::Ledger,
+    moves::{self, Rooms, Search, Step},
+    replication::{self, Planner, Spot},
     roster::{AttachError, Change, Ignored, Link, Roster, State},
 };
+
+/// How often what no request asks for is looked at: moves, copies, and what all nodes have in common.
+const ROUND: Duration = Duration::from_secs(1);
 
 /// Something that people who watch want to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +47,66 @@ pub enum Event {
 }
 
 /// See the module.
-#[derive(Default)]
 pub struct Cluster {
+    settings: Settings,
     catalog: Catalog,
     roster: Roster,
     ledger: Ledger,
+    journal: Journal,
+    common: Common,
+    /// The sizes of the sessions that were placed: their mean square and mean, in kbit/s with 16 bits below the point.
+    sizes: (u64, u64),
+    /// The sessions that a node has named since it began to list all of them.
+    listed: HashMap<NodeId, HashSet<SessionId>>,
+    /// From the first node on, unless nothing is copied.
+    planner: Option<Planner>,
+    planned: Option<Instant>,
+    spots: Vec<Option<Spot>>,
+    /// Bit/s that copies on their way are to take of their sources.
+    copying: Vec<u64>,
+    copies: Vec<replication::Order>,
+    rooms: Rooms,
+    steps: Vec<Step>,
+    round: Option<Instant>,
+    /// Nodes whose last report shows that they have more than they can give.
+    overloaded: Vec<NodeId>,
+    orders: Vec<Order>,
     events: Vec<Event>,
     scratch: decide::Scratch,
 }
 
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
 impl Cluster {
     /// A cluster of no nodes.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(settings: Settings) -> Self {
+        let common = Common { masters: settings.masters.max(1), ..Common::default() };
+        Self {
+            roster: Roster::new(settings.report_interval),
+            settings,
+            catalog: Catalog::new(),
+            ledger: Ledger::default(),
+            journal: Journal::default(),
+            common,
+            sizes: (0, 0),
+            listed: HashMap::new(),
+            planner: None,
+            planned: None,
+            spots: Vec::new(),
+            copying: Vec::new(),
+            copies: Vec::new(),
+            rooms: Rooms::default(),
+            steps: Vec::new(),
+            round: None,
+            overloaded: Vec::new(),
+            orders: Vec::new(),
+            events: Vec::new(),
+            scratch: decide::Scratch::default(),
+        }
     }
 
     /// Attaches a node.
@@ -51,6 +115,11 @@ impl Cluster {
         if fresh {
             // The key of the tickets went with the old process.
             self.ledger.release_all(link.node);
+        }
+        self.listed.remove(&link.node);
+        self.round.get_or_insert(now.instant + ROUND);
+        if self.settings.replication && self.planner.is_none() {
+            self.planner = Some(Planner::new(now.instant, self.settings.copies.clone(), self.settings.grace));
         }
         self.events.push(Event::Attached(link.node));
         Ok(link)
@@ -71,15 +140,73 @@ impl Cluster {
         self.catalog.page(link.node, page).map(Some)
     }
 
-    /// Takes a report: the lease is renewed, and what it settles is no longer booked twice.
-    pub fn report(&mut self, now: Now, link: Link, mut report: Report) -> Result<(), Ignored> {
-        let settled = std::mem::take(&mut report.settled);
+    /// Takes a report: the lease is renewed, and the books are brought up to date.
+    pub fn report(&mut self, now: Now, link: Link, report: Report) -> Result<(), Ignored> {
         let state = self.roster.report(now, link, report)?;
-        for session in settled {
-            self.ledger.release(session);
+        if self.settings.moves && self.is_overloaded(now, link.node) {
+            self.overloaded.push(link.node);
         }
         self.events.extend(state.map(|state| Event::State(link.node, state)));
         Ok(())
+    }
+
+    /// Takes what a node tells of its sessions: promises become sessions that run, or end.
+    pub fn sessions(&mut self, now: Now, link: Link, sessions: Sessions) -> Result<(), Ignored> {
+        if !self.roster.is_current(link) {
+            return Err(Ignored::Superseded);
+        }
+        let node = link.node;
+        if sessions.restart {
+            self.listed.insert(node, HashSet::new());
+        }
+        for begun in &sessions.begun {
+            let work = self.ledger.work(begun.session).or_else(|| self.work(begun));
+            self.ledger.begun(node, begun.session, work, begun.rate.0, begun.purpose);
+            if let Some(listed) = self.listed.get_mut(&node) {
+                listed.insert(begun.session);
+            }
+        }
+        // After those that began: a short session does both between two messages.
+        let mut ended = 0_u64;
+        for session in &sessions.ended {
+            ended = ended.saturating_add(self.ledger.ended(node, *session).unwrap_or(0));
+        }
+        for turned in &sessions.turned {
+            self.ledger.turned(node, turned.session);
+            if let (Code::NoCapacity, Some(limit)) = (turned.code, turned.limit) {
+                self.roster.limited(now.instant, link, limit.0);
+            }
+        }
+        if sessions.complete
+            && let Some(listed) = self.listed.remove(&node)
+        {
+            self.ledger.retain(node, |session| listed.contains(&session));
+        }
+        let uptime = Duration::from_millis(sessions.uptime_ms);
+        let state = self.roster.told(now.instant, link, uptime, sessions.committed.0, ended);
+        self.events.extend(state.map(|state| Event::State(node, state)));
+        Ok(())
+    }
+
+    /// A node answered a probe.
+    pub fn probed(&mut self, now: Now, link: Link) {
+        let state = self.roster.alive(now.instant, link);
+        self.events.extend(state.map(|state| Event::State(link.node, state)));
+    }
+
+    /// A client, told from others by a number, says that a node does not answer.
+    pub fn hint(&mut self, now: Now, node: &NodeName, client: u64) {
+        let Some(id) = self.roster.id(node) else { return };
+        if self.roster.witness(now.instant, id, client) {
+            self.probe(now, id);
+        }
+    }
+
+    /// A node told how the order to move a session went.
+    pub fn moved(&mut self, session: SessionId, done: bool) {
+        if !done {
+            self.ledger.stays(session);
+        }
     }
 
     /// Takes a change of a node's presence.
@@ -93,16 +220,117 @@ impl Cluster {
         self.ledger.release(session);
     }
 
-    /// Does what time alone brings: leases and reservations end, and the catalog collects a step of what is void.
-    pub fn handle(&mut self, now: Now) {
+    /// Does what time alone brings: leases and reservations end, nodes that have too much shed, and the catalog collects
+    /// a step of what is void.
+    pub fn handle(&mut self, now: Now, rng: &mut impl Rng) {
         self.ledger.expire(now.instant);
         for (node, change) in self.roster.handle(now) {
             match change {
                 Change::State(state) => self.events.push(Event::State(node, state)),
-                Change::CopiesVoid => self.catalog.forget(node),
+                Change::CopiesVoid => {
+                    self.catalog.forget(node);
+                    if let Some(planner) = &mut self.planner {
+                        planner.forget(node);
+                    }
+                }
                 Change::Forgotten => self.ledger.release_all(node),
             }
         }
+        if !self.overloaded.is_empty() {
+            let nodes = std::mem::take(&mut self.overloaded);
+            self.make(now, |search, steps| moves::shed(search, &nodes, rng, steps));
+        }
+        if self.round.is_some_and(|round| round <= now.instant) {
+            self.round = Some(now.instant + ROUND);
+            self.round(now, rng);
+            self.plan(now, rng);
+        } else if self.hurry().is_some_and(|hurry| hurry <= now.instant) {
+            self.plan(now, rng);
+        }
+    }
+
+    fn is_overloaded(&self, now: Now, node: NodeId) -> bool {
+        let Some(known) = self.roster.node(node) else { return false };
+        let load = balancer::load(&self.view(now), node, known);
+        load.level > load.available.most()
+    }
+
+    /// Makes the moves that `find` finds.
+    fn make(&mut self, now: Now, find: impl FnOnce(&mut Search<'_>, &mut Vec<Step>)) {
+        let mut steps = std::mem::take(&mut self.steps);
+        self.search(now, |search| find(search, &mut steps));
+        self.depart(now, &steps);
+        self.steps = steps;
+    }
+
+    fn round(&mut self, now: Now, rng: &mut impl Rng) {
+        let variances = self.roster.nodes().filter_map(|(_, node)| node.books.variance());
+        let (sum, count) = variances.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(one), count + 1));
+        self.common.pool = sum.checked_div(count).unwrap_or(0);
+        let draining = self.roster.nodes().any(|(_, node)| node.state == State::Draining);
+        if self.settings.moves && self.settings.drain && draining {
+            self.make(now, |search, steps| moves::drain(search, rng, steps));
+        }
+    }
+
+    /// The moves after which load is spread evenly again, say after a node has joined: at most `most`. They are found
+    /// and not made.
+    pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.search(now, |search| moves::rebalance(search, most, rng, &mut steps));
+        steps
+    }
+
+    /// Makes moves: their rates are promised, and the orders go out.
+    pub fn depart(&mut self, now: Now, steps: &[Step]) {
+        for step in steps {
+            if self.ledger.depart(now, step.session, step.to) {
+                self.orders.push(Order::Move(*step));
+            }
+        }
+    }
+
+    /// What is to be carried out since the last call.
+    pub fn orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
+    fn probe(&mut self, now: Now, node: NodeId) {
+        if self.roster.ask(now.instant, node) {
+            self.orders.push(Order::Probe(node));
+        }
+    }
+
+    /// The content that a session has begun with, if the catalog knows it.
+    fn work(&self, begun: &Begun) -> Option<Work> {
+        let attached = |node| self.roster.attached(node);
+        let found = match begun.content {
+            None => self.catalog.by_title(begun.title.as_str(), attached)?,
+            Some(content) => self.catalog.under(begun.title.as_str(), Key::Hashed(content))?,
+        };
+        Some(self.catalog.work(&found))
+    }
+
+    fn view(&self, now: Now) -> View<'_> {
+        View {
+            now: now.instant,
+            roster: &self.roster,
+            ledger: &self.ledger,
+            common: self.common,
+            rule: self.settings.rule,
+            zones: &self.settings.zones,
+            copying: &self.copying,
+        }
+    }
+
+    /// Looks for moves, with every node's room read anew.
+    fn search<T>(&mut self, now: Now, look: impl FnOnce(&mut Search<'_>) -> T) -> T {
+        let mut rooms = std::mem::take(&mut self.rooms);
+        let view = self.view(now);
+        rooms.read(&view);
+        let found = look(&mut Search { view, catalog: &self.catalog, rooms: &mut rooms });
+        self.rooms = rooms;
+        found
     }
 
     /// Collects some of the copies that are void; true while there are more.
@@ -112,7 +340,10 @@ impl Cluster {
 
     /// When [`Self::handle`] has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ledger.deadline().into_iter().chain(self.roster.deadline()).min()
+        // What is overloaded is so at once: any time that has passed says that.
+        let at_once = if self.overloaded.is_empty() { None } else { self.round.map(|round| round - ROUND) };
+        let others = [self.roster.deadline(), self.round, at_once, self.hurry()];
+        self.ledger.deadline().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// What has happened since the last call.
@@ -145,10 +376,15 @@ impl Cluster {
         self.catalog.list(prefix, after, |node| self.roster.attached(node))
     }
 
-    /// What one node has left, booked first: bit/s.
-    pub fn load(&self, node: NodeId) -> (u64, u64) {
+    /// A decision by the tag of its request, while it is kept.
+    pub fn decided(&self, tag: u64) -> Option<&Record> {
+        self.journal.find(tag)
+    }
+
+    /// What one node has taken, and left with its reserve: bit/s.
+    pub fn load(&self, now: Now, node: NodeId) -> (u64, u64) {
         let Some(known) = self.roster.node(node) else { return (0, 0) };
-        let booked = balancer::booked(node, known, &self.ledger);
-        (booked, balancer::headroom(known, booked))
+        let load = balancer::load(&self.view(now), node, known);
+        (load.level, load.available.last().saturating_sub(load.level))
     }
 }

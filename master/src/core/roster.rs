@@ -1,6 +1,7 @@
 //! The roster: which nodes there are, what they say of themselves, and whether their word is still good. Owns leases,
 //! states and the fencing of old attachments. Refuses to know titles, promises and channels.
 
+mod health;
 #[cfg(test)]
 mod tests;
 
@@ -16,16 +17,28 @@ use usher_proto::{
     model::{Hello, Presence, Report},
 };
 
+use self::health::Health;
+pub use self::health::PROBE;
 use super::{
     NodeId, Now,
+    books::Books,
     history::{History, Sample},
 };
 
-/// How often a node reports.
+/// How often a node reports, unless it is set otherwise.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a node's last word is good: five reports, so that a lost one or a short pause does not end it.
-pub const LEASE: Duration = Duration::from_secs(5);
+/// Reports for which a node's last word is good, so that a lost one or a short pause does not end it.
+const LEASE_REPORTS: u32 = 5;
+
+/// Half reports of silence after which a node is asked for a sign of life before it is chosen: two and a half.
+const UNSURE_HALVES: u32 = 5;
+
+/// Half reports of silence after which it is chosen only if there is no other: three and a half.
+const SUSPECT_HALVES: u32 = 7;
+
+/// How long a node's last word is good at the usual interval.
+pub const LEASE: Duration = REPORT_INTERVAL.saturating_mul(LEASE_REPORTS);
 
 /// How long the copies of a node whose channel is closed are remembered after its lease: a restart of a node, or a
 /// short loss of the network, must not empty the catalog.
@@ -57,6 +70,23 @@ impl State {
             Self::Gone => "gone",
         }
     }
+}
+
+/// Whether a node can be given a session, as far as its state and its health go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It can.
+    Well,
+    /// Its last word is old: it should be asked first.
+    Unsure,
+    /// Its silence, or clients, say that it does not serve.
+    Suspect,
+    /// It died often lately.
+    Held,
+    /// It takes no new sessions.
+    Draining,
+    /// Its channel is closed, its lease over, or its load or titles are unknown.
+    Down,
 }
 
 /// One attachment of one node; a message of any other attachment is void.
@@ -127,11 +157,17 @@ pub struct Node {
     pub reported_at: Option<Instant>,
     /// Its egress over time.
     pub history: History,
+    /// What is believed of its bandwidth.
+    pub books: Books,
     /// Files that it does not offer.
     pub rejected_files: u32,
+    /// Its zone as a number, equal for equal zones.
+    pub zone: u32,
     epoch: u64,
-    /// The last sign of life: a report, or the attachment.
+    /// The last sign of life: a message, or the attachment.
     heard: Instant,
+    health: Health,
+    interval: Duration,
     /// Its load is known: by a report, or because it has just started.
     load_known: bool,
     /// Whether this process has told its whole catalog. Until then its copies are those of the process before it, and
@@ -154,9 +190,30 @@ impl Node {
         self.state != State::Gone
     }
 
-    /// Whether it can be given a session as far as its state goes: well, not draining, its load and titles known.
+    /// Whether it can be given a session.
+    pub fn standing(&self, now: Instant) -> Standing {
+        if self.state == State::Draining {
+            return Standing::Draining;
+        }
+        let dialled = !self.hello.presence.addresses.is_empty();
+        let known = self.load_known && self.catalog_known && dialled;
+        let silent = now.saturating_duration_since(self.heard);
+        if self.state != State::Serving || !known || self.lease_end() <= now {
+            Standing::Down
+        } else if self.health.is_held(now) {
+            Standing::Held
+        } else if self.health.is_suspect(now) || silent * 2 >= self.interval * SUSPECT_HALVES {
+            Standing::Suspect
+        } else if silent * 2 >= self.interval * UNSURE_HALVES {
+            Standing::Unsure
+        } else {
+            Standing::Well
+        }
+    }
+
+    /// Whether it is well enough for new sessions.
     pub fn can_serve(&self, now: Instant) -> bool {
-        self.state == State::Serving && self.load_known && self.catalog_known && self.lease_end() > now
+        matches!(self.standing(now), Standing::Well | Standing::Unsure)
     }
 
     /// Bit/s of the last report, less what fetches would give up.
@@ -164,8 +221,19 @@ impl Node {
         self.report.egress.0.saturating_sub(self.report.elastic.0)
     }
 
+    /// The highest rate that it may send to one session, bit/s.
+    pub fn largest_session(&self) -> u64 {
+        let capacity = self.hello.capacity.0;
+        self.hello.equipment.max_session.map_or(capacity, |most| most.0.min(capacity))
+    }
+
     fn lease_end(&self) -> Instant {
-        self.heard + LEASE
+        self.heard + self.interval * LEASE_REPORTS
+    }
+
+    fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        self.health.heard();
     }
 
     /// The state that its presence asks for.
@@ -186,15 +254,38 @@ pub enum Change {
 }
 
 /// See the module.
-#[derive(Default)]
 pub struct Roster {
+    interval: Duration,
     names: HashMap<NodeName, NodeId>,
+    /// Zones that were ever named, by name.
+    zones: HashMap<String, u32>,
     /// By number. Numbers are not used again, so a hole is a node that was forgotten.
     nodes: Vec<Option<Node>>,
     epochs: u64,
 }
 
+impl Default for Roster {
+    fn default() -> Self {
+        Self::new(REPORT_INTERVAL)
+    }
+}
+
 impl Roster {
+    /// Of nodes that report this often.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, names: HashMap::new(), zones: HashMap::new(), nodes: Vec::new(), epochs: 0 }
+    }
+
+    /// How often nodes are to report.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// How long the last word of a node is good.
+    pub fn lease(&self) -> Duration {
+        self.interval * LEASE_REPORTS
+    }
+
     /// Attaches a node, which replaces an older attachment of it. Tells the attachment, and whether it is a new
     /// process: then the tickets given for the old one are void.
     pub fn attach(&mut self, now: Now, hello: Hello) -> Result<(Link, bool), AttachError> {
@@ -222,7 +313,13 @@ impl Roster {
         let fresh = slot.as_ref().is_none_or(|node| node.hello.boot != hello.boot);
         let old = slot.take();
         let started = hello.attachment == 1;
+        let next = u32::try_from(self.zones.len()).unwrap_or(u32::MAX);
+        let zone = *self.zones.entry(hello.zone.clone()).or_insert(next);
         let mut node = Node {
+            zone,
+            books: Books::new(now.instant, hello.capacity.0),
+            health: Health::default(),
+            interval: self.interval,
             hello,
             state: State::Serving,
             attached_at: now,
@@ -240,8 +337,11 @@ impl Roster {
             copies_void: false,
         };
         if let Some(old) = old {
-            node.history = old.history;
+            (node.history, node.health) = (old.history, old.health);
             if !fresh {
+                if old.hello.capacity == node.hello.capacity {
+                    node.books = old.books;
+                }
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
                 node.rejected_files = old.rejected_files;
                 node.catalog_known = old.catalog_known;
@@ -255,6 +355,9 @@ impl Roster {
     /// The channel of an attachment closed. False when another attachment has replaced it.
     pub fn detach(&mut self, now: Now, link: Link) -> bool {
         let Some(node) = self.current(link) else { return false };
+        if node.state == State::Serving {
+            node.health.died(now.instant);
+        }
         node.state = State::Gone;
         node.left = Some(now.instant);
         true
@@ -268,12 +371,48 @@ impl Roster {
             return Err(Ignored::Old);
         }
         node.history.push(Sample { at: now, egress: report.egress.0, sessions: report.sessions });
-        // The list was for the ledger; here it would only be memory.
-        node.report = Report { settled: Vec::new(), ..report };
+        node.report = report;
+        node.books.report(now.instant, &node.report);
         node.reported_at = Some(now.instant);
-        node.heard = now.instant;
+        node.hear(now.instant);
         node.load_known = true;
         Ok(node.turn(node.wanted()))
+    }
+
+    /// The node told what it has promised, and bit/s of what ended. Tells the state if it changed.
+    pub fn told(&mut self, now: Instant, link: Link, uptime: Duration, committed: u64, ended: u64) -> Option<State> {
+        let node = self.current(link)?;
+        node.books.state(now, uptime, committed, ended);
+        node.load_known = true;
+        self.alive(now, link)
+    }
+
+    /// The node turned a session away, since it can promise only so much.
+    pub fn limited(&mut self, now: Instant, link: Link, limit: u64) {
+        if let Some(node) = self.current(link) {
+            node.books.limited(now, limit);
+        }
+    }
+
+    /// A sign of life. Tells the state if it changed.
+    pub fn alive(&mut self, now: Instant, link: Link) -> Option<State> {
+        let node = self.current(link)?;
+        node.hear(now);
+        node.turn(node.wanted())
+    }
+
+    /// A client says that a node does not answer. True when the node should be asked for a sign of life.
+    pub fn witness(&mut self, now: Instant, id: NodeId, client: u64) -> bool {
+        let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
+        node.is_some_and(|node| node.attached() && node.health.witness(now, client))
+    }
+
+    /// A node is asked for a sign of life. False when it is not attached, or has been asked already.
+    pub fn ask(&mut self, now: Instant, id: NodeId) -> bool {
+        let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
+        let Some(node) = node.filter(|node| node.attached() && !node.health.waits(now)) else { return false };
+        node.health.ask(now);
+        true
     }
 
     /// Takes a change of presence. Tells the state if it changed; `None` too when the attachment is replaced.
@@ -297,13 +436,14 @@ impl Roster {
 
     /// Ends leases, and forgets who has been gone for long.
     pub fn handle(&mut self, now: Now) -> Vec<(NodeId, Change)> {
-        let mut changes = Vec::new();
+        let (mut changes, lease) = (Vec::new(), self.lease());
         for (slot, id) in self.nodes.iter_mut().zip(0..) {
             let Some(node) = slot else { continue };
             let id = NodeId(id);
             match node.left {
                 None if node.state != State::Stale && node.lease_end() <= now.instant => {
                     node.state = State::Stale;
+                    node.health.died(now.instant);
                     changes.push((id, Change::State(State::Stale)));
                 }
                 None => {}
@@ -312,7 +452,7 @@ impl Roster {
                     *slot = None;
                     changes.push((id, Change::Forgotten));
                 }
-                Some(left) if left + LEASE + GRACE <= now.instant && !node.copies_void => {
+                Some(left) if left + lease + GRACE <= now.instant && !node.copies_void => {
                     node.copies_void = true;
                     changes.push((id, Change::CopiesVoid));
                 }
@@ -327,7 +467,7 @@ impl Roster {
         let deadlines = self.nodes.iter().flatten().filter_map(|node| match node.left {
             None => (node.state != State::Stale).then(|| node.lease_end()),
             Some(left) if node.copies_void => Some(left + RECORD),
-            Some(left) => Some(left + LEASE + GRACE),
+            Some(left) => Some(left + self.lease() + GRACE),
         });
         deadlines.min()
     }

@@ -11,12 +11,16 @@ use usher_certs::Role;
 use usher_proto::{
     Fault, NodeName,
     code::Code,
-    model::Invalid,
+    model::{Invalid, Resolve},
     pb::v1::{self, cluster_server::Cluster},
 };
 
-use super::peer;
-use crate::{app::ClusterAccess, core::balancer::RETRY, state::State};
+use super::{peer, request_id};
+use crate::{
+    app::ClusterAccess,
+    core::{balancer::RETRY, journal::KEPT},
+    state::State,
+};
 
 /// Most watchers at once.
 const WATCHERS: usize = 256;
@@ -64,6 +68,32 @@ impl Cluster for Service {
         let name = name.map_err(|error| Invalid::one("name", error).to_status())?;
         let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
         self.state.node(&name).map(Response::new).ok_or_else(|| unknown().to_status())
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        use v1::explain_request::About;
+        self.allow(&request)?;
+        let explained = match request.into_inner().about {
+            Some(About::Request(request)) => {
+                let resolve = Resolve::try_from(request).map_err(|invalid| invalid.to_status())?;
+                self.state.explain(&resolve).map_err(|refused| Fault::from(&refused).to_status())?
+            }
+            Some(About::RequestId(id)) => {
+                let rule = "expected a request id, 1 to 64 of a-z, A-Z, 0-9 and -_.; with /2 for the third request of a \
+                            ResolveMany";
+                let (call, at) = request_id::parse(&id).ok_or_else(|| Invalid::one("request_id", rule).to_status())?;
+                let unknown = || {
+                    let text = format!(
+                        "no decision `{id}` is remembered: this master keeps the last {KEPT} since its start; ask what would \
+                         be chosen now with `usher explain TITLE`"
+                    );
+                    Fault::new(Code::NotFound, text).to_status()
+                };
+                self.state.explained(request_id::tag(call, at), &id).ok_or_else(unknown)?
+            }
+            None => return Err(Invalid::one("about", "name a request or a request_id").to_status()),
+        };
+        Ok(Response::new(explained))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -1,10 +1,15 @@
 //! The bounded queue before the decisions: so many at once, so many more that wait, none for longer than the deadline.
 //! A master that cannot keep up says so at once, with a time to come back, instead of answering everyone too late.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use usher_proto::{Fault, code::Code};
+
+use crate::metrics::{Level, Metrics, QueueLabel, Turned};
 
 /// How long a request may wait for its turn.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -14,28 +19,64 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Queue {
+    name: &'static str,
     running: Semaphore,
     waiting: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+/// A request's turn; it lasts until this is dropped.
+pub(crate) struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    _running: Counted,
+}
+
+/// Counts while it is there.
+struct Counted(Level);
+
+impl Counted {
+    fn new(level: &Level) -> Self {
+        level.inc();
+        Self(level.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Queue {
-    /// A queue of `waiting` places before `running` at once.
-    pub(crate) fn new(running: usize, waiting: usize) -> Self {
-        Self { running: Semaphore::new(running.max(1)), waiting: Semaphore::new(waiting) }
+    /// A queue of `waiting` places before `running` at once; `name` is for the metrics.
+    pub(crate) fn new(name: &'static str, running: usize, waiting: usize, metrics: Arc<Metrics>) -> Self {
+        Self { name, running: Semaphore::new(running.max(1)), waiting: Semaphore::new(waiting), metrics }
     }
 
-    /// Waits for a turn, which lasts until the permit is dropped.
-    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        if let Ok(turn) = self.running.try_acquire() {
-            return Ok(turn);
+    /// Waits for a turn.
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Fault> {
+        let label = QueueLabel { queue: self.name };
+        let running = self.metrics.running.get_or_create_owned(&label);
+        let begun = |permit| Turn { _permit: permit, _running: Counted::new(&running) };
+        let wait = self.metrics.wait.get_or_create_owned(&label);
+        if let Ok(permit) = self.running.try_acquire() {
+            wait.observe(0.0);
+            return Ok(begun(permit));
         }
-        let full = |what| Fault::new(Code::NoCapacity, format!("{what}; try again shortly")).after(RETRY);
-        let _place = self.waiting.try_acquire().map_err(|_| full("the master's request queue is full"))?;
-        match tokio::time::timeout(DEADLINE, self.running.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
+        let full = |reason, what| {
+            self.metrics.turned_away.get_or_create(&Turned { queue: self.name, reason }).inc();
+            Fault::new(Code::NoCapacity, format!("{what}; try again shortly")).after(RETRY)
+        };
+        let _place = self.waiting.try_acquire().map_err(|_| full("full", "the master's request queue is full"))?;
+        let _waits = Counted::new(&self.metrics.queued.get_or_create_owned(&label));
+        let since = Instant::now();
+        let permit = tokio::time::timeout(DEADLINE, self.running.acquire()).await;
+        wait.observe(since.elapsed().as_secs_f64());
+        match permit {
+            Ok(Ok(permit)) => Ok(begun(permit)),
             // The semaphore is never closed.
-            Ok(Err(_)) => Err(full("the master is ending")),
-            Err(_) => Err(full("the request waited too long in the master's queue")),
+            Ok(Err(_)) => Err(full("ending", "the master is ending")),
+            Err(_) => Err(full("late", "the request waited too long in the master's queue")),
         }
     }
 }
@@ -46,14 +87,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_bounded_in_length_and_time() {
-        let queue = Queue::new(1, 1);
+        let metrics = Arc::new(Metrics::new());
+        let queue = Queue::new("test", 1, 1, Arc::clone(&metrics));
         let first = queue.turn().await.expect("free");
         let (second, third) = tokio::join!(queue.turn(), queue.turn());
-        let second = second.expect_err("waited too long");
-        let third = third.expect_err("full");
+        let second = second.err().expect("waited too long");
+        let third = third.err().expect("full");
         assert!(second.message.contains("too long") && third.message.contains("full"), "{second} {third}");
         assert!(third.code == Code::NoCapacity && third.retry_after.is_some());
         drop(first);
         assert!(queue.turn().await.is_ok());
+        let text = metrics.text().expect("text");
+        for line in [
+            "usher_master_requests_refused_total{queue=\"test\",reason=\"full\"} 1",
+            "usher_master_requests_refused_total{queue=\"test\",reason=\"late\"} 1",
+            "usher_master_requests_queued{queue=\"test\"} 0",
+            "usher_master_requests_running{queue=\"test\"} 0",
+            "usher_master_queue_wait_seconds_count{queue=\"test\"} 3",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} is not in {text}");
+        }
     }
 }

@@ -13,13 +13,14 @@ use usher_certs::Role;
 use usher_proto::{
     Fault,
     code::Code,
-    model::{CatalogPage, Hello, Invalid, Report, SetupInfo},
+    model::{CatalogPage, Hello, Invalid, Report, Sessions, SetupInfo},
     pb::v1::{self, attach_request::Body, registry_server::Registry},
 };
 
 use super::peer;
 use crate::{
     core::roster::{LEASE, Link, REPORT_INTERVAL},
+    load::{Load, Told},
     state::State,
 };
 
@@ -35,13 +36,14 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// See the module.
 pub(crate) struct Service {
     state: Arc<State>,
+    load: Load,
     ending: CancellationToken,
 }
 
 impl Service {
     /// Its channels end with `ending`.
-    pub(crate) fn new(state: Arc<State>, ending: CancellationToken) -> Self {
-        Self { state, ending }
+    pub(crate) fn new(state: Arc<State>, load: Load, ending: CancellationToken) -> Self {
+        Self { state, load, ending }
     }
 }
 
@@ -76,7 +78,7 @@ impl Registry for Service {
         // The channel is empty and its other end is here.
         let welcomed =
             to_node.try_send(Ok(v1::AttachResponse { body: Some(v1::attach_response::Body::Welcome(welcome)) }));
-        let attachment = Attachment { state: Arc::clone(&self.state), link, name };
+        let attachment = Attachment { state: Arc::clone(&self.state), load: self.load.clone(), link, name };
         if welcomed.is_err() {
             return Err(Fault::new(Code::Internal, "the channel to the node could not be opened").to_status());
         }
@@ -110,6 +112,7 @@ async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> R
 /// One open channel. Dropping it detaches the node, however the channel ended.
 struct Attachment {
     state: Arc<State>,
+    load: Load,
     link: Link,
     name: String,
 }
@@ -122,9 +125,20 @@ impl Drop for Attachment {
 }
 
 impl Attachment {
-    /// Takes the node's messages until the channel ends; then what the node is to be told.
+    /// Takes the node's messages until the channel ends; then what the node is to be told. What it said before stands.
     async fn listen(
         self,
+        messages: Streaming<v1::AttachRequest>,
+        replaced: &CancellationToken,
+        ending: &CancellationToken,
+    ) -> Option<Status> {
+        let status = self.take_all(messages, replaced, ending).await;
+        self.load.settled().await;
+        status
+    }
+
+    async fn take_all(
+        &self,
         mut messages: Streaming<v1::AttachRequest>,
         replaced: &CancellationToken,
         ending: &CancellationToken,
@@ -161,12 +175,31 @@ impl Attachment {
         match body {
             Some(Body::Catalog(page)) => {
                 let page = CatalogPage::try_from(page).map_err(invalid)?;
+                // Its sessions may be of titles that this page removes, or the other way round.
+                self.load.settled().await;
                 let taken = self.state.page(self.link, page).await;
                 taken.map_err(|error| Invalid::one("copies", error).to_status())?;
             }
-            Some(Body::Report(report)) => self.state.report(self.link, Report::try_from(report).map_err(invalid)?),
+            Some(Body::Report(report)) => {
+                if !self.load.report(self.link, Report::try_from(report).map_err(invalid)?) {
+                    self.state.metrics().report("dropped");
+                    debug!(node = %self.name, "report dropped: the load queue is full");
+                }
+            }
             Some(Body::Presence(presence)) => {
-                self.state.presence(self.link, presence.try_into().map_err(invalid)?);
+                let presence = presence.try_into().map_err(invalid)?;
+                self.load.tell(Told::Presence(self.link, presence)).await;
+            }
+            Some(Body::Sessions(sessions)) => {
+                let sessions = Sessions::try_from(sessions).map_err(invalid)?;
+                self.load.tell(Told::Sessions(self.link, sessions)).await;
+            }
+            Some(Body::Probed(_)) => self.state.probed(self.link),
+            Some(Body::Moved(moved)) => {
+                self.state.moved(self.link, moved.id, moved.refusal.map(fault).as_ref());
+            }
+            Some(Body::Replicated(copied)) => {
+                self.state.replicated(self.link, copied.id, copied.refusal.map(fault).as_ref());
             }
             Some(Body::Prepared(prepared)) => self.prepared(prepared).map_err(invalid)?,
             Some(Body::Hello(_)) => return Err(invalid(Invalid::one("hello", "only the first message may be Hello"))),
@@ -182,14 +215,16 @@ impl Attachment {
                 SetupInfo::try_from(setup.clone())?;
                 Ok(setup)
             }
-            Some(Pb::Refusal(refusal)) => {
-                Err(Fault::from_parts(&refusal.reason, &refusal.message, refusal.retry_after_ms))
-            }
+            Some(Pb::Refusal(refusal)) => Err(fault(refusal)),
             None => return Err(Invalid::one("result", "name a setup or a refusal")),
         };
         self.state.prepared(self.link, prepared.id, answer);
         Ok(())
     }
+}
+
+fn fault(refusal: v1::Refusal) -> Fault {
+    Fault::from_parts(&refusal.reason, &refusal.message, refusal.retry_after_ms)
 }
 
 fn millis(time: Duration) -> u64 {

@@ -1,5 +1,7 @@
 //! The id that ties a request's traces in the logs of master, node and client together.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use rand::RngExt as _;
 use tonic::{Response, Status, metadata::MetadataMap};
 use usher_proto::Fault;
@@ -12,12 +14,31 @@ const MAX_BYTES: usize = 64;
 
 /// The client's id, if it is one that can stand in a log; else a new one.
 pub(super) fn of(metadata: &MetadataMap) -> String {
-    let fit = |id: &&str| {
-        (1..=MAX_BYTES).contains(&id.len())
-            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    };
-    let given = metadata.get(KEY).and_then(|value| value.to_str().ok()).filter(fit);
+    let given = metadata.get(KEY).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
     given.map_or_else(|| format!("{:016x}", rand::rng().random::<u64>()), str::to_owned)
+}
+
+/// Whether a text can be an id.
+pub(super) fn fits(id: &str) -> bool {
+    (1..=MAX_BYTES).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// The number under which the master keeps the decision of one of a call's requests, the first being 0. The same while
+/// the master runs, and never 0.
+pub(crate) fn tag(id: &str, request: usize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (id, request).hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
+/// The id of a call, and which of its requests: `ID`, or `ID/2` for the third.
+pub(super) fn parse(text: &str) -> Option<(&str, usize)> {
+    let (id, request) = match text.split_once('/') {
+        Some((id, request)) => (id, request.parse().ok()?),
+        None => (text, 0),
+    };
+    fits(id).then_some((id, request))
 }
 
 /// An answer that names its request.
@@ -54,5 +75,15 @@ mod tests {
             assert_eq!(id == given, taken, "{given}");
             assert!(taken || id.len() == 16);
         }
+    }
+
+    #[test]
+    fn each_request_of_a_call_has_its_tag() {
+        assert_eq!(
+            [parse("a"), parse("a/2"), parse("a/b"), parse("a b"), parse("")].map(|p| p.map(|p| p.1)),
+            [Some(0), Some(2), None, None, None]
+        );
+        assert_eq!(tag("a", 0), tag("a", 0));
+        assert!(tag("a", 0) != tag("a", 1) && tag("a", 0) != tag("b", 0));
     }
 }

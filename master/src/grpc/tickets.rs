@@ -1,6 +1,12 @@
 //! `usher.v1.Tickets`: decisions become seats with signed tickets; brokered ones are asked of the node first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
@@ -14,7 +20,7 @@ use usher_proto::{
 };
 
 use super::{queue::Queue, request_id};
-use crate::state::{Card, Seated, State, session, timestamp};
+use crate::state::{Card, Seated, State, Unseated, session, timestamp};
 
 /// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
 const AT_ONCE: usize = 16;
@@ -32,27 +38,53 @@ const BROKERED: usize = 64;
 pub(crate) struct Service {
     state: Arc<State>,
     decisions: Queue,
-    /// Apart, since a slow node must not hold up those who ask for no set-up.
+    /// Apart, since a slow node must not hold up those who need no word of it.
     brokered: Queue,
+    /// Seeded, so that a client cannot choose the number that it is known by.
+    clients: RandomState,
 }
 
 impl Service {
     /// With room for `queue` requests that wait.
     pub(crate) fn new(state: Arc<State>, queue: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { state, decisions: Queue::new(cores, queue), brokered: Queue::new(BROKERED, queue) }
+        let decisions = Queue::new("decisions", cores, queue, Arc::clone(state.metrics()));
+        let brokered = Queue::new("brokered", BROKERED, queue, Arc::clone(state.metrics()));
+        Self { state, decisions, brokered, clients: RandomState::new() }
     }
 
     /// A decided request's answer: signed, and asked of the node if it is brokered.
-    async fn finish(&self, resolve: &Resolve, seated: Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
+    async fn finish(&self, resolve: &Resolve, seated: Seated, call: Call<'_>) -> Result<v1::ResolveResponse, Fault> {
         match resolve.mode {
-            Mode::Redirect => answer(resolve, &seated, id),
-            Mode::Brokered => self.broker(resolve.clone(), seated, id).await,
+            Mode::Redirect => answer(resolve, &seated, call.id),
+            Mode::Brokered => self.broker(resolve.clone(), seated, call).await,
+        }
+    }
+
+    /// The request again, after a silent holder of its title has given a sign of life, or should have.
+    async fn again(&self, resolve: &Resolve, unseated: Unseated, tag: u64) -> Result<Seated, Fault> {
+        let Some(silence) = unseated.silence else { return Err(Fault::from(&*unseated.refused)) };
+        self.state.sign(silence).await;
+        self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
+    }
+
+    /// Tells the core of the seats that do not answer. Other reasons say that a node does.
+    fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve>, client: Option<IpAddr>) {
+        let dead = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
+        let failed = resolves.into_iter().flat_map(|resolve| &resolve.failed).filter(|failed| dead(failed.code));
+        let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();
+        if let Some(client) = client.filter(|_| !nodes.is_empty()) {
+            self.state.hint(nodes, self.clients.hash_one(household(client)));
         }
     }
 
     /// Asks one node after the other until one opens the title.
-    async fn broker(&self, mut resolve: Resolve, mut seated: Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
+    async fn broker(
+        &self,
+        mut resolve: Resolve,
+        mut seated: Seated,
+        Call { id, tag }: Call<'_>,
+    ) -> Result<v1::ResolveResponse, Fault> {
         for _ in 0..ATTEMPTS {
             let reserved = Reserved { state: &self.state, session: seated.decision.session, kept: false };
             let mut response = answer(&resolve, &seated, id)?;
@@ -69,7 +101,7 @@ impl Service {
             drop(reserved);
             debug!(request_id = id, %node, reason = fault.code.reason(), %fault, "node refused to prepare");
             resolve.exclude.extend(NodeName::parse(&node));
-            seated = match self.state.resolve(session(), &resolve) {
+            seated = match self.state.resolve(session(), &resolve, tag) {
                 Ok(seated) => seated,
                 Err(_) => return Err(after_refusal(&node, fault)),
             };
@@ -84,6 +116,21 @@ impl Service {
         let mut prepare = self.state.prepare(seated.decision.first, ticket, id).ok_or_else(none)?;
         let late = |_| Fault::new(Code::Timeout, format!("it did not answer within {} s", PREPARE.as_secs()));
         tokio::time::timeout(PREPARE, prepare.answer()).await.map_err(late)?
+    }
+}
+
+/// The call's id, and the tag of one of its requests.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    id: &'a str,
+    tag: u64,
+}
+
+/// The part of an address that stands for one client: a household has 2^64 IPv6 addresses, and one of IPv4.
+fn household(client: IpAddr) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
     }
 }
 
@@ -112,16 +159,30 @@ impl Drop for Reserved<'_> {
 impl Tickets for Service {
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let id = request_id::of(request.metadata());
+        let client = request.remote_addr().map(|address| address.ip());
         let resolve = Resolve::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let failure = |fault: Fault| request_id::failure(&id, &fault);
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
-        let _turn = queue.turn().await.map_err(|fault| fault.to_status())?;
-        let seated = self.state.resolve(session(), &resolve).map_err(|refused| Fault::from(&refused));
+        let mut turn = queue.turn().await.map_err(failure)?;
+        self.hint([&resolve], client);
+        let call = Call { id: &id, tag: request_id::tag(&id, 0) };
+        let seated = match self.state.resolve(session(), &resolve, call.tag) {
+            Ok(seated) => Ok(seated),
+            Err(unseated) => {
+                if unseated.silence.is_some() && resolve.mode != Mode::Brokered {
+                    drop(turn);
+                    turn = self.brokered.turn().await.map_err(failure)?;
+                }
+                self.again(&resolve, unseated, call.tag).await
+            }
+        };
         let done = match seated {
-            Ok(seated) => self.finish(&resolve, seated, &id).await,
+            Ok(seated) => self.finish(&resolve, seated, call).await,
             Err(fault) => Err(fault),
         };
+        drop(turn);
         tell(&id, &resolve, &done);
-        done.map(|response| request_id::answer(&id, response)).map_err(|fault| request_id::failure(&id, &fault))
+        done.map(|response| request_id::answer(&id, response)).map_err(failure)
     }
 
     async fn resolve_many(
@@ -129,6 +190,7 @@ impl Tickets for Service {
         request: Request<v1::ResolveManyRequest>,
     ) -> Result<Response<v1::ResolveManyResponse>, Status> {
         let id = request_id::of(request.metadata());
+        let client = request.remote_addr().map(|address| address.ip());
         let requests = request.into_inner().requests;
         if requests.len() > MAX_REQUESTS {
             let text = format!("at most {MAX_REQUESTS}, not {}", requests.len());
@@ -137,17 +199,28 @@ impl Tickets for Service {
         let resolves: Vec<Result<Resolve, Invalid>> = requests.into_iter().map(Resolve::try_from).collect();
         let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
         let queue = if brokered { &self.brokered } else { &self.decisions };
-        let _turn = queue.turn().await.map_err(|fault| fault.to_status())?;
+        let failure = |fault: Fault| request_id::failure(&id, &fault);
+        let mut turn = queue.turn().await.map_err(failure)?;
 
-        let valid: Vec<_> = resolves.iter().flatten().map(|resolve| (session(), resolve)).collect();
-        let mut decided = self.state.resolve_many(&valid).into_iter();
+        self.hint(resolves.iter().flatten(), client);
+        let tag = |at| request_id::tag(&id, at);
+        let valid =
+            resolves.iter().enumerate().filter_map(|(at, resolve)| Some((session(), resolve.as_ref().ok()?, tag(at))));
+        let valid: Vec<_> = valid.collect();
+        let decided = self.state.resolve_many(&valid);
+        if !brokered && decided.iter().any(|seated| matches!(seated, Err(Unseated { silence: Some(_), .. }))) {
+            drop(turn);
+            turn = self.brokered.turn().await.map_err(failure)?;
+        }
+        let mut decided = decided.into_iter();
         let mut answers = Vec::with_capacity(resolves.len());
-        for resolve in &resolves {
+        for (at, resolve) in resolves.iter().enumerate() {
             // One decision for each valid request, in their order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
-            answers.push(self.result(resolve, seated, &id));
+            answers.push(self.result(resolve, seated, Call { id: &id, tag: tag(at) }));
         }
         let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
+        drop(turn);
         Ok(request_id::answer(&id, v1::ResolveManyResponse { results }))
     }
 }
@@ -156,16 +229,20 @@ impl Service {
     async fn result(
         &self,
         resolve: &Result<Resolve, Invalid>,
-        seated: Option<Result<Seated, crate::core::cluster::Refused>>,
-        id: &str,
+        seated: Option<Result<Seated, Unseated>>,
+        call: Call<'_>,
     ) -> v1::ResolveResult {
         let done = match (resolve, seated) {
             (Ok(resolve), Some(seated)) => {
-                let done = match seated {
-                    Ok(seated) => self.finish(resolve, seated, id).await,
-                    Err(refused) => Err(Fault::from(&refused)),
+                let seated = match seated {
+                    Ok(seated) => Ok(seated),
+                    Err(unseated) => self.again(resolve, unseated, call.tag).await,
                 };
-                tell(id, resolve, &done);
+                let done = match seated {
+                    Ok(seated) => self.finish(resolve, seated, call).await,
+                    Err(fault) => Err(fault),
+                };
+                tell(call.id, resolve, &done);
                 done
             }
             (Err(invalid), _) => Err(Fault::new(Code::BadRequest, invalid.to_string())),
@@ -185,7 +262,7 @@ impl Service {
     }
 }
 
-/// The seats with their tickets. Signing is about a microsecond each, and outside the lock.
+/// The seats with their tickets, signed outside the lock.
 fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
     let Seated { decision, cards, reason, now } = seated;
     if cards.is_empty() {
@@ -206,17 +283,7 @@ fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveRes
         nbf: issued,
         exp: expires,
         rid: id.to_owned(),
-    };
-    let seat = |card: &Arc<Card>| {
-        let ticket =
-            card.key.sign(&claims(card)).map_err(|_| Fault::new(Code::Internal, "the ticket was not signed"))?;
-        Ok(v1::Seat {
-            node: card.node.clone(),
-            addresses: card.addresses.clone(),
-            certificate_sha256: card.pins.clone(),
-            ticket,
-            zone: card.zone.clone(),
-        })
+        burst: decision.burst,
     };
     Ok(v1::ResolveResponse {
         session_id: decision.session.to_string(),
@@ -224,7 +291,7 @@ fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveRes
         content_id: decision.content.map(|content| content.to_string()).unwrap_or_default(),
         size: decision.size,
         rate_bps: decision.rate.0,
-        seats: cards.iter().map(seat).collect::<Result<_, Fault>>()?,
+        seats: cards.iter().map(|card| card.seat(&claims(card))).collect::<Result<_, Fault>>()?,
         setup: None,
         reason: reason.clone(),
         expires_at: Some(timestamp(expires.saturating_mul(1000))),

@@ -128,7 +128,7 @@ impl State {
 
 /// A node as it is shown.
 pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::Node {
-    let (booked, headroom) = cluster.load(id);
+    let (booked, headroom) = cluster.load(now, id);
     // What a node that left sent last, it sends no more.
     let there = node.state != roster::State::Gone;
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());

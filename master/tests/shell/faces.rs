@@ -5,10 +5,10 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb;
 use usher_certs::Role;
-use usher_master::{ClusterAccess, start};
+use usher_master::{ClusterAccess, Config, MetricsAt, start};
 use usher_proto::pb::v1::{self, attach_request::Body, cluster_client::ClusterClient};
 
-use crate::harness::{Master, config, copy, eventually, presence, within};
+use crate::harness::{Master, config, copy, eventually, presence, request, within};
 
 #[tokio::test]
 async fn titles_are_listed_in_pages_and_located() {
@@ -152,7 +152,74 @@ async fn garbage_breaks_nothing() {
 async fn an_address_in_use_is_named() {
     let master = Master::start().await;
     let listen = master.running.local_addr();
-    let error = start(usher_master::Config { listen, ..config(master.dir.path()) }).await.err().expect("in use");
+    let error = start(Config { listen, ..config(master.dir.path()) }).await.err().expect("in use");
     let text = format!("{error:#}");
     assert!(text.contains(&listen.to_string()) && text.contains("--listen"), "{text}");
+}
+
+#[tokio::test]
+async fn metrics_are_scraped() {
+    let master = Master::start().await;
+    let _node = master.node("node-1", &["a", "b"]).await;
+    let mut tickets = master.tickets().await;
+    tickets.resolve(request("a")).await.expect("resolved");
+    tickets.resolve(request("z")).await.expect_err("unknown");
+    let (head, text) = master.http("/metrics").await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/openmetrics-text"), "{head}");
+    for line in [
+        "usher_master_decisions_total{outcome=\"only\",reason=\"\"} 1",
+        "usher_master_decisions_total{outcome=\"refused\",reason=\"NOT_FOUND\"} 1",
+        "usher_master_decision_seconds_count 2",
+        "usher_master_queue_wait_seconds_count{queue=\"decisions\"} 2",
+        "usher_master_requests_running{queue=\"decisions\"} 0",
+        "usher_master_reports_total{result=\"taken\"} 1",
+        "usher_master_load_queue_length 0",
+        "usher_master_ledger_sessions 1",
+        "usher_master_ledger_promised_bits_per_second 8000000",
+        "usher_master_capacity_bits_per_second 100000000",
+        "usher_master_nodes{state=\"serving\"} 1",
+        "usher_master_nodes{state=\"gone\"} 0",
+        "usher_master_catalog_titles 2",
+        "usher_master_catalog_copies 2",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line} is not in {text}");
+    }
+    for path in ["/livez", "/readyz"] {
+        let (head, body) = master.http(path).await;
+        assert!(head.starts_with("HTTP/1.1 200") && body == "ok\n", "{head} {body}");
+    }
+    assert!(master.http("/").await.0.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn the_usual_address_of_metrics_may_be_in_use() {
+    let master = Master::start().await;
+    let taken = master.running.metrics_addr().expect("it listens");
+    let second = Master::with(|config| config.metrics = MetricsAt::Usual(taken)).await;
+    assert_eq!(second.running.metrics_addr(), None);
+    assert!(second.cluster().await.list_nodes(v1::ListNodesRequest {}).await.is_ok());
+    let config = Config { metrics: MetricsAt::Given(taken), ..config(master.dir.path()) };
+    let text = format!("{:#}", start(config).await.err().expect("in use"));
+    assert!(text.contains(&taken.to_string()) && text.contains("--metrics"), "{text}");
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_the_next_one_waits() {
+    let master = Master::with(|config| config.connections = 1).await;
+    let mut first = master.cluster().await;
+    first.list_nodes(v1::ListNodesRequest {}).await.expect("listed");
+    let second = async { master.cluster().await.list_nodes(v1::ListNodesRequest {}).await.is_ok() };
+    let mut second = std::pin::pin!(second);
+    // Many calls over the first, while the second has none.
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is no place for it"),
+            listed = first.list_nodes(v1::ListNodesRequest {}) => assert!(listed.is_ok()),
+        }
+    }
+    master.counted("usher_master_connections 1").await;
+    drop(first);
+    assert!(within(second).await);
 }

@@ -3,7 +3,11 @@
 use std::{future::Future, path::Path, time::Duration};
 
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status, Streaming,
@@ -13,9 +17,9 @@ use usher_certs::{
     Identity, Role,
     files::{PemSet, init, issue, read_pem},
 };
-use usher_master::{ClusterAccess, Config, Running, start};
+use usher_master::{Balancing, ClusterAccess, Config, MetricsAt, Running, start};
 use usher_proto::{
-    BootId,
+    BootId, SessionId,
     pb::v1::{
         self, attach_request::Body, attach_response::Body as Down, catalog_client::CatalogClient,
         cluster_client::ClusterClient, registry_client::RegistryClient, tickets_client::TicketsClient,
@@ -44,6 +48,9 @@ pub(crate) fn config(dir: &Path) -> Config {
         state: dir.join("state"),
         cluster_access: ClusterAccess::Open,
         queue: 1,
+        connections: 100,
+        metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
+        balancing: Balancing::default(),
     }
 }
 
@@ -93,16 +100,45 @@ impl Master {
         ClusterClient::new(self.viewer().await)
     }
 
+    /// What the listener for metrics answers to a GET: the head and the body.
+    pub(crate) async fn http(&self, path: &str) -> (String, String) {
+        let address = self.running.metrics_addr().expect("it listens");
+        let mut stream = TcpStream::connect(address).await.expect("open");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
+    }
+
+    /// Waits until the metrics have a line.
+    pub(crate) async fn counted(&self, line: &str) {
+        let mut last = String::new();
+        let found = tokio::time::timeout(HANG, async {
+            while !last.lines().any(|one| one == line) {
+                last = self.http("/metrics").await.1;
+            }
+        });
+        assert!(found.await.is_ok(), "{line} is not in {last}");
+    }
+
     /// Attaches a node of 100 Mbit/s with these titles, and waits until they are listed.
     pub(crate) async fn node(&self, name: &str, titles: &[&str]) -> Node {
-        let channel = self.dial_as(Role::Node, name).await;
-        let mut node = Node::attach(channel, hello(name, 1, 1)).await.expect("attached");
+        self.node_with(hello(name, 1, 1), titles).await
+    }
+
+    /// The same of a node that introduces itself otherwise.
+    pub(crate) async fn node_with(&self, hello: v1::Hello, titles: &[&str]) -> Node {
+        let name = hello.node.clone();
+        let channel = self.dial_as(Role::Node, &name).await;
+        let mut node = Node::attach(channel, hello).await.expect("attached");
         let copies = titles.iter().map(|title| copy(title)).collect();
         node.send(Body::Catalog(v1::CatalogPage { restart: true, complete: true, copies, ..Default::default() })).await;
-        node.report(0, &[]).await;
+        node.report().await;
         let mut cluster = self.cluster().await;
         eventually(async || {
-            let request = v1::GetNodeRequest { name: name.to_owned() };
+            let request = v1::GetNodeRequest { name: name.clone() };
             let node = cluster.get_node(request).await.ok()?.into_inner().node?;
             (node.titles as usize == titles.len() && node.report_age_ms < 5000).then_some(())
         })
@@ -141,6 +177,8 @@ pub(crate) fn hello(name: &str, boot: u128, attachment: u64) -> v1::Hello {
         capacity_bps: 100_000_000,
         presence: Some(presence(false)),
         attachment,
+        equipment: None,
+        replica_bytes: 0,
     }
 }
 
@@ -183,11 +221,29 @@ impl Node {
         self.up.send(v1::AttachRequest { body: Some(body) }).await.expect("open");
     }
 
-    pub(crate) async fn report(&mut self, committed_bps: u64, settled: &[&str]) {
+    /// A report of a node that is idle.
+    pub(crate) async fn report(&mut self) {
+        self.report_with(v1::Report::default()).await;
+    }
+
+    pub(crate) async fn report_with(&mut self, report: v1::Report) {
         self.sequence += 1;
-        let settled = settled.iter().map(ToString::to_string).collect();
-        let report = v1::Report { sequence: self.sequence, committed_bps, settled, ..Default::default() };
-        self.send(Body::Report(report)).await;
+        self.send(Body::Report(v1::Report { sequence: self.sequence, uptime_ms: self.uptime_ms(), ..report })).await;
+    }
+
+    /// Tells of sessions; the last report's time stands.
+    pub(crate) async fn sessions(&self, sessions: v1::Sessions) {
+        self.send(Body::Sessions(v1::Sessions { uptime_ms: self.uptime_ms(), ..sessions })).await;
+    }
+
+    /// Tells that it has promised this much, to sessions of which nothing else is known.
+    pub(crate) async fn carries(&self, committed_bps: u64) {
+        self.sessions(v1::Sessions { complete: true, committed_bps, ..Default::default() }).await;
+    }
+
+    /// It started long enough ago to be given all that it can do.
+    fn uptime_ms(&self) -> u64 {
+        100_000 + self.sequence * 1000
     }
 
     /// The next message from the master.
@@ -195,9 +251,14 @@ impl Node {
         within(self.down.message()).await
     }
 
+    /// The body of the next message.
+    pub(crate) async fn order(&mut self) -> Down {
+        self.next().await.expect("open").and_then(|message| message.body).expect("a body")
+    }
+
     pub(crate) async fn prepare(&mut self) -> v1::Prepare {
-        match self.next().await.expect("open").and_then(|message| message.body) {
-            Some(Down::Prepare(prepare)) => prepare,
+        match self.order().await {
+            Down::Prepare(prepare) => prepare,
             other => panic!("{other:?}"),
         }
     }
@@ -209,6 +270,22 @@ impl Node {
     pub(crate) fn keys(&self) -> Vec<Key> {
         let secret = |key: &v1::TicketKey| <[u8; 32]>::try_from(key.secret.as_slice()).expect("32 bytes");
         self.welcome.keys.iter().map(|key| Key::new(secret(key))).collect()
+    }
+}
+
+/// The 16 bytes of a session's id.
+pub(crate) fn session_bytes(id: &str) -> Vec<u8> {
+    id.parse::<SessionId>().expect("an id").0.to_be_bytes().to_vec()
+}
+
+/// A session of 8 Mbit/s that began.
+pub(crate) fn begun(id: &str, title: &str) -> v1::Begun {
+    v1::Begun {
+        session_id: session_bytes(id),
+        title: title.to_owned(),
+        content_id: copy(title).content_id,
+        rate_bps: 8_000_000,
+        purpose: v1::Purpose::Play.into(),
     }
 }
 

@@ -10,7 +10,7 @@ use usher_proto::{
     ticket,
 };
 
-use crate::harness::{Master, eventually, presence, request, setup, within};
+use crate::harness::{Master, eventually, presence, request, session_bytes, setup, within};
 
 fn brokered(title: &str) -> v1::ResolveRequest {
     v1::ResolveRequest { mode: v1::Mode::Brokered.into(), ..request(title) }
@@ -24,8 +24,8 @@ fn refusal(reason: &str) -> prepared::Result {
 async fn a_redirect_names_seats_whose_tickets_are_good() {
     let master = Master::start().await;
     let one = master.node("node-1", &["a", "b"]).await;
-    let mut two = master.node("node-2", &["b"]).await;
-    two.report(50_000_000, &[]).await;
+    let two = master.node("node-2", &["b"]).await;
+    two.carries(50_000_000).await;
     let mut tickets = master.tickets().await;
     let answer = eventually(async || {
         // Until the report has arrived, both are as good.
@@ -58,16 +58,21 @@ async fn a_redirect_names_seats_whose_tickets_are_good() {
 #[tokio::test]
 async fn refusals_are_told_apart() {
     let master = Master::start().await;
-    let mut node = master.node("node-1", &["a"]).await;
+    let node = master.node("node-1", &["a"]).await;
     let mut tickets = master.tickets().await;
     let too_fast = v1::ResolveRequest { rate_bps: 100_000_001, ..request("a") };
     let excluded = v1::ResolveRequest { exclude: vec!["node-1".into()], ..request("a") };
+    let equipped = v1::ResolveRequest {
+        requirements: Some(v1::Requirements { labels: vec!["gpu".into()], ..Default::default() }),
+        ..request("a")
+    };
     let past = v1::ResolveRequest { range: Some(v1::ByteRange { start: 1000, end: 0 }), ..request("a") };
     for (request, code, reason, retry) in [
         (request("z"), Code::NotFound, "NOT_FOUND", false),
         (request("../z"), Code::InvalidArgument, "BAD_REQUEST", false),
         (too_fast, Code::ResourceExhausted, "NO_CAPACITY", false),
         (excluded, Code::Unavailable, "UNAVAILABLE", true),
+        (equipped, Code::FailedPrecondition, "UNEQUIPPED", false),
         (past, Code::OutOfRange, "BAD_RANGE", false),
     ] {
         let status = tickets.resolve(request).await.expect_err(reason);
@@ -84,7 +89,9 @@ async fn refusals_are_told_apart() {
     assert_eq!(full.code(), Code::ResourceExhausted);
     assert!(full.get_details_retry_info().is_some() && full.metadata().contains_key("x-request-id"), "{full}");
     // What the node refused at its door is free again.
-    node.report(0, &sessions.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let turned =
+        sessions.iter().map(|id| v1::Turned { session_id: session_bytes(id), reason: "DRAINING".into(), limit_bps: 0 });
+    node.sessions(v1::Sessions { complete: true, turned: turned.collect(), ..Default::default() }).await;
     eventually(async || tickets.resolve(request("a")).await.ok()).await;
 
     node.send(Body::Presence(presence(true))).await;
@@ -121,8 +128,8 @@ async fn after_a_refusal_the_next_holder_is_asked() {
     let mut leaving = master.node("node-2", &["a"]).await;
     let mut last = master.node("node-3", &["a"]).await;
     // The order of the choice: 1, 2, 3.
-    leaving.report(10_000_000, &[]).await;
-    last.report(50_000_000, &[]).await;
+    leaving.carries(10_000_000).await;
+    last.carries(50_000_000).await;
     let mut cluster = master.cluster().await;
     eventually(async || {
         let nodes = cluster.list_nodes(v1::ListNodesRequest {}).await.expect("listed").into_inner().nodes;

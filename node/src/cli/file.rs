@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use usher_proto::{Bitrate, NodeName};
 
+use super::size::Size;
 use crate::app::{Congestion, Master};
 
 /// What a file may say.
@@ -19,6 +20,12 @@ pub(super) struct File {
     pub(super) name: Option<NodeName>,
     #[serde(deserialize_with = "text")]
     pub(super) capacity: Option<Bitrate>,
+    #[serde(deserialize_with = "text")]
+    pub(super) max_session_rate: Option<Bitrate>,
+    pub(super) max_sessions: Option<usize>,
+    pub(super) interface: Option<String>,
+    #[serde(alias = "label")]
+    pub(super) labels: Vec<String>,
     pub(super) zone: Option<String>,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) advertise: Vec<SocketAddr>,
@@ -27,6 +34,9 @@ pub(super) struct File {
     pub(super) ca: Option<PathBuf>,
     pub(super) certs: Option<PathBuf>,
     pub(super) state: Option<PathBuf>,
+    pub(super) replicas: Option<PathBuf>,
+    #[serde(deserialize_with = "text")]
+    pub(super) replica_quota: Option<Size>,
     #[serde(deserialize_with = "duration")]
     pub(super) media_cert_lifetime: Option<Duration>,
     pub(super) congestion: Option<Congestion>,

@@ -34,17 +34,35 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     let file = dir.path().join("node.toml");
     fs::write(
         &file,
-        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\ndrain-timeout = '7s'\ncongestion = 'bbr'\n",
+        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\nreplica-quota = '5GB'\ndrain-timeout = '7s'\ncongestion = 'bbr'\nlabels = ['a']\n\
+         max-sessions = 7\nmax-session-rate = '9mbit'\ninterface = 'lo'\n",
     )
     .expect("written");
     let certs = text(dir.path());
-    let args =
-        parse(&["--config", text(&file), "--certs", certs, "--capacity", "3mbit", "--state", "/s"]).expect("good");
+    let args = parse(&[
+        "--config",
+        text(&file),
+        "--certs",
+        certs,
+        "--capacity",
+        "3mbit",
+        "--state",
+        "/s",
+        "--label",
+        "gpu",
+        "--label",
+        "isp=north",
+    ])
+    .expect("good");
     let config = config(args).expect("good");
     assert_eq!((config.capacity, config.zone.as_str()), (Bitrate(3_000_000), "z"));
     assert_eq!(config.masters.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:7440", "b:9"]);
     assert_eq!((config.drain_timeout, config.stall_timeout), (Duration::from_secs(7), Duration::from_secs(300)));
     assert_eq!((config.congestion, config.index), (Congestion::Bbr, PathBuf::from("/s/index.redb")));
+    assert_eq!((config.labels, config.max_sessions), (vec!["gpu".to_owned(), "isp=north".to_owned()], 7));
+    assert_eq!((config.max_session_rate, config.interface), (Some(Bitrate(9_000_000)), Some("lo".to_owned())));
+    let replicas = ReplicaConfig { folder: PathBuf::from("/s/replicas"), quota: Some(5_000_000_000) };
+    assert_eq!(config.replicas, replicas);
     assert_eq!(config.listen, ["0.0.0.0:7441".parse().expect("an address")]);
     assert_eq!(config.identity.identity().map(|identity| identity.name), Ok("north-1".to_owned()));
 }
@@ -59,6 +77,7 @@ fn wrong_settings_are_named() {
         (&["--master", "https://m"], "names no master"),
         (&["--name", "North"], "a node's name is"),
         (&["--listen", "7441"], "--listen"),
+        (&["--replica-quota", "10"], "is no size"),
         (&["--media-cert-lifetime", "soon"], "--media-cert-lifetime"),
     ] {
         let error = parse(words).expect_err("wrong");
@@ -73,6 +92,7 @@ fn wrong_settings_are_named() {
         fs::write(&path, content).expect("written");
         text(&path).to_owned()
     };
+    let node = ["--certs", certs, "--name", "north-1", "--master", "m", "--media", certs];
     for (words, part) in [
         (&["--certs", certs][..], "north-1, south-1; choose with --name"),
         (&["--certs", certs, "--name", "east-1"], "node-east-1.pem is missing"),
@@ -84,6 +104,9 @@ fn wrong_settings_are_named() {
         (&["--certs", certs, "--name", "north-1", "--master", "m"], "--media"),
         (&["--certs", certs, "--name", "north-1", "--master", "m", "--media", "/nowhere"], "media folder /nowhere"),
         (&["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (&[&node[..], &["--interface", "eht0"]].concat(), "correct --interface"),
+        (&[&node[..], &["--label", "a b"]].concat(), "--label"),
+        (&[&node[..], &["--max-sessions", "0"]].concat(), "--max-sessions"),
         (&["--config", &file("capacitty = '1gbit'")], "unknown field `capacitty`"),
     ] {
         let error = wrong(words);

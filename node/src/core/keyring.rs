@@ -64,6 +64,7 @@ mod tests {
             nbf: 0,
             exp: 1000,
             rid: String::new(),
+            burst: false,
         };
         let (first, second) = (Key::new([1; 32]), Key::new([2; 32]));
         let (by_first, by_second) = (first.sign(&claims).expect("signs"), second.sign(&claims).expect("signs"));

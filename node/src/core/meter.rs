@@ -1,92 +1,200 @@
-//! What a node really sends, counted, and its reports of that. Counts what it is told was written to streams; knows no
-//! socket and no clock.
+//! The books of a node: which sessions run, what they were promised and what was really sent, and from that its guard,
+//! its reports and what it tells of sessions. All of it changes together, under its owner's one lock. Counts what it is
+//! told was written to streams; knows no socket and no clock.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
 use usher_proto::{
-    Bitrate, SessionId,
-    model::{MAX_SETTLED, Report},
+    Bitrate, Code, SessionId,
+    model::{Begun, Report, Sessions, Turned},
     units::MAX_RATE,
 };
 
-/// How long a settled session is told again after a lost channel: what was handed over just before may not have
-/// arrived, and the master takes a second telling as none.
-const UNSURE: Duration = Duration::from_secs(10);
+use super::{
+    background::Background,
+    guard::{Full, Limits, Load},
+    tell::Tell,
+    volumes::Loads,
+};
+
+/// Bytes that a session may be ahead of its rate by, if a second of it is not more: two steps, so that a slow session
+/// which gets its bytes in few large pieces does not seem to lack any between them.
+const AHEAD: u64 = 1 << 20;
+
+/// What a session waits in its beginning is not lacking: its file is opened, its hashes are read, and those that began
+/// with it have their turn before it. A moment of that fills the whole of a window that the session has hardly begun,
+/// and would make a node that is well look as if it could send next to nothing.
+const OPENING: Duration = Duration::from_secs(1);
 
 /// The counters of one start of a node.
 #[derive(Debug)]
 pub struct Meter {
     started: Instant,
+    limits: Limits,
     sent: u64,
     sequence: u64,
     /// When the last report was taken, and `sent` then.
     last: (Instant, u64),
     running: HashMap<SessionId, Running>,
-    /// Bytes beyond the reserved rates of sessions that ended since the last report.
-    ended_elastic: u64,
-    /// To be told.
-    settled: VecDeque<SessionId>,
-    /// Told, but perhaps in vain.
-    told: VecDeque<(Instant, Vec<SessionId>)>,
+    /// Bit/s, the sum of what runs.
+    committed: u64,
+    volumes: Loads,
+    background: Background,
+    /// Of sessions that ended since the last report.
+    ended: Window,
+    tell: Tell,
+}
+
+/// What is counted of one session, or of several, from report to report; all in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    /// Beyond the reserved rates: it would have waited, had others needed them.
+    elastic: u64,
+    /// Within the reserved rates.
+    delivered: u64,
+    /// What the node owed of the reserved rates, and its readers would have taken.
+    lacking: u64,
+}
+
+impl Window {
+    fn add(&mut self, other: Self) {
+        self.elastic = self.elastic.saturating_add(other.elastic);
+        self.delivered = self.delivered.saturating_add(other.delivered);
+        self.lacking = self.lacking.saturating_add(other.lacking);
+    }
 }
 
 #[derive(Debug)]
 struct Running {
-    rate: Bitrate,
-    /// Begin of what is counted in `bytes`.
+    begun: Begun,
+    volume: u16,
+    /// From here on its waiting for the node counts.
+    open: Instant,
+    /// Begin of what is counted in `bytes` and `held`.
     since: Instant,
     bytes: u64,
+    /// Bytes beyond its rate from before, which its reader has in hand.
+    ahead: u64,
+    /// How long it waited for the node: its disk, its pacer.
+    held: Duration,
+    /// Since when it waits for the node; `None` while it waits for its reader.
+    waits: Option<Instant>,
 }
 
 impl Running {
-    /// Bytes that it took beyond its reserved rate: it would have waited, had others needed them.
-    fn elastic(&self, now: Instant) -> u64 {
-        let reserved = self.rate.bytes_in(now.saturating_duration_since(self.since));
-        self.bytes.saturating_sub(reserved)
+    /// Its reader's turn ends or begins: what was waited for the node until now is counted.
+    fn turn(&mut self, now: Instant, waits: bool) {
+        if let Some(since) = self.waits.take() {
+            self.held += now.saturating_duration_since(since.max(self.open));
+        }
+        self.waits = waits.then_some(now);
+    }
+
+    /// Ends the window, and opens the next.
+    fn settle(&mut self, now: Instant) -> Window {
+        self.turn(now, self.waits.is_some());
+        let rate = self.begun.rate;
+        let owed = rate.bytes_in(now.saturating_duration_since(self.since));
+        let have = self.bytes.saturating_add(self.ahead);
+        let delivered = owed.min(have);
+        let lacking = (owed - delivered).min(rate.bytes_in(self.held));
+        let elastic = self.bytes.saturating_sub(owed);
+        self.ahead = (have - delivered).min(rate.bytes_in(Duration::from_secs(1)).max(AHEAD));
+        (self.since, self.bytes, self.held) = (now, 0, Duration::ZERO);
+        Window { elastic, delivered, lacking }
     }
 }
 
 impl Meter {
     /// All at zero.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Instant, limits: Limits) -> Self {
         Self {
             started: now,
+            limits,
             sent: 0,
             sequence: 0,
             last: (now, 0),
             running: HashMap::new(),
-            ended_elastic: 0,
-            settled: VecDeque::new(),
-            told: VecDeque::new(),
+            committed: 0,
+            volumes: Loads::default(),
+            background: Background::default(),
+            ended: Window::default(),
+            tell: Tell::default(),
         }
     }
 
-    /// A session begins, with `rate` reserved for it.
-    pub fn begin(&mut self, now: Instant, id: SessionId, rate: Bitrate) {
-        self.settled.push_back(id);
-        self.running.insert(id, Running { rate, since: now, bytes: 0 });
+    fn load(&self) -> Load {
+        Load { committed: self.committed, background: self.background.rate().0, sessions: self.running.len() }
+    }
+
+    /// Whether a session of this rate would be let in now. Nothing is promised.
+    ///
+    /// # Errors
+    /// As [`Limits::check`].
+    pub fn check(&self, rate: Bitrate, burst: bool) -> Result<(), Full> {
+        self.limits.check(self.load(), rate, burst)
+    }
+
+    /// Lets a session in that reads from this volume: its rate is promised from here on.
+    ///
+    /// # Errors
+    /// As [`Limits::check`], and when the session runs already; nothing is changed then.
+    pub fn begin(&mut self, now: Instant, begun: Begun, volume: u16, burst: bool) -> Result<(), Full> {
+        if self.running.contains_key(&begun.session) {
+            return Err(Full::Twice);
+        }
+        self.check(begun.rate, burst)?;
+        self.committed = self.committed.saturating_add(begun.rate.0);
+        self.volumes.add(volume, begun.rate);
+        self.tell.begun(begun.clone());
+        let (bytes, ahead, held) = (0, 0, Duration::ZERO);
+        let open = now + OPENING;
+        let running = Running { volume, open, since: now, bytes, ahead, held, waits: Some(now), begun };
+        self.running.insert(running.begun.session, running);
+        Ok(())
     }
 
     /// A session with a good ticket was refused.
-    pub fn refuse(&mut self, id: SessionId) {
-        self.settled.push_back(id);
+    pub fn turn(&mut self, session: SessionId, code: Code, burst: bool) {
+        let limit = (code == Code::NoCapacity).then(|| self.limits.told(self.load(), burst));
+        self.tell.turned(Turned { session, code, limit });
     }
 
-    /// So many bytes of a session were written to its stream.
-    pub fn sent(&mut self, id: SessionId, bytes: u64) {
+    /// A session has something to write: it is its reader's turn.
+    pub fn offers(&mut self, now: Instant, id: SessionId) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.turn(now, false);
+        }
+    }
+
+    /// So many bytes of a session were written to its stream: it is the node's turn again.
+    pub fn sent(&mut self, now: Instant, id: SessionId, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);
         if let Some(running) = self.running.get_mut(&id) {
             running.bytes = running.bytes.saturating_add(bytes);
+            running.turn(now, true);
+        }
+    }
+
+    /// A session is about to go elsewhere: its rate is free for others, and what it still sends is beyond it.
+    pub fn leaving(&mut self, id: SessionId) {
+        if let Some(running) = self.running.get_mut(&id) {
+            let rate = std::mem::take(&mut running.begun.rate);
+            self.committed = self.committed.saturating_sub(rate.0);
+            self.volumes.remove(running.volume, rate);
         }
     }
 
     /// A session is over.
     pub fn end(&mut self, now: Instant, id: SessionId) {
-        if let Some(running) = self.running.remove(&id) {
-            self.ended_elastic = self.ended_elastic.saturating_add(running.elastic(now));
+        if let Some(mut running) = self.running.remove(&id) {
+            self.ended.add(running.settle(now));
+            self.committed = self.committed.saturating_sub(running.begun.rate.0);
+            self.volumes.remove(running.volume, running.begun.rate);
+            self.tell.ended(id);
         }
     }
 
@@ -100,121 +208,82 @@ impl Meter {
         self.sent
     }
 
-    /// The report since the one before. Its settled sessions stay to be told until [`Meter::handed_over`].
+    /// What is promised from each volume.
+    pub fn volumes(&self) -> &Loads {
+        &self.volumes
+    }
+
+    /// The interface counts so many bytes sent, by all.
+    pub fn link(&mut self, now: Instant, bytes: u64) {
+        self.background.measure(now, bytes, self.sent);
+    }
+
+    fn uptime_ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The report since the one before.
     pub fn report(&mut self, now: Instant) -> Report {
         let elapsed = now.saturating_duration_since(self.last.0);
-        let mut elastic = std::mem::take(&mut self.ended_elastic);
-        let mut committed = 0_u64;
-        for running in self.running.values_mut() {
-            elastic = elastic.saturating_add(running.elastic(now));
-            committed = committed.saturating_add(running.rate.0);
-            (running.since, running.bytes) = (now, 0);
-        }
+        let mut all = std::mem::take(&mut self.ended);
+        self.running.values_mut().for_each(|running| all.add(running.settle(now)));
         let egress = Bitrate::over(self.sent - self.last.1, elapsed);
         self.last = (now, self.sent);
         self.sequence += 1;
+        let committed = Bitrate(self.committed.min(MAX_RATE));
+        let (demand, delivered) = within(
+            committed,
+            Bitrate::over(all.delivered.saturating_add(all.lacking), elapsed),
+            Bitrate::over(all.delivered, elapsed),
+        );
         Report {
             sequence: self.sequence,
-            uptime_ms: u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: self.uptime_ms(now),
             sent_bytes: self.sent,
             egress,
-            elastic: Bitrate::over(elastic, elapsed).min(egress),
-            committed: Bitrate(committed.min(MAX_RATE)),
+            elastic: Bitrate::over(all.elastic, elapsed).min(egress),
+            committed,
             sessions: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
-            settled: self.settled.iter().take(MAX_SETTLED).copied().collect(),
+            background: self.background.rate(),
+            demand,
+            delivered,
+            ..Report::default()
         }
     }
 
-    /// The last report, with the first `settled` of the sessions to tell, was handed over.
-    pub fn handed_over(&mut self, now: Instant, settled: usize) {
-        while self.told.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= UNSURE) {
-            self.told.pop_front();
-        }
-        if settled > 0 {
-            self.told.push_back((now, self.settled.drain(..settled.min(self.settled.len())).collect()));
-        }
+    /// A master attached, and hears from here on what happens to sessions.
+    pub fn listen(&mut self) {
+        self.tell.listen();
     }
 
-    /// The channel broke: what was told last is told again.
-    pub fn lost(&mut self, now: Instant) {
-        for (at, ids) in self.told.drain(..).rev() {
-            if now.saturating_duration_since(at) < UNSURE {
-                ids.into_iter().rev().for_each(|id| self.settled.push_front(id));
-            }
-        }
+    /// The master is gone.
+    pub fn away(&mut self) {
+        self.tell.away();
     }
+
+    /// When there is something to [`Meter::tell`]; `None` while there is not.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        self.tell.due(now)
+    }
+
+    /// What happened to sessions since it was told last.
+    pub fn tell(&mut self, now: Instant) -> Option<Sessions> {
+        let running = &self.running;
+        let told = self.tell.next(now, || running.values().map(|running| running.begun.clone()).collect())?;
+        let committed = Bitrate(self.committed.min(MAX_RATE));
+        Some(Sessions { uptime_ms: self.uptime_ms(now), committed, ..told })
+    }
+}
+
+/// A demand above what is promised now is that of sessions that ended meanwhile: it is brought down to that, and what
+/// was delivered by as much, so that their ratio stays.
+fn within(committed: Bitrate, demand: Bitrate, delivered: Bitrate) -> (Bitrate, Bitrate) {
+    if demand <= committed {
+        return (demand, delivered);
+    }
+    let share = u128::from(delivered.0) * u128::from(committed.0) / u128::from(demand.0);
+    (committed, Bitrate(u64::try_from(share).unwrap_or(u64::MAX).min(committed.0)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: [SessionId; 4] = [SessionId(0), SessionId(1), SessionId(2), SessionId(3)];
-
-    fn seconds(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    #[test]
-    fn a_report_tells_what_was_sent_and_what_was_promised() {
-        let start = Instant::now();
-        let mut meter = Meter::new(start);
-        meter.begin(start, ID[0], Bitrate(8_000));
-        meter.begin(start, ID[1], Bitrate(8_000));
-        meter.refuse(ID[2]);
-        meter.sent(ID[0], 5_000);
-        meter.sent(ID[1], 4_000);
-        let report = meter.report(start + seconds(1));
-        let expected = Report {
-            sequence: 1,
-            uptime_ms: 1000,
-            sent_bytes: 9_000,
-            egress: Bitrate(72_000),
-            // 4000 and 5000 bytes where 1000 each were reserved.
-            elastic: Bitrate(56_000),
-            committed: Bitrate(16_000),
-            sessions: 2,
-            settled: vec![ID[0], ID[1], ID[2]],
-        };
-        assert_eq!(report, expected);
-
-        // A fetch that ran for half a second and ended still counts; totals never go back.
-        meter.handed_over(start + seconds(1), 3);
-        meter.begin(start + Duration::from_millis(1500), ID[3], Bitrate(8_000));
-        meter.sent(ID[3], 2_000);
-        meter.end(start + seconds(2), ID[3]);
-        meter.end(start + seconds(2), ID[0]);
-        let report = meter.report(start + seconds(2));
-        assert_eq!((report.sent_bytes, report.egress.0, report.elastic.0), (11_000, 16_000, 12_000));
-        assert_eq!((report.sequence, report.sessions, report.committed.0), (2, 1, 8_000));
-        assert_eq!(report.settled, [ID[3]]);
-        assert_eq!(meter.report(start + seconds(3)).egress, Bitrate(0));
-    }
-
-    #[test]
-    fn settled_sessions_are_told_until_that_is_sure() {
-        let start = Instant::now();
-        let mut meter = Meter::new(start);
-        let told = |meter: &mut Meter, at: u64| meter.report(start + seconds(at)).settled;
-        meter.refuse(ID[0]);
-        assert_eq!(told(&mut meter, 1), [ID[0]]);
-        meter.refuse(ID[1]);
-        assert_eq!(told(&mut meter, 2), [ID[0], ID[1]], "not handed over");
-        meter.handed_over(start + seconds(2), 1);
-        assert_eq!(told(&mut meter, 3), [ID[1]]);
-        meter.handed_over(start + seconds(11), 1);
-        meter.refuse(ID[2]);
-        meter.lost(start + seconds(12));
-        assert_eq!(told(&mut meter, 12), [ID[1], ID[2]], "the first is long known");
-    }
-
-    #[test]
-    fn a_flood_of_settled_sessions_takes_several_reports() {
-        let start = Instant::now();
-        let mut meter = Meter::new(start);
-        (0..MAX_SETTLED as u128 + 5).for_each(|id| meter.refuse(SessionId(id)));
-        assert_eq!(meter.report(start).settled.len(), MAX_SETTLED);
-        meter.handed_over(start, MAX_SETTLED);
-        assert_eq!(meter.report(start).settled.len(), 5);
-    }
-}
+mod tests;

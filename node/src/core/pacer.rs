@@ -171,7 +171,9 @@ impl Pacer {
 
     /// When a waiting session's turn may come.
     fn turn(&self, now: Instant, share: &Share, id: u64, bytes: i64) -> Instant {
-        let after = |lack: i64| now + self.capacity.time_for(lack.max(1).unsigned_abs()).unwrap_or(NEVER).min(NEVER);
+        let time = |bytes: u64| self.capacity.time_for(bytes).unwrap_or(NEVER);
+        // Above 8 Gbit/s a byte takes less than the clock's nanosecond.
+        let after = |lack: i64| now + time(lack.max(1).unsigned_abs()).clamp(Duration::from_nanos(1), NEVER);
         let viewers = self.viewers.entered.saturating_sub(self.viewers.left);
         let ahead = if share.fetch { viewers.saturating_add(self.fetches.until(id)) } else { self.viewers.until(id) };
         let common = after(ahead.saturating_sub(self.level));

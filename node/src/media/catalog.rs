@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::Notify;
-use usher_proto::{Bitrate, ContentId, Title, model::CatalogCopy};
+use usher_proto::{
+    Bitrate, ContentId, Title,
+    model::{CatalogCopy, Origin},
+};
 
 use super::probe::MediaType;
 
@@ -40,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) media_type: MediaType,
     /// Plays before it is whole.
     pub(crate) streamable: bool,
+    /// How it came here.
+    pub(crate) origin: Origin,
 }
 
 /// The mean rate of `size` bytes over `duration_ms`; 0 when the duration is unknown.
@@ -233,8 +238,8 @@ impl Catalog {
         state.records.keys().filter(|key| key.1 == volume).map(|key| key.0.clone()).collect()
     }
 
-    /// The best copy: of the content asked for, else a hashed one before others, else the newest.
-    /// The copies of a title, the best first; at least one.
+    /// The copies of a title, of the content asked for if one is, the best first; at least one. Hashed ones are better,
+    /// then whole ones, then newer ones.
     pub(crate) fn copies(&self, title: &Title, content: Option<ContentId>) -> Result<Vec<Copy>, FindError> {
         let state = lock(&self.0);
         let span = (Bound::Included((title.clone(), 0)), Bound::Included((title.clone(), u16::MAX)));
@@ -242,7 +247,10 @@ impl Catalog {
         let fits = state.records.range(span).inspect(|_| any = true);
         let fits = fits.filter(|(_, record)| content.is_none() || record.content == content);
         let mut fits: Vec<_> = fits.collect();
-        fits.sort_by_key(|(_, record)| std::cmp::Reverse((record.content.is_some(), record.modified_ms)));
+        fits.sort_by_key(|(_, record)| {
+            let whole = record.origin != Origin::Growing;
+            std::cmp::Reverse((record.content.is_some(), whole, record.modified_ms))
+        });
         match fits.as_slice() {
             [] if any => Err(FindError::OtherContent),
             [] => Err(FindError::NotFound),
@@ -331,6 +339,7 @@ fn wire((title, volume): &Key, record: &Record) -> CatalogCopy {
         duration_ms: record.duration_ms.into(),
         media_type: record.media_type.name().to_owned(),
         streamable: record.streamable,
+        origin: record.origin,
     }
 }
 
@@ -351,6 +360,7 @@ mod tests {
             content: content.map(|byte| ContentId([byte; 32])),
             media_type: MediaType::of("video/mp4"),
             streamable: true,
+            origin: Origin::Operator,
         }
     }
 

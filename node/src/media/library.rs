@@ -22,6 +22,7 @@ use super::{
     index::Index,
     keeper::Keeper,
     open::{OpenError, OpenMedia},
+    replicas::{self, Replicas},
     shared::{Progress, Shared},
     volume::Volume,
     watch::{Message, Watch},
@@ -40,6 +41,8 @@ pub struct Config {
     pub volumes: Vec<PathBuf>,
     /// The index file; made when it is missing.
     pub index: PathBuf,
+    /// Where copies are kept that the master orders; `None` to take none.
+    pub replicas: Option<replicas::Config>,
 }
 
 /// Counts of the library.
@@ -112,11 +115,18 @@ impl Library {
             catalog.count_rejected(rejected.into());
             indexed.push(number);
         }
+        let replicas = match &config.replicas {
+            Some(config) => {
+                Replicas::open(config, volumes.iter().map(|volume| volume.path.as_path()), catalog.clone())?
+            }
+            None => None,
+        };
         let (keeper, events) = sync_channel(EVENTS);
         let shared = Arc::new(Shared {
             volumes,
             indexed,
             index,
+            replicas,
             catalog,
             queue: Queue::default(),
             progress: watch::Sender::new(Progress::default()),
@@ -177,6 +187,11 @@ impl Library {
     /// found. Blocks.
     pub fn open_copy(&self, copy: &Copy) -> Result<OpenMedia, OpenError> {
         OpenMedia::open(&self.0.shared, copy)
+    }
+
+    /// What the master ordered; `None` on a node that takes nothing.
+    pub(crate) fn replicas(&self) -> Option<&Arc<Replicas>> {
+        self.0.shared.replicas.as_ref()
     }
 
     /// Counts.

@@ -6,7 +6,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 use anyhow::Result;
 use thiserror::Error;
 use usher_proto::{
-    ContentId, Title,
+    ContentId, Fault, Title,
     pb::v1,
     tree::{self, GROUP, PAGE_GROUPS, Value},
 };
@@ -14,6 +14,7 @@ use usher_proto::{
 use super::{
     catalog::{Copy, Key, bitrate},
     index::{Entry, changed},
+    replicas::{self, Files, Held},
     shared::Shared,
     volume::Node,
 };
@@ -33,15 +34,28 @@ pub enum OpenError {
 }
 
 /// A file open for serving.
-pub struct OpenMedia {
-    file: File,
-    key: Key,
-    entry: Entry,
-    shared: Arc<Shared>,
+pub struct OpenMedia(Source);
+
+enum Source {
+    Volume {
+        file: File,
+        key: Key,
+        // Boxed: large beside the other kind.
+        entry: Box<Entry>,
+        shared: Arc<Shared>,
+    },
+    Replica {
+        held: Arc<Held>,
+        files: Arc<Files>,
+    },
 }
 
 impl OpenMedia {
     pub(crate) fn open(shared: &Arc<Shared>, copy: &Copy) -> Result<Self, OpenError> {
+        if copy.volume == replicas::VOLUME {
+            let (held, files) = shared.replicas.as_ref().ok_or(OpenError::Gone)?.open_copy(copy)?;
+            return Ok(Self(Source::Replica { held, files }));
+        }
         let volume = shared.volume(copy.volume).ok_or(OpenError::Gone)?;
         let path = Path::new(copy.title.as_str());
         let again = || shared.look_again(copy.volume, path);
@@ -65,7 +79,7 @@ impl OpenMedia {
                     // Whoever opened it will wait for its hashes when all is sent: they had better be there then.
                     shared.queue.hurry(key.clone());
                 }
-                Ok(Self { file, key, entry, shared: shared.clone() })
+                Ok(Self(Source::Volume { file, key, entry: Box::new(entry), shared: shared.clone() }))
             }
             _ => {
                 again();
@@ -76,39 +90,75 @@ impl OpenMedia {
 
     /// The set-up information, all but the range: that is the session's.
     pub fn setup(&self) -> v1::Setup {
-        let (size, probe) = (self.size(), &self.entry.probe);
-        v1::Setup {
-            title: self.key.0.to_string(),
-            content_id: self.entry.content.map(|content| content.to_string()).unwrap_or_default(),
-            size,
-            media_type: probe.media_type.to_owned(),
-            duration_ms: probe.duration_ms,
-            bitrate_bps: bitrate(size, probe.duration_ms).0,
-            tracks: probe.tracks.clone(),
-            streamable: probe.streamable,
-            range: None,
-            page_groups: PAGE_GROUPS as u32,
+        match &self.0 {
+            Source::Volume { key, entry, .. } => {
+                let (size, probe) = (self.size(), &entry.probe);
+                v1::Setup {
+                    title: key.0.to_string(),
+                    content_id: entry.content.map(|content| content.to_string()).unwrap_or_default(),
+                    size,
+                    media_type: probe.media_type.to_owned(),
+                    duration_ms: probe.duration_ms,
+                    bitrate_bps: bitrate(size, probe.duration_ms).0,
+                    tracks: probe.tracks.clone(),
+                    streamable: probe.streamable,
+                    range: None,
+                    page_groups: PAGE_GROUPS as u32,
+                }
+            }
+            Source::Replica { held, .. } => v1::Setup { range: None, ..held.setup.clone() },
         }
     }
 
     /// What it is called.
     pub fn title(&self) -> &Title {
-        &self.key.0
+        match &self.0 {
+            Source::Volume { key, .. } => &key.0,
+            Source::Replica { held, .. } => &held.title,
+        }
     }
 
     /// Bytes of the whole title.
     pub fn size(&self) -> u64 {
-        self.entry.fingerprint.size
+        match &self.0 {
+            Source::Volume { entry, .. } => entry.fingerprint.size,
+            Source::Replica { held, .. } => held.size,
+        }
     }
 
     /// Its content, if it was hashed when it was opened; [`Self::hashed`] waits for it.
     pub fn content(&self) -> Option<ContentId> {
-        self.entry.content
+        match &self.0 {
+            Source::Volume { entry, .. } => entry.content,
+            Source::Replica { held, .. } => Some(held.content),
+        }
+    }
+
+    /// Groups, from the first on, that can be read now: all of them, unless the copy is still coming in.
+    pub fn groups(&self) -> u64 {
+        match &self.0 {
+            Source::Volume { .. } => tree::groups(self.size()),
+            Source::Replica { held, .. } => held.groups(),
+        }
+    }
+
+    /// Waits until so many groups, from the first on, can be read, and the hashes of their pages.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when they will not come.
+    pub async fn ready(&self, groups: u64) -> Result<(), Fault> {
+        match &self.0 {
+            Source::Volume { .. } => Ok(()),
+            Source::Replica { held, .. } => held.ready(groups).await,
+        }
     }
 
     /// Reads at `offset` until `buf` is full or the file ends. Blocks.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        read_at(&self.file, offset, buf)
+        match &self.0 {
+            Source::Volume { file, .. } => read_at(file, offset, buf),
+            Source::Replica { files, .. } => files.read_at(offset, buf),
+        }
     }
 
     /// Chaining values of all pages; empty for a title of one page or less. Blocks; fails when the title is not
@@ -117,7 +167,10 @@ impl OpenMedia {
         if tree::pages(self.size()) <= 1 {
             return Ok(Vec::new());
         }
-        self.shared.index.page_values(self.entry.id)?.ok_or_else(changed)
+        match &self.0 {
+            Source::Volume { entry, shared, .. } => shared.index.page_values(entry.id)?.ok_or_else(changed),
+            Source::Replica { files, .. } => Ok(files.page_values()?),
+        }
     }
 
     /// Chaining values of the groups of one page; empty for a title of one group. Blocks; fails when the title is
@@ -126,24 +179,28 @@ impl OpenMedia {
         if self.size() <= GROUP {
             return Ok(Vec::new());
         }
-        self.shared.index.group_values(self.entry.id, page)?.ok_or_else(changed)
+        match &self.0 {
+            Source::Volume { entry, shared, .. } => shared.index.group_values(entry.id, page)?.ok_or_else(changed),
+            Source::Replica { files, .. } => Ok(files.group_values(page)?),
+        }
     }
 
     /// The title's content: hashed next, if it is not yet. `None` when the file changed or went meanwhile, or the
     /// library is closed.
     pub async fn hashed(&self) -> Option<ContentId> {
-        if self.entry.content.is_some() {
-            return self.entry.content;
+        let Source::Volume { key, entry, shared, .. } = &self.0 else { return self.content() };
+        if entry.content.is_some() {
+            return entry.content;
         }
-        let mut progress = self.shared.progress.subscribe();
-        self.shared.queue.hurry(self.key.clone());
+        let mut progress = shared.progress.subscribe();
+        shared.queue.hurry(key.clone());
         loop {
             progress.mark_unchanged();
-            let copy = self.shared.catalog.copy(&self.key).filter(|copy| copy.id == self.entry.id)?;
+            let copy = shared.catalog.copy(key).filter(|copy| copy.id == entry.id)?;
             if copy.content.is_some() {
                 return copy.content;
             }
-            if self.shared.stopping() {
+            if shared.stopping() {
                 return None;
             }
             progress.changed().await.ok()?;

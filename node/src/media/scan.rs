@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use usher_proto::Title;
+use usher_proto::{Title, model::Origin};
 
 use super::{
     catalog::{Key, Record, lock},
@@ -238,6 +238,7 @@ fn offer(shared: &Shared, volume: &Volume, path: &Path, entry: &Entry) {
         content: entry.content,
         media_type: MediaType::of(entry.probe.media_type),
         streamable: entry.probe.streamable,
+        origin: Origin::Operator,
     };
     shared.catalog.put(key.clone(), record);
     if entry.content.is_none() {

@@ -18,6 +18,7 @@ use super::{
     catalog::{Catalog, Key},
     hashing::Queue,
     index,
+    replicas::Replicas,
     volume::Volume,
     watch::Message,
 };
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     /// Numbers of the volumes in the index, in the same order.
     pub(crate) indexed: Vec<u32>,
     pub(crate) index: index::Index,
+    /// What the master ordered; `None` on a node that takes nothing.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) catalog: Catalog,
     pub(crate) queue: Queue,
     pub(crate) progress: watch::Sender<Progress>,

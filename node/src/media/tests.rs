@@ -77,7 +77,7 @@ impl View {
 }
 
 fn config(dir: &Path) -> Config {
-    Config { volumes: vec![dir.join("films")], index: dir.join("state/index.redb") }
+    Config { volumes: vec![dir.join("films")], index: dir.join("state/index.redb"), replicas: None }
 }
 
 async fn open(dir: &Path) -> Library {
@@ -341,7 +341,7 @@ async fn two_volumes() {
         folder(&dir.path().join("one"), &[("a.mp4", &mp4(1, 100))]),
         folder(&dir.path().join("two"), &[("a.mp4", &mp4(2, 100)), ("b.mp4", &mp4(3, 100))]),
     ];
-    let config = Config { volumes: both.to_vec(), index: dir.path().join("index") };
+    let config = Config { volumes: both.to_vec(), index: dir.path().join("index"), replicas: None };
     let library = Library::open(config.clone()).await.expect("open");
     library.scanned().await;
     library.hashed().await;
@@ -354,7 +354,7 @@ async fn two_volumes() {
     library.close().await;
     drop((library, view));
     // In the other order nothing is hashed again.
-    let swapped = Config { volumes: both.iter().rev().cloned().collect(), index: config.index };
+    let swapped = Config { volumes: both.iter().rev().cloned().collect(), ..config };
     let library = Library::open(swapped).await.expect("open");
     library.scanned().await;
     assert_eq!((library.stats().hashed_bytes, library.stats().unhashed), (0, 0));
@@ -401,7 +401,7 @@ async fn wrong_folders_are_refused() {
         (vec![films.join("sub"), films.clone()], "overlap"),
         (vec![films.clone(), films.clone()], "overlap"),
     ] {
-        let error = Library::open(Config { volumes, index: index.clone() }).await.err().expect(reason);
+        let error = Library::open(Config { volumes, index: index.clone(), replicas: None }).await.err().expect(reason);
         assert!(format!("{error:#}").contains(reason), "{error:#}");
     }
 }

@@ -61,6 +61,11 @@ impl<'a> Sender<'a> {
         Self { stream, running, grant, stall, spare: VecDeque::with_capacity(SPARE) }
     }
 
+    /// What comes next is not here yet: it is not for this node to send it sooner.
+    pub(super) fn comes_in(&self) {
+        self.running.offers();
+    }
+
     /// Sends bytes, paced.
     pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), SendError> {
         while !data.is_empty() {
@@ -74,6 +79,7 @@ impl<'a> Sender<'a> {
     async fn write(&mut self, part: Bytes) -> Result<(), SendError> {
         let mut chunks = [part];
         while !chunks[0].is_empty() {
+            self.running.offers();
             let written = match time::timeout(self.stall, self.stream.write_chunks(&mut chunks)).await {
                 Ok(Ok(written)) => written,
                 Ok(Err(WriteError::Stopped(_))) => return Err(SendError::Gone("stopped by the client")),

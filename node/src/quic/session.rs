@@ -9,19 +9,22 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, field, info, info_span};
 use usher_proto::{
-    Code, Fault, Title,
+    Code, Fault, NodeName, Title,
     pb::wire::{Finish, Open},
     ticket::Ticket,
+    tree::PAGE_GROUPS,
     wire::{self, Kind},
 };
 
 use super::{
     Settings, code, header,
+    idle::{Use, Uses},
     send::{SendError, Sender},
 };
 use crate::{
     core::session::Step,
     house::{self, House, Opened, Running},
+    moves::{Enrolled, Order},
 };
 
 /// How long a refusal may take to be read before the stream is forgotten.
@@ -37,6 +40,17 @@ pub(super) struct Ends {
     pub(super) gone: CancellationToken,
     /// The node shuts down.
     pub(super) stop: CancellationToken,
+    /// What the connection is used for; unused, it is closed.
+    pub(super) uses: Uses,
+}
+
+/// A session that is let in.
+struct Admitted {
+    opened: Opened,
+    running: Running,
+    /// Of its stream.
+    priority: i32,
+    _use: Use,
 }
 
 /// Runs a session until it is over, its client leaves, or one of the `ends`.
@@ -63,8 +77,8 @@ pub(super) async fn run(
                 return refuse(&mut send, &fault, gone).await;
             }
         };
-        match admit(&house, open).await {
-            Ok((opened, priority)) => serve(&house, settings, opened, priority, &mut send, &ends).await,
+        match admit(&house, open, &ends.uses).await {
+            Ok(admitted) => serve(&house, settings, admitted, &mut send, &ends).await,
             Err(fault) => refuse(&mut send, &fault, gone).await,
         }
     };
@@ -73,27 +87,22 @@ pub(super) async fn run(
     drop(receive);
 }
 
-/// From an Open message to an open title. A ticket is redeemed by the first who shows it, whatever comes of it.
-async fn admit(house: &Arc<House>, open: Open) -> Result<(Opened, i32), Fault> {
+/// From an Open message to a session that runs. A ticket is redeemed by the first who shows it, whatever comes of it.
+async fn admit(house: &Arc<House>, open: Open, uses: &Uses) -> Result<Admitted, Fault> {
     let ticket = house.verify(&open.ticket);
     let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
     let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
-    Span::current().record("rid", request_id(id).as_str());
+    Span::current().record("rid", house::request_id(id).as_str());
     let ticket = ticket?;
-    house.redeem(&ticket)?;
-    let id = ticket.session;
-    match house.open(ticket, open.range).await {
-        Ok(opened) => Ok((opened, open.priority)),
-        Err(fault) => {
-            house.meter().refuse(id);
-            Err(fault)
-        }
-    }
-}
-
-/// A peer's text, fit for a log.
-fn request_id(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
+    let (id, burst) = (ticket.session, ticket.burst);
+    let admitted = async {
+        house.redeem(&ticket)?;
+        let held = uses.enter();
+        let opened = house.open(ticket, open.range).await?;
+        let running = house.begin(&opened)?;
+        Ok(Admitted { opened, running, priority: open.priority, _use: held })
+    };
+    admitted.await.inspect_err(|fault| house.turn(id, burst, fault))
 }
 
 /// Says no, and sees to it that it can be read.
@@ -110,22 +119,16 @@ async fn refuse(send: &mut SendStream, fault: &Fault, gone: &CancellationToken) 
     }
 }
 
-async fn serve(
-    house: &Arc<House>,
-    settings: Settings,
-    opened: Opened,
-    priority: i32,
-    send: &mut SendStream,
-    ends: &Ends,
-) {
-    let mut running = house.begin(opened.session.ticket());
+async fn serve(house: &Arc<House>, settings: Settings, admitted: Admitted, send: &mut SendStream, ends: &Ends) {
+    let Admitted { opened, mut running, priority, _use } = admitted;
+    let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
     drop(send.set_priority(priority));
     let stopped = send.stopped();
     let result = tokio::select! {
         // The end of a good session wakes both of the first two.
         biased;
-        result = deliver(house, settings, opened, send, &mut running) => result,
+        result = deliver(house, settings, opened, send, &mut running, &mut enrolled) => result,
         // Seen here also while the session waits for the disk, the pacer or the hashes.
         left = stopped => Err(SendError::Gone(if left.is_ok() { "stopped by the client" } else { "connection lost" })),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
@@ -137,7 +140,8 @@ async fn serve(
         result => result,
     };
     let outcome = match result {
-        Ok(()) => "complete".to_owned(),
+        Ok(None) => "complete".to_owned(),
+        Ok(Some(to)) => format!("moved to {to}"),
         Err(SendError::Gone(how)) => {
             drop(send.reset(code(Code::Cancelled)));
             how.to_owned()
@@ -159,15 +163,16 @@ fn log(ticket: &Ticket, running: &Running, outcome: &str) {
     info!(%title, session = %ticket.session, bytes, seconds = format!("{seconds:.3}"), outcome, "session ended");
 }
 
-/// Sends everything, and waits until it has arrived.
+/// Sends everything, and waits until it has arrived; or a part, when the session goes on at the node that is returned.
 async fn deliver(
     house: &House,
     settings: Settings,
     opened: Opened,
     send: &mut SendStream,
     running: &mut Running,
-) -> Result<(), SendError> {
-    let Opened { media, mut session, setup } = opened;
+    enrolled: &mut Enrolled,
+) -> Result<Option<NodeName>, SendError> {
+    let Opened { media, mut session, setup, .. } = opened;
     let mut sender = Sender::new(send, running, house.grant, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
     while let Some(step) = session.next_step() {
@@ -179,34 +184,60 @@ async fn deliver(
                 sender.send(wire::values(Kind::Pages, &values)).await?;
             }
             Step::Hashes(page) => {
+                // A page's hashes come before its groups, also into a copy that is still coming in.
+                media.ready(page * PAGE_GROUPS + 1).await?;
                 let values = house::blocking(move || media.group_values(page)).await?.map_err(changed)?;
                 sender.send(wire::values(Kind::Hashes, &values)).await?;
             }
-            Step::Groups(groups) => sender.groups(&media, groups).await?,
+            Step::Groups(groups) => {
+                // What was sent before is whole groups, so the client goes on at the edge of one.
+                if let Some(Order { to, frame, told }) = enrolled.order() {
+                    sender.send(frame).await?;
+                    drop(sender);
+                    // A client that goes elsewhere may be gone before it has acknowledged the last byte.
+                    drop(send.finish());
+                    acknowledged(send, settings).await?;
+                    // Nobody waits for it when the channel to the master was lost meanwhile.
+                    let _unheard = told.send(());
+                    return Ok(Some(to));
+                }
+                if media.groups() < groups.end {
+                    // A copy that is still coming in makes no slow node.
+                    sender.comes_in();
+                    media.ready(groups.end).await?;
+                }
+                sender.groups(&media, groups).await?;
+            }
             Step::AwaitHashes => {
+                enrolled.close();
                 let content = media.hashed().await.ok_or_else(|| {
                     Fault::new(Code::ContentChanged, "the file changed before it was hashed; resolve again")
                 })?;
                 session.hashed(content)?;
             }
             Step::Finish(content) => {
+                enrolled.close();
                 let finish = Finish { content_id: content.0.to_vec() };
                 sender.send(framed(Kind::Finish, wire::message(Kind::Finish, &finish))?).await?;
             }
         }
     }
     drop(sender);
-    finish(send, settings).await
+    running.offers();
+    finish(send, settings).await?;
+    Ok(None)
 }
 
 async fn finish(send: &mut SendStream, settings: Settings) -> Result<(), SendError> {
-    if send.finish().is_err() {
-        return Err(SendError::Gone("stopped by the client"));
-    }
-    // The session runs until its last byte is acknowledged: a node that drains must not cut it.
+    let finished = send.finish().is_ok();
+    if finished && acknowledged(send, settings).await? { Ok(()) } else { Err(SendError::Gone("stopped by the client")) }
+}
+
+/// The session runs until its last byte is acknowledged: a node that drains must not cut it. `false` when the client
+/// left before.
+async fn acknowledged(send: &SendStream, settings: Settings) -> Result<bool, SendError> {
     match time::timeout(settings.stall_timeout, send.stopped()).await {
-        Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(_))) => Err(SendError::Gone("stopped by the client")),
+        Ok(Ok(stopped)) => Ok(stopped.is_none()),
         Ok(Err(StoppedError::ConnectionLost(_) | StoppedError::ZeroRttRejected)) => {
             Err(SendError::Gone("connection lost"))
         }

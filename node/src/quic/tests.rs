@@ -8,7 +8,7 @@ use usher_proto::{
     pb::v1::ByteRange,
     ticket::{Key, Purpose},
     tree::{self, GROUP, PAGE},
-    wire::{MAX_OPEN, header},
+    wire::{self, MAX_OPEN, header},
 };
 
 use super::*;
@@ -69,6 +69,7 @@ async fn a_title_is_served_before_it_is_hashed() {
 async fn only_a_good_ticket_opens() {
     let data = mp4(1, 3 * GROUP as usize);
     let stage = Stage::with(&[("a.mp4", &data)]).await;
+    stage.house.meter().listen();
     let viewer = stage.viewer().await;
     let good = claims("a.mp4", Some(id(&data)));
     let expired = |mut claims: usher_proto::ticket::Claims| {
@@ -100,9 +101,14 @@ async fn only_a_good_ticket_opens() {
     assert!(viewer.play(&ticket, None).await.is_ok());
     assert_eq!(viewer.play(&ticket, None).await, Err(End::Refused(Code::TicketReplayed)));
     // Refused or begun, whatever had a good signature is settled, once.
-    let settled = stage.house.meter().report(std::time::Instant::now()).settled;
-    assert_eq!(settled.len(), 5);
-    assert_eq!(settled.iter().collect::<HashSet<_>>().len(), 5);
+    stage.house.idle().await;
+    let mut settled = HashSet::new();
+    let told = || stage.house.meter().tell(std::time::Instant::now());
+    while let Some(told) = told() {
+        let ids = told.turned.iter().map(|turned| turned.session).chain(told.ended);
+        ids.for_each(|id| assert!(settled.insert(id)));
+    }
+    assert_eq!(settled.len(), 4, "one that ended before it was told of is in no list");
 }
 
 #[tokio::test]
@@ -270,7 +276,7 @@ async fn a_node_that_drains_finishes_what_runs() {
     let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000), true).await;
     let viewer = stage.viewer().await;
     let mut fetch = claims("a.mp4", None);
-    fetch.purpose = Purpose::Fetch;
+    (fetch.purpose, fetch.rate) = (Purpose::Fetch, 8_000);
     let mut running = viewer.open(&stage.sign(&fetch), None).await;
     running.read_exact(&mut [0]).await.expect("something");
     stage.server.close().await;
@@ -315,4 +321,48 @@ async fn what_does_not_speak_usher_is_not_let_in() {
     let error = socket::bind(stage.address).expect_err("in use").to_string();
     assert!(error.contains(&stage.address.to_string()) && error.contains("in use"), "{error}");
     assert!(socket::bind((Ipv4Addr::LOCALHOST, 0).into()).is_ok());
+}
+
+#[tokio::test]
+async fn tickets_shown_at_once_never_exceed_the_capacity() {
+    // Ten of them, where four fit.
+    let data = mp4(1, 60 * GROUP as usize);
+    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(4_000_000), true).await;
+    let viewer = stage.viewer().await;
+    let tickets: Vec<String> = (0..10).map(|_| stage.ticket("a.mp4", None)).collect();
+    let shown = join_all(tickets.iter().map(|ticket| async {
+        let mut stream = viewer.open(ticket, None).await;
+        let mut kind = [0];
+        stream.read_exact(&mut kind).await.expect("an answer");
+        (kind[0] == wire::Kind::Setup as u8, stream)
+    }));
+    let shown = shown.await;
+    assert_eq!(shown.iter().filter(|(admitted, _)| *admitted).count(), 4);
+    assert_eq!(stage.house.meter().sessions(), 4);
+    // Who leaves makes room.
+    drop(shown);
+    stage.house.idle().await;
+    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let mut kind = [0];
+    stream.read_exact(&mut kind).await.expect("an answer");
+    assert_eq!(kind[0], wire::Kind::Setup as u8);
+}
+
+#[tokio::test]
+async fn a_connection_without_sessions_is_closed() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let quick = Settings { unused: Duration::from_millis(50), ..settings() };
+    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let (viewer, idler) = (stage.viewer().await, stage.viewer().await);
+    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    stream.read_exact(&mut [0]).await.expect("something");
+    // A stream on which no good ticket comes holds nothing.
+    let (_send, _receive) = idler.send(&[1]).await;
+    for viewer in [idler, viewer] {
+        let end = viewer.connection.closed().await;
+        let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
+        assert_eq!((close.error_code, close.reason.as_ref()), (code(Code::Cancelled), &b"idle"[..]));
+        // The session held its connection for as long as it ran.
+        stream.stop(0_u32.into()).ok();
+    }
 }

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use super::{
-    MAX_ADDRESSES, MAX_PAGE_ENTRIES, MAX_SETTLED,
+    MAX_ADDRESSES, MAX_PAGE_ENTRIES,
+    equipment::Equipment,
     invalid::{Check, Invalid},
 };
 use crate::{
-    id::{self, BootId, ContentId, NodeName, SessionId},
+    id::{self, BootId, ContentId, NodeName},
     pb::v1,
     title::Title,
     tree,
@@ -31,6 +32,10 @@ pub struct Hello {
     pub presence: Presence,
     /// Counts the attachments of this start, from 1.
     pub attachment: u64,
+    /// What it can do.
+    pub equipment: Equipment,
+    /// Bytes of disk for copies that the master orders.
+    pub replica_bytes: u64,
 }
 
 /// Where and how to dial a node, and whether it wants to be.
@@ -58,6 +63,7 @@ impl TryFrom<v1::Hello> for Hello {
         check.require(hello.attachment > 0, "attachment", || "counts from 1".to_owned());
         let version = hello.version.chars().filter(|c| !c.is_control()).take(64).collect();
         let presence = check.take("presence", hello.presence.unwrap_or_default().try_into());
+        let equipment = check.take("equipment", hello.equipment.unwrap_or_default().try_into()).unwrap_or_default();
         let whole = node.zip(boot).zip(presence).map(|((node, boot), presence)| Self {
             node,
             boot,
@@ -66,6 +72,8 @@ impl TryFrom<v1::Hello> for Hello {
             capacity: Bitrate(hello.capacity_bps),
             presence,
             attachment: hello.attachment,
+            equipment,
+            replica_bytes: hello.replica_bytes,
         });
         check.done(whole)
     }
@@ -140,6 +148,39 @@ pub struct CatalogCopy {
     pub media_type: String,
     /// Whether it plays before it is whole.
     pub streamable: bool,
+    /// How it came to the node.
+    pub origin: Origin,
+}
+
+/// How a copy came to its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The operator put it there.
+    #[default]
+    Operator,
+    /// Ordered by the master, and whole.
+    Replica,
+    /// Ordered by the master; its beginning is served while the rest arrives.
+    Growing,
+}
+
+impl Origin {
+    /// As a message; one of a newer node is taken for the operator's, and left alone.
+    fn from_pb(origin: i32) -> Self {
+        match v1::Origin::try_from(origin) {
+            Ok(v1::Origin::Replica) => Self::Replica,
+            Ok(v1::Origin::Growing) => Self::Growing,
+            Ok(v1::Origin::Operator) | Err(_) => Self::Operator,
+        }
+    }
+
+    fn to_pb(self) -> v1::Origin {
+        match self {
+            Self::Operator => v1::Origin::Operator,
+            Self::Replica => v1::Origin::Replica,
+            Self::Growing => v1::Origin::Growing,
+        }
+    }
 }
 
 impl CatalogCopy {
@@ -155,6 +196,7 @@ impl CatalogCopy {
             duration_ms: self.duration_ms,
             media_type: self.media_type.clone(),
             streamable: self.streamable,
+            origin: self.origin.to_pb().into(),
         }
     }
 }
@@ -195,6 +237,7 @@ impl TryFrom<v1::CatalogCopy> for CatalogCopy {
             duration_ms: copy.duration_ms,
             media_type: copy.media_type,
             streamable: copy.streamable,
+            origin: Origin::from_pb(copy.origin),
         }))
     }
 }
@@ -260,8 +303,14 @@ pub struct Report {
     pub committed: Bitrate,
     /// Sessions that run.
     pub sessions: u32,
-    /// Sessions that began or were refused.
-    pub settled: Vec<SessionId>,
+    /// Bit/s that others took of its link.
+    pub background: Bitrate,
+    /// Bit/s that its reserved sessions would have taken from a node that is fast enough.
+    pub demand: Bitrate,
+    /// Bit/s of `demand` that they got; at most that.
+    pub delivered: Bitrate,
+    /// Bytes free for copies that the master orders.
+    pub replica_free: u64,
 }
 
 impl TryFrom<v1::Report> for Report {
@@ -269,14 +318,16 @@ impl TryFrom<v1::Report> for Report {
 
     fn try_from(report: v1::Report) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        for (field, rate) in [("egress_bps", report.egress_bps), ("committed_bps", report.committed_bps)] {
+        for (field, rate) in [
+            ("egress_bps", report.egress_bps),
+            ("committed_bps", report.committed_bps),
+            ("background_bps", report.background_bps),
+            ("demand_bps", report.demand_bps),
+        ] {
             check.require(rate <= MAX_RATE, field, || format!("at most {MAX_RATE} bit/s"));
         }
         check.require(report.elastic_bps <= report.egress_bps, "elastic_bps", || "at most egress_bps".to_owned());
-        check.require(report.settled.len() <= MAX_SETTLED, "settled", || format!("at most {MAX_SETTLED}"));
-        let settled = report.settled.iter().take(MAX_SETTLED).enumerate();
-        let settled =
-            settled.filter_map(|(i, id)| check.take(&format!("settled[{i}]"), id.parse::<SessionId>())).collect();
+        check.require(report.delivered_bps <= report.demand_bps, "delivered_bps", || "at most demand_bps".to_owned());
         check.done(Some(Self {
             sequence: report.sequence,
             uptime_ms: report.uptime_ms,
@@ -285,7 +336,10 @@ impl TryFrom<v1::Report> for Report {
             elastic: Bitrate(report.elastic_bps),
             committed: Bitrate(report.committed_bps),
             sessions: report.sessions,
-            settled,
+            background: Bitrate(report.background_bps),
+            demand: Bitrate(report.demand_bps),
+            delivered: Bitrate(report.delivered_bps),
+            replica_free: report.replica_free_bytes,
         }))
     }
 }
@@ -360,11 +414,10 @@ mod tests {
     #[test]
     fn reports() {
         let good = v1::Report { egress_bps: 5, elastic_bps: 5, ..v1::Report::default() };
-        assert!(Report::try_from(good.clone()).is_ok());
+        assert!(Report::try_from(good).is_ok());
         for (what, wrong) in [
-            ("more elastic than sent", v1::Report { elastic_bps: 6, ..good.clone() }),
-            ("lie", v1::Report { egress_bps: u64::MAX, ..good.clone() }),
-            ("session", v1::Report { settled: vec!["x".into()], ..good.clone() }),
+            ("more elastic than sent", v1::Report { elastic_bps: 6, ..good }),
+            ("lie", v1::Report { egress_bps: u64::MAX, ..good }),
         ] {
             assert!(Report::try_from(wrong).is_err(), "{what}");
         }

@@ -1,10 +1,12 @@
 //! A client's request for a title, validated.
 
 use super::{
-    MAX_EXCLUDE,
+    MAX_EXCLUDE, MAX_FAILED,
+    equipment::Requirements,
     invalid::{Check, Invalid},
 };
 use crate::{
+    code::Code,
     id::{self, ContentId, NodeName},
     pb::v1,
     ticket::Purpose,
@@ -112,6 +114,19 @@ pub struct Resolve {
     pub zone: String,
     /// The rate to reserve, if not the title's own.
     pub rate: Option<Bitrate>,
+    /// Seats that did not serve; their nodes are in `exclude` too, unless they were full.
+    pub failed: Vec<Failed>,
+    /// What the node must be able to do.
+    pub needs: Requirements,
+}
+
+/// A seat that did not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The node.
+    pub node: NodeName,
+    /// Why; `Timeout` and `Network` say that it does not answer.
+    pub code: Code,
 }
 
 impl TryFrom<v1::ResolveRequest> for Resolve {
@@ -153,12 +168,26 @@ impl TryFrom<v1::ResolveRequest> for Resolve {
             format!("at most {MAX_EXCLUDE} nodes, not {}", request.exclude.len())
         });
         let exclude = request.exclude.iter().take(MAX_EXCLUDE).enumerate();
-        let exclude =
+        let mut exclude: Vec<NodeName> =
             exclude.filter_map(|(i, name)| check.take(&format!("exclude[{i}]"), NodeName::parse(name))).collect();
+        let tried = request.failed.len();
+        check.require(tried <= MAX_FAILED, "failed", || format!("at most {MAX_FAILED} seats, not {tried}"));
+        let mut failed = Vec::new();
+        for (i, seat) in request.failed.iter().take(MAX_FAILED).enumerate() {
+            let Some(node) = check.take(&format!("failed[{i}].node"), NodeName::parse(&seat.node)) else { continue };
+            let code = Code::from_reason(&seat.reason);
+            // A full node may have room by now, or be given some.
+            if code != Code::NoCapacity && !exclude.contains(&node) {
+                exclude.push(node.clone());
+            }
+            failed.push(Failed { node, code });
+        }
+        let needs = request.requirements.unwrap_or_default();
+        let needs = check.take("requirements", Requirements::try_from(needs)).unwrap_or_default();
         let zone = check.take("zone", id::zone(&request.zone)).unwrap_or_default().to_owned();
         check.require(request.rate_bps <= MAX_RATE, "rate_bps", || format!("at most {MAX_RATE} bit/s"));
         let rate = (request.rate_bps > 0).then_some(Bitrate(request.rate_bps));
-        check.done(what.map(|what| Self { what, purpose, range, mode, exclude, zone, rate }))
+        check.done(what.map(|what| Self { what, purpose, range, mode, exclude, zone, rate, failed, needs }))
     }
 }
 
@@ -189,10 +218,15 @@ mod tests {
             exclude: vec!["ok".into(), "NOT OK".into()],
             zone: "a b".into(),
             rate_bps: u64::MAX,
+            failed: vec![v1::SeatFailure { node: "NOT OK".into(), reason: String::new() }],
+            requirements: Some(v1::Requirements { labels: vec!["a b".into()], ..v1::Requirements::default() }),
         };
         let Err(Invalid(violations)) = Resolve::try_from(wrong) else { panic!("taken") };
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["title", "purpose", "mode", "range", "exclude[1]", "zone", "rate_bps"]);
+        assert_eq!(
+            fields,
+            ["title", "purpose", "mode", "range", "exclude[1]", "failed[0].node", "requirements", "zone", "rate_bps"]
+        );
         assert!(Resolve::try_from(v1::ResolveRequest::default()).is_err());
         let many = v1::ResolveRequest { exclude: vec!["n".into(); 10_000], ..request() };
         assert!(Resolve::try_from(many).is_err());

@@ -39,8 +39,20 @@ impl Bench {
     }
 }
 
-fn ask(exclude: &[&str]) -> Action {
-    Action::Resolve { after: Duration::ZERO, exclude: nodes(exclude) }
+/// The master is asked at once, and told of these seats.
+fn ask(failed: &[(&str, Code)]) -> Action {
+    ask_without(&[], failed)
+}
+
+fn ask_without(exclude: &[&str], failed: &[(&str, Code)]) -> Action {
+    let failed = failed.iter().map(|(name, code)| Failed { node: node(name), code: *code }).collect();
+    Action::Resolve { after: Duration::ZERO, exclude: nodes(exclude), failed }
+}
+
+/// The nodes that an action keeps the master from.
+fn out(action: &Action) -> Vec<String> {
+    let Action::Resolve { exclude, failed, .. } = action else { panic!("{action:?}") };
+    exclude.iter().chain(failed.iter().map(|failed| &failed.node)).map(ToString::to_string).collect()
 }
 
 #[test]
@@ -50,15 +62,16 @@ fn every_code_has_its_cure() {
         (Code::NoCapacity, Cure::NextSeat),
         (Code::Unavailable, Cure::NextSeat),
         (Code::Draining, Cure::NextSeat),
+        (Code::Unequipped, Cure::NextSeat),
         (Code::Network, Cure::NextSeat),
         (Code::Timeout, Cure::NextSeat),
         (Code::VerificationFailed, Cure::NextSeat),
         (Code::ContentChanged, Cure::NextSeat),
         (Code::Internal, Cure::NextSeat),
         (Code::Cancelled, Cure::NextSeat),
-        (Code::TicketExpired, Cure::Resolve),
-        (Code::TicketReplayed, Cure::Resolve),
-        (Code::TicketInvalid, Cure::Resolve),
+        (Code::TicketExpired, Cure::NewTicket),
+        (Code::TicketReplayed, Cure::NewTicket),
+        (Code::TicketInvalid, Cure::NewTicket),
         (Code::TicketMismatch, Cure::Fail),
         (Code::Denied, Cure::Fail),
         (Code::BadRequest, Cure::Fail),
@@ -72,12 +85,13 @@ fn every_code_has_its_cure() {
         let mut bench = Bench::new();
         assert_eq!(bench.at(0, Event::Start), ask(&[]));
         assert_eq!(bench.at(0, Event::Resolved(&nodes(&["a", "b"]))), Action::Open(0));
-        match (expected, bench.lost(1, code)) {
-            (Cure::NextSeat, action) => assert_eq!(action, Action::Open(1), "{code:?}"),
-            (Cure::Resolve, Action::Resolve { exclude, .. }) => assert_eq!(exclude, [], "{code:?}"),
-            (Cure::Fail, Action::Fail(reason)) => assert_eq!(reason.code, code),
-            (_, other) => panic!("{code:?}: {other:?}"),
+        if expected == Cure::Fail {
+            assert_eq!(bench.lost(1, code), Action::Fail(fault(code)));
+            continue;
         }
+        // The alternate at once, then the master at once, which is told what either did.
+        assert_eq!(bench.lost(1, code), Action::Open(1), "{code:?}");
+        assert_eq!(bench.lost(1, Code::Network), ask(&[("a", code), ("b", Code::Network)]), "{code:?}");
     }
 }
 
@@ -87,13 +101,34 @@ fn all_seats_then_the_master_without_them_then_a_wait() {
     bench.at(0, Event::Start);
     bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
     assert_eq!(bench.lost(1, Code::Network), Action::Open(1));
-    assert_eq!(bench.lost(2, Code::Network), ask(&["a", "b"]));
-    let Action::Resolve { exclude, .. } = bench.at(2, Event::Refused(&fault(Code::NotFound))) else {
-        panic!("gave up")
-    };
-    assert_eq!(exclude, [], "they get another chance");
+    assert_eq!(bench.lost(2, Code::NoCapacity), ask(&[("a", Code::Network), ("b", Code::NoCapacity)]));
+    let action = bench.at(2, Event::Refused(&fault(Code::NotFound)));
+    assert!(out(&action).is_empty(), "they get another chance");
     // Without suspects the title is simply not there.
-    assert_eq!(bench.at(3, Event::Refused(&fault(Code::NotFound))), Action::Fail(fault(Code::Network)));
+    assert_eq!(bench.at(3, Event::Refused(&fault(Code::NotFound))), Action::Fail(fault(Code::NoCapacity)));
+}
+
+#[test]
+fn a_full_node_named_again_in_vain_makes_it_wait() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Start);
+    bench.at(0, Event::Resolved(&nodes(&["a"])));
+    let full = [("a", Code::NoCapacity)];
+    assert_eq!(bench.lost(1, Code::NoCapacity), ask(&full));
+    for second in 1..4 {
+        assert_eq!(bench.at(second, Event::Resolved(&nodes(&["a"]))), Action::Open(0));
+        let action = bench.lost(second, Code::NoCapacity);
+        let Action::Resolve { after, .. } = &action else { panic!("{action:?}") };
+        assert!(*after > Duration::ZERO, "{action:?}");
+        assert_eq!(out(&action), ["a"]);
+    }
+    // With another seat there is no need to wait.
+    assert_eq!(bench.at(4, Event::Resolved(&nodes(&["a", "b"]))), Action::Open(0));
+    assert_eq!(bench.lost(4, Code::NoCapacity), Action::Open(1));
+    assert_eq!(bench.lost(4, Code::NoCapacity), ask(&[("a", Code::NoCapacity), ("b", Code::NoCapacity)]));
+    // Patience ends all the same.
+    assert_eq!(bench.at(5, Event::Resolved(&nodes(&["b"]))), Action::Open(0));
+    assert_eq!(bench.lost(31, Code::NoCapacity), Action::Fail(fault(Code::NoCapacity)));
 }
 
 #[test]
@@ -101,10 +136,10 @@ fn progress_forgives_and_starts_patience_anew() {
     let mut bench = Bench::new();
     bench.at(0, Event::Start);
     bench.at(0, Event::Resolved(&nodes(&["a"])));
-    assert_eq!(bench.lost(29, Code::Network), ask(&["a"]));
+    assert_eq!(bench.lost(29, Code::Network), ask(&[("a", Code::Network)]));
     bench.at(29, Event::Resolved(&nodes(&["b"])));
     assert_eq!(bench.at(29, Event::Progress), Action::Continue);
-    assert_eq!(bench.lost(58, Code::Network), ask(&["b"]));
+    assert_eq!(bench.lost(58, Code::Network), ask(&[("b", Code::Network)]));
     bench.at(58, Event::Resolved(&nodes(&["a"])));
     assert_eq!(bench.lost(59, Code::Timeout), Action::Fail(fault(Code::Timeout)));
     // A title that was there once is waited for.
@@ -119,12 +154,11 @@ fn who_sends_wrong_bytes_is_not_asked_again() {
     let mut bench = Bench::new();
     bench.at(0, Event::Start);
     bench.at(0, Event::Resolved(&nodes(&["a"])));
-    assert_eq!(bench.lost(1, Code::VerificationFailed), ask(&["a"]));
+    assert_eq!(bench.lost(1, Code::VerificationFailed), ask(&[("a", Code::VerificationFailed)]));
     bench.at(1, Event::Progress);
     bench.at(1, Event::Resolved(&nodes(&["b"])));
-    assert_eq!(bench.lost(2, Code::Draining), ask(&["a", "b"]));
-    let Action::Resolve { exclude, .. } = bench.at(2, Event::Refused(&fault(Code::Unavailable))) else { panic!() };
-    assert_eq!(exclude, nodes(&["a"]));
+    assert_eq!(bench.lost(2, Code::Draining), ask_without(&["a"], &[("b", Code::Draining)]));
+    assert_eq!(out(&bench.at(2, Event::Refused(&fault(Code::Unavailable)))), ["a"]);
     assert_eq!(bench.at(3, Event::Resolved(&nodes(&["a", "b"]))), Action::Open(1));
     let mut bench = Bench::new();
     bench.at(0, Event::Resolved(&nodes(&["a"])));
@@ -134,12 +168,11 @@ fn who_sends_wrong_bytes_is_not_asked_again() {
 }
 
 #[test]
-fn tickets_are_renewed_but_not_for_ever() {
+fn a_lone_nodes_ticket_is_renewed_but_not_for_ever() {
     let mut bench = Bench::new();
     for round in 0..3 {
         bench.at(round, Event::Resolved(&nodes(&["a"])));
-        let Action::Resolve { exclude, .. } = bench.lost(round, Code::TicketExpired) else { panic!("gave up") };
-        assert_eq!(exclude.is_empty(), round < 2, "round {round}");
+        assert_eq!(out(&bench.lost(round, Code::TicketExpired)).is_empty(), round < 2, "round {round}");
     }
 }
 
@@ -150,6 +183,7 @@ fn a_masters_no() {
         (Code::Denied, false),
         (Code::BadRequest, false),
         (Code::NoCapacity, false),
+        (Code::Unequipped, false),
         (Code::Unavailable, true),
         (Code::Network, true),
         (Code::Timeout, true),
@@ -177,7 +211,7 @@ fn a_silence_as_long_as_patience_still_leaves_the_others_a_chance() {
     let mut bench = Bench::new();
     bench.at(0, Event::Start);
     bench.at(0, Event::Resolved(&nodes(&["a"])));
-    assert_eq!(bench.lost(30, Code::Timeout), ask(&["a"]));
+    assert_eq!(bench.lost(30, Code::Timeout), ask(&[("a", Code::Timeout)]));
     let mut other = Bench::new();
     other.at(0, Event::Resolved(&nodes(&["a"])));
     other.lost(30, Code::Timeout);
@@ -195,6 +229,108 @@ fn a_master_that_is_not_heard_clears_no_one() {
     bench.at(0, Event::Start);
     bench.at(0, Event::Resolved(&nodes(&["a"])));
     bench.lost(1, Code::Network);
-    let Action::Resolve { exclude, .. } = bench.at(2, Event::Refused(&fault(Code::Network))) else { panic!("gave up") };
-    assert_eq!(exclude, nodes(&["a"]));
+    let Action::Resolve { failed, .. } = bench.at(2, Event::Refused(&fault(Code::Network))) else { panic!("gave up") };
+    assert_eq!(failed, [Failed { node: node("a"), code: Code::Network }], "it has not been told");
+}
+
+#[test]
+fn no_exclusion_lasts() {
+    let patient = || Bench { resume: Resume::new(Duration::from_secs(3600)), ..Bench::new() };
+    let mut bench = patient();
+    bench.at(0, Event::Resolved(&nodes(&["a"])));
+    assert_eq!(out(&bench.lost(0, Code::NoCapacity)), ["a"]);
+    bench.at(20, Event::Resolved(&nodes(&["b"])));
+    // Told once, but still a suspect.
+    assert_eq!(bench.lost(20, Code::Draining), ask_without(&["a"], &[("b", Code::Draining)]));
+    bench.at(31, Event::Resolved(&nodes(&["c"])));
+    assert_eq!(bench.lost(31, Code::Network), ask_without(&["b"], &[("c", Code::Network)]));
+    // Progress forgives, yet a failure that an alternate made good is news to the master.
+    let mut bench = patient();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+    bench.lost(0, Code::Timeout);
+    bench.at(1, Event::Progress);
+    assert_eq!(bench.lost(2, Code::Network), ask(&[("a", Code::Timeout), ("b", Code::Network)]));
+    let mut bench = patient();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+    bench.lost(0, Code::Timeout);
+    bench.at(1, Event::Progress);
+    assert_eq!(bench.lost(40, Code::Network), ask(&[("b", Code::Network)]), "but not old news");
+}
+
+#[test]
+fn no_more_is_told_than_a_request_may_hold() {
+    let names: Vec<String> = (0..40).map(|at| format!("n{at}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&names)));
+    for seat in 1..40 {
+        assert_eq!(bench.lost(0, Code::NoCapacity), Action::Open(seat));
+    }
+    let action = bench.lost(0, Code::NoCapacity);
+    assert_eq!(out(&action).len(), 40, "no one is forgotten");
+    let Action::Resolve { failed, .. } = action else { panic!("gave up") };
+    assert_eq!((failed.len(), failed.last().map(|one| one.node.as_str())), (MAX_FAILED, Some("n39")), "the latest");
+}
+
+#[test]
+fn alternates_are_tried_while_their_tickets_last() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+    bench.at(LIFETIME_SECS, Event::Progress);
+    assert_eq!(bench.lost(LIFETIME_SECS, Code::Network), ask(&[("a", Code::Network)]));
+}
+
+#[test]
+fn a_move_is_no_failure() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+    bench.at(0, Event::Progress);
+    assert_eq!(bench.at(1, Event::Moved(&node("c"))), Action::Open(0), "in the place of a");
+    bench.at(1, Event::Progress);
+    // The alternates are those of before, and a is no suspect.
+    assert_eq!(bench.lost(2, Code::Network), Action::Open(1));
+    assert_eq!(bench.lost(2, Code::Network), ask(&[("c", Code::Network), ("b", Code::Network)]));
+}
+
+#[test]
+fn a_seat_that_a_session_was_sent_to_in_vain() {
+    // Even what would end a session elsewhere does not: it is not the master's answer.
+    for code in [Code::NoCapacity, Code::Network, Code::TicketInvalid, Code::Denied, Code::BadRange] {
+        let mut bench = Bench::new();
+        bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+        bench.at(0, Event::Moved(&node("c")));
+        assert_eq!(bench.lost(0, code), Action::Open(1), "{code:?}");
+        let mut bench = Bench::new();
+        bench.at(0, Event::Resolved(&nodes(&["a"])));
+        bench.at(0, Event::Moved(&node("c")));
+        assert_eq!(bench.lost(0, code), ask(&[("c", code)]), "{code:?}: a may be chosen again");
+    }
+    // To one that sent wrong bytes it does not go at all.
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+    bench.lost(0, Code::VerificationFailed);
+    let told = [("a", Code::VerificationFailed), ("b", Code::Unavailable)];
+    assert_eq!(bench.at(0, Event::Moved(&node("a"))), ask(&told));
+}
+
+#[test]
+fn moves_without_progress_end() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a", "z"])));
+    let there_and_back = ["b", "a"].into_iter().cycle();
+    for to in there_and_back.clone().take(MOVES as usize) {
+        assert_eq!(bench.at(0, Event::Moved(&node(to))), Action::Open(0));
+    }
+    bench.at(0, Event::Progress);
+    for to in there_and_back.clone().take(MOVES as usize) {
+        assert_eq!(bench.at(0, Event::Moved(&node(to))), Action::Open(0), "progress allows them anew");
+    }
+    assert_eq!(bench.at(0, Event::Moved(&node("b"))), Action::Open(1), "one too many is a failure of a");
+    assert_eq!(bench.at(1, Event::Moved(&node("a"))), ask(&[("a", Code::Unavailable), ("z", Code::Unavailable)]));
+    // With nobody else, patience ends it.
+    bench.at(1, Event::Refused(&fault(Code::Unavailable)));
+    bench.at(29, Event::Resolved(&nodes(&["a"])));
+    bench.at(30, Event::Moved(&node("b")));
+    let Action::Fail(reason) = bench.at(30, Event::Refused(&fault(Code::Unavailable))) else { panic!("goes on") };
+    assert!(reason.code == Code::Unavailable && reason.message.contains("sent on to node b"), "{reason}");
 }

@@ -2,9 +2,9 @@
 
 use std::{cmp::Reverse, ops::Bound};
 
-use usher_proto::{Bitrate, ContentId, Title};
+use usher_proto::{Bitrate, ContentId, Title, model::Origin};
 
-use super::{Catalog, Copy, MEDIA, NodeId, STREAMABLE};
+use super::{Catalog, Copy, MEDIA, NodeId, STREAMABLE, TitleId};
 
 /// What makes copies of one title the same thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,6 +13,15 @@ pub enum Key {
     Hashed(ContentId),
     /// Not hashed yet, the same size: taken for the same until hashed.
     Sized(u64),
+}
+
+/// One content of one title, for as long as the title is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Work {
+    /// The title.
+    pub id: TitleId,
+    /// Which content.
+    pub key: Key,
 }
 
 /// One content under one title; good until the catalog changes.
@@ -55,6 +64,8 @@ pub struct CopyView {
     pub volume: u16,
     /// Unix milliseconds.
     pub modified_ms: i64,
+    /// How it came there.
+    pub origin: Origin,
 }
 
 /// Names of one content that are looked at: a placeholder may stand under a hundred thousand.
@@ -73,7 +84,7 @@ impl Catalog {
     /// The content that a request by name gets: that of most attached nodes, then the newest, then the lowest
     /// content id. What is not hashed is chosen only when nothing is hashed.
     pub fn by_title(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Option<Found> {
-        self.first(*self.names.get(title)?, attached)
+        self.first(self.number(title)?, attached)
     }
 
     /// The titles with a content, at most 64, in no particular order, appended to `found`.
@@ -91,7 +102,7 @@ impl Catalog {
 
     /// Every content of a title, the one that a request by name gets first.
     pub fn versions(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Vec<Found> {
-        let Some(&title) = self.names.get(title) else { return Vec::new() };
+        let Some(title) = self.number(title) else { return Vec::new() };
         self.tallies(title, attached)
     }
 
@@ -112,6 +123,19 @@ impl Catalog {
             .filter_map(move |(_, &title)| self.first(title, attached))
     }
 
+    /// Visits the content by name of at most `limit` titles from a place on (0 is the beginning); tells the place to go
+    /// on from, none at the end. Looks at as many places as it may visit.
+    pub fn walk(&self, place: usize, limit: usize, mut visit: impl FnMut(Work)) -> Option<usize> {
+        let end = place.saturating_add(limit).min(self.entries.len());
+        for entry in place..end {
+            let Ok(entry) = u32::try_from(entry) else { continue };
+            if let Some(found) = self.first(entry, |_| true) {
+                visit(self.work(&found));
+            }
+        }
+        (end < self.entries.len()).then_some(end)
+    }
+
     /// The nodes that hold it, each once, in the order of their numbers.
     pub fn holders(&self, found: &Found) -> impl Iterator<Item = NodeId> {
         let mut last = None;
@@ -121,11 +145,34 @@ impl Catalog {
     /// Its copies, by node and volume.
     pub fn copies(&self, found: &Found) -> impl Iterator<Item = CopyView> {
         let key = found.key;
-        self.live(found.title).filter(move |(_, copy)| copy.key() == key).map(|(_, copy)| CopyView {
-            node: NodeId(copy.node),
-            volume: copy.volume,
-            modified_ms: copy.modified_ms,
-        })
+        self.live(found.title).filter(move |(_, copy)| copy.key() == key).map(|(_, copy)| copy.view())
+    }
+
+    /// What it is, for longer than until the catalog changes.
+    pub fn work(&self, found: &Found) -> Work {
+        Work { id: TitleId { entry: found.title, born: self.entries[found.title].born }, key: found.key }
+    }
+
+    /// A content of a title by name, while a copy of it is there.
+    pub fn under(&self, title: &str, key: Key) -> Option<Found> {
+        let entry = self.number(title)?;
+        self.found(TitleId { entry, born: self.entries[entry].born }, key)
+    }
+
+    /// A content of a title by number, while a copy of it is there.
+    pub fn found(&self, id: TitleId, key: Key) -> Option<Found> {
+        self.entries.slot(id.entry).filter(|entry| entry.born == id.born && entry.name.is_some())?;
+        let mut copies = self.live(id.entry).filter(|(_, copy)| copy.key() == key);
+        let first = copies.next()?;
+        let newest = copies.fold(first, newer).0;
+        Some(Found { title: id.entry, newest, key, conflict: self.conflict(id.entry) })
+    }
+
+    /// The copies of a work, by node and volume; none once its title is gone.
+    pub fn copies_of_work(&self, work: Work) -> impl Iterator<Item = CopyView> {
+        let entry = self.entries.slot(work.id.entry).filter(|entry| entry.born == work.id.born && entry.name.is_some());
+        let copies = entry.into_iter().flat_map(move |_| self.live(work.id.entry));
+        copies.filter(move |(_, copy)| copy.key() == work.key).map(|(_, copy)| copy.view())
     }
 
     /// What is known of it.
@@ -184,6 +231,10 @@ impl Catalog {
 }
 
 impl Copy {
+    fn view(&self) -> CopyView {
+        CopyView { node: NodeId(self.node), volume: self.volume, modified_ms: self.modified_ms, origin: self.origin() }
+    }
+
     fn key(&self) -> Key {
         self.hashed().map_or(Key::Sized(self.size), Key::Hashed)
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// Most types that are kept; a node that sends more invents them.
-const MAX_TYPES: usize = 4096;
+const MAX_TYPES: usize = 4095;
 
 /// What is said of a type past the limit.
 const OTHER: &str = "application/octet-stream";
@@ -15,7 +15,7 @@ pub(super) struct MediaTypes {
 }
 
 impl MediaTypes {
-    /// The type's number, below 2^14; that of a type that does not exist once there are too many.
+    /// The type's number, below 2^12; that of a type that does not exist once there are too many.
     pub(super) fn number(&mut self, name: &str) -> u16 {
         if let Some(number) = self.numbers.get(name) {
             return *number;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use usher_proto::Bitrate;
+use usher_proto::{Bitrate, model::Origin};
 
 use super::*;
 
@@ -23,6 +23,7 @@ fn copy(title: &str, volume: u16, content: Option<u8>, modified_ms: i64) -> Cata
         duration_ms: 5,
         media_type: "video/mp4".into(),
         streamable: true,
+        origin: Origin::Operator,
     }
 }
 
@@ -139,7 +140,7 @@ fn media_types_do_not_grow_for_ever() {
     let mut media = super::media::MediaTypes::default();
     for i in 0..10_000 {
         let number = media.number(&format!("video/x{i}"));
-        let expected = if i < 4096 { format!("video/x{i}") } else { "application/octet-stream".into() };
+        let expected = if i < 4095 { format!("video/x{i}") } else { "application/octet-stream".into() };
         assert_eq!(media.name(number), expected);
     }
 }

@@ -2,22 +2,23 @@
 
 use std::fmt;
 
-use rand::Rng;
+use rand::{Rng, RngExt as _};
 use thiserror::Error;
 use usher_proto::{
     Bitrate, ContentId, NodeName, SessionId, Title,
     code::{Code, Fault},
-    model::{Range, Resolve, What},
+    model::{Failed, Origin, Range, Requirements, Resolve, What},
     ticket::Purpose,
 };
 
 use super::{
     super::{
         NodeId, Now,
-        balancer::{self, ALTERNATES, Candidate, Count, Coverage, DEFAULT_RATE, Need, NoChoice},
+        balancer::{self, ALTERNATES, Candidate, Count, Coverage, DEFAULT_RATE, LOOKED_AT, Need, NoChoice, Verdict},
         catalog::Found,
+        journal::{self, How, Outcome, Record},
     },
-    Cluster,
+    Cluster, Search, Step,
 };
 
 /// A fetch reserves at most one part in this many of its largest node.
@@ -38,12 +39,31 @@ pub struct Ask<'a> {
     pub exclude: &'a [NodeName],
     /// The client's zone, empty if unknown.
     pub zone: &'a str,
+    /// What the node must be able to do.
+    pub needs: &'a Requirements,
+    /// Names the request in the journal; 0 for none.
+    pub tag: u64,
+    /// Seats that did not serve; those that were full may be chosen again once room is made.
+    pub failed: &'a [Failed],
+    /// Nodes that have been silent for a while may be chosen before they answered a probe.
+    pub unsure: bool,
 }
 
 impl<'a> From<&'a Resolve> for Ask<'a> {
     fn from(resolve: &'a Resolve) -> Self {
-        let Resolve { what, purpose, range, rate, exclude, zone, .. } = resolve;
-        Self { what, purpose: *purpose, range: *range, rate: *rate, exclude, zone }
+        let Resolve { what, purpose, range, rate, exclude, zone, needs, failed, .. } = resolve;
+        Self {
+            what,
+            purpose: *purpose,
+            range: *range,
+            rate: *rate,
+            exclude,
+            zone,
+            needs,
+            failed,
+            tag: 0,
+            unsure: false,
+        }
     }
 }
 
@@ -64,10 +84,12 @@ pub struct Decision {
     pub first: NodeId,
     /// Others that could serve, best first.
     pub alternates: [Option<NodeId>; ALTERNATES],
-    /// The first's headroom in bit/s before this request.
-    pub headroom: u64,
-    /// Holders that could have served.
-    pub fit: u32,
+    /// Bit/s that the first had free before this request.
+    pub room: u64,
+    /// Which rule found it.
+    pub how: How,
+    /// The node may promise a tenth more than its capacity for it: what fills it is others' traffic, which changes.
+    pub burst: bool,
     /// Where the holders stand.
     pub count: Count,
 }
@@ -115,12 +137,17 @@ pub struct Reason<'a> {
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { decision, node, capacity } = self;
-        let free = Bitrate(decision.headroom);
-        if decision.count.holders == 1 {
-            return write!(f, "the only holder: {free} of {capacity} free on {node}");
+        let free = Bitrate(decision.room);
+        match decision.how {
+            How::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
+            How::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
+            How::Panic => write!(f, "all holders are in doubt, most room on {node}; ")?,
+            How::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
+            How::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
+            How::Cold => write!(f, "every holder is full, and {node} gives of its reserve; ")?,
+            How::Burst => write!(f, "{node} is full only by a short burst of other traffic; ")?,
         }
-        write!(f, "greatest headroom: {free} of {capacity} free on {node}; ")?;
-        write!(f, "{} of {} holders could serve", decision.fit, decision.count.holders)?;
+        write!(f, "{} of {} holders could serve", decision.count.fit, decision.count.holders)?;
         match decision.count.unfit() {
             unfit if unfit.is_empty() => Ok(()),
             unfit => write!(f, " ({unfit})"),
@@ -134,7 +161,17 @@ pub(super) struct Scratch {
     found: Vec<Found>,
     holders: Vec<(NodeId, usize)>,
     exclude: Vec<NodeId>,
+    full: Vec<NodeId>,
     ranked: Vec<Candidate>,
+    steps: Vec<Step>,
+}
+
+/// What a request comes to, before anything is reserved.
+struct Choice {
+    rate: Bitrate,
+    count: Count,
+    /// The place of the chosen one among the ranked holders, or why there is none.
+    seat: Result<(usize, How), NoChoice>,
 }
 
 impl Cluster {
@@ -162,10 +199,11 @@ impl Cluster {
             self.look_up(ask.what);
             self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
             let Some(first) = self.scratch.found.first() else { continue };
-            let rate = self.rate(now, ask, first);
-            let need = Need { rate, exclude: &self.scratch.exclude, zone: ask.zone, coverage: None };
-            for (node, _) in &self.scratch.holders {
-                if balancer::could_serve(now, &need, *node, (&self.roster, &self.ledger)) {
+            let rate = self.rate(now, ask, first).0;
+            let Scratch { holders, exclude, .. } = &self.scratch;
+            let need = Need { rate, exclude, zone: ask.zone, needs: ask.needs, coverage: None, full: &[] };
+            for (node, _) in holders {
+                if balancer::could_serve(&self.view(now), &need, *node) {
                     coverage.add(*node);
                 }
             }
@@ -187,6 +225,12 @@ impl Cluster {
         Some(Reason { decision, node: node.name().as_str(), capacity: node.hello.capacity })
     }
 
+    /// What would be decided; nothing is reserved, asked or moved.
+    pub fn explain(&mut self, now: Now, ask: &Ask<'_>, rng: &mut impl Rng) -> Result<Record, Refused> {
+        let choice = self.weigh(now, ask, None, rng)?;
+        Ok(self.record(now, None, ask, &choice))
+    }
+
     fn decide(
         &mut self,
         now: Now,
@@ -195,42 +239,181 @@ impl Cluster {
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
+        let choice = self.weigh(now, ask, coverage, rng)?;
+        let record = self.record(now, Some(session), ask, &choice);
+        self.journal.keep(record);
+        for at in 0..self.scratch.ranked.len() {
+            if self.scratch.ranked[at].verdict == Verdict::Unsure {
+                self.probe(now, self.scratch.ranked[at].node);
+            }
+        }
         let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
+        let work = self.scratch.found.first().map(|found| self.catalog.work(found));
+        if let Some((planner, work)) = self.planner.as_mut().zip(work) {
+            planner.asked(now.instant, work, choice.rate.0);
+            if matches!(choice.seat, Err(NoChoice::Full { .. })) {
+                planner.refused(now.instant, work);
+            }
+        }
+        let (at, how) = choice.seat.map_err(no)?;
+        let best = self.scratch.ranked[at];
+        let Scratch { found, holders, ranked, .. } = &self.scratch;
+        let name_of = |node| holders.iter().find(|(holder, _)| *holder == node).map(|(_, at)| *at);
+        let title_at = name_of(best.node).unwrap_or(0);
+        // An alternate under another name would be another title to the client.
+        let others = ranked.iter().filter(|other| other.verdict == Verdict::Fit && other.node != best.node);
+        let mut others = others.map(|other| other.node).filter(|node| name_of(*node) == Some(title_at));
+        let alternates = std::array::from_fn(|_| others.next());
+        let found = found.get(title_at).copied();
+        let facts = found.and_then(|found| self.catalog.facts(&found)).ok_or_else(|| no(NoChoice::NotFound))?;
+        let decision = Decision {
+            session,
+            title: facts.title.clone(),
+            content: facts.content,
+            size: facts.size,
+            rate: choice.rate,
+            first: best.node,
+            alternates,
+            room: best.last_room(),
+            how,
+            burst: how == How::Burst || best.is_tight(choice.rate.0),
+            count: choice.count,
+        };
+        let work = found.map(|found| self.catalog.work(&found));
+        self.ledger.reserve(now, session, best.node, work, choice.rate.0, ask.purpose);
+        if let How::Moved(_) = how {
+            let steps = std::mem::take(&mut self.scratch.steps);
+            self.depart(now, &steps);
+            self.scratch.steps = steps;
+        }
+        self.measure(choice.rate);
+        Ok(decision)
+    }
+
+    /// Looks the title up and its holders over; leaves these, ranked, and the moves that make room in the scratch.
+    fn weigh(
+        &mut self,
+        now: Now,
+        ask: &Ask<'_>,
+        coverage: Option<&Coverage>,
+        rng: &mut impl Rng,
+    ) -> Result<Choice, Refused> {
         self.look_up(ask.what);
-        let first = self.scratch.found.first().copied().ok_or_else(|| no(NoChoice::NotFound))?;
+        let first = self.scratch.found.first().copied();
+        let first = first.ok_or_else(|| Refused::NoChoice { what: ask.what.clone(), why: NoChoice::NotFound })?;
         let size = self.catalog.facts(&first).map_or(0, |facts| facts.size);
         if ask.range.within(size).is_none() {
             return Err(Refused::Range { what: ask.what.clone(), start: ask.range.start, size });
         }
         let rate = self.rate(now, ask, &first);
         self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
-        let Scratch { found, holders, exclude, ranked } = &mut self.scratch;
-        let need = Need { rate, exclude, zone: ask.zone, coverage };
-        let nodes = holders.iter().map(|(node, _)| *node);
-        let count = balancer::choose(now, &need, nodes, (&self.roster, &self.ledger), rng, ranked).map_err(no)?;
-        // `choose` leaves at least one candidate when it does not fail.
-        let best = *ranked.first().ok_or_else(|| no(NoChoice::NotFound))?;
-        let name_of = |node| holders.iter().find(|(holder, _)| *holder == node).map(|(_, at)| *at);
-        let title_at = name_of(best.node).unwrap_or(0);
-        // An alternate under another name would be another title to the client.
-        let mut others = ranked.iter().skip(1).map(|c| c.node).filter(|node| name_of(*node) == Some(title_at));
-        let alternates = std::array::from_fn(|_| others.next());
-        let facts = found.get(title_at).and_then(|found| self.catalog.facts(found));
-        let facts = facts.ok_or_else(|| no(NoChoice::NotFound))?;
-        let decision = Decision {
-            session,
-            title: facts.title.clone(),
-            content: facts.content,
-            size: facts.size,
-            rate,
-            first: best.node,
-            alternates,
-            headroom: best.headroom,
-            fit: u32::try_from(ranked.len()).unwrap_or(u32::MAX),
-            count,
+        let full = ask.failed.iter().filter(|failed| failed.code == Code::NoCapacity);
+        self.scratch.full.clear();
+        self.scratch.full.extend(full.filter_map(|failed| self.roster.id(&failed.node)));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let need = Need {
+            full: &scratch.full,
+            rate: rate.0,
+            exclude: &scratch.exclude,
+            zone: ask.zone,
+            needs: ask.needs,
+            coverage,
         };
-        self.ledger.reserve(now, session, best.node, rate.0);
-        Ok(decision)
+        let many = scratch.holders.len() > LOOKED_AT;
+        let from = if many { rng.random_range(0..scratch.holders.len()) } else { 0 };
+        let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(LOOKED_AT));
+        let holders = holders.map(|(node, at)| (*node, self.serves(*node, scratch.found.get(*at), ask)));
+        let view = self.view(now);
+        let count = balancer::rank(&view, &need, holders, rng, &mut scratch.ranked);
+        let seat = self.seat(now, &need, ask, count, rng, (&scratch.ranked, &mut scratch.steps));
+        self.scratch = scratch;
+        Ok(Choice { rate, count, seat })
+    }
+
+    /// The seat among ranked holders: the best that fits, or what can be done when none does.
+    fn seat(
+        &mut self,
+        now: Now,
+        need: &Need<'_>,
+        ask: &Ask<'_>,
+        count: Count,
+        rng: &mut impl Rng,
+        (ranked, steps): (&[Candidate], &mut Vec<Step>),
+    ) -> Result<(usize, How), NoChoice> {
+        steps.clear();
+        let verdict = ranked.first().map(|best| best.verdict);
+        if verdict == Some(Verdict::Fit) || (ask.unsure && verdict == Some(Verdict::Unsure)) {
+            return Ok((0, if ranked.len() == 1 { How::Only } else { How::Best }));
+        }
+        if let Some(at) = balancer::panic(need, ranked) {
+            return Ok((at, How::Panic));
+        }
+        if verdict == Some(Verdict::Unsure) {
+            return Err(count.refuse(Bitrate(need.rate)));
+        }
+        if self.settings.moves && count.full > 0 {
+            let full = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Full | Verdict::Cold));
+            let full = full.map(|one| one.node);
+            let node = self.search(now, |search: &mut Search<'_>| search.make_room(need.rate, full, rng, steps));
+            if let Some(at) = node.and_then(|node| ranked.iter().position(|one| one.node == node)) {
+                return Ok((at, How::Moved(steps.len())));
+            }
+        }
+        if let Some(at) = balancer::cold(ranked) {
+            return Ok((at, How::Cold));
+        }
+        if self.settings.bursts
+            && let Some(at) = balancer::burst(&self.view(now), need, ranked)
+        {
+            return Ok((at, How::Burst));
+        }
+        Err(count.refuse(Bitrate(need.rate)))
+    }
+
+    /// Whether a holder's copy can serve the request: one that is not whole, and arrives fast enough, serves who
+    /// begins at its beginning, and not who wants all of it at once.
+    fn serves(&self, node: NodeId, found: Option<&Found>, ask: &Ask<'_>) -> bool {
+        let Some(found) = found else { return false };
+        let from_its_beginning = ask.range.start == 0 && ask.purpose == Purpose::Play;
+        let grows = || {
+            from_its_beginning && {
+                let work = self.catalog.work(found);
+                self.planner.as_ref().is_some_and(|planner| planner.relieves(work, node))
+            }
+        };
+        let mut copies = self.catalog.copies(found).filter(|copy| copy.node == node);
+        copies.any(|copy| copy.origin != Origin::Growing || grows())
+    }
+
+    fn record(&self, now: Now, session: Option<SessionId>, ask: &Ask<'_>, choice: &Choice) -> Record {
+        let chosen = choice.seat.as_ref().ok().map(|(at, _)| *at);
+        let (looked, omitted) = journal::looked(&self.scratch.ranked, chosen);
+        let outcome = match &choice.seat {
+            Ok((_, how)) => Outcome::Chosen(*how),
+            Err(why) => Outcome::Refused(why.clone()),
+        };
+        Record {
+            tag: ask.tag,
+            at: now,
+            session,
+            what: ask.what.clone(),
+            purpose: ask.purpose,
+            rate: choice.rate,
+            outcome,
+            looked,
+            omitted,
+            moved: self.scratch.steps.last().copied(),
+        }
+    }
+
+    /// Keeps the sizes of the sessions that are placed: a thousand of them are remembered.
+    fn measure(&mut self, rate: Bitrate) {
+        let kbit = (rate.0 / 1000).clamp(1, 1 << 24);
+        let (square, mean) = &mut self.sizes;
+        let fade = |sum: &mut u64, one: u64| *sum = *sum - *sum / 1024 + one / 1024;
+        fade(square, (kbit * kbit) << 10);
+        fade(mean, kbit << 10);
+        self.common.grain = (*square / (*mean).max(1)).max(1) * 1000;
     }
 
     /// Fills the scratch with what a request means and who holds it, each node once.

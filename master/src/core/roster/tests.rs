@@ -1,6 +1,6 @@
 //! Tables of attachments, reports and silences.
 
-use usher_proto::Bitrate;
+use usher_proto::{Bitrate, model::Equipment};
 
 use super::*;
 
@@ -17,6 +17,8 @@ fn hello(name: &str, boot: u128, attachment: u64) -> Hello {
             draining: false,
         },
         attachment,
+        equipment: Equipment::default(),
+        replica_bytes: 0,
     }
 }
 
@@ -92,8 +94,13 @@ fn silence() {
     roster.current(link).expect("attached").catalog_known = true;
     let can = |roster: &Roster, at: Now| roster.node(id).is_some_and(|node| node.can_serve(at.instant));
     assert!(can(&roster, now));
+    let well = now.after(REPORT_INTERVAL * SUSPECT_HALVES / 2 - Duration::from_millis(1));
+    assert!(
+        can(&roster, well) && !can(&roster, well.after(Duration::from_millis(1))),
+        "suspect before its lease is over"
+    );
     let almost = now.after(LEASE - Duration::from_millis(1));
-    assert!(roster.handle(almost).is_empty() && can(&roster, almost));
+    assert!(roster.handle(almost).is_empty());
     let out = now.after(LEASE);
     assert_eq!(roster.deadline(), Some(out.instant));
     assert!(!can(&roster, out), "the lease counts, not when it was noticed");

@@ -18,6 +18,7 @@ fn ticket(start: u64, end: Option<u64>) -> Ticket {
         rate: 1,
         forget_at: 0,
         request_id: String::new(),
+        burst: false,
     }
 }
 

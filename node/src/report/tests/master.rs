@@ -104,11 +104,15 @@ impl Master {
             replies,
             hello,
             titles: BTreeSet::new(),
+            replicated: Vec::new(),
             complete: false,
-            settled: HashSet::new(),
+            told: Vec::new(),
+            runs: HashSet::new(),
+            probed: None,
             last: model::Report::default(),
             draining: false,
             prepared: None,
+            moved: None,
         };
         call.reply(Answer::Welcome(welcome)).await;
         call
@@ -127,15 +131,21 @@ pub(super) struct Call {
     replies: Replies,
     pub(super) hello: Hello,
     pub(super) titles: BTreeSet<String>,
-    complete: bool,
-    pub(super) settled: HashSet<SessionId>,
+    pub(super) replicated: Vec<v1::Replicated>,
+    pub(super) complete: bool,
+    /// What was told of sessions.
+    pub(super) told: Vec<model::Sessions>,
+    /// Who runs by that.
+    pub(super) runs: HashSet<SessionId>,
+    pub(super) probed: Option<u64>,
     pub(super) last: model::Report,
     pub(super) draining: bool,
     prepared: Option<v1::Prepared>,
+    moved: Option<v1::Moved>,
 }
 
 impl Call {
-    async fn reply(&mut self, body: Answer) {
+    pub(super) async fn reply(&mut self, body: Answer) {
         self.replies.send(Ok(AttachResponse { body: Some(body) })).await.expect("sent");
     }
 
@@ -143,17 +153,20 @@ impl Call {
     pub(super) async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         while !condition(self) {
             match self.requests.message().await.expect("a channel").expect("a message").body {
+                Some(Body::Replicated(replicated)) => self.replicated.push(replicated),
                 Some(Body::Catalog(page)) => self.page(page.try_into().expect("a good page")),
                 Some(Body::Report(report)) => {
                     let report = model::Report::try_from(report).expect("a good report");
                     assert!(report.sequence > self.last.sequence && report.sent_bytes >= self.last.sent_bytes);
-                    self.settled.extend(&report.settled);
                     self.last = report;
                 }
                 Some(Body::Presence(presence)) => {
                     self.draining = model::Presence::try_from(presence).expect("a good presence").draining;
                 }
                 Some(Body::Prepared(prepared)) => self.prepared = Some(prepared),
+                Some(Body::Moved(moved)) => self.moved = Some(moved),
+                Some(Body::Probed(probed)) => self.probed = Some(probed.id),
+                Some(Body::Sessions(sessions)) => self.sessions(sessions.try_into().expect("good sessions")),
                 other => panic!("{other:?}"),
             }
         }
@@ -170,10 +183,39 @@ impl Call {
         });
     }
 
+    fn sessions(&mut self, sessions: model::Sessions) {
+        assert_eq!(sessions.restart, self.told.is_empty(), "the first message is the whole list");
+        self.runs.extend(sessions.begun.iter().map(|begun| begun.session));
+        sessions.ended.iter().for_each(|id| assert!(self.runs.remove(id), "only what runs ends"));
+        self.told.push(sessions);
+    }
+
+    /// Sessions that were refused, with the reason.
+    pub(super) fn turned(&self) -> Vec<model::Turned> {
+        self.told.iter().flat_map(|told| told.turned.clone()).collect()
+    }
+
     /// The whole catalog.
     pub(super) async fn catalog(&mut self) -> Vec<String> {
         self.until(|call| call.complete).await;
         self.titles.iter().cloned().collect()
+    }
+
+    /// Orders a session to another seat.
+    pub(super) async fn send_on(&mut self, order: v1::Move) {
+        self.reply(Answer::Move(order)).await;
+    }
+
+    /// How the last order went.
+    pub(super) async fn moved(&mut self) -> v1::Moved {
+        self.until(|call| call.moved.is_some()).await;
+        self.moved.take().expect("just came")
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn probe(&mut self, id: u64) {
+        self.reply(Answer::Probe(v1::Probe { id })).await;
+        self.until(|call| call.probed == Some(id)).await;
     }
 
     /// Asks for a session's set-up information.

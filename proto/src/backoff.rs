@@ -1,5 +1,6 @@
 //! How long to wait before the next try: exponential with full jitter, so that a hundred nodes that lost their master
 //! at once do not return at once. Source: Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015.
+//! Refuses to know what is tried.
 
 use std::time::Duration;
 

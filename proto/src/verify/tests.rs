@@ -1,7 +1,7 @@
 //! Every honest stream is taken, and no other.
 
+use crate::{Bitrate, Title, pb, tree::PAGE};
 use proptest::prelude::*;
-use usher_proto::{Bitrate, Title, pb, tree::PAGE};
 
 use super::*;
 

@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use thiserror::Error;
-use usher_proto::{
+use crate::{
     Code, ContentId, Fault,
     model::SetupInfo,
     tree::{self, GROUP, PAGE_GROUPS, Value},
     wire::Frame,
 };
+use bytes::Bytes;
+use thiserror::Error;
 
 /// Why a stream is not to be believed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -289,6 +289,7 @@ fn name(frame: &Frame) -> &'static str {
         Frame::Hashes(_) => "group values",
         Frame::Group(_) => "a group",
         Frame::Finish(_) => "Finish",
+        Frame::Moved(_) => "Moved",
     }
 }
 

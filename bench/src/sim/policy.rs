@@ -1,0 +1,319 @@
+//! What the world tells a policy and what a policy may order. Owns the words between the two and the list of policies.
+//!
+//! A policy is one master: with several masters there are several instances, and each hears all nodes but only the
+//! requests that came to it. It knows nothing of the world but these calls. After every call the world takes the
+//! orders; every call comes with the present time, which never goes back.
+
+mod baseline;
+mod least;
+mod ledger;
+mod p2c;
+mod patent;
+mod random;
+mod usher;
+
+use super::units::Time;
+
+/// A node's number.
+pub(crate) type Node = u32;
+
+/// A title's number.
+pub(crate) type Title = u32;
+
+/// A session's number; a session's tickets all carry it.
+pub(crate) type Session = u64;
+
+/// Bit/s.
+pub(crate) type Rate = u64;
+
+/// One way to choose, as one master runs it.
+pub(crate) trait Policy {
+    /// A node attached and can be chosen; a new boot number means that it forgot all sessions.
+    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>);
+
+    /// A node left in order, or its channel was seen to break. A crash is not told: it is only silent.
+    fn left(&mut self, now: Time, node: Node);
+
+    /// A node takes nobody new from now on.
+    fn draining(&mut self, now: Time, node: Node);
+
+    /// A periodic report came. Reports can come late, out of order, or not at all.
+    fn report(&mut self, now: Time, node: Node, report: &Report);
+
+    /// A batch of changes came: complete and in order per node. Only if `flags` asks for them.
+    fn delta(&mut self, _now: Time, _node: Node, _delta: &Delta) {}
+
+    /// A client asks for a seat.
+    fn resolve(&mut self, now: Time, ask: &Ask<'_>) -> Answer;
+
+    /// A client says that it could not reach a node. `client` tells clients apart.
+    fn hint(&mut self, _now: Time, _node: Node, _client: u64) {}
+
+    /// Time passed: at least every 250 ms, and when `deadline` said.
+    fn tick(&mut self, now: Time);
+
+    /// When `tick` is needed next, if that is before the regular one.
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    /// What became of a `Move` of this instance.
+    fn moved(&mut self, _now: Time, _session: Session, _ok: bool) {}
+
+    /// How a copy comes along; all instances hear of it, whoever ordered it.
+    fn copied(&mut self, _now: Time, _copy: &Copied) {}
+
+    /// The answer to a `Probe` of this instance.
+    fn probed(&mut self, _now: Time, _node: Node, _alive: bool) {}
+
+    /// Gives the orders that came up since the last call.
+    fn orders(&mut self, _orders: &mut Vec<Order>) {}
+}
+
+/// What the world must know of a policy before it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags {
+    /// Nodes refuse what would overload them.
+    pub(crate) guard: bool,
+    /// Nodes send batches of begun, ended and refused sessions beside their reports.
+    pub(crate) deltas: bool,
+}
+
+/// What a policy is told before it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// The run's seed.
+    pub(crate) seed: u64,
+    /// Which of the masters this is, from 0.
+    pub(crate) index: u32,
+    /// How many masters there are.
+    pub(crate) masters: u32,
+    /// How many titles there are.
+    pub(crate) titles: u32,
+    /// Time between two reports of a node.
+    pub(crate) report_interval: Time,
+}
+
+/// A node as it attaches.
+#[derive(Clone, Debug)]
+pub(crate) struct Join<'a> {
+    /// Bit/s that it claims.
+    pub(crate) capacity: Rate,
+    /// Its zone.
+    pub(crate) zone: u32,
+    /// Counts its starts, from 1.
+    pub(crate) boot: u64,
+    /// What it can serve.
+    pub(crate) titles: &'a [Held],
+    /// Bytes that it gives to copies which a policy orders.
+    pub(crate) replica_bytes: u64,
+}
+
+/// A title on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Which.
+    pub(crate) title: Title,
+    /// Its bitrate in bit/s.
+    pub(crate) rate: Rate,
+    /// Its size in bytes.
+    pub(crate) bytes: u64,
+    /// Came by an order, not at the start.
+    pub(crate) replica: bool,
+}
+
+/// What a node measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The node's start that this is from.
+    pub(crate) boot: u64,
+    /// Counts reports of this start, from 1.
+    pub(crate) sequence: u64,
+    /// Milliseconds since that start when this was measured.
+    pub(crate) uptime_ms: u64,
+    /// Milliseconds that the means below are over.
+    pub(crate) window_ms: u64,
+    /// Bit/s of the sessions that run at that instant.
+    pub(crate) committed: Rate,
+    /// How many they are.
+    pub(crate) sessions: u32,
+    /// Mean bit/s on the link, without what copies took.
+    pub(crate) egress: Rate,
+    /// Mean bit/s of it that were others' traffic.
+    pub(crate) background: Rate,
+    /// Mean bit/s that the sessions wanted.
+    pub(crate) demand: Rate,
+    /// Mean bit/s of it that they got.
+    pub(crate) delivered: Rate,
+    /// Mean bit/s that copies from here took of what was left.
+    pub(crate) elastic: Rate,
+    /// Summed bit/s of the sessions that ended by themselves in the window.
+    pub(crate) ended: Rate,
+    /// Sessions that began or were refused here since the last report that got through.
+    pub(crate) acknowledged: Vec<Session>,
+    /// Bytes of `replica_bytes` that are free.
+    pub(crate) replica_free: u64,
+}
+
+/// Changes on a node since the batch before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delta {
+    /// The node's start that this is from.
+    pub(crate) boot: u64,
+    /// Milliseconds since that start when all of this was true.
+    pub(crate) uptime_ms: u64,
+    /// Bit/s of the sessions that ran then.
+    pub(crate) committed: Rate,
+    /// What happened, in order.
+    pub(crate) changes: Vec<Change>,
+}
+
+/// One change on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A session began, by a ticket or a move.
+    Begun {
+        /// Which.
+        session: Session,
+        /// Of what.
+        title: Title,
+        /// Its bit/s.
+        rate: Rate,
+    },
+    /// A session is over here: at its end, or moved away.
+    Ended {
+        /// Which.
+        session: Session,
+    },
+    /// A ticket was refused.
+    Refused {
+        /// Of which session.
+        session: Session,
+        /// With a full node: the bit/s that it can promise in all.
+        limit: Option<Rate>,
+    },
+}
+
+/// A client's request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    /// The session that it is for.
+    pub(crate) session: Session,
+    /// What it wants.
+    pub(crate) title: Title,
+    /// Where it is.
+    pub(crate) zone: u32,
+    /// Nodes that it does not want.
+    pub(crate) exclude: &'a [Node],
+    /// Those of them that turned it away since they were full.
+    pub(crate) full: &'a [Node],
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The node, and others that it may try without asking again.
+    Seat {
+        /// Where the rate was reserved.
+        node: Node,
+        /// Where to go next, in order.
+        alternates: Vec<Node>,
+        /// A guard may let it in up to a tenth above the node's capacity.
+        burst: bool,
+    },
+    /// There is no room.
+    Refused,
+}
+
+/// What a policy may order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Let a session go on elsewhere.
+    Move {
+        /// Which.
+        session: Session,
+        /// Where it plays.
+        from: Node,
+        /// Where it shall play.
+        to: Node,
+    },
+    /// Copy a title.
+    Replicate {
+        /// Which.
+        title: Title,
+        /// Who has it.
+        from: Node,
+        /// Who shall have it.
+        to: Node,
+        /// At most so many bit/s.
+        rate: Rate,
+    },
+    /// Forget a copy; the last one anywhere stays.
+    Evict {
+        /// Where.
+        node: Node,
+        /// Which.
+        title: Title,
+    },
+    /// Ask a node for a sign of life.
+    Probe {
+        /// Which.
+        node: Node,
+    },
+}
+
+/// How a copy comes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// Of what.
+    pub(crate) title: Title,
+    /// From where.
+    pub(crate) from: Node,
+    /// To where.
+    pub(crate) to: Node,
+    /// What happened.
+    pub(crate) stage: Stage,
+}
+
+/// What happened to a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its beginning is there: sessions may begin.
+    Serving,
+    /// All of it is there.
+    Whole,
+    /// It will not come: no room, or an end of it is gone. What was served from it is not any more.
+    Failed,
+    /// It was evicted.
+    Evicted,
+}
+
+/// A policy that can be asked for by name.
+#[derive(Clone, Copy)]
+pub(crate) struct Named {
+    /// What `--policy` calls it.
+    pub(crate) name: &'static str,
+    /// What the world must know.
+    pub(crate) flags: Flags,
+    /// Makes one master.
+    pub(crate) make: fn(Setup) -> Box<dyn Policy>,
+}
+
+/// All policies. `usher`, `margin` and `moves` are names of the cluster core and its ablations.
+const NAMED: [Named; 7] = [
+    Named { name: "random", flags: Flags { guard: false, deltas: false }, make: random::make },
+    Named { name: "patent", flags: Flags { guard: false, deltas: false }, make: patent::make },
+    Named { name: "p2c", flags: Flags { guard: false, deltas: false }, make: p2c::make },
+    Named { name: "least", flags: Flags { guard: false, deltas: false }, make: least::make },
+    Named { name: "margin", flags: Flags { guard: true, deltas: true }, make: usher::margin },
+    Named { name: "moves", flags: Flags { guard: true, deltas: true }, make: usher::moves },
+    Named { name: "usher", flags: Flags { guard: true, deltas: true }, make: usher::make },
+];
+
+/// The policy called `name`; the error lists all names.
+pub(crate) fn named(name: &str) -> Result<Named, String> {
+    NAMED.iter().find(|policy| policy.name == name).copied().ok_or_else(|| {
+        let names: Vec<_> = NAMED.iter().map(|policy| policy.name).collect();
+        format!("there is no policy `{name}`: choose from {}", names.join(", "))
+    })
+}

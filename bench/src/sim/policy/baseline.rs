@@ -1,0 +1,104 @@
+//! What the baselines share: who holds what, who is there, and what was last reported. Chooses nothing.
+//!
+//! A node is there from its attachment until it leaves, drains, or was silent for three report intervals.
+
+use super::{Copied, Join, Node, Report, Stage, Title};
+use crate::sim::units::Time;
+
+/// Intervals of silence after which a node is passed over.
+const SILENT: u64 = 3;
+
+/// A node as a baseline sees it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Bit/s that it claims.
+    pub(super) capacity: u64,
+    /// Which start it is.
+    pub(super) boot: u64,
+    /// Attached and not draining.
+    pub(super) open: bool,
+    /// The last sign of life.
+    pub(super) heard: Time,
+    /// The last report of this start, without its acknowledgements.
+    pub(super) report: Option<Report>,
+}
+
+/// All nodes and titles as a baseline sees them.
+#[derive(Clone, Debug)]
+pub(super) struct Roster {
+    nodes: Vec<Seen>,
+    holders: Vec<Vec<Node>>,
+    rates: Vec<u64>,
+    patience: Time,
+}
+
+impl Roster {
+    pub(super) fn new(titles: u32, report_interval: Time) -> Self {
+        Self {
+            nodes: Vec::new(),
+            holders: vec![Vec::new(); titles as usize],
+            rates: vec![0; titles as usize],
+            // The jitter of the interval and the way of the message must fit in too.
+            patience: report_interval * SILENT + report_interval / 2,
+        }
+    }
+
+    pub(super) fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+        if self.nodes.len() <= node as usize {
+            self.nodes.resize(node as usize + 1, Seen::default());
+        }
+        self.nodes[node as usize] =
+            Seen { capacity: join.capacity, boot: join.boot, open: true, heard: now, report: None };
+        self.holders.iter_mut().for_each(|holders| holders.retain(|&holder| holder != node));
+        for held in join.titles {
+            self.holders[held.title as usize].push(node);
+            self.rates[held.title as usize] = held.rate;
+        }
+    }
+
+    pub(super) fn close(&mut self, node: Node) {
+        self.nodes[node as usize].open = false;
+    }
+
+    /// Keeps a report; false if it is of an older start or older than the last.
+    pub(super) fn report(&mut self, now: Time, node: Node, report: &Report) -> bool {
+        let seen = &mut self.nodes[node as usize];
+        let last = seen.report.as_ref().map_or(0, |last| last.sequence);
+        if report.boot != seen.boot || report.sequence <= last {
+            return false;
+        }
+        seen.heard = now;
+        seen.report = Some(Report { acknowledged: Vec::new(), ..report.clone() });
+        true
+    }
+
+    pub(super) fn copied(&mut self, copy: &Copied) {
+        let holders = &mut self.holders[copy.title as usize];
+        match copy.stage {
+            Stage::Serving | Stage::Whole if !holders.contains(&copy.to) => holders.push(copy.to),
+            Stage::Serving | Stage::Whole => {}
+            Stage::Failed | Stage::Evicted => holders.retain(|&holder| holder != copy.to),
+        }
+    }
+
+    pub(super) fn seen(&self, node: Node) -> &Seen {
+        &self.nodes[node as usize]
+    }
+
+    pub(super) fn rate(&self, title: Title) -> u64 {
+        self.rates[title as usize]
+    }
+
+    /// The holders of `title` that are there and not excluded.
+    pub(super) fn holders<'a>(
+        &'a self,
+        now: Time,
+        title: Title,
+        exclude: &'a [Node],
+    ) -> impl Iterator<Item = Node> + 'a {
+        self.holders[title as usize].iter().copied().filter(move |node| {
+            let seen = &self.nodes[*node as usize];
+            seen.open && now <= seen.heard + self.patience && !exclude.contains(node)
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! What is counted: bits offered, delivered and lost, exactly, in bit·µs of the counted time; windows and utilisation.
+
+use super::node::Node;
+use crate::sim::{plan::Plan, units::Time};
+
+/// Utilisation is counted in steps of a thousandth.
+const STEPS: usize = 1000;
+
+/// What one run gave. Times are over the counted seconds only, but for `copies`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    /// Sessions that began, or were refused, in the counted time.
+    pub(crate) offered_sessions: u64,
+    /// Bit·µs that sessions should have got, by their own times.
+    pub(crate) offered: u128,
+    /// Bit·µs that nodes delivered.
+    pub(crate) delivered: u128,
+    /// Bit·µs that were missing: on nodes, in gaps, and of those refused.
+    pub(crate) lost: u128,
+    /// Sessions lost whole or in their rest.
+    pub(crate) refused: u64,
+    /// Moves carried out.
+    pub(crate) moves: u64,
+    /// Copies begun, in the warm-up too.
+    pub(crate) copies: u64,
+    /// Session-µs played, and those on a node more than 1 % above its real capacity.
+    pub(crate) played: u128,
+    /// The part of it on a node more than 1 % above its real capacity.
+    pub(crate) above: u128,
+    /// Mean over time of the highest utilisation of a node; at most 1.
+    pub(crate) max_util: f64,
+    /// The utilisation under which 99 % of all nodes and seconds lie.
+    pub(crate) p99_util: f64,
+    /// Mean change of a node's utilisation by sessions from window to window, in points.
+    pub(crate) oscillation: f64,
+    /// Per window: bit·µs delivered and lost, and the mean highest utilisation.
+    pub(crate) windows: Vec<(u128, u128, f64)>,
+}
+
+/// Counts while the clock runs.
+#[derive(Debug)]
+pub(super) struct Meter {
+    from: Time,
+    to: Time,
+    counting: bool,
+    settled: Time,
+    /// Bit/s of sessions that are nowhere.
+    adrift: u64,
+    figures: Figures,
+    at_window: (u128, u128),
+    histogram: Vec<u64>,
+    /// Sum and count of the highest utilisations: of the run and of the window.
+    crest: (f64, u64),
+    window_crest: (f64, u64),
+    levels: Vec<f64>,
+    swings: (f64, u64),
+}
+
+impl Meter {
+    pub(super) fn new(plan: &Plan<'_>) -> Self {
+        Self {
+            from: plan.from,
+            to: plan.to,
+            counting: false,
+            settled: 0,
+            adrift: 0,
+            figures: Figures::default(),
+            at_window: (0, 0),
+            histogram: vec![0; STEPS + 1],
+            crest: (0.0, 0),
+            window_crest: (0.0, 0),
+            levels: Vec::new(),
+            swings: (0.0, 0),
+        }
+    }
+
+    /// A node carried `sum` bit/s of `sessions` for `span` µs and delivered `delivered` of it.
+    pub(super) fn node(&mut self, span: u128, sum: u64, delivered: u64, sessions: usize, above: bool) {
+        if self.counting {
+            self.figures.delivered += u128::from(delivered) * span;
+            self.figures.lost += u128::from(sum - delivered) * span;
+            let played = sessions as u128 * span;
+            self.figures.played += played;
+            self.figures.above += if above { played } else { 0 };
+        }
+    }
+
+    /// A session of `rate` begins now, or would have, for `duration`.
+    pub(super) fn offer(&mut self, now: Time, rate: u64, duration: Time) {
+        let span = (now + duration).min(self.to).saturating_sub(now.max(self.from));
+        self.figures.offered += u128::from(rate) * u128::from(span);
+        self.figures.offered_sessions += u64::from(self.counting);
+    }
+
+    /// Counts up to `now` what is lost by sessions that are nowhere.
+    pub(super) fn settle(&mut self, now: Time) {
+        if self.counting {
+            self.figures.lost += u128::from(self.adrift) * u128::from(now - self.settled);
+        }
+        self.settled = now;
+    }
+
+    /// A session goes adrift.
+    pub(super) fn adrift(&mut self, now: Time, rate: u64) {
+        self.settle(now);
+        self.adrift += rate;
+    }
+
+    /// A session is adrift no more.
+    pub(super) fn ashore(&mut self, now: Time, rate: u64) {
+        self.settle(now);
+        self.adrift -= rate;
+    }
+
+    pub(super) fn refused(&mut self) {
+        self.figures.refused += u64::from(self.counting);
+    }
+
+    pub(super) fn moved(&mut self) {
+        self.figures.moves += u64::from(self.counting);
+    }
+
+    pub(super) fn copied(&mut self) {
+        self.figures.copies += 1;
+    }
+
+    /// Takes a sample of all nodes that are up.
+    pub(super) fn utilisation(&mut self, nodes: &[Node]) {
+        if !self.counting {
+            return;
+        }
+        let mut crest: f64 = 0.0;
+        for node in nodes.iter().filter(|node| node.up && node.real > 0) {
+            let used = ((node.sum + node.background) as f64 / node.real as f64).min(1.0);
+            self.histogram[(used * STEPS as f64) as usize] += 1;
+            crest = crest.max(used);
+        }
+        self.window_crest.0 += crest;
+        self.window_crest.1 += 1;
+    }
+
+    /// Closes a window, if one is open, and opens the next, if there is one. All else must be settled.
+    pub(super) fn close_window(&mut self, now: Time, nodes: &[Node]) {
+        let levels: Vec<f64> = nodes.iter().map(|node| node.sum as f64 / node.capacity as f64).collect();
+        if self.counting {
+            let (delivered, lost) = (self.figures.delivered, self.figures.lost);
+            let crest = self.window_crest.0 / self.window_crest.1.max(1) as f64;
+            self.figures.windows.push((delivered - self.at_window.0, lost - self.at_window.1, crest));
+            self.at_window = (delivered, lost);
+            self.crest = (self.crest.0 + self.window_crest.0, self.crest.1 + self.window_crest.1);
+            self.window_crest = (0.0, 0);
+            self.swings.0 += self.levels.iter().zip(&levels).map(|(old, new)| (old - new).abs()).sum::<f64>();
+            self.swings.1 += levels.len() as u64;
+        }
+        self.levels = levels;
+        self.counting = now < self.to;
+    }
+
+    /// The figures at the end.
+    pub(super) fn figures(mut self) -> Figures {
+        let all: u64 = self.histogram.iter().sum();
+        let mut below = 0;
+        let step = self.histogram.iter().position(|&count| {
+            below += count;
+            below * 100 >= all * 99
+        });
+        self.figures.p99_util = step.unwrap_or(0) as f64 / STEPS as f64;
+        self.figures.max_util = self.crest.0 / self.crest.1.max(1) as f64;
+        self.figures.oscillation = 100.0 * self.swings.0 / self.swings.1.max(1) as f64;
+        self.figures
+    }
+}

@@ -1,0 +1,60 @@
+//! What a node says besides media, its set-up, its no and where it sends a session, as the driver takes it. Refuses to
+//! know what comes of it.
+
+use std::time::Duration;
+
+use usher_proto::{
+    Code, Fault,
+    model::{SeatAddress, SetupInfo},
+    pb::wire::{Moved, Refused},
+    wire::Frame,
+};
+
+use super::{End, Ongoing};
+use crate::quic::Incoming;
+
+/// Takes the set-up information, or the refusal.
+pub(super) async fn begin(
+    incoming: &mut Incoming,
+    at: &SeatAddress,
+    timeout: Duration,
+    ongoing: &Ongoing,
+) -> Result<SetupInfo, Fault> {
+    let setup = match incoming.next(timeout).await? {
+        Some(Frame::Setup(setup)) => SetupInfo::try_from(setup)
+            .map_err(|error| blame(at, Fault::new(Code::Internal, format!("set-up information: {error}"))))?,
+        Some(Frame::Refused(refused)) => return Err(refusal(at, &refused)),
+        Some(_) => return Err(blame(at, Fault::new(Code::Internal, "media came before the set-up information"))),
+        None => return Err(blame(at, Fault::new(Code::Network, "the stream ended before the set-up information"))),
+    };
+    if setup.size != ongoing.about.size {
+        let text = format!("has {} bytes of {}, not {}", setup.size, ongoing.about.title, ongoing.about.size);
+        return Err(blame(at, Fault::new(Code::ContentChanged, text)));
+    }
+    let wide = ongoing.assembler.widened();
+    if setup.range != wide {
+        let text = format!("sends bytes {:?} where {wide:?} were asked for", setup.range);
+        return Err(blame(at, Fault::new(Code::Internal, text)));
+    }
+    Ok(setup)
+}
+
+pub(super) fn blame(at: &SeatAddress, fault: Fault) -> Fault {
+    Fault { message: format!("node {}: {}", at.node, fault.message), ..fault }
+}
+
+/// Where a node sends the session; one that cannot be used is the node's failure.
+pub(super) fn sent_on(at: &SeatAddress, moved: Moved) -> End {
+    match SeatAddress::try_from(moved.seat.unwrap_or_default()) {
+        Ok(seat) => End::Moved(Box::new(seat)),
+        Err(error) => {
+            let text = format!("sends the session to a seat that cannot be used: {error}");
+            End::There(blame(at, Fault::new(Code::Internal, text)))
+        }
+    }
+}
+
+pub(super) fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
+    let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
+    Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
+}

@@ -1,0 +1,84 @@
+//! What it costs to serve a client from another zone, weighed against how near a node is to full. Knows labels, not
+//! nodes.
+
+use crate::core::fixed;
+
+/// The unit of costs: the cost of a node that is exactly full.
+pub(super) const UNIT: i64 = 1 << 32;
+
+/// What leaving the client's zone costs when the operator names no price: 0.02, so that a node of another zone is
+/// chosen when the near one is within 2.8 standard deviations of full. More than that wins no further local share, and
+/// less begins to.
+pub(super) const REMOTE: i64 = UNIT / 50;
+
+/// The price of one link between two zones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The client's zone.
+    pub from: String,
+    /// The node's zone.
+    pub to: String,
+    /// In thousandths; a full node costs 1000.
+    pub price: u32,
+}
+
+/// The prices of all links.
+#[derive(Clone, Debug, Default)]
+pub struct Zones {
+    links: Vec<Link>,
+}
+
+impl Zones {
+    /// With these prices, in both directions unless the other one is named too; others cost 20 thousandths.
+    pub fn new(links: Vec<Link>) -> Self {
+        Self { links }
+    }
+
+    /// What it costs to serve a client of `from` in `to`: nothing at home, or when a zone is not known.
+    pub(super) fn price(&self, from: &str, to: &str) -> i64 {
+        if from.is_empty() || to.is_empty() || from == to {
+            return 0;
+        }
+        let named = |a: &str, b: &str| self.links.iter().find(|link| link.from == a && link.to == b);
+        let link = named(from, to).or_else(|| named(to, from));
+        link.map_or(REMOTE, |link| i64::from(link.price) * (UNIT / 1000))
+    }
+}
+
+/// The cost of a node that would be `margin` thousandths of a deviation from full, and whose link has this price: the
+/// chance that it overflows, about, and a little for each deviation, so that among empty nodes the emptiest wins.
+pub(super) fn cost(margin: i64, price: i64) -> i64 {
+    let margin = margin.clamp(0, 1_000_000);
+    // exp(-z²/2), z in thousandths: z² / 2 in millionths.
+    let overflow = i64::try_from(exp_minus(margin.unsigned_abs().pow(2) / 2)).unwrap_or(UNIT);
+    overflow + price - margin * (UNIT / 10_000_000)
+}
+
+/// exp(-x) of [`UNIT`], x in millionths.
+pub(super) fn exp_minus(millionths: u64) -> u64 {
+    // Beyond this, nothing is left.
+    let millionths = millionths.min(32_000_000);
+    fixed::exp_neg((millionths << 32) / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_node_costs_more_than_any_usual_link() {
+        assert!(cost(0, 0) > cost(3000, REMOTE));
+        assert!(cost(5000, 0) < cost(9000, REMOTE), "with room at home, home wins");
+        assert!(cost(5000, 0) > cost(9000, 0), "at the same price the emptier wins");
+    }
+
+    #[test]
+    fn links_have_their_price_in_both_directions() {
+        let link = |from: &str, to: &str, price| Link { from: from.into(), to: to.into(), price };
+        let zones = Zones::new(vec![link("a", "b", 50), link("b", "a", 70), link("a", "c", 10)]);
+        let thousandths = |from, to| (zones.price(from, to) + UNIT / 2000) * 1000 / UNIT;
+        assert_eq!([thousandths("a", "b"), thousandths("b", "a")], [50, 70]);
+        assert_eq!([thousandths("a", "c"), thousandths("c", "a"), thousandths("b", "c")], [10, 10, 20]);
+        assert_eq!([thousandths("a", "a"), thousandths("", "a"), thousandths("a", "")], [0, 0, 0]);
+    }
+}

@@ -1,0 +1,80 @@
+//! Doubt in a node that delivers less than it promised: what it is believed to be able to send, and when to try a
+//! little more. Each time that trying more is answered by delivering less, the next try waits twice as long: without
+//! that, probing and refusing recreate the very sink that they should avoid. Knows one node.
+
+use std::time::{Duration, Instant};
+
+/// A node that delivers less than this of what its sessions want, in per cent, is in doubt: below it is no rounding.
+const ENOUGH: u64 = 97;
+
+/// Demand below this part of the capacity proves nothing: one slow session would be half of it.
+const TELLING: u64 = 20;
+
+/// The least and the longest wait before more is tried.
+const WAITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(128));
+
+/// Regained in a second, in thousandths of the capacity; twice that when what is believed is nearly all used, and so
+/// is tried at once.
+const REGAIN: u64 = 5;
+
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    capacity: u64,
+    believed: u64,
+    wait: Duration,
+    /// No more is believed before then.
+    until: Instant,
+    grown: Instant,
+}
+
+impl Doubt {
+    pub(super) fn new(now: Instant, capacity: u64) -> Self {
+        Self { capacity, believed: capacity, wait: Duration::ZERO, until: now, grown: now }
+    }
+
+    pub(super) fn believed(&self) -> u64 {
+        self.believed
+    }
+
+    /// What the sessions would have taken, what they got, and all that was sent, in bit/s.
+    pub(super) fn observe(&mut self, now: Instant, demand: u64, delivered: u64, used: u64) {
+        let short = u128::from(delivered) * 100 < u128::from(demand) * u128::from(ENOUGH);
+        if short && demand >= self.capacity / TELLING {
+            self.contradict(now, used);
+        } else {
+            self.regain(now, used);
+        }
+    }
+
+    /// The node showed that it cannot send more than this.
+    pub(super) fn contradict(&mut self, now: Instant, limit: u64) {
+        if now >= self.until {
+            self.wait = (self.wait * 2).clamp(WAITS.0, WAITS.1);
+        }
+        self.until = now + self.wait;
+        self.grown = now;
+        // A node that sends nothing at all is a matter for leases, not for this.
+        self.believed = self.believed.min(limit.max(self.capacity / 100));
+    }
+
+    fn regain(&mut self, now: Instant, used: u64) {
+        let passed = now.saturating_duration_since(self.grown.max(self.until.min(now)));
+        self.grown = now;
+        if now < self.until {
+            return;
+        }
+        if self.believed >= self.capacity {
+            // As long as the longest wait without trouble: the past is past.
+            if now.saturating_duration_since(self.until) >= WAITS.1 {
+                self.wait = Duration::ZERO;
+            }
+            return;
+        }
+        let pressed = u128::from(used) * 10 > u128::from(self.believed) * 9;
+        let thousandths = if pressed { 2 * REGAIN } else { REGAIN };
+        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).min(10_000);
+        let more = u128::from(self.capacity) * u128::from(thousandths) * u128::from(millis) / 1_000_000;
+        let more = u64::try_from(more).unwrap_or(u64::MAX).max(1);
+        self.believed = self.believed.saturating_add(more).min(self.capacity);
+    }
+}

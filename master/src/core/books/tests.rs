@@ -1,0 +1,278 @@
+//! What is believed of one node, by tables of what it says and of random nonsense.
+
+mod nonsense;
+
+use usher_proto::Bitrate;
+
+use super::*;
+
+const MBIT: u64 = 1_000_000;
+const CAPACITY: u64 = 1000 * MBIT;
+
+/// A node that has run for so long, and speaks by the clock.
+struct Node {
+    books: Books,
+    now: Instant,
+    uptime: Duration,
+    committed: u64,
+}
+
+impl Node {
+    fn new(uptime: u64) -> Self {
+        let (now, uptime) = (Instant::now(), Duration::from_secs(uptime));
+        let mut node = Self { books: Books::new(now, CAPACITY), now, uptime, committed: 0 };
+        node.state(0, 0);
+        node
+    }
+
+    fn wait(&mut self, millis: u64) {
+        let time = Duration::from_millis(millis);
+        (self.now, self.uptime) = (self.now + time, self.uptime + time);
+    }
+
+    /// Promised, and ended since the word before, in Mbit/s.
+    fn state(&mut self, committed: u64, ended: u64) {
+        self.committed = committed * MBIT;
+        self.books.state(self.now, self.uptime, self.committed, ended * MBIT);
+    }
+
+    fn report(&mut self, change: impl FnOnce(&mut Report)) {
+        let (uptime_ms, committed) = (self.uptime.as_millis() as u64, Bitrate(self.committed));
+        let mut report = Report { uptime_ms, committed, egress: committed, ..Report::default() };
+        change(&mut report);
+        self.books.report(self.now, &report);
+    }
+
+    /// In Mbit/s, rounded.
+    fn level(&self, promised: Promised) -> u64 {
+        (self.books.level(self.now, promised, 1) + MBIT / 2) / MBIT
+    }
+
+    fn available(&self) -> Available {
+        self.books.available(self.now, 0)
+    }
+
+    fn rate(&self) -> u64 {
+        self.available().rate / MBIT
+    }
+
+    fn believed(&self) -> u64 {
+        self.books.believed() / MBIT
+    }
+
+    fn grey(&mut self, demand: u64, delivered: u64, others: u64) {
+        self.report(|report| {
+            (report.demand, report.delivered) = (Bitrate(demand * MBIT), Bitrate(delivered * MBIT));
+            report.background = Bitrate(others * MBIT);
+        });
+    }
+}
+
+#[test]
+fn the_level_is_what_was_said_and_what_was_promised() {
+    let mut node = Node::new(1000);
+    node.state(300, 0);
+    node.report(|report| report.background = Bitrate(50 * MBIT));
+    assert_eq!(node.level(Promised::default()), 350);
+    let promised = Promised { rate: 100 * MBIT, tickets: 3, leaving: 0 };
+    assert_eq!((node.level(promised), node.books.level(node.now, promised, 3) / MBIT), (450, 650));
+    assert_eq!(node.level(Promised { leaving: 60 * MBIT, ..promised }), 390);
+    assert_eq!(node.level(Promised { leaving: 900 * MBIT, ..promised }), 0, "never below nothing");
+    node.wait(30_000);
+    assert_eq!(node.level(Promised::default()), 350, "nobody ever left: all are still there");
+    assert_eq!((node.books.committed(), node.books.background()), (300 * MBIT, 50 * MBIT));
+}
+
+#[test]
+fn departures_are_expected_as_they_were() {
+    let mut node = Node::new(1000);
+    node.state(600, 0);
+    // A tenth leaves each second, and as many come.
+    for _ in 0..120 {
+        node.wait(1000);
+        node.state(600, 60);
+    }
+    let stays = node.books.stays().expect("some ended").as_millis();
+    assert!((9_900..=10_100).contains(&stays), "{stays} ms");
+    assert_eq!(node.level(Promised::default()), 600, "said just now");
+    for (millis, level) in [(1000, 543), (4000, 364), (5000, 221)] {
+        node.wait(millis);
+        assert_eq!(node.level(Promised::default()), level);
+    }
+    // Of what is promised, half may have begun and ended as well.
+    let promised = Promised { rate: 100 * MBIT, tickets: 1, leaving: 0 };
+    assert_eq!(node.level(promised), 221 + 68);
+    // A word restores what is known; and no word is older than half a minute.
+    node.state(600, 379);
+    assert_eq!(node.level(Promised::default()), 600);
+    node.wait(30_000);
+    let oldest = node.level(Promised::default());
+    node.wait(3_600_000);
+    assert_eq!(node.level(Promised::default()), oldest);
+}
+
+#[test]
+fn a_report_without_news_renews_the_level() {
+    let mut node = Node::new(1000);
+    node.state(600, 0);
+    for _ in 0..10 {
+        node.wait(1000);
+        node.state(600, 60);
+    }
+    node.wait(5000);
+    assert!(node.level(Promised::default()) < 400);
+    node.report(|_| {});
+    assert_eq!(node.level(Promised::default()), 600);
+    // One that says something else than the last word does not: that word is still on its way.
+    node.wait(5000);
+    node.report(|report| report.committed = Bitrate(500 * MBIT));
+    assert!(node.level(Promised::default()) < 600);
+}
+
+#[test]
+fn what_sessions_do_not_explain_is_somebody_elses() {
+    let mut node = Node::new(1000);
+    node.state(300, 0);
+    for (egress, elastic, background, expected) in
+        [(300, 0, 0, 0), (400, 0, 0, 100), (400, 100, 0, 0), (400, 0, 50, 150), (5000, 0, 0, 700), (0, 0, 5000, 1000)]
+    {
+        node.wait(1000);
+        node.report(|report| {
+            (report.egress, report.elastic) = (Bitrate(egress * MBIT), Bitrate(elastic * MBIT));
+            report.background = Bitrate(background * MBIT);
+        });
+        assert_eq!(node.books.background() / MBIT, expected, "{egress} {elastic} {background}");
+    }
+    // Sessions that ended within the second were sent to as well.
+    node.state(200, 100);
+    node.report(|report| report.egress = Bitrate(300 * MBIT));
+    assert_eq!(node.books.background(), 0);
+    node.report(|report| report.egress = Bitrate(300 * MBIT));
+    assert_eq!(node.books.background() / MBIT, 100, "once");
+}
+
+#[test]
+fn unsteady_traffic_of_others_takes_a_twentieth_at_most() {
+    let mut node = Node::new(1000);
+    let others = |node: &mut Node, rate: u64| {
+        node.wait(1000);
+        node.report(|report| report.background = Bitrate(rate * MBIT));
+        node.available().unsteady / MBIT
+    };
+    for _ in 0..20 {
+        assert_eq!(others(&mut node, 40), 0, "steady");
+    }
+    let unsteady: Vec<u64> = (0..60).map(|i| others(&mut node, if i % 2 == 0 { 340 } else { 40 })).collect();
+    assert!(unsteady.is_sorted() && unsteady[0] > 0 && unsteady[59] == 50, "{unsteady:?}");
+    for _ in 0..120 {
+        others(&mut node, 40);
+    }
+    assert!(others(&mut node, 40) <= 1, "it calms down");
+}
+
+#[test]
+fn a_burst_stands_above_what_is_usual() {
+    let mut node = Node::new(1000);
+    let common = Common { pool: 15_000 * 15_000, ..Common::default() };
+    for second in 0..900 {
+        node.wait(1000);
+        node.report(|report| report.background = Bitrate((30 + second % 20) * MBIT));
+    }
+    let deviation = node.books.variance().expect("known").isqrt();
+    assert!((4_000..8_000).contains(&deviation), "{deviation} millionths");
+    let mut bursts = Vec::new();
+    for background in [41, 60, 200, 800] {
+        node.report(|report| report.background = Bitrate(background * MBIT));
+        let is = |level, rate| node.books.is_burst(900 * MBIT, level * MBIT, rate * MBIT, &common);
+        bursts.push([is(895, 10), is(980, 10), is(981, 10), is(990, 1)]);
+    }
+    let usual = [false; 4];
+    assert_eq!(bursts, [usual, [true, false, false, false], [true, true, false, false], [true, true, false, false]]);
+}
+
+#[test]
+fn a_young_process_is_given_a_quarter_and_then_more() {
+    let mut node = Node::new(0);
+    for (wait, rate) in [(0, 250), (20_000, 500), (20_000, 750), (20_000, 1000)] {
+        node.wait(wait);
+        let available = node.available();
+        assert_eq!((available.rate / MBIT, (available.rate + available.cold) / MBIT), (rate, 1000));
+    }
+    let silent = Books::new(node.now, CAPACITY);
+    assert_eq!(silent.available(node.now, 0).rate, CAPACITY / COLD, "one that has said nothing is taken as young");
+}
+
+#[test]
+fn a_grey_node_is_believed_what_it_delivers() {
+    let mut node = Node::new(1000);
+    node.state(800, 0);
+    node.grey(800, 790, 0);
+    assert_eq!(node.believed(), 1000, "near enough");
+    node.grey(49, 10, 0);
+    assert_eq!(node.believed(), 1000, "too little to tell");
+    node.grey(800, 400, 50);
+    assert_eq!((node.believed(), node.available().doubted / MBIT), (450, 550), "what it sent, to whomever");
+    node.grey(800, 300, 0);
+    assert_eq!(node.believed(), 300);
+    node.grey(800, 0, 0);
+    assert_eq!(node.believed(), 10, "never nothing");
+}
+
+#[test]
+fn trust_returns_slowly_and_each_time_later() {
+    let mut node = Node::new(1000);
+    node.state(400, 0);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        node.grey(400, 300, 0);
+        let mut seconds = 0;
+        while node.believed() == 300 && seconds < 1000 {
+            node.wait(1000);
+            node.grey(250, 250, 0);
+            seconds += 1;
+        }
+        waits.push(seconds);
+    }
+    // One second of growth after the wait.
+    assert_eq!(waits, [3, 5, 9, 17, 33, 65, 129, 129]);
+    // Half a per cent a second, and a whole one when it is nearly used up.
+    let before = node.believed();
+    for _ in 0..10 {
+        node.wait(1000);
+        node.grey(100, 100, 0);
+    }
+    assert_eq!(node.believed(), before + 50);
+    let before = node.believed();
+    for _ in 0..10 {
+        node.wait(1000);
+        node.grey(before, before, 100);
+    }
+    assert_eq!(node.believed(), before + 100);
+    for _ in 0..400 {
+        node.wait(1000);
+        node.grey(100, 100, 0);
+    }
+    assert_eq!(node.believed(), 1000);
+    node.grey(400, 300, 0);
+    node.wait(2000);
+    node.grey(100, 100, 0);
+    node.wait(1000);
+    node.grey(100, 100, 0);
+    assert!(node.believed() > 300, "after a long time without trouble the past is past");
+}
+
+#[test]
+fn a_node_that_turns_sessions_away_is_believed() {
+    let mut node = Node::new(1000);
+    node.books.limited(node.now, 2000 * MBIT);
+    assert_eq!(node.rate(), 1000, "it cannot promise more than it has");
+    node.books.limited(node.now, 600 * MBIT);
+    assert_eq!(node.rate(), 600);
+    node.books.limited(node.now, 700 * MBIT);
+    assert_eq!(node.rate(), 600, "no news");
+    for _ in 0..200 {
+        node.wait(1000);
+        node.report(|_| {});
+    }
+    assert_eq!(node.rate(), 1000, "for a while");
+}

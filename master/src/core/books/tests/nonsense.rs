@@ -1,0 +1,131 @@
+//! Messages that are late, repeated, contradictory, or lies; and clocks that jump.
+
+use proptest::prelude::*;
+use usher_proto::units::MAX_RATE;
+
+use super::*;
+
+#[test]
+fn a_message_that_was_slow_is_as_old_as_it_is() {
+    let mut node = Node::new(1000);
+    node.state(600, 0);
+    for _ in 0..60 {
+        node.wait(1000);
+        node.state(600, 60);
+    }
+    // Said a second ago, as the others that came at once show.
+    let said = node.uptime;
+    node.wait(1000);
+    node.books.state(node.now, said, 500 * MBIT, 0);
+    let level = node.level(Promised::default());
+    assert!((448..=456).contains(&level), "{level}: 500 less a second of departures");
+    // One that is older than the last word changes nothing.
+    node.books.state(node.now, said - Duration::from_secs(1), 7 * MBIT, 0);
+    assert_eq!(node.level(Promised::default()), level);
+}
+
+#[test]
+fn a_clock_that_jumps_empties_no_node() {
+    for jump in [-900_i64, -31, -5, -1, 1, 5, 31, 100_000, 1_000_000_000_000] {
+        let mut node = Node::new(1000);
+        node.state(600, 0);
+        for _ in 0..60 {
+            node.wait(1000);
+            node.state(600, 6);
+        }
+        let by = Duration::from_secs(jump.unsigned_abs());
+        node.uptime = if jump > 0 { node.uptime + by } else { node.uptime - by };
+        for second in 0..120 {
+            node.wait(1000);
+            node.state(600, 6);
+            node.report(|_| {});
+            let level = node.level(Promised::default());
+            assert!((400..=600).contains(&level), "jump {jump} s: {level} after {second} s");
+        }
+        node.state(800, 0);
+        assert!(
+            node.level(Promised::default()) > 590,
+            "jump {jump} s: it is heard: {}",
+            node.level(Promised::default())
+        );
+        assert_eq!(node.rate(), 1000, "jump {jump} s: nor is it young again");
+    }
+}
+
+/// A node's clock that runs slower than this one, by as much as quartz may.
+#[test]
+fn a_slow_clock_makes_no_word_old() {
+    let mut node = Node::new(1000);
+    for _ in 0..86_400 {
+        node.now += Duration::from_millis(1000);
+        node.uptime += Duration::from_micros(999_900);
+        node.state(600, 60);
+    }
+    assert!(node.level(Promised::default()) >= 590, "{}", node.level(Promised::default()));
+}
+
+fn rate() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), Just(1), Just(MAX_RATE), 0..=MAX_RATE, 0..2 * CAPACITY]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever a node says, nothing panics, and it is never taken to have more than its capacity to give.
+    #[test]
+    fn no_word_does_harm(
+        capacity in prop_oneof![Just(0), Just(1), Just(MAX_RATE), 0..2 * CAPACITY],
+        words in proptest::collection::vec((0_u8..4, rate(), rate(), rate(), any::<u64>(), 0_u64..5000), 1..60),
+        promised in (rate(), rate(), 1_u64..100), pool in 0_u64..=1_000_000_000_000,
+    ) {
+        let (mut now, mut books) = (Instant::now(), Books::new(Instant::now(), capacity));
+        let common = Common { pool, ..Common::default() };
+        for (what, a, b, c, uptime, wait) in words {
+            now += Duration::from_millis(wait);
+            match what {
+                0 => books.state(now, Duration::from_millis(uptime), a, b),
+                1 => books.state(now, Duration::from_secs(1000), a, b),
+                2 => books.limited(now, a),
+                _ => {
+                    let [egress, elastic, committed, demand] = [a, b.min(a), c, b].map(Bitrate);
+                    let (background, delivered) = (Bitrate(c), Bitrate(a.min(b)));
+                    let report = Report {
+                        uptime_ms: uptime, egress, elastic, committed, background, demand, delivered,
+                        ..Report::default()
+                    };
+                    books.report(now, &report);
+                }
+            }
+            let available = books.available(now, 0);
+            let whole = available.rate + available.cold + available.unsteady + available.doubted;
+            prop_assert!(available.rate <= capacity && whole >= capacity);
+            let promised = Promised { rate: promised.0, tickets: 1, leaving: promised.1 };
+            let level = books.level(now, promised, 3);
+            books.margin(available.rate, level, a, &common);
+            books.is_burst(available.rate, level, a, &common);
+            prop_assert!(books.background() <= capacity);
+            books.stays();
+        }
+    }
+
+    /// More room is never worse, and a higher rate never better.
+    #[test]
+    fn the_margin_grows_with_room_and_falls_with_rate(
+        capacity in 1_u64..=MAX_RATE, others in 0_u64..1000, pool in 0_u64..=1_000_000_000_000, grain in 1_u64..100_000_000,
+        available in 0_u64..=1000, level in 0_u64..=1000, rate in 0_u64..=1000, more in 0_u64..=1000,
+    ) {
+        let now = Instant::now();
+        let mut books = Books::new(now, capacity);
+        let of = |thousandths: u64| (u128::from(capacity) * u128::from(thousandths) / 1000) as u64;
+        books.report(now, &Report { background: Bitrate(of(others)), ..Report::default() });
+        let common = Common { pool, grain, ..Common::default() };
+        let margin = |level, rate| books.margin(of(available), level, rate, &common);
+        let here = margin(of(level), of(rate));
+        prop_assert!(here >= 0);
+        prop_assert!(margin(of(level) + of(more), of(rate)) <= here, "a higher level");
+        prop_assert!(margin(of(level), of(rate) + of(more)) <= here, "a higher rate");
+        if level + rate > available {
+            prop_assert_eq!(here, 0);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What the operator, or a simulation, may set of the core; and what the core wants carried out.
+
+use std::time::Duration;
+
+use crate::core::{
+    NodeId,
+    balancer::{Rule, Zones},
+    catalog::Work,
+    moves::Step,
+    replication::{GRACE, Policy, Why},
+    roster::REPORT_INTERVAL,
+};
+
+/// What may be set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is better among the nodes that may be chosen.
+    pub rule: Rule,
+    /// What it costs to leave a zone.
+    pub zones: Zones,
+    /// Masters that decide at once.
+    pub masters: u64,
+    /// Sessions are moved to make room, and away from nodes that have too much.
+    pub moves: bool,
+    /// Sessions are moved away from nodes that drain.
+    pub drain: bool,
+    /// A node that is full only by a short burst of others' traffic may be chosen.
+    pub bursts: bool,
+    /// How often nodes report.
+    pub report_interval: Duration,
+    /// Titles are copied when they are in demand, or have too few copies.
+    pub replication: bool,
+    /// How many copies titles should have.
+    pub copies: Policy,
+    /// How long copies may be missing before they are made anew.
+    pub grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rule: Rule::default(),
+            zones: Zones::default(),
+            masters: 1,
+            moves: true,
+            drain: true,
+            bursts: true,
+            report_interval: REPORT_INTERVAL,
+            replication: true,
+            copies: Policy::default(),
+            grace: GRACE,
+        }
+    }
+}
+
+/// What is to be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Ask a node for a sign of life.
+    Probe(NodeId),
+    /// Send a session to another node.
+    Move(Step),
+    /// Copy a title from one node to another.
+    Replicate {
+        /// What.
+        work: Work,
+        /// A node that has it whole.
+        from: NodeId,
+        /// A node that has none of it.
+        to: NodeId,
+        /// Bit/s, at most.
+        rate: u64,
+        /// For people.
+        why: Why,
+    },
+    /// Remove a copy that was ordered once.
+    Evict {
+        /// What.
+        work: Work,
+        /// Where.
+        node: NodeId,
+    },
+}

@@ -1,0 +1,131 @@
+//! Several masters decide at once, each knowing only its own tickets, over nodes that guard their doors.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use usher_proto::model::CatalogPage;
+
+use super::*;
+use crate::core::world::{copy, hello};
+
+const NODES: usize = 6;
+const TITLES: usize = 30;
+const CAPACITY: u64 = 400 * MBIT;
+
+/// One node: what truly runs there, and what the masters have yet to hear, with the time at which they do.
+#[derive(Default)]
+struct Door {
+    running: BTreeMap<SessionId, (usize, u64)>,
+    untold: VecDeque<(u64, Sessions)>,
+}
+
+impl Door {
+    fn committed(&self) -> u64 {
+        self.running.len() as u64 * RATE
+    }
+
+    fn tell(&mut self, millis: u64, change: impl FnOnce(&mut Sessions)) {
+        let (committed, uptime_ms) = (Bitrate(self.committed()), 1_000_000 + millis);
+        let mut sessions = Sessions { complete: true, committed, uptime_ms, ..Sessions::default() };
+        change(&mut sessions);
+        self.untold.push_back((millis + 150, sessions));
+    }
+}
+
+/// What came of a run: tickets, and those that were refused at the door.
+#[derive(Debug)]
+struct Outcome {
+    tickets: u32,
+    refused: u32,
+}
+
+/// Three masters that take themselves to be so many; a minute of arrivals at about what the nodes can carry.
+fn run(masters: u64, seed: u64) -> Outcome {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let start = Now { instant: std::time::Instant::now(), unix_ms: 0 };
+    let names: Vec<String> = (0..TITLES).map(|i| format!("t{i}")).collect();
+    let settings = Settings { masters, moves: false, ..Settings::default() };
+    let mut clusters: Vec<(Cluster, Vec<Link>)> = (0..3)
+        .map(|_| {
+            let mut cluster = Cluster::new(settings.clone());
+            let links: Vec<Link> =
+                (0..NODES).map(|i| cluster.attach(start, hello(i + 1, CAPACITY)).expect("attached")).collect();
+            for (i, link) in links.iter().enumerate() {
+                let mine = names.iter().enumerate().filter(|(title, _)| (0..3).any(|k| (title + k * 3) % NODES == i));
+                let copies = mine.map(|(_, name)| copy(name, RATE, usher_proto::model::Origin::Operator)).collect();
+                let page = CatalogPage { complete: true, copies, ..CatalogPage::default() };
+                cluster.page(*link, &page).expect("taken");
+            }
+            (cluster, links)
+        })
+        .collect();
+    let mut doors: Vec<Door> = (0..NODES).map(|_| Door::default()).collect();
+    let mut dialling: VecDeque<(u64, usize, SessionId, usize)> = VecDeque::new();
+    let mut outcome = Outcome { tickets: 0, refused: 0 };
+    // Sessions stay 5 s: 60 a second are 300 sessions of 8 Mbit/s, and that is what the nodes carry.
+    for millis in (0..60_000).step_by(10) {
+        let now = start.after(Duration::from_millis(millis));
+        for (node, door) in doors.iter_mut().enumerate() {
+            let over: Vec<SessionId> =
+                door.running.iter().filter(|(_, (_, ends))| *ends <= millis).map(|(session, _)| *session).collect();
+            for session in over {
+                door.running.remove(&session);
+                door.tell(millis, |sessions| sessions.ended.push(session));
+            }
+            let report = millis % 1000 == node as u64 * 100;
+            while let Some((_, sessions)) = door.untold.pop_front_if(|(at, _)| *at <= millis) {
+                for (cluster, links) in &mut clusters {
+                    cluster.sessions(now, links[node], sessions.clone()).expect("taken");
+                }
+            }
+            if report {
+                let committed = Bitrate(door.committed());
+                let (sequence, uptime_ms) = (millis + 1, 1_000_000 + millis);
+                let report = Report { sequence, uptime_ms, committed, egress: committed, ..Report::default() };
+                for (cluster, links) in &mut clusters {
+                    cluster.report(now, links[node], report.clone()).expect("taken");
+                }
+            }
+        }
+        for (cluster, _) in &mut clusters {
+            cluster.handle(now, &mut rng);
+        }
+        if rng.random_range(0..1000) < 600 {
+            let title = rng.random_range(0..TITLES);
+            let session = SessionId(rng.random());
+            let cluster = &mut clusters[rng.random_range(0..3)].0;
+            let play = play(&names[title]);
+            if let Ok(decision) = cluster.resolve(now, session, &Ask::from(&play), &mut rng) {
+                outcome.tickets += 1;
+                dialling.push_back((millis + 400, decision.first.0 as usize, session, title));
+            }
+        }
+        while let Some((_, node, session, title)) = dialling.pop_front_if(|(at, ..)| *at <= millis) {
+            let door = &mut doors[node];
+            if door.committed() + RATE > CAPACITY {
+                outcome.refused += 1;
+                let limit = Some(Bitrate(CAPACITY));
+                door.tell(millis, |sessions| sessions.turned.push(Turned { session, code: Code::NoCapacity, limit }));
+            } else {
+                let ends = millis + rng.random_range(0..10_000);
+                door.running.insert(session, (title, ends));
+                door.tell(millis, |sessions| sessions.begun.push(begun(session, &names[title], RATE)));
+            }
+            assert!(door.committed() <= CAPACITY);
+        }
+    }
+    outcome
+}
+
+#[test]
+fn masters_that_know_their_number_are_seldom_refused_at_the_door() {
+    let runs = |masters| {
+        (1..=2)
+            .map(|seed| run(masters, seed))
+            .fold((0, 0), |(tickets, refused), outcome| (tickets + outcome.tickets, refused + outcome.refused))
+    };
+    let ((tickets, refused), (unaware_tickets, unaware)) = (runs(3), runs(1));
+    assert!(tickets > 4000, "{tickets}");
+    assert!(refused * 50 <= tickets, "{refused} of {tickets}");
+    assert!(unaware * tickets >= refused * unaware_tickets, "{unaware} of {unaware_tickets}, {refused} of {tickets}");
+}

@@ -1,0 +1,122 @@
+//! A decision in words and columns, for people.
+
+use std::fmt;
+
+use usher_proto::{Bitrate, ticket::Purpose};
+
+use super::{How, Outcome, Record};
+use crate::core::{
+    balancer::{Candidate, Verdict},
+    roster::Roster,
+};
+
+/// A decision with the names of its nodes.
+pub struct Explained<'a> {
+    /// The decision.
+    pub record: &'a Record,
+    /// Knows the nodes' names and zones.
+    pub roster: &'a Roster,
+}
+
+impl Explained<'_> {
+    /// The outcome in a sentence.
+    pub fn outcome(&self) -> String {
+        let record = self.record;
+        let how = match &record.outcome {
+            Outcome::Refused(why) => return format!("refused: {why}"),
+            Outcome::Chosen(how) => how,
+        };
+        let Some(first) = record.looked[0] else { return "refused: nothing is known of it".to_owned() };
+        let name = self.name(&first);
+        match how {
+            How::Best => format!("{name}: the farthest from full"),
+            How::Only => format!("{name}: the only holder"),
+            How::Panic => format!("{name}: every holder is in doubt, and this one has the most room"),
+            How::Moved(steps) => {
+                let sessions = if *steps == 1 { "a session is".to_owned() } else { format!("{steps} sessions are") };
+                format!("{name}: every holder was full; {sessions} moved to make room")
+            }
+            How::Cold => format!("{name}: every holder is full; this one gives of its reserve"),
+            How::Burst => format!("{name}: full only by a short burst of other traffic"),
+        }
+    }
+
+    /// The node's name, for a node that may be forgotten by now.
+    pub fn name(&self, candidate: &Candidate) -> &str {
+        self.roster.node(candidate.node).map_or("(a node that is gone)", |node| node.name().as_str())
+    }
+
+    /// The node's zone; empty if none.
+    pub fn zone(&self, candidate: &Candidate) -> &str {
+        self.roster.node(candidate.node).map_or("", |node| &node.hello.zone)
+    }
+
+    /// What the decision made of a holder, in a word.
+    pub fn verdict(&self, at: usize, candidate: &Candidate) -> &'static str {
+        let chosen = matches!(self.record.outcome, Outcome::Chosen(_));
+        match candidate.verdict {
+            _ if at == 0 && chosen => "chosen",
+            Verdict::Fit if chosen => "alternate",
+            verdict => verdict.as_str(),
+        }
+    }
+
+    /// What lowers what a node may be given, in words; empty when nothing does.
+    pub fn note(candidate: &Candidate) -> String {
+        let available = candidate.available;
+        let notes = [
+            (available.doubted, "delivers less than its capacity"),
+            (available.cold, "has just started"),
+            (available.unsteady, "other traffic is unsteady"),
+            (available.copying, "copies are made"),
+        ];
+        let notes = notes.iter().filter(|(rate, _)| *rate > 0);
+        notes.map(|(rate, why)| format!("{why} (-{})", Bitrate(*rate))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl fmt::Display for Explained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.record;
+        let purpose = match record.purpose {
+            Purpose::Play => "play",
+            Purpose::Fetch => "fetch",
+        };
+        writeln!(f, "{} to {purpose}, {} to reserve", record.what, record.rate)?;
+        writeln!(f, "{}", self.outcome())?;
+        if record.looked[0].is_none() {
+            return Ok(());
+        }
+        let header = ["NODE", "ZONE", "VERDICT", "AVAILABLE", "LEVEL", "MARGIN", "NOTE"].map(str::to_owned);
+        let rows = record.looked.iter().flatten().enumerate().map(|(at, candidate)| {
+            let margin = match candidate.verdict {
+                Verdict::Fit | Verdict::Unsure => {
+                    format!("{}.{}", candidate.margin / 1000, candidate.margin % 1000 / 100)
+                }
+                _ => "-".to_owned(),
+            };
+            let down = candidate.verdict == Verdict::Down;
+            let rate = |rate| if down { "-".to_owned() } else { Bitrate(rate).to_string() };
+            [
+                self.name(candidate).to_owned(),
+                self.zone(candidate).to_owned(),
+                self.verdict(at, candidate).to_owned(),
+                rate(candidate.available.rate),
+                rate(candidate.level),
+                margin,
+                Self::note(candidate),
+            ]
+        });
+        let rows: Vec<[String; 7]> = std::iter::once(header).chain(rows).collect();
+        let widths: Vec<usize> =
+            (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+        for row in &rows {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        if record.omitted > 0 {
+            writeln!(f, "and {} more holders", record.omitted)?;
+        }
+        writeln!(f, "margin: standard deviations of the node's load between it and full, after this request")
+    }
+}

@@ -1,0 +1,284 @@
+//! The ledger against a naive model under random steps, and against a node whose words come late.
+
+mod late;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use usher_proto::{Title, model::CatalogPage};
+
+use super::*;
+use crate::core::{
+    catalog::Catalog,
+    world::{MBIT, copy},
+};
+
+const NODES: u32 = 3;
+const SESSIONS: u128 = 6;
+
+/// Works to play: titles of a catalog, and `None` for a title that nobody knows.
+fn works() -> Vec<Option<Work>> {
+    let mut catalog = Catalog::new();
+    let copies = ["a", "b"].map(|title| copy(title, MBIT, usher_proto::model::Origin::Operator)).to_vec();
+    catalog.page(NodeId(0), &CatalogPage { complete: true, copies, ..CatalogPage::default() }).expect("taken");
+    let known = |name: &str| {
+        let title = Title::parse(name).expect("a title");
+        catalog.by_title(title.as_str(), |_| true).map(|found| catalog.work(&found))
+    };
+    vec![known("a"), known("b"), None]
+}
+
+fn start() -> Now {
+    Now { instant: Instant::now(), unix_ms: 0 }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct One {
+    node: u32,
+    rate: u64,
+    state: State,
+    moves: u8,
+    work: Option<Work>,
+    expires: Option<Instant>,
+}
+
+/// What the ledger should be, told in the plainest way.
+#[derive(Default)]
+struct Model {
+    sessions: BTreeMap<u128, One>,
+    /// Ordered away, and not told of by the old node: node, rate, until.
+    leaving: BTreeMap<u128, (u32, u64, Instant)>,
+}
+
+impl Model {
+    fn promised(&self, node: u32) -> Promised {
+        let mut sum = Promised::default();
+        for one in self.sessions.values() {
+            let to = match one.state {
+                State::Promised => one.node,
+                State::Moving(to) => to.0,
+                State::Running => continue,
+            };
+            if to == node {
+                sum.rate += one.rate;
+                sum.tickets += 1;
+            }
+        }
+        sum.leaving = self.leaving.values().filter(|(from, ..)| *from == node).map(|(_, rate, _)| rate).sum();
+        sum
+    }
+
+    fn stay(&mut self, session: u128) {
+        let one = self.sessions.get_mut(&session).expect("known");
+        (one.state, one.expires) = (State::Running, None);
+        self.leaving.remove(&session);
+    }
+
+    fn ended(&mut self, node: u32, session: u128) {
+        if self.leaving.get(&session).is_some_and(|(from, ..)| *from == node) {
+            self.leaving.remove(&session);
+        }
+        let Some(one) = self.sessions.get_mut(&session).filter(|one| one.node == node) else { return };
+        match one.state {
+            State::Promised => {}
+            State::Running => drop(self.sessions.remove(&session)),
+            State::Moving(to) => (one.node, one.state) = (to.0, State::Promised),
+        }
+    }
+}
+
+/// One step of a random run.
+#[derive(Clone, Debug)]
+enum Do {
+    Reserve(u128, u32, usize, u64),
+    Begun(u128, u32, usize, u64),
+    Ended(u128, u32),
+    Turned(u128, u32),
+    Release(u128),
+    Depart(u128, u32),
+    Stays(u128),
+    Retain(u32, u128),
+    ReleaseAll(u32),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Do>> {
+    let (session, node) = (0..SESSIONS, 0..NODES);
+    let one = prop_oneof![
+        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| Do::Reserve(s, n, w, r)),
+        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| Do::Begun(s, n, w, r)),
+        2 => (session.clone(), node.clone()).prop_map(|(s, n)| Do::Ended(s, n)),
+        2 => (session.clone(), node.clone()).prop_map(|(s, n)| Do::Turned(s, n)),
+        1 => session.clone().prop_map(Do::Release),
+        5 => (session.clone(), node.clone()).prop_map(|(s, n)| Do::Depart(s, n)),
+        1 => session.clone().prop_map(Do::Stays),
+        1 => (node.clone(), session).prop_map(|(n, s)| Do::Retain(n, s)),
+        1 => node.prop_map(Do::ReleaseAll),
+        2 => (0_u64..3000).prop_map(Do::Wait),
+    ];
+    proptest::collection::vec(one, 1..120)
+}
+
+fn make(step: &Do, now: &mut Now, works: &[Option<Work>], ledger: &mut Ledger, model: &mut Model) {
+    let due = now.instant + RESERVATION;
+    match *step {
+        Do::Reserve(session, node, work, rate) => {
+            ledger.reserve(*now, SessionId(session), NodeId(node), works[work], rate, Purpose::Play);
+            let one = One { node, rate, state: State::Promised, moves: 0, work: works[work], expires: Some(due) };
+            model.sessions.insert(session, one);
+        }
+        Do::Begun(session, node, work, rate) => {
+            ledger.begun(NodeId(node), SessionId(session), works[work], rate, Purpose::Play);
+            let moves = model.sessions.get(&session).map_or(0, |one| one.moves);
+            let one = One { node, rate, state: State::Running, moves, work: works[work], expires: None };
+            model.sessions.insert(session, one);
+        }
+        Do::Ended(session, node) => {
+            ledger.ended(NodeId(node), SessionId(session));
+            model.ended(node, session);
+        }
+        Do::Turned(session, node) => {
+            ledger.turned(NodeId(node), SessionId(session));
+            match model.sessions.get(&session) {
+                Some(One { state: State::Promised, node: at, .. }) if *at == node => {
+                    model.sessions.remove(&session);
+                }
+                Some(One { state: State::Moving(to), .. }) if to.0 == node => model.stay(session),
+                _ => {}
+            }
+        }
+        Do::Release(session) => {
+            assert_eq!(ledger.release(SessionId(session)), model.sessions.remove(&session).is_some());
+        }
+        Do::Depart(session, to) => {
+            let runs = model.sessions.get_mut(&session).filter(|one| one.state == State::Running);
+            assert_eq!(ledger.depart(*now, SessionId(session), NodeId(to)), runs.is_some());
+            let Some(one) = runs else { return };
+            (one.state, one.expires) = (State::Moving(NodeId(to)), Some(due));
+            one.moves = one.moves.saturating_add(1);
+            model.leaving.insert(session, (one.node, one.rate, due));
+        }
+        Do::Stays(session) => {
+            let moving = matches!(model.sessions.get(&session), Some(One { state: State::Moving(_), .. }));
+            assert_eq!(ledger.stays(SessionId(session)), moving);
+            if moving {
+                model.stay(session);
+            }
+        }
+        Do::Retain(node, keep) => {
+            ledger.retain(NodeId(node), |session| session.0 == keep);
+            let gone = model
+                .sessions
+                .iter()
+                .filter(|(session, one)| one.node == node && one.state != State::Promised && **session != keep);
+            for session in gone.map(|(session, _)| *session).collect::<Vec<_>>() {
+                model.ended(node, session);
+            }
+        }
+        Do::ReleaseAll(node) => {
+            ledger.release_all(NodeId(node));
+            model.sessions.retain(|_, one| one.node != node);
+            let void = model.sessions.iter().filter(|(_, one)| one.state == State::Moving(NodeId(node)));
+            for session in void.map(|(session, _)| *session).collect::<Vec<_>>() {
+                model.stay(session);
+            }
+            model.leaving.retain(|_, (from, ..)| *from != node);
+        }
+        Do::Wait(millis) => {
+            *now = now.after(Duration::from_millis(millis));
+            ledger.expire(now.instant);
+            expire(model, now.instant);
+        }
+    }
+}
+
+fn expire(model: &mut Model, now: Instant) {
+    model.leaving.retain(|_, (.., until)| *until > now);
+    let over = model.sessions.iter().filter(|(_, one)| one.expires.is_some_and(|at| at <= now));
+    for session in over.map(|(session, _)| *session).collect::<Vec<_>>() {
+        match model.sessions[&session].state {
+            State::Promised => drop(model.sessions.remove(&session)),
+            State::Moving(_) => model.stay(session),
+            State::Running => {}
+        }
+    }
+}
+
+fn compare(ledger: &Ledger, model: &Model) -> Result<(), TestCaseError> {
+    prop_assert_eq!(ledger.len(), model.sessions.len());
+    for (session, one) in &model.sessions {
+        let known = ledger.session(SessionId(*session)).expect("known");
+        let Session { node, rate, state, moves, .. } = known;
+        prop_assert_eq!((node.0, rate, state, moves), (one.node, one.rate, one.state, one.moves));
+        prop_assert_eq!(ledger.work(SessionId(*session)), one.work);
+    }
+    for node in 0..NODES {
+        prop_assert_eq!(ledger.promised(NodeId(node)), model.promised(node), "node {}", node);
+        let here = || model.sessions.iter().filter(|(_, one)| one.node == node);
+        let works: BTreeSet<Option<Work>> = here().map(|(_, one)| one.work).collect();
+        let places = ledger.works(NodeId(node)).iter().map(|work| ledger.place(NodeId(node), *work).expect("there"));
+        let places: Vec<Place<'_>> = places.collect();
+        prop_assert_eq!(places.len(), works.len());
+        for place in places {
+            prop_assert!(works.contains(&place.work));
+            for moves in [1, 2, u8::MAX] {
+                let fit = here()
+                    .filter(|(_, one)| one.work == place.work && one.state == State::Running && one.moves < moves);
+                let fit: BTreeSet<(u64, u128)> = fit.map(|(session, one)| (one.rate, *session)).collect();
+                let found: BTreeSet<(u64, u128)> = place.movable(moves).map(|(one, rate)| (rate, one.0)).collect();
+                prop_assert_eq!(&found, &fit);
+                let least = fit.iter().find(|(rate, _)| *rate >= 50).copied();
+                prop_assert_eq!(place.least(50, moves, |_| true).map(|(one, rate)| (rate, one.0)), least);
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn it_is_what_a_naive_one_is(steps in steps()) {
+        let (mut now, works) = (start(), works());
+        let (mut ledger, mut model) = (Ledger::default(), Model::default());
+        for step in &steps {
+            make(step, &mut now, &works, &mut ledger, &mut model);
+            compare(&ledger, &model)?;
+        }
+        // Nothing leaks: after a while only what runs is left, and when that ends nothing is.
+        make(&Do::Wait(5000), &mut now, &works, &mut ledger, &mut model);
+        compare(&ledger, &model)?;
+        prop_assert_eq!(ledger.deadline(), None);
+        for node in 0..NODES {
+            prop_assert_eq!(ledger.promised(NodeId(node)), Promised::default());
+            for session in 0..SESSIONS {
+                ledger.ended(NodeId(node), SessionId(session));
+            }
+            prop_assert!(ledger.works(NodeId(node)).is_empty());
+        }
+        prop_assert!(ledger.is_empty());
+    }
+}
+
+#[test]
+fn who_is_told_to_have_begun_elsewhere_is_there() {
+    let (now, mut ledger) = (start(), Ledger::default());
+    ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
+    ledger.begun(NodeId(1), SessionId(1), None, 8, Purpose::Play);
+    assert_eq!((ledger.promised(NodeId(0)), ledger.promised(NodeId(1))), Default::default());
+    assert_eq!(ledger.ended(NodeId(0), SessionId(1)), None, "the seat was never taken");
+    assert_eq!(ledger.ended(NodeId(1), SessionId(1)), Some(8));
+}
+
+#[test]
+fn the_deadline_is_not_before_anything_expires() {
+    let (now, mut ledger) = (start(), Ledger::default());
+    ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
+    let later = now.after(Duration::from_secs(1));
+    ledger.reserve(later, SessionId(2), NodeId(0), None, 8, Purpose::Play);
+    assert_eq!(ledger.deadline(), Some(now.instant + RESERVATION));
+    assert_eq!(ledger.expire(now.instant + RESERVATION - Duration::from_nanos(1)), 0);
+    assert_eq!(ledger.expire(now.instant + RESERVATION), 1);
+    assert_eq!(ledger.deadline(), Some(later.instant + RESERVATION));
+}

@@ -1,0 +1,331 @@
+//! Which session to move where, so that another one fits: at a blocked arrival, away from a node that has more than it
+//! can give or that drains, and towards a node that stands empty. Finds, and changes nothing. Bounded in time: it looks
+//! at so many works of a node, from a different one each time, and at so many nodes.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use rand::{Rng, RngExt as _};
+use usher_proto::{SessionId, model::Origin};
+
+pub use self::plan::{Pace, drain, rebalance, shed};
+use super::{
+    NodeId,
+    balancer::{self, Load, View},
+    catalog::Catalog,
+    ledger::{Place, WorkRef},
+    roster::Standing,
+};
+
+/// How often a session is moved in its life at most, but away from a node that drains: a viewer who is sent about is
+/// no better off than one who waits.
+pub const MOVES: u8 = 2;
+
+/// Sessions that are moved for one arrival at most.
+pub const STEPS: usize = 4;
+
+/// Works of a node that are looked at for a session to move.
+const WORKS: usize = 256;
+
+/// Seats found for a session at which the search has enough to choose from.
+const ENOUGH: usize = 32;
+
+/// Nodes that are searched for the second move of a chain.
+const CHAINS: usize = 32;
+
+/// Nothing is moved for an arrival when less than one part in so many of the cluster is free: there, each move only
+/// postpones the next refusal.
+const FREE: u64 = 2000;
+
+/// One session to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The session.
+    pub session: SessionId,
+    /// Where it runs.
+    pub from: NodeId,
+    /// Where it shall go on.
+    pub to: NodeId,
+    /// Bit/s.
+    pub rate: u64,
+}
+
+/// What each node has left, by number.
+#[derive(Default)]
+pub struct Rooms {
+    rooms: Vec<Room>,
+    /// Bit/s that all nodes may be given, and have left.
+    available: u64,
+    free: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Room {
+    load: Load,
+    /// Bit/s left; below 0 when it has more than it can give.
+    left: i64,
+    /// It may be given sessions.
+    well: bool,
+}
+
+impl Rooms {
+    /// Reads every node's room.
+    pub fn read(&mut self, view: &View<'_>) {
+        self.rooms.clear();
+        (self.available, self.free) = (0, 0);
+        for (id, node) in view.roster.nodes() {
+            let load = balancer::load(view, id, node);
+            let left = signed(load.available.rate) - signed(load.level);
+            let well = node.standing(view.now) == Standing::Well;
+            self.rooms.resize(id.index(), Room::default());
+            self.rooms.push(Room { load, left, well });
+            if well {
+                self.available = self.available.saturating_add(load.available.rate);
+                self.free = self.free.saturating_add(u64::try_from(left).unwrap_or(0));
+            }
+        }
+    }
+
+    fn of(&self, node: NodeId) -> Room {
+        self.rooms.get(node.index()).copied().unwrap_or_default()
+    }
+
+    fn take(&mut self, step: &Step) {
+        let rate = signed(step.rate);
+        if let Some(room) = self.rooms.get_mut(step.from.index()) {
+            room.left += rate;
+            room.load.level = room.load.level.saturating_sub(step.rate);
+        }
+        if let Some(room) = self.rooms.get_mut(step.to.index()) {
+            room.left -= rate;
+            room.load.level = room.load.level.saturating_add(step.rate);
+        }
+    }
+}
+
+/// Rates are at most 10^15 bit/s each.
+fn signed(rate: u64) -> i64 {
+    i64::try_from(rate).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
+}
+
+/// Which session of a node shall move, and to where.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Its going frees at least so many bit/s.
+    pub need: u64,
+    /// Not to this node.
+    pub not: Option<NodeId>,
+    /// Its seat stays so many thousandths of a deviation from full at least.
+    pub margin: i64,
+    /// It was moved fewer times than this.
+    pub moves: u8,
+    /// None of these, which were chosen before.
+    pub taken: &'a [Step],
+}
+
+impl Wanted<'_> {
+    /// Any that frees so many bit/s.
+    fn freeing(need: u64) -> Self {
+        Self { need, not: None, margin: 0, moves: MOVES, taken: &[] }
+    }
+}
+
+/// What a search sees.
+pub struct Search<'a> {
+    /// Nodes and promises.
+    pub view: View<'a>,
+    /// Who else holds a title.
+    pub catalog: &'a Catalog,
+    /// What each node has left.
+    pub rooms: &'a mut Rooms,
+}
+
+impl Search<'_> {
+    /// The moves after which one of `holders` has room for `rate`, in the order in which to make them, and that holder.
+    /// Empty when there are none.
+    pub fn make_room(
+        &mut self,
+        rate: u64,
+        holders: impl Iterator<Item = NodeId>,
+        rng: &mut impl Rng,
+        steps: &mut Vec<Step>,
+    ) -> Option<NodeId> {
+        steps.clear();
+        if self.rooms.free < self.rooms.available / FREE {
+            return None;
+        }
+        let mut blocked: [Option<NodeId>; balancer::ALTERNATES + 6] = Default::default();
+        let well = holders.filter(|node| self.rooms.of(*node).well);
+        let mut holders: Vec<NodeId> = well.take(balancer::LOOKED_AT).collect();
+        holders.sort_unstable_by_key(|node| (-self.rooms.of(*node).left, *node));
+        holders.dedup();
+        for (place, node) in blocked.iter_mut().zip(&holders) {
+            *place = Some(*node);
+        }
+        let blocked = || blocked.iter().flatten().copied();
+        let need = |rooms: &Rooms, node| u64::try_from(signed(rate) - rooms.of(node).left).unwrap_or(0);
+        for node in blocked() {
+            if let Some(step) = self.one(node, Wanted::freeing(need(self.rooms, node)), rng) {
+                steps.push(step);
+                return Some(node);
+            }
+        }
+        for node in blocked() {
+            if self.several(node, need(self.rooms, node), rng, steps) {
+                return Some(node);
+            }
+        }
+        let mut chains = CHAINS;
+        blocked().find(|node| self.chain(*node, need(self.rooms, *node), &mut chains, rng, steps))
+    }
+
+    /// The session of a node that is wanted, and its best seat: the one farthest from full.
+    pub fn one(&self, from: NodeId, wanted: Wanted<'_>, rng: &mut impl Rng) -> Option<Step> {
+        let Wanted { need, not, margin, moves, taken } = wanted;
+        let (mut best, mut found) = (None, 0);
+        for place in self.places(from, rng) {
+            let free = |session: &SessionId| taken.iter().all(|step| step.session != *session);
+            let Some((session, rate)) = place.least(need, moves, free) else { continue };
+            for (to, after) in self.seats(from, &place, rate) {
+                if Some(to) != not && after >= margin && best.is_none_or(|(most, _)| after > most) {
+                    best = Some((after, Step { session, from, to, rate }));
+                    found += 1;
+                }
+            }
+            if found >= ENOUGH {
+                break;
+            }
+        }
+        best.map(|(_, step)| step)
+    }
+
+    /// Up to [`STEPS`] sessions of a node that together free `need`, the largest first.
+    fn several(&mut self, from: NodeId, need: u64, rng: &mut impl Rng, steps: &mut Vec<Step>) -> bool {
+        let mut sessions: Vec<(u64, SessionId, WorkRef)> = Vec::new();
+        for (place, work) in self.places_with(from, rng) {
+            sessions.extend(place.movable(MOVES).take(STEPS).map(|(session, rate)| (rate, session, work)));
+        }
+        sessions.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        let most: u64 = sessions.iter().take(STEPS).map(|(rate, ..)| *rate).sum();
+        if most < need {
+            return false;
+        }
+        let before = steps.len();
+        let mut freed = 0;
+        for (rate, session, work) in sessions {
+            let Some(place) = self.view.ledger.place(from, work) else { continue };
+            let seat = self.seats(from, &place, rate).max_by_key(|(_, after)| *after);
+            let Some((to, _)) = seat else { continue };
+            let step = Step { session, from, to, rate };
+            self.rooms.take(&step);
+            steps.push(step);
+            freed += rate;
+            if freed >= need {
+                return true;
+            }
+            if steps.len() - before >= STEPS {
+                break;
+            }
+        }
+        for step in steps.drain(before..) {
+            self.rooms.take(&Step { from: step.to, to: step.from, ..step });
+        }
+        false
+    }
+
+    /// Sessions of a node that has more than it can give, the largest first, until it fits: each to its best seat, which
+    /// stays `margin` thousandths of a deviation from full.
+    fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<Step>) {
+        let room = self.rooms.of(from);
+        if room.load.level <= room.load.available.most() {
+            return;
+        }
+        let mut over = signed(room.load.level) - signed(room.load.available.most());
+        let mut sessions: Vec<(u64, u32, SessionId, WorkRef)> = Vec::new();
+        for work in self.view.ledger.works(from) {
+            let Some(place) = self.view.ledger.place(from, *work) else { continue };
+            sessions.extend(place.movable(MOVES).map(|(session, rate)| (rate, rng.random(), session, *work)));
+        }
+        sessions.sort_unstable_by_key(|(rate, lot, ..)| (std::cmp::Reverse(*rate), *lot));
+        let mut sessions = sessions.into_iter().peekable();
+        while let Some((rate, _, session, work)) = sessions.next() {
+            // Not more than is needed, as long as there are smaller ones.
+            let smaller = sessions.peek().is_some_and(|(next, ..)| signed(*next) >= over);
+            if over <= 0 {
+                break;
+            }
+            if smaller && signed(rate) > over {
+                continue;
+            }
+            let Some(place) = self.view.ledger.place(from, work) else { continue };
+            let seat = self.seats(from, &place, rate).max_by_key(|(_, after)| *after);
+            let Some((to, _)) = seat.filter(|(_, after)| *after >= margin) else { continue };
+            let step = Step { session, from, to, rate };
+            self.rooms.take(&step);
+            steps.push(step);
+            over -= signed(rate);
+        }
+    }
+
+    /// A session of `from` to a node that has no room for it until one of its own sessions goes to a third.
+    fn chain(&self, from: NodeId, need: u64, left: &mut usize, rng: &mut impl Rng, steps: &mut Vec<Step>) -> bool {
+        let works: Vec<WorkRef> = self.works(from, rng).collect();
+        for work in works {
+            let Some(place) = self.view.ledger.place(from, work) else { continue };
+            let Some((session, rate)) = place.least(need, MOVES, |_| true) else { continue };
+            for to in self.holders(from, &place) {
+                let room = self.rooms.of(to);
+                let short = u64::try_from(signed(rate) - room.left).unwrap_or(0);
+                if !room.well || short == 0 {
+                    continue;
+                }
+                if *left == 0 {
+                    return false;
+                }
+                *left -= 1;
+                if let Some(second) = self.one(to, Wanted { not: Some(from), ..Wanted::freeing(short) }, rng) {
+                    steps.extend([second, Step { session, from, to, rate }]);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Nodes with room for `rate` of a work that `from` serves, and how far from full they would be then.
+    fn seats(&self, from: NodeId, place: &Place<'_>, rate: u64) -> impl Iterator<Item = (NodeId, i64)> {
+        self.holders(from, place).filter_map(move |to| {
+            let room = self.rooms.of(to);
+            if !room.well || room.left < signed(rate) {
+                return None;
+            }
+            let node = self.view.roster.node(to)?;
+            Some((to, node.books.margin(room.load.available.rate, room.load.level, rate, &self.view.common)))
+        })
+    }
+
+    /// The other nodes that hold all of a work.
+    fn holders(&self, from: NodeId, place: &Place<'_>) -> impl Iterator<Item = NodeId> {
+        let copies = place.work.into_iter().flat_map(|work| self.catalog.copies_of_work(work));
+        let mut last = None;
+        copies.filter(|copy| copy.origin != Origin::Growing).map(|copy| copy.node).filter(move |node| {
+            let again = last.replace(*node) == Some(*node);
+            *node != from && !again
+        })
+    }
+
+    fn places(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = Place<'_>> {
+        self.places_with(node, rng).map(|(place, _)| place)
+    }
+
+    fn places_with(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = (Place<'_>, WorkRef)> {
+        self.works(node, rng).filter_map(move |work| Some((self.view.ledger.place(node, work)?, work)))
+    }
+
+    fn works(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = WorkRef> {
+        let works = self.view.ledger.works(node);
+        let from = if works.len() > WORKS { rng.random_range(0..works.len()) } else { 0 };
+        works.iter().cycle().skip(from).take(works.len().min(WORKS)).copied()
+    }
+}

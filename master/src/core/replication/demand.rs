@@ -1,0 +1,324 @@
+//! How much each title is asked for: requested bit/s per second, over seconds and over minutes. Owns the table of
+//! titles asked for lately and the order in which they deserve a look; refuses to know copies and nodes.
+//!
+//! An ask only adds a number; the estimates are brought up to date when a title is looked at, about once a second.
+//! A title takes about 120 bytes; [`MOST`] of them are kept. A full table gives up the coldest of eight for a new
+//! title, and one that nobody asked for in [`IDLE`] goes by itself.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState},
+    time::{Duration, Instant},
+};
+
+use super::super::fixed::{self, ONE};
+
+/// Titles that are kept: 120 MB.
+pub(super) const MOST: usize = 1_000_000;
+
+/// A title not asked for in so long is forgotten: by then even the slow estimate is down to 0.25 %.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Shows a flash within seconds.
+const FAST: Duration = Duration::from_secs(15);
+
+/// Shows what a title is worth day in, day out; about one session's length.
+const SLOW: Duration = Duration::from_secs(600);
+
+/// How far ahead shortages are seen: a copy of a film takes about that long to arrive.
+const HORIZON: Duration = Duration::from_secs(120);
+
+/// Slots that one look for idle titles passes: a full table takes a minute.
+const TEND: usize = 16_384;
+
+/// Titles that are compared when one must go.
+const LOTS: usize = 8;
+
+/// Asked for this often since the last look, a title is looked at before those asked for once.
+const BUSY: u8 = 4;
+
+/// Estimates have 16 bits after the point, so that thousands of roundings a minute do not add up.
+const POINT: u32 = 16;
+
+/// Demand of one title, bit/s per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    pub(super) fast: u64,
+    pub(super) slow: u64,
+}
+
+impl Rates {
+    /// Bit/s that begin within the horizon and still run at its end, for sessions of `rate` bit/s that last `mean`.
+    pub(super) fn inflow(self, rate: u64, mean: Duration) -> u64 {
+        // Variance of the fast estimate of a Poisson stream: demand · rate / (2 · 15 s). One session more than was
+        // seen is assumed, so that the first request of a cold title is no flash.
+        let seen = self.slow.saturating_add(rate / FAST.as_secs());
+        let deviation = u128::from(seen) * u128::from(rate) / u128::from(2 * FAST.as_secs());
+        let deviation = u64::try_from(deviation.isqrt()).unwrap_or(u64::MAX);
+        let flash = self.fast.saturating_sub(self.slow).saturating_sub(deviation.saturating_mul(3));
+        let mean_ms = u64::try_from(mean.as_millis()).unwrap_or(u64::MAX);
+        let staying_ms = fixed::mul(mean_ms, ONE - fixed::decay(HORIZON, mean));
+        let inflow = u128::from(self.slow.saturating_add(flash)) * u128::from(staying_ms) / 1000;
+        u64::try_from(inflow).unwrap_or(u64::MAX)
+    }
+
+    /// Bit/s that run in the long run.
+    pub(super) fn steady(self, mean: Duration) -> u64 {
+        self.slow.saturating_mul(mean.as_secs())
+    }
+}
+
+/// A title that deserves a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look<T> {
+    pub(super) title: T,
+    pub(super) rates: Rates,
+    /// A request found no room since the last look.
+    pub(super) refused: bool,
+}
+
+struct Entry<T> {
+    title: T,
+    fast: u64,
+    slow: u64,
+    /// Bit/s asked for since `at_ms`.
+    pending: u64,
+    at_ms: u64,
+    asks: u8,
+    used: bool,
+    due: bool,
+    busy: bool,
+    refused: bool,
+}
+
+/// See the module.
+pub(super) struct Demand<T> {
+    start: Instant,
+    most: usize,
+    entries: Vec<Entry<T>>,
+    free: Vec<u32>,
+    /// By the hash of the title: two titles that share all 64 bits would share an estimate, and nothing worse.
+    index: HashMap<u64, u32, BuildHasherDefault<Same>>,
+    hasher: RandomState,
+    urgent: VecDeque<u32>,
+    busy: VecDeque<u32>,
+    due: VecDeque<u32>,
+    hand: usize,
+}
+
+/// The key is a hash already.
+#[derive(Default)]
+struct Same(u64);
+
+impl Hasher for Same {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+impl<T: Copy + Eq + Hash> Demand<T> {
+    pub(super) fn new(start: Instant, most: usize) -> Self {
+        Self {
+            start,
+            most: most.max(1),
+            entries: Vec::new(),
+            free: Vec::new(),
+            index: HashMap::default(),
+            hasher: RandomState::new(),
+            urgent: VecDeque::new(),
+            busy: VecDeque::new(),
+            due: VecDeque::new(),
+            hand: 0,
+        }
+    }
+
+    /// A request for `rate` bit/s. O(1).
+    pub(super) fn asked(&mut self, now: Instant, title: T, rate: u64) {
+        let slot = self.slot(now, title);
+        let entry = &mut self.entries[slot as usize];
+        entry.pending = entry.pending.saturating_add(rate);
+        entry.asks = entry.asks.saturating_add(1);
+        if !entry.due {
+            entry.due = true;
+            self.due.push_back(slot);
+        }
+        if entry.asks >= BUSY && !entry.busy {
+            entry.busy = true;
+            self.busy.push_back(slot);
+        }
+    }
+
+    /// A request found no room. O(1).
+    pub(super) fn refused(&mut self, now: Instant, title: T) {
+        let slot = self.slot(now, title);
+        if !std::mem::replace(&mut self.entries[slot as usize].refused, true) {
+            self.urgent.push_back(slot);
+        }
+    }
+
+    /// Nothing can be done for the titles that were refused.
+    pub(super) fn calm(&mut self) {
+        for slot in self.urgent.drain(..) {
+            self.entries[slot as usize].refused = false;
+        }
+    }
+
+    /// Whether a refused title waits for a look.
+    pub(super) fn is_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
+    /// The next title to look at: those refused first, then those asked for often.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Look<T>> {
+        let now_ms = self.ms(now);
+        loop {
+            let (slot, queue) = if let Some(slot) = self.urgent.pop_front() {
+                (slot, Queue::Urgent)
+            } else if let Some(slot) = self.busy.pop_front() {
+                (slot, Queue::Busy)
+            } else {
+                (self.due.pop_front()?, Queue::Due)
+            };
+            let entry = &mut self.entries[slot as usize];
+            // A slot that was looked at, or given to another title, since it was queued has nothing to say.
+            let is_worth_it = match queue {
+                Queue::Urgent => entry.refused,
+                Queue::Busy => std::mem::take(&mut entry.busy) && entry.asks > 0,
+                Queue::Due => std::mem::take(&mut entry.due) && entry.asks > 0,
+            };
+            if is_worth_it && entry.used {
+                entry.settle(now_ms);
+                let refused = std::mem::take(&mut entry.refused);
+                return Some(Look { title: entry.title, rates: entry.rates(), refused });
+            }
+        }
+    }
+
+    /// Demand of a title now; none if nobody asked for it lately. O(1).
+    pub(super) fn of(&self, now: Instant, title: &T) -> Rates {
+        let Some(&slot) = self.index.get(&self.hasher.hash_one(title)) else { return Rates::default() };
+        self.entries[slot as usize].at(self.ms(now)).1
+    }
+
+    /// Forgets idle titles, a part of the table at a time.
+    pub(super) fn tend(&mut self, now: Instant) {
+        let idle_ms = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.ms(now);
+        for _ in 0..TEND.min(self.entries.len()) {
+            let slot = self.turn();
+            let entry = &mut self.entries[slot as usize];
+            let is_queued = entry.due || entry.busy || entry.refused;
+            if entry.used && !is_queued && now_ms.saturating_sub(entry.at_ms) >= idle_ms {
+                entry.used = false;
+                self.index.remove(&self.hasher.hash_one(self.entries[slot as usize].title));
+                self.free.push(slot);
+            }
+        }
+    }
+
+    /// Titles that are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    fn slot(&mut self, now: Instant, title: T) -> u32 {
+        let hash = self.hasher.hash_one(title);
+        if let Some(&slot) = self.index.get(&hash) {
+            return slot;
+        }
+        let slot = self.place(now);
+        let at_ms = self.ms(now);
+        let entry = Entry {
+            title,
+            fast: 0,
+            slow: 0,
+            pending: 0,
+            at_ms,
+            asks: 0,
+            used: true,
+            due: false,
+            busy: false,
+            refused: false,
+        };
+        match self.entries.get_mut(slot as usize) {
+            // Its places in the queues go on to the new title; the refusal was the old one's.
+            Some(old) => *old = Entry { due: old.due, busy: old.busy, ..entry },
+            None => self.entries.push(entry),
+        }
+        self.index.insert(hash, slot);
+        slot
+    }
+
+    /// A slot for a new title.
+    fn place(&mut self, now: Instant) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            return slot;
+        }
+        if self.entries.len() < self.most {
+            return u32::try_from(self.entries.len()).expect("a table has fewer than 2^32 titles");
+        }
+        let now_ms = self.ms(now);
+        let lots: [u32; LOTS] = std::array::from_fn(|_| self.turn());
+        let coldest = lots.into_iter().min_by_key(|&slot| {
+            let entry = &self.entries[slot as usize];
+            (entry.refused, entry.at(now_ms).1.slow)
+        });
+        let coldest = coldest.expect("lots were drawn");
+        self.index.remove(&self.hasher.hash_one(self.entries[coldest as usize].title));
+        coldest
+    }
+
+    fn turn(&mut self) -> u32 {
+        self.hand = if self.hand + 1 < self.entries.len() { self.hand + 1 } else { 0 };
+        u32::try_from(self.hand).expect("a table has fewer than 2^32 titles")
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+enum Queue {
+    Urgent,
+    Busy,
+    Due,
+}
+
+impl<T> Entry<T> {
+    fn settle(&mut self, now_ms: u64) {
+        (self.fast, self.slow) = self.at(now_ms).0;
+        (self.pending, self.asks, self.at_ms) = (0, 0, self.at_ms.max(now_ms));
+    }
+
+    fn rates(&self) -> Rates {
+        Rates { fast: self.fast >> POINT, slow: self.slow >> POINT }
+    }
+
+    /// The estimates at a time, with and without the bits after the point.
+    fn at(&self, now_ms: u64) -> ((u64, u64), Rates) {
+        // What was asked for since is taken to have come evenly, in a millisecond at least.
+        let elapsed_ms = now_ms.saturating_sub(self.at_ms).max(1);
+        let inflow = ((u128::from(self.pending) * 1000) << POINT) / u128::from(elapsed_ms);
+        let inflow = u64::try_from(inflow).unwrap_or(u64::MAX);
+        let after = |before: u64, constant: Duration| {
+            let left = fixed::decay(Duration::from_millis(elapsed_ms), constant);
+            fixed::mul(before, left).saturating_add(fixed::mul(inflow, ONE - left))
+        };
+        let (fast, slow) = (after(self.fast, FAST), after(self.slow, SLOW));
+        ((fast, slow), Rates { fast: fast >> POINT, slow: slow >> POINT })
+    }
+}

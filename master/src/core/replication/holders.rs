@@ -1,0 +1,92 @@
+//! Who has a title, or will: what the catalog names, with what was ordered since. Refuses to know demand.
+
+use std::hash::Hash;
+
+use usher_proto::model::Origin;
+
+use super::{
+    super::NodeId,
+    Titles,
+    running::Running,
+    seats::Seats,
+    water::{self, Vessel},
+};
+
+/// One node that has a title or will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) node: NodeId,
+    pub(super) origin: Origin,
+    /// Takes viewers: it is whole, or grows faster than it plays.
+    pub(super) relief: bool,
+}
+
+impl Holder {
+    pub(super) fn is_whole(&self) -> bool {
+        self.origin != Origin::Growing
+    }
+}
+
+/// Those of one title, by node; a scratch table that is filled for each title anew.
+#[derive(Default)]
+pub(super) struct Holders {
+    pub(super) all: Vec<Holder>,
+    vessels: Vec<Vessel>,
+}
+
+impl Holders {
+    /// Fills the table. A node is named once, by its best copy (the operator's, then whole ones); nodes that are not
+    /// there, and copies that are to go, are left out.
+    pub(super) fn set<S: Titles<Title = T>, T: Copy + Ord + Hash>(
+        &mut self,
+        title: T,
+        titles: &S,
+        (running, seats): (&Running<T>, &Seats),
+    ) {
+        let all = &mut self.all;
+        all.clear();
+        titles.copies(title, |node, origin| all.push(Holder { node, origin, relief: true }));
+        for (node, run) in running.of(title) {
+            match all.iter_mut().find(|holder| holder.node == node) {
+                Some(holder) => holder.relief = run.relief || holder.is_whole(),
+                None => all.push(Holder { node, origin: Origin::Growing, relief: run.relief }),
+            }
+        }
+        all.sort_unstable_by_key(|holder| (holder.node, rank(holder.origin)));
+        all.dedup_by_key(|holder| holder.node);
+        all.retain(|holder| seats.of(holder.node).is_some() && !running.is_going(title, holder.node));
+    }
+
+    /// How high the least loaded of them stands (Q32) once `inflow` bit/s came to those that take viewers, `without`
+    /// one of them.
+    pub(super) fn level(&mut self, seats: &Seats, inflow: u64, without: Option<NodeId>) -> u64 {
+        self.vessels.clear();
+        let taking = self.all.iter().filter(|holder| holder.relief && Some(holder.node) != without);
+        let spots = taking.filter_map(|holder| seats.of(holder.node)).map(|seat| seat.spot);
+        let vessels = spots.filter(|spot| spot.serving);
+        self.vessels.extend(vessels.map(|spot| Vessel { available: spot.available, level: spot.level }));
+        water::fill(&mut self.vessels, inflow)
+    }
+
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.all.iter().any(|holder| holder.node == node)
+    }
+
+    /// Copies, growing ones too.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.all.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Copies that are whole.
+    pub(super) fn whole(&self) -> u32 {
+        u32::try_from(self.all.iter().filter(|holder| holder.is_whole()).count()).unwrap_or(u32::MAX)
+    }
+}
+
+fn rank(origin: Origin) -> u8 {
+    match origin {
+        Origin::Operator => 0,
+        Origin::Replica => 1,
+        Origin::Growing => 2,
+    }
+}

@@ -1,0 +1,180 @@
+//! What was ordered and has not ended, and what failed of late and is left alone for a while. Knows numbers of nodes
+//! and titles; refuses to know why an order was given.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::super::NodeId;
+
+/// An order that nobody spoke of again is given up after this and four times the time it should take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An eviction that did not show by then may be ordered again.
+const EVICTION: Duration = Duration::from_secs(60);
+
+/// First wait after a failure; doubles with each, up to [`LONGEST`].
+const FIRST: Duration = Duration::from_secs(10);
+
+/// Longest wait after failures.
+const LONGEST: Duration = Duration::from_secs(640);
+
+/// Pairs, or titles, whose failures are remembered.
+const FAILURES: usize = 4096;
+
+/// One copy on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) from: NodeId,
+    pub(super) since: Instant,
+    pub(super) size: u64,
+    pub(super) rate: u64,
+    /// It arrives fast enough to be served while it does.
+    pub(super) relief: bool,
+    /// The target's catalog names it.
+    pub(super) seen: bool,
+    until: Instant,
+}
+
+/// Copies on their way, by title and target, and copies that are to go.
+pub(super) struct Running<T> {
+    copies: BTreeMap<(T, NodeId), Run>,
+    evictions: BTreeMap<(T, NodeId), Instant>,
+}
+
+impl<T: Copy + Ord> Running<T> {
+    pub(super) fn new() -> Self {
+        Self { copies: BTreeMap::new(), evictions: BTreeMap::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.copies.len()
+    }
+
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        title: T,
+        (from, to): (NodeId, NodeId),
+        size: u64,
+        rate: u64,
+        relief: bool,
+    ) {
+        let seconds = size.saturating_mul(8) / rate.max(1);
+        let until = now + PATIENCE + Duration::from_secs(seconds.saturating_mul(4).min(7 * 86_400));
+        self.copies.insert((title, to), Run { from, since: now, size, rate, relief, seen: false, until });
+    }
+
+    pub(super) fn end(&mut self, title: T, to: NodeId) -> Option<Run> {
+        self.copies.remove(&(title, to))
+    }
+
+    pub(super) fn evict(&mut self, now: Instant, title: T, node: NodeId) {
+        self.evictions.insert((title, node), now + EVICTION);
+    }
+
+    pub(super) fn is_going(&self, title: T, node: NodeId) -> bool {
+        self.evictions.contains_key(&(title, node))
+    }
+
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.copies.retain(|(_, to), run| *to != node && run.from != node);
+        self.evictions.retain(|(_, at), _| *at != node);
+    }
+
+    /// Gives up what ought to have ended.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.copies.retain(|_, run| run.until > now);
+        self.evictions.retain(|_, until| *until > now);
+    }
+
+    pub(super) fn of(&self, title: T) -> impl Iterator<Item = (NodeId, Run)> {
+        self.copies.range((title, NodeId(0))..=(title, NodeId(u32::MAX))).map(|((_, to), run)| (*to, *run))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Run> {
+        self.copies.values()
+    }
+
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (T, NodeId, &mut Run)> {
+        self.copies.iter_mut().map(|((title, to), run)| (*title, *to, run))
+    }
+}
+
+/// What failed, and until when it is not tried again.
+pub(super) struct Backoff<K>(BTreeMap<K, (Instant, u32)>);
+
+impl<K: Copy + Ord> Backoff<K> {
+    pub(super) fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    pub(super) fn failed(&mut self, now: Instant, key: K) {
+        if self.0.len() >= FAILURES && !self.0.contains_key(&key) {
+            self.0.pop_first();
+        }
+        let (until, failures) = self.0.entry(key).or_insert((now, 0));
+        *until = now + (FIRST * (1 << (*failures).min(6))).min(LONGEST);
+        *failures += 1;
+    }
+
+    pub(super) fn ended_well(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
+    pub(super) fn bars(&self, now: Instant, key: &K) -> bool {
+        self.0.get(key).is_some_and(|(until, _)| *until > now)
+    }
+
+    /// Forgets what has been quiet for as long as the longest wait.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, (until, _)| *until + LONGEST > now);
+    }
+
+    pub(super) fn forget(&mut self, is_gone: impl Fn(&K) -> bool) {
+        self.0.retain(|key, _| !is_gone(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_left_alone_for_longer_and_longer() {
+        let (now, key) = (Instant::now(), 1);
+        let mut backoff = Backoff::new();
+        for wait in [10, 20, 40, 80, 160, 320, 640, 640] {
+            backoff.failed(now, key);
+            let wait = Duration::from_secs(wait);
+            assert!(backoff.bars(now + wait - Duration::from_millis(1), &key) && !backoff.bars(now + wait, &key));
+        }
+        backoff.ended_well(&key);
+        assert!(!backoff.bars(now, &key));
+        for key in 0..2 * FAILURES {
+            backoff.failed(now, i32::try_from(key).expect("small"));
+        }
+        assert_eq!(backoff.0.len(), FAILURES);
+        backoff.expire(now + FIRST + LONGEST);
+        assert!(backoff.0.is_empty());
+    }
+
+    #[test]
+    fn an_order_that_nobody_speaks_of_again_ends() {
+        let (now, node) = (Instant::now(), NodeId);
+        let mut running = Running::new();
+        running.start(now, 7, (node(0), node(1)), 1000, 80, true);
+        running.start(now, 8, (node(1), node(2)), 1000, 80, true);
+        running.evict(now, 7, node(3));
+        assert_eq!((running.of(7).count(), running.is_going(7, node(3))), (1, true));
+        running.expire(now + Duration::from_secs(459));
+        assert_eq!((running.len(), running.is_going(7, node(3))), (2, false));
+        running.expire(now + Duration::from_secs(460));
+        assert_eq!(running.len(), 0);
+        running.start(now, 7, (node(0), node(1)), 1000, 80, true);
+        running.start(now, 8, (node(1), node(2)), 1000, 80, true);
+        running.forget(node(2));
+        assert_eq!(running.all_mut().map(|(title, to, _)| (title, to)).collect::<Vec<_>>(), [(7, node(1))]);
+    }
+}

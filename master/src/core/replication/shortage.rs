@@ -1,0 +1,314 @@
+//! Which titles need copies, and where these go. Owns the thresholds; refuses to know what may be removed for its own
+//! sake.
+
+use std::{
+    cmp::Reverse,
+    hash::Hash,
+    ops::Bound,
+    time::{Duration, Instant},
+};
+
+use usher_proto::model::Origin;
+
+use super::{
+    super::{NodeId, fixed::ONE},
+    Bounds, Order, Planner, Titles, Why,
+    seats::Seat,
+    surplus::Value,
+};
+
+/// A title is short when its least loaded holder will stand above this share: the rest is what a burst needs.
+const SHORT: u64 = ONE / 100 * 95;
+
+/// A copy goes to a node that stands at least so much below the holders, or it would not be worth its bytes.
+const GAIN: u64 = ONE / 100 * 5;
+
+/// No copy for demand's sake goes to a node that stands higher: it would soon be short as well.
+const HIGHEST: u64 = ONE / 100 * 93;
+
+/// Bit/s at which a copy must come to be served meanwhile, in per cent of the title's rate: viewers start with a
+/// burst, and files are not evenly dense.
+const PREFIX: u64 = 125;
+
+/// A refused title whose copies were ordered just now is given so long for them to take viewers.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// Titles asked for that one plan looks at, a microsecond or two each.
+const LOOKS: usize = 4096;
+
+/// Titles that one plan's sweep visits: a million take four minutes.
+const SWEEP: usize = 4096;
+
+/// Titles in want of copies that are remembered; the sweep finds the others again when there is room.
+const FEW: usize = 65_536;
+
+/// Of those, how many one plan looks at.
+const REPAIRS: usize = 512;
+
+/// Titles for which one plan seeks targets; each may walk over all nodes.
+const SEARCHES: usize = 64;
+
+/// Full nodes on which one search looks for something to remove.
+const FULL_NODES: usize = 8;
+
+/// A title that needs copies.
+struct Case<T> {
+    title: T,
+    why: Why,
+    /// Where its holders will stand, Q32.
+    level: u64,
+    inflow: u64,
+    size: u64,
+    rate: u64,
+    bounds: Bounds,
+}
+
+/// Where a copy comes from and goes to.
+struct Route<T> {
+    from: NodeId,
+    to: NodeId,
+    rate: u64,
+    relief: bool,
+    /// What must go first.
+    victim: Option<(T, u64)>,
+}
+
+impl<T: Copy + Ord + Hash> Planner<T> {
+    /// Orders copies of titles that are short.
+    pub(super) fn relieve<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S, orders: &mut Vec<Order<T>>) {
+        let mut cases = Vec::new();
+        for _ in 0..LOOKS {
+            let Some(look) = self.demand.next(now) else { break };
+            let Some(facts) = titles.facts(look.title).filter(|facts| facts.hashed) else { continue };
+            let inflow = look.rates.inflow(facts.rate, self.session);
+            self.holders.set(look.title, titles, (&self.running, &self.seats));
+            let level = self.holders.level(&self.seats, inflow, None);
+            let is_settling = || self.running.of(look.title).any(|(_, run)| run.relief && run.since + SETTLING > now);
+            let why = match level > SHORT {
+                _ if level == u64::MAX => continue,
+                true if look.refused => Why::Refused,
+                true => Why::Hot,
+                false if look.refused && !is_settling() => Why::Refused,
+                false => continue,
+            };
+            // Where a request was refused, the holders are full, whatever they say.
+            let level = if why == Why::Refused { level.max(ONE) } else { level };
+            let bounds = self.policy.of(facts.name);
+            cases.push(Case { title: look.title, why, level, inflow, size: facts.size, rate: facts.rate, bounds });
+        }
+        cases.sort_by_key(|case| (case.why != Why::Refused, Reverse(case.level), Reverse(case.inflow)));
+        for case in cases.iter().take(SEARCHES) {
+            if self.running.len() >= self.seats.most_orders() {
+                break;
+            }
+            self.add(now, case, titles, orders);
+        }
+    }
+
+    /// Looks at a part of the catalog for titles with too few copies, and for copies that may be surplus.
+    pub(super) fn sweep<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S) {
+        let next = titles.walk(self.place, SWEEP, |title| {
+            let Some(facts) = titles.facts(title).filter(|facts| facts.hashed) else { return };
+            self.holders.set(title, titles, (&self.running, &self.seats));
+            for holder in self.holders.all.iter().filter(|holder| holder.origin == Origin::Replica) {
+                self.watch.see(now, holder.node, title);
+            }
+            if self.holders.count() >= self.policy.of(facts.name).min {
+                self.few.remove(&title);
+            } else if self.few.len() < FEW {
+                self.few.entry(title).or_insert(now);
+            }
+        });
+        self.place = next.unwrap_or(0);
+    }
+
+    /// Orders copies of titles that have had too few for longer than the grace.
+    pub(super) fn repair<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S, orders: &mut Vec<Order<T>>) {
+        let mut searches = 0;
+        for _ in 0..REPAIRS.min(self.few.len()) {
+            if searches == SEARCHES || self.running.len() >= self.seats.most_orders() {
+                break;
+            }
+            let after = self.few_cursor.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.few.range((after, Bound::Unbounded)).next().or_else(|| self.few.first_key_value());
+            let Some((&title, &since)) = next else { break };
+            self.few_cursor = Some(title);
+            let Some(facts) = titles.facts(title) else {
+                self.few.remove(&title);
+                continue;
+            };
+            self.holders.set(title, titles, (&self.running, &self.seats));
+            let bounds = self.policy.of(facts.name);
+            if self.holders.count() >= bounds.min {
+                self.few.remove(&title);
+            } else if now.saturating_duration_since(since) >= self.grace {
+                searches += 1;
+                let inflow = self.demand.of(now, &title).inflow(facts.rate, self.session);
+                let (why, size, rate) = (Why::Few, facts.size, facts.rate);
+                self.add(now, &Case { title, why, level: u64::MAX, inflow, size, rate, bounds }, titles, orders);
+            }
+        }
+    }
+
+    /// Orders the copies that a case asks for, as far as there are targets and sources.
+    fn add<S: Titles<Title = T>>(&mut self, now: Instant, case: &Case<T>, titles: &S, orders: &mut Vec<Order<T>>) {
+        let title = case.title;
+        if self.titles.bars(now, &title) {
+            return;
+        }
+        self.holders.set(title, titles, (&self.running, &self.seats));
+        let count = self.holders.count();
+        let wanted = match case.why {
+            Why::Few => case.bounds.min.saturating_sub(count),
+            Why::Refused | Why::Hot => {
+                (count / 2).max(1).min(case.bounds.max.map_or(u32::MAX, |max| max.saturating_sub(count)))
+            }
+        };
+        for _ in 0..wanted {
+            if self.running.len() >= self.seats.most_orders() {
+                return;
+            }
+            let Some(route) = self.route(now, case, titles) else { return };
+            let Route { from, to, rate, relief, victim } = route;
+            if let Some((title, size)) = victim {
+                orders.push(Order::Evict { title, node: to });
+                self.running.evict(now, title, to);
+                self.watch.evicted(now, title, to);
+                self.seats.free(to, size);
+                // The search for it used the same scratch.
+                self.holders.set(case.title, titles, (&self.running, &self.seats));
+            }
+            orders.push(Order::Replicate { title, from, to, rate, why: case.why });
+            self.running.start(now, title, (from, to), case.size, rate, relief);
+            self.seats.carry(from, to, case.size);
+            self.holders.set(title, titles, (&self.running, &self.seats));
+            let level = self.holders.level(&self.seats, case.inflow, None);
+            if relief {
+                self.seats.lift(to, level.min(ONE));
+            }
+            if case.why != Why::Few && level <= SHORT {
+                return;
+            }
+        }
+    }
+
+    /// The best route of one more copy: to a node with storage that can be served from meanwhile, then to one that
+    /// cannot, then to one where something less valuable must go first.
+    fn route<S: Titles<Title = T>>(&mut self, now: Instant, case: &Case<T>, titles: &S) -> Option<Route<T>> {
+        if case.why == Why::Few {
+            // Nodes in zones without a copy first; how loaded a node is matters less than that there is a copy.
+            let zones: Vec<u32> = self.holders.all.iter().filter_map(|holder| self.zone(holder.node)).collect();
+            return self
+                .search(now, case, |seat_zone, _| !zones.contains(&seat_zone))
+                .or_else(|| self.search(now, case, |_, _| true))
+                .or_else(|| self.make_room(now, case, titles));
+        }
+        // A copy that comes too slowly to be served helps only later, so that one at a time is enough.
+        let is_waiting = self.holders.all.iter().any(|holder| !holder.relief);
+        let route = self.search(now, case, |_, relief| relief);
+        let route = if is_waiting { route } else { route.or_else(|| self.search(now, case, |_, _| true)) };
+        route.or_else(|| self.make_room(now, case, titles))
+    }
+
+    fn search(&mut self, now: Instant, case: &Case<T>, fits: impl Fn(u32, bool) -> bool) -> Option<Route<T>> {
+        let sources = self.sources();
+        let most = highest(case);
+        let (holders, pairs, running) = (&self.holders, &self.pairs, &self.running);
+        for (_, to, target) in self.seats.by_level().take_while(|(level, ..)| *level <= most) {
+            if !target.may_take() || target.spot.storage_free < case.size {
+                continue;
+            }
+            if case.why != Why::Few && target.room() < case.rate {
+                continue;
+            }
+            if holders.has(to) || running.is_going(case.title, to) {
+                continue;
+            }
+            let Some((from, source)) = sources.iter().find(|(from, _)| !pairs.bars(now, &(*from, to))) else {
+                continue;
+            };
+            let rate = source.rate_to(target);
+            let relief = u128::from(rate) * 100 >= u128::from(case.rate) * u128::from(PREFIX);
+            if rate > 0 && fits(target.spot.zone, relief) {
+                return Some(Route { from: *from, to, rate, relief, victim: None });
+            }
+        }
+        None
+    }
+
+    /// A route to a node without storage, where a surplus copy of less value can go.
+    fn make_room<S: Titles<Title = T>>(&mut self, now: Instant, case: &Case<T>, titles: &S) -> Option<Route<T>> {
+        let most = highest(case);
+        let full: Vec<NodeId> = self
+            .seats
+            .by_level()
+            .take_while(|(level, ..)| *level <= most)
+            .filter(|(.., seat)| seat.may_take() && seat.spot.storage_free < case.size)
+            .filter(|(.., seat)| case.why == Why::Few || seat.room() >= case.rate)
+            .map(|(_, node, _)| node)
+            .take(FULL_NODES)
+            .collect();
+        let sources = self.sources();
+        let value = match case.why {
+            Why::Few => Value::MAX,
+            Why::Refused | Why::Hot => Value::new(case.inflow, self.holders.count() + 1, case.size),
+        };
+        for to in full {
+            if self.holders.has(to) || self.running.is_going(case.title, to) {
+                continue;
+            }
+            let source = sources.iter().find(|(from, _)| !self.pairs.bars(now, &(*from, to)));
+            let (Some((from, source)), Some(target)) = (source, self.seats.of(to)) else { continue };
+            let rate = source.rate_to(target);
+            if rate == 0 {
+                continue;
+            }
+            let relief = u128::from(rate) * 100 >= u128::from(case.rate) * u128::from(PREFIX);
+            let missing = case.size - target.spot.storage_free;
+            let victim = self.victim(now, to, missing, (case.title, value), titles);
+            self.holders.set(case.title, titles, (&self.running, &self.seats));
+            if let Some(victim) = victim {
+                return Some(Route { from: *from, to, rate, relief, victim: Some(victim) });
+            }
+        }
+        None
+    }
+
+    /// Holders that may give a copy, the one with most room first.
+    fn sources(&self) -> Vec<(NodeId, Seat)> {
+        let whole = self.holders.all.iter().filter(|holder| holder.is_whole());
+        let seats = whole.filter_map(|holder| self.seats.of(holder.node).map(|seat| (holder.node, *seat)));
+        let mut sources: Vec<_> = seats.filter(|(_, seat)| seat.may_give()).collect();
+        sources.sort_unstable_by_key(|(node, seat)| (Reverse(seat.room()), *node));
+        sources
+    }
+
+    fn zone(&self, node: NodeId) -> Option<u32> {
+        self.seats.of(node).map(|seat| seat.spot.zone)
+    }
+}
+
+/// How high a target may stand, Q32.
+fn highest<T>(case: &Case<T>) -> u64 {
+    match case.why {
+        Why::Few => u64::MAX,
+        Why::Refused | Why::Hot => case.level.saturating_sub(GAIN).min(HIGHEST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_stands_below_the_holders() {
+        let case = |why, per_cent| {
+            let (inflow, size, rate) = (0, 0, 0);
+            let level = ONE / 100 * per_cent;
+            highest(&Case { title: (), why, level, inflow, size, rate, bounds: Bounds { min: 1, max: None } })
+        };
+        assert_eq!(case(Why::Hot, 96), ONE / 100 * 91);
+        assert_eq!(case(Why::Refused, 120), HIGHEST);
+        assert_eq!(case(Why::Few, 0), u64::MAX);
+    }
+}

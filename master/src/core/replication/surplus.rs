@@ -1,0 +1,265 @@
+//! Which copies may go: replicas that nobody would have missed for half an hour, and those that are in the way of
+//! something more valuable. Owns the list of replicas; refuses to touch what the operator put there.
+
+use std::{
+    collections::BTreeMap,
+    hash::Hash,
+    ops::Bound,
+    time::{Duration, Instant},
+};
+
+use usher_proto::model::Origin;
+
+use super::{
+    super::{NodeId, fixed::ONE},
+    Order, Planner, Titles,
+};
+
+/// A copy is surplus while its title's other holders would stand below this share without it: far below where copies
+/// are made, so that what is removed is not made again.
+const CALM: u64 = ONE / 100 * 80;
+
+/// How long a copy must have been surplus: longer than a break in a match.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// A copy in the way of a more valuable one may go when the others would stand below this share.
+const TOLERABLE: u64 = ONE / 100 * 90;
+
+/// A node removes one copy in so long: deleting a large file holds up its disk.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Replicas that are watched in all; the sweep finds the others when there is room.
+const MOST: usize = 262_144;
+
+/// Replicas that one plan looks at.
+const LOOKS: usize = 1024;
+
+/// Replicas of one node that are looked at for one to remove.
+const VICTIMS: usize = 256;
+
+/// What a copy is worth: the demand that it carries, per byte.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Value {
+    carried: u64,
+    size: u64,
+}
+
+impl Value {
+    /// More than any copy's.
+    pub(super) const MAX: Self = Self { carried: u64::MAX, size: 0 };
+
+    pub(super) fn new(inflow: u64, copies: u32, size: u64) -> Self {
+        Self { carried: inflow / u64::from(copies.max(1)), size: size.max(1) }
+    }
+
+    fn is_below(&self, other: &Self) -> bool {
+        u128::from(self.carried) * u128::from(other.size) < u128::from(other.carried) * u128::from(self.size)
+            || (other.size == 0 && self.size > 0)
+    }
+
+    /// Worth less than half as much: two titles of about equal demand do not take turns.
+    fn is_far_below(&self, other: &Self) -> bool {
+        Self { carried: self.carried.saturating_mul(2), ..*self }.is_below(other)
+    }
+}
+
+/// How a title would do without one of its replicas.
+enum Without {
+    /// There is no such replica.
+    Gone,
+    /// Fewer whole copies would be left than there should be, or more are being made.
+    TooFew,
+    /// The least loaded of the others would stand at this share, Q32.
+    Level(u64),
+}
+
+struct Place<T> {
+    /// Since when each replica has been surplus.
+    calm: BTreeMap<T, Instant>,
+    evicted: Option<Instant>,
+    /// Where the next search for a victim begins.
+    cursor: Option<T>,
+}
+
+impl<T> Default for Place<T> {
+    fn default() -> Self {
+        Self { calm: BTreeMap::new(), evicted: None, cursor: None }
+    }
+}
+
+/// The replicas, by node.
+pub(super) struct Watch<T> {
+    places: Vec<Place<T>>,
+    count: usize,
+    /// The replica looked at last.
+    cursor: (usize, Option<T>),
+}
+
+impl<T: Copy + Ord> Watch<T> {
+    pub(super) fn new() -> Self {
+        Self { places: Vec::new(), count: 0, cursor: (0, None) }
+    }
+
+    /// There is a replica on a node.
+    pub(super) fn see(&mut self, now: Instant, node: NodeId, title: T) {
+        if self.places.len() <= node.index() {
+            self.places.resize_with(node.index() + 1, Place::default);
+        }
+        let calm = &mut self.places[node.index()].calm;
+        if self.count < MOST && !calm.contains_key(&title) {
+            calm.insert(title, now);
+            self.count += 1;
+        }
+    }
+
+    /// There is none any more.
+    fn lose(&mut self, node: NodeId, title: T) {
+        if self.places.get_mut(node.index()).is_some_and(|place| place.calm.remove(&title).is_some()) {
+            self.count -= 1;
+        }
+    }
+
+    pub(super) fn evicted(&mut self, now: Instant, title: T, node: NodeId) {
+        self.lose(node, title);
+        if let Some(place) = self.places.get_mut(node.index()) {
+            place.evicted = Some(now);
+        }
+    }
+
+    pub(super) fn forget(&mut self, node: NodeId) {
+        if let Some(place) = self.places.get_mut(node.index()) {
+            self.count -= place.calm.len();
+            *place = Place::default();
+        }
+    }
+
+    fn may_evict(&self, now: Instant, node: NodeId) -> bool {
+        let evicted = self.places.get(node.index()).and_then(|place| place.evicted);
+        evicted.is_none_or(|evicted| now.saturating_duration_since(evicted) >= PACE)
+    }
+
+    /// It is missed after all, or another copy of it just went.
+    fn restless(&mut self, now: Instant, node: NodeId, title: T) {
+        if let Some(since) = self.places.get_mut(node.index()).and_then(|place| place.calm.get_mut(&title)) {
+            *since = now;
+        }
+    }
+
+    /// The next replica in turn.
+    fn turn(&mut self) -> Option<(NodeId, T, Instant)> {
+        for _ in 0..=self.places.len() {
+            let (index, after) = self.cursor;
+            let place = self.places.get(index)?;
+            let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+            if let Some((&title, &since)) = place.calm.range((after, Bound::Unbounded)).next() {
+                self.cursor.1 = Some(title);
+                return Some((NodeId(u32::try_from(index).ok()?), title, since));
+            }
+            self.cursor = (if index + 1 < self.places.len() { index + 1 } else { 0 }, None);
+        }
+        None
+    }
+
+    /// Some replicas of a node, others each time.
+    fn some_of(&mut self, node: NodeId) -> Vec<T> {
+        let Some(place) = self.places.get_mut(node.index()) else { return Vec::new() };
+        let after = place.cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = place.calm.range((after, Bound::Unbounded)).map(|(title, _)| *title);
+        let begin = place.cursor.map(|cursor| place.calm.range(..=cursor).map(|(title, _)| *title));
+        let some: Vec<T> = rest.chain(begin.into_iter().flatten()).take(VICTIMS).collect();
+        place.cursor = some.last().copied();
+        some
+    }
+}
+
+impl<T: Copy + Ord + Hash> Planner<T> {
+    /// Removes replicas that nobody would have missed for a while.
+    pub(super) fn release<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S, orders: &mut Vec<Order<T>>) {
+        for _ in 0..LOOKS.min(self.watch.count) {
+            let Some((node, title, since)) = self.watch.turn() else { return };
+            let level = match self.without(now, node, title, titles) {
+                Without::Gone => {
+                    self.watch.lose(node, title);
+                    continue;
+                }
+                Without::TooFew => u64::MAX,
+                Without::Level(level) => level,
+            };
+            if level >= CALM {
+                self.watch.restless(now, node, title);
+            } else if now.saturating_duration_since(since) >= PATIENCE && self.watch.may_evict(now, node) {
+                orders.push(Order::Evict { title, node });
+                self.evict(now, title, node);
+            }
+        }
+    }
+
+    /// The least valuable copy on a node that may go for a title of some value, and its bytes, which are at least
+    /// `missing`.
+    pub(super) fn victim<S: Titles<Title = T>>(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        missing: u64,
+        (wanted, worth): (T, Value),
+        titles: &S,
+    ) -> Option<(T, u64)> {
+        if !self.watch.may_evict(now, node) {
+            return None;
+        }
+        let mut least: Option<(Value, T)> = None;
+        for title in self.watch.some_of(node) {
+            let Some(facts) = titles.facts(title).filter(|facts| facts.size >= missing && title != wanted) else {
+                continue;
+            };
+            let Without::Level(level) = self.without(now, node, title, titles) else { continue };
+            let inflow = self.demand.of(now, &title).inflow(facts.rate, self.session);
+            let value = Value::new(inflow, self.holders.count(), facts.size);
+            let is_least = least.is_none_or(|(least, _)| value.is_below(&least));
+            if level < TOLERABLE && is_least && value.is_far_below(&worth) {
+                least = Some((value, title));
+            }
+        }
+        least.map(|(value, title)| (title, value.size))
+    }
+
+    /// How a title would do without the replica of a node. Leaves the title's holders in the scratch table.
+    fn without<S: Titles<Title = T>>(&mut self, now: Instant, node: NodeId, title: T, titles: &S) -> Without {
+        let Some(facts) = titles.facts(title) else { return Without::Gone };
+        self.holders.set(title, titles, (&self.running, &self.seats));
+        if !self.holders.all.iter().any(|holder| holder.node == node && holder.origin == Origin::Replica) {
+            return Without::Gone;
+        }
+        let least = self.policy.of(facts.name).min.max(1);
+        if self.holders.whole() <= least || self.running.of(title).next().is_some() {
+            return Without::TooFew;
+        }
+        let rates = self.demand.of(now, &title);
+        // What this copy carries comes to the others, beside what comes anyway.
+        let carried = rates.steady(self.session) / u64::from(self.holders.whole());
+        let inflow = rates.inflow(facts.rate, self.session).saturating_add(carried);
+        Without::Level(self.holders.level(&self.seats, inflow, Some(node)))
+    }
+
+    /// Counts an eviction as made; the title's other copies have to prove themselves anew.
+    fn evict(&mut self, now: Instant, title: T, node: NodeId) {
+        self.running.evict(now, title, node);
+        self.watch.evicted(now, title, node);
+        for holder in &self.holders.all {
+            self.watch.restless(now, holder.node, title);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn value_is_demand_per_byte() {
+        let value = Value::new;
+        assert!(value(1, 1, 10).is_below(&value(1, 1, 9)) && value(10, 2, 10).is_below(&value(10, 1, 10)));
+        assert!(!value(10, 1, 10).is_far_below(&value(20, 1, 10)) && value(9, 1, 10).is_far_below(&value(20, 1, 10)));
+        assert!(!value(0, 1, 1).is_below(&value(0, 1, 1)) && value(u64::MAX, 1, 1).is_below(&Value::MAX));
+    }
+}

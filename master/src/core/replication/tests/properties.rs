@@ -1,0 +1,243 @@
+//! What holds for any world, and how plan and world go on together for hours.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use proptest::{prelude::*, sample::Index};
+use usher_proto::model::Origin;
+
+use super::{Bench, Film, GIGABIT, World, is_copy};
+use crate::core::{
+    NodeId,
+    replication::{Bounds, Order, Policy, Spot},
+};
+
+/// Sessions of one film that go to the holder with most room and last a minute.
+#[derive(Default)]
+struct Viewers {
+    running: VecDeque<(u64, NodeId)>,
+    refused: u32,
+}
+
+impl Viewers {
+    const RATE: u64 = 8_000_000;
+
+    fn come(&mut self, second: u64, count: u32, world: &mut World, bench: &mut Bench) {
+        while self.running.front().is_some_and(|(end, _)| *end <= second) {
+            let (_, node) = self.running.pop_front().expect("it was there");
+            world.spot(node.0).level -= Self::RATE;
+        }
+        for _ in 0..count {
+            bench.ask(1, 1);
+            let holders: Vec<NodeId> = world.films[&1].copies.keys().copied().collect();
+            let room = |node: &NodeId| world.spots[node.0 as usize].map_or(0, |spot| spot.available - spot.level);
+            match holders.into_iter().max_by_key(room).filter(|node| room(node) >= Self::RATE) {
+                Some(node) => {
+                    world.spot(node.0).level += Self::RATE;
+                    self.running.push_back((second + 60, node));
+                }
+                None => {
+                    self.refused += 1;
+                    bench.planner.refused(bench.now, 1);
+                }
+            }
+        }
+    }
+}
+
+/// 15 viewers a second are 7.2 Gbit/s in the end; two holders have 1.6 to give.
+#[test]
+fn a_flash_is_met_with_copies_and_their_number_settles() {
+    let mut world = World::new(&[20; 24]).film(1, &[0, 1]);
+    let mut bench = Bench::new(Policy::default());
+    bench.planner.sessions_last(Duration::from_secs(60));
+    let mut viewers = Viewers::default();
+    let (mut copies, mut evictions) = (Vec::new(), Vec::new());
+    for second in 0..4 * 3600 {
+        viewers.come(second, if second < 1200 { 15 } else { 0 }, &mut world, &mut bench);
+        let orders = bench.plan(&world);
+        copies.extend(orders.iter().filter(|order| is_copy(order)).map(|_| second));
+        evictions.extend(orders.iter().filter(|order| !is_copy(order)).map(|_| second));
+        world.obey(&orders);
+        if second % 20 == 0 {
+            world.finish(bench.now, &mut bench.planner);
+        }
+    }
+    assert_eq!(viewers.refused, 0);
+    assert!(copies.len() >= 8 && copies.last() < Some(&600), "{copies:?}");
+    // Not before half an hour after the last of the viewers, one at a time.
+    assert!(evictions.first() >= Some(&3000), "{evictions:?}");
+    assert!(!evictions.is_empty() && evictions.windows(2).all(|pair| pair[1] - pair[0] >= 1800), "{evictions:?}");
+}
+
+/// A demand that comes and goes every quarter of an hour makes no copy come and go.
+#[test]
+fn a_demand_that_comes_and_goes_makes_no_copy_flap() {
+    let mut world = World::new(&[20; 24]).film(1, &[0, 1]);
+    let mut bench = Bench::new(Policy::default());
+    bench.planner.sessions_last(Duration::from_secs(60));
+    let mut viewers = Viewers::default();
+    let (mut copies, mut evictions) = (0, 0);
+    for second in 0..4 * 3600 {
+        viewers.come(second, if second / 900 % 2 == 0 { 15 } else { 0 }, &mut world, &mut bench);
+        let orders = bench.plan(&world);
+        let made = orders.iter().filter(|order| is_copy(order)).count();
+        (copies, evictions) = (copies + made, evictions + orders.len() - made);
+        world.obey(&orders);
+        world.finish(bench.now, &mut bench.planner);
+    }
+    assert!(copies > 0 && evictions == 0, "{copies} copies, {evictions} evictions");
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Ask { title: u32, times: u32 },
+    Refuse { title: u32 },
+    Finish,
+    Fail { order: Index },
+    Level { node: Index, per_cent: u64 },
+    Serving { node: Index, serving: bool },
+    Leave { node: Index },
+    Wait { seconds: u64 },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0_u32..8, 1_u32..60).prop_map(|(title, times)| Event::Ask { title, times }),
+        4 => (0_u32..8).prop_map(|title| Event::Refuse { title }),
+        2 => Just(Event::Finish),
+        2 => any::<Index>().prop_map(|order| Event::Fail { order }),
+        2 => (any::<Index>(), 0_u64..105).prop_map(|(node, per_cent)| Event::Level { node, per_cent }),
+        1 => (any::<Index>(), any::<bool>()).prop_map(|(node, serving)| Event::Serving { node, serving }),
+        1 => any::<Index>().prop_map(|node| Event::Leave { node }),
+        2 => prop_oneof![1_u64..10, 60_u64..2400].prop_map(|seconds| Event::Wait { seconds }),
+    ]
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let spot = (0_u64..3, 0_u64..105, 0_u64..6, 0_u32..3, prop::bool::weighted(0.9)).prop_map(
+        |(size, per_cent, films, zone, serving)| {
+            let available = size * GIGABIT;
+            Some(Spot {
+                serving,
+                available,
+                level: available / 100 * per_cent,
+                storage_free: films * GIGABIT / 2,
+                zone,
+            })
+        },
+    );
+    let origin = prop_oneof![Just(Origin::Operator), Just(Origin::Replica), Just(Origin::Replica)];
+    let film = (0_u64..3, prop::bool::weighted(0.9), prop::collection::btree_map(0_u32..12, origin, 0..6));
+    (prop::collection::vec(spot, 12), prop::collection::vec(film, 8)).prop_map(|(spots, films)| {
+        let films = films.into_iter().zip(0..).map(|((size, hashed, copies), title)| {
+            let copies = copies.into_iter().map(|(node, origin)| (NodeId(node), origin)).collect();
+            let (name, size, rate) = (format!("{}/{title}", title % 2), GIGABIT / 2 * size, 8_000_000);
+            (title, Film { name, size, rate, hashed, copies })
+        });
+        World { films: films.collect(), spots }
+    })
+}
+
+/// What must hold of orders before they are obeyed.
+fn check(world: &World, policy: &Policy, running: usize, orders: &[Order<u32>]) -> Result<(), TestCaseError> {
+    let serving = world.spots.iter().flatten().filter(|spot| spot.serving).count();
+    let copies = orders.iter().filter(|order| is_copy(order)).count();
+    prop_assert!(copies == 0 || running <= (serving * 2).max(2), "{running} run, {orders:?}");
+    let mut evictions: BTreeMap<NodeId, u32> = BTreeMap::new();
+    let mut world = world.clone();
+    for order in orders {
+        match *order {
+            Order::Replicate { title, from, to, rate, .. } => {
+                let film = &world.films[&title];
+                let spot = |node: NodeId| world.spots[node.0 as usize].ok_or_else(|| TestCaseError::fail("no node"));
+                prop_assert!(spot(from)?.serving && spot(to)?.serving && film.hashed, "{order:?}");
+                prop_assert!(film.copies.get(&from).is_some_and(|origin| *origin != Origin::Growing), "{order:?}");
+                prop_assert!(!film.copies.contains_key(&to), "{order:?}");
+                prop_assert!(spot(to)?.storage_free >= film.size, "{order:?}");
+                prop_assert!(rate > 0 && rate <= spot(from)?.available * 8 / 100, "{order:?}");
+                prop_assert!(rate <= spot(to)?.available / 5, "{order:?}");
+                let max = policy.of(&film.name).max.unwrap_or(u32::MAX);
+                prop_assert!(u32::try_from(film.copies.len()).expect("few") < max, "{order:?}");
+            }
+            Order::Evict { title, node } => {
+                let film = &world.films[&title];
+                prop_assert_eq!(film.copies.get(&node), Some(&Origin::Replica), "{:?}", order);
+                let there = |node: NodeId| world.spots[node.0 as usize].is_some();
+                let whole = film.copies.iter().filter(|(node, origin)| there(**node) && **origin != Origin::Growing);
+                let whole = u32::try_from(whole.count()).expect("few");
+                prop_assert!(whole > policy.of(&film.name).min.max(1), "{order:?} of {whole}");
+                let evictions = evictions.entry(node).or_default();
+                *evictions += 1;
+                prop_assert!(*evictions == 1, "{orders:?}");
+            }
+        }
+        world.obey(std::slice::from_ref(order));
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_orders_can_be_carried_out(mut world in world(), events in prop::collection::vec(event(), 0..60)) {
+        let rules = vec![super::super::Rule { prefix: "1/".to_owned(), bounds: Bounds { min: 2, max: Some(4) } }];
+        let policy = Policy::new(Bounds { min: 1, max: None }, rules);
+        let mut bench = Bench::new(policy.clone());
+        let mut twin = Bench::new(policy.clone());
+        (twin.now, twin.planner) = (bench.now, super::Planner::new(bench.now, policy.clone(), Duration::from_secs(60)));
+        let mut history: Vec<(u32, NodeId)> = Vec::new();
+        for event in events {
+            match event {
+                Event::Ask { title, times } => [&mut bench, &mut twin].map(|bench| bench.ask(title, times)).len(),
+                Event::Refuse { title } => [&mut bench, &mut twin].map(|bench| bench.planner.refused(bench.now, title)).len(),
+                Event::Finish => {
+                    let mut same = world.clone();
+                    same.finish(twin.now, &mut twin.planner);
+                    world.finish(bench.now, &mut bench.planner);
+                    0
+                }
+                Event::Fail { order } if !history.is_empty() => {
+                    let (title, node) = *order.get(&history);
+                    let film = world.films.get_mut(&title).expect("a film");
+                    if film.copies.get(&node) == Some(&Origin::Growing) {
+                        film.copies.remove(&node);
+                        for bench in [&mut bench, &mut twin] {
+                            bench.planner.failed(bench.now, title, node);
+                        }
+                    }
+                    0
+                }
+                Event::Fail { .. } => 0,
+                Event::Level { node, per_cent } => {
+                    let at = node.index(12);
+                    world.spots[at].iter_mut().for_each(|spot| spot.level = spot.available / 100 * per_cent);
+                    0
+                }
+                Event::Serving { node, serving } => {
+                    let at = node.index(12);
+                    world.spots[at].iter_mut().for_each(|spot| spot.serving = serving);
+                    0
+                }
+                Event::Leave { node } => {
+                    let node = NodeId(u32::try_from(node.index(12)).expect("small"));
+                    world.spots[node.0 as usize] = None;
+                    world.films.values_mut().for_each(|film| film.copies.retain(|holder, _| *holder != node));
+                    [&mut bench, &mut twin].map(|bench| bench.planner.forget(node)).len()
+                }
+                Event::Wait { seconds } => {
+                    [&mut bench, &mut twin].map(|bench| bench.now += Duration::from_secs(seconds)).len()
+                }
+            };
+            let orders = bench.plan(&world);
+            prop_assert_eq!(&twin.plan(&world), &orders, "the same chance, other orders");
+            check(&world, &policy, bench.planner.running(), &orders)?;
+            world.obey(&orders);
+            history.extend(orders.iter().filter_map(|order| match *order {
+                Order::Replicate { title, to, .. } => Some((title, to)),
+                Order::Evict { .. } => None,
+            }));
+        }
+    }
+}

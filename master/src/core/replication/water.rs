@@ -1,0 +1,71 @@
+//! Water-filling: how high nodes stand once more is poured onto them, always onto the least loaded. Knows amounts only.
+
+use super::super::fixed;
+
+/// What one node may be given and was given, bit/s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vessel {
+    pub(super) available: u64,
+    pub(super) level: u64,
+}
+
+/// The share (Q32) that the least loaded of them stands at once `inflow` bit/s were poured on; `u64::MAX` when there
+/// is nothing to pour it on. Puts the vessels into the order of their levels; O(n log n).
+pub(super) fn fill(vessels: &mut [Vessel], inflow: u64) -> u64 {
+    vessels.sort_unstable_by_key(|vessel| (share(*vessel), vessel.available));
+    let (mut width, mut volume, mut height) = (0_u64, inflow, u64::MAX);
+    for vessel in vessels.iter().filter(|vessel| vessel.available > 0) {
+        if share(*vessel) >= height {
+            break;
+        }
+        width = width.saturating_add(vessel.available);
+        volume = volume.saturating_add(vessel.level);
+        height = fixed::ratio(volume, width);
+    }
+    height
+}
+
+fn share(vessel: Vessel) -> u64 {
+    fixed::ratio(vessel.level, vessel.available)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn level(vessels: &[(u64, u64)], inflow: u64) -> u64 {
+        let mut vessels: Vec<_> = vessels.iter().map(|&(available, level)| Vessel { available, level }).collect();
+        fill(&mut vessels, inflow) * 100 / fixed::ONE
+    }
+
+    #[test]
+    fn the_least_loaded_gets_it_first() {
+        for (vessels, inflow, expected) in [
+            (&[(100, 50)][..], 0, 50),
+            (&[(100, 50)], 60, 110),
+            (&[(100, 50), (100, 90)], 20, 70),
+            (&[(100, 50), (100, 90)], 60, 100),
+            (&[(100, 50), (300, 60)], 30, 22 + 7),
+            (&[(0, 0), (100, 10)], 10, 20),
+        ] {
+            let found = level(vessels, inflow);
+            assert!(found.abs_diff(expected) <= 1, "{vessels:?} + {inflow}: {found}, not {expected}");
+        }
+        assert_eq!((fill(&mut [], 1), fill(&mut [Vessel { available: 0, level: 0 }], 1)), (u64::MAX, u64::MAX));
+    }
+
+    proptest! {
+        /// At the height found, what fits below it is what was poured.
+        #[test]
+        fn nothing_is_spilt(nodes in proptest::collection::vec((1_u64..1_000_000, 0_u64..1_000_000), 1..20), inflow in 0_u64..10_000_000) {
+            let mut vessels: Vec<_> = nodes.iter().map(|&(available, level)| Vessel { available, level }).collect();
+            let height = fill(&mut vessels, inflow);
+            let below = |height: u64| -> u64 {
+                nodes.iter().map(|&(available, level)| fixed::mul(available, height).saturating_sub(level)).sum()
+            };
+            prop_assert!(below(height) <= inflow && below(height + 20_000) + 20 >= inflow, "{height}");
+        }
+    }
+}

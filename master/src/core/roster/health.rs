@@ -1,0 +1,177 @@
+//! Whether a node can be relied on: how long it has been silent, how often it died lately, and who says that it does
+//! not answer. One client's word takes no node out: it only has the node asked for a sign of life; a second client's
+//! does, or the node's silence. Knows one node.
+
+use std::time::{Duration, Instant};
+
+/// How long a client's word that a node does not answer is remembered.
+const WITNESS: Duration = Duration::from_secs(10);
+
+/// Clients that must say so.
+const WITNESSES: usize = 2;
+
+/// How long the first suspicion by clients lasts; each further one within [`MEMORY`] lasts twice as long, up to
+/// [`LONGEST`].
+const SUSPICION: Duration = Duration::from_secs(5);
+
+/// How long a node is held back after its second death within [`MEMORY`]; after each further one twice as long.
+const HOLD: Duration = Duration::from_secs(15);
+
+/// The longest of both.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How long a death or a suspicion is remembered.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// How long a node may take to answer a probe.
+pub const PROBE: Duration = Duration::from_millis(1000);
+
+/// The latest of several moments, few enough to be looked through.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent([Option<Instant>; 8]);
+
+impl Recent {
+    /// Adds one and tells how many there were within `memory`, this one included.
+    fn add(&mut self, now: Instant, memory: Duration) -> u32 {
+        self.0.rotate_right(1);
+        self.0[0] = Some(now);
+        let within = self.0.iter().flatten().filter(|at| now.saturating_duration_since(**at) < memory);
+        u32::try_from(within.count()).unwrap_or(u32::MAX)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    deaths: Recent,
+    suspicions: Recent,
+    /// Clients that say so, and when.
+    witnesses: [Option<(u64, Instant)>; 4],
+    held_until: Option<Instant>,
+    suspect_until: Option<Instant>,
+    /// When a sign of life was asked for; `None` once there was one.
+    probed: Option<Instant>,
+}
+
+impl Health {
+    /// The node died: its channel broke while it served, or its lease ran out.
+    pub(crate) fn died(&mut self, now: Instant) {
+        let deaths = self.deaths.add(now, MEMORY);
+        if deaths >= 2 {
+            let hold = HOLD.saturating_mul(1 << (deaths - 2).min(8)).min(LONGEST);
+            self.held_until = Some(now + hold);
+        }
+    }
+
+    /// A client says that the node does not answer. True when the node should be asked for a sign of life.
+    pub(crate) fn witness(&mut self, now: Instant, client: u64) -> bool {
+        let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < WITNESS;
+        if let Some(known) = self.witnesses.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
+            known.1 = now;
+            return self.probed.is_none();
+        }
+        self.witnesses.rotate_right(1);
+        self.witnesses[0] = Some((client, now));
+        if self.witnesses.iter().flatten().filter(|one| fresh(one)).count() >= WITNESSES {
+            self.witnesses = Default::default();
+            self.suspect(now);
+        }
+        self.probed.is_none()
+    }
+
+    /// A sign of life was asked for.
+    pub(crate) fn ask(&mut self, now: Instant) {
+        self.probed.get_or_insert(now);
+    }
+
+    /// A sign of life came.
+    pub(crate) fn heard(&mut self) {
+        self.probed = None;
+    }
+
+    /// Whether an answer is waited for.
+    pub(crate) fn waits(&self, now: Instant) -> bool {
+        self.probed.is_some_and(|at| now.saturating_duration_since(at) < PROBE)
+    }
+
+    /// Whether it did not answer in time.
+    pub(crate) fn is_mute(&self, now: Instant) -> bool {
+        self.probed.is_some() && !self.waits(now)
+    }
+
+    pub(crate) fn is_held(&self, now: Instant) -> bool {
+        self.held_until.is_some_and(|until| until > now)
+    }
+
+    pub(crate) fn is_suspect(&self, now: Instant) -> bool {
+        self.is_mute(now) || self.suspect_until.is_some_and(|until| until > now)
+    }
+
+    fn suspect(&mut self, now: Instant) {
+        let before = self.suspicions.add(now, MEMORY) - 1;
+        let time = SUSPICION.saturating_mul(1 << before.min(8)).min(LONGEST);
+        self.suspect_until = Some(now + time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn one_client_takes_no_node_out() {
+        let start = Instant::now();
+        let mut health = Health::default();
+        for second in 0..100 {
+            let now = start + seconds(second);
+            if health.witness(now, 7) {
+                health.ask(now);
+                health.heard();
+            }
+            assert!(!health.is_suspect(now));
+        }
+        let now = start + seconds(100);
+        health.witness(now, 8);
+        assert!(health.is_suspect(now) && !health.is_suspect(now + SUSPICION), "a second one does, for a while");
+        // Again, and for longer.
+        health.witness(now + seconds(20), 7);
+        health.witness(now + seconds(21), 8);
+        assert!(health.is_suspect(now + seconds(21) + SUSPICION));
+        assert!(!health.is_suspect(now + seconds(21) + SUSPICION * 2));
+    }
+
+    #[test]
+    fn who_does_not_answer_a_probe_is_suspect_until_it_does() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        assert!(health.witness(now, 1), "to be asked");
+        health.ask(now);
+        assert!(!health.witness(now, 1), "asked already");
+        assert!(health.waits(now) && !health.is_suspect(now));
+        health.ask(now + PROBE / 2);
+        assert!(health.is_suspect(now + PROBE), "the first question counts");
+        health.heard();
+        assert!(!health.is_suspect(now + PROBE));
+    }
+
+    #[test]
+    fn who_dies_often_is_held_ever_longer() {
+        let start = Instant::now();
+        let mut health = Health::default();
+        health.died(start);
+        assert!(!health.is_held(start), "once is bad luck");
+        for (second, hold) in [(30, 15), (60, 30), (90, 60), (120, 120), (150, 240), (180, 300), (210, 300)] {
+            let now = start + seconds(second);
+            health.died(now);
+            assert!(health.is_held(now + seconds(hold - 1)), "{second}");
+            assert!(!health.is_held(now + seconds(hold)), "{second}");
+        }
+        let later = start + seconds(900);
+        health.died(later);
+        assert!(!health.is_held(later), "the past is past");
+    }
+}

@@ -1,0 +1,254 @@
+//! A small cluster for the core's tests: nodes that say what the test wants said, at the time that it wants. Refuses to
+//! know what is tested.
+
+use std::time::{Duration, Instant};
+
+use rand::{SeedableRng as _, rngs::SmallRng};
+use usher_proto::{
+    Bitrate, BootId, ContentId, NodeName, SessionId, Title,
+    model::{
+        Begun, CatalogCopy, CatalogPage, Equipment, Hello, Mode, Origin, Presence, Range, Report, Requirements,
+        Resolve, Sessions, What,
+    },
+    ticket::Purpose,
+};
+
+use super::{
+    NodeId, Now,
+    cluster::{Ask, Cluster, Decision, Refused, Settings},
+    roster::Link,
+};
+
+/// A million bit/s.
+pub(super) const MBIT: u64 = 1_000_000;
+
+/// What a title takes unless the test says otherwise.
+pub(super) const RATE: u64 = 8 * MBIT;
+
+/// How long the nodes have run when a test begins: their caches are warm.
+const UPTIME: Duration = Duration::from_secs(1000);
+
+/// See the module.
+pub(super) struct World {
+    pub(super) cluster: Cluster,
+    pub(super) now: Now,
+    pub(super) rng: SmallRng,
+    pub(super) links: Vec<Link>,
+    start: Instant,
+    sessions: u128,
+    reports: u64,
+    /// Bit/s that each node last said it has promised.
+    committed: Vec<u64>,
+}
+
+/// A node's presence.
+pub(super) fn presence(draining: bool) -> Presence {
+    Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![[0; 32]], draining }
+}
+
+/// The words with which a node attaches for the first time: it is `node-1` for 1, in zone `z1`.
+pub(super) fn hello(number: usize, capacity: u64) -> Hello {
+    Hello {
+        node: NodeName::parse(&format!("node-{number}")).expect("a name"),
+        boot: BootId(number as u128),
+        version: String::new(),
+        zone: format!("z{number}"),
+        capacity: Bitrate(capacity),
+        presence: presence(false),
+        attachment: 1,
+        equipment: Equipment::default(),
+        replica_bytes: 0,
+    }
+}
+
+/// A title's content.
+pub(super) fn content(title: &str) -> ContentId {
+    let mut bytes = title.bytes().cycle();
+    ContentId(std::array::from_fn(|_| bytes.next().unwrap_or(0)))
+}
+
+/// A copy of a title.
+pub(super) fn copy(title: &str, rate: u64, origin: Origin) -> CatalogCopy {
+    CatalogCopy {
+        title: Title::parse(title).expect("a title"),
+        volume: 0,
+        content: Some(content(title)),
+        size: 100,
+        modified_ms: 0,
+        bitrate: Bitrate(rate),
+        duration_ms: 0,
+        media_type: "video/mp4".into(),
+        streamable: true,
+        origin,
+    }
+}
+
+impl World {
+    /// Nodes of these capacities, warm and empty.
+    pub(super) fn new(capacities: &[u64]) -> Self {
+        Self::with(Settings::default(), capacities)
+    }
+
+    /// The same under other settings.
+    pub(super) fn with(settings: Settings, capacities: &[u64]) -> Self {
+        let start = Instant::now();
+        let mut world = Self {
+            cluster: Cluster::new(settings),
+            now: Now { instant: start, unix_ms: 0 },
+            rng: SmallRng::seed_from_u64(1),
+            links: Vec::new(),
+            start,
+            sessions: 0,
+            reports: 0,
+            committed: vec![0; capacities.len()],
+        };
+        for (capacity, number) in capacities.iter().zip(1..) {
+            let link = world.cluster.attach(world.now, hello(number, *capacity)).expect("attached");
+            world.links.push(link);
+            world.copies(number - 1, Vec::new());
+        }
+        world.beat();
+        world
+    }
+
+    /// Figure 4 of the system of 2000: three nodes of 1 Gbit/s, and nine titles of 8 Mbit/s.
+    pub(super) fn figure_4() -> Self {
+        let mut world = Self::new(&[1000 * MBIT; 3]);
+        for (node, titles) in [(0, "A B C D"), (1, "B E F G H"), (2, "B E H J")] {
+            world.titles(node, &titles.split(' ').collect::<Vec<_>>());
+        }
+        world
+    }
+
+    pub(super) fn titles(&mut self, node: usize, titles: &[&str]) {
+        self.copies(node, titles.iter().map(|title| copy(title, RATE, Origin::Operator)).collect());
+    }
+
+    pub(super) fn copies(&mut self, node: usize, copies: Vec<CatalogCopy>) {
+        let page = CatalogPage { complete: true, copies, ..CatalogPage::default() };
+        assert!(self.cluster.page(self.links[node], &page).expect("taken").is_some());
+    }
+
+    /// A number that no session has yet.
+    pub(super) fn session(&mut self) -> SessionId {
+        self.sessions += 1;
+        SessionId(self.sessions)
+    }
+
+    pub(super) fn resolve(&mut self, title: &str, change: impl FnOnce(&mut Resolve)) -> Result<Decision, Refused> {
+        let session = self.session();
+        let mut resolve = play(title);
+        change(&mut resolve);
+        self.cluster.resolve(self.now, session, &Ask::from(&resolve), &mut self.rng)
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        UPTIME + self.now.instant.duration_since(self.start)
+    }
+
+    /// A node reports, as the test changes it.
+    pub(super) fn report(&mut self, node: usize, change: impl FnOnce(&mut Report)) {
+        self.reports += 1;
+        let committed = Bitrate(self.committed[node]);
+        let uptime_ms = self.uptime().as_millis() as u64;
+        let mut report =
+            Report { sequence: self.reports, uptime_ms, committed, egress: committed, ..Report::default() };
+        change(&mut report);
+        self.committed[node] = report.committed.0;
+        self.cluster.report(self.now, self.links[node], report).expect("taken");
+    }
+
+    /// A node tells of its sessions, as the test changes it.
+    pub(super) fn tell(&mut self, node: usize, change: impl FnOnce(&mut Sessions)) {
+        let committed = Bitrate(self.committed[node]);
+        let uptime_ms = self.uptime().as_millis() as u64;
+        let mut sessions = Sessions { complete: true, uptime_ms, committed, ..Sessions::default() };
+        change(&mut sessions);
+        self.committed[node] = sessions.committed.0;
+        self.cluster.sessions(self.now, self.links[node], sessions).expect("taken");
+    }
+
+    /// A session begins on a node.
+    pub(super) fn begin(&mut self, node: usize, session: SessionId, title: &str, rate: u64) {
+        self.tell(node, |sessions| {
+            sessions.begun.push(begun(session, title, rate));
+            sessions.committed.0 += rate;
+        });
+    }
+
+    /// A session of this rate ends on a node.
+    pub(super) fn end(&mut self, node: usize, session: SessionId, rate: u64) {
+        self.tell(node, |sessions| {
+            sessions.ended.push(session);
+            sessions.committed.0 -= rate;
+        });
+    }
+
+    /// So many sessions run on a node that nobody was promised.
+    pub(super) fn run(&mut self, node: usize, title: &str, rate: u64, count: usize) -> Vec<SessionId> {
+        (0..count)
+            .map(|_| {
+                let session = self.session();
+                self.begin(node, session, title, rate);
+                session
+            })
+            .collect()
+    }
+
+    /// Every node reports what it said before.
+    pub(super) fn beat(&mut self) {
+        for node in 0..self.links.len() {
+            self.report(node, |_| {});
+        }
+    }
+
+    /// Time passes in silence.
+    pub(super) fn wait(&mut self, by: Duration) {
+        self.now = self.now.after(by);
+        self.cluster.handle(self.now, &mut self.rng);
+    }
+
+    /// Seconds pass, and every node reports each.
+    pub(super) fn seconds(&mut self, count: usize) {
+        for _ in 0..count {
+            self.now = self.now.after(Duration::from_secs(1));
+            self.beat();
+            self.cluster.handle(self.now, &mut self.rng);
+        }
+    }
+
+    /// Bit/s taken of a node.
+    pub(super) fn level(&self, node: usize) -> u64 {
+        self.cluster.load(self.now, self.id(node)).0
+    }
+
+    /// Bit/s left of a node.
+    pub(super) fn room(&self, node: usize) -> u64 {
+        self.cluster.load(self.now, self.id(node)).1
+    }
+
+    pub(super) fn id(&self, node: usize) -> NodeId {
+        self.links[node].node
+    }
+}
+
+/// A viewer's request.
+pub(super) fn play(title: &str) -> Resolve {
+    Resolve {
+        what: What::Title(Title::parse(title).expect("a title")),
+        purpose: Purpose::Play,
+        range: Range::default(),
+        mode: Mode::Redirect,
+        exclude: Vec::new(),
+        zone: String::new(),
+        rate: None,
+        failed: Vec::new(),
+        needs: Requirements::default(),
+    }
+}
+
+/// A viewer's session that began.
+pub(super) fn begun(session: SessionId, title: &str, rate: u64) -> Begun {
+    let title_name = Title::parse(title).expect("a title");
+    Begun { session, title: title_name, content: Some(content(title)), rate: Bitrate(rate), purpose: Purpose::Play }
+}

@@ -1,0 +1,152 @@
+//! The bounded queue between what nodes tell of their load and the books: one worker applies it in batches, so that a
+//! decision waits for one short lock and not for hundreds of nodes. Owns what is left out when the queue is full: a
+//! report, which the next one replaces, and nothing else.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+use usher_proto::model::{Presence, Report, Sessions};
+
+use crate::{core::roster::Link, metrics::Level, state::State};
+
+/// Messages that may wait: those of two seconds of a thousand nodes.
+pub(crate) const LENGTH: usize = 4096;
+
+/// Messages that are taken from the queue at a time.
+const BATCH: usize = 64;
+
+/// Entries of messages after which the lock is given up: about half a millisecond. Only the whole list of a node's
+/// sessions is longer than this.
+const ENTRIES: usize = 1024;
+
+/// Something that a node told.
+pub(crate) enum Told {
+    /// Its report.
+    Report(Link, Report),
+    /// What happened to its sessions.
+    Sessions(Link, Sessions),
+    /// Where it can be reached, and whether it drains.
+    Presence(Link, Presence),
+    /// All before this has been applied when it is answered.
+    Fence(oneshot::Sender<()>),
+}
+
+impl Told {
+    fn entries(&self) -> usize {
+        match self {
+            Self::Sessions(_, told) => 1 + told.begun.len() + told.ended.len() + told.turned.len(),
+            Self::Report(..) | Self::Presence(..) | Self::Fence(_) => 1,
+        }
+    }
+}
+
+/// The end of the queue that nodes' channels have.
+#[derive(Clone)]
+pub(crate) struct Load {
+    sender: mpsc::Sender<Told>,
+    waiting: Level,
+}
+
+impl Load {
+    /// A queue that shows its length, and what its worker takes from.
+    pub(crate) fn new(length: usize, waiting: Level) -> (Self, mpsc::Receiver<Told>) {
+        let (sender, receiver) = mpsc::channel(length);
+        (Self { sender, waiting }, receiver)
+    }
+
+    /// Puts a report into the queue; false when it is full.
+    pub(crate) fn report(&self, link: Link, report: Report) -> bool {
+        let taken = self.sender.try_send(Told::Report(link, report)).is_ok();
+        self.show();
+        taken
+    }
+
+    /// Puts what must not be lost into the queue, and waits for a place: the node's channel is read on only then.
+    pub(crate) async fn tell(&self, told: Told) {
+        // Without a worker the master ends, and nothing is wanted any more.
+        let _ending = self.sender.send(told).await;
+        self.show();
+    }
+
+    /// Waits until all that was told before has been applied.
+    pub(crate) async fn settled(&self) {
+        let (sender, applied) = oneshot::channel();
+        self.tell(Told::Fence(sender)).await;
+        // Without a worker, too, there is nothing to wait for.
+        let _ending = applied.await;
+    }
+
+    fn show(&self) {
+        self.waiting.set((self.sender.max_capacity() - self.sender.capacity()) as u64);
+    }
+}
+
+/// Applies what nodes tell until no channel is left.
+pub(crate) async fn work(state: Arc<State>, mut told: mpsc::Receiver<Told>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while told.recv_many(&mut batch, BATCH).await > 0 {
+        state.metrics().load_queue.set(told.len() as u64);
+        let mut rest = batch.drain(..).peekable();
+        while rest.peek().is_some() {
+            let mut entries = 0;
+            let part = std::iter::from_fn(|| {
+                let one = rest.next_if(|_| entries < ENTRIES)?;
+                entries += one.entries();
+                Some(one)
+            });
+            if catch_unwind(AssertUnwindSafe(|| state.apply(part))).is_err() {
+                // What a panic was about is logged where it happened. The master must not go deaf over one message.
+                error!("what some nodes told was lost; their next reports make up for it");
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use usher_proto::{Bitrate, BootId, NodeName, model::Hello};
+
+    use super::*;
+    use crate::core::{Now, roster::Roster};
+
+    fn link(now: Now) -> Link {
+        let presence =
+            Presence { addresses: vec![([127, 0, 0, 1], 9).into()], certificates: vec![[7; 32]], draining: false };
+        let hello = Hello {
+            node: NodeName::parse("node-1").expect("a name"),
+            boot: BootId(1),
+            version: String::new(),
+            zone: String::new(),
+            capacity: Bitrate(1000),
+            presence,
+            attachment: 1,
+            equipment: usher_proto::model::Equipment::default(),
+            replica_bytes: 0,
+        };
+        Roster::default().attach(now, hello).expect("attached").0
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_leaves_out_reports_and_nothing_else() {
+        let waiting = Level::default();
+        let (load, mut told) = Load::new(2, waiting.clone());
+        let link = link(crate::state::now());
+        assert!(load.report(link, Report::default()) && load.report(link, Report::default()));
+        assert!(!load.report(link, Report::default()), "full");
+        assert_eq!(waiting.get(), 2);
+        let sessions = load.tell(Told::Sessions(link, Sessions::default()));
+        let mut sessions = std::pin::pin!(sessions);
+        assert!(sessions.as_mut().now_or_never().is_none(), "it waits for a place");
+        assert!(matches!(told.recv().await, Some(Told::Report(..))));
+        sessions.await;
+        assert!(!load.report(link, Report::default()), "full again");
+        assert!(matches!(told.recv().await, Some(Told::Report(..))));
+        assert!(matches!(told.recv().await, Some(Told::Sessions(..))), "in their order");
+    }
+}

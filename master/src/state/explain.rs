@@ -1,0 +1,48 @@
+//! Why a decision fell as it did, or how it would fall now, as a message. Reserves nothing and counts nothing.
+
+use usher_proto::{model::Resolve, pb::v1};
+
+use super::{State, now, timestamp};
+use crate::core::{
+    cluster::{Ask, Cluster, Refused},
+    journal::{Explained, Record},
+};
+
+impl State {
+    /// What would be decided now.
+    pub(crate) fn explain(&self, resolve: &Resolve) -> Result<v1::ExplainResponse, Refused> {
+        let mut inner = self.lock();
+        let record = inner.cluster.explain(now(), &Ask::from(resolve), &mut rand::rng())?;
+        Ok(response(&inner.cluster, &record, String::new()))
+    }
+
+    /// What was decided, while it is remembered.
+    pub(crate) fn explained(&self, tag: u64, request_id: &str) -> Option<v1::ExplainResponse> {
+        let inner = self.lock();
+        let record = inner.cluster.decided(tag)?;
+        Some(response(&inner.cluster, record, request_id.to_owned()))
+    }
+}
+
+fn response(cluster: &Cluster, record: &Record, request_id: String) -> v1::ExplainResponse {
+    let explained = Explained { record, roster: cluster.roster() };
+    let considered = record.looked.iter().flatten().enumerate().map(|(at, candidate)| v1::Considered {
+        node: explained.name(candidate).to_owned(),
+        zone: explained.zone(candidate).to_owned(),
+        verdict: explained.verdict(at, candidate).to_owned(),
+        available_bps: candidate.available.rate,
+        level_bps: candidate.level,
+        margin_milli: candidate.margin,
+        note: Explained::note(candidate),
+    });
+    v1::ExplainResponse {
+        request_id,
+        decided_at: Some(timestamp(record.at.unix_ms)),
+        what: record.what.to_string(),
+        rate_bps: record.rate.0,
+        considered: considered.collect(),
+        omitted: record.omitted,
+        outcome: explained.outcome(),
+        text: explained.to_string(),
+    }
+}

@@ -1,0 +1,70 @@
+//! The figures of the master that are read from the core when somebody looks, and the words for how a request ended.
+
+use usher_proto::Fault;
+
+use super::{State, now};
+use crate::{
+    core::{
+        balancer::NoChoice,
+        cluster::{Decision, Refused},
+        journal::How,
+        roster,
+    },
+    metrics::{Metrics, Outcome, StateLabel},
+};
+
+impl State {
+    /// Brings what is not counted as it happens up to date.
+    pub(crate) fn measure(&self) {
+        let inner = self.lock();
+        let now = now();
+        let (cluster, metrics) = (&inner.cluster, &self.metrics);
+        let (mut promised, mut copies, mut capacity, mut level) = (0_u64, 0_u64, 0_u64, 0_u64);
+        let mut states = [roster::State::Serving, roster::State::Draining, roster::State::Stale, roster::State::Gone]
+            .map(|state| (state, 0_u64));
+        for (id, node) in cluster.roster().nodes() {
+            promised = promised.saturating_add(cluster.ledger().promised(id).rate);
+            copies += u64::from(cluster.catalog().copies_of(id));
+            if node.attached() {
+                capacity = capacity.saturating_add(node.hello.capacity.0);
+                level = level.saturating_add(cluster.load(now, id).0);
+            }
+            for (state, count) in &mut states {
+                *count += u64::from(*state == node.state);
+            }
+        }
+        for (state, count) in states {
+            metrics.nodes.get_or_create(&StateLabel { state: state.as_str() }).set(count);
+        }
+        metrics.sessions.set(cluster.ledger().len() as u64);
+        metrics.titles.set(cluster.catalog().titles() as u64);
+        metrics.promised.set(promised);
+        metrics.copies.set(copies);
+        metrics.capacity.set(capacity);
+        metrics.level.set(level);
+    }
+}
+
+impl Metrics {
+    /// Counts a decision.
+    pub(super) fn outcome(&self, decision: &Result<Decision, Refused>) {
+        let (outcome, reason) = match decision {
+            Ok(decision) => (word(decision.how), ""),
+            // It is decided again as soon as a node has answered.
+            Err(Refused::NoChoice { why: NoChoice::Probing(_), .. }) => ("probing", ""),
+            Err(refused) => ("refused", Fault::from(refused).code.reason()),
+        };
+        self.decisions.get_or_create(&Outcome { outcome, reason }).inc();
+    }
+}
+
+fn word(how: How) -> &'static str {
+    match how {
+        How::Best => "best",
+        How::Only => "only",
+        How::Panic => "panic",
+        How::Moved(_) => "moved",
+        How::Cold => "cold",
+        How::Burst => "burst",
+    }
+}

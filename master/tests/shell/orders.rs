@@ -1,0 +1,98 @@
+//! Orders to nodes: what goes down, with a ticket that is good, and what an answer changes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tonic::Code;
+use usher_proto::{
+    NodeName, SessionId,
+    pb::v1::{self, attach_request::Body, attach_response::Body as Down},
+    ticket::{self, Purpose, Ticket},
+};
+
+use crate::harness::{Master, Node, begun, copy, eventually, hello, request};
+
+fn refusal() -> Option<v1::Refusal> {
+    Some(v1::Refusal { reason: "NO_CAPACITY".into(), message: "no".into(), retry_after_ms: 0 })
+}
+
+/// The ticket of a seat, checked as its node would.
+fn check(seat: &v1::Seat, node: &Node) -> Ticket {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let name = NodeName::parse(&seat.node).expect("a name");
+    ticket::verify(&node.keys(), &name, now, &seat.ticket).expect("good")
+}
+
+/// A node with twelve sessions of `b`, which leave no room for another.
+async fn full(master: &Master, titles: &[&str]) -> (Node, Vec<String>) {
+    let node = master.node("node-1", titles).await;
+    let ids: Vec<String> = (1..=12).map(|id| SessionId(id).to_string()).collect();
+    let begun = ids.iter().map(|id| begun(id, titles[titles.len() - 1])).collect();
+    let committed_bps = 96_000_000;
+    node.sessions(v1::Sessions { restart: true, complete: true, committed_bps, begun, ..Default::default() }).await;
+    master.counted("usher_master_ledger_sessions 12").await;
+    (node, ids)
+}
+
+#[tokio::test]
+async fn one_session_moves_and_another_is_admitted() {
+    let master = Master::start().await;
+    let (mut one, ids) = full(&master, &["a", "b"]).await;
+    let two = master.node("node-2", &["b"]).await;
+    let mut tickets = master.tickets().await;
+    let answer = tickets.resolve(request("a")).await.expect("admitted").into_inner();
+    assert!(answer.seats[0].node == "node-1" && answer.reason.contains("a session moves away"), "{}", answer.reason);
+
+    let Down::Move(order) = one.order().await else { panic!("no move") };
+    let seat = order.seat.expect("set");
+    let ticket = check(&seat, &two);
+    assert_eq!(ticket.session.0.to_be_bytes().to_vec(), order.session_id);
+    assert!(ids.contains(&ticket.session.to_string()));
+    assert_eq!((ticket.title.as_str(), ticket.start, ticket.end), ("b", 0, None));
+    assert_eq!((ticket.purpose, ticket.rate, ticket.burst), (Purpose::Play, 8_000_000, false));
+    assert_eq!(ticket.content.map(|id| id.0.to_vec()), Some(copy("b").content_id));
+
+    // Its place over there is promised until the node that has it refuses to send it.
+    let mut cluster = master.cluster().await;
+    let mut booked = async || {
+        let nodes = cluster.list_nodes(v1::ListNodesRequest {}).await.expect("listed").into_inner().nodes;
+        nodes[1].booked_bps
+    };
+    assert_eq!(booked().await, 8_000_000);
+    one.send(Body::Moved(v1::Moved { id: order.id + 100, refusal: refusal() })).await;
+    two.send(Body::Moved(v1::Moved { id: order.id, refusal: refusal() })).await;
+    one.send(Body::Moved(v1::Moved { id: order.id, refusal: refusal() })).await;
+    eventually(async || (booked().await == 0).then_some(())).await;
+    master.counted("usher_master_orders_total{order=\"move\",result=\"sent\"} 1").await;
+    master.counted("usher_master_orders_total{order=\"move\",result=\"refused\"} 1").await;
+    master.counted("usher_master_decisions_total{outcome=\"moved\",reason=\"\"} 1").await;
+}
+
+#[tokio::test]
+async fn moves_can_be_switched_off() {
+    let master = Master::with(|config| config.balancing.moves = false).await;
+    let (_one, _) = full(&master, &["a", "b"]).await;
+    let _two = master.node("node-2", &["b"]).await;
+    let full = master.tickets().await.resolve(request("a")).await.expect_err("full");
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+}
+
+#[tokio::test]
+async fn a_title_without_room_is_copied() {
+    let master = Master::start().await;
+    let (one, _) = full(&master, &["a"]).await;
+    let gives = v1::Hello { replica_bytes: 1 << 30, ..hello("node-2", 1, 1) };
+    let mut two = master.node_with(gives, &["b"]).await;
+    two.report_with(v1::Report { replica_free_bytes: 1 << 30, ..Default::default() }).await;
+    let mut tickets = master.tickets().await;
+    let full = tickets.resolve(request("a")).await.expect_err("full");
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+
+    let Down::Replicate(order) = two.order().await else { panic!("no copy") };
+    assert_eq!((order.title.as_str(), order.size), ("a", 1000));
+    assert!(order.content_id == copy("a").content_id && order.rate_bps > 0);
+    let ticket = check(&order.source.expect("set"), &one);
+    assert_eq!((ticket.title.as_str(), ticket.purpose, ticket.rate), ("a", Purpose::Fetch, 0));
+    assert_eq!((ticket.start, ticket.end, ticket.request_id), (0, None, order.request_id));
+    two.send(Body::Replicated(v1::Replicated { id: order.id, refusal: refusal() })).await;
+    master.counted("usher_master_orders_total{order=\"replicate\",result=\"refused\"} 1").await;
+}

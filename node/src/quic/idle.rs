@@ -1,0 +1,75 @@
+//! Whether a connection is used: a client who holds one without a session is asked to leave, however often it pings.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time};
+
+/// Counts the good tickets of one connection that are being served.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Uses(watch::Sender<usize>);
+
+/// One of them, until it drops.
+#[derive(Debug)]
+pub(super) struct Use(watch::Sender<usize>);
+
+impl Uses {
+    /// A good ticket was shown.
+    pub(super) fn enter(&self) -> Use {
+        self.0.send_modify(|count| *count += 1);
+        Use(self.0.clone())
+    }
+
+    /// Waits until none was served for so long.
+    pub(super) async fn unused(&self, patience: Duration) {
+        let mut uses = self.0.subscribe();
+        loop {
+            // A change is one even when the count is the same again.
+            let used = *uses.borrow_and_update() > 0;
+            let changed = uses.changed();
+            if used {
+                drop(changed.await);
+            } else if time::timeout(patience, changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_begins_anew_with_each_use() {
+        let uses = Uses::default();
+        let mut unused = Box::pin(uses.unused(PATIENCE));
+        let mut after = async |seconds: u64| {
+            time::advance(Duration::from_secs(seconds)).await;
+            unused.as_mut().now_or_never().is_some()
+        };
+        assert!(!after(0).await);
+        assert!(!after(29).await);
+        let (first, second) = (uses.enter(), uses.enter());
+        assert!(!after(1000).await);
+        drop(first);
+        assert!(!after(1000).await);
+        drop(second);
+        assert!(!after(0).await);
+        assert!(!after(29).await);
+        // Begun and ended between two looks.
+        drop(uses.enter());
+        assert!(!after(0).await);
+        assert!(!after(29).await);
+        assert!(after(2).await);
+    }
+}

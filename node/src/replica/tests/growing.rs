@@ -1,0 +1,216 @@
+//! Copies that are not whole: served as they come, resumed, given up.
+
+use std::fs::File;
+
+use tokio::task::JoinHandle;
+use usher_proto::{pb::v1::ByteRange, wire::Frame};
+
+use super::{
+    script::{Call, encode},
+    *,
+};
+use crate::{core::pull::tests::frames, stage::receive_after};
+
+fn spawn(target: &Stage, order: Replicate) -> JoinHandle<Result<(), Fault>> {
+    let puller = target.house.puller.clone();
+    tokio::spawn(async move { puller.order(order).await })
+}
+
+async fn outcome(order: JoinHandle<Result<(), Fault>>) -> Result<(), Code> {
+    order.await.expect("no panic").map_err(|fault| fault.code)
+}
+
+/// How many of these frames there are up to and with this group, counted among them.
+fn until(frames: &[Frame], group: usize) -> usize {
+    let mut groups = frames.iter().enumerate().filter(|(_, frame)| matches!(frame, Frame::Group(_)));
+    groups.nth(group).map_or(0, |(at, _)| at + 1)
+}
+
+/// A script whose source sent so many groups of `data` and waits; the target has them on its disk.
+async fn begun(target: &Stage, data: &[u8], groups: u64) -> (Script, Call, JoinHandle<Result<(), Fault>>) {
+    let mut script = Script::start();
+    let title = Title::parse("a.mp4").expect("a title");
+    let mut changes = target.house.library.subscribe();
+    let order = spawn(target, script.order("a.mp4", data));
+    let mut call = script.call().await;
+    let frames = frames(data, 0);
+    call.say(&frames[..until(&frames, groups as usize - 1)]).await;
+    let copy = loop {
+        match target.house.library.find(&title, None) {
+            Ok(copy) => break copy,
+            Err(_) => drop(changes.changed().await),
+        }
+    };
+    let media = target.house.library.open_copy(&copy).expect("opens");
+    media.ready(groups).await.expect("comes");
+    assert_eq!(media.groups(), groups);
+    (script, call, order)
+}
+
+#[tokio::test]
+async fn a_viewer_watches_while_the_copy_comes_in() {
+    let data = mp4(7, (PAGE + 5 * GROUP) as usize);
+    let target = target().await;
+    let (_script, mut call, order) = begun(&target, &data, 20).await;
+    let copy = target.house.library.subscribe().page(None, 1).pop().expect("a copy");
+    assert_eq!((copy.origin, copy.content, copy.size), (Origin::Growing, Some(tree::single(&data)), data.len() as u64));
+
+    let viewer = target.viewer().await;
+    let ticket = || target.ticket("a.mp4", Some(tree::single(&data)));
+    let mut stream = viewer.open(&ticket(), None).await;
+    // Two whole steps of 8 groups are here, and a part of the third: the session waits behind the second.
+    let frames = frames(&data, 0);
+    let ahead: usize = frames[1..until(&frames, 15)].iter().map(|frame| encode(frame).len()).sum();
+    let mut head = vec![0; ahead];
+    stream.read_exact(&mut head).await.expect("the beginning");
+    // What has not come is had sooner elsewhere.
+    let far = Some(ByteRange { start: 100 * GROUP, end: 0 });
+    assert_eq!(viewer.play(&ticket(), far).await, Err(End::Refused(Code::Unavailable)));
+    let near = Some(ByteRange { start: 0, end: 16 * GROUP });
+    assert!(viewer.play(&ticket(), near).await.expect("plays").data == data[..16 * GROUP as usize]);
+
+    let rest = tokio::spawn(async move { receive_after(&head, &mut stream).await });
+    call.say(&frames[until(&frames, 19)..]).await;
+    call.finish();
+    let got = rest.await.expect("no panic").expect("goes on to the end");
+    assert!(got.data == data && got.content == tree::single(&data));
+    assert_eq!(outcome(order).await, Ok(()));
+    assert!(viewer.play(&ticket(), far).await.expect("plays").data == data[100 * GROUP as usize..]);
+}
+
+#[tokio::test]
+async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
+    let data = mp4(7, (PAGE + 5 * GROUP) as usize);
+    let target = target().await;
+    let (_first, mut call, order) = begun(&target, &data, 20).await;
+    let viewer = target.viewer().await;
+    let mut stream = viewer.open(&target.ticket("a.mp4", None), None).await;
+    stream.read_exact(&mut [0; 5]).await.expect("something");
+    let mut changes = target.house.library.subscribe();
+    assert_eq!(changes.page(None, 2).len(), 1);
+    call.finish();
+    assert_eq!(outcome(order).await, Err(Code::Network));
+    assert_eq!(changes.changed().await.removals.len(), 1);
+    let mut rest = vec![0; 100_000];
+    let end = loop {
+        match stream.read(&mut rest).await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end, Err(quinn::ReadError::Reset(Code::Unavailable.quic().into())));
+    drop((viewer, changes));
+
+    // What came is kept over a restart; what the disk did to it since is found out.
+    let target = restart(target, QUOTA).await;
+    assert_eq!(target.house.library.stats().titles, 0);
+    let part = files(target.dir.path()).into_iter().find(|path| path.extension().is_some_and(|end| end == "part"));
+    let part = File::options().write(true).open(part.expect("a part")).expect("opens");
+    std::os::unix::fs::FileExt::write_all_at(&part, b"bad", 18 * GROUP + 5).expect("written");
+    let mut script = Script::start();
+    let order = spawn(&target, script.order("a.mp4", &data));
+    let mut call = script.call().await;
+    assert_eq!(call.open.range, Some(ByteRange { start: 18 * GROUP, end: 0 }));
+    // It is offered before anything more of it came.
+    let viewer = target.viewer().await;
+    let near = Some(ByteRange { start: 0, end: 16 * GROUP });
+    assert!(viewer.play(&target.ticket("a.mp4", None), near).await.expect("plays").data == data[..16 * GROUP as usize]);
+    call.say(&frames(&data, 18)).await;
+    call.finish();
+    assert_eq!(outcome(order).await, Ok(()));
+    assert!(viewer.play(&target.ticket("a.mp4", None), None).await.expect("plays").data == data);
+}
+
+#[tokio::test]
+async fn a_source_that_lies_is_not_believed() {
+    let data = mp4(7, 40 * GROUP as usize);
+    let target = target().await;
+    let honest = frames(&data, 0);
+    let mut lies = honest.clone();
+    let at = until(&lies, 29) - 1;
+    lies[at] = Frame::Group(vec![9; GROUP as usize].into());
+    let mut script = Script::start();
+    let order = spawn(&target, script.order("a.mp4", &data));
+    let mut call = script.call().await;
+    call.say(&lies[..=at]).await;
+    assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
+    call.left().await;
+    // All of it was that source's: nothing is kept.
+    assert!(files(target.dir.path()).is_empty());
+    assert_eq!(target.house.library.stats().titles, 0);
+
+    let order = spawn(&target, script.order("a.mp4", &data));
+    let mut call = script.call().await;
+    call.say(&honest[..1]).await;
+    call.write(b"GET / HTTP/1.1\r\n").await;
+    assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
+
+    // What honest sources sent before stays.
+    let (_other, mut call, order) = begun(&target, &data, 10).await;
+    call.finish();
+    assert_eq!(outcome(order).await, Err(Code::Network));
+    let order = spawn(&target, script.order("a.mp4", &data));
+    let mut call = script.call().await;
+    call.say(&frames(&data, 10)[..3]).await;
+    call.say(&[Frame::Group(vec![9; GROUP as usize].into())]).await;
+    assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
+    let order = spawn(&target, script.order("a.mp4", &data));
+    let mut call = script.call().await;
+    assert_eq!(call.open.range.map(|range| range.start), Some(11 * GROUP));
+    call.say(&frames(&data, 11)).await;
+    assert_eq!(outcome(order).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_source_that_says_nothing_is_given_up() {
+    let data = mp4(7, 4 * GROUP as usize);
+    let target = target().await;
+    let puller = Puller::new(target.house.library.replicas().cloned(), Duration::from_millis(50));
+    let mut script = Script::start();
+    let order = script.order("a.mp4", &data);
+    let (result, _call) = tokio::join!(puller.order(order), script.call());
+    assert_eq!(result.map_err(|fault| fault.code), Err(Code::Timeout));
+}
+
+#[tokio::test]
+async fn an_eviction_ends_a_copy_that_comes_in() {
+    let data = mp4(7, 40 * GROUP as usize);
+    let target = target().await;
+    let (_script, mut call, order) = begun(&target, &data, 10).await;
+    target.house.puller.evict(evict("a.mp4", &data)).await;
+    assert_eq!(outcome(order).await, Err(Code::Interrupted));
+    call.left().await;
+    assert!(files(target.dir.path()).is_empty());
+    assert_eq!(target.house.library.stats().titles, 0);
+    assert_eq!(target.house.library.replicas().expect("takes copies").last_free(), QUOTA);
+}
+
+#[tokio::test]
+async fn what_is_kept_makes_room_and_gets_old() {
+    let (data, other) = (mp4(7, 40 * GROUP as usize), mp4(1, 40 * GROUP as usize));
+    let quota = room::cost(data.len() as u64) + GROUP;
+    let target = Stage::taking(TempDir::new().expect("a folder"), quota).await;
+    let (_script, mut call, order) = begun(&target, &data, 30).await;
+    call.finish();
+    assert_eq!(outcome(order).await, Err(Code::Network));
+    assert_eq!((files(target.dir.path()).len(), target.house.puller.free()), (2, quota));
+    let source = Stage::with(&[("b.mp4", &other)]).await;
+    target.house.puller.order(from_stage(&source, "b.mp4", &other)).await.expect("there is room");
+    let left = files(target.dir.path());
+    let id = tree::single(&other).to_string();
+    assert!(left.len() == 2 && left.iter().all(|path| path.to_string_lossy().contains(&id)), "{left:?}");
+
+    target.house.puller.evict(evict("b.mp4", &other)).await;
+    let (_script, mut call, order) = begun(&target, &data, 30).await;
+    call.finish();
+    assert_eq!(outcome(order).await, Err(Code::Network));
+    let target = restart(target, quota).await;
+    let kept = files(target.dir.path());
+    assert_eq!(kept.len(), 2);
+    for path in &kept {
+        let day = std::time::SystemTime::now() - Duration::from_secs(25 * 60 * 60);
+        File::options().write(true).open(path).expect("opens").set_modified(day).expect("aged");
+    }
+    let target = restart(target, quota).await;
+    assert!(files(target.dir.path()).is_empty());
+}

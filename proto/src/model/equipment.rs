@@ -1,0 +1,159 @@
+//! What a node can do and what a request needs, validated, and whether the one is enough for the other.
+
+use super::invalid::{Check, Invalid};
+use crate::{
+    pb::v1,
+    units::{Bitrate, MAX_RATE},
+};
+
+/// Most labels, or protocols, of one node or request.
+pub const MAX_LABELS: usize = 32;
+
+/// The protocol that is meant when none is named.
+pub const PROTOCOL: &str = "usher/1";
+
+/// What a node can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Equipment {
+    /// Protocols that it speaks; none means [`PROTOCOL`].
+    pub protocols: Vec<String>,
+    /// The operator's labels.
+    pub labels: Vec<String>,
+    /// It takes feeds in.
+    pub live_ingest: bool,
+    /// The highest rate of one session, if below its capacity.
+    pub max_session: Option<Bitrate>,
+}
+
+/// What a request needs of a node; the default is what every node has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// `None` means [`PROTOCOL`].
+    pub protocol: Option<String>,
+    /// All of them.
+    pub labels: Vec<String>,
+    /// Taking feeds in.
+    pub live_ingest: bool,
+}
+
+impl Equipment {
+    /// The first thing that is needed and not there, in words; `None` when the node is equipped. The rate is compared
+    /// elsewhere, with the capacity.
+    pub fn lacks<'a>(&self, needs: &'a Requirements) -> Option<Lack<'a>> {
+        let protocol = needs.protocol.as_deref().unwrap_or(PROTOCOL);
+        let speaks = self.protocols.iter().any(|one| one == protocol);
+        if !(speaks || self.protocols.is_empty() && protocol == PROTOCOL) {
+            return Some(Lack::Protocol(protocol));
+        }
+        if let Some(label) = needs.labels.iter().find(|label| !self.labels.contains(label)) {
+            return Some(Lack::Label(label));
+        }
+        (needs.live_ingest && !self.live_ingest).then_some(Lack::LiveIngest)
+    }
+}
+
+/// What a node lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lack<'a> {
+    /// It does not speak this.
+    #[error("does not speak {0}")]
+    Protocol(&'a str),
+    /// It does not have this label.
+    #[error("has no label `{0}`")]
+    Label(&'a str),
+    /// It takes no feeds in.
+    #[error("takes no live feeds in")]
+    LiveIngest,
+}
+
+fn word(text: &str) -> Result<String, &'static str> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'=' | b':');
+    if (1..=63).contains(&text.len()) && text.bytes().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 63 of a-z, A-Z, 0-9 and -_./=:")
+    }
+}
+
+fn words(check: &mut Check, field: &str, list: &[String]) -> Vec<String> {
+    check.require(list.len() <= MAX_LABELS, field, || format!("at most {MAX_LABELS}, not {}", list.len()));
+    let list = list.iter().take(MAX_LABELS).enumerate();
+    list.filter_map(|(i, text)| check.take(&format!("{field}[{i}]"), word(text))).collect()
+}
+
+impl TryFrom<v1::Equipment> for Equipment {
+    type Error = Invalid;
+
+    fn try_from(equipment: v1::Equipment) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let protocols = words(&mut check, "protocols", &equipment.protocols);
+        let labels = words(&mut check, "labels", &equipment.labels);
+        let max = equipment.max_session_bps;
+        check.require(max <= MAX_RATE, "max_session_bps", || format!("at most {MAX_RATE} bit/s"));
+        let max_session = (max > 0).then_some(Bitrate(max));
+        check.done(Some(Self { protocols, labels, live_ingest: equipment.live_ingest, max_session }))
+    }
+}
+
+impl Equipment {
+    /// As a message.
+    pub fn to_pb(&self) -> v1::Equipment {
+        v1::Equipment {
+            protocols: self.protocols.clone(),
+            labels: self.labels.clone(),
+            live_ingest: self.live_ingest,
+            max_session_bps: self.max_session.map_or(0, |rate| rate.0),
+        }
+    }
+}
+
+impl TryFrom<v1::Requirements> for Requirements {
+    type Error = Invalid;
+
+    fn try_from(needs: v1::Requirements) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let named = !needs.protocol.is_empty();
+        let protocol = if named { check.take("protocol", word(&needs.protocol)) } else { None };
+        let labels = words(&mut check, "labels", &needs.labels);
+        check.done(Some(Self { protocol, labels, live_ingest: needs.live_ingest }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lacking_is_named() {
+        let plain = Equipment::default();
+        assert_eq!(plain.lacks(&Requirements::default()), None);
+        let needs = Requirements { protocol: Some("moq/1".into()), ..Requirements::default() };
+        assert_eq!(plain.lacks(&needs), Some(Lack::Protocol("moq/1")));
+        let rich = Equipment {
+            protocols: vec!["moq/1".into()],
+            labels: vec!["gpu".into()],
+            live_ingest: true,
+            ..Equipment::default()
+        };
+        assert_eq!(rich.lacks(&needs), None);
+        assert_eq!(rich.lacks(&Requirements::default()), Some(Lack::Protocol(PROTOCOL)), "it names what it speaks");
+        let needs = Requirements { labels: vec!["gpu".into(), "ssd".into()], live_ingest: true, ..needs };
+        assert_eq!(rich.lacks(&needs), Some(Lack::Label("ssd")));
+        let needs = Requirements { live_ingest: true, ..Requirements::default() };
+        assert_eq!(plain.lacks(&needs).map(|lack| lack.to_string()).as_deref(), Some("takes no live feeds in"));
+    }
+
+    #[test]
+    fn words_are_bounded() {
+        for labels in [vec!["a b".into()], vec![String::new()], vec!["x".into(); 33], vec!["x".repeat(64)]] {
+            assert!(Equipment::try_from(v1::Equipment { labels, ..v1::Equipment::default() }).is_err());
+        }
+        let good = v1::Equipment {
+            protocols: vec!["usher/1".into()],
+            labels: vec!["isp=north".into()],
+            live_ingest: true,
+            max_session_bps: 5,
+        };
+        assert_eq!(Equipment::try_from(good.clone()).expect("valid").to_pb(), good);
+    }
+}

@@ -1,0 +1,68 @@
+//! A master's order to send a session elsewhere, validated.
+
+use super::{
+    SeatAddress,
+    invalid::{Check, Invalid},
+    sessions,
+};
+use crate::{
+    id::{NodeName, SessionId},
+    pb::{v1, wire},
+    wire::{Kind, message},
+};
+
+/// A session that is to go on at another seat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Pairs the answer.
+    pub id: u64,
+    /// Which.
+    pub session: SessionId,
+    /// The node of the seat.
+    pub to: NodeName,
+    /// The frame that tells the client, encoded: a seat that a client can use, with its ticket, which is never shown.
+    pub frame: bytes::Bytes,
+}
+
+impl TryFrom<v1::Move> for Move {
+    type Error = Invalid;
+
+    fn try_from(order: v1::Move) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let session = check.take("session_id", sessions::id(&order.session_id));
+        let seat = order.seat.unwrap_or_default();
+        let to = check.take("seat", SeatAddress::try_from(seat.clone())).map(|address| address.node);
+        let frame = message(Kind::Moved, &wire::Moved { seat: Some(seat) });
+        check.require(frame.is_some(), "seat", || "longer than its frame allows".to_owned());
+        let whole = session.zip(to).zip(frame);
+        check.done(whole.map(|((session, to), frame)| Self { id: order.id, session, to, frame }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_that_no_client_can_use_is_no_order() {
+        let seat = v1::Seat {
+            node: "n".into(),
+            addresses: vec!["[::1]:1".into()],
+            certificate_sha256: vec!["00".repeat(32)],
+            ticket: "secret".into(),
+            zone: String::new(),
+        };
+        let good = v1::Move { id: 3, session_id: 7_u128.to_be_bytes().to_vec(), seat: Some(seat.clone()) };
+        let order = Move::try_from(good.clone()).expect("valid");
+        assert_eq!((order.id, order.session, order.to.as_str()), (3, SessionId(7), "n"));
+        for (wrong, field) in [
+            (v1::Move { session_id: vec![1; 15], ..good.clone() }, "session_id"),
+            (v1::Move { seat: None, ..good.clone() }, "seat"),
+            (v1::Move { seat: Some(v1::Seat { ticket: String::new(), ..seat.clone() }), ..good.clone() }, "seat"),
+            (v1::Move { seat: Some(v1::Seat { zone: "z".repeat(9000), ..seat.clone() }), ..good.clone() }, "seat"),
+        ] {
+            let Err(Invalid(violations)) = Move::try_from(wrong) else { panic!("taken") };
+            assert_eq!(violations.first().map(|one| one.field.as_str()), Some(field));
+        }
+    }
+}
