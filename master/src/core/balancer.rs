@@ -50,23 +50,27 @@ pub enum Rule {
 
 /// How many of the titles asked for together each node could serve, by number.
 #[derive(Clone, Debug, Default)]
-pub struct Coverage(Vec<u16>);
+pub struct Coverage {
+    titles: Vec<u16>,
+    /// The most on one node.
+    best: u16,
+}
 
 impl Coverage {
     /// Counts one more title on a node.
     pub fn add(&mut self, node: NodeId) {
-        if self.0.len() <= node.index() {
-            self.0.resize(node.index() + 1, 0);
+        if self.titles.len() <= node.index() {
+            self.titles.resize(node.index() + 1, 0);
         }
-        let count = &mut self.0[node.index()];
+        let count = &mut self.titles[node.index()];
         *count = count.saturating_add(1);
+        self.best = self.best.max(*count);
     }
 
     /// What it costs to take a node that serves fewer of them than the best, in units of [`zones::UNIT`].
     fn price(&self, node: NodeId) -> i64 {
-        let best = self.0.iter().copied().max().unwrap_or(0);
-        let own = self.0.get(node.index()).copied().unwrap_or(0);
-        if best == 0 { 0 } else { APART * i64::from(best - own) / i64::from(best) }
+        let own = self.titles.get(node.index()).copied().unwrap_or(0);
+        if self.best == 0 { 0 } else { APART * i64::from(self.best - own) / i64::from(self.best) }
     }
 }
 
