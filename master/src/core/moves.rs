@@ -25,6 +25,9 @@ pub const MOVES: u8 = 2;
 /// Sessions that are moved for one arrival at most.
 pub const STEPS: usize = 4;
 
+/// Holders of a title on which room is sought, those that lack the least.
+const BLOCKED: usize = 8;
+
 /// Works of a node that are looked at for a session to move.
 const WORKS: usize = 256;
 
@@ -155,29 +158,25 @@ impl Search<'_> {
         if self.rooms.free < self.rooms.available / FREE {
             return None;
         }
-        let mut blocked: [Option<NodeId>; balancer::ALTERNATES + 6] = Default::default();
         let well = holders.filter(|node| self.rooms.of(*node).well);
-        let mut holders: Vec<NodeId> = well.take(balancer::LOOKED_AT).collect();
-        holders.sort_unstable_by_key(|node| (-self.rooms.of(*node).left, *node));
-        holders.dedup();
-        for (place, node) in blocked.iter_mut().zip(&holders) {
-            *place = Some(*node);
-        }
-        let blocked = || blocked.iter().flatten().copied();
+        let mut blocked: Vec<NodeId> = well.take(balancer::LOOKED_AT).collect();
+        blocked.sort_unstable_by_key(|node| (-self.rooms.of(*node).left, *node));
+        blocked.dedup();
+        blocked.truncate(BLOCKED);
         let need = |rooms: &Rooms, node| u64::try_from(signed(rate) - rooms.of(node).left).unwrap_or(0);
-        for node in blocked() {
+        for &node in &blocked {
             if let Some(step) = self.one(node, Wanted::freeing(need(self.rooms, node)), rng) {
                 steps.push(step);
                 return Some(node);
             }
         }
-        for node in blocked() {
+        for &node in &blocked {
             if self.several(node, need(self.rooms, node), rng, steps) {
                 return Some(node);
             }
         }
         let mut chains = CHAINS;
-        blocked().find(|node| self.chain(*node, need(self.rooms, *node), &mut chains, rng, steps))
+        blocked.into_iter().find(|node| self.chain(*node, need(self.rooms, *node), &mut chains, rng, steps))
     }
 
     /// The session of a node that is wanted, and its best seat: the one farthest from full.

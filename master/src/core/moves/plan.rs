@@ -56,10 +56,8 @@ pub fn rebalance(search: &mut Search<'_>, most: usize, rng: &mut impl Rng, steps
         let load = search.rooms.of(node).load;
         signed(load.level) / signed(load.available.rate / 1000).max(1)
     };
-    let well = |search: &Search<'_>| -> Vec<NodeId> {
-        search.view.roster.nodes().map(|(id, _)| id).filter(|id| search.rooms.of(*id).well).collect()
-    };
-    let nodes = well(search);
+    let nodes = search.view.roster.nodes().map(|(id, _)| id);
+    let nodes: Vec<NodeId> = nodes.filter(|id| search.rooms.of(*id).well).collect();
     let (level, available) = nodes.iter().fold((0, 0), |(level, available), node| {
         let load = search.rooms.of(*node).load;
         (level + signed(load.level), available + signed(load.available.rate))
