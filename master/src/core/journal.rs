@@ -13,7 +13,6 @@ pub use self::text::Explained;
 use super::{
     Now,
     balancer::{Candidate, NoChoice},
-    moves::Step,
 };
 
 /// Decisions that are kept: those of the last seconds of a busy master, of hours of a quiet one; 3 MB.
@@ -69,8 +68,6 @@ pub struct Record {
     pub looked: [Option<Candidate>; LOOKED],
     /// Holders beyond these.
     pub omitted: u32,
-    /// The last of the moves that made room.
-    pub moved: Option<Step>,
 }
 
 /// See the module.

@@ -276,11 +276,6 @@ impl Roster {
         Self { interval, names: HashMap::new(), zones: HashMap::new(), nodes: Vec::new(), epochs: 0 }
     }
 
-    /// How often nodes are to report.
-    pub fn interval(&self) -> Duration {
-        self.interval
-    }
-
     /// How long the last word of a node is good.
     pub fn lease(&self) -> Duration {
         self.interval * LEASE_REPORTS

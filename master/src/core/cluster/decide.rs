@@ -402,7 +402,6 @@ impl Cluster {
             outcome,
             looked,
             omitted,
-            moved: self.scratch.steps.last().copied(),
         }
     }
 
