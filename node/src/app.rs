@@ -27,10 +27,8 @@ use crate::{
     quic::{self, Server},
 };
 
-pub use crate::{
-    attach::{Master, MasterError},
-    quic::Congestion,
-};
+pub use crate::attach::{Master, MasterError};
+pub use usher_transport::{Congestion, Offload};
 
 /// The port of the media listener when none is given.
 pub const PORT: u16 = 7441;
@@ -68,6 +66,10 @@ pub struct Config {
     pub media_cert_lifetime: Duration,
     /// The congestion controller of its connections.
     pub congestion: Congestion,
+    /// How datagrams are given to the kernel.
+    pub offload: Offload,
+    /// Threads that send; 0 for one on each core.
+    pub threads: usize,
     /// Connections at a time.
     pub max_connections: usize,
     /// How long a client may take for its Open message.
@@ -98,6 +100,8 @@ impl Config {
             replicas: media::ReplicaConfig { folder, quota: None },
             media_cert_lifetime: MAX_MEDIA_LIFETIME,
             congestion: Congestion::default(),
+            offload: Offload::default(),
+            threads: 0,
             max_connections: 4096,
             open_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(5 * 60),
@@ -188,6 +192,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     // The addresses are known once the sockets are bound, and the certificate is needed for that.
     let settings = quic::Settings {
         congestion: config.congestion,
+        offload: config.offload,
+        threads: match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        },
         max_connections: config.max_connections,
         open_timeout: config.open_timeout,
         stall_timeout: config.stall_timeout,

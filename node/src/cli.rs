@@ -14,7 +14,7 @@ use usher_certs::{
 use usher_proto::{Bitrate, NodeName};
 
 use crate::{
-    app::{self, Config, Congestion, Master},
+    app::{self, Config, Congestion, Master, Offload},
     media::ReplicaConfig,
 };
 use file::File;
@@ -83,6 +83,12 @@ pub struct Args {
     /// Congestion controller [default: cubic]
     #[arg(long, env = "USHER_CONGESTION")]
     congestion: Option<Congestion>,
+    /// Whether datagrams leave many a call (UDP segmentation offload) [default: auto]
+    #[arg(long, env = "USHER_OFFLOAD")]
+    offload: Option<Offload>,
+    /// Threads that send media [default: one on each core]
+    #[arg(long, env = "USHER_THREADS", value_name = "N")]
+    threads: Option<usize>,
     /// Connections at a time [default: 4096]
     #[arg(long, env = "USHER_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
@@ -155,6 +161,8 @@ fn config(args: Args) -> anyhow::Result<Config> {
             .or(file.media_cert_lifetime)
             .unwrap_or(default.media_cert_lifetime),
         congestion: args.congestion.or(file.congestion).unwrap_or(default.congestion),
+        offload: args.offload.or(file.offload).unwrap_or(default.offload),
+        threads: args.threads.or(file.threads).unwrap_or(default.threads),
         max_connections: args.max_connections.or(file.max_connections).unwrap_or(default.max_connections),
         open_timeout: args.open_timeout.or(file.open_timeout).unwrap_or(default.open_timeout),
         stall_timeout: args.stall_timeout.or(file.stall_timeout).unwrap_or(default.stall_timeout),

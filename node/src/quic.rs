@@ -1,11 +1,10 @@
-//! The QUIC server: sockets, handshakes, connections. One task a connection, one a session; a session's work is in
-//! `session`. Refuses to know what is sent, and who may have it.
+//! The QUIC server: sockets, handshakes, connections. One task a connection, one a session, all on the thread where the
+//! connection lives; a session's work is in `session`. Refuses to know what is sent, and who may have it.
 
 mod header;
 mod idle;
 mod send;
 mod session;
-mod socket;
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -15,9 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use quinn::{
-    Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig,
-    VarInt,
-    congestion::{BbrConfig, ControllerFactory, CubicConfig},
+    Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::QuicServerConfig,
 };
 use tokio::sync::Semaphore;
@@ -25,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
+use usher_transport::{Congestion, Offload, Threads};
 
 use crate::house::House;
 
@@ -47,21 +45,13 @@ const RETRY_FROM: usize = 64;
 /// Handshakes under way from which on no more are begun.
 const HANDSHAKES: usize = 1024;
 
-/// How congestion is found and answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Congestion {
-    /// RFC 9438: fair beside other traffic.
-    #[default]
-    Cubic,
-    /// Bottleneck bandwidth and round-trip time: faster where loss is not congestion.
-    Bbr,
-}
-
 /// Settings of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) congestion: Congestion,
+    pub(crate) offload: Offload,
+    /// Threads that send.
+    pub(crate) threads: usize,
     /// Connections at a time.
     pub(crate) max_connections: usize,
     /// How long a client may take for its Open message.
@@ -92,19 +82,29 @@ impl Server {
         settings: Settings,
     ) -> anyhow::Result<Self> {
         let config = server_config(resolver, settings.congestion)?;
-        let mut endpoints = Vec::new();
-        for socket in sockets {
+        let threads = Arc::new(Threads::start(settings.threads).context("start the threads that send")?);
+        let mut server = Self {
+            endpoints: Vec::new(),
+            house: house.clone(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        for (number, socket) in sockets.into_iter().enumerate() {
             let address = socket.local_addr().context("read the address of the QUIC socket")?;
-            let endpoint =
-                Endpoint::new(EndpointConfig::default(), Some(config.clone()), socket, Arc::new(TokioRuntime))
-                    .with_context(|| format!("serve QUIC on udp {address}"))?;
-            endpoints.push(endpoint);
-        }
-        let stop = CancellationToken::new();
-        let server = Self { endpoints, house: house.clone(), tasks: TaskTracker::new(), stop };
-        for endpoint in &server.endpoints {
-            let door = Door { house: house.clone(), settings, tasks: server.tasks.clone(), stop: server.stop.clone() };
-            server.tasks.spawn(door.accept(endpoint.clone()));
+            let here = threads.handle(number);
+            let entered = here.enter();
+            let endpoint = usher_transport::endpoint(socket, Some(config.clone()), settings.offload)
+                .with_context(|| format!("serve QUIC on udp {address}"))?;
+            drop(entered);
+            let door = Door {
+                house: house.clone(),
+                settings,
+                threads: threads.clone(),
+                tasks: server.tasks.clone(),
+                stop: server.stop.clone(),
+            };
+            server.tasks.spawn_on(door.accept(endpoint.clone()), here);
+            server.endpoints.push(endpoint);
         }
         Ok(server)
     }
@@ -138,7 +138,7 @@ impl Server {
 /// # Errors
 /// Names the address that cannot be bound.
 pub(crate) fn bind(listen: &[SocketAddr]) -> anyhow::Result<Vec<UdpSocket>> {
-    listen.iter().map(|address| socket::bind(*address)).collect()
+    listen.iter().map(|address| usher_transport::bind(*address)).collect()
 }
 
 /// A code as QUIC carries it.
@@ -149,10 +149,6 @@ fn code(code: Code) -> VarInt {
 fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> anyhow::Result<ServerConfig> {
     let tls = usher_certs::tls::media_server_config(resolver).context("set up TLS for media")?;
     let tls = QuicServerConfig::try_from(tls).context("set up TLS for QUIC")?;
-    let factory: Arc<dyn ControllerFactory + Send + Sync> = match congestion {
-        Congestion::Cubic => Arc::new(CubicConfig::default()),
-        Congestion::Bbr => Arc::new(BbrConfig::default()),
-    };
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(STREAMS.into())
@@ -161,7 +157,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .receive_window((STREAM_WINDOW * STREAMS).into())
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
-        .congestion_controller_factory(factory);
+        .congestion_controller_factory(congestion.factory());
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport));
     Ok(config)
@@ -171,6 +167,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
 struct Door {
     house: Arc<House>,
     settings: Settings,
+    threads: Arc<Threads>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -188,13 +185,17 @@ impl Door {
             } else if let Ok(permit) = handshakes.clone().try_acquire_owned() {
                 let span = debug_span!("connection", peer = %incoming.remote_address());
                 let (house, settings, stop) = (self.house.clone(), self.settings, self.stop.clone());
+                let place = self.threads.place();
+                let there = place.handle().clone();
                 let connection = async move {
+                    // Accepted where it will live: its driver runs on the thread that makes it.
                     let Some(connection) = handshake(incoming).await else { return };
                     drop(permit);
                     info!(peer = %connection.remote_address(), "connection opened");
                     serve(&house, settings, &connection, &stop).await;
+                    drop(place);
                 };
-                self.tasks.spawn(connection.instrument(span));
+                self.tasks.spawn_on(connection.instrument(span), &there);
             } else {
                 incoming.refuse();
             }

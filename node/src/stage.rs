@@ -26,7 +26,7 @@ use usher_proto::{
 };
 
 use crate::{
-    app::Congestion,
+    app::{Congestion, Offload},
     house::House,
     media::{self, Library, clips},
     presence::Presence,
@@ -38,6 +38,8 @@ pub(crate) const NODE: &str = "node-1";
 pub(crate) fn settings() -> Settings {
     Settings {
         congestion: Congestion::Cubic,
+        offload: Offload::Auto,
+        threads: 2,
         max_connections: 100,
         open_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(300),

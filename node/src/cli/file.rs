@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use usher_proto::{Bitrate, NodeName};
 
 use super::size::Size;
-use crate::app::{Congestion, Master};
+use crate::app::{Congestion, Master, Offload};
 
 /// What a file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +40,8 @@ pub(super) struct File {
     #[serde(deserialize_with = "duration")]
     pub(super) media_cert_lifetime: Option<Duration>,
     pub(super) congestion: Option<Congestion>,
+    pub(super) offload: Option<Offload>,
+    pub(super) threads: Option<usize>,
     pub(super) max_connections: Option<usize>,
     #[serde(deserialize_with = "duration")]
     pub(super) open_timeout: Option<Duration>,

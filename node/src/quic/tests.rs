@@ -318,9 +318,9 @@ async fn what_does_not_speak_usher_is_not_let_in() {
     assert!(other.await.is_err_and(|error| error.is_panic()));
     assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.is_ok());
     // The port is in use.
-    let error = socket::bind(stage.address).expect_err("in use").to_string();
+    let error = usher_transport::bind(stage.address).expect_err("in use").to_string();
     assert!(error.contains(&stage.address.to_string()) && error.contains("in use"), "{error}");
-    assert!(socket::bind((Ipv4Addr::LOCALHOST, 0).into()).is_ok());
+    assert!(usher_transport::bind((Ipv4Addr::LOCALHOST, 0).into()).is_ok());
 }
 
 #[tokio::test]

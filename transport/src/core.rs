@@ -1,0 +1,3 @@
+//! Decisions about batches. No socket, no clock.
+
+pub mod batch;
