@@ -10,43 +10,43 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    sync::{Notify, watch},
-    time,
-};
+use tokio::sync::{Notify, watch};
 use usher_proto::{
     Bitrate, Code, Fault, NodeName, SessionId,
     model::Begun,
     pb::v1::{self, ByteRange},
-    ticket::{Key, Purpose, Ticket},
+    ticket::{Key, Ticket},
     tree::GROUP,
 };
 
 use crate::{
+    buffers::Buffers,
     core::{
         guard::Limits,
         keyring::Keyring,
         meter::Meter,
-        pacer::{Grant, Pacer, Share},
         replay::Replay,
+        schedule::{self, Terms},
         session::{Facts, Session},
         volumes::{self, Loads},
     },
     media::{FindError, Library, OpenError, OpenMedia},
     moves::Moves,
     replica::{self, Puller},
+    turns::{Part, Turns},
 };
 
 /// One node, seen from within.
 pub(crate) struct House {
     pub(crate) name: NodeName,
     pub(crate) library: Library,
-    /// Bytes that a session asks the pacer for at a time.
-    pub(crate) grant: u64,
     keys: ArcSwap<Keyring>,
     replay: Mutex<Replay>,
     meter: Mutex<Meter>,
-    pacer: Mutex<Pacer>,
+    /// Between disk and network.
+    pub(crate) buffers: Arc<Buffers>,
+    /// Whose bytes go next.
+    pub(crate) turns: Arc<Turns>,
     draining: AtomicBool,
     pub(crate) moves: Arc<Moves>,
     /// Sessions that run.
@@ -70,16 +70,15 @@ fn unix_now() -> u64 {
 impl House {
     pub(crate) fn new(name: NodeName, library: Library, limits: impl Into<Limits>) -> Arc<Self> {
         let (now, limits) = (Instant::now(), limits.into());
-        let pacer = Pacer::new(now, limits.capacity);
         let puller = Puller::new(library.replicas().cloned(), replica::STALL);
         Arc::new(Self {
             name,
             library,
-            grant: pacer.grant(),
             keys: ArcSwap::default(),
             replay: Mutex::default(),
             meter: Mutex::new(Meter::new(now, limits)),
-            pacer: Mutex::new(pacer),
+            buffers: Buffers::new(schedule::MOST_PIECE),
+            turns: Turns::new(limits.capacity),
             draining: AtomicBool::new(false),
             moves: Arc::default(),
             sessions: watch::Sender::new(0),
@@ -167,9 +166,9 @@ impl House {
     ///
     /// # Errors
     /// `NO_CAPACITY`, `UNEQUIPPED` for a rate that no session gets, `TICKET_REPLAYED` for one that runs.
-    pub(crate) fn begin(self: &Arc<Self>, opened: &Opened) -> Result<Running, Fault> {
+    pub(crate) fn begin(self: &Arc<Self>, opened: &Opened, stream: StreamOf) -> Result<Running, Fault> {
         let (now, ticket) = (Instant::now(), opened.session.ticket());
-        let (rate, fetch) = (Bitrate(ticket.rate), ticket.purpose == Purpose::Fetch);
+        let rate = Bitrate(ticket.rate);
         let begun = Begun {
             session: ticket.session,
             title: ticket.title.clone(),
@@ -180,8 +179,9 @@ impl House {
         self.meter().begin(now, begun, opened.volume, ticket.burst)?;
         self.told.notify_one();
         self.sessions.send_modify(|count| *count += 1);
-        let share = if fetch { Share::fetch(now, rate) } else { Share::play() };
-        Ok(Running { house: self.clone(), id: ticket.session, share, began: now, bytes: 0 })
+        let StreamOf { connection, priority } = stream;
+        let part = self.turns.join(Terms { purpose: ticket.purpose, rate, connection, priority });
+        Ok(Running { house: self.clone(), id: ticket.session, part, began: now, bytes: 0 })
     }
 }
 
@@ -242,25 +242,33 @@ fn open(library: &Library, loads: &Loads, ticket: Ticket, wanted: Option<ByteRan
     Ok(Opened { media: Arc::new(media), volume, session, setup })
 }
 
+/// Whose stream a session is on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamOf {
+    /// Tells connections apart.
+    pub(crate) connection: u64,
+    /// Among the streams of the connection; higher goes first.
+    pub(crate) priority: i32,
+}
+
 /// A session that counts as running. Dropping it ends that, however the session ended.
 pub(crate) struct Running {
     house: Arc<House>,
     id: SessionId,
-    share: Share,
+    part: Part,
     began: Instant,
     bytes: u64,
 }
 
 impl Running {
-    /// Waits until so many bytes may be sent, about [`House::grant`].
-    pub(crate) async fn pace(&mut self, bytes: u64) {
-        loop {
-            let grant = lock(&self.house.pacer).ask(Instant::now(), &mut self.share, bytes);
-            match grant {
-                Grant::Now => return,
-                Grant::At(at) => time::sleep_until(at.into()).await,
-            }
-        }
+    /// Bytes that are sent at a time.
+    pub(crate) fn piece(&self) -> u64 {
+        self.part.piece()
+    }
+
+    /// Waits until so many bytes may be sent, at most [`Running::piece`].
+    pub(crate) async fn turn(&self, bytes: u64) {
+        self.part.turn(bytes).await;
     }
 
     /// Whether it goes on is up to its reader, until something is [`Running::sent`].
@@ -287,7 +295,6 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        lock(&self.house.pacer).leave(&mut self.share);
         self.house.meter().end(Instant::now(), self.id);
         self.house.told.notify_one();
         self.house.sessions.send_modify(|count| *count = count.saturating_sub(1));

@@ -6,6 +6,7 @@
 
 pub mod app;
 mod attach;
+mod buffers;
 pub mod cli;
 pub mod core;
 mod house;
@@ -18,5 +19,6 @@ mod replica;
 mod report;
 #[cfg(test)]
 mod stage;
+mod turns;
 
 pub use app::{Config, Running, start};

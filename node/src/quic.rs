@@ -27,7 +27,11 @@ use usher_transport::{Congestion, Offload, Threads};
 use crate::house::House;
 
 /// Sessions of one connection at a time.
-const STREAMS: u32 = 128;
+const STREAMS: u32 = 100;
+
+/// Bytes of one connection that are not acknowledged, at most: 1 Gbit/s at 64 ms, and the memory that a client can hold
+/// which acknowledges nothing.
+const SEND_WINDOW: u64 = 8 << 20;
 
 /// What a client may send on one stream before it is read: an Open message and its header fit.
 const STREAM_WINDOW: u32 = 16 * 1024;
@@ -89,6 +93,13 @@ impl Server {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
+        server.tasks.spawn_on(
+            {
+                let (turns, stop) = (house.turns.clone(), server.stop.clone());
+                async move { stop.run_until_cancelled(turns.keep()).await.unwrap_or_default() }
+            },
+            threads.handle(0),
+        );
         for (number, socket) in sockets.into_iter().enumerate() {
             let address = socket.local_addr().context("read the address of the QUIC socket")?;
             let here = threads.handle(number);
@@ -155,6 +166,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .max_concurrent_uni_streams(0_u32.into())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window((STREAM_WINDOW * STREAMS).into())
+        .send_window(SEND_WINDOW)
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
         .congestion_controller_factory(congestion.factory());
@@ -211,7 +223,9 @@ async fn handshake(incoming: Incoming) -> Option<Connection> {
 /// Serves the sessions of a connection until it is lost; none outlives it.
 async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, stop: &CancellationToken) {
     let uses = idle::Uses::default();
-    let ends = session::Ends { gone: stop.child_token(), stop: stop.clone(), uses: uses.clone() };
+    let connection_id = connection.stable_id() as u64;
+    let ends =
+        session::Ends { gone: stop.child_token(), stop: stop.clone(), connection: connection_id, uses: uses.clone() };
     let sessions = TaskTracker::new();
     let unused = uses.unused(settings.unused);
     tokio::pin!(unused);

@@ -58,7 +58,7 @@ pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
         cid: content.map(|id| id.to_string()),
         start: 0,
         end: None,
-        purpose: Purpose::Play,
+        purpose: Purpose::Fetch,
         rate: 1_000_000,
         nbf: now,
         exp: now + 60,

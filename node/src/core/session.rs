@@ -10,10 +10,6 @@ use usher_proto::{
     tree::{self, GROUP, PAGE, PAGE_GROUPS},
 };
 
-/// Groups that are read and sent in one step: 512 KiB, so that a reader who stalls holds little, and a read costs
-/// little beside what it brings.
-pub const STEP_GROUPS: u64 = 8;
-
 /// What the session needs to know of the opened title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -30,7 +26,7 @@ pub enum Step {
     Pages,
     /// Send the values of this page's groups.
     Hashes(u64),
-    /// Send these groups, at most [`STEP_GROUPS`], of one page.
+    /// Send these groups, all of one page.
     Groups(Range<u64>),
     /// Wait until the title is hashed, and tell it with [`Session::hashed`].
     AwaitHashes,
@@ -98,10 +94,11 @@ impl Session {
         Ok(())
     }
 
-    /// The next step, each once; `None` when the session is over, was refused, or is not open.
-    pub fn next_step(&mut self) -> Option<Step> {
+    /// The next step, each once, of at most so many groups; `None` when the session is over, was refused, or is not
+    /// open.
+    pub fn next_step(&mut self, most: u64) -> Option<Step> {
         let State::Serving(plan) = &mut self.state else { return None };
-        let step = plan.next_step();
+        let step = plan.next_step(most);
         if step.is_none() || matches!(step, Some(Step::Finish(_))) {
             self.state = State::Done;
         }
@@ -208,7 +205,7 @@ impl Plan {
         self.groups.end.div_ceil(PAGE_GROUPS)
     }
 
-    fn next_step(&mut self) -> Option<Step> {
+    fn next_step(&mut self, most: u64) -> Option<Step> {
         loop {
             match self.stage {
                 Stage::Start if self.content.is_some() && self.size > GROUP => {
@@ -232,7 +229,7 @@ impl Plan {
                         continue;
                     }
                     let page = next / PAGE_GROUPS;
-                    let end = (next + STEP_GROUPS).min(self.groups.end).min((page + 1) * PAGE_GROUPS);
+                    let end = (next + most.max(1)).min(self.groups.end).min((page + 1) * PAGE_GROUPS);
                     let page_follows = hashed && end.is_multiple_of(PAGE_GROUPS) && end < self.groups.end;
                     self.stage = if page_follows { Stage::Page(page + 1) } else { Stage::Group { next: end, hashed } };
                     return Some(Step::Groups(next..end));

@@ -1,7 +1,7 @@
 //! A copy that is open for serving: its bytes, its set-up information, its hashes. The file stays the one that was
 //! opened, even when another takes its name; its hashes go when that happens.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
+use std::{fs::File, io, io::IoSliceMut, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 use anyhow::Result;
 use thiserror::Error;
@@ -161,6 +161,16 @@ impl OpenMedia {
         }
     }
 
+    /// Reads from `offset` on what is in memory already, until it is not or all of `bufs` is full; the bytes that were
+    /// read. Blocks for no disk. Also 0 where the system cannot tell.
+    pub fn read_cached(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> usize {
+        let file = match &self.0 {
+            Source::Volume { file, .. } => file,
+            Source::Replica { files, .. } => files.media(),
+        };
+        read_cached(file, offset, bufs)
+    }
+
     /// Chaining values of all pages; empty for a title of one page or less. Blocks; fails when the title is not
     /// hashed, or its file changed since.
     pub fn page_values(&self) -> Result<Vec<Value>> {
@@ -206,6 +216,18 @@ impl OpenMedia {
             progress.changed().await.ok()?;
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> usize {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    // Any error, also that the file system does not know the flag, is for the reading that may wait to meet.
+    preadv2(file, bufs, offset, ReadWriteFlags::NOWAIT).unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_file: &File, _offset: u64, _bufs: &mut [IoSliceMut<'_>]) -> usize {
+    0
 }
 
 /// Fills `buf` from `offset`, less only at the end of the file.

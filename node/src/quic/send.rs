@@ -1,9 +1,9 @@
-//! Sends frames on a stream: paced, counted as they are taken, and given up when the reader takes nothing for long.
-//! Owns the buffers between disk and stream: at most two of half a megabyte a session.
+//! Sends frames on a stream, a turn at a time; counts them as they are taken, and gives up when the reader takes nothing
+//! for long. A session that waits for its turn holds no buffer.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+use std::{io::IoSliceMut, ops::Range, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::{SendStream, WriteError};
 use tokio::time;
 use tracing::warn;
@@ -14,19 +14,10 @@ use usher_proto::{
 };
 
 use crate::{
-    core::session::STEP_GROUPS,
+    buffers::{Buffer, Buffers},
     house::{self, Running},
     media::OpenMedia,
 };
-
-/// Bytes of one buffer: a step of groups, each with its header.
-const BUFFER: usize = STEP_GROUPS as usize * FRAME;
-
-/// Buffers of one session.
-const SPARE: usize = 2;
-
-/// Bytes of a whole group's frame.
-const FRAME: usize = HEADER + GROUP as usize;
 
 /// Why sending ended early.
 #[derive(Debug)]
@@ -47,18 +38,18 @@ impl From<Fault> for SendError {
 pub(super) struct Sender<'a> {
     stream: &'a mut SendStream,
     running: &'a mut Running,
-    /// Bytes that the pacer is asked for at a time.
-    grant: usize,
+    buffers: &'a Arc<Buffers>,
     stall: Duration,
-    /// The buffers sent last; one is used again once the peer has acknowledged all of it.
-    spare: VecDeque<Bytes>,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(stream: &'a mut SendStream, running: &'a mut Running, grant: u64, stall: Duration) -> Self {
-        // The grant counts whole groups; their headers, 5 bytes each, travel free.
-        let grant = (grant / GROUP).max(1) as usize * FRAME;
-        Self { stream, running, grant, stall, spare: VecDeque::with_capacity(SPARE) }
+    pub(super) fn new(
+        stream: &'a mut SendStream,
+        running: &'a mut Running,
+        buffers: &'a Arc<Buffers>,
+        stall: Duration,
+    ) -> Self {
+        Self { stream, running, buffers, stall }
     }
 
     /// What comes next is not here yet: it is not for this node to send it sooner.
@@ -66,14 +57,19 @@ impl<'a> Sender<'a> {
         self.running.offers();
     }
 
-    /// Sends bytes, paced.
+    /// Sends bytes, each part of them when its turn has come.
     pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), SendError> {
         while !data.is_empty() {
-            let part = data.split_to(data.len().min(self.grant));
-            self.running.pace(part.len() as u64).await;
-            self.write(part).await?;
+            let part = self.part(data.len());
+            self.running.turn(part as u64).await;
+            self.write(data.split_to(part)).await?;
         }
         Ok(())
+    }
+
+    /// Bytes of so many that go at once.
+    fn part(&self, len: usize) -> usize {
+        usize::try_from(self.running.piece()).unwrap_or(len).clamp(1, len.max(1))
     }
 
     async fn write(&mut self, part: Bytes) -> Result<(), SendError> {
@@ -95,43 +91,62 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
+    /// Groups that one turn has room for, at least one.
+    pub(super) fn step(&self) -> u64 {
+        (self.running.piece() / (HEADER as u64 + GROUP)).max(1)
+    }
+
     /// Reads groups and sends them.
     pub(super) async fn groups(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SendError> {
-        let oldest = if self.spare.len() < SPARE { None } else { self.spare.pop_front() };
-        let buffer = match oldest.map(Bytes::try_into_mut) {
-            Some(Ok(buffer)) if buffer.capacity() >= BUFFER => buffer,
-            _ => BytesMut::with_capacity(BUFFER),
-        };
-        let media = media.clone();
-        let frames = house::blocking(move || read(&media, groups, buffer)).await??;
-        self.spare.push_back(frames.clone());
+        let len = groups.clone().map(|group| HEADER + tree::group_len(media.size(), group) as usize).sum();
+        // Its turn first: what is read then leaves the processor's cache for the network, and waits nowhere.
+        let part = self.part(len);
+        self.running.turn(part as u64).await;
+        let mut frames = read(media, groups, self.buffers.take(len)).await?;
+        self.write(frames.split_to(part)).await?;
         self.send(frames).await
     }
 }
 
-/// Reads groups into a buffer, each behind its frame's header.
-fn read(media: &OpenMedia, groups: Range<u64>, mut buffer: BytesMut) -> Result<Bytes, Fault> {
-    let mut at = 0;
-    for group in groups {
-        let len = tree::group_len(media.size(), group) as usize;
-        let end = at + HEADER + len;
-        // A buffer that is used again has its length already: nothing is zeroed twice.
-        if buffer.len() < end {
-            buffer.resize(end, 0);
-        }
-        let frame = &mut buffer[at..end];
-        frame[..HEADER].copy_from_slice(&wire::header(Kind::Group, len));
-        match media.read_at(group * GROUP, &mut frame[HEADER..]) {
-            Ok(read) if read == len => {}
-            Ok(_) => return Err(Fault::new(Code::ContentChanged, "the file became shorter")),
-            Err(error) => {
-                warn!(title = %media.title(), %error, "read media");
-                // DISK would be the client's own.
-                return Err(Fault::new(Code::Unavailable, format!("read media: {error}")));
+/// Reads groups into a buffer of just their size, each behind its frame's header: here and now if all of it is in
+/// memory, else where a disk may take its time.
+async fn read(media: &Arc<OpenMedia>, groups: Range<u64>, mut buffer: Buffer) -> Result<Bytes, Fault> {
+    let offset = groups.start * GROUP;
+    let mut bodies = bodies(media, groups.clone(), &mut buffer);
+    let wanted: usize = bodies.iter().map(|body| body.len()).sum();
+    if media.read_cached(offset, &mut bodies) == wanted {
+        return Ok(buffer.freeze());
+    }
+    let media = media.clone();
+    house::blocking(move || {
+        let mut at = offset;
+        for mut body in self::bodies(&media, groups, &mut buffer) {
+            match media.read_at(at, &mut body) {
+                Ok(read) if read == body.len() => at += read as u64,
+                Ok(_) => return Err(Fault::new(Code::ContentChanged, "the file became shorter")),
+                Err(error) => {
+                    warn!(title = %media.title(), %error, "read media");
+                    // DISK would be the client's own.
+                    return Err(Fault::new(Code::Unavailable, format!("read media: {error}")));
+                }
             }
         }
-        at = end;
+        Ok(buffer.freeze())
+    })
+    .await?
+}
+
+/// Writes the headers, and gives the places of the bodies.
+fn bodies<'a>(media: &OpenMedia, groups: Range<u64>, buffer: &'a mut Buffer) -> Vec<IoSliceMut<'a>> {
+    let mut rest = buffer.bytes_mut();
+    let mut bodies = Vec::with_capacity(usize::try_from(groups.end - groups.start).unwrap_or_default());
+    for group in groups {
+        let len = tree::group_len(media.size(), group) as usize;
+        let (frame, after) = rest.split_at_mut(HEADER + len);
+        let (header, body) = frame.split_at_mut(HEADER);
+        header.copy_from_slice(&wire::header(Kind::Group, len));
+        bodies.push(IoSliceMut::new(body));
+        rest = after;
     }
-    buffer.truncate(at);
-    Ok(buffer.freeze())
+    bodies
 }

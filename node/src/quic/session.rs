@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     core::session::Step,
-    house::{self, House, Opened, Running},
+    house::{self, House, Opened, Running, StreamOf},
     moves::{Enrolled, Order},
 };
 
@@ -33,14 +33,16 @@ const REFUSAL: time::Duration = time::Duration::from_secs(10);
 /// How long a client may take to acknowledge that its session was ended.
 pub(super) const FAREWELL: time::Duration = time::Duration::from_millis(500);
 
-/// What ends a session from without.
+/// A session's connection, and what ends the session from without.
 #[derive(Clone)]
 pub(super) struct Ends {
     /// The connection is lost, or `stop`.
     pub(super) gone: CancellationToken,
     /// The node shuts down.
     pub(super) stop: CancellationToken,
-    /// What the connection is used for; unused, it is closed.
+    /// Tells it from other connections.
+    pub(super) connection: u64,
+    /// What it is used for; unused, it is closed.
     pub(super) uses: Uses,
 }
 
@@ -77,7 +79,7 @@ pub(super) async fn run(
                 return refuse(&mut send, &fault, gone).await;
             }
         };
-        match admit(&house, open, &ends.uses).await {
+        match admit(&house, open, ends.connection, &ends.uses).await {
             Ok(admitted) => serve(&house, settings, admitted, &mut send, &ends).await,
             Err(fault) => refuse(&mut send, &fault, gone).await,
         }
@@ -88,7 +90,7 @@ pub(super) async fn run(
 }
 
 /// From an Open message to a session that runs. A ticket is redeemed by the first who shows it, whatever comes of it.
-async fn admit(house: &Arc<House>, open: Open, uses: &Uses) -> Result<Admitted, Fault> {
+async fn admit(house: &Arc<House>, open: Open, connection: u64, uses: &Uses) -> Result<Admitted, Fault> {
     let ticket = house.verify(&open.ticket);
     let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
     let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
@@ -99,7 +101,7 @@ async fn admit(house: &Arc<House>, open: Open, uses: &Uses) -> Result<Admitted, 
         house.redeem(&ticket)?;
         let held = uses.enter();
         let opened = house.open(ticket, open.range).await?;
-        let running = house.begin(&opened)?;
+        let running = house.begin(&opened, StreamOf { connection, priority: open.priority })?;
         Ok(Admitted { opened, running, priority: open.priority, _use: held })
     };
     admitted.await.inspect_err(|fault| house.turn(id, burst, fault))
@@ -173,9 +175,9 @@ async fn deliver(
     enrolled: &mut Enrolled,
 ) -> Result<Option<NodeName>, SendError> {
     let Opened { media, mut session, setup, .. } = opened;
-    let mut sender = Sender::new(send, running, house.grant, settings.stall_timeout);
+    let mut sender = Sender::new(send, running, &house.buffers, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
-    while let Some(step) = session.next_step() {
+    while let Some(step) = session.next_step(sender.step()) {
         let media = media.clone();
         let changed = |error: anyhow::Error| Fault::new(Code::ContentChanged, format!("read hashes: {error:#}"));
         match step {
@@ -193,7 +195,6 @@ async fn deliver(
                 // What was sent before is whole groups, so the client goes on at the edge of one.
                 if let Some(Order { to, frame, told }) = enrolled.order() {
                     sender.send(frame).await?;
-                    drop(sender);
                     // A client that goes elsewhere may be gone before it has acknowledged the last byte.
                     drop(send.finish());
                     acknowledged(send, settings).await?;
@@ -222,7 +223,6 @@ async fn deliver(
             }
         }
     }
-    drop(sender);
     running.offers();
     finish(send, settings).await?;
     Ok(None)

@@ -65,7 +65,7 @@ fn other_bytes_than_the_tickets_are_not_sent() {
     let other = ContentId([8; 32]);
     let mut session = Session::new(ticket(0, None), None);
     let fault = session.opened(Facts { size: 9, content: Some(other) }).expect_err("other bytes");
-    assert_eq!((fault.code, session.next_step()), (Code::ContentChanged, None));
+    assert_eq!((fault.code, session.next_step(8)), (Code::ContentChanged, None));
 
     let mut late = Session::new(ticket(0, None), None);
     assert_eq!(late.opened(Facts { size: 9, content: None }), Ok(0..9));
@@ -79,7 +79,7 @@ fn steps(size: u64, content: Option<ContentId>, wanted: Option<ByteRange>) -> Ve
     let mut session = Session::new(ticket(0, None), wanted);
     session.opened(Facts { size, content }).expect("a good range");
     let mut steps = Vec::new();
-    while let Some(step) = session.next_step() {
+    while let Some(step) = session.next_step(8) {
         if step == Step::AwaitHashes {
             session.hashed(ID).expect("the ticket's content");
         }
@@ -130,7 +130,7 @@ proptest! {
                 Step::Hashes(page) => known = Some(*page),
                 Step::Groups(groups) => {
                     prop_assert_eq!(groups.start, next);
-                    prop_assert!(groups.end - groups.start <= STEP_GROUPS);
+                    prop_assert!(groups.end - groups.start <= 8);
                     prop_assert_eq!(groups.start / PAGE_GROUPS, (groups.end - 1) / PAGE_GROUPS);
                     prop_assert!(!hashed || size <= GROUP || known == Some(groups.start / PAGE_GROUPS));
                     bytes += groups_len(size, groups);

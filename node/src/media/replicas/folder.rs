@@ -271,6 +271,11 @@ impl Files {
         read_at(&self.data, offset, buf)
     }
 
+    /// The file of the bytes.
+    pub(crate) fn media(&self) -> &File {
+        &self.data
+    }
+
     fn values(&self, first: u64, count: u64) -> io::Result<Vec<Value>> {
         let count = usize::try_from(count).map_err(|_| io::ErrorKind::InvalidData)?;
         let mut values: Vec<Value> = vec![[0; 32]; count];
