@@ -331,6 +331,7 @@ impl Run<'_> {
             range: Some(v1::ByteRange { start: ask.start, end: ask.end }),
             priority: 0,
             request_id: answer.request_id.clone(),
+            more: false,
         };
         let (means, timeout) = (self.means, self.order.timeout);
         let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());

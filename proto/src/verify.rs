@@ -290,6 +290,7 @@ fn name(frame: &Frame) -> &'static str {
         Frame::Group(_) => "a group",
         Frame::Finish(_) => "Finish",
         Frame::Moved(_) => "Moved",
+        Frame::Range(_) => "Range",
     }
 }
 

@@ -23,6 +23,12 @@ pub const MAX_SETUP: usize = 64 * 1024;
 /// The largest `Refused` or `Finish` body.
 pub const MAX_SHORT: usize = 4 * 1024;
 
+/// The largest `Range` body: two numbers of at most ten bytes, their tags, and room.
+pub const MAX_RANGE: usize = 64;
+
+/// `Range` frames of one session that may wait for their answer.
+pub const MAX_WAITING: usize = 4;
+
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -43,12 +49,14 @@ pub enum Kind {
     Finish = 7,
     /// Another seat to go on at.
     Moved = 8,
+    /// More bytes that the client wants.
+    Range = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Refused, Setup};
-        [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved].into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Range, Refused, Setup};
+        [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved, Range].into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// The largest body, in bytes.
@@ -60,6 +68,7 @@ impl Kind {
             Self::Pages => (MAX_SIZE / PAGE) as usize * size_of::<Value>(),
             Self::Hashes => PAGE_GROUPS as usize * size_of::<Value>(),
             Self::Group => GROUP as usize,
+            Self::Range => MAX_RANGE,
         }
     }
 }
@@ -113,6 +122,8 @@ pub enum Frame {
     Finish(pb::wire::Finish),
     /// See [`Kind::Moved`].
     Moved(pb::wire::Moved),
+    /// See [`Kind::Range`].
+    Range(pb::v1::ByteRange),
 }
 
 /// A frame's header for a body of `len` bytes.
@@ -198,6 +209,7 @@ fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
         Kind::Refused => Frame::Refused(Message::decode(body).map_err(|_| bad())?),
         Kind::Finish => Frame::Finish(Message::decode(body).map_err(|_| bad())?),
         Kind::Moved => Frame::Moved(Message::decode(body).map_err(|_| bad())?),
+        Kind::Range => Frame::Range(Message::decode(body).map_err(|_| bad())?),
         Kind::Pages => Frame::Pages(split(&body).ok_or_else(bad)?),
         Kind::Hashes => Frame::Hashes(split(&body).ok_or_else(bad)?),
         Kind::Group if body.is_empty() => return Err(bad()),
@@ -217,11 +229,12 @@ mod tests {
     use super::*;
 
     fn frames() -> Vec<(Bytes, Frame)> {
-        let open = pb::wire::Open { ticket: "t".into(), priority: -3, ..Default::default() };
+        let open = pb::wire::Open { ticket: "t".into(), priority: -3, more: true, ..Default::default() };
         let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
         let finish = pb::wire::Finish { content_id: vec![1; 32] };
         let seat = pb::v1::Seat { node: "node-1".into(), ..Default::default() };
         let moved = pb::wire::Moved { seat: Some(seat) };
+        let range = pb::v1::ByteRange { start: u64::MAX, end: u64::MAX };
         let mut group = BytesMut::from(&header(Kind::Group, 3)[..]);
         group.extend_from_slice(b"abc");
         vec![
@@ -232,6 +245,8 @@ mod tests {
             (group.freeze(), Frame::Group(Bytes::from_static(b"abc"))),
             (message(Kind::Finish, &finish).expect("small"), Frame::Finish(finish)),
             (message(Kind::Moved, &moved).expect("small"), Frame::Moved(moved)),
+            (message(Kind::Range, &range).expect("small"), Frame::Range(range)),
+            (message(Kind::Range, &pb::v1::ByteRange::default()).expect("small"), Frame::Range(Default::default())),
         ]
     }
 
@@ -263,6 +278,10 @@ mod tests {
         assert_eq!(decode(&[1, 0xff, 0xff, 0xff, 0xff]), Err(long));
         assert_eq!(decode(&[1, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Open)));
         assert_eq!(decode(&[5, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Hashes)));
+        let long = WireError::TooLong { kind: Kind::Range, len: 65, max: MAX_RANGE };
+        assert_eq!(decode(&[9, 0, 0, 0, 65]), Err(long));
+        assert_eq!(decode(&[9, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Range)));
+        assert_eq!(decode(&[10, 0, 0, 0, 0]), Err(WireError::Kind(10)));
         assert_eq!(decode(&[6, 0, 0, 0, 0]), Err(WireError::Malformed(Kind::Group)));
         assert_eq!(decode(&[6, 0, 0, 0]), Ok(None));
         let mut cut = Decoder::default();
