@@ -1,10 +1,14 @@
 //! `usher/1`, the frames on a session's QUIC stream: type, length, body. Encodes and decodes; reads no socket.
 //! The sequence of frames is told in `usher/wire/v1/wire.proto`.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+mod buffers;
+mod decoder;
+
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use thiserror::Error;
 
+pub use self::{buffers::Buffers, decoder::Decoder};
 use crate::{
     code::{Code, Fault},
     pb,
@@ -166,41 +170,6 @@ pub fn refused(fault: &Fault) -> Bytes {
     message(Kind::Refused, &body).unwrap_or_default()
 }
 
-/// Turns received bytes into frames. Holds at most one frame's body, and looks at a header before it makes room.
-#[derive(Debug, Default)]
-pub struct Decoder {
-    buffer: BytesMut,
-}
-
-impl Decoder {
-    /// Takes what was received, in order.
-    pub fn push(&mut self, data: &[u8]) {
-        self.buffer.extend_from_slice(data);
-    }
-
-    /// The next whole frame; `None` until more is pushed. After an error the stream is of no use.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        let Some((head, _)) = self.buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
-        let [kind, len @ ..] = *head;
-        let kind = Kind::from_byte(kind).ok_or(WireError::Kind(kind))?;
-        let len = u32::from_be_bytes(len) as usize;
-        if len > kind.max_len() {
-            return Err(WireError::TooLong { kind, len, max: kind.max_len() });
-        }
-        if self.buffer.len() < HEADER + len {
-            return Ok(None);
-        }
-        self.buffer.advance(HEADER);
-        let body = self.buffer.split_to(len).freeze();
-        decode(kind, body).map(Some)
-    }
-
-    /// Checks, at the stream's end, that no frame was cut.
-    pub fn finish(&self) -> Result<(), WireError> {
-        if self.buffer.is_empty() { Ok(()) } else { Err(WireError::Truncated) }
-    }
-}
-
 fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
     let bad = || WireError::Malformed(kind);
     Ok(match kind {
@@ -253,8 +222,9 @@ mod tests {
     #[test]
     fn frames_survive_any_cut() {
         let all: Vec<u8> = frames().iter().flat_map(|(bytes, _)| bytes.to_vec()).collect();
-        for step in [1, 2, 5, 7, all.len()] {
-            let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+        for (step, pooled) in [1, 2, 5, 7, all.len()].into_iter().flat_map(|step| [(step, false), (step, true)]) {
+            let decoder = if pooled { Decoder::into_buffers(Buffers::new(2)) } else { Decoder::default() };
+            let (mut decoder, mut seen) = (decoder, Vec::new());
             for part in all.chunks(step) {
                 decoder.push(part);
                 while let Some(frame) = decoder.next_frame().expect("good bytes") {
