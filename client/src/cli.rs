@@ -12,7 +12,7 @@ mod play;
 
 use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
 
-use usher_proto::{Bitrate, Code, Fault, id, pb::v1};
+use usher_proto::{Code, Fault, id, pb::v1};
 
 use self::admin::Admin;
 pub use self::{
@@ -65,24 +65,24 @@ struct Reach {
 }
 
 impl Reach {
-    fn client(&self, address: Address, zone: &str, limit: Option<Bitrate>) -> Result<Client, Failure> {
+    /// A client; what `options` say of the timeout does not count.
+    fn client(&self, address: Address, options: Options) -> Result<Client, Failure> {
         let authority = Authority::load(self.ca.clone())?;
-        let options = Options { timeout: self.timeout, zone: zone.to_owned(), limit, identity: None };
-        Ok(Client::new(address, authority, options)?)
+        Ok(Client::new(address, authority, Options { timeout: self.timeout, ..options })?)
     }
 }
 
 impl Reach {
     /// A client for questions only, which says on standard error that it waits for an absent master.
     fn asking(&self, address: Address) -> Result<Client, Failure> {
-        Ok(self.client(address, "", None)?.telling(waits))
+        Ok(self.client(address, Options::default())?.telling(waits))
     }
 
     /// The same for an operator.
     fn operating(&self, address: Address, zone: &str, admin: &Admin) -> Result<Client, Failure> {
         let authority = Authority::load(self.ca.clone())?;
         let identity = admin.identity(&authority)?;
-        let options = Options { timeout: self.timeout, zone: zone.to_owned(), limit: None, identity };
+        let options = Options { timeout: self.timeout, zone: zone.to_owned(), identity, ..Options::default() };
         Ok(Client::new(address, authority, options)?.telling(waits))
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     },
     driver::{self, Means, Order, Outcome, Progress, Sink},
     master::{Answer, Authority, Master},
-    quic::{Pool, Throttle},
+    quic::{Congestion, Pool, Throttle},
 };
 
 /// How a client behaves.
@@ -33,11 +33,14 @@ pub struct Options {
     pub limit: Option<Bitrate>,
     /// What the master is shown, if it wants to know who asks.
     pub identity: Option<PemSet>,
+    /// How congestion on the way to the nodes is answered.
+    pub congestion: Congestion,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), zone: String::new(), limit: None, identity: None }
+        let (timeout, congestion) = (Duration::from_secs(30), Congestion::default());
+        Self { timeout, zone: String::new(), limit: None, identity: None, congestion }
     }
 }
 
@@ -58,7 +61,8 @@ impl Client {
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
         let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
         let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
-        Ok(Self { master, pool: Pool::default(), throttle, options, waits: None })
+        let pool = Pool::new(options.congestion);
+        Ok(Self { master, pool, throttle, options, waits: None })
     }
 
     /// Tells `waits` once in each call why it waits for the master. Transfers tell their observer instead.

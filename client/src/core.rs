@@ -4,6 +4,7 @@ pub mod assembler;
 pub mod limit;
 pub mod range;
 pub mod resume;
+pub mod sources;
 pub mod state;
 pub mod table;
 pub mod url;

@@ -3,12 +3,14 @@
 //! Owns the loop between the machines of the core and the shells around it. Refuses to know where bytes go ([`Sink`])
 //! and who watches ([`Progress`]).
 
+mod check;
 mod order;
 mod words;
 
 use std::{
     future::Future,
     ops,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,19 +20,21 @@ use usher_proto::{
     model::{Failed, SeatAddress, What},
     pb::{v1, wire::Open},
     tree::{self, GROUP},
-    verify::{Step, Verifier},
-    wire::Frame,
+    verify::Verifier,
 };
 
 pub(crate) use self::order::Order;
-use self::words::{begin, blame, refusal, sent_on};
+use self::{
+    check::{Checked, Last},
+    words::{begin, blame, refusal, sent_on},
+};
 use crate::{
     core::{
         assembler::{Assembler, Piece},
         resume::{Action, Event, Resume},
     },
     master::{Answer, Master},
-    quic::{Pool, Throttle, silent},
+    quic::{Patience, Pool, Throttle, silent},
 };
 
 /// How long a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
@@ -55,8 +59,8 @@ pub trait Sink: Send {
     /// under the same content id; 0 if that is not known.
     fn begin(&mut self, about: &About) -> impl Future<Output = Result<u64, Fault>> + Send;
 
-    /// Takes the next bytes, in order and without gaps.
-    fn write(&mut self, piece: Piece) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Takes the next bytes, in order and without gaps: about half a MiB at once from a fast node.
+    fn write(&mut self, pieces: Vec<Piece>) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Every byte of the range is there and verified.
     fn finish(&mut self, content: ContentId) -> impl Future<Output = Result<(), Fault>> + Send;
@@ -331,13 +335,14 @@ impl Run<'_> {
             range: Some(v1::ByteRange { start: ask.start, end: ask.end }),
             priority: 0,
             request_id: answer.request_id.clone(),
+            more: false,
         };
         let (means, timeout) = (self.means, self.order.timeout);
         let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());
         let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
-        let mut incoming = opened.map_err(End::There)?;
+        let (mut incoming, _) = opened.map_err(End::There)?;
         let setup = begin(&mut incoming, at, timeout, ongoing).await.map_err(End::There)?;
-        let mut verifier =
+        let verifier =
             Verifier::new(&setup, ongoing.about.content).map_err(|error| End::There(blame(at, error.into())))?;
         self.node = Some(at.node.clone());
         let before = seat.checked_sub(1).and_then(|before| answer.seats.get(before));
@@ -349,49 +354,61 @@ impl Run<'_> {
         self.reason.clone_from(&reason);
         (means.observer)(&Progress::Seated { node: at.node.clone(), reason, about: ongoing.about.clone() });
         report(means, ongoing);
-        let (mut due, unhashed) = (tree::groups(setup.range.end) - setup.range.start / GROUP, setup.content.is_none());
+        let due = tree::groups(setup.range.end) - setup.range.start / GROUP;
+        // All media came, and the node hashes what it sent; the connection's keep-alive tells whether it lives.
+        let done = if setup.content.is_none() { timeout.max(HASHING) } else { timeout };
+        let patience = Patience { due: timeout, done, groups: Arc::new(due.into()) };
+        let gathered = means.pool.gather(incoming, patience).map_err(End::Here)?;
+        let mut checked = Checked::start(gathered, Arc::new(Mutex::new(verifier)));
         loop {
-            // All media came, and the node hashes what it sent; the connection's keep-alive tells whether it lives.
-            let patience = if unhashed && due == 0 { timeout.max(HASHING) } else { timeout };
-            let frame = incoming.next(patience).await.map_err(End::There)?;
-            let step = match frame {
-                Some(Frame::Refused(refused)) => Err(refusal(at, &refused)),
-                Some(Frame::Moved(moved)) => {
-                    // What came is verified against what the set-up named; then there is nothing to go on with.
-                    let whole = setup.content.filter(|_| ongoing.assembler.is_complete());
-                    return whole.map_or_else(|| Err(sent_on(at, moved)), Ok);
-                }
-                Some(frame) => verifier.take(frame).map_err(|error| blame(at, error.into())),
-                None => Err(Fault::new(
-                    Code::Network,
-                    format!("node {} ended the stream where {} should be", at.node, verifier.wanted()),
-                )),
-            };
-            match step.map_err(End::There)? {
-                Step::More => {}
-                Step::Group(group) => {
-                    due = due.saturating_sub(1);
-                    let before = ongoing.assembler.progress();
-                    let piece = ongoing.assembler.take(group).map_err(|error| End::There(blame(at, error.into())))?;
-                    let moved = piece.is_some() || ongoing.assembler.progress() > before;
-                    if let Some(piece) = piece {
-                        ongoing.received += piece.data.len() as u64;
-                        sink.write(piece).await.map_err(End::Here)?;
-                    }
-                    if moved {
-                        self.resume.handle(Instant::now(), Event::Progress, rng);
-                        report(means, ongoing);
+            let (groups, last) = checked.next().await;
+            let mut pieces = Vec::with_capacity(groups.len());
+            let before = (ongoing.assembler.progress(), ongoing.received);
+            let mut wrong = None;
+            for group in groups {
+                match ongoing.assembler.take(group) {
+                    Ok(piece) => pieces.extend(piece),
+                    Err(error) => {
+                        wrong = Some(End::There(blame(at, error.into())));
+                        break;
                     }
                 }
-                Step::Done(content) => {
+            }
+            if !pieces.is_empty() {
+                let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
+                sink.write(pieces).await.map_err(End::Here)?;
+                ongoing.received += bytes;
+            }
+            if before != (ongoing.assembler.progress(), ongoing.received) {
+                self.resume.handle(Instant::now(), Event::Progress, rng);
+                report(means, ongoing);
+            }
+            if let Some(end) = wrong {
+                return Err(end);
+            }
+            return match last {
+                None => continue,
+                Some(Last::Done(content)) => {
                     let before = ongoing.assembler.progress();
                     ongoing.assembler.confirm();
                     if ongoing.assembler.progress() > before {
                         report(means, ongoing);
                     }
-                    return Ok(content);
+                    Ok(content)
                 }
-            }
+                Some(Last::Moved(moved)) => {
+                    // What came is verified against what the set-up named; then there is nothing to go on with.
+                    let whole = setup.content.filter(|_| ongoing.assembler.is_complete());
+                    whole.map_or_else(|| Err(sent_on(at, moved)), Ok)
+                }
+                Some(Last::Refused(refused)) => Err(End::There(refusal(at, &refused))),
+                Some(Last::Wrong(error)) => Err(End::There(blame(at, error.into()))),
+                Some(Last::Lost(fault)) => Err(End::There(fault)),
+                Some(Last::Early(wanted)) => Err(End::There(Fault::new(
+                    Code::Network,
+                    format!("node {} ended the stream where {wanted} should be", at.node),
+                ))),
+            };
         }
     }
 }

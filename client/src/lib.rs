@@ -13,6 +13,7 @@ pub mod sink;
 
 pub use client::{Client, Options};
 pub use master::Authority;
+pub use quic::Congestion;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,10 @@
 //!
 //! Trust is by the pins of a seat alone. Refuses to know what the frames mean.
 
+mod congestion;
+mod incoming;
+mod media;
+
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -9,21 +13,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, ReadError, RecvStream,
-    TokioRuntime, TransportConfig, VarInt, crypto::rustls::QuicClientConfig,
+    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, SendStream, TransportConfig, VarInt,
+    crypto::rustls::QuicClientConfig,
 };
 use rustls::pki_types::CertificateDer;
+use tokio::{sync::mpsc, task::AbortHandle};
 use usher_certs::{pin, tls};
 use usher_proto::{
     Code, Fault, NodeName,
     model::SeatAddress,
     pb::wire::Open,
-    wire::{self, Decoder, Frame, Kind},
+    wire::{self, Buffers, Decoder, Kind},
 };
 
+pub use self::congestion::Congestion;
+pub(crate) use self::incoming::{Batch, Incoming, Patience};
+use self::media::Media;
 use crate::core::{limit::Limit, table::clean, url::Address};
 
 /// Between the starts of dials to a node's addresses (RFC 8305, section 5: "Connection Attempt Delay").
@@ -44,8 +51,11 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// Bytes asked of the kernel for the socket, so that a burst at 10 Gbit/s survives a few ms of scheduling.
 const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
-/// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
-const READ: usize = 16;
+/// Buffers of groups that are kept for use again: two sessions' worth of what is on its way to a disk.
+const BUFFERS: usize = 64;
+
+/// Batches that wait for the one who takes them, besides the one that is gathered.
+const WAITING: usize = 1;
 
 /// TLS asks for a name even where pins decide; nodes ignore it.
 const SERVER_NAME: &str = "node.usher";
@@ -57,14 +67,17 @@ pub(crate) type Throttle = Arc<Mutex<Limit>>;
 type Key = (Address, NodeName);
 
 /// The connections of a process.
-#[derive(Default)]
 pub(crate) struct Pool {
+    congestion: Congestion,
+    buffers: Buffers,
     endpoints: Mutex<Endpoints>,
     nodes: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Slot>>>>,
 }
 
+/// What runs on the media thread, which starts with the first of it.
 #[derive(Default)]
 struct Endpoints {
+    media: Option<Media>,
     v4: Option<Endpoint>,
     v6: Option<Endpoint>,
 }
@@ -77,15 +90,46 @@ struct Slot {
     failed: Option<(Instant, Fault)>,
 }
 
+/// A stream that is gathered on the media thread, until this is dropped.
+pub(crate) struct Gathered {
+    pub(crate) batches: mpsc::Receiver<Batch>,
+    pub(crate) reader: Reader,
+}
+
+/// Ends the task that reads a stream when it is dropped.
+pub(crate) struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Pool {
-    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`.
+    /// No connections yet.
+    pub(crate) fn new(congestion: Congestion) -> Self {
+        Self { congestion, buffers: Buffers::new(BUFFERS), endpoints: Mutex::default(), nodes: Mutex::default() }
+    }
+
+    /// Gathers the rest of a stream into batches of frames.
+    pub(crate) fn gather(&self, incoming: Incoming, patience: Patience) -> Result<Gathered, Fault> {
+        let (send, batches) = mpsc::channel(WAITING);
+        let mut endpoints = lock(&self.endpoints);
+        let media =
+            endpoints.media().map_err(|error| Fault::new(Code::Internal, format!("start a thread: {error}")))?;
+        let reader = Reader(media.spawn(incoming.gather(patience, send)).abort_handle());
+        Ok(Gathered { batches, reader })
+    }
+
+    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where that says `more`,
+    /// our side of the stream stays open and comes along.
     pub(crate) async fn open(
         &self,
         master: &Address,
         seat: &SeatAddress,
         open: &Open,
         throttle: Option<Throttle>,
-    ) -> Result<Incoming, Fault> {
+    ) -> Result<(Incoming, Option<SendStream>), Fault> {
         let request = wire::message(Kind::Open, open)
             .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
         let connection = self.connection(master, seat).await?;
@@ -93,7 +137,7 @@ impl Pool {
         let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
         let sent = async {
             send.write_chunk(request).await.ok()?;
-            send.finish().ok()
+            if open.more { Some(()) } else { send.finish().ok() }
         };
         // A node that refuses at once may stop our side of the stream; its answer says why, so that is read either way.
         if sent.await.is_none()
@@ -101,13 +145,15 @@ impl Pool {
         {
             return Err(lost(error));
         }
-        Ok(Incoming { node: seat.node.clone(), recv, decoder: Decoder::default(), throttle })
+        let decoder = Decoder::into_buffers(self.buffers.clone());
+        Ok((Incoming::new(seat.node.clone(), recv, decoder, throttle), open.more.then_some(send)))
     }
 
     /// Says goodbye to every node.
     pub(crate) async fn close(&self) {
         let endpoints = std::mem::take(&mut *lock(&self.endpoints));
-        for endpoint in [endpoints.v4, endpoints.v6].into_iter().flatten() {
+        // The thread ends with this function, after the last goodbye.
+        for endpoint in [&endpoints.v4, &endpoints.v6].into_iter().flatten() {
             endpoint.close(VarInt::from_u32(Code::Cancelled.quic()), b"done");
             // Waiting is a courtesy to the nodes: without it they would notice by their idle timeout.
             if tokio::time::timeout(Duration::from_millis(300), endpoint.wait_idle()).await.is_err() {
@@ -152,7 +198,7 @@ impl Pool {
 
     /// Dials the addresses one after the other, without waiting for one to fail before the next is tried.
     async fn dial(&self, seat: &SeatAddress) -> Result<Connection, Fault> {
-        let config = client_config(seat)?;
+        let config = client_config(seat, self.congestion)?;
         let mut addresses = seat.addresses.iter().peekable();
         let mut tries = FuturesUnordered::new();
         let mut last = Fault::new(Code::Network, format!("node {} has no address", seat.node));
@@ -189,20 +235,33 @@ impl Pool {
 
     fn endpoint(&self, address: SocketAddr) -> std::io::Result<Endpoint> {
         let mut endpoints = lock(&self.endpoints);
-        let (slot, any) = match address {
-            SocketAddr::V4(_) => (&mut endpoints.v4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
-            SocketAddr::V6(_) => (&mut endpoints.v6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        let any = match address {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
-        if let Some(endpoint) = slot {
+        if let Some(endpoint) = endpoints.of(address) {
             return Ok(endpoint.clone());
         }
         let socket = UdpSocket::bind(any)?;
         if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER) {
             tracing::debug!(%error, "the kernel keeps its own receive buffer size");
         }
-        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
-        *slot = Some(endpoint.clone());
-        Ok(endpoint)
+        let endpoint = endpoints.media()?.endpoint(socket)?;
+        Ok(endpoints.of(address).insert(endpoint).clone())
+    }
+}
+
+impl Endpoints {
+    fn of(&mut self, address: SocketAddr) -> &mut Option<Endpoint> {
+        if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
+    }
+
+    fn media(&mut self) -> std::io::Result<&Media> {
+        let media = match self.media.take() {
+            Some(media) => media,
+            None => Media::start()?,
+        };
+        Ok(self.media.insert(media))
     }
 }
 
@@ -211,7 +270,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn client_config(seat: &SeatAddress) -> Result<ClientConfig, Fault> {
+fn client_config(seat: &SeatAddress, congestion: Congestion) -> Result<ClientConfig, Fault> {
     let fault = |error: &dyn std::fmt::Display| Fault::new(Code::Internal, format!("prepare TLS: {error}"));
     let tls = tls::media_client_config(pin::PinnedVerifier::new(seat.pins.clone())).map_err(|e| fault(&e))?;
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|e| fault(&e))?));
@@ -222,6 +281,7 @@ fn client_config(seat: &SeatAddress) -> Result<ClientConfig, Fault> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         // Each stream has its own bound; a shared one would let stalled streams hold up the others.
         .receive_window(VarInt::MAX)
+        .congestion_controller_factory(congestion.factory())
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0));
     config.transport_config(Arc::new(transport));
@@ -245,70 +305,5 @@ fn connection_fault(node: &NodeName, error: &ConnectionError) -> Fault {
             Fault::new(code, format!("node {node} closed the connection: {} {said}", code.reason()))
         }
         _ => Fault::new(Code::Network, format!("connection to node {node}: {}", clean(&error.to_string()))),
-    }
-}
-
-/// What a node sends on one stream.
-pub(crate) struct Incoming {
-    node: NodeName,
-    recv: RecvStream,
-    decoder: Decoder,
-    throttle: Option<Throttle>,
-}
-
-impl Incoming {
-    /// The next frame; `None` at the end of the stream. A node that sends nothing for `patience` has failed; the time
-    /// that the rate limit takes is not its fault.
-    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Frame>, Fault> {
-        loop {
-            // Not `BadRequest`, which is about what this side sent: another node may speak better.
-            let garbled = |error| Fault::new(Code::Internal, format!("node {}: {error}", self.node));
-            if let Some(frame) = self.decoder.next_frame().map_err(garbled)? {
-                return Ok(Some(frame));
-            }
-            let mut chunks: [Bytes; READ] = Default::default();
-            let read = tokio::time::timeout(patience, self.recv.read_chunks(&mut chunks)).await;
-            match read.map_err(|_| silent(&self.node, patience))? {
-                Ok(Some(count)) => {
-                    let received = chunks.iter().take(count);
-                    received.clone().for_each(|chunk| self.decoder.push(chunk));
-                    self.slow_down(received.map(Bytes::len).sum()).await;
-                }
-                Ok(None) => {
-                    self.decoder.finish().map_err(garbled)?;
-                    return Ok(None);
-                }
-                Err(error) => return Err(self.read_fault(&error)),
-            }
-        }
-    }
-
-    /// Waits as the rate limit says; meanwhile the stream's window fills and the node stops.
-    async fn slow_down(&self, bytes: usize) {
-        if let Some(throttle) = &self.throttle {
-            let wait = lock(throttle).take(Instant::now(), bytes as u64);
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
-        }
-    }
-
-    fn read_fault(&self, error: &ReadError) -> Fault {
-        match error {
-            ReadError::Reset(code) => {
-                let code = Code::from_quic(code.into_inner());
-                Fault::new(code, format!("node {} broke the session off: {}", self.node, code.reason()))
-            }
-            ReadError::ConnectionLost(error) => connection_fault(&self.node, error),
-            other => Fault::new(Code::Internal, format!("read from node {}: {other}", self.node)),
-        }
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if self.recv.stop(VarInt::from_u32(Code::Cancelled.quic())).is_err() {
-            tracing::trace!("the stream had ended already");
-        }
     }
 }

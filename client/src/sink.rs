@@ -2,6 +2,18 @@
 
 mod file;
 mod pipe;
+mod through;
+
+use usher_proto::{Code, Fault};
 
 pub use file::FileSink;
 pub use pipe::PipeSink;
+pub use through::ThroughSink;
+
+/// Runs what blocks where it may.
+async fn hop<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Fault::new(Code::Internal, format!("the thread that writes died: {error}"))),
+    }
+}

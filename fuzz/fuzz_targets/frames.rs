@@ -16,6 +16,7 @@ fuzz_target!(|input: (Vec<u8>, u8)| {
             match decoder.next_frame() {
                 Ok(Some(Frame::Setup(setup))) => drop(SetupInfo::try_from(setup)),
                 Ok(Some(Frame::Open(open))) => drop(Range::parse(open.range)),
+                Ok(Some(Frame::Range(range))) => drop(Range::parse(Some(range))),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => return,

@@ -55,6 +55,7 @@ impl fmt::Debug for wire::v1::Open {
             .field("range", &self.range)
             .field("priority", &self.priority)
             .field("request_id", &self.request_id)
+            .field("more", &self.more)
             .finish_non_exhaustive()
     }
 }

@@ -1,10 +1,10 @@
 //! Checks what a node sends against the content id, group by group, before anything else sees it.
 //!
-//! Owns the order of frames after `Setup` and the hashes that are still needed. Refuses to know which bytes were asked
-//! for, where they go, and who sent them. Memory: 32 bytes a page and one page's groups; for a title that its node has
+//! Owns the order of frames after `Setup`, also of further ranges, and the hashes that are still needed. Refuses to know
+//! where bytes go, and who sent them. Memory: 32 bytes a page and one page's groups; for a title that its node has
 //! not hashed yet, 32 bytes a group of the range.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use crate::{
     Code, ContentId, Fault,
@@ -72,6 +72,20 @@ impl From<VerifyError> for Fault {
     }
 }
 
+/// Why a stream cannot bring a further range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ExtendError {
+    /// A range without a byte of the title, or beyond its end.
+    #[error("a further range lies within the title and is not empty")]
+    Outside,
+    /// No content id that it could be held against.
+    #[error("a title that is not hashed yet is sent in one range")]
+    NotHashed,
+    /// The end of the stream came.
+    #[error("the session has ended")]
+    Ended,
+}
+
 /// One group as it leaves here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -110,7 +124,10 @@ enum Expect {
 #[derive(Debug)]
 pub struct Verifier {
     size: u64,
+    /// Groups of the range that comes now.
     range: Range<u64>,
+    /// Groups of the ranges that come after it.
+    further: VecDeque<Range<u64>>,
     content: Option<ContentId>,
     expect: Expect,
     /// Page values; empty before they came, and for a title of one page.
@@ -138,6 +155,7 @@ impl Verifier {
             size: setup.size,
             expect: Expect::Group(range.start),
             range,
+            further: VecDeque::new(),
             content: setup.content,
             pages: Vec::new(),
             values: Vec::new(),
@@ -148,6 +166,35 @@ impl Verifier {
             verifier.expect = verifier.first_hashes().unwrap_or(verifier.expect);
         }
         Ok(verifier)
+    }
+
+    /// The client asked for these bytes too: they come, in whole groups, after all that was asked for before.
+    ///
+    /// # Errors
+    /// When no such range can come; nothing has changed then.
+    pub fn extend(&mut self, range: Range<u64>) -> Result<(), ExtendError> {
+        if self.content.is_none() {
+            return Err(ExtendError::NotHashed);
+        }
+        if range.start >= range.end || range.end > self.size {
+            return Err(ExtendError::Outside);
+        }
+        if self.expect == Expect::Nothing {
+            return Err(ExtendError::Ended);
+        }
+        self.further.push_back(range.start / GROUP..tree::groups(range.end));
+        if self.expect == Expect::Finish {
+            self.expect = self.further();
+        }
+        Ok(())
+    }
+
+    /// The first frame of the next range, or the end.
+    fn further(&mut self) -> Expect {
+        let Some(range) = self.further.pop_front() else { return Expect::Finish };
+        self.range = range;
+        let (first, single) = (self.range.start, tree::groups(self.size) == 1);
+        if single { Expect::Group(first) } else { Expect::Hashes(first / PAGE_GROUPS) }
     }
 
     /// The first frame of hashes; none for a title of one group.
@@ -245,7 +292,7 @@ impl Verifier {
         }
         let next = index + 1;
         self.expect = if next == self.range.end {
-            if pending { self.first_hashes().unwrap_or(Expect::Finish) } else { Expect::Finish }
+            if pending { self.first_hashes().unwrap_or(Expect::Finish) } else { self.further() }
         } else if !pending && next.is_multiple_of(PAGE_GROUPS) {
             Expect::Hashes(next / PAGE_GROUPS)
         } else {
@@ -290,6 +337,7 @@ fn name(frame: &Frame) -> &'static str {
         Frame::Group(_) => "a group",
         Frame::Finish(_) => "Finish",
         Frame::Moved(_) => "Moved",
+        Frame::Range(_) => "Range",
     }
 }
 

@@ -1,10 +1,14 @@
 //! `usher/1`, the frames on a session's QUIC stream: type, length, body. Encodes and decodes; reads no socket.
 //! The sequence of frames is told in `usher/wire/v1/wire.proto`.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+mod buffers;
+mod decoder;
+
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use thiserror::Error;
 
+pub use self::{buffers::Buffers, decoder::Decoder};
 use crate::{
     code::{Code, Fault},
     pb,
@@ -22,6 +26,12 @@ pub const MAX_SETUP: usize = 64 * 1024;
 
 /// The largest `Refused` or `Finish` body.
 pub const MAX_SHORT: usize = 4 * 1024;
+
+/// The largest `Range` body: two numbers of at most ten bytes, their tags, and room.
+pub const MAX_RANGE: usize = 64;
+
+/// `Range` frames of one session that may wait for their answer.
+pub const MAX_WAITING: usize = 4;
 
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +53,14 @@ pub enum Kind {
     Finish = 7,
     /// Another seat to go on at.
     Moved = 8,
+    /// More bytes that the client wants.
+    Range = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Refused, Setup};
-        [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved].into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Range, Refused, Setup};
+        [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved, Range].into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// The largest body, in bytes.
@@ -60,6 +72,7 @@ impl Kind {
             Self::Pages => (MAX_SIZE / PAGE) as usize * size_of::<Value>(),
             Self::Hashes => PAGE_GROUPS as usize * size_of::<Value>(),
             Self::Group => GROUP as usize,
+            Self::Range => MAX_RANGE,
         }
     }
 }
@@ -113,6 +126,8 @@ pub enum Frame {
     Finish(pb::wire::Finish),
     /// See [`Kind::Moved`].
     Moved(pb::wire::Moved),
+    /// See [`Kind::Range`].
+    Range(pb::v1::ByteRange),
 }
 
 /// A frame's header for a body of `len` bytes.
@@ -155,41 +170,6 @@ pub fn refused(fault: &Fault) -> Bytes {
     message(Kind::Refused, &body).unwrap_or_default()
 }
 
-/// Turns received bytes into frames. Holds at most one frame's body, and looks at a header before it makes room.
-#[derive(Debug, Default)]
-pub struct Decoder {
-    buffer: BytesMut,
-}
-
-impl Decoder {
-    /// Takes what was received, in order.
-    pub fn push(&mut self, data: &[u8]) {
-        self.buffer.extend_from_slice(data);
-    }
-
-    /// The next whole frame; `None` until more is pushed. After an error the stream is of no use.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        let Some((head, _)) = self.buffer.split_first_chunk::<HEADER>() else { return Ok(None) };
-        let [kind, len @ ..] = *head;
-        let kind = Kind::from_byte(kind).ok_or(WireError::Kind(kind))?;
-        let len = u32::from_be_bytes(len) as usize;
-        if len > kind.max_len() {
-            return Err(WireError::TooLong { kind, len, max: kind.max_len() });
-        }
-        if self.buffer.len() < HEADER + len {
-            return Ok(None);
-        }
-        self.buffer.advance(HEADER);
-        let body = self.buffer.split_to(len).freeze();
-        decode(kind, body).map(Some)
-    }
-
-    /// Checks, at the stream's end, that no frame was cut.
-    pub fn finish(&self) -> Result<(), WireError> {
-        if self.buffer.is_empty() { Ok(()) } else { Err(WireError::Truncated) }
-    }
-}
-
 fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
     let bad = || WireError::Malformed(kind);
     Ok(match kind {
@@ -198,6 +178,7 @@ fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
         Kind::Refused => Frame::Refused(Message::decode(body).map_err(|_| bad())?),
         Kind::Finish => Frame::Finish(Message::decode(body).map_err(|_| bad())?),
         Kind::Moved => Frame::Moved(Message::decode(body).map_err(|_| bad())?),
+        Kind::Range => Frame::Range(Message::decode(body).map_err(|_| bad())?),
         Kind::Pages => Frame::Pages(split(&body).ok_or_else(bad)?),
         Kind::Hashes => Frame::Hashes(split(&body).ok_or_else(bad)?),
         Kind::Group if body.is_empty() => return Err(bad()),
@@ -217,11 +198,12 @@ mod tests {
     use super::*;
 
     fn frames() -> Vec<(Bytes, Frame)> {
-        let open = pb::wire::Open { ticket: "t".into(), priority: -3, ..Default::default() };
+        let open = pb::wire::Open { ticket: "t".into(), priority: -3, more: true, ..Default::default() };
         let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
         let finish = pb::wire::Finish { content_id: vec![1; 32] };
         let seat = pb::v1::Seat { node: "node-1".into(), ..Default::default() };
         let moved = pb::wire::Moved { seat: Some(seat) };
+        let range = pb::v1::ByteRange { start: u64::MAX, end: u64::MAX };
         let mut group = BytesMut::from(&header(Kind::Group, 3)[..]);
         group.extend_from_slice(b"abc");
         vec![
@@ -232,14 +214,17 @@ mod tests {
             (group.freeze(), Frame::Group(Bytes::from_static(b"abc"))),
             (message(Kind::Finish, &finish).expect("small"), Frame::Finish(finish)),
             (message(Kind::Moved, &moved).expect("small"), Frame::Moved(moved)),
+            (message(Kind::Range, &range).expect("small"), Frame::Range(range)),
+            (message(Kind::Range, &pb::v1::ByteRange::default()).expect("small"), Frame::Range(Default::default())),
         ]
     }
 
     #[test]
     fn frames_survive_any_cut() {
         let all: Vec<u8> = frames().iter().flat_map(|(bytes, _)| bytes.to_vec()).collect();
-        for step in [1, 2, 5, 7, all.len()] {
-            let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+        for (step, pooled) in [1, 2, 5, 7, all.len()].into_iter().flat_map(|step| [(step, false), (step, true)]) {
+            let decoder = if pooled { Decoder::into_buffers(Buffers::new(2)) } else { Decoder::default() };
+            let (mut decoder, mut seen) = (decoder, Vec::new());
             for part in all.chunks(step) {
                 decoder.push(part);
                 while let Some(frame) = decoder.next_frame().expect("good bytes") {
@@ -263,6 +248,10 @@ mod tests {
         assert_eq!(decode(&[1, 0xff, 0xff, 0xff, 0xff]), Err(long));
         assert_eq!(decode(&[1, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Open)));
         assert_eq!(decode(&[5, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Hashes)));
+        let long = WireError::TooLong { kind: Kind::Range, len: 65, max: MAX_RANGE };
+        assert_eq!(decode(&[9, 0, 0, 0, 65]), Err(long));
+        assert_eq!(decode(&[9, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Range)));
+        assert_eq!(decode(&[10, 0, 0, 0, 0]), Err(WireError::Kind(10)));
         assert_eq!(decode(&[6, 0, 0, 0, 0]), Err(WireError::Malformed(Kind::Group)));
         assert_eq!(decode(&[6, 0, 0, 0]), Ok(None));
         let mut cut = Decoder::default();

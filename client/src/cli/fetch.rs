@@ -22,9 +22,10 @@ use super::{
 use crate::{
     client::Options,
     core::{range, url::Url},
-    driver::{Order, Outcome},
+    driver::{Order, Outcome, Sink},
     master::Answer,
-    sink::{FileSink, PipeSink},
+    quic::Congestion,
+    sink::{FileSink, ThroughSink},
 };
 
 /// Fetch titles and verify them.
@@ -57,6 +58,9 @@ pub struct FetchArgs {
     /// Print a JSON array about the fetched titles at the end
     #[arg(long)]
     json: bool,
+    /// How congestion is found and answered
+    #[arg(long, env = "USHER_CONGESTION", value_enum, default_value_t)]
+    congestion: Congestion,
     /// Tell the request id, for `usher explain --request` and to find it in logs
     #[arg(short, long)]
     verbose: bool,
@@ -90,6 +94,7 @@ impl FetchArgs {
             force: false,
             progress: Mode::Auto,
             json: false,
+            congestion: Congestion::default(),
             verbose: false,
             zone: String::new(),
             reach: Reach { ca: Some(ca), timeout: Options::default().timeout },
@@ -107,7 +112,13 @@ impl FetchArgs {
         let mut clients = Clients::new();
         for url in &self.urls {
             if !clients.contains_key(&url.master) {
-                let client = self.reach.client(url.master.clone(), &self.zone, self.limit_rate)?;
+                let options = Options {
+                    zone: self.zone.clone(),
+                    limit: self.limit_rate,
+                    congestion: self.congestion,
+                    ..Options::default()
+                };
+                let client = self.reach.client(url.master.clone(), options)?;
                 if self.verbose {
                     tell_request(&client);
                 }
@@ -337,9 +348,9 @@ impl Task {
     }
 
     /// Writes in order to something that is no file; `None` when its reader left.
-    async fn pour<W: tokio::io::AsyncWrite + Send + Unpin>(
+    async fn pour(
         &self,
-        mut sink: PipeSink<W>,
+        mut sink: impl Sink,
         observer: &(dyn Fn(&crate::driver::Progress) + Send + Sync),
     ) -> Result<Option<Outcome>, Fault> {
         let run = self.job.client.run(&self.order, &mut sink, observer, self.first.clone());
@@ -360,13 +371,13 @@ impl Task {
         let observer = |progress: &crate::driver::Progress| meter.show(progress);
         let title = &job.title;
         match &job.output {
-            Output::Stdout => self.pour(PipeSink::new(tokio::io::stdout()), &observer).await,
+            Output::Stdout => self.pour(ThroughSink::stdout()?, &observer).await,
             Output::Through(path) => {
                 let file = tokio::select! {
                     file = open_through(path.clone()) => file?,
                     () = stop.cancelled() => return Err(Fault::new(Code::Interrupted, format!("{title}: interrupted"))),
                 };
-                self.pour(PipeSink::new(file), &observer).await
+                self.pour(ThroughSink::new(file), &observer).await
             }
             Output::File(path) => {
                 let mut sink = FileSink::new(path.clone(), self.force);
@@ -375,7 +386,7 @@ impl Task {
                     () = stop.cancelled() => Err(Fault::new(Code::Interrupted, "")),
                 };
                 if result.as_ref().is_err_and(|fault| fault.code == Code::Interrupted) {
-                    crate::driver::Sink::pause(&mut sink).await?;
+                    sink.pause().await?;
                 }
                 sink.notices().iter().for_each(|notice| self.board.note(notice));
                 result.map_err(|fault| match fault.code {
@@ -412,7 +423,7 @@ fn hash(path: &Path, stop: &CancellationToken) -> Result<ContentId, Fault> {
 
 /// Opens a device or FIFO for writing, on a thread that the end of the process does not wait for: a FIFO opens when its
 /// reader comes, which may be never.
-async fn open_through(path: PathBuf) -> Result<tokio::fs::File, Fault> {
+async fn open_through(path: PathBuf) -> Result<std::fs::File, Fault> {
     let (told, opened) = tokio::sync::oneshot::channel();
     let name = path.display().to_string();
     std::thread::spawn(move || {
@@ -422,7 +433,7 @@ async fn open_through(path: PathBuf) -> Result<tokio::fs::File, Fault> {
     });
     let failed = |why: &dyn std::fmt::Display| Fault::new(Code::Disk, format!("open {name}: {why}"));
     match opened.await {
-        Ok(Ok(file)) => Ok(tokio::fs::File::from_std(file)),
+        Ok(Ok(file)) => Ok(file),
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"the thread that opens it died")),
     }

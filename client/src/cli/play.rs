@@ -10,10 +10,11 @@ use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose
 use self::player::{Feed, Player};
 use super::{Failure, Reach, interrupted, note, tell_request, zone};
 use crate::{
-    client::Client,
+    client::{Client, Options},
     core::{table::clean, url::Url},
     driver::Progress,
-    sink::{FileSink, PipeSink},
+    quic::Congestion,
+    sink::{FileSink, ThroughSink},
 };
 
 /// Play a title.
@@ -32,6 +33,9 @@ pub struct PlayArgs {
     /// The path of the URL is a content id, as `b3sum` prints it
     #[arg(long)]
     from_id: bool,
+    /// How congestion is found and answered
+    #[arg(long, env = "USHER_CONGESTION", value_enum, default_value_t)]
+    congestion: Congestion,
     /// Tell the request id, for `usher explain --request` and to find it in logs
     #[arg(short, long)]
     verbose: bool,
@@ -58,7 +62,8 @@ impl PlayArgs {
             Some("-") => None,
             name => Some(Player::find(name)?.with_args(&self.player_args)),
         };
-        let client = Arc::new(self.reach.client(self.url.master.clone(), &self.zone, None)?);
+        let options = Options { zone: self.zone.clone(), congestion: self.congestion, ..Options::default() };
+        let client = Arc::new(self.reach.client(self.url.master.clone(), options)?);
         if self.verbose {
             tell_request(&client);
         }
@@ -89,7 +94,7 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
     };
     let order = client.order(what.clone(), Purpose::Play, Range::default());
     let Some(player) = player else {
-        let mut sink = PipeSink::new(tokio::io::stdout());
+        let mut sink = ThroughSink::stdout()?;
         return match client.run(&order, &mut sink, &observer, None).await {
             // The reader has seen enough.
             Err(fault) if fault.code == Code::Cancelled => Ok(()),
@@ -125,8 +130,9 @@ async fn pipe(
 ) -> Result<(), Fault> {
     let mut child = player.start(&Feed::Stdin, Stdio::piped())?;
     let input = child.stdin.take().ok_or_else(|| Fault::new(Code::Internal, "the player has no standard input"))?;
+    let input = input.into_owned_fd().map_err(|error| Fault::new(Code::Internal, format!("feed {player}: {error}")))?;
     let feed = async {
-        let mut sink = PipeSink::new(input);
+        let mut sink = ThroughSink::new(input.into());
         // The sink, and with it the player's input, ends with this block: the player sees the end of the title.
         client.run(order, &mut sink, observer, None).await.map(drop)
     };

@@ -3,55 +3,39 @@
 //!
 //! Refuses to know titles and nodes. What the state claims is checked against the bytes on the disk before it is used.
 
+mod part;
+
 use std::{
     ffi::OsString,
-    io::{ErrorKind, Read as _, SeekFrom},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
-use tokio::{
-    fs::{File, OpenOptions},
-    io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _},
-};
-use usher_proto::{
-    Code, ContentId, Fault,
-    tree::{self, GROUP, Value},
-};
+use rustix::fs::{CWD, RenameFlags};
+use usher_proto::{Code, ContentId, Fault};
 
+pub(super) use self::part::write_all;
+use self::part::{Names, Part, Wanted, fault};
+use super::hop;
 use crate::{
-    core::{
-        assembler::Piece,
-        state::{self, Header, LINE, MAX_HEADER},
-    },
+    core::{assembler::Piece, state::Header},
     driver::{About, Sink},
 };
-
-/// Groups between two writes of the state: 4 MiB of media to fetch again after a crash.
-const FLUSH: usize = 64;
 
 /// A file on its way.
 #[derive(Debug)]
 pub struct FileSink {
     target: PathBuf,
     force: bool,
-    part: PathBuf,
-    state: PathBuf,
-    open: Option<Open>,
+    names: Names,
+    /// What the hops to threads that may block share; one at a time is under way, but one may outlive its waiter.
+    part: Arc<Mutex<Option<Part>>>,
     notices: Vec<String>,
 }
 
-#[derive(Debug)]
-struct Open {
-    part: File,
-    state: File,
-    /// Whether the state has a header: there is none for content that is not known yet.
-    resumable: bool,
-    /// Hashes in the state, or waiting to be.
-    recorded: u64,
-    /// Nothing was written, nor was anything there.
-    empty: bool,
-    waiting: String,
+/// A hop that panicked leaves files that the next run checks; what it left in memory is as good.
+fn lock(part: &Mutex<Option<Part>>) -> MutexGuard<'_, Option<Part>> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FileSink {
@@ -63,8 +47,8 @@ impl FileSink {
             name.push(suffix);
             target.with_file_name(name)
         };
-        let (part, state) = (beside(".part"), beside(".part.state"));
-        Self { target, force, part, state, open: None, notices: Vec::new() }
+        let names = Names { part: beside(".part"), state: beside(".part.state") };
+        Self { target, force, names, part: Arc::default(), notices: Vec::new() }
     }
 
     /// Where the file will be.
@@ -79,22 +63,21 @@ impl FileSink {
 
     /// Whether a second run could go on from what is there.
     pub fn resumable(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.resumable && open.recorded > 0)
-    }
-
-    fn fault(&self, verb: &str, path: &Path, error: &std::io::Error) -> Fault {
-        let hint = match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                "; make room and run the same command again, which goes on from here"
-            }
-            _ => "",
-        };
-        Fault::new(Code::Disk, format!("{verb} {}: {error}{hint}", path.display()))
+        lock(&self.part).as_ref().is_some_and(Part::is_resumable)
     }
 
     fn exists(&self) -> Fault {
         let text = format!("{} exists; overwrite it with --force, or choose another -o", self.target.display());
         Fault::new(Code::Exists, text)
+    }
+
+    /// Does this with the open part, on a thread that may block.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Option<Part>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let part = Arc::clone(&self.part);
+        hop(move || work(&mut lock(&part))).await
     }
 
     /// Refuses early what would be refused at the end.
@@ -112,50 +95,6 @@ impl FileSink {
             }
             Ok(_) if !self.force => Err(self.exists()),
             _ => Ok(()),
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), Fault> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let part = open.part.flush().await;
-        // Even when the disk is full: what was written before is worth recording, and the state is checked when read.
-        let lines = std::mem::take(&mut open.waiting);
-        let state = async {
-            if open.resumable {
-                open.state.write_all(lines.as_bytes()).await?;
-            }
-            open.state.flush().await
-        };
-        let state = state.await;
-        part.map_err(|error| self.fault("write", &self.part, &error))?;
-        state.map_err(|error| self.fault("write", &self.state, &error))
-    }
-
-    /// Whether the part holds bytes that no earlier run wrote: one has a state beside it, with our first line or, for
-    /// content that was not known, empty.
-    async fn foreign(&self, part: &File) -> bool {
-        let empty = part.metadata().await.is_ok_and(|meta| meta.len() == 0);
-        let mut start = Vec::new();
-        let read = match File::open(&self.state).await {
-            Ok(file) => file.take(state::MARK.len() as u64).read_to_end(&mut start).await,
-            Err(error) => Err(error),
-        };
-        !empty && (read.is_err() || !(start.is_empty() || start == state::MARK))
-    }
-
-    /// What an earlier run left that is of use.
-    async fn earlier(&mut self, header: Option<&Header>, range: &std::ops::Range<u64>) -> Earlier {
-        let Some(header) = header else { return Earlier::default() };
-        let (part, state, wanted) = (self.part.clone(), self.state.clone(), header.clone());
-        let range = range.clone();
-        let checked = tokio::task::spawn_blocking(move || check_part(&part, &state, &wanted, &range)).await;
-        match checked {
-            Ok(Ok(good)) => good,
-            Ok(Err(Some(why))) => {
-                self.notices.push(format!("{}: {why}; starting over", self.part.display()));
-                Earlier::default()
-            }
-            Ok(Err(None)) | Err(_) => Earlier::default(),
         }
     }
 }
@@ -176,140 +115,59 @@ fn stem(target: &Path) -> OsString {
     format!("{stem}-{hash}").into()
 }
 
-/// What an earlier run left: good groups, the bytes they take, and the bytes of the state that tell of them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Earlier {
-    groups: u64,
-    bytes: u64,
-    state: u64,
-}
-
-/// Reads the state and hashes what is there: the good groups from the first on. `Err(None)` when there is nothing.
-fn check_part(
-    part: &Path,
-    state: &Path,
-    wanted: &Header,
-    range: &std::ops::Range<u64>,
-) -> Result<Earlier, Option<String>> {
-    let there = part.metadata().map_err(|_| None)?.len().min(range.end - range.start);
-    if there == 0 {
-        return Err(None);
-    }
-    // No more hashes are of use than there are groups in the part.
-    let lines = tree::groups(there).saturating_add(1).saturating_mul(LINE as u64);
-    let mut text = Vec::new();
-    let file = std::fs::File::open(state).map_err(|_| Some("it has no state file".to_owned()))?;
-    file.take(lines.saturating_add(MAX_HEADER as u64)).read_to_end(&mut text).map_err(|e| Some(e.to_string()))?;
-    let (header, values) = state::parse(&text).map_err(|error| Some(error.to_string()))?;
-    wanted.continues(&header).map_err(|error| Some(error.to_string()))?;
-    let head = header.text();
-    if !text.starts_with(head.as_bytes()) {
-        return Err(Some("the state file was edited".to_owned()));
-    }
-    let mut file = std::fs::File::open(part).map_err(|error| Some(error.to_string()))?;
-    let (groups, bytes) = good_groups(&mut file, &values, range);
-    Ok(Earlier { groups, bytes, state: head.len() as u64 + groups * LINE as u64 })
-}
-
-/// Counts the groups, from the first on, whose bytes hash to their values.
-fn good_groups(file: &mut impl std::io::Read, values: &[Value], range: &std::ops::Range<u64>) -> (u64, u64) {
-    let (mut groups, mut bytes) = (0, 0);
-    let mut buffer = vec![0; GROUP as usize];
-    for value in values {
-        let offset = range.start + bytes;
-        let index = offset / GROUP;
-        let len = ((index + 1) * GROUP).min(range.end).saturating_sub(offset);
-        let Some(piece) = usize::try_from(len).ok().and_then(|len| buffer.get_mut(..len)) else { break };
-        if piece.is_empty() || file.read_exact(piece).is_err() || tree::group_value(index, piece) != *value {
-            break;
-        }
-        groups += 1;
-        bytes += len;
-    }
-    (groups, bytes)
-}
-
 impl Sink for FileSink {
     async fn begin(&mut self, about: &About) -> Result<u64, Fault> {
         self.check()?;
-        if let Some(folder) = self.target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            tokio::fs::create_dir_all(folder).await.map_err(|error| self.fault("make folder", folder, &error))?;
-        }
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        let mut part = options.open(&self.part).await.map_err(|error| self.fault("open", &self.part, &error))?;
-        if rustix::fs::flock(&part, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let text = format!("{} is being written by another usher; wait for it", self.part.display());
-            return Err(Fault::new(Code::Exists, text));
-        }
-        if !self.force && self.foreign(&part).await {
-            let text = format!(
-                "{} is not from an earlier fetch; move it away, or overwrite it with --force",
-                self.part.display()
-            );
-            return Err(Fault::new(Code::Exists, text));
-        }
         let header = about.content.map(|content| Header {
             content,
             size: about.size,
             range: about.range.clone(),
             title: about.title.clone(),
         });
-        let earlier = self.earlier(header.as_ref(), &about.range).await;
-        let mut state = options.open(&self.state).await.map_err(|error| self.fault("open", &self.state, &error))?;
-        let cut = async {
-            part.set_len(earlier.bytes).await?;
-            part.seek(SeekFrom::Start(earlier.bytes)).await
-        };
-        cut.await.map_err(|error| self.fault("cut", &self.part, &error))?;
-        let renew = async {
-            state.set_len(earlier.state).await?;
-            state.seek(SeekFrom::Start(earlier.state)).await?;
-            if earlier.state == 0 {
-                let text = header.as_ref().map(Header::text).unwrap_or_default();
-                state.write_all(text.as_bytes()).await?;
+        let wanted = Wanted { header, range: about.range.clone(), force: self.force };
+        let (names, folder) = (self.names.clone(), self.target.parent().map(Path::to_owned));
+        let opened = self.with(move |part| {
+            if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
+                std::fs::create_dir_all(&folder).map_err(|error| fault("make folder", &folder, &error))?;
             }
-            state.flush().await
-        };
-        renew.await.map_err(|error| self.fault("write", &self.state, &error))?;
-        let resumable = header.is_some();
-        let recorded = earlier.groups;
-        self.open = Some(Open { part, state, resumable, recorded, empty: recorded == 0, waiting: String::new() });
+            let mut notices = Vec::new();
+            let opened = part.insert(Part::open(names, &wanted, &mut notices)?);
+            Ok((opened.recorded(), notices))
+        });
+        let (recorded, mut notices) = opened.await?;
+        self.notices.append(&mut notices);
         Ok(recorded)
     }
 
-    async fn write(&mut self, piece: Piece) -> Result<(), Fault> {
-        let lost = || Fault::new(Code::Internal, "the file is not open");
-        let open = self.open.as_mut().ok_or_else(lost)?;
-        if let Err(error) = open.part.write_all(&piece.data).await {
-            return Err(self.fault("write", &self.part, &error));
-        }
-        open.empty = false;
-        // A gap (groups that waited to be verified) ends what can be recorded: the lines are in the order of groups.
-        if open.resumable && !piece.pending && piece.number == open.recorded {
-            open.recorded += 1;
-            open.waiting.push_str(&state::line(&piece.value));
-        }
-        if open.waiting.len() >= FLUSH * LINE { self.flush().await } else { Ok(()) }
+    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
+        let write = move |part: &mut Option<Part>| match part {
+            Some(part) => part.write(&pieces),
+            None => Err(Fault::new(Code::Internal, "the file is not open")),
+        };
+        self.with(write).await
     }
 
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
-        self.flush().await?;
-        let Some(open) = self.open.take() else { return Ok(()) };
-        open.part.sync_all().await.map_err(|error| self.fault("write to disk", &self.part, &error))?;
+        let whole = |part: &mut Option<Part>| {
+            let Some(mut whole) = part.take() else { return Ok(None) };
+            let synced = whole.flush().and_then(|()| whole.sync());
+            // Kept open, and with it locked, until it is in its place.
+            synced.map(|()| Some(whole))
+        };
+        let Some(_whole) = self.with(whole).await? else { return Ok(()) };
         let flags = if self.force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        let moved = match rustix::fs::renameat_with(CWD, &self.part, CWD, &self.target, flags) {
+        let moved = match rustix::fs::renameat_with(CWD, &self.names.part, CWD, &self.target, flags) {
             // A file system that cannot refuse to replace: look, then move.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 self.check()?;
-                std::fs::rename(&self.part, &self.target)
+                std::fs::rename(&self.names.part, &self.target)
             }
             Err(rustix::io::Errno::EXIST) => return Err(self.exists()),
             other => other.map_err(Into::into),
         };
-        moved.map_err(|error| self.fault("move into place", &self.target, &error))?;
-        if let Err(error) = tokio::fs::remove_file(&self.state).await {
-            tracing::warn!(path = %self.state.display(), %error, "the state file could not be removed");
+        moved.map_err(|error| fault("move into place", &self.target, &error))?;
+        if let Err(error) = std::fs::remove_file(&self.names.state) {
+            tracing::warn!(path = %self.names.state.display(), %error, "the state file could not be removed");
         }
         let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or_else(|| Path::new("."));
@@ -321,20 +179,28 @@ impl Sink for FileSink {
     }
 
     async fn pause(&mut self) -> Result<(), Fault> {
-        if self.open.as_ref().is_some_and(|open| open.empty) {
-            self.open = None;
-            for path in [&self.part, &self.state] {
-                if let Err(error) = std::fs::remove_file(path) {
-                    tracing::debug!(%error, "an empty part could not be removed");
+        let names = self.names.clone();
+        let pause = move |part: &mut Option<Part>| {
+            match part {
+                Some(open) if open.is_empty() => {
+                    *part = None;
+                    for path in [&names.part, &names.state] {
+                        if let Err(error) = std::fs::remove_file(path) {
+                            tracing::debug!(%error, "an empty part could not be removed");
+                        }
+                    }
                 }
+                Some(open) => {
+                    // The reason for the pause matters more than a full disk here, which it may well be.
+                    if let Err(error) = open.flush() {
+                        tracing::debug!(%error, "the state could not be written");
+                    }
+                }
+                None => {}
             }
-            return Ok(());
-        }
-        // The reason for the pause matters more than a full disk here, which it may well be.
-        if let Err(error) = self.flush().await {
-            tracing::debug!(%error, "the state could not be written");
-        }
-        Ok(())
+            Ok(())
+        };
+        self.with(pause).await
     }
 }
 

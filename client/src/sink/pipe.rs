@@ -1,4 +1,4 @@
-//! A pipe: standard output, or a player's input. Refuses to know who reads it.
+//! Anything that takes bytes in order. Refuses to know who reads it.
 //!
 //! Bytes of a title that its node has not hashed yet are written as they come, before they can be verified: waiting for
 //! the hashes would mean waiting for the whole title. The command fails at the end if they were wrong.
@@ -21,7 +21,7 @@ impl<W: AsyncWrite + Send + Unpin> PipeSink<W> {
     }
 }
 
-fn fault(error: &std::io::Error) -> Fault {
+pub(super) fn fault(error: &std::io::Error) -> Fault {
     match error.kind() {
         std::io::ErrorKind::BrokenPipe => Fault::new(Code::Cancelled, "the reader left"),
         _ => Fault::new(Code::Disk, format!("write to the output: {error}")),
@@ -33,9 +33,11 @@ impl<W: AsyncWrite + Send + Unpin> Sink for PipeSink<W> {
         Ok(0)
     }
 
-    async fn write(&mut self, piece: Piece) -> Result<(), Fault> {
-        self.out.write_all(&piece.data).await.map_err(|error| fault(&error))?;
-        // Standard output is buffered by tokio: a reader that waits should see each group as it is verified.
+    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
+        for piece in pieces {
+            self.out.write_all(&piece.data).await.map_err(|error| fault(&error))?;
+        }
+        // A buffered writer's reader that waits should see each group as it is verified.
         self.out.flush().await.map_err(|error| fault(&error))
     }
 

@@ -77,6 +77,100 @@ fn run(setup: &SetupInfo, expected: Option<ContentId>, frames: Vec<Frame>) -> Re
     Ok((groups, done))
 }
 
+/// The groups of ranges asked for in one session, and what an honest node sends of them.
+fn several(data: &[u8], ranges: &[Range<u64>]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for (at, range) in ranges.iter().enumerate() {
+        let mut part = honest(data, range.clone(), true);
+        part.retain(|frame| !matches!(frame, Frame::Finish(_)) && !(at > 0 && matches!(frame, Frame::Pages(_))));
+        frames.append(&mut part);
+    }
+    frames.push(Frame::Finish(pb::wire::Finish { content_id: hash(data).content.0.to_vec() }));
+    frames
+}
+
+/// Asks for the first range with the Open, and for each of the others after so many frames.
+fn extended(
+    data: &[u8],
+    ranges: &[Range<u64>],
+    frames: &[Frame],
+    after: &[usize],
+) -> Result<(Vec<u64>, bool), VerifyError> {
+    let (size, content) = (data.len() as u64, hash(data).content);
+    let mut verifier = Verifier::new(&setup(size, ranges[0].clone(), Some(content)), Some(content))?;
+    let (mut out, mut done) = (Vec::new(), false);
+    for (at, frame) in frames.iter().enumerate() {
+        for (range, _) in ranges[1..].iter().zip(after).filter(|(_, after)| **after == at) {
+            // Not rounded: the wanted bytes begin within a group.
+            let (start, end) = (range.start * GROUP, (range.end * GROUP).min(size));
+            assert_eq!(verifier.extend(start + u64::from(end - start > 1)..end), Ok(()));
+        }
+        match verifier.take(frame.clone())? {
+            Step::More => {}
+            Step::Group(group) => {
+                let start = (group.index * GROUP) as usize;
+                assert!(!group.pending && data[start..].starts_with(&group.data));
+                out.push(group.index);
+            }
+            Step::Done(_) => done = true,
+        }
+    }
+    Ok((out, done))
+}
+
+#[test]
+fn further_ranges_come_one_after_the_other() {
+    for (size, ranges) in [
+        (9, vec![0..1, 0..1]),
+        (5 * GROUP, vec![3..5, 0..1, 0..5, 2..3]),
+        (PAGE + 5 * GROUP, vec![250..258, 0..1, 255..257, 260..261]),
+    ] {
+        let data = sample(size);
+        let frames = several(&data, &ranges);
+        let wanted: Vec<u64> = ranges.iter().flat_map(Clone::clone).collect();
+        // All at once, each when the one before is over, and the last just before the end.
+        let before_end: Vec<usize> =
+            (1..=ranges.len()).map(|many| several(&data, &ranges[..many]).len() - 1).take(ranges.len() - 1).collect();
+        for after in [vec![0; ranges.len()], vec![1; ranges.len()], before_end] {
+            assert_eq!(extended(&data, &ranges, &frames, &after), Ok((wanted.clone(), true)), "{size} {after:?}");
+        }
+    }
+}
+
+#[test]
+fn a_further_range_needs_its_own_hashes_and_no_pages() {
+    let data = sample(PAGE + 5 * GROUP);
+    let ranges = [0..2, 1..3];
+    let frames = several(&data, &ranges);
+    let run = |frames: &[Frame]| extended(&data, &ranges, frames, &[0]);
+    let at = frames.iter().rposition(|frame| matches!(frame, Frame::Hashes(_))).expect("hashes");
+    let mut missing = frames.clone();
+    missing.remove(at);
+    assert!(matches!(run(&missing), Err(VerifyError::Order { got: "a group", .. })));
+    let mut again = frames.clone();
+    again.insert(at, frames[0].clone());
+    assert!(matches!(run(&again), Err(VerifyError::Order { got: "page values", .. })));
+    let mut early = frames.clone();
+    early.drain(at..frames.len() - 1);
+    assert!(matches!(run(&early), Err(VerifyError::Order { got: "Finish", .. })));
+}
+
+#[test]
+fn a_range_that_cannot_come_is_refused() {
+    let (data, content) = (sample(3 * GROUP), hash(&sample(3 * GROUP)).content);
+    let size = data.len() as u64;
+    let mut verifier = Verifier::new(&setup(size, 0..1, Some(content)), None).expect("agrees");
+    for range in [5..5, 7..5, size..size + 1, 0..u64::MAX] {
+        assert_eq!(verifier.extend(range), Err(ExtendError::Outside));
+    }
+    for frame in several(&data, &[0..1]) {
+        assert!(verifier.take(frame).is_ok());
+    }
+    assert_eq!(verifier.extend(0..1), Err(ExtendError::Ended));
+    let mut unhashed = Verifier::new(&setup(size, 0..1, None), None).expect("agrees");
+    assert_eq!(unhashed.extend(0..1), Err(ExtendError::NotHashed));
+}
+
 fn check_honest(size: u64, groups: Range<u64>, hashed: bool) {
     let data = sample(size);
     let content = hash(&data).content;
@@ -197,6 +291,24 @@ proptest! {
         prop_assert!(flip(&mut frames[which], at, bit));
         let result = run(&setup, setup.content, frames);
         prop_assert!(result.is_err(), "frame {which} of {size} bytes");
+    }
+
+    #[test]
+    fn any_further_ranges_are_taken(
+        size in sizes(), ranges in proptest::collection::vec((any::<u64>(), any::<u64>()), 1..5), after in 0_usize..3,
+        flipped in proptest::option::of((any::<usize>(), any::<usize>(), 0_u8..8)),
+    ) {
+        let (data, groups) = (sample(size), tree::groups(size));
+        let ranges: Vec<_> = ranges.iter().map(|(a, b)| (a % groups, b)).map(|(a, b)| a..a + 1 + b % (groups - a)).collect();
+        let mut frames = several(&data, &ranges);
+        let changed = flipped.is_some_and(|(which, at, bit)| {
+            let which = which % frames.len();
+            flip(&mut frames[which], at, bit)
+        });
+        let result = extended(&data, &ranges, &frames, &vec![after.min(1); ranges.len()]);
+        let wanted: Vec<u64> = ranges.iter().flat_map(Clone::clone).collect();
+        prop_assert_eq!(result.is_err(), changed);
+        prop_assert!(changed || result == Ok((wanted, true)));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What a second run finds, and what it must not trust.
 
 use bytes::Bytes;
-use usher_proto::Title;
+use usher_proto::{
+    Title,
+    tree::{self, GROUP},
+};
 
 use super::*;
 
@@ -33,7 +36,7 @@ async fn begin(target: &Path, about: &About, pieces: &[Piece], groups: usize) ->
     let mut sink = FileSink::new(target.to_owned(), false);
     assert_eq!(sink.begin(about).await, Ok(0));
     for piece in &pieces[..groups] {
-        sink.write(piece.clone()).await.expect("room");
+        sink.write(vec![piece.clone()]).await.expect("room");
     }
     sink.pause().await.expect("room");
     sink
@@ -53,7 +56,7 @@ async fn a_second_run_goes_on_and_the_whole_is_moved_into_place() {
         assert_eq!(sink.begin(&about).await, Ok(2), "from {start}");
         assert_eq!(sink.notices(), Vec::<String>::new());
         for piece in &pieces[2..] {
-            sink.write(piece.clone()).await.expect("room");
+            sink.write(vec![piece.clone()]).await.expect("room");
         }
         assert!(!target.exists());
         sink.finish(content).await.expect("moves");
@@ -77,7 +80,7 @@ async fn bytes_that_were_spoilt_are_fetched_again() {
     assert_eq!(sink.begin(&about).await, Ok(1), "only the first group is good");
     assert_eq!(part.metadata().map(|meta| meta.len()).ok(), Some(GROUP));
     for piece in &pieces[1..] {
-        sink.write(piece.clone()).await.expect("room");
+        sink.write(vec![piece.clone()]).await.expect("room");
     }
     sink.finish(ContentId([0; 32])).await.expect("moves");
     assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
@@ -111,12 +114,12 @@ async fn the_longest_names_have_parts_of_their_own() {
     for end in ["a", "b"] {
         let target = folder.path().join("ö".repeat(127) + end);
         let mut sink = begin(&target, &about, &pieces, 5).await;
-        parts.push(sink.part.clone());
+        parts.push(sink.names.part.clone());
         sink.finish(ContentId([0; 32])).await.expect("moves");
         assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
     }
     assert_ne!(parts[0], parts[1]);
-    assert_eq!(FileSink::new("x".repeat(244).into(), false).part, Path::new(&("x".repeat(244) + ".part")));
+    assert_eq!(FileSink::new("x".repeat(244).into(), false).names.part, Path::new(&("x".repeat(244) + ".part")));
 }
 
 #[tokio::test]

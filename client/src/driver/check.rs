@@ -1,0 +1,93 @@
+//! Holds what was gathered against the content id, on a thread that does nothing else: the network goes on meanwhile, and
+//! so does the disk. Refuses to know where groups go.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+use usher_proto::{
+    Code, ContentId, Fault,
+    pb::wire::{Moved, Refused},
+    verify::{Group, Step, Verifier, VerifyError},
+    wire::Frame,
+};
+
+use crate::quic::{Batch, Gathered, Reader};
+
+/// Batches of groups that wait for the one who takes them.
+const WAITING: usize = 1;
+
+/// Why no more groups come.
+#[derive(Debug)]
+pub(super) enum Last {
+    /// All are there, and of this content.
+    Done(ContentId),
+    /// The session goes on elsewhere.
+    Moved(Moved),
+    /// The node does not want to.
+    Refused(Refused),
+    /// The node sent something wrong.
+    Wrong(VerifyError),
+    /// The node, or the way to it, is lost.
+    Lost(Fault),
+    /// The stream ended where this should be.
+    Early(String),
+}
+
+type Passed = (Vec<Group>, Option<Last>);
+
+/// The good groups of one stream.
+pub(super) struct Checked {
+    groups: mpsc::Receiver<Passed>,
+    /// Without it the thread below comes to its end.
+    _reader: Reader,
+}
+
+impl Checked {
+    /// Begins to check. The verifier may be told of further ranges meanwhile.
+    pub(super) fn start(gathered: Gathered, verifier: Arc<Mutex<Verifier>>) -> Self {
+        let Gathered { mut batches, reader } = gathered;
+        let (send, groups) = mpsc::channel(WAITING);
+        drop(tokio::task::spawn_blocking(move || {
+            while let Some(batch) = batches.blocking_recv() {
+                let passed = check(&verifier, batch);
+                let last = passed.1.is_some();
+                if send.blocking_send(passed).is_err() || last {
+                    return;
+                }
+            }
+        }));
+        Self { groups, _reader: reader }
+    }
+
+    /// The next good groups, in the order in which they were asked for, and why no more come.
+    pub(super) async fn next(&mut self) -> Passed {
+        let died = || Fault::new(Code::Internal, "the thread that verifies died");
+        self.groups.recv().await.unwrap_or_else(|| (Vec::new(), Some(Last::Lost(died()))))
+    }
+}
+
+fn check(verifier: &Mutex<Verifier>, batch: Batch) -> Passed {
+    let mut verifier = verifier.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut groups = Vec::with_capacity(batch.frames.len());
+    for frame in batch.frames {
+        let last = match frame {
+            Frame::Refused(refused) => Last::Refused(refused),
+            Frame::Moved(moved) => Last::Moved(moved),
+            frame => match verifier.take(frame) {
+                Ok(Step::More) => continue,
+                Ok(Step::Group(group)) => {
+                    groups.push(group);
+                    continue;
+                }
+                Ok(Step::Done(content)) => Last::Done(content),
+                Err(error) => Last::Wrong(error),
+            },
+        };
+        return (groups, Some(last));
+    }
+    let last = batch.end.map(|end| match end {
+        Ok(()) => Last::Early(verifier.wanted()),
+        Err(fault) => Last::Lost(fault),
+    });
+    (groups, last)
+}

@@ -1,0 +1,223 @@
+//! The part and its state on the disk, as long as they are open. Everything here blocks, and is called from a thread that
+//! may. Refuses to know where the file goes in the end.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, IoSlice, Read as _, Seek as _, SeekFrom, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
+use usher_proto::{
+    Code, Fault,
+    tree::{self, GROUP, Value},
+};
+
+use crate::core::{
+    assembler::Piece,
+    state::{self, Header, LINE, MAX_HEADER},
+};
+
+/// Groups between two writes of the state: 4 MiB of media to fetch again after a crash.
+const FLUSH: usize = 64;
+
+/// The names of a file on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    pub(super) part: PathBuf,
+    pub(super) state: PathBuf,
+}
+
+/// What is to be there.
+pub(super) struct Wanted {
+    /// None for content that is not known yet.
+    pub(super) header: Option<Header>,
+    pub(super) range: Range<u64>,
+    /// Whatever is there may be overwritten.
+    pub(super) force: bool,
+}
+
+/// An open part, and its state.
+#[derive(Debug)]
+pub(super) struct Part {
+    names: Names,
+    part: File,
+    state: File,
+    /// Whether the state has a header: there is none for content that is not known yet.
+    resumable: bool,
+    /// Hashes in the state, or waiting to be.
+    recorded: u64,
+    /// Nothing was written, nor was anything there.
+    empty: bool,
+    waiting: String,
+}
+
+/// What went wrong with a file, and what to do.
+pub(super) fn fault(verb: &str, path: &Path, error: &std::io::Error) -> Fault {
+    let hint = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; make room and run the same command again, which goes on from here"
+        }
+        _ => "",
+    };
+    Fault::new(Code::Disk, format!("{verb} {}: {error}{hint}", path.display()))
+}
+
+impl Part {
+    /// Opens or makes both files, alone; keeps what an earlier run left that is of use, and says why if that is nothing.
+    pub(super) fn open(names: Names, wanted: &Wanted, notices: &mut Vec<String>) -> Result<Self, Fault> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let mut part = options.open(&names.part).map_err(|error| fault("open", &names.part, &error))?;
+        if rustix::fs::flock(&part, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let text = format!("{} is being written by another usher; wait for it", names.part.display());
+            return Err(Fault::new(Code::Exists, text));
+        }
+        if !wanted.force && foreign(&names, &part) {
+            let text = format!(
+                "{} is not from an earlier fetch; move it away, or overwrite it with --force",
+                names.part.display()
+            );
+            return Err(Fault::new(Code::Exists, text));
+        }
+        let earlier = earlier(&names, wanted, notices);
+        let mut state = options.open(&names.state).map_err(|error| fault("open", &names.state, &error))?;
+        let cut = part.set_len(earlier.bytes).and_then(|()| part.seek(SeekFrom::Start(earlier.bytes)));
+        cut.map_err(|error| fault("cut", &names.part, &error))?;
+        let mut renew = || {
+            state.set_len(earlier.state)?;
+            state.seek(SeekFrom::Start(earlier.state))?;
+            let text = wanted.header.as_ref().map(Header::text).unwrap_or_default();
+            if earlier.state == 0 { state.write_all(text.as_bytes()) } else { Ok(()) }
+        };
+        renew().map_err(|error| fault("write", &names.state, &error))?;
+        let (resumable, recorded) = (wanted.header.is_some(), earlier.groups);
+        Ok(Self { names, part, state, resumable, recorded, empty: recorded == 0, waiting: String::new() })
+    }
+
+    /// Groups that are there, as the state tells or will tell.
+    pub(super) fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    /// Whether a second run could go on from what is there.
+    pub(super) fn is_resumable(&self) -> bool {
+        self.resumable && self.recorded > 0
+    }
+
+    /// Whether it is as good as not there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    /// Appends these pieces. The state follows the bytes, never the other way round.
+    pub(super) fn write(&mut self, pieces: &[Piece]) -> Result<(), Fault> {
+        self.empty &= pieces.is_empty();
+        write_all(&mut self.part, pieces).map_err(|error| fault("write", &self.names.part, &error))?;
+        for piece in pieces {
+            // A gap (groups that waited to be verified) ends what can be recorded: the lines are in the order of groups.
+            if self.resumable && !piece.pending && piece.number == self.recorded {
+                self.recorded += 1;
+                self.waiting.push_str(&state::line(&piece.value));
+            }
+        }
+        if self.waiting.len() >= FLUSH * LINE { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what the state does not tell yet.
+    pub(super) fn flush(&mut self) -> Result<(), Fault> {
+        let lines = std::mem::take(&mut self.waiting);
+        self.state.write_all(lines.as_bytes()).map_err(|error| fault("write", &self.names.state, &error))
+    }
+
+    /// Waits until the disk has it all.
+    pub(super) fn sync(&self) -> Result<(), Fault> {
+        self.part.sync_all().map_err(|error| fault("write to disk", &self.names.part, &error))
+    }
+}
+
+/// Writes the bytes of these pieces, as many at once as the file takes.
+pub(in crate::sink) fn write_all(file: &mut impl Write, pieces: &[Piece]) -> std::io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(&piece.data)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the part holds bytes that no earlier run wrote: one has a state beside it, with our first line or, for content
+/// that was not known, empty.
+fn foreign(names: &Names, part: &File) -> bool {
+    let empty = part.metadata().is_ok_and(|meta| meta.len() == 0);
+    let mut start = Vec::new();
+    let read = File::open(&names.state).and_then(|file| file.take(state::MARK.len() as u64).read_to_end(&mut start));
+    !empty && (read.is_err() || !(start.is_empty() || start == state::MARK))
+}
+
+/// What an earlier run left that is of use.
+fn earlier(names: &Names, wanted: &Wanted, notices: &mut Vec<String>) -> Earlier {
+    let Some(header) = &wanted.header else { return Earlier::default() };
+    match check_part(&names.part, &names.state, header, &wanted.range) {
+        Ok(good) => good,
+        Err(Some(why)) => {
+            notices.push(format!("{}: {why}; starting over", names.part.display()));
+            Earlier::default()
+        }
+        Err(None) => Earlier::default(),
+    }
+}
+
+/// What an earlier run left: good groups, the bytes they take, and the bytes of the state that tell of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Earlier {
+    groups: u64,
+    bytes: u64,
+    state: u64,
+}
+
+/// Reads the state and hashes what is there: the good groups from the first on. `Err(None)` when there is nothing.
+fn check_part(part: &Path, state: &Path, wanted: &Header, range: &Range<u64>) -> Result<Earlier, Option<String>> {
+    let there = part.metadata().map_err(|_| None)?.len().min(range.end - range.start);
+    if there == 0 {
+        return Err(None);
+    }
+    // No more hashes are of use than there are groups in the part.
+    let lines = tree::groups(there).saturating_add(1).saturating_mul(LINE as u64);
+    let mut text = Vec::new();
+    let file = File::open(state).map_err(|_| Some("it has no state file".to_owned()))?;
+    file.take(lines.saturating_add(MAX_HEADER as u64)).read_to_end(&mut text).map_err(|e| Some(e.to_string()))?;
+    let (header, values) = state::parse(&text).map_err(|error| Some(error.to_string()))?;
+    wanted.continues(&header).map_err(|error| Some(error.to_string()))?;
+    let head = header.text();
+    if !text.starts_with(head.as_bytes()) {
+        return Err(Some("the state file was edited".to_owned()));
+    }
+    let mut file = File::open(part).map_err(|error| Some(error.to_string()))?;
+    let (groups, bytes) = good_groups(&mut file, &values, range);
+    Ok(Earlier { groups, bytes, state: head.len() as u64 + groups * LINE as u64 })
+}
+
+/// Counts the groups, from the first on, whose bytes hash to their values.
+fn good_groups(file: &mut impl std::io::Read, values: &[Value], range: &Range<u64>) -> (u64, u64) {
+    let (mut groups, mut bytes) = (0, 0);
+    let mut buffer = vec![0; GROUP as usize];
+    for value in values {
+        let offset = range.start + bytes;
+        let index = offset / GROUP;
+        let len = ((index + 1) * GROUP).min(range.end).saturating_sub(offset);
+        let Some(piece) = usize::try_from(len).ok().and_then(|len| buffer.get_mut(..len)) else { break };
+        if piece.is_empty() || file.read_exact(piece).is_err() || tree::group_value(index, piece) != *value {
+            break;
+        }
+        groups += 1;
+        bytes += len;
+    }
+    (groups, bytes)
+}

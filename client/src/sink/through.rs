@@ -1,0 +1,55 @@
+//! A pipe, device or standard output as the system has it, written to without a copy. Refuses to know who reads it.
+//!
+//! What is not verified yet is written too; see [`super::PipeSink`].
+
+use std::{fs::File, os::fd::AsFd as _, sync::Arc};
+
+use usher_proto::{Code, ContentId, Fault};
+
+use super::{file::write_all, hop, pipe::fault};
+use crate::{
+    core::assembler::Piece,
+    driver::{About, Sink},
+};
+
+/// Writes bytes in order. A reader that left is [`Code::Cancelled`].
+#[derive(Debug)]
+pub struct ThroughSink {
+    out: Arc<File>,
+}
+
+impl ThroughSink {
+    /// Writes to `out`, which blocks as its reader pleases.
+    pub fn new(out: File) -> Self {
+        Self { out: Arc::new(out) }
+    }
+
+    /// Writes to standard output.
+    ///
+    /// # Errors
+    /// [`Code::Disk`] when there is none.
+    pub fn stdout() -> Result<Self, Fault> {
+        let out = std::io::stdout().as_fd().try_clone_to_owned();
+        let out = out.map_err(|error| Fault::new(Code::Disk, format!("open standard output: {error}")))?;
+        Ok(Self::new(out.into()))
+    }
+}
+
+impl Sink for ThroughSink {
+    async fn begin(&mut self, _about: &About) -> Result<u64, Fault> {
+        Ok(0)
+    }
+
+    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
+        let out = Arc::clone(&self.out);
+        hop(move || write_all(&mut &*out, &pieces).map_err(|error| fault(&error))).await
+    }
+
+    async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Received bytes to frames. A body that arrived in one piece is handed on as it lies; any other is gathered by one copy
+//! into room of exactly its size. Refuses to know where the bytes come from.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, Bytes};
+
+use super::{Buffers, Frame, HEADER, Kind, WireError, decode};
+use crate::tree::GROUP;
+
+/// Turns received bytes into frames. Holds what was pushed and not yet asked for, and at most one frame's body; looks at
+/// a header before it makes room.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    chunks: VecDeque<Bytes>,
+    head: Head,
+    body: Option<Body>,
+    buffers: Option<Buffers>,
+}
+
+/// The bytes of a header that came.
+#[derive(Debug, Default)]
+struct Head {
+    bytes: [u8; HEADER],
+    len: usize,
+}
+
+/// A body on its way.
+#[derive(Debug)]
+struct Body {
+    kind: Kind,
+    len: usize,
+    /// What came of it, once it is known to come in several pieces.
+    room: Option<Vec<u8>>,
+}
+
+impl Decoder {
+    /// Gathers groups into these buffers.
+    pub fn into_buffers(buffers: Buffers) -> Self {
+        Self { buffers: Some(buffers), ..Self::default() }
+    }
+
+    /// Takes what was received, in order.
+    pub fn push(&mut self, data: &[u8]) {
+        self.push_chunk(Bytes::copy_from_slice(data));
+    }
+
+    /// The same without a copy.
+    pub fn push_chunk(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            self.chunks.push_back(data);
+        }
+    }
+
+    /// The next whole frame; `None` until more is pushed. After an error the stream is of no use.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        let body = match self.body.take() {
+            Some(body) => body,
+            None => match self.header()? {
+                Some(body) => body,
+                None => return Ok(None),
+            },
+        };
+        let kind = body.kind;
+        match self.gather(body) {
+            Ok(bytes) => decode(kind, bytes).map(Some),
+            Err(rest) => {
+                self.body = Some(rest);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Checks, at the stream's end, that no frame was cut.
+    pub fn finish(&self) -> Result<(), WireError> {
+        let idle = self.chunks.is_empty() && self.head.len == 0 && self.body.is_none();
+        if idle { Ok(()) } else { Err(WireError::Truncated) }
+    }
+
+    fn header(&mut self) -> Result<Option<Body>, WireError> {
+        while let Some(room) = self.head.bytes.get_mut(self.head.len..).filter(|room| !room.is_empty()) {
+            let Some(chunk) = self.chunks.front_mut() else { return Ok(None) };
+            let count = chunk.len().min(room.len());
+            chunk.copy_to_slice(&mut room[..count]);
+            self.head.len += count;
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        let [kind, len @ ..] = std::mem::take(&mut self.head).bytes;
+        let kind = Kind::from_byte(kind).ok_or(WireError::Kind(kind))?;
+        let len = u32::from_be_bytes(len) as usize;
+        if len > kind.max_len() {
+            return Err(WireError::TooLong { kind, len, max: kind.max_len() });
+        }
+        Ok(Some(Body { kind, len, room: None }))
+    }
+
+    /// The whole body, or what is there of it.
+    fn gather(&mut self, mut body: Body) -> Result<Bytes, Body> {
+        let pooled = self.buffers.as_ref().filter(|_| body.kind == Kind::Group);
+        let mut room = match body.room.take() {
+            Some(room) => room,
+            None => match self.chunks.front_mut() {
+                _ if body.len == 0 => return Ok(Bytes::new()),
+                Some(chunk) if chunk.len() >= body.len => {
+                    let bytes = chunk.split_to(body.len);
+                    if chunk.is_empty() {
+                        self.chunks.pop_front();
+                    }
+                    return Ok(bytes);
+                }
+                Some(_) => pooled.map_or_else(|| Vec::with_capacity(body.len), Buffers::room),
+                None => return Err(body),
+            },
+        };
+        debug_assert!(room.capacity() >= body.len.min(GROUP as usize), "gathering never moves what is there");
+        while room.len() < body.len {
+            let Some(chunk) = self.chunks.front_mut() else { return Err(Body { room: Some(room), ..body }) };
+            let count = chunk.len().min(body.len - room.len());
+            room.extend_from_slice(&chunk[..count]);
+            chunk.advance(count);
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        Ok(match pooled {
+            Some(buffers) => buffers.lend(room),
+            None => room.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    fn group(len: usize, seed: u8) -> Bytes {
+        let mut frame = BytesMut::from(&header(Kind::Group, len)[..]);
+        frame.extend((0..len).map(|at| at as u8 ^ seed));
+        frame.freeze()
+    }
+
+    #[test]
+    fn what_came_in_one_piece_is_not_copied() {
+        let hashes = values(Kind::Hashes, &[[3; 32]; 4]);
+        let all = [&group(1000, 1)[..], &hashes, &group(7, 2)].concat();
+        let all = Bytes::from(all);
+        let mut decoder = Decoder::into_buffers(Buffers::new(1));
+        decoder.push_chunk(all.clone());
+        let Ok(Some(Frame::Group(first))) = decoder.next_frame() else { panic!("no group") };
+        assert_eq!(first.as_ptr(), all[HEADER..].as_ptr());
+        assert!(matches!(decoder.next_frame(), Ok(Some(Frame::Hashes(_)))));
+        let Ok(Some(Frame::Group(last))) = decoder.next_frame() else { panic!("no group") };
+        assert!(last == group(7, 2)[HEADER..] && decoder.next_frame() == Ok(None) && decoder.finish().is_ok());
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_never_while_held() {
+        let mut decoder = Decoder::into_buffers(Buffers::new(4));
+        let mut take = |seed| {
+            let frame = group(GROUP as usize, seed);
+            for chunk in [frame.slice(..3), frame.slice(3..1400), frame.slice(1400..)] {
+                decoder.push_chunk(chunk);
+            }
+            let Ok(Some(Frame::Group(data))) = decoder.next_frame() else { panic!("no group") };
+            assert!(data == frame[HEADER..]);
+            data
+        };
+        let (one, two) = (take(1), take(2));
+        let place = one.as_ptr();
+        assert_ne!(place, two.as_ptr());
+        drop(one);
+        let three = take(3);
+        assert_eq!(three.as_ptr(), place);
+        assert!(two == group(GROUP as usize, 2)[HEADER..], "another group did not touch it");
+    }
+}
