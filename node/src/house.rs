@@ -141,7 +141,7 @@ impl House {
     /// # Errors
     /// `DRAINING`, `CONTENT_CHANGED`, `UNAVAILABLE`, those of [`Session::opened`], and those of the guard: a full node
     /// need not look at its disk.
-    pub(crate) async fn open(&self, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
+    pub(crate) async fn open(&self, ticket: Ticket, wanted: Option<ByteRange>, more: bool) -> Result<Opened, Fault> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
         }
@@ -151,7 +151,7 @@ impl House {
             meter.volumes().clone()
         };
         let library = self.library.clone();
-        blocking(move || open(&library, &loads, ticket, wanted)).await?
+        blocking(move || open(&library, &loads, ticket, wanted, more)).await?
     }
 
     /// Tells the master that a session was refused, unless it was by the memory of its first try.
@@ -207,7 +207,13 @@ pub(crate) struct Opened {
     pub(crate) setup: v1::Setup,
 }
 
-fn open(library: &Library, loads: &Loads, ticket: Ticket, wanted: Option<ByteRange>) -> Result<Opened, Fault> {
+fn open(
+    library: &Library,
+    loads: &Loads,
+    ticket: Ticket,
+    wanted: Option<ByteRange>,
+    more: bool,
+) -> Result<Opened, Fault> {
     let title = ticket.title.clone();
     // What a ticket was signed for was here a moment ago, and another node may still have it: worth another try.
     let changed = |what: &dyn std::fmt::Display| Fault::new(Code::ContentChanged, format!("`{title}`: {what}"));
@@ -232,7 +238,7 @@ fn open(library: &Library, loads: &Loads, ticket: Ticket, wanted: Option<ByteRan
         }
     });
     let (media, volume) = media.ok_or(fault)?;
-    let mut session = Session::new(ticket, wanted);
+    let mut session = Session::new(ticket, wanted, more);
     let range = session.opened(Facts { size: media.size(), content: media.content() })?;
     if media.groups() < range.start / GROUP {
         // It would wait for long; another node has it.

@@ -61,6 +61,14 @@ impl Enrolled {
         self.order.try_recv().ok()
     }
 
+    /// Waits for the order; for ever when none can come any more.
+    pub(crate) async fn ordered(&mut self) -> Order {
+        match (&mut self.order).await {
+            Ok(order) => order,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Nothing is left to be sent elsewhere.
     pub(crate) fn close(&mut self) {
         self.moves.running().remove(&self.id);

@@ -1,6 +1,7 @@
 //! The QUIC server: sockets, handshakes, connections. One task a connection, one a session, all on the thread where the
 //! connection lives; a session's work is in `session`. Refuses to know what is sent, and who may have it.
 
+mod asks;
 mod header;
 mod idle;
 mod send;

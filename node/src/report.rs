@@ -343,7 +343,7 @@ async fn answer(
 async fn prepare(house: &House, request: v1::Prepare) -> v1::Prepared {
     let result = async {
         let ticket = house.verify(&request.ticket)?;
-        Ok(house.open(ticket, None).await?.setup)
+        Ok(house.open(ticket, None, false).await?.setup)
     };
     let result: Result<v1::Setup, Fault> = result.await;
     match &result {

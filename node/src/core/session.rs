@@ -1,13 +1,14 @@
 //! One session: what a ticket and an Open message allow of a title, and which frames follow in which order.
 //! Knows neither the bytes nor where they come from or go; the order is that of `usher/wire/v1/wire.proto`.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use usher_proto::{
     Code, ContentId, Fault,
     pb::v1::ByteRange,
     ticket::Ticket,
     tree::{self, GROUP, PAGE, PAGE_GROUPS},
+    wire::MAX_WAITING,
 };
 
 /// What the session needs to know of the opened title.
@@ -30,6 +31,8 @@ pub enum Step {
     Groups(Range<u64>),
     /// Wait until the title is hashed, and tell it with [`Session::hashed`].
     AwaitHashes,
+    /// Wait until the client asks for another range, for [`Session::further`], or has no more, for [`Session::enough`].
+    AwaitRange,
     /// Send the content id; nothing follows.
     Finish(ContentId),
 }
@@ -43,16 +46,17 @@ pub struct Session {
 
 #[derive(Debug)]
 enum State {
-    Opening { wanted: Option<ByteRange> },
+    Opening { wanted: Option<ByteRange>, more: bool },
     Serving(Plan),
     Done,
     Refused,
 }
 
 impl Session {
-    /// A session that was asked for with a ticket that is in order. `wanted` is the range of its Open message.
-    pub fn new(ticket: Ticket, wanted: Option<ByteRange>) -> Self {
-        Self { ticket, state: State::Opening { wanted } }
+    /// A session that was asked for with a ticket that is in order. `wanted` is the range of its Open message, and `more`
+    /// whether further ranges may follow.
+    pub fn new(ticket: Ticket, wanted: Option<ByteRange>, more: bool) -> Self {
+        Self { ticket, state: State::Opening { wanted, more } }
     }
 
     /// The right it stands on.
@@ -66,11 +70,12 @@ impl Session {
     /// `CONTENT_CHANGED` when the ticket is for other bytes, `BAD_RANGE` for a range that is empty or outside the
     /// title, `TICKET_MISMATCH` for one that the ticket does not grant, `INTERNAL` when called twice.
     pub fn opened(&mut self, facts: Facts) -> Result<Range<u64>, Fault> {
-        let State::Opening { wanted } = self.state else {
+        let State::Opening { wanted, more } = self.state else {
             return Err(Fault::new(Code::Internal, "the session is open already"));
         };
-        match plan(&self.ticket, wanted, facts) {
-            Ok(plan) => {
+        match range(&self.ticket, wanted, facts) {
+            Ok(range) => {
+                let plan = Plan::new(facts, &range, more);
                 let range = plan.bytes();
                 self.state = State::Serving(plan);
                 Ok(range)
@@ -89,12 +94,37 @@ impl Session {
     pub fn hashed(&mut self, content: ContentId) -> Result<(), Fault> {
         check_content(&self.ticket, Some(content))?;
         if let State::Serving(plan) = &mut self.state {
-            plan.content = Some(content);
+            plan.facts.content = Some(content);
         }
         Ok(())
     }
 
-    /// The next step, each once, of at most so many groups; `None` when the session is over, was refused, or is not
+    /// The client asks for another range: it is served when all before it are.
+    ///
+    /// # Errors
+    /// `BAD_REQUEST` when it may not, or too many wait; as [`Session::opened`] for the range itself.
+    pub fn further(&mut self, wanted: ByteRange) -> Result<(), Fault> {
+        let bad = |what: &str| Fault::new(Code::BadRequest, what.to_owned());
+        let State::Serving(plan) = &mut self.state else { return Err(bad("the session is over")) };
+        let Some(further) = plan.further.as_mut() else { return Err(bad("the Open did not say that more follows")) };
+        if plan.facts.content.is_none() {
+            return Err(bad("a title that is not hashed yet is served in one range"));
+        }
+        if further.len() >= MAX_WAITING {
+            return Err(bad("more ranges wait than may"));
+        }
+        further.push_back(groups(&range(&self.ticket, Some(wanted), plan.facts)?));
+        Ok(())
+    }
+
+    /// The client asks for no more ranges.
+    pub fn enough(&mut self) {
+        if let State::Serving(plan) = &mut self.state {
+            plan.enough = true;
+        }
+    }
+
+    /// The next step, each once (but for those that wait), of at most so many groups; `None` when the session is over, was refused, or is not
     /// open.
     pub fn next_step(&mut self, most: u64) -> Option<Step> {
         let State::Serving(plan) = &mut self.state else { return None };
@@ -121,8 +151,8 @@ fn check_content(ticket: &Ticket, content: Option<ContentId>) -> Result<(), Faul
     }
 }
 
-/// The groups that cover the range, if the ticket grants it.
-fn plan(ticket: &Ticket, wanted: Option<ByteRange>, facts: Facts) -> Result<Plan, Fault> {
+/// The bytes to serve, if the ticket grants them.
+fn range(ticket: &Ticket, wanted: Option<ByteRange>, facts: Facts) -> Result<Range<u64>, Fault> {
     check_content(ticket, facts.content)?;
     let size = facts.size;
     let outside = |what: &str| Fault::new(Code::BadRange, format!("{what} of a title of {size} bytes"));
@@ -150,7 +180,12 @@ fn plan(ticket: &Ticket, wanted: Option<ByteRange>, facts: Facts) -> Result<Plan
             range
         }
     };
-    Ok(Plan::new(size, facts.content, &range))
+    Ok(range)
+}
+
+/// The groups that cover these bytes.
+fn groups(range: &Range<u64>) -> Range<u64> {
+    range.start / GROUP..range.end.div_ceil(GROUP)
 }
 
 /// The range grown to whole groups within the title.
@@ -159,13 +194,16 @@ fn widen(range: &Range<u64>, size: u64) -> Range<u64> {
     start..range.end.div_ceil(GROUP).saturating_mul(GROUP).min(size)
 }
 
-/// The frames of a range, handed out one after the other.
+/// The frames of ranges, handed out one after the other.
 #[derive(Debug)]
 struct Plan {
-    size: u64,
+    facts: Facts,
+    /// Of the range that is being served.
     groups: Range<u64>,
-    /// `None` until hashed.
-    content: Option<ContentId>,
+    /// Ranges that wait, in groups; `None` when there is but one.
+    further: Option<VecDeque<Range<u64>>>,
+    /// No more of them will come.
+    enough: bool,
     stage: Stage,
 }
 
@@ -177,6 +215,8 @@ enum Stage {
     Page(u64),
     /// The group comes next. Of a hashed title, its page's hashes are sent.
     Group { next: u64, hashed: bool },
+    /// Hashed, all groups sent: another range may follow.
+    Between,
     /// Not hashed, all groups sent: the hashes follow.
     Wait,
     /// Not hashed at first: the hashes of the page come next.
@@ -188,12 +228,33 @@ enum Stage {
 }
 
 impl Plan {
-    fn new(size: u64, content: Option<ContentId>, range: &Range<u64>) -> Self {
-        Self { size, groups: range.start / GROUP..range.end.div_ceil(GROUP), content, stage: Stage::Start }
+    fn new(facts: Facts, range: &Range<u64>, more: bool) -> Self {
+        let further = more.then(VecDeque::new);
+        Self { facts, groups: groups(range), further, enough: false, stage: Stage::Start }
     }
 
     fn bytes(&self) -> Range<u64> {
-        self.groups.start * GROUP..self.groups.end.saturating_mul(GROUP).min(self.size)
+        self.groups.start * GROUP..self.groups.end.saturating_mul(GROUP).min(self.facts.size)
+    }
+
+    /// What follows the last group of a hashed range; `None` to go on with the stage that is set.
+    fn between(&mut self) -> Option<Step> {
+        match self.further.as_mut().map(VecDeque::pop_front) {
+            Some(Some(groups)) => {
+                self.groups = groups;
+                self.stage = if self.facts.size > GROUP {
+                    Stage::Page(self.first_page())
+                } else {
+                    Stage::Group { next: self.groups.start, hashed: false }
+                };
+                None
+            }
+            Some(None) if !self.enough => Some(Step::AwaitRange),
+            _ => {
+                self.stage = Stage::End;
+                None
+            }
+        }
     }
 
     fn first_page(&self) -> u64 {
@@ -208,9 +269,9 @@ impl Plan {
     fn next_step(&mut self, most: u64) -> Option<Step> {
         loop {
             match self.stage {
-                Stage::Start if self.content.is_some() && self.size > GROUP => {
+                Stage::Start if self.facts.content.is_some() && self.facts.size > GROUP => {
                     self.stage = Stage::Page(self.first_page());
-                    if self.size > PAGE {
+                    if self.facts.size > PAGE {
                         return Some(Step::Pages);
                     }
                 }
@@ -225,7 +286,7 @@ impl Plan {
                 }
                 Stage::Group { next, hashed } => {
                     if next >= self.groups.end {
-                        self.stage = if self.content.is_some() { Stage::End } else { Stage::Wait };
+                        self.stage = if self.facts.content.is_some() { Stage::Between } else { Stage::Wait };
                         continue;
                     }
                     let page = next / PAGE_GROUPS;
@@ -234,11 +295,16 @@ impl Plan {
                     self.stage = if page_follows { Stage::Page(page + 1) } else { Stage::Group { next: end, hashed } };
                     return Some(Step::Groups(next..end));
                 }
-                Stage::Wait if self.content.is_none() => return Some(Step::AwaitHashes),
-                Stage::Wait if self.size <= GROUP => self.stage = Stage::End,
+                Stage::Between => {
+                    if let Some(step) = self.between() {
+                        return Some(step);
+                    }
+                }
+                Stage::Wait if self.facts.content.is_none() => return Some(Step::AwaitHashes),
+                Stage::Wait if self.facts.size <= GROUP => self.stage = Stage::End,
                 Stage::Wait => {
                     self.stage = Stage::LatePage(self.first_page());
-                    if self.size > PAGE {
+                    if self.facts.size > PAGE {
                         return Some(Step::Pages);
                     }
                 }
@@ -249,7 +315,7 @@ impl Plan {
                 Stage::LatePage(_) => self.stage = Stage::End,
                 Stage::End => {
                     self.stage = Stage::Over;
-                    return self.content.map(Step::Finish);
+                    return self.facts.content.map(Step::Finish);
                 }
                 Stage::Over => return None,
             }

@@ -15,8 +15,8 @@ pub(super) enum HeaderError {
     Gone,
 }
 
-/// Reads the first frame, which must be Open. What follows it is not read.
-pub(super) async fn read(receive: &mut RecvStream) -> Result<Open, HeaderError> {
+/// Reads the first frame, which must be Open. What came behind it is in the decoder.
+pub(super) async fn read(receive: &mut RecvStream) -> Result<(Open, Decoder), HeaderError> {
     let mut decoder = Decoder::default();
     let mut buffer = [0; 2048];
     let mut first = true;
@@ -34,7 +34,7 @@ pub(super) async fn read(receive: &mut RecvStream) -> Result<Open, HeaderError> 
         decoder.push(&buffer[..read]);
         match decoder.next_frame() {
             Ok(None) => {}
-            Ok(Some(Frame::Open(open))) => return Ok(open),
+            Ok(Some(Frame::Open(open))) => return Ok((open, decoder)),
             // The first byte is that of an Open.
             Ok(Some(_)) => return Err(bad(&WireError::Malformed(Kind::Open))),
             Err(error) => return Err(bad(&error)),

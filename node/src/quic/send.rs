@@ -26,6 +26,8 @@ pub(super) enum SendError {
     Gone(&'static str),
     /// The node cannot go on; the client is told the code.
     Fault(Fault),
+    /// The client asked for what it does not get, and is told why.
+    Refused(Fault),
 }
 
 impl From<Fault> for SendError {
@@ -50,6 +52,11 @@ impl<'a> Sender<'a> {
         stall: Duration,
     ) -> Self {
         Self { stream, running, buffers, stall }
+    }
+
+    /// The stream, to end it.
+    pub(super) fn into_stream(self) -> &'a mut SendStream {
+        self.stream
     }
 
     /// What comes next is not here yet: it is not for this node to send it sooner.

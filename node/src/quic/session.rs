@@ -1,28 +1,36 @@
 //! One session on its stream, from Open to the last acknowledgement. What is decided is decided in `core::session`;
 //! this is the hand that does it. However it ends, the client learns of it and nothing of it stays.
 
-use std::sync::Arc;
+use std::{
+    future::{Future, pending},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, StoppedError};
-use tokio::time;
+use tokio::{sync::mpsc::error::TryRecvError, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, field, info, info_span};
 use usher_proto::{
     Code, Fault, NodeName, Title,
-    pb::wire::{Finish, Open},
+    pb::{
+        v1::ByteRange,
+        wire::{Finish, Open},
+    },
     ticket::Ticket,
     tree::PAGE_GROUPS,
     wire::{self, Kind},
 };
 
 use super::{
-    Settings, code, header,
+    Settings,
+    asks::{self, Asks},
+    code, header,
     idle::{Use, Uses},
     send::{SendError, Sender},
 };
 use crate::{
-    core::session::Step,
+    core::session::{Session, Step},
     house::{self, House, Opened, Running, StreamOf},
     moves::{Enrolled, Order},
 };
@@ -70,7 +78,7 @@ pub(super) async fn run(
             open = time::timeout(settings.open_timeout, header::read(&mut receive)) => open,
             () = gone.cancelled() => return,
         };
-        let open = match open {
+        let (open, decoder) = match open {
             Ok(Ok(open)) => open,
             Ok(Err(header::HeaderError::Gone)) => return,
             Ok(Err(header::HeaderError::Bad(fault))) => return refuse(&mut send, &fault, gone).await,
@@ -79,8 +87,20 @@ pub(super) async fn run(
                 return refuse(&mut send, &fault, gone).await;
             }
         };
+        let more = open.more;
         match admit(&house, open, ends.connection, &ends.uses).await {
-            Ok(admitted) => serve(&house, settings, admitted, &mut send, &ends).await,
+            Ok(admitted) => {
+                let (sender, asks) = asks::channel();
+                let asking = async {
+                    if more {
+                        asks::read(&mut receive, decoder, sender).await;
+                    } else {
+                        drop(sender);
+                        pending().await
+                    }
+                };
+                serve(&house, settings, admitted, &mut send, (asks, asking), &ends).await;
+            }
             Err(fault) => refuse(&mut send, &fault, gone).await,
         }
     };
@@ -100,7 +120,7 @@ async fn admit(house: &Arc<House>, open: Open, connection: u64, uses: &Uses) -> 
     let admitted = async {
         house.redeem(&ticket)?;
         let held = uses.enter();
-        let opened = house.open(ticket, open.range).await?;
+        let opened = house.open(ticket, open.range, open.more).await?;
         let running = house.begin(&opened, StreamOf { connection, priority: open.priority })?;
         Ok(Admitted { opened, running, priority: open.priority, _use: held })
     };
@@ -121,7 +141,14 @@ async fn refuse(send: &mut SendStream, fault: &Fault, gone: &CancellationToken) 
     }
 }
 
-async fn serve(house: &Arc<House>, settings: Settings, admitted: Admitted, send: &mut SendStream, ends: &Ends) {
+async fn serve(
+    house: &Arc<House>,
+    settings: Settings,
+    admitted: Admitted,
+    send: &mut SendStream,
+    (asks, asking): (Asks, impl Future<Output = ()>),
+    ends: &Ends,
+) {
     let Admitted { opened, mut running, priority, _use } = admitted;
     let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
@@ -130,10 +157,11 @@ async fn serve(house: &Arc<House>, settings: Settings, admitted: Admitted, send:
     let result = tokio::select! {
         // The end of a good session wakes both of the first two.
         biased;
-        result = deliver(house, settings, opened, send, &mut running, &mut enrolled) => result,
+        result = deliver(house, settings, opened, send, asks, &mut running, &mut enrolled) => result,
         // Seen here also while the session waits for the disk, the pacer or the hashes.
         left = stopped => Err(SendError::Gone(if left.is_ok() { "stopped by the client" } else { "connection lost" })),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
+        () = asking => Err(SendError::Gone("given up by the client")),
     };
     let result = match result {
         Err(SendError::Gone(_)) if ends.stop.is_cancelled() => {
@@ -147,6 +175,10 @@ async fn serve(house: &Arc<House>, settings: Settings, admitted: Admitted, send:
         Err(SendError::Gone(how)) => {
             drop(send.reset(code(Code::Cancelled)));
             how.to_owned()
+        }
+        Err(SendError::Refused(fault)) => {
+            refuse(send, &fault, &ends.gone).await;
+            format!("{}: {fault}", fault.code.reason())
         }
         Err(SendError::Fault(fault)) => {
             drop(send.reset(code(fault.code)));
@@ -171,13 +203,16 @@ async fn deliver(
     settings: Settings,
     opened: Opened,
     send: &mut SendStream,
+    mut asks: Asks,
     running: &mut Running,
     enrolled: &mut Enrolled,
 ) -> Result<Option<NodeName>, SendError> {
     let Opened { media, mut session, setup, .. } = opened;
     let mut sender = Sender::new(send, running, &house.buffers, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
-    while let Some(step) = session.next_step(sender.step()) {
+    loop {
+        heed(&mut session, &mut asks)?;
+        let Some(step) = session.next_step(sender.step()) else { break };
         let media = media.clone();
         let changed = |error: anyhow::Error| Fault::new(Code::ContentChanged, format!("read hashes: {error:#}"));
         match step {
@@ -193,14 +228,8 @@ async fn deliver(
             }
             Step::Groups(groups) => {
                 // What was sent before is whole groups, so the client goes on at the edge of one.
-                if let Some(Order { to, frame, told }) = enrolled.order() {
-                    sender.send(frame).await?;
-                    // A client that goes elsewhere may be gone before it has acknowledged the last byte.
-                    drop(send.finish());
-                    acknowledged(send, settings).await?;
-                    // Nobody waits for it when the channel to the master was lost meanwhile.
-                    let _unheard = told.send(());
-                    return Ok(Some(to));
+                if let Some(order) = enrolled.order() {
+                    return send_on(order, sender, settings).await.map(Some);
                 }
                 if media.groups() < groups.end {
                     // A copy that is still coming in makes no slow node.
@@ -208,6 +237,16 @@ async fn deliver(
                     media.ready(groups.end).await?;
                 }
                 sender.groups(&media, groups).await?;
+            }
+            Step::AwaitRange => {
+                sender.comes_in();
+                tokio::select! {
+                    ask = time::timeout(settings.stall_timeout, asks.recv()) => {
+                        let late = |_| Fault::new(Code::Timeout, "no other range was asked for");
+                        take(&mut session, ask.map_err(late)?)?;
+                    }
+                    order = enrolled.ordered() => return send_on(order, sender, settings).await.map(Some),
+                }
             }
             Step::AwaitHashes => {
                 enrolled.close();
@@ -226,6 +265,38 @@ async fn deliver(
     running.offers();
     finish(send, settings).await?;
     Ok(None)
+}
+
+/// Takes in what the client asked for meanwhile.
+fn heed(session: &mut Session, asks: &mut Asks) -> Result<(), SendError> {
+    loop {
+        match asks.try_recv() {
+            Ok(ask) => take(session, Some(ask))?,
+            Err(TryRecvError::Empty) => return Ok(()),
+            Err(TryRecvError::Disconnected) => return take(session, None),
+        }
+    }
+}
+
+/// Takes in another range, or that there is none.
+fn take(session: &mut Session, ask: Option<Result<ByteRange, Fault>>) -> Result<(), SendError> {
+    match ask {
+        None => session.enough(),
+        Some(ask) => ask.and_then(|range| session.further(range)).map_err(SendError::Refused)?,
+    }
+    Ok(())
+}
+
+/// Tells the client where the session goes on, after what it has in hand.
+async fn send_on(order: Order, mut sender: Sender<'_>, settings: Settings) -> Result<NodeName, SendError> {
+    sender.send(order.frame).await?;
+    let send = sender.into_stream();
+    // A client that goes elsewhere may be gone before it has acknowledged the last byte.
+    drop(send.finish());
+    acknowledged(send, settings).await?;
+    // Nobody waits for it when the channel to the master was lost meanwhile.
+    let _unheard = order.told.send(());
+    Ok(order.to)
 }
 
 async fn finish(send: &mut SendStream, settings: Settings) -> Result<(), SendError> {

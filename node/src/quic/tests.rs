@@ -3,12 +3,15 @@
 use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
 
 use futures::future::join_all;
+use quinn::{RecvStream, SendStream};
 use usher_proto::{
     Bitrate, ContentId,
-    pb::v1::ByteRange,
+    model::SetupInfo,
+    pb::{v1::ByteRange, wire::Open},
     ticket::{Key, Purpose},
     tree::{self, GROUP, PAGE},
-    wire::{self, MAX_OPEN, header},
+    verify::{Step, Verifier},
+    wire::{self, Decoder, Frame, Kind, MAX_OPEN, header},
 };
 
 use super::*;
@@ -365,4 +368,79 @@ async fn a_connection_without_sessions_is_closed() {
         // The session held its connection for as long as it ran.
         stream.stop(0_u32.into()).ok();
     }
+}
+
+/// Opens a session to which further ranges may be added: what to write them to, and what comes.
+async fn open_for_more(stage: &Stage, viewer: &Viewer, wanted: Option<ByteRange>) -> (SendStream, RecvStream) {
+    let open = Open { ticket: stage.ticket("a.mp4", None), range: wanted, more: true, ..Open::default() };
+    viewer.send(&wire::message(Kind::Open, &open).expect("short enough")).await
+}
+
+fn ask(start: u64, end: u64) -> bytes::Bytes {
+    wire::message(Kind::Range, &ByteRange { start, end }).expect("short enough")
+}
+
+/// The frames until the stream ends.
+async fn frames(stream: &mut RecvStream) -> Vec<Frame> {
+    let all = stream.read_to_end(1 << 30).await.expect("an orderly end");
+    let mut decoder = Decoder::default();
+    decoder.push(&all);
+    let frames = std::iter::from_fn(|| decoder.next_frame().expect("good frames")).collect();
+    decoder.finish().expect("whole frames");
+    frames
+}
+
+#[tokio::test]
+async fn one_session_serves_range_after_range() {
+    let data = mp4(5, (2 * PAGE + 3 * GROUP) as usize + 7);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let (mut send, mut receive) = open_for_more(&stage, &viewer, range(0, GROUP)).await;
+    // The end of the title, what lies over the edge of two pages, and one of them again.
+    let ranges = [(2 * PAGE + GROUP, data.len() as u64), (PAGE - GROUP, PAGE + 2 * GROUP), (PAGE, PAGE + 1)];
+    for (start, end) in ranges {
+        send.write_all(&ask(start, end)).await.expect("sent");
+    }
+    send.finish().expect("finished");
+    let mut frames = frames(&mut receive).await.into_iter();
+    let Some(Frame::Setup(setup)) = frames.next() else { panic!("Setup comes first") };
+    let mut verifier = Verifier::new(&SetupInfo::try_from(setup).expect("good"), Some(id(&data))).expect("good");
+    for (start, end) in ranges {
+        verifier.extend(start..end).expect("a good range");
+    }
+    let (mut got, mut done) = (Vec::new(), None);
+    for frame in frames {
+        match verifier.take(frame).expect("verified") {
+            Step::Group(group) => got.push((group.index, group.data)),
+            Step::Done(content) => done = Some(content),
+            Step::More => {}
+        }
+    }
+    let page = PAGE / GROUP;
+    let indices: Vec<u64> = got.iter().map(|(index, _)| *index).collect();
+    assert_eq!(indices, [0, 2 * page + 1, 2 * page + 2, 2 * page + 3, page - 1, page, page + 1, page]);
+    assert!(got.iter().all(|(index, group)| data[(index * GROUP) as usize..].starts_with(group)));
+    assert_eq!(done, Some(id(&data)));
+    stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn wrong_ranges_are_refused_and_a_client_that_leaves_ends_the_session() {
+    let data = mp4(5, 3 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let garbage = bytes::Bytes::from_static(&[Kind::Range as u8, 0, 0, 0, 1, 0xff]);
+    let cut = ask(0, 1).slice(..3);
+    for (asked, code) in [(ask(5, 5), Code::BadRange), (garbage, Code::BadRequest), (cut, Code::BadRequest)] {
+        let (mut send, mut receive) = open_for_more(&stage, &viewer, None).await;
+        send.write_all(&asked).await.expect("sent");
+        send.finish().expect("finished");
+        let frames = frames(&mut receive).await;
+        let Some(Frame::Refused(refused)) = frames.last() else { panic!("{:?}", frames.last()) };
+        assert_eq!(Code::from_reason(&refused.reason), code);
+    }
+    let (mut send, mut receive) = open_for_more(&stage, &viewer, None).await;
+    receive.read_exact(&mut [0]).await.expect("something");
+    send.reset(0_u32.into()).expect("reset");
+    stage.house.idle().await;
 }

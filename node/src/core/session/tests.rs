@@ -28,7 +28,7 @@ fn range(start: u64, end: u64) -> Option<ByteRange> {
 
 fn open(ticket: Ticket, wanted: Option<ByteRange>, size: u64) -> Result<Range<u64>, Code> {
     let facts = Facts { size, content: Some(ID) };
-    Session::new(ticket, wanted).opened(facts).map_err(|fault| fault.code)
+    Session::new(ticket, wanted, false).opened(facts).map_err(|fault| fault.code)
 }
 
 #[test]
@@ -63,11 +63,11 @@ fn a_range_lies_within_ticket_and_title() {
 #[test]
 fn other_bytes_than_the_tickets_are_not_sent() {
     let other = ContentId([8; 32]);
-    let mut session = Session::new(ticket(0, None), None);
+    let mut session = Session::new(ticket(0, None), None, false);
     let fault = session.opened(Facts { size: 9, content: Some(other) }).expect_err("other bytes");
     assert_eq!((fault.code, session.next_step(8)), (Code::ContentChanged, None));
 
-    let mut late = Session::new(ticket(0, None), None);
+    let mut late = Session::new(ticket(0, None), None, false);
     assert_eq!(late.opened(Facts { size: 9, content: None }), Ok(0..9));
     assert_eq!(late.hashed(other).map_err(|fault| fault.code), Err(Code::ContentChanged));
     assert_eq!(late.hashed(ID), Ok(()));
@@ -76,7 +76,7 @@ fn other_bytes_than_the_tickets_are_not_sent() {
 
 /// All steps, as a client would see them; hashes come when asked for.
 fn steps(size: u64, content: Option<ContentId>, wanted: Option<ByteRange>) -> Vec<Step> {
-    let mut session = Session::new(ticket(0, None), wanted);
+    let mut session = Session::new(ticket(0, None), wanted, false);
     session.opened(Facts { size, content }).expect("a good range");
     let mut steps = Vec::new();
     while let Some(step) = session.next_step(8) {
@@ -109,6 +109,52 @@ fn hashes_precede_what_they_prove() {
     // A range within the second page needs no values of the first.
     assert_eq!(steps(size, Some(ID), range(PAGE + 1, PAGE + 2)), [Pages, Hashes(1), Groups(256..257), Finish(ID)]);
     assert_eq!(steps(2 * PAGE, Some(ID), range(0, 1)), [Pages, Hashes(0), Groups(0..1), Finish(ID)]);
+}
+
+#[test]
+fn further_ranges_follow_in_order_each_with_its_hashes() {
+    use Step::{AwaitRange, Finish, Groups, Hashes, Pages};
+    let ask = |start, end| ByteRange { start, end };
+    let open = |size, more| {
+        let mut session = Session::new(ticket(0, Some(2 * PAGE)), range(0, 1), more);
+        session.opened(Facts { size, content: Some(ID) }).expect("a good range");
+        session
+    };
+    let next = |session: &mut Session| session.next_step(8).expect("a step");
+    let mut session = open(3 * PAGE, true);
+    session.further(ask(PAGE - 1, PAGE + GROUP)).expect("good");
+    session.further(ask(0, GROUP)).expect("they may overlap");
+    let first: Vec<Step> = (0..3).map(|_| next(&mut session)).collect();
+    assert_eq!(first, [Pages, Hashes(0), Groups(0..1)]);
+    let second: Vec<Step> = (0..4).map(|_| next(&mut session)).collect();
+    assert_eq!(second, [Hashes(0), Groups(255..256), Hashes(1), Groups(256..257)]);
+    assert_eq!((next(&mut session), next(&mut session)), (Hashes(0), Groups(0..1)));
+    assert_eq!((next(&mut session), next(&mut session)), (AwaitRange, AwaitRange), "until there is one");
+    session.further(ask(9, 10)).expect("good");
+    session.enough();
+    assert_eq!((next(&mut session), next(&mut session)), (Hashes(0), Groups(0..1)));
+    assert_eq!((next(&mut session), session.next_step(8)), (Finish(ID), None));
+
+    // What may not be asked for changes nothing.
+    let mut session = open(3 * PAGE, true);
+    let code = |asked: Result<(), Fault>| asked.map_err(|fault| fault.code);
+    assert_eq!(code(session.further(ask(2 * PAGE, 2 * PAGE + 1))), Err(Code::TicketMismatch));
+    assert_eq!(code(session.further(ask(5, 5))), Err(Code::BadRange));
+    assert_eq!(code(session.further(ask(3 * PAGE, 0))), Err(Code::BadRange));
+    for _ in 0..MAX_WAITING {
+        assert_eq!(code(session.further(ask(0, 1))), Ok(()));
+    }
+    assert_eq!(code(session.further(ask(0, 1))), Err(Code::BadRequest));
+    assert_eq!(code(open(3 * PAGE, false).further(ask(0, 1))), Err(Code::BadRequest));
+    let mut late = Session::new(ticket(0, None), None, true);
+    late.opened(Facts { size: PAGE, content: None }).expect("a good range");
+    assert_eq!(code(late.further(ask(0, 1))), Err(Code::BadRequest), "not hashed");
+
+    let mut small = open(9, true);
+    small.further(ask(3, 4)).expect("good");
+    small.enough();
+    let steps: Vec<Step> = std::iter::from_fn(|| small.next_step(8)).collect();
+    assert_eq!(steps, [Groups(0..1), Groups(0..1), Finish(ID)]);
 }
 
 proptest! {
