@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::server::ServerSessionMemoryCache;
 use rustls::{ClientConfig, KeyLogFile, ServerConfig};
 use usher_proto::ALPN;
 
@@ -27,8 +28,14 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// The server side of media: TLS 1.3, ALPN `usher/1`, no client certificate (the ticket is the viewer's right), no
-/// early data, and no resumption (a resumed session would outlive the certificate that the viewer has pinned).
+/// TLS sessions that a node remembers, so that their clients come back without a round trip.
+const SESSIONS: usize = 4096;
+
+/// The server side of media: TLS 1.3, ALPN `usher/1`, no client certificate (the ticket is the viewer's right).
+///
+/// A client that comes back may send its first Open along with its hello (early data). Whoever records that and sends it
+/// again gets nothing: rustls takes each session out of its memory when it is resumed, and the node redeems each ticket
+/// once.
 ///
 /// # Errors
 /// A rustls error when the provider cannot do TLS 1.3, which aws-lc-rs can.
@@ -38,8 +45,10 @@ pub fn media_server_config(resolver: Arc<MediaCertResolver>) -> Result<ServerCon
         .with_no_client_auth()
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![ALPN.to_vec()];
-    config.max_early_data_size = 0;
-    config.send_tls13_tickets = 0;
+    // QUIC has its own limits; this is its way to say yes (RFC 9001, section 4.6.1).
+    config.max_early_data_size = u32::MAX;
+    config.send_tls13_tickets = 1;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     Ok(config)
 }
 
@@ -56,7 +65,28 @@ pub fn media_client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.key_log = Arc::new(KeyLogFile::new());
-    // A resumed session shows no certificate, hence nothing to hold against the pins.
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+/// What a client remembers of its TLS sessions with a node that showed one certificate.
+///
+/// A resumed session shows none, hence nothing to hold against the pins. So these are to be used only while that very
+/// certificate is among the pins of a fresh seat.
+#[derive(Clone, Debug)]
+pub struct Sessions(Resumption);
+
+impl Default for Sessions {
+    fn default() -> Self {
+        // By name of the server, and there is one.
+        Self(Resumption::in_memory_sessions(1))
+    }
+}
+
+impl Sessions {
+    /// Lets a client's configuration resume these, with early data.
+    pub fn resume(&self, config: &mut ClientConfig) {
+        config.resumption = self.0.clone();
+        config.enable_early_data = true;
+    }
 }

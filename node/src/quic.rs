@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use quinn::{
-    Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportConfig, VarInt,
+    Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportConfig, VarInt, ZeroRttAccepted,
     crypto::rustls::QuicServerConfig,
 };
 use tokio::sync::Semaphore;
@@ -202,10 +202,13 @@ impl Door {
                 let there = place.handle().clone();
                 let connection = async move {
                     // Accepted where it will live: its driver runs on the thread that makes it.
-                    let Some(connection) = handshake(incoming).await else { return };
-                    drop(permit);
-                    info!(peer = %connection.remote_address(), "connection opened");
-                    serve(&house, settings, &connection, &stop).await;
+                    let Some((connection, shaken)) = accept(incoming) else { return };
+                    let handshake = async {
+                        shaken.await;
+                        drop(permit);
+                        info!(peer = %connection.remote_address(), "connection opened");
+                    };
+                    tokio::join!(handshake, serve(&house, settings, &connection, &stop));
                     drop(place);
                 };
                 self.tasks.spawn_on(connection.instrument(span), &there);
@@ -216,9 +219,12 @@ impl Door {
     }
 }
 
-async fn handshake(incoming: Incoming) -> Option<Connection> {
+/// Begins a connection, and tells when its handshake is over. Who comes back sends the first Open along with its hello,
+/// and need not wait: a ticket is redeemed once, however often that is sent.
+fn accept(incoming: Incoming) -> Option<(Connection, ZeroRttAccepted)> {
     let connecting = incoming.accept().inspect_err(|error| debug!(%error, "handshake refused")).ok()?;
-    connecting.await.inspect_err(|error| debug!(%error, "handshake failed")).ok()
+    // Never an error at the side that accepts.
+    connecting.into_0rtt().ok()
 }
 
 /// Serves the sessions of a connection until it is lost; none outlives it.

@@ -3,7 +3,8 @@
 use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
 
 use futures::future::join_all;
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, crypto::rustls::QuicClientConfig};
+use usher_certs::{pin::PinnedVerifier, tls};
 use usher_proto::{
     Bitrate, ContentId,
     model::SetupInfo,
@@ -443,4 +444,29 @@ async fn wrong_ranges_are_refused_and_a_client_that_leaves_ends_the_session() {
     receive.read_exact(&mut [0]).await.expect("something");
     send.reset(0_u32.into()).expect("reset");
     stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn who_comes_back_opens_a_session_along_with_its_hello_and_nobody_can_say_it_again() {
+    let data = mp4(1, 3 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let pins = stage.presence.subscribe().borrow().certificates.clone();
+    let sessions = tls::Sessions::default();
+    let mut config = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
+    sessions.resume(&mut config);
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("TLS for QUIC")));
+    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+    let dial = || endpoint.connect_with(config.clone(), stage.address, "node").expect("can be dialled");
+    let first = Viewer { connection: dial().into_0rtt().err().expect("nothing is known yet").await.expect("connects") };
+    assert_eq!(first.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data, data);
+    first.connection.close(0_u32.into(), b"");
+
+    let ticket = stage.ticket("a.mp4", None);
+    let (connection, accepted) = dial().into_0rtt().expect("known");
+    let again = Viewer { connection };
+    let mut stream = again.open(&ticket, None).await;
+    assert!(accepted.await, "taken before the handshake was over");
+    assert_eq!(receive(&mut stream).await.expect("plays").data, data);
+    // What was sent early is worth nothing a second time.
+    assert_eq!(again.play(&ticket, None).await, Err(End::Refused(Code::TicketReplayed)));
 }
