@@ -16,7 +16,7 @@ mod web;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use stage::{Plan, Stage};
 use table::Book;
@@ -131,10 +131,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let stage = Stage::set(plan, args.sendme.clone())?;
     let cases = if args.case.is_empty() { &Case::ALL[..] } else { &args.case[..] };
     let mut book = Book::default();
+    let mut failed = Vec::new();
     for case in cases {
-        for rep in 0..reps {
+        let outcome = (0..reps).try_for_each(|rep| {
             eprintln!("{case:?}: {} of {reps}", rep + 1);
-            case.run(&stage, rep, &mut book).with_context(|| format!("case {case:?}, repetition {}", rep + 1))?;
+            case.run(&stage, rep, &mut book)
+        });
+        // The other cases are worth their time all the same.
+        if let Err(error) = outcome {
+            eprintln!("FAILED: {case:?}: {error:#}");
+            failed.push(format!("{case:?}"));
         }
     }
     let rows = book.rows();
@@ -142,5 +148,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(path) = &args.json {
         fs::write(path, format!("{}\n", table::json(&rows))).with_context(|| format!("write {}", path.display()))?;
     }
+    ensure!(failed.is_empty(), "cases that failed: {}", failed.join(", "));
     Ok(())
 }

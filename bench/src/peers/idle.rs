@@ -4,11 +4,15 @@
 use std::{
     fs,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use super::{
     stage::{RATE, Stage},
@@ -23,6 +27,9 @@ use crate::cluster::{
 
 /// What one curl has open at once; it allows 300.
 const AT_ONCE: u64 = 250;
+
+/// Viewers that come in at once: enough to be quick, few enough to be answered at once.
+const AT_THE_DOOR: usize = 16;
 
 const FILM: &str = "film.mp4";
 
@@ -46,14 +53,26 @@ async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
     let server = [cluster.node.id()];
     let before = resident(&server)?;
     let mut viewers = JoinSet::new();
+    let doors = Arc::new(Semaphore::new(AT_THE_DOOR));
+    let (ready, mut seated) = mpsc::unbounded_channel();
     for _ in 0..stage.plan.viewers {
-        let seat = viewer::seat(&mut tickets, FILM).await?;
-        let connection = viewer::dial(&endpoint, &seat).await?;
-        let mut stream = viewer::open(&connection, &seat.ticket).await?;
+        let (mut tickets, endpoint) = (tickets.clone(), endpoint.clone());
+        let (doors, ready) = (Arc::clone(&doors), ready.clone());
         viewers.spawn(async move {
-            let _connection = connection;
+            let door = doors.acquire_owned().await.context("a place at the door")?;
+            let seat = viewer::seat(&mut tickets, FILM).await?;
+            let connection = viewer::dial(&endpoint, &seat).await?;
+            let mut stream = viewer::open(&connection, &seat.ticket).await?;
+            drop(door);
+            ready.send(()).context("tell that a viewer is seated")?;
             viewer::sip(&mut stream, RATE).await
         });
+    }
+    for _ in 0..stage.plan.viewers {
+        tokio::select! {
+            one = seated.recv() => one.context("a viewer is seated")?,
+            Some(left) = viewers.join_next() => left.context("a viewer's task")?.context("a viewer left early")?,
+        }
     }
     tokio::time::sleep(stage.plan.settle).await;
     let meter = Meter::start(&server)?;
@@ -75,8 +94,8 @@ fn figures(stage: &Stage, meter: &Meter, before: u64, server: &[u32]) -> anyhow:
 /// The same of nginx, where it and curl are here.
 fn nginx(stage: &Stage) -> anyhow::Result<Option<Figures>> {
     let (Some(program), Some(curl)) = (&stage.programs.nginx, &stage.programs.curl) else { return Ok(None) };
-    let (films, identity, dir) = (stage.films(), stage.identity(), stage.state()?);
-    let server = Web::nginx(program, dir.path(), &stage.site(&films, &identity), RATE / 8)?;
+    let (films, dir) = (stage.films(), stage.state()?);
+    let server = Web::nginx(program, dir.path(), &stage.site(&films), RATE / 8)?;
     // One that ends at once, for what the first connection brings into memory.
     run_all(vec![{
         let mut first = Command::new(curl);

@@ -46,8 +46,8 @@ pub(crate) const RATE: u64 = 2_000_000;
 /// The rate of a small title, in bits per second: so low that unused tickets never fill the node.
 const LOW_RATE: u64 = 20_000;
 
-/// The film of the viewers, in bytes: longer than they watch.
-const FILM: u64 = 16 * 1024 * 1024;
+/// The film of the viewers, in bytes: at its rate it lasts 268 s, longer than they come in and watch.
+const FILM: u64 = 64 * 1024 * 1024;
 
 /// Free space that makes memory the place of what is fetched, in bytes: no disk is measured then.
 const ROOMY: u64 = 6 << 30;
@@ -59,6 +59,9 @@ pub(crate) struct Stage {
     pub(crate) nginx: Option<Web>,
     pub(crate) caddy: Option<Web>,
     pub(crate) programs: Programs,
+    /// A certificate for loopback, which all peers show, and its key.
+    cert: PathBuf,
+    key: PathBuf,
     /// Titles that all servers have.
     pub(crate) media: PathBuf,
     /// What is fetched goes here.
@@ -126,17 +129,12 @@ impl Stage {
         fs::create_dir(&usher).context("make Usher's folder")?;
         let cluster = Cluster::start(&usher, &media)?;
         let scratch = scratch().context("make a folder for what is fetched")?;
-        Ok(Self { plan, cluster, stock, nginx, caddy, programs, media, scratch, dir })
+        Ok(Self { plan, cluster, stock, nginx, caddy, programs, cert, key, media, scratch, dir })
     }
 
-    /// A certificate for loopback and its key.
-    pub(crate) fn site<'a>(&self, root: &'a Path, paths: &'a (PathBuf, PathBuf)) -> Site<'a> {
-        Site { root, cert: &paths.0, key: &paths.1 }
-    }
-
-    /// The files of that certificate.
-    pub(crate) fn identity(&self) -> (PathBuf, PathBuf) {
-        (self.dir.path().join("cert.pem"), self.dir.path().join("key.pem"))
+    /// These files, under a certificate for loopback.
+    pub(crate) fn site<'a>(&'a self, root: &'a Path) -> Site<'a> {
+        Site { root, cert: &self.cert, key: &self.key }
     }
 
     /// The folder of the viewers' film.

@@ -129,8 +129,9 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
 
 /// The rows for people.
 pub(crate) fn text(rows: &[Row]) -> String {
+    let wide = rows.iter().map(|row| row.metric.len()).max().unwrap_or_default();
     let mut out = format!(
-        "{:<15} {:<44} {:<12} {:>7} {:>7} {:>7} {:>11} {:>11}\n",
+        "{:<15} {:<wide$} {:<12} {:>7} {:>7} {:>7} {:>11} {:>11}\n",
         "CASE", "METRIC", "AGAINST", "RATIO", "MIN", "MAX", "USHER", "PEER"
     );
     let two = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
@@ -139,7 +140,7 @@ pub(crate) fn text(rows: &[Row]) -> String {
         let peer = row.peer.map_or_else(|| "-".to_owned(), figure);
         let line = writeln!(
             out,
-            "{:<15} {:<44} {:<12} {:>7} {:>7} {:>7} {:>11} {:>11}",
+            "{:<15} {:<wide$} {:<12} {:>7} {:>7} {:>7} {:>11} {:>11}",
             row.case,
             row.metric,
             against,
