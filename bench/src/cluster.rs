@@ -1,10 +1,11 @@
-//! A master and a node as real processes on loopback, and what the kernel says of them.
+//! A master and a node as real processes on loopback, other programs beside them, and what the kernel says of them.
+
+pub(crate) mod usage;
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, Command, Output, Stdio},
     time::Instant,
 };
 
@@ -20,34 +21,54 @@ pub(crate) fn usher() -> anyhow::Result<PathBuf> {
 /// A running part, ended when dropped.
 pub(crate) struct Part {
     child: Child,
-    log: BufReader<ChildStderr>,
+    log: Option<BufReader<ChildStderr>>,
 }
 
 impl Part {
+    /// A part of Usher, with its log.
     pub(crate) fn start(args: &[&str]) -> anyhow::Result<Self> {
-        let mut child = Command::new(usher()?)
-            .args(args)
-            .args(["--log", "info"])
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start usher")?;
-        let log = BufReader::new(child.stderr.take().context("stderr is piped")?);
+        Self::logging(args, "info")
+    }
+
+    /// The same, with this much in its log.
+    fn logging(args: &[&str], filter: &str) -> anyhow::Result<Self> {
+        Self::run(Command::new(usher()?).args(args).args(["--log", filter]).env("NO_COLOR", "1"))
+    }
+
+    /// Any program.
+    pub(crate) fn run(command: &mut Command) -> anyhow::Result<Self> {
+        let name = command.get_program().to_owned();
+        let started = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = started.with_context(|| format!("start {}", name.display()))?;
+        let log = child.stderr.take().map(BufReader::new);
         Ok(Self { child, log })
     }
 
     /// Reads the log up to a line with `text`, and says when it came.
     pub(crate) fn line_with(&mut self, text: &str) -> anyhow::Result<(String, Instant)> {
+        let log = self.log.as_mut().context("the log was let go")?;
         let mut line = String::new();
         loop {
             line.clear();
-            if self.log.read_line(&mut line).context("read the log")? == 0 {
-                bail!("usher ended before it logged `{text}`");
+            if log.read_line(&mut line).context("read the log")? == 0 {
+                bail!("the program ended before it logged `{text}`");
             }
             if line.contains(text) {
                 return Ok((line, Instant::now()));
             }
         }
+    }
+
+    /// Lets the rest of the log go by unread, so that a long one stops nobody.
+    pub(crate) fn hush(&mut self) {
+        if let Some(mut log) = self.log.take() {
+            std::thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+        }
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait().context("look after a program")?.is_none())
     }
 
     /// The process's number.
@@ -57,10 +78,7 @@ impl Part {
 
     /// Resident memory in bytes, without what is mapped from files.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).context("read /proc")?;
-        let line = status.lines().find(|line| line.starts_with("RssAnon:")).context("find RssAnon in /proc")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse().context("a number")?;
-        Ok(kib * 1024)
+        usage::resident(&[self.id()])
     }
 }
 
@@ -72,9 +90,82 @@ impl Drop for Part {
     }
 }
 
+/// The loopback address that a line of a log names.
+pub(crate) fn address_in(line: &str) -> anyhow::Result<String> {
+    let at = line.find("127.0.0.1:").context("an address in the log")?;
+    Ok(line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
+}
+
+/// What is logged of a start, and nothing of what comes after it.
+const START_ONLY: &str = "warn,usher_master::app=info,usher_node::app=info";
+
+/// A master and one node that has hashed its library. Both log their start only.
+pub(crate) struct Cluster {
+    pub(crate) master: Part,
+    pub(crate) node: Part,
+    /// The master's, on loopback.
+    pub(crate) address: String,
+    /// The authority's certificate.
+    pub(crate) ca: PathBuf,
+}
+
+impl Cluster {
+    /// Makes certificates and state in `dir`, which must be there, and waits until all of `media` is offered.
+    pub(crate) fn start(dir: &Path, media: &Path) -> anyhow::Result<Self> {
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let (certs, media) = (text(dir.join("certs")), text(media.to_owned()));
+        let ca = dir.join("certs/ca.pem");
+        ask(&ca, &["certs", "init", "--dir", &certs])?;
+        ask(&ca, &["certs", "issue", "master", "--dir", &certs])?;
+        ask(&ca, &["certs", "issue", "node", "node-1", "--dir", &certs])?;
+        let (listen, state) = (["--listen", "127.0.0.1:0", "--certs", &certs], text(dir.join("master")));
+        let master = ["master", "--metrics", "off", "--state", &state];
+        let mut master = Part::logging(&[&master[..], &listen[..]].concat(), START_ONLY)?;
+        let address = address_in(&master.line_with("master listens")?.0)?;
+        let state = text(dir.join("node"));
+        let node = ["node", "--name", "node-1", "--master", &address, "--media", &media, "--state", &state];
+        // Far more than one machine can send, so that what is measured is the machine.
+        let limits = ["--capacity", "100gbit", "--max-sessions", "1000000", "--replica-quota", "0"];
+        let mut node = Part::logging(&[&node[..], &listen[..], &limits[..]].concat(), START_ONLY)?;
+        node.line_with("library is hashed")?;
+        master.hush();
+        node.hush();
+        Ok(Self { master, node, address, ca })
+    }
+}
+
 /// Runs a client command to its end; its stdout.
 pub(crate) fn ask(ca: &Path, args: &[&str]) -> anyhow::Result<Vec<u8>> {
     let said = Command::new(usher()?).args(args).env("USHER_CA", ca).output().context("run usher")?;
     ensure!(said.status.success(), "usher {}: {}", args.join(" "), String::from_utf8_lossy(&said.stderr));
     Ok(said.stdout)
+}
+
+/// What client programs took together.
+pub(crate) struct Run {
+    /// In the order of the commands.
+    pub(crate) outputs: Vec<Output>,
+    /// From the first one's start to the last one's end, in seconds.
+    pub(crate) wall: f64,
+    /// Their processor time, in seconds.
+    pub(crate) busy: f64,
+}
+
+/// Runs programs at once, to their ends. One that fails fails all.
+pub(crate) fn run_all(commands: Vec<Command>) -> anyhow::Result<Run> {
+    let (before, began) = (usage::children()?, Instant::now());
+    let mut running = Vec::new();
+    for mut command in commands {
+        let name = command.get_program().to_owned();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        running.push((command.spawn().with_context(|| format!("start {}", name.display()))?, name));
+    }
+    let mut outputs = Vec::new();
+    for (child, name) in running {
+        let output = child.wait_with_output().context("wait for a client")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {}: {}", name.display(), output.status, said.trim_end());
+        outputs.push(output);
+    }
+    Ok(Run { outputs, wall: began.elapsed().as_secs_f64(), busy: usage::children()? - before })
 }

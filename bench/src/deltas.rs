@@ -23,7 +23,7 @@ use usher_proto::{
     ticket::Purpose,
 };
 
-use crate::cluster::Part;
+use crate::cluster::{Part, address_in, usage::Meter};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,9 +47,6 @@ const BATCH: Duration = Duration::from_millis(200);
 /// Sessions that one node runs before the measuring begins.
 const RUNNING: u32 = 300;
 
-/// Ticks of /proc/PID/stat in a second; Linux fixes it for user space.
-const TICKS: u64 = 100;
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.nodes > 0 && args.seconds > 0, "at least one node and one second");
     let dir = tempfile::tempdir().context("make a temporary folder")?;
@@ -60,8 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (certs_text, state) = (text(&certs), text(&dir.path().join("master")));
     let mut master = Part::start(&["master", "--listen", "127.0.0.1:0", "--certs", &certs_text, "--state", &state])?;
     let (line, _) = master.line_with("master listens")?;
-    let at = line.find("127.0.0.1:").context("an address in the log")?;
-    let address: String = line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+    let address = address_in(&line)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     runtime.block_on(measure(args, &certs, &address, &master))
 }
@@ -80,12 +76,11 @@ async fn measure(args: &Args, certs: &Path, address: &str, master: &Part) -> any
             Some(ended) = nodes.join_next() => ended.context("a node's task")??,
         }
     }
-    let before = (processor_ticks(master)?, Instant::now());
+    let meter = Meter::start(&[master.id()])?;
     time::sleep(Duration::from_secs(args.seconds)).await;
-    let after = (processor_ticks(master)?, Instant::now());
+    let (used, wall) = (meter.seconds()?, meter.elapsed().as_secs_f64());
     ensure!(nodes.try_join_next().is_none(), "a node was detached while it was measured");
-    let wall = (after.1 - before.1).as_secs_f64();
-    let busy = (after.0 - before.0) as f64 / TICKS as f64 / wall;
+    let busy = used / wall;
     let told = f64::from((args.rate / args.nodes / 10).max(1) * 2 * 5 * args.nodes);
     println!("{} nodes, {told:.0} begun or ended sessions/s, 1 report/s each, over TLS, for {wall:.1} s", args.nodes);
     println!("master: {:.1} % of one core, {:.1} us a change", busy * 100.0, busy / told * 1e6);
@@ -94,15 +89,6 @@ async fn measure(args: &Args, certs: &Path, address: &str, master: &Part) -> any
         fs::write(path, format!("{row}\n")).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
-}
-
-/// User and system time of the master's process.
-fn processor_ticks(master: &Part) -> anyhow::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", master.id())).context("read /proc")?;
-    let (_, fields) = stat.rsplit_once(')').context("a process name in /proc")?;
-    let field = |at: usize| fields.split_whitespace().nth(at).and_then(|field| field.parse::<u64>().ok());
-    // Fields 14 and 15 of proc(5), counted behind the name.
-    field(11).zip(field(12)).map(|(user, system)| user + system).context("processor times in /proc")
 }
 
 /// One node: attaches, tells its sessions, then replaces some of them five times a second for ever.

@@ -1,7 +1,9 @@
-//! Benchmarks: whole parts as real binaries, and the balancer in a simulated cluster. Each prints figures with units.
+//! Benchmarks: whole parts as real binaries, alone and beside their peers, and the balancer in a simulated cluster. Each
+//! prints figures with units.
 
 mod cluster;
 mod deltas;
+mod peers;
 mod scale;
 mod sim;
 
@@ -20,6 +22,14 @@ enum Bench {
     Scale(scale::Args),
     /// What the nodes' news of their sessions costs the master
     Deltas(deltas::Args),
+    /// Usher beside nginx, caddy, stock quinn, a bare gRPC server and sendme: ratios measured in one run
+    Peers(peers::Args),
+    #[command(hide = true)]
+    PeersQuinnServer(peers::stock::ServerArgs),
+    #[command(hide = true)]
+    PeersQuinnClient(peers::stock::ClientArgs),
+    #[command(hide = true)]
+    PeersTicketsServer(peers::tickets::ServerArgs),
     /// The balancer in a simulated cluster: what it loses against the optimum and other policies
     Sim(sim::Args),
 }
@@ -28,6 +38,10 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Scale(args) => scale::run(&args),
         Bench::Deltas(args) => deltas::run(&args),
+        Bench::Peers(args) => peers::run(&args),
+        Bench::PeersQuinnServer(args) => peers::stock::serve(&args),
+        Bench::PeersQuinnClient(args) => peers::stock::fetch(&args),
+        Bench::PeersTicketsServer(args) => peers::tickets::serve(&args),
         Bench::Sim(args) => sim::run(&args),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Part, ask};
+use crate::cluster::{Part, address_in, ask};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,8 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let start = |state: &str| -> anyhow::Result<(Part, Part, String)> {
         let mut master = Part::start(&master_args)?;
         let (line, _) = master.line_with("master listens")?;
-        let at = line.find("127.0.0.1:").context("an address in the log")?;
-        let address: String = line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+        let address = address_in(&line)?;
         let node = Part::start(&[
             "node",
             "--name",

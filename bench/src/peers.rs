@@ -1,0 +1,153 @@
+//! Usher beside its peers: the real binaries on one machine, in turns within one run, and the ratios between them. Owns
+//! which cases there are, how large they are and in which order they run; each case lies in a room of its own.
+
+mod bulk;
+mod handshakes;
+mod idle;
+mod media;
+mod sendme;
+mod small;
+mod stage;
+pub(crate) mod stock;
+mod table;
+pub(crate) mod tickets;
+mod viewer;
+mod web;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+use stage::{Plan, Stage};
+use table::Book;
+
+/// Every figure of Usher's own programs: a master, a node with `--capacity 100gbit` and `usher fetch`, on loopback.
+/// Contenders take turns within each repetition; a ratio is Usher's figure by the peer's of the same repetition, and
+/// the table tells the median, the least and the greatest. CPU seconds are user and system time together; GB is 10^9
+/// bytes, MiB 2^20, kB 1000.
+///
+/// Peers are stock quinn and a bare gRPC server, which are in this program, and those of nginx, caddy, curl and sendme
+/// that are installed. Nothing is installed here; what is missing is named, and its cases go on without it.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A smoke run: once, with small sizes; its figures tell little
+    #[arg(long)]
+    quick: bool,
+    /// Only these cases; may be given several times
+    #[arg(long, value_enum, value_name = "NAME", num_args = 1..)]
+    case: Vec<Case>,
+    /// Repetitions [default: 5, with --quick 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    reps: Option<u16>,
+    /// The sendme program, if it is not on PATH
+    #[arg(long, value_name = "FILE")]
+    sendme: Option<PathBuf>,
+    /// Where to write the rows as JSON too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Case {
+    /// One title of 1 GiB on one connection, thrown away
+    One,
+    /// 64 titles of 16 MiB on one connection; Usher and curl write files, stock quinn throws away
+    Titles,
+    /// 64 clients at once, each with a title of 16 MiB
+    Connections,
+    /// Titles of 64 KiB, one after the other on a warm connection
+    Small,
+    /// New connections, one after the other
+    Handshakes,
+    /// Resolve calls beside a bare gRPC server that answers with as many bytes
+    Tickets,
+    /// 1,000 viewers of 2 Mbit/s each on a node that was just started
+    Idle,
+    /// One title of 1 GiB, verified and in a file, beside sendme
+    Verified,
+}
+
+impl Case {
+    const ALL: [Self; 8] = [
+        Self::One,
+        Self::Titles,
+        Self::Connections,
+        Self::Small,
+        Self::Handshakes,
+        Self::Tickets,
+        Self::Idle,
+        Self::Verified,
+    ];
+
+    /// Every contender once.
+    fn run(self, stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+        match self {
+            Self::One => bulk::one(stage, rep, book),
+            Self::Titles => bulk::titles(stage, rep, book),
+            Self::Connections => bulk::connections(stage, rep, book),
+            Self::Small => small::run(stage, rep, book),
+            Self::Handshakes => handshakes::run(stage, rep, book),
+            Self::Tickets => tickets::run(stage, rep, book),
+            Self::Idle => idle::run(stage, rep, book),
+            Self::Verified => sendme::run(stage, rep, book),
+        }
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// Large enough that starts and ends weigh little, small enough for minutes.
+const FULL: Plan = Plan {
+    one: 1024 * MIB,
+    titles: 64,
+    title: 16 * MIB,
+    smalls: 256,
+    requests: 2000,
+    handshakes: 1000,
+    calls: 20_000,
+    viewers: 1000,
+    settle: Duration::from_secs(3),
+    window: Duration::from_secs(15),
+};
+
+/// Large enough that every part is used, small enough for a minute in all.
+const QUICK: Plan = Plan {
+    one: 64 * MIB,
+    titles: 16,
+    title: 2 * MIB,
+    smalls: 32,
+    requests: 200,
+    handshakes: 100,
+    calls: 2000,
+    viewers: 50,
+    settle: Duration::from_secs(1),
+    window: Duration::from_secs(3),
+};
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let (plan, reps) = if args.quick { (QUICK, 1) } else { (FULL, 5) };
+    let reps = args.reps.map_or(reps, usize::from);
+    let stage = Stage::set(plan, args.sendme.clone())?;
+    let cases = if args.case.is_empty() { &Case::ALL[..] } else { &args.case[..] };
+    let mut book = Book::default();
+    let mut failed = Vec::new();
+    for case in cases {
+        let outcome = (0..reps).try_for_each(|rep| {
+            eprintln!("{case:?}: {} of {reps}", rep + 1);
+            case.run(&stage, rep, &mut book)
+        });
+        // The other cases are worth their time all the same.
+        if let Err(error) = outcome {
+            eprintln!("FAILED: {case:?}: {error:#}");
+            failed.push(format!("{case:?}"));
+        }
+    }
+    let rows = book.rows();
+    print!("{}", table::text(&rows));
+    if let Some(path) = &args.json {
+        fs::write(path, format!("{}\n", table::json(&rows))).with_context(|| format!("write {}", path.display()))?;
+    }
+    ensure!(failed.is_empty(), "cases that failed: {}", failed.join(", "));
+    Ok(())
+}

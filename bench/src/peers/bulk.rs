@@ -1,0 +1,150 @@
+//! Many bytes: one large title, many on one connection, many connections. The same files from every server; each client
+//! says, or shows in files, that it got all of them.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, ensure};
+
+use super::{
+    stage::{Stage, middle},
+    table::{Book, Figures, Peer, SELF},
+    web::{self, Http},
+};
+use crate::cluster::{Run, run_all, usage::Meter, usher};
+
+/// What one client fetches.
+struct Client {
+    /// The path, or the pattern, of each program.
+    usher: String,
+    curl: String,
+    stock: Vec<String>,
+}
+
+struct Load {
+    case: &'static str,
+    clients: Vec<Client>,
+    /// All clients' bytes.
+    bytes: u64,
+    /// Several titles a client: Usher wants a folder for them, so curl writes files too.
+    files: bool,
+}
+
+pub(crate) fn one(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let path = "one.mp4".to_owned();
+    let client = Client { usher: path.clone(), curl: path.clone(), stock: vec![path] };
+    Load { case: "one", clients: vec![client], bytes: stage.plan.one, files: false }.run(stage, rep, book)
+}
+
+pub(crate) fn titles(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let titles = stage.plan.titles;
+    let curl = format!("many/[00-{:02}].mp4", titles - 1);
+    let client = Client { usher: "many/*".to_owned(), curl, stock: (0..titles).map(middle).collect() };
+    let bytes = titles * stage.plan.title;
+    Load { case: "titles", clients: vec![client], bytes, files: true }.run(stage, rep, book)
+}
+
+pub(crate) fn connections(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let client = |i| Client { usher: middle(i), curl: middle(i), stock: vec![middle(i)] };
+    let clients = (0..stage.plan.titles).map(client).collect();
+    let bytes = stage.plan.titles * stage.plan.title;
+    Load { case: "connections", clients, bytes, files: false }.run(stage, rep, book)
+}
+
+impl Load {
+    fn run(&self, stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+        for server in [&stage.nginx, &stage.caddy].into_iter().flatten() {
+            for http in [Http::One, Http::Two] {
+                let peer = Peer { name: server.name, suffix: http.suffix() };
+                let output = stage.output()?;
+                let commands = self.clients.iter().map(|client| self.curl(stage, server, http, client, output.path()));
+                let commands = commands.collect::<anyhow::Result<_>>()?;
+                let (figures, run) = self.measure(&server.processes()?, commands)?;
+                let mut bytes = 0;
+                for output in &run.outputs {
+                    bytes += web::said(&output.stdout)?.0;
+                }
+                ensure!(bytes == self.bytes, "curl got {bytes} bytes of {}", self.bytes);
+                book.enter(self.case, peer, rep, figures);
+            }
+        }
+        let commands = self.clients.iter().map(|client| stage.stock.client(&client.stock));
+        let (figures, run) = self.measure(&[stage.stock.part.id()], commands.collect::<anyhow::Result<_>>()?)?;
+        let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
+        let bytes: u64 = run.outputs.iter().map(said).sum::<Result<_, _>>().context("read what the client got")?;
+        ensure!(bytes == self.bytes, "stock quinn got {bytes} bytes of {}", self.bytes);
+        book.enter(self.case, Peer { name: "stock quinn", suffix: "" }, rep, figures);
+
+        let output = stage.output()?;
+        let place = if self.files { output.path() } else { Path::new("/dev/null") };
+        let commands = self.clients.iter().map(|client| fetch(stage, &client.usher, place));
+        let (figures, run) = self.measure(&[stage.cluster.node.id()], commands.collect::<anyhow::Result<_>>()?)?;
+        let bytes = if self.files { in_files(place)? } else { told(&run)? };
+        ensure!(bytes == self.bytes, "usher got {bytes} bytes of {}", self.bytes);
+        book.enter(self.case, SELF, rep, figures);
+        Ok(())
+    }
+
+    fn curl(
+        &self,
+        stage: &Stage,
+        server: &web::Web,
+        http: Http,
+        client: &Client,
+        output: &Path,
+    ) -> anyhow::Result<Command> {
+        let program = stage.programs.curl.as_deref().context("curl is here when a web server is")?;
+        let place = if self.files { format!("{}/#1.mp4", output.display()) } else { "/dev/null".to_owned() };
+        let mut curl = server.curl(program, http, std::slice::from_ref(&client.curl), &place);
+        if self.files && http == Http::Two {
+            // On one connection: curl waits to see that the server speaks HTTP/2.
+            curl.args(["--parallel", "--parallel-max", "100"]);
+        }
+        Ok(curl)
+    }
+
+    fn measure(&self, servers: &[u32], clients: Vec<Command>) -> anyhow::Result<(Figures, Run)> {
+        let meter = Meter::start(servers)?;
+        let run = run_all(clients)?;
+        let gigabytes = self.bytes as f64 / 1e9;
+        let figures = vec![
+            ("node CPU-s/GB", meter.seconds()? / gigabytes),
+            ("client CPU-s/GB", run.busy / gigabytes),
+            ("wall s", run.wall),
+        ];
+        Ok((figures, run))
+    }
+}
+
+/// `usher fetch`, which tells what it got on stderr.
+pub(crate) fn fetch(stage: &Stage, path: &str, output: &Path) -> anyhow::Result<Command> {
+    let mut fetch = Command::new(usher()?);
+    fetch.arg("fetch").arg(format!("usher://{}/{path}", stage.cluster.address)).arg("--output").arg(output);
+    fetch.args(["--progress", "json", "--parallel", "64"]).env("USHER_CA", &stage.cluster.ca);
+    Ok(fetch)
+}
+
+/// What finished fetches told: bytes that were verified.
+pub(crate) fn told(run: &Run) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for output in &run.outputs {
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            if event["event"] == "done" {
+                bytes += event["bytes"].as_u64().context("a number of bytes")?;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// The bytes of all files in a folder.
+pub(crate) fn in_files(folder: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in folder.read_dir().with_context(|| format!("list {}", folder.display()))? {
+        let (entry, kind) =
+            entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind))).context("list files")?;
+        bytes +=
+            if kind.is_dir() { in_files(&entry.path())? } else { entry.metadata().context("look at a file")?.len() };
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,137 @@
+//! A thousand viewers who take a film at its rate: what one costs a server that has just started. Usher's viewers are
+//! connections of this process; nginx paces by `limit_rate`, and its clients are a few curl processes.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+
+use super::{
+    stage::{RATE, Stage},
+    table::{Book, Figures, Peer, SELF},
+    viewer,
+    web::{Http, Web},
+};
+use crate::cluster::{
+    Cluster, Part, run_all,
+    usage::{Meter, resident},
+};
+
+/// What one curl has open at once; it allows 300.
+const AT_ONCE: u64 = 250;
+
+/// Viewers that come in at once: enough to be quick, few enough to be answered at once.
+const AT_THE_DOOR: usize = 16;
+
+const FILM: &str = "film.mp4";
+
+pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    if let Some(figures) = nginx(stage)? {
+        book.enter("idle", Peer { name: "nginx", suffix: Http::One.suffix() }, rep, figures);
+    }
+    let dir = stage.state()?;
+    let cluster = Cluster::start(dir.path(), &stage.films())?;
+    book.enter("idle", SELF, rep, viewer::runtime()?.block_on(usher(stage, &cluster))?);
+    Ok(())
+}
+
+async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
+    let mut tickets = viewer::tickets(&cluster.address, &cluster.ca).await?;
+    let endpoint = viewer::endpoint()?;
+    // What the first session brings into memory is no viewer's.
+    let seat = viewer::seat(&mut tickets, FILM).await?;
+    let first = viewer::dial(&endpoint, &seat).await?;
+    viewer::read(&mut viewer::open(&first, &seat.ticket).await?).await?;
+    let server = [cluster.node.id()];
+    let before = resident(&server)?;
+    let mut viewers = JoinSet::new();
+    let doors = Arc::new(Semaphore::new(AT_THE_DOOR));
+    let (ready, mut seated) = mpsc::unbounded_channel();
+    for _ in 0..stage.plan.viewers {
+        let (mut tickets, endpoint) = (tickets.clone(), endpoint.clone());
+        let (doors, ready) = (Arc::clone(&doors), ready.clone());
+        viewers.spawn(async move {
+            let door = doors.acquire_owned().await.context("a place at the door")?;
+            let seat = viewer::seat(&mut tickets, FILM).await?;
+            let connection = viewer::dial(&endpoint, &seat).await?;
+            let mut stream = viewer::open(&connection, &seat.ticket).await?;
+            drop(door);
+            ready.send(()).context("tell that a viewer is seated")?;
+            viewer::sip(&mut stream, RATE).await
+        });
+    }
+    for _ in 0..stage.plan.viewers {
+        tokio::select! {
+            one = seated.recv() => one.context("a viewer is seated")?,
+            Some(left) = viewers.join_next() => left.context("a viewer's task")?.context("a viewer left early")?,
+        }
+    }
+    tokio::time::sleep(stage.plan.settle).await;
+    let meter = Meter::start(&server)?;
+    tokio::time::sleep(stage.plan.window).await;
+    let figures = figures(stage, &meter, before, &server)?;
+    ensure!(viewers.try_join_next().is_none(), "a viewer left before the end");
+    Ok(figures)
+}
+
+fn figures(stage: &Stage, meter: &Meter, before: u64, server: &[u32]) -> anyhow::Result<Figures> {
+    let (used, minutes) = (meter.seconds()?, meter.elapsed().as_secs_f64() / 60.0);
+    let (viewers, memory) = (stage.plan.viewers as f64, resident(server)?.saturating_sub(before));
+    Ok(vec![
+        ("memory kB per session", memory as f64 / 1e3 / viewers),
+        ("node CPU-s per session-minute", used / viewers / minutes),
+    ])
+}
+
+/// The same of nginx, where it and curl are here.
+fn nginx(stage: &Stage) -> anyhow::Result<Option<Figures>> {
+    let (Some(program), Some(curl)) = (&stage.programs.nginx, &stage.programs.curl) else { return Ok(None) };
+    let (films, dir) = (stage.films(), stage.state()?);
+    let server = Web::nginx(program, dir.path(), &stage.site(&films), RATE / 8)?;
+    // One that ends at once, for what the first connection brings into memory.
+    run_all(vec![{
+        let mut first = Command::new(curl);
+        first.args(["--silent", "--show-error", "--head", "--cacert"]).arg(&server.cert).arg(server.url(FILM));
+        first
+    }])?;
+    let processes = server.processes()?;
+    let before = resident(&processes)?;
+    let mut clients = Vec::new();
+    let mut left = stage.plan.viewers;
+    while left > 0 {
+        let some = left.min(AT_ONCE);
+        left -= some;
+        let mut client = server.curl(curl, Http::One, &[format!("{FILM}?[1-{some}]")], "/dev/null");
+        client.args(["--parallel", "--parallel-immediate", "--parallel-max"]).arg(some.to_string());
+        let mut client = Part::run(client.stdout(Stdio::null()))?;
+        client.hush();
+        clients.push(client);
+    }
+    wait(stage.plan.settle);
+    let open: usize = processes.iter().map(|id| open_files(*id)).sum::<anyhow::Result<usize>>()?;
+    ensure!(open as u64 >= stage.plan.viewers, "nginx has {open} files open for {} clients", stage.plan.viewers);
+    let meter = Meter::start(&processes)?;
+    wait(stage.plan.window);
+    let figures = figures(stage, &meter, before, &processes)?;
+    for client in &mut clients {
+        ensure!(client.runs()?, "a curl left before the end");
+    }
+    Ok(Some(figures))
+}
+
+fn open_files(process: u32) -> anyhow::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{process}/fd")).context("list open files in /proc")?.count())
+}
+
+#[expect(clippy::disallowed_methods, reason = "other processes are watched for this long")]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
+}

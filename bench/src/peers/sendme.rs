@@ -1,0 +1,83 @@
+//! One large title, verified, into a file: `usher fetch` beside `sendme receive`, both sides' processor time together.
+//! Both have the content's hashes before the clock starts. sendme works without a relay and without a network: it
+//! listens on loopback, and its ticket names that address.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+
+use super::{
+    bulk::{fetch, in_files, told},
+    stage::Stage,
+    table::{Book, Figures, Peer, SELF},
+};
+use crate::cluster::{Part, Run, run_all, usage::Meter};
+
+/// How long sendme may take to hash the title and say its ticket.
+const OFFER: Duration = Duration::from_secs(120);
+
+/// What keeps sendme on this machine.
+const LOCAL: [&str; 5] = ["--relay", "disabled", "--magic-ipv4-addr", "127.0.0.1:0", "--no-progress"];
+
+pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    if let Some(program) = &stage.programs.sendme {
+        match sendme(stage, program) {
+            Ok(figures) => book.enter("verified", Peer { name: "sendme", suffix: "" }, rep, figures),
+            Err(error) => eprintln!("MISSING PEER: sendme does not work here: {error:#}; going on without it"),
+        }
+    }
+    let output = stage.output()?;
+    let file = output.path().join("one.mp4");
+    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node.id()])?;
+    let run = run_all(vec![fetch(stage, "one.mp4", &file)?])?;
+    let figures = figures(stage, &meter, &run)?;
+    let bytes = fs::metadata(&file).context("look at what was fetched")?.len();
+    ensure!(bytes == stage.plan.one && told(&run)? == bytes, "usher got {bytes} bytes of {}", stage.plan.one);
+    book.enter("verified", SELF, rep, figures);
+    Ok(())
+}
+
+fn figures(stage: &Stage, meter: &Meter, run: &Run) -> anyhow::Result<Figures> {
+    let both = meter.seconds()? + run.busy;
+    Ok(vec![("both sides CPU-s/GB", both / (stage.plan.one as f64 / 1e9)), ("wall s", run.wall)])
+}
+
+fn sendme(stage: &Stage, program: &Path) -> anyhow::Result<Figures> {
+    let (from, to) = (stage.output()?, stage.output()?);
+    let offer = from.path().join("offer");
+    let mut send = Command::new(program);
+    send.arg("send").args(LOCAL).args(["--ticket-type", "addresses"]).arg(stage.media.join("one.mp4"));
+    send.current_dir(from.path()).stdout(File::create(&offer).context("make a file")?);
+    let mut sender = Part::run(&mut send)?;
+    sender.hush();
+    let ticket = ticket(&mut sender, &offer)?;
+    let mut receive = Command::new(program);
+    receive.arg("receive").args(LOCAL).arg(ticket).current_dir(to.path()).stdin(Stdio::null());
+    let meter = Meter::start(&[sender.id()])?;
+    let run = run_all(vec![receive])?;
+    let figures = figures(stage, &meter, &run)?;
+    let bytes = in_files(to.path())?;
+    ensure!(bytes == stage.plan.one, "sendme got {bytes} bytes of {}", stage.plan.one);
+    Ok(figures)
+}
+
+/// Waits for the line that tells the receiver what to run.
+#[expect(clippy::disallowed_methods, reason = "another process writes a file when it is ready")]
+fn ticket(sender: &mut Part, offer: &Path) -> anyhow::Result<String> {
+    let began = Instant::now();
+    loop {
+        let text = fs::read_to_string(offer).context("read what sendme says")?;
+        let whole = text.lines().find_map(|line| line.strip_prefix("sendme receive ")).filter(|_| text.ends_with('\n'));
+        if let Some(ticket) = whole {
+            return Ok(ticket.to_owned());
+        }
+        ensure!(sender.runs()?, "it ended before it offered the title");
+        ensure!(began.elapsed() < OFFER, "it offered nothing within {} s", OFFER.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

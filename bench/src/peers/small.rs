@@ -1,0 +1,53 @@
+//! Small titles, one after the other on warm connections: what a request costs beside its bytes. Usher's request is a
+//! ticket from the master and a session at the node, and both processes are counted; nginx's is a GET.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+
+use super::{
+    stage::{SMALL, Stage, small},
+    table::{Book, Figures, Peer, SELF, median},
+    viewer,
+    web::{self, Http},
+};
+use crate::cluster::{run_all, usage::Meter};
+
+pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    if let (Some(nginx), Some(curl)) = (&stage.nginx, &stage.programs.curl) {
+        let all = format!("small/[000-{:03}].mp4", stage.plan.smalls - 1);
+        let rounds = stage.plan.requests / stage.plan.smalls + 1;
+        let paths = vec![all; rounds.try_into().context("few rounds")?];
+        let meter = Meter::start(&nginx.processes()?)?;
+        let run = run_all(vec![nginx.curl(curl, Http::One, &paths, "/dev/null")])?;
+        let used = meter.seconds()?;
+        let (bytes, first) = web::said(&run.outputs.first().context("an output")?.stdout)?;
+        let requests = rounds * stage.plan.smalls;
+        ensure!(bytes == requests * SMALL, "curl got {bytes} bytes");
+        book.enter("small", Peer { name: "nginx", suffix: Http::One.suffix() }, rep, figures(first, used)?);
+    }
+    book.enter("small", SELF, rep, viewer::runtime()?.block_on(usher(stage))?);
+    Ok(())
+}
+
+async fn usher(stage: &Stage) -> anyhow::Result<Figures> {
+    let endpoint = viewer::endpoint()?;
+    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca).await?;
+    let connection = viewer::dial(&endpoint, &viewer::seat(&mut tickets, &small(0)).await?).await?;
+    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node.id()])?;
+    let mut first = Vec::new();
+    for i in 0..stage.plan.requests {
+        let asked = Instant::now();
+        let seat = viewer::seat(&mut tickets, &small(i % stage.plan.smalls)).await?;
+        let (bytes, came) = viewer::read(&mut viewer::open(&connection, &seat.ticket).await?).await?;
+        ensure!(bytes == SMALL, "a small title of {bytes} bytes");
+        first.push((came - asked).as_secs_f64());
+    }
+    figures(first, meter.seconds()?)
+}
+
+fn figures(first: Vec<f64>, used: f64) -> anyhow::Result<Figures> {
+    let requests = first.len() as f64;
+    let first = median(first).context("no request was made")?;
+    Ok(vec![("first byte ms, median", first * 1e3), ("requests per CPU-s (more is better)", requests / used)])
+}
