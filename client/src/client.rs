@@ -35,12 +35,14 @@ pub struct Options {
     pub identity: Option<PemSet>,
     /// How congestion on the way to the nodes is answered.
     pub congestion: Congestion,
+    /// Nodes that may send a fetched title at once; `None` for as many as help.
+    pub sources: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (timeout, congestion) = (Duration::from_secs(30), Congestion::default());
-        Self { timeout, zone: String::new(), limit: None, identity: None, congestion }
+        Self { timeout, zone: String::new(), limit: None, identity: None, congestion, sources: None }
     }
 }
 
@@ -98,8 +100,10 @@ impl Client {
 
     /// An order under this client's options.
     pub(crate) fn order(&self, what: What, purpose: Purpose, range: Range) -> Order {
-        let Options { timeout, zone, .. } = self.options.clone();
-        Order { what, purpose, range, zone, timeout }
+        let Options { timeout, zone, sources, .. } = self.options.clone();
+        // A viewer's rate is reserved at one node.
+        let sources = if purpose == Purpose::Play { Some(1) } else { sources };
+        Order { what, purpose, range, zone, timeout, sources }
     }
 
     /// Runs an order; `first` is the master's answer if it was asked already.

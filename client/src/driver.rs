@@ -4,13 +4,15 @@
 //! and who watches ([`Progress`]).
 
 mod check;
+mod join;
 mod order;
+mod session;
+mod spread;
 mod words;
 
 use std::{
     future::Future,
     ops,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,27 +20,18 @@ use rand::{SeedableRng as _, rngs::SmallRng};
 use usher_proto::{
     Code, ContentId, Fault, NodeName, Title,
     model::{Failed, SeatAddress, What},
-    pb::{v1, wire::Open},
-    tree::{self, GROUP},
-    verify::Verifier,
 };
 
 pub(crate) use self::order::Order;
-use self::{
-    check::{Checked, Last},
-    words::{begin, blame, refusal, sent_on},
-};
+use self::spread::Spread;
 use crate::{
     core::{
         assembler::{Assembler, Piece},
         resume::{Action, Event, Resume},
     },
     master::{Answer, Master},
-    quic::{Patience, Pool, Throttle, silent},
+    quic::{Pool, Throttle},
 };
-
-/// How long a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
-const HASHING: Duration = Duration::from_secs(600);
 
 /// What is about to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +74,8 @@ pub enum Progress {
         /// What comes.
         about: About,
     },
+    /// Bytes come from all of these nodes at once, or again from one.
+    Shared(Vec<NodeName>),
     /// Where the transfer stands.
     Moved {
         /// Verified bytes of the wanted range.
@@ -167,6 +162,8 @@ struct Ongoing {
     assembler: Assembler,
     resumed: u64,
     received: u64,
+    /// Once several nodes may send it.
+    spread: Option<Spread>,
 }
 
 struct Run<'a> {
@@ -290,7 +287,7 @@ impl Run<'_> {
                 let groups = sink.begin(&about).await?;
                 let assembler = Assembler::new(size, range, groups);
                 let resumed = assembler.progress();
-                self.ongoing = Some(Ongoing { about, assembler, resumed, received: resumed });
+                self.ongoing = Some(Ongoing { about, assembler, resumed, received: resumed, spread: None });
             }
         }
         let nodes = answer.seats.iter().map(|seat| seat.node.clone()).collect();
@@ -320,96 +317,6 @@ impl Run<'_> {
             request_id: self.answer.as_ref().map(|answer| answer.request_id.clone()).unwrap_or_default(),
             elapsed: self.started.elapsed(),
         })
-    }
-
-    /// One session at one seat, to its end.
-    async fn session<S: Sink>(&mut self, seat: usize, sink: &mut S, rng: &mut SmallRng) -> Result<ContentId, End> {
-        let lost = || End::There(Fault::new(Code::Internal, "no such seat"));
-        let sent_by = self.sent_by.take();
-        let answer = self.answer.as_ref().ok_or_else(lost)?;
-        let Some(at) = answer.seats.get(seat) else { return Err(lost()) };
-        let ongoing = self.ongoing.as_mut().ok_or_else(lost)?;
-        let Some(ask) = ongoing.assembler.ask() else { return ongoing.about.content.ok_or_else(lost) };
-        let open = Open {
-            ticket: at.ticket.clone(),
-            range: Some(v1::ByteRange { start: ask.start, end: ask.end }),
-            priority: 0,
-            request_id: answer.request_id.clone(),
-            more: false,
-        };
-        let (means, timeout) = (self.means, self.order.timeout);
-        let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());
-        let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
-        let (mut incoming, _) = opened.map_err(End::There)?;
-        let setup = begin(&mut incoming, at, timeout, ongoing).await.map_err(End::There)?;
-        let verifier =
-            Verifier::new(&setup, ongoing.about.content).map_err(|error| End::There(blame(at, error.into())))?;
-        self.node = Some(at.node.clone());
-        let before = seat.checked_sub(1).and_then(|before| answer.seats.get(before));
-        let reason = match (sent_by, before) {
-            (Some(from), _) => format!("moved there by {from}"),
-            (None, Some(failed)) => format!("alternate after {} failed", failed.node),
-            (None, None) => answer.reason.clone(),
-        };
-        self.reason.clone_from(&reason);
-        (means.observer)(&Progress::Seated { node: at.node.clone(), reason, about: ongoing.about.clone() });
-        report(means, ongoing);
-        let due = tree::groups(setup.range.end) - setup.range.start / GROUP;
-        // All media came, and the node hashes what it sent; the connection's keep-alive tells whether it lives.
-        let done = if setup.content.is_none() { timeout.max(HASHING) } else { timeout };
-        let patience = Patience { due: timeout, done, groups: Arc::new(due.into()) };
-        let gathered = means.pool.gather(incoming, patience).map_err(End::Here)?;
-        let mut checked = Checked::start(gathered, Arc::new(Mutex::new(verifier)));
-        loop {
-            let (groups, last) = checked.next().await;
-            let mut pieces = Vec::with_capacity(groups.len());
-            let before = (ongoing.assembler.progress(), ongoing.received);
-            let mut wrong = None;
-            for group in groups {
-                match ongoing.assembler.take(group) {
-                    Ok(piece) => pieces.extend(piece),
-                    Err(error) => {
-                        wrong = Some(End::There(blame(at, error.into())));
-                        break;
-                    }
-                }
-            }
-            if !pieces.is_empty() {
-                let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
-                sink.write(pieces).await.map_err(End::Here)?;
-                ongoing.received += bytes;
-            }
-            if before != (ongoing.assembler.progress(), ongoing.received) {
-                self.resume.handle(Instant::now(), Event::Progress, rng);
-                report(means, ongoing);
-            }
-            if let Some(end) = wrong {
-                return Err(end);
-            }
-            return match last {
-                None => continue,
-                Some(Last::Done(content)) => {
-                    let before = ongoing.assembler.progress();
-                    ongoing.assembler.confirm();
-                    if ongoing.assembler.progress() > before {
-                        report(means, ongoing);
-                    }
-                    Ok(content)
-                }
-                Some(Last::Moved(moved)) => {
-                    // What came is verified against what the set-up named; then there is nothing to go on with.
-                    let whole = setup.content.filter(|_| ongoing.assembler.is_complete());
-                    whole.map_or_else(|| Err(sent_on(at, moved)), Ok)
-                }
-                Some(Last::Refused(refused)) => Err(End::There(refusal(at, &refused))),
-                Some(Last::Wrong(error)) => Err(End::There(blame(at, error.into()))),
-                Some(Last::Lost(fault)) => Err(End::There(fault)),
-                Some(Last::Early(wanted)) => Err(End::There(Fault::new(
-                    Code::Network,
-                    format!("node {} ended the stream where {wanted} should be", at.node),
-                ))),
-            };
-        }
     }
 }
 

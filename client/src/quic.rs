@@ -29,7 +29,7 @@ use usher_proto::{
 };
 
 pub use self::congestion::Congestion;
-pub(crate) use self::incoming::{Batch, Incoming, Patience};
+pub(crate) use self::incoming::{Batch, Due, Incoming, Patience};
 use self::media::Media;
 use crate::core::{limit::Limit, table::clean, url::Address};
 
@@ -119,6 +119,11 @@ impl Pool {
             endpoints.media().map_err(|error| Fault::new(Code::Internal, format!("start a thread: {error}")))?;
         let reader = Reader(media.spawn(incoming.gather(patience, send)).abort_handle());
         Ok(Gathered { batches, reader })
+    }
+
+    /// Dials a seat, or finds that it was dialled: then a session there takes one round trip.
+    pub(crate) async fn reach(&self, master: &Address, seat: &SeatAddress) -> Result<(), Fault> {
+        self.connection(master, seat).await.map(drop)
     }
 
     /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where that says `more`,

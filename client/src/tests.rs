@@ -4,6 +4,7 @@ mod commands;
 mod master;
 mod moves;
 mod node;
+mod sources;
 
 use std::{
     collections::HashMap,

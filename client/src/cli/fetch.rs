@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     io::Read as _,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -58,6 +59,9 @@ pub struct FetchArgs {
     /// Print a JSON array about the fetched titles at the end
     #[arg(long)]
     json: bool,
+    /// Nodes that may send a title at once, 1 to 8, or `auto`: one more while that makes it clearly faster
+    #[arg(long, value_name = "N|auto", default_value = "auto")]
+    sources: SourceCount,
     /// How congestion is found and answered
     #[arg(long, env = "USHER_CONGESTION", value_enum, default_value_t)]
     congestion: Congestion,
@@ -69,6 +73,22 @@ pub struct FetchArgs {
     zone: String,
     #[command(flatten)]
     reach: Reach,
+}
+
+/// Nodes that may send one title at once; `None` for as many as help.
+#[derive(Clone, Copy, Debug)]
+struct SourceCount(Option<usize>);
+
+impl FromStr for SourceCount {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self(None)),
+            (_, Ok(count @ 1..=8)) => Ok(Self(Some(count))),
+            _ => Err("write a number from 1 to 8, or auto"),
+        }
+    }
 }
 
 /// What a task of its own needs to fetch one title.
@@ -94,6 +114,7 @@ impl FetchArgs {
             force: false,
             progress: Mode::Auto,
             json: false,
+            sources: SourceCount(None),
             congestion: Congestion::default(),
             verbose: false,
             zone: String::new(),
@@ -116,6 +137,7 @@ impl FetchArgs {
                     zone: self.zone.clone(),
                     limit: self.limit_rate,
                     congestion: self.congestion,
+                    sources: self.sources.0,
                     ..Options::default()
                 };
                 let client = self.reach.client(url.master.clone(), options)?;

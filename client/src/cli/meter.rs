@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
-use usher_proto::{Bitrate, Fault};
+use usher_proto::{Bitrate, Fault, NodeName};
 
 use super::note;
 use crate::driver::{Outcome, Progress};
@@ -113,6 +113,16 @@ impl Meter {
                 state.node = node.to_string();
                 if let Some(bar) = &self.bar {
                     bar.set_message(format!("from {node}"));
+                }
+            }
+            Progress::Shared(nodes) => {
+                let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+                state.node = names.join(", ");
+                if let Some(bar) = &self.bar {
+                    bar.set_message(format!("from {}", state.node));
+                }
+                if matches!(self.board, Board::Json) {
+                    self.json(&json!({ "event": "sources", "title": self.title, "nodes": names }));
                 }
             }
             Progress::Moved { verified, received, total } => self.moved(&mut state, *verified, *received, *total),

@@ -90,7 +90,7 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
                 told.clone_from(&fault.message);
             }
         }
-        Progress::Moved { .. } => {}
+        Progress::Moved { .. } | Progress::Shared(_) => {}
     };
     let order = client.order(what.clone(), Purpose::Play, Range::default());
     let Some(player) = player else {

@@ -88,6 +88,11 @@ impl Assembler {
         self.next * GROUP..tree::groups(self.want.end).saturating_mul(GROUP).min(self.size)
     }
 
+    /// The group that comes next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Takes the next group; gives what of it is wanted and was not handed out before.
     pub fn take(&mut self, group: Group) -> Result<Option<Piece>, AssembleError> {
         let Group { index, data, value, pending } = group;

@@ -66,6 +66,8 @@ pub struct Sources {
     /// The first group that nobody was ever asked for.
     fresh: u64,
     end: u64,
+    /// Sources that there will be, as far as is known.
+    expected: usize,
     kept: u64,
     duplicates: u64,
     /// Groups that may still be asked for twice while everyone sends.
@@ -78,7 +80,12 @@ impl Sources {
         let Range { start, end } = groups;
         let budget = end.saturating_sub(start) / 512 + LEAST;
         let (sources, runs, back) = Default::default();
-        Self { sources, runs, back, fresh: start, end, kept: 0, duplicates: 0, budget }
+        Self { sources, runs, back, fresh: start, end, expected: 1, kept: 0, duplicates: 0, budget }
+    }
+
+    /// So many sources will be there in a moment: something is left for them. 1 if no more come than are there.
+    pub fn expect(&mut self, sources: usize) {
+        self.expected = sources;
     }
 
     /// Another source, which may be asked from now on.
@@ -222,9 +229,10 @@ impl Sources {
 
     /// Groups of the source's next run: its share, fewer near the end, and few of one that is not known.
     fn size(&self, at: usize) -> u64 {
-        let Some(share) = self.share(at) else { return if self.count() > 1 { LEAST } else { RUN } };
-        let left = (self.end - self.fresh) / (2 * OUTSTANDING * self.count().max(1)) as u64;
-        let most = if self.count() > 1 { left.max(LEAST) } else { RUN };
+        let sources = self.count().max(self.expected);
+        let Some(share) = self.share(at) else { return if sources > 1 { LEAST } else { RUN } };
+        let left = (self.end - self.fresh) / (2 * OUTSTANDING * sources) as u64;
+        let most = if sources > 1 { left.max(LEAST) } else { RUN };
         let size = share.min(most).clamp(LEAST, RUN);
         // A power of two, whose edges are edges of pages too.
         1 << size.ilog2()

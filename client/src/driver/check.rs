@@ -33,37 +33,48 @@ pub(super) enum Last {
     Early(String),
 }
 
-type Passed = (Vec<Group>, Option<Last>);
+/// Good groups in the order in which they were asked for, and why no more come.
+pub(super) type Passed = (Vec<Group>, Option<Last>);
 
 /// The good groups of one stream.
 pub(super) struct Checked {
     groups: mpsc::Receiver<Passed>,
-    /// Without it the thread below comes to its end.
     _reader: Reader,
 }
 
 impl Checked {
-    /// Begins to check. The verifier may be told of further ranges meanwhile.
-    pub(super) fn start(gathered: Gathered, verifier: Arc<Mutex<Verifier>>) -> Self {
-        let Gathered { mut batches, reader } = gathered;
+    /// Begins to check.
+    pub(super) fn start(gathered: Gathered, verifier: Verifier) -> Self {
         let (send, groups) = mpsc::channel(WAITING);
-        drop(tokio::task::spawn_blocking(move || {
-            while let Some(batch) = batches.blocking_recv() {
-                let passed = check(&verifier, batch);
-                let last = passed.1.is_some();
-                if send.blocking_send(passed).is_err() || last {
-                    return;
-                }
-            }
-        }));
-        Self { groups, _reader: reader }
+        let hand = move |passed| send.blocking_send(passed).is_ok();
+        Self { groups, _reader: start(gathered, Arc::new(Mutex::new(verifier)), hand) }
     }
 
-    /// The next good groups, in the order in which they were asked for, and why no more come.
+    /// What passed next.
     pub(super) async fn next(&mut self) -> Passed {
         let died = || Fault::new(Code::Internal, "the thread that verifies died");
         self.groups.recv().await.unwrap_or_else(|| (Vec::new(), Some(Last::Lost(died()))))
     }
+}
+
+/// Checks on a thread of its own, and hands on what passed until that is taken no more. The thread ends with the reader
+/// that is returned; the verifier may be told of further ranges meanwhile.
+pub(super) fn start(
+    gathered: Gathered,
+    verifier: Arc<Mutex<Verifier>>,
+    mut hand: impl FnMut(Passed) -> bool + Send + 'static,
+) -> Reader {
+    let Gathered { mut batches, reader } = gathered;
+    drop(tokio::task::spawn_blocking(move || {
+        while let Some(batch) = batches.blocking_recv() {
+            let passed = check(&verifier, batch);
+            let last = passed.1.is_some();
+            if !hand(passed) || last {
+                return;
+            }
+        }
+    }));
+    reader
 }
 
 fn check(verifier: &Mutex<Verifier>, batch: Batch) -> Passed {

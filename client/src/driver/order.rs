@@ -18,6 +18,8 @@ pub(crate) struct Order {
     pub(crate) zone: String,
     /// Without any progress for this long the order fails.
     pub(crate) timeout: Duration,
+    /// Nodes that may send it at once; `None` for as many as help.
+    pub(crate) sources: Option<usize>,
 }
 
 impl Order {

@@ -1,7 +1,7 @@
 //! What a node says besides media, its set-up, its no and where it sends a session, as the driver takes it. Refuses to
 //! know what comes of it.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use usher_proto::{
     Code, Fault,
@@ -10,7 +10,7 @@ use usher_proto::{
     wire::Frame,
 };
 
-use super::{End, Ongoing};
+use super::{About, End, check::Last};
 use crate::quic::Incoming;
 
 /// Takes the set-up information, or the refusal.
@@ -18,7 +18,8 @@ pub(super) async fn begin(
     incoming: &mut Incoming,
     at: &SeatAddress,
     timeout: Duration,
-    ongoing: &Ongoing,
+    about: &About,
+    wide: Range<u64>,
 ) -> Result<SetupInfo, Fault> {
     let setup = match incoming.next(timeout).await? {
         Some(Frame::Setup(setup)) => SetupInfo::try_from(setup)
@@ -27,11 +28,10 @@ pub(super) async fn begin(
         Some(_) => return Err(blame(at, Fault::new(Code::Internal, "media came before the set-up information"))),
         None => return Err(blame(at, Fault::new(Code::Network, "the stream ended before the set-up information"))),
     };
-    if setup.size != ongoing.about.size {
-        let text = format!("has {} bytes of {}, not {}", setup.size, ongoing.about.title, ongoing.about.size);
+    if setup.size != about.size {
+        let text = format!("has {} bytes of {}, not {}", setup.size, about.title, about.size);
         return Err(blame(at, Fault::new(Code::ContentChanged, text)));
     }
-    let wide = ongoing.assembler.widened();
     if setup.range != wide {
         let text = format!("sends bytes {:?} where {wide:?} were asked for", setup.range);
         return Err(blame(at, Fault::new(Code::Internal, text)));
@@ -57,4 +57,18 @@ pub(super) fn sent_on(at: &SeatAddress, moved: Moved) -> End {
 pub(super) fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
     let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
     Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
+}
+
+/// The failure that an end is, if it is one.
+pub(super) fn failure(at: &SeatAddress, last: Last) -> End {
+    End::There(match last {
+        Last::Moved(moved) => return sent_on(at, moved),
+        Last::Refused(refused) => refusal(at, &refused),
+        Last::Wrong(error) => blame(at, error.into()),
+        Last::Lost(fault) => fault,
+        Last::Early(wanted) => {
+            Fault::new(Code::Network, format!("node {} ended the stream where {wanted} should be", at.node))
+        }
+        Last::Done(_) => Fault::new(Code::Network, format!("node {} ended the session early", at.node)),
+    })
 }

@@ -5,12 +5,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use quinn::{Endpoint, Incoming, SendStream, ServerConfig, VarInt, crypto::rustls::QuicServerConfig};
+use quinn::{Endpoint, Incoming, RecvStream, SendStream, ServerConfig, VarInt, crypto::rustls::QuicServerConfig};
 use usher_certs::media::{MediaCertResolver, MediaCertificate};
 use usher_proto::{
     Code, Fault,
@@ -48,6 +48,8 @@ pub(super) enum Manner {
     Move(u64),
     /// The same with a title that is not hashed.
     MoveUnhashed(u64),
+    /// Sends a group, waits for so many milliseconds, and so on.
+    Slow(u64),
 }
 
 pub(super) type Titles = Arc<HashMap<String, Vec<u8>>>;
@@ -59,6 +61,10 @@ pub(super) struct Node {
     pub(super) connections: Arc<AtomicUsize>,
     /// The first byte that each session asked for.
     pub(super) starts: Arc<Mutex<Vec<u64>>>,
+    /// Bytes that were sent, as far as streams took them.
+    pub(super) sent: Arc<AtomicU64>,
+    /// Sessions that were served to their end.
+    pub(super) finished: Arc<AtomicUsize>,
     /// Where sessions are sent on to; the ticket there is the session's own.
     next: Arc<Mutex<v1::Seat>>,
     endpoint: Endpoint,
@@ -87,16 +93,23 @@ impl Node {
             pin: certificate.sha256,
             connections: Arc::default(),
             starts: Arc::default(),
+            sent: Arc::default(),
+            finished: Arc::default(),
             next: Arc::default(),
             endpoint: endpoint.clone(),
         };
-        let (connections, starts, titles) = (node.connections.clone(), node.starts.clone(), titles.clone());
-        let next = node.next.clone();
+        let known = Known {
+            titles: titles.clone(),
+            starts: node.starts.clone(),
+            sent: node.sent.clone(),
+            finished: node.finished.clone(),
+            next: node.next.clone(),
+        };
+        let connections = node.connections.clone();
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let known = (titles.clone(), starts.clone(), next.clone());
-                tokio::spawn(connection(incoming, known, manner));
+                tokio::spawn(connection(incoming, known.clone(), manner));
             }
         });
         node
@@ -112,31 +125,69 @@ impl Node {
     }
 }
 
-type Known = (Titles, Arc<Mutex<Vec<u64>>>, Arc<Mutex<v1::Seat>>);
+#[derive(Clone)]
+struct Known {
+    titles: Titles,
+    starts: Arc<Mutex<Vec<u64>>>,
+    sent: Arc<AtomicU64>,
+    finished: Arc<AtomicUsize>,
+    next: Arc<Mutex<v1::Seat>>,
+}
 
-async fn connection(incoming: Incoming, (titles, starts, next): Known, manner: Manner) {
+/// What a client sends on a stream.
+struct Asked {
+    recv: RecvStream,
+    decoder: Decoder,
+}
+
+impl Asked {
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().expect("good frames") {
+                return Some(frame);
+            }
+            let chunk = self.recv.read_chunk(usize::MAX, true).await.ok()??;
+            self.decoder.push_chunk(chunk.bytes);
+        }
+    }
+}
+
+async fn connection(incoming: Incoming, known: Known, manner: Manner) {
     let Ok(connection) = incoming.await else { return };
-    while let Ok((send, mut recv)) = connection.accept_bi().await {
-        let (titles, starts, next) = (titles.clone(), starts.clone(), next.clone());
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let known = known.clone();
         tokio::spawn(async move {
-            let mut decoder = Decoder::default();
-            decoder.push(&recv.read_to_end(10_000).await.expect("a header"));
-            let Ok(Some(Frame::Open(open))) = decoder.next_frame() else { panic!("no Open") };
-            starts.lock().expect("not poisoned").push(open.range.unwrap_or_default().start);
+            let mut asked = Asked { recv, decoder: Decoder::default() };
+            let Some(Frame::Open(open)) = asked.next().await else { panic!("no Open") };
+            known.starts.lock().expect("not poisoned").push(open.range.unwrap_or_default().start);
             // A client that leaves early is part of some tests.
-            let next = next.lock().expect("not poisoned").clone();
-            let _gone = session(send, &open, &titles, next, manner).await;
+            let _gone = session(Out { send, sent: known.sent.clone() }, asked, &open, &known, manner).await;
         });
     }
 }
 
-async fn session(mut send: SendStream, open: &Open, titles: &Titles, next: v1::Seat, manner: Manner) -> Option<()> {
+/// A stream that counts.
+struct Out {
+    send: SendStream,
+    sent: Arc<AtomicU64>,
+}
+
+impl Out {
+    async fn all(&mut self, bytes: &[u8]) -> Option<()> {
+        self.send.write_all(bytes).await.ok()?;
+        self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Some(())
+    }
+}
+
+async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, manner: Manner) -> Option<()> {
     if let Manner::Refuse(code) = manner {
-        send.write_all(&wire::refused(&Fault::new(code, "not now"))).await.ok()?;
-        return send.finish().ok();
+        out.all(&wire::refused(&Fault::new(code, "not now"))).await?;
+        return out.send.finish().ok();
     }
     // The ticket of the tests is the title.
-    let data = titles.get(&open.ticket).expect("a known title");
+    let data = known.titles.get(&open.ticket).expect("a known title");
+    let next = known.next.lock().expect("not poisoned").clone();
     let mut builder = tree::Builder::default();
     data.chunks(GROUP as usize).for_each(|group| builder.push(group));
     let mut hashes = builder.finish();
@@ -145,8 +196,8 @@ async fn session(mut send: SendStream, open: &Open, titles: &Titles, next: v1::S
     }
     let hashed = !matches!(manner, Manner::Unhashed | Manner::UnhashedLie | Manner::MoveUnhashed(_));
     let size = data.len() as u64;
-    let range = open.range.unwrap_or_default();
-    let groups = range.start / GROUP..tree::groups(if range.end == 0 { size } else { range.end });
+    let wide = |range: v1::ByteRange| range.start / GROUP..tree::groups(if range.end == 0 { size } else { range.end });
+    let mut groups = wide(open.range.unwrap_or_default());
     let setup = v1::Setup {
         title: open.ticket.clone(),
         content_id: if hashed { hashes.content.to_string() } else { String::new() },
@@ -156,44 +207,58 @@ async fn session(mut send: SendStream, open: &Open, titles: &Titles, next: v1::S
         page_groups: PAGE_GROUPS as u32,
         ..v1::Setup::default()
     };
-    send.write_all(&wire::message(Kind::Setup, &setup)?).await.ok()?;
+    out.all(&wire::message(Kind::Setup, &setup)?).await?;
     if manner == Manner::Silent {
         std::future::pending::<()>().await;
     }
     let head: Vec<u8> =
         if hashes.groups.is_empty() { Vec::new() } else { wire::values(Kind::Hashes, &hashes.groups).to_vec() };
-    if hashed {
-        send.write_all(&head).await.ok()?;
-    }
-    for (sent, index) in groups.clone().enumerate() {
-        if manner == Manner::Reset(sent as u64) {
-            return send.reset(VarInt::from_u32(Code::Unavailable.quic())).ok();
+    let mut sent = 0;
+    loop {
+        if hashed {
+            out.all(&head).await?;
         }
-        if manner == Manner::Stall(sent as u64) {
-            std::future::pending::<()>().await;
+        for index in groups {
+            if manner == Manner::Reset(sent) {
+                return out.send.reset(VarInt::from_u32(Code::Unavailable.quic())).ok();
+            }
+            if manner == Manner::Stall(sent) {
+                std::future::pending::<()>().await;
+            }
+            if manner == Manner::End(sent) {
+                return out.send.finish().ok();
+            }
+            if let Manner::Move(after) | Manner::MoveUnhashed(after) = manner
+                && after == sent
+            {
+                let ticket = if next.ticket.is_empty() { open.ticket.clone() } else { next.ticket.clone() };
+                let moved = Moved { seat: Some(v1::Seat { ticket, ..next }) };
+                out.all(&wire::message(Kind::Moved, &moved)?).await?;
+                return out.send.finish().ok();
+            }
+            if let Manner::Slow(millis) = manner {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+            }
+            let start = (index * GROUP) as usize;
+            let mut group = data[start..data.len().min(start + GROUP as usize)].to_vec();
+            if manner == Manner::Corrupt(index) {
+                group[7] ^= 16;
+            }
+            out.all(&wire::header(Kind::Group, group.len())).await?;
+            out.all(&group).await?;
+            sent += 1;
         }
-        if manner == Manner::End(sent as u64) {
-            return send.finish().ok();
+        match if open.more { asked.next().await } else { None } {
+            Some(Frame::Range(range)) => groups = wide(range),
+            Some(other) => panic!("{other:?} after the Open"),
+            None => break,
         }
-        if let Manner::Move(after) | Manner::MoveUnhashed(after) = manner
-            && after == sent as u64
-        {
-            let ticket = if next.ticket.is_empty() { open.ticket.clone() } else { next.ticket.clone() };
-            let moved = Moved { seat: Some(v1::Seat { ticket, ..next }) };
-            send.write_all(&wire::message(Kind::Moved, &moved)?).await.ok()?;
-            return send.finish().ok();
-        }
-        let start = (index * GROUP) as usize;
-        let mut group = data[start..data.len().min(start + GROUP as usize)].to_vec();
-        if manner == Manner::Corrupt(index) {
-            group[7] ^= 16;
-        }
-        send.write_all(&wire::header(Kind::Group, group.len())).await.ok()?;
-        send.write_all(&group).await.ok()?;
     }
     if !hashed {
-        send.write_all(&head).await.ok()?;
+        out.all(&head).await?;
     }
-    send.write_all(&wire::message(Kind::Finish, &Finish { content_id: hashes.content.0.to_vec() })?).await.ok()?;
-    send.finish().ok()
+    out.all(&wire::message(Kind::Finish, &Finish { content_id: hashes.content.0.to_vec() })?).await?;
+    out.send.finish().ok()?;
+    known.finished.fetch_add(1, Ordering::Relaxed);
+    Some(())
 }

@@ -55,9 +55,9 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// For a transfer that begins now: `told` sources, or as many as help.
-    pub fn new(now: Instant, told: Option<usize>) -> Self {
-        Self { told, phase: Phase::Watch(now, 0), before: 0, losses: 0 }
+    /// For a transfer that goes on now, after `came` bytes: `told` sources, or as many as help.
+    pub fn new(now: Instant, told: Option<usize>, came: u64) -> Self {
+        Self { told, phase: Phase::Watch(now, came), before: 0, losses: 0 }
     }
 
     /// What to do now that `came` bytes came in all, `left` are missing, and there are so many `sources`.
@@ -144,7 +144,7 @@ mod tests {
     /// sources, the last one, and the 100 ms it took.
     fn run(told: Option<usize>, size: u64, rates: &[u64]) -> (usize, usize, u64) {
         let start = Instant::now();
-        let mut growth = Growth::new(start, told);
+        let mut growth = Growth::new(start, told, 0);
         let (mut sources, mut most, mut came, mut step) = (1, 1, 0, 0);
         while came < size {
             step += 1;
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn losses_are_made_good_a_few_times() {
         let now = Instant::now();
-        let mut growth = Growth::new(now, Some(2));
+        let mut growth = Growth::new(now, Some(2), 0);
         for _ in 0..=LOSSES {
             assert_eq!(growth.handle(now, 0, 100, 1), Wish::Add);
             growth.added(now, 0);

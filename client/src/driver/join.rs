@@ -1,0 +1,55 @@
+//! From a seat to a stream whose groups can be verified. Refuses to know what is asked for next.
+
+use std::{ops::Range, time::Duration};
+
+use quinn::SendStream;
+use usher_proto::{
+    Fault,
+    model::{SeatAddress, SetupInfo},
+    pb::{v1::ByteRange, wire::Open},
+    verify::Verifier,
+};
+
+use super::{
+    About, Means,
+    words::{begin, blame},
+};
+use crate::quic::{Incoming, silent};
+
+/// What is asked of a seat first.
+pub(super) struct Ask {
+    pub(super) range: Range<u64>,
+    /// The same, widened to the whole groups that a node sends.
+    pub(super) wide: Range<u64>,
+    pub(super) request_id: String,
+    /// Further ranges follow.
+    pub(super) more: bool,
+}
+
+/// An open session.
+pub(super) struct Joined {
+    pub(super) incoming: Incoming,
+    /// Our side of the stream, where further ranges follow.
+    pub(super) send: Option<SendStream>,
+    pub(super) setup: SetupInfo,
+    pub(super) verifier: Verifier,
+}
+
+/// Opens a session and takes its set-up information.
+pub(super) async fn join(
+    means: Means<'_>,
+    at: &SeatAddress,
+    ask: Ask,
+    about: &About,
+    timeout: Duration,
+) -> Result<Joined, Fault> {
+    let Ask { range, wide, request_id, more } = ask;
+    let range = Some(ByteRange { start: range.start, end: range.end });
+    let open = Open { ticket: at.ticket.clone(), range, priority: 0, request_id, more };
+    let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());
+    let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
+    let (mut incoming, send) = opened?;
+    let setup = begin(&mut incoming, at, timeout, about, wide).await?;
+    let verifier = Verifier::new(&setup, about.content).map_err(|error| blame(at, error.into()))?;
+    Ok(Joined { incoming, send, setup, verifier })
+}

@@ -1,0 +1,375 @@
+//! One title from several nodes at once. Each source is a session of its own, with a ticket of its own; what it is asked
+//! for, and which copy of a group counts, is decided in `core::sources`, and how many there are in its `Growth`.
+//!
+//! The first source is the seat that the resume machine chose. When the last one is gone, that machine hears what became
+//! of the first; what came ahead of its turn is kept until then and after.
+
+mod more;
+mod source;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use rand::rngs::SmallRng;
+use tokio::sync::mpsc;
+use usher_proto::{
+    Code, ContentId, Fault, NodeName,
+    model::SeatAddress,
+    tree::{self, GROUP},
+    verify::Group,
+};
+
+use self::{
+    more::Found,
+    source::{Joining, Source},
+};
+use super::{
+    End, Means, Ongoing, Order, Progress, Run, Sink,
+    check::{Last, Passed},
+    join::Joined,
+    session::{hand_on, reason},
+    words::failure,
+};
+use crate::core::{
+    resume::Event,
+    sources::{Growth, Id, RUN, Sources, Wish},
+};
+
+/// Groups from which on a title may be spread without being told: below 16 MiB the first source is done too soon.
+const FROM: u64 = 4 * RUN;
+
+/// How often the decisions are asked when nothing happens: a source that falls silent is noticed after a second.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long nodes may take to say that a session ended well: waiting is a courtesy to their statistics.
+const GOODBYE: Duration = Duration::from_millis(300);
+
+/// Moves of one source; see `core::resume`.
+const MOVES: u32 = 8;
+
+/// What outlives the sources: who was asked for what, and groups that came ahead of their turn.
+pub(super) struct Spread {
+    sources: Sources,
+    ahead: BTreeMap<u64, Group>,
+    next: Id,
+}
+
+/// What happened to a source that is on its way.
+enum News {
+    Found(Result<Found, Fault>),
+    Joined(Joining, Result<Box<Joined>, Fault>),
+}
+
+/// The sources of a transfer.
+struct Crew<'a> {
+    means: Means<'a>,
+    order: &'a Order,
+    spread: Spread,
+    growth: Growth,
+    live: Vec<Source>,
+    /// Sources whose sessions are being opened.
+    joining: Vec<(Id, NodeName)>,
+    /// Nodes that are not to be asked again, whatever they did.
+    out: Vec<NodeName>,
+    news: FuturesUnordered<BoxFuture<'a, News>>,
+    groups: mpsc::Sender<(Id, Passed)>,
+    /// The seat that the resume machine chose, and what became of it.
+    first: Id,
+    end: Option<End>,
+}
+
+impl Run<'_> {
+    /// Whether the rest of the title may come from several nodes at once.
+    pub(super) fn spreads(&self) -> bool {
+        let Some(ongoing) = &self.ongoing else { return false };
+        let left = tree::groups(ongoing.about.range.end).saturating_sub(ongoing.assembler.next());
+        let enough = match self.order.sources {
+            Some(0 | 1) => return false,
+            Some(_) => left > 1,
+            None => left >= FROM,
+        };
+        ongoing.about.content.is_some() && (enough || ongoing.spread.is_some())
+    }
+
+    /// Fetches the rest from this seat and others, until all is there or all are gone.
+    pub(super) async fn spread<S: Sink>(
+        &mut self,
+        seat: usize,
+        sink: &mut S,
+        rng: &mut SmallRng,
+    ) -> Result<ContentId, End> {
+        let lost = || End::There(Fault::new(Code::Internal, "no such seat"));
+        let sent_by = self.sent_by.take();
+        let answer = self.answer.as_ref().ok_or_else(lost)?;
+        let at = answer.seats.get(seat).cloned().ok_or_else(lost)?;
+        let ongoing = self.ongoing.as_mut().ok_or_else(lost)?;
+        let content = ongoing.about.content.ok_or_else(lost)?;
+        if ongoing.assembler.ask().is_none() {
+            return Ok(content);
+        }
+        let wanted = ongoing.assembler.next()..tree::groups(ongoing.about.range.end);
+        let spread = ongoing.spread.take().unwrap_or_else(|| Spread {
+            sources: Sources::new(wanted),
+            ahead: BTreeMap::new(),
+            next: 0,
+        });
+        let (groups, mut passed) = mpsc::channel(1);
+        let mut crew = Crew {
+            means: self.means,
+            order: self.order,
+            growth: Growth::new(Instant::now(), self.order.sources, spread.sources.kept() * GROUP),
+            first: spread.next,
+            spread,
+            live: Vec::new(),
+            joining: Vec::new(),
+            out: Vec::new(),
+            news: FuturesUnordered::new(),
+            groups,
+            end: None,
+        };
+        let why = reason(sent_by, seat, answer);
+        crew.spread.sources.expect(self.order.sources.unwrap_or(1));
+        let found = Found { at, request_id: answer.request_id.clone(), reason: why, moves: 0, wished: false };
+        crew.begin(found, ongoing);
+        let result = loop {
+            if let Some(first) = crew.live.first().filter(|_| self.node.is_none() || crew.live.len() == 1) {
+                self.node = Some(first.at.node.clone());
+                self.reason.clone_from(&first.reason);
+            }
+            crew.ask(ongoing);
+            if crew.spread.sources.is_done() {
+                break Ok(content);
+            }
+            if crew.live.is_empty() && crew.news.is_empty() {
+                break Err(crew.end.take().unwrap_or_else(lost));
+            }
+            crew.grow(ongoing);
+            tokio::select! {
+                Some((id, batch)) = passed.recv() => {
+                    let ready = crew.take(id, batch, ongoing);
+                    let moved = || { self.resume.handle(Instant::now(), Event::Progress, rng); };
+                    match hand_on(self.means, ongoing, ready, sink, moved).await {
+                        Ok(None) => {}
+                        Ok(Some(error)) => break Err(End::There(error.into())),
+                        Err(fault) => break Err(End::Here(fault)),
+                    }
+                }
+                Some(news) = crew.news.next() => crew.hear(news, ongoing),
+                () = tokio::time::sleep(TICK) => {}
+            }
+        };
+        if result.is_ok() {
+            let farewell = crew.farewell(&mut passed);
+            // Not waiting for a node that does not answer: every byte is there.
+            drop(tokio::time::timeout(GOODBYE, farewell).await);
+        } else {
+            crew.disband();
+            ongoing.spread = Some(crew.spread);
+        }
+        result
+    }
+}
+
+impl<'a> Crew<'a> {
+    /// Opens a session at a seat, for the first run that is free.
+    fn begin(&mut self, found: Found, ongoing: &Ongoing) {
+        let (id, now) = (self.spread.next, Instant::now());
+        self.spread.next += 1;
+        self.spread.sources.add(id);
+        let Some(groups) = self.spread.sources.assign(now, id) else {
+            self.spread.sources.lost(id);
+            // Everything that is left is being sent.
+            self.alone();
+            return;
+        };
+        let joining = Joining { id, found, groups };
+        self.joining.push((id, joining.found.at.node.clone()));
+        let opening = joining.open(self.means, &ongoing.about, self.order.timeout);
+        self.news.push(Box::pin(async move {
+            let joined = opening.await.map(Box::new);
+            News::Joined(joining, joined)
+        }));
+    }
+
+    /// Asks every source for what it is to send next.
+    fn ask(&mut self, ongoing: &Ongoing) {
+        let mut failed = Vec::new();
+        for source in &mut self.live {
+            while let Some(groups) = self.spread.sources.assign(Instant::now(), source.id) {
+                if let Err(fault) = source.ask(groups, &ongoing.about) {
+                    failed.push((source.id, End::There(fault)));
+                    break;
+                }
+            }
+        }
+        failed.into_iter().for_each(|(id, end)| self.lose(id, end, ongoing));
+    }
+
+    /// Gets or drops a source, where that helps.
+    fn grow(&mut self, ongoing: &Ongoing) {
+        if self.live.is_empty() {
+            return;
+        }
+        let (came, left) = (self.spread.sources.kept() * GROUP, self.spread.sources.missing() * GROUP);
+        match self.growth.handle(Instant::now(), came, left, self.spread.sources.count()) {
+            Wish::Stay => {}
+            Wish::Add => {
+                let exclude = self.in_use().chain(&self.out).cloned().collect();
+                let find = more::find(self.means, self.order, ongoing.about.clone(), exclude);
+                self.news.push(Box::pin(async move { News::Found(find.await) }));
+            }
+            Wish::DropLast => {
+                if let Some(source) = self.live.pop() {
+                    tracing::debug!(node = %source.at.node, "another source did not help");
+                    self.spread.sources.lost(source.id);
+                    self.tell();
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, news: News, ongoing: &Ongoing) {
+        match news {
+            News::Found(Ok(found)) => self.begin(found, ongoing),
+            News::Found(Err(fault)) => {
+                tracing::debug!(%fault, "there is no other source");
+                self.alone();
+            }
+            News::Joined(joining, joined) => {
+                self.joining.retain(|(id, _)| *id != joining.id);
+                let (id, at, wished) = (joining.id, joining.found.at.clone(), joining.found.wished);
+                let source = joined.and_then(|joined| {
+                    let groups = self.groups.clone();
+                    joining.into_source(*joined, self.means, self.order.timeout, groups)
+                });
+                match source {
+                    Ok(source) => {
+                        let first = self.live.is_empty();
+                        let (node, reason) = (source.at.node.clone(), source.reason.clone());
+                        self.live.push(source);
+                        if first {
+                            let about = ongoing.about.clone();
+                            (self.means.observer)(&Progress::Seated { node, reason, about });
+                        } else {
+                            self.tell();
+                        }
+                        if wished {
+                            self.growth.added(Instant::now(), self.spread.sources.kept() * GROUP);
+                        }
+                    }
+                    Err(fault) => {
+                        if wished {
+                            self.alone();
+                        }
+                        self.gone(id, at, End::There(fault), None, ongoing);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what a source sent; gives the groups whose turn it is.
+    fn take(&mut self, id: Id, (groups, last): Passed, ongoing: &Ongoing) -> Vec<Group> {
+        if !self.live.iter().any(|source| source.id == id) {
+            return Vec::new();
+        }
+        for group in groups {
+            if self.spread.sources.received(Instant::now(), id, group.index) {
+                self.spread.ahead.insert(group.index, group);
+            }
+        }
+        let (mut ready, mut next) = (Vec::new(), ongoing.assembler.next());
+        while let Some(group) = self.spread.ahead.remove(&next) {
+            ready.push(group);
+            next += 1;
+        }
+        if let Some(last) = last
+            && let Some(at) = self.live.iter().find(|source| source.id == id).map(|source| source.at.clone())
+        {
+            self.lose(id, failure(&at, last), ongoing);
+        }
+        ready
+    }
+
+    /// A live source ended.
+    fn lose(&mut self, id: Id, end: End, ongoing: &Ongoing) {
+        let Some(at) = self.live.iter().position(|source| source.id == id) else { return };
+        let source = self.live.remove(at);
+        let moves = source.moves;
+        self.gone(id, source.at.clone(), end, Some(moves), ongoing);
+        self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
+        self.tell();
+    }
+
+    /// What a source was asked for goes back. Where others go on, one that its node sent elsewhere follows.
+    fn gone(&mut self, id: Id, at: SeatAddress, end: End, moves: Option<u32>, ongoing: &Ongoing) {
+        self.spread.sources.lost(id);
+        let others = !self.live.is_empty();
+        match end {
+            End::Moved(to) if others && moves.is_some_and(|moves| moves < MOVES) && self.is_free(&to.node) => {
+                let reason = format!("moved there by {}", at.node);
+                let moves = moves.unwrap_or_default() + 1;
+                let request_id = String::new();
+                self.begin(Found { at: *to, request_id, reason, moves, wished: false }, ongoing);
+                return;
+            }
+            End::There(ref fault) if others || !self.news.is_empty() => {
+                tracing::debug!(node = %at.node, %fault, "a source is lost");
+                (self.means.observer)(&Progress::Lost(fault.clone()));
+            }
+            _ => {}
+        }
+        self.out.push(at.node);
+        // The resume machine knows the first source only; the others are made good here.
+        if id == self.first || self.end.is_none() {
+            self.end = Some(end);
+        }
+    }
+
+    /// There is no other source.
+    fn alone(&mut self) {
+        self.growth.refused();
+        self.spread.sources.expect(1);
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = &NodeName> {
+        self.live.iter().map(|source| &source.at.node).chain(self.joining.iter().map(|(_, node)| node))
+    }
+
+    fn is_free(&self, node: &NodeName) -> bool {
+        !self.out.contains(node) && self.in_use().all(|one| one != node)
+    }
+
+    /// Says which nodes send.
+    fn tell(&self) {
+        let nodes = self.live.iter().map(|source| source.at.node.clone()).collect();
+        (self.means.observer)(&Progress::Shared(nodes));
+    }
+
+    /// Every byte is there: sources that owe nothing are told so, and end their sessions well.
+    async fn farewell(&mut self, passed: &mut mpsc::Receiver<(Id, Passed)>) {
+        let sources = &self.spread.sources;
+        self.live.retain(|source| sources.is_idle(source.id));
+        self.live.iter_mut().for_each(Source::finish);
+        while !self.live.is_empty() {
+            let Some((id, (_, last))) = passed.recv().await else { return };
+            if last.is_some() {
+                if let Some(Last::Wrong(error)) = &last {
+                    tracing::debug!(%error, "a node did not end its session well");
+                }
+                self.live.retain(|source| source.id != id);
+            }
+        }
+    }
+
+    /// Everything that was asked for and did not come goes back.
+    fn disband(&mut self) {
+        self.news.clear();
+        self.joining.clear();
+        self.live.clear();
+        (self.first..self.spread.next).for_each(|id| self.spread.sources.lost(id));
+    }
+}

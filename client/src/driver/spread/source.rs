@@ -1,0 +1,124 @@
+//! One source: an open session that takes further ranges. Refuses to know which.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use quinn::SendStream;
+use tokio::sync::mpsc;
+use usher_proto::{
+    Code, Fault,
+    model::SeatAddress,
+    pb::v1::ByteRange,
+    tree::GROUP,
+    verify::Verifier,
+    wire::{self, Kind},
+};
+
+use super::{
+    super::{
+        About, Means,
+        check::{self, Passed},
+        join::{Ask, Joined, join},
+        session::HASHING,
+    },
+    Found,
+};
+use crate::{
+    core::sources::Id,
+    quic::{Due, Patience, Reader},
+};
+
+/// A source that is on its way, and the groups that it is to send first.
+pub(super) struct Joining {
+    pub(super) id: Id,
+    pub(super) found: Found,
+    pub(super) groups: Range<u64>,
+}
+
+/// A source that sends.
+pub(super) struct Source {
+    pub(super) id: Id,
+    pub(super) at: SeatAddress,
+    pub(super) reason: String,
+    pub(super) moves: u32,
+    send: SendStream,
+    verifier: Arc<Mutex<Verifier>>,
+    due: Due,
+    _reader: Reader,
+}
+
+/// The wanted bytes of these groups.
+fn bytes(groups: &Range<u64>, about: &About) -> Range<u64> {
+    (groups.start * GROUP).max(about.range.start)..(groups.end * GROUP).min(about.range.end)
+}
+
+impl Joining {
+    /// Opens the session.
+    pub(super) fn open<'a>(
+        &self,
+        means: Means<'a>,
+        about: &About,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Joined, Fault>> + Send + use<'a> {
+        let (at, about, range) = (self.found.at.clone(), about.clone(), bytes(&self.groups, about));
+        let wide = self.groups.start * GROUP..(self.groups.end * GROUP).min(about.size);
+        let ask = Ask { range, wide, request_id: self.found.request_id.clone(), more: true };
+        async move { join(means, &at, ask, &about, timeout).await }
+    }
+
+    /// The source that it is now; its groups go to `passed`.
+    pub(super) fn into_source(
+        self,
+        joined: Joined,
+        means: Means<'_>,
+        timeout: Duration,
+        passed: mpsc::Sender<(Id, Passed)>,
+    ) -> Result<Source, Fault> {
+        let Self { id, found: Found { at, reason, moves, .. }, groups } = self;
+        let lost = || Fault::new(Code::Internal, "our side of the stream is missing");
+        let send = joined.send.ok_or_else(lost)?;
+        let due: Due = Arc::new(AtomicU64::new(groups.end - groups.start));
+        // While nothing is asked of it, the connection's keep-alive tells whether it lives.
+        let patience = Patience { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due) };
+        let gathered = means.pool.gather(joined.incoming, patience)?;
+        let verifier = Arc::new(Mutex::new(joined.verifier));
+        let hand = move |batch| passed.blocking_send((id, batch)).is_ok();
+        let reader = check::start(gathered, Arc::clone(&verifier), hand);
+        Ok(Source { id, at, reason, moves, send, verifier, due, _reader: reader })
+    }
+}
+
+impl Source {
+    /// Asks for these groups too.
+    pub(super) fn ask(&mut self, groups: Range<u64>, about: &About) -> Result<(), Fault> {
+        let node = &self.at.node;
+        let fault = |why: &dyn std::fmt::Display| Fault::new(Code::Network, format!("ask node {node} for more: {why}"));
+        let bytes = bytes(&groups, about);
+        let range = ByteRange { start: bytes.start, end: bytes.end };
+        let frame = wire::message(Kind::Range, &range).ok_or_else(|| fault(&"the range is too long"))?;
+        // Before the node can answer.
+        let extended = self.verifier.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
+        extended.map_err(|error| fault(&error))?;
+        self.due.fetch_add(groups.end - groups.start, Ordering::Relaxed);
+        match self.send.write_chunk(frame).now_or_never() {
+            // A node that ended the session says why on its own side.
+            Some(Ok(()) | Err(_)) => Ok(()),
+            // A few ranges always fit what a node lets be sent: this one does not keep to the protocol.
+            None => Err(fault(&"it does not read what it is asked")),
+        }
+    }
+
+    /// Nothing more is wanted.
+    pub(super) fn finish(&mut self) {
+        if self.send.finish().is_err() {
+            tracing::trace!("the stream had ended already");
+        }
+    }
+}
