@@ -111,7 +111,13 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Makes certificates and state in `dir`, which must be there, and waits until all of `media` is offered.
+    /// The node may send far more than one machine can, so that what is measured is the machine.
     pub(crate) fn start(dir: &Path, media: &Path) -> anyhow::Result<Self> {
+        Self::with_capacity(dir, media, "100gbit")
+    }
+
+    /// The same with a node of this capacity.
+    pub(crate) fn with_capacity(dir: &Path, media: &Path, capacity: &str) -> anyhow::Result<Self> {
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let (certs, media) = (text(dir.join("certs")), text(media.to_owned()));
         let ca = dir.join("certs/ca.pem");
@@ -124,8 +130,7 @@ impl Cluster {
         let address = address_in(&master.line_with("master listens")?.0)?;
         let state = text(dir.join("node"));
         let node = ["node", "--name", "node-1", "--master", &address, "--media", &media, "--state", &state];
-        // Far more than one machine can send, so that what is measured is the machine.
-        let limits = ["--capacity", "100gbit", "--max-sessions", "1000000", "--replica-quota", "0"];
+        let limits = ["--capacity", capacity, "--max-sessions", "1000000", "--replica-quota", "0"];
         let mut node = Part::logging(&[&node[..], &listen[..], &limits[..]].concat(), START_ONLY)?;
         node.line_with("library is hashed")?;
         master.hush();

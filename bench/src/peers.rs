@@ -8,6 +8,7 @@ mod media;
 mod sendme;
 mod small;
 mod stage;
+mod stalls;
 pub(crate) mod stock;
 mod table;
 pub(crate) mod tickets;
@@ -64,12 +65,14 @@ enum Case {
     Tickets,
     /// 1,000 viewers of 2 Mbit/s each on a node that was just started
     Idle,
+    /// Viewers to 95 % of a node's capacity, and 50 greedy fetches beside them
+    Stalls,
     /// One title of 1 GiB, verified and in a file, beside sendme
     Verified,
 }
 
 impl Case {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::One,
         Self::Titles,
         Self::Connections,
@@ -77,6 +80,7 @@ impl Case {
         Self::Handshakes,
         Self::Tickets,
         Self::Idle,
+        Self::Stalls,
         Self::Verified,
     ];
 
@@ -90,6 +94,7 @@ impl Case {
             Self::Handshakes => handshakes::run(stage, rep, book),
             Self::Tickets => tickets::run(stage, rep, book),
             Self::Idle => idle::run(stage, rep, book),
+            Self::Stalls => stalls::run(stage, rep, book),
             Self::Verified => sendme::run(stage, rep, book),
         }
     }
@@ -109,6 +114,7 @@ const FULL: Plan = Plan {
     viewers: 1000,
     settle: Duration::from_secs(3),
     window: Duration::from_secs(15),
+    house: Duration::from_secs(30),
 };
 
 /// Large enough that every part is used, small enough for a minute in all.
@@ -123,6 +129,7 @@ const QUICK: Plan = Plan {
     viewers: 50,
     settle: Duration::from_secs(1),
     window: Duration::from_secs(3),
+    house: Duration::from_secs(4),
 };
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {

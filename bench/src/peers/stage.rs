@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) viewers: u64,
     pub(crate) settle: Duration,
     pub(crate) window: Duration,
+    /// How long a full house is watched.
+    pub(crate) house: Duration,
 }
 
 /// The size of a small title, in bytes: one group.

@@ -69,9 +69,17 @@ pub(crate) fn play(title: &str) -> ResolveRequest {
     ResolveRequest { what: Some(What::Title(title.to_owned())), purpose: Purpose::Play.into(), ..Default::default() }
 }
 
-/// Asks for a ticket; the seat that is reserved.
+/// Asks for a ticket to play a title; the seat that is reserved.
 pub(crate) async fn seat(tickets: &mut TicketsClient<Channel>, title: &str) -> anyhow::Result<SeatAddress> {
-    let answer = tickets.resolve(play(title)).await.with_context(|| format!("ask for {title}"))?.into_inner();
+    seat_for(tickets, play(title)).await
+}
+
+/// Asks for a ticket; the seat that is reserved.
+pub(crate) async fn seat_for(
+    tickets: &mut TicketsClient<Channel>,
+    request: ResolveRequest,
+) -> anyhow::Result<SeatAddress> {
+    let answer = tickets.resolve(request).await.context("ask for a ticket")?.into_inner();
     let seat = answer.seats.into_iter().next().context("a seat")?;
     SeatAddress::try_from(seat).map_err(|error| anyhow::anyhow!("{error}")).context("read a seat")
 }
