@@ -132,9 +132,14 @@ impl Cluster {
         let node = ["node", "--name", "node-1", "--master", &address, "--media", &media, "--state", &state];
         let limits = ["--capacity", capacity, "--max-sessions", "1000000", "--replica-quota", "0"];
         let mut node = Part::logging(&[&node[..], &listen[..], &limits[..]].concat(), START_ONLY)?;
+        let (line, _) = node.line_with("library is scanned")?;
+        let titles = line.split_once(" titles=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        let titles = titles.context("a number of titles in the log")?;
         node.line_with("library is hashed")?;
         master.hush();
         node.hush();
+        wait_for_titles(&ca, &address, titles)?;
+        wait_for_hashes(&ca, &address, titles)?;
         Ok(Self { master, node, address, ca })
     }
 }
@@ -144,6 +149,30 @@ pub(crate) fn ask(ca: &Path, args: &[&str]) -> anyhow::Result<Vec<u8>> {
     let said = Command::new(usher()?).args(args).env("USHER_CA", ca).output().context("run usher")?;
     ensure!(said.status.success(), "usher {}: {}", args.join(" "), String::from_utf8_lossy(&said.stderr));
     Ok(said.stdout)
+}
+
+/// Asks the master until it knows that many titles; when it did.
+pub(crate) fn wait_for_titles(ca: &Path, address: &str, titles: u32) -> anyhow::Result<Instant> {
+    loop {
+        let nodes = ask(ca, &["nodes", "--json", &format!("usher://{address}")])?;
+        let nodes: serde_json::Value = serde_json::from_slice(&nodes).context("read the list of nodes")?;
+        if nodes[0]["titles"] == titles {
+            return Ok(Instant::now());
+        }
+    }
+}
+
+/// Asks the master until every title has its content id.
+pub(crate) fn wait_for_hashes(ca: &Path, address: &str, titles: u32) -> anyhow::Result<()> {
+    loop {
+        let list = ask(ca, &["ls", "--json", &format!("usher://{address}")])?;
+        let list: serde_json::Value = serde_json::from_slice(&list).context("read the list of titles")?;
+        let list = list.as_array().context("a list")?;
+        let hashed = list.iter().filter(|title| title["content_id"].as_str().is_some_and(|id| id.len() == 64));
+        if hashed.count() as u64 == u64::from(titles) {
+            return Ok(());
+        }
+    }
 }
 
 /// What client programs took together.

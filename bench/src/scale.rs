@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Part, address_in, ask};
+use crate::cluster::{Part, address_in, ask, wait_for_hashes, wait_for_titles};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -136,28 +136,4 @@ fn write_titles(media: &Path, titles: u32) -> anyhow::Result<u64> {
         names += name.len() as u64;
     }
     Ok(names)
-}
-
-/// Asks the master until it knows that many titles; when it did.
-fn wait_for_titles(ca: &Path, address: &str, titles: u32) -> anyhow::Result<Instant> {
-    loop {
-        let nodes = ask(ca, &["nodes", "--json", &format!("usher://{address}")])?;
-        let nodes: serde_json::Value = serde_json::from_slice(&nodes).context("read the list of nodes")?;
-        if nodes[0]["titles"] == titles {
-            return Ok(Instant::now());
-        }
-    }
-}
-
-/// Asks the master until every title has its content id.
-fn wait_for_hashes(ca: &Path, address: &str, titles: u32) -> anyhow::Result<()> {
-    loop {
-        let list = ask(ca, &["ls", "--json", &format!("usher://{address}")])?;
-        let list: serde_json::Value = serde_json::from_slice(&list).context("read the list of titles")?;
-        let list = list.as_array().context("a list")?;
-        let hashed = list.iter().filter(|title| title["content_id"].as_str().is_some_and(|id| id.len() == 64));
-        if hashed.count() as u64 == u64::from(titles) {
-            return Ok(());
-        }
-    }
 }
