@@ -2,8 +2,10 @@
 
 mod cluster;
 mod deltas;
+mod far;
 mod scale;
 mod sim;
+mod start;
 
 use clap::{Parser, Subcommand};
 
@@ -20,6 +22,8 @@ enum Bench {
     Scale(scale::Args),
     /// What the nodes' news of their sessions costs the master
     Deltas(deltas::Args),
+    /// Round trips to the first byte of a title, from a cluster that is far away
+    Start(start::Args),
     /// The balancer in a simulated cluster: what it loses against the optimum and other policies
     Sim(sim::Args),
 }
@@ -28,6 +32,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Scale(args) => scale::run(&args),
         Bench::Deltas(args) => deltas::run(&args),
+        Bench::Start(args) => start::run(&args),
         Bench::Sim(args) => sim::run(&args),
     }
 }

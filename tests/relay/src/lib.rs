@@ -11,4 +11,4 @@ pub use core::{
     opening::Opening,
 };
 pub use tcp::TcpRelay;
-pub use udp::{Direction, UdpRelay};
+pub use udp::{Direction, Door, UdpRelay};

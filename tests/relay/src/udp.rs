@@ -1,5 +1,5 @@
-//! A UDP relay: sockets and timers around two lanes, shared by all clients. Each client has a socket of its own towards
-//! the server, as behind a NAT; [`UdpRelay::rebind`] gives each a fresh one.
+//! A UDP relay: sockets and timers around two lanes, shared by all clients and servers. Each client has a socket of its
+//! own towards the server, as behind a NAT; [`UdpRelay::rebind`] gives each a fresh one.
 //!
 //! Refuses to know what passes. ECN marks are not carried over.
 
@@ -41,24 +41,38 @@ pub enum Direction {
     Down,
 }
 
-/// A running relay. It ends when dropped.
+/// A running relay: one link, of which all that passes has its part. It ends when dropped.
 pub struct UdpRelay {
     shared: Arc<Shared>,
-    address: SocketAddr,
     _pumps: JoinSet<()>,
 }
 
-/// A datagram and the client that it is from or for.
-type Packet = (SocketAddr, Vec<u8>);
+/// A port of the relay, which leads to one server.
+pub struct Door {
+    shared: Arc<Shared>,
+    number: usize,
+    address: SocketAddr,
+}
+
+/// Whom a datagram is from or for: the number of a door, and a client there.
+type Client = (usize, SocketAddr);
 
 /// One direction.
 struct Way {
-    lane: Mutex<Lane<Packet>>,
-    /// There is something to send where nothing was.
+    lane: Mutex<Lane<(Client, Vec<u8>)>>,
+    /// What leaves next has changed.
     wake: Notify,
 }
 
-/// A client's socket towards the server.
+/// What lies behind a door.
+struct Room {
+    /// Where clients send to.
+    front: Arc<UdpSocket>,
+    /// Where it leads to; what comes before that is known is lost when it should leave.
+    server: Option<SocketAddr>,
+}
+
+/// A client's socket towards its server.
 struct Flow {
     socket: Arc<UdpSocket>,
     reader: AbortHandle,
@@ -66,45 +80,50 @@ struct Flow {
 
 #[derive(Default)]
 struct Flows {
-    server: Option<SocketAddr>,
-    by_client: HashMap<SocketAddr, Flow>,
+    rooms: Vec<Room>,
+    by_client: HashMap<Client, Flow>,
     /// Sockets from before a rebinding. They are kept, unread, so that no port comes twice and the server is told nothing.
     stale: Vec<Arc<UdpSocket>>,
+    /// They take in what clients send.
+    listeners: JoinSet<()>,
 }
 
 struct Shared {
-    /// Where clients send to.
-    front: UdpSocket,
     flows: Mutex<Flows>,
     up: Way,
     down: Way,
 }
 
 impl UdpRelay {
-    /// Binds a port on loopback. What comes before [`UdpRelay::lead_to`] names the server is lost when it should leave.
+    /// A link without doors.
+    pub fn start(up: Settings, down: Settings) -> Self {
+        let way = |settings| Way { lane: Mutex::new(Lane::new(settings)), wake: Notify::new() };
+        let shared = Arc::new(Shared { flows: Mutex::default(), up: way(up), down: way(down) });
+        let mut pumps = JoinSet::new();
+        pumps.spawn(pump(shared.clone(), Direction::Up));
+        pumps.spawn(pump(shared.clone(), Direction::Down));
+        Self { shared, _pumps: pumps }
+    }
+
+    /// Binds a port on loopback for clients of one server, which [`Door::lead_to`] names.
     ///
     /// # Errors
     /// When there is no port to be had.
-    pub async fn start(up: Settings, down: Settings) -> anyhow::Result<Self> {
-        let front = socket().await.context("bind the relay's port for clients")?;
+    pub async fn door(&self) -> anyhow::Result<Door> {
+        let front = Arc::new(socket().await.context("bind a port of the relay")?);
         let address = front.local_addr().context("read the relay's address")?;
-        let way = |settings| Way { lane: Mutex::new(Lane::new(settings)), wake: Notify::new() };
-        let shared = Arc::new(Shared { front, flows: Mutex::default(), up: way(up), down: way(down) });
-        let mut pumps = JoinSet::new();
-        pumps.spawn(listen(shared.clone()));
-        pumps.spawn(pump(shared.clone(), Direction::Up));
-        pumps.spawn(pump(shared.clone(), Direction::Down));
-        Ok(Self { shared, address, _pumps: pumps })
+        let mut flows = lock(&self.shared.flows);
+        let number = flows.rooms.len();
+        flows.rooms.push(Room { front: front.clone(), server: None });
+        flows.listeners.spawn(listen(self.shared.clone(), number, front));
+        Ok(Door { shared: self.shared.clone(), number, address })
     }
 
-    /// Where clients find the server.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Names the server, from now on.
-    pub fn lead_to(&self, server: SocketAddr) {
-        lock(&self.shared.flows).server = Some(server);
+    /// Begins a direction anew with other settings: what is on its way is lost, and the counts are 0.
+    pub fn set(&self, direction: Direction, settings: Settings) {
+        let way = self.shared.way(direction);
+        *lock(&way.lane) = Lane::new(settings);
+        way.wake.notify_one();
     }
 
     /// Begins or ends a black hole in one direction.
@@ -112,7 +131,7 @@ impl UdpRelay {
         lock(&self.shared.way(direction).lane).set_hole(hole);
     }
 
-    /// From now on what clients send comes to the server from fresh ports, and what it sends to the old ones is lost: as
+    /// From now on what clients send comes to the servers from fresh ports, and what is sent to the old ones is lost: as
     /// when a NAT forgets its table.
     pub fn rebind(&self) {
         let mut flows = lock(&self.shared.flows);
@@ -131,8 +150,21 @@ impl UdpRelay {
 
 impl Drop for UdpRelay {
     fn drop(&mut self) {
-        // The pumps end with their set; the readers hold the shared part, which holds their handles.
+        // The pumps end with their set; readers and listeners hold what holds their handles.
         self.rebind();
+        lock(&self.shared.flows).listeners.abort_all();
+    }
+}
+
+impl Door {
+    /// Where clients find the server.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Names the server, from now on.
+    pub fn lead_to(&self, server: SocketAddr) {
+        lock(&self.shared.flows).rooms[self.number].server = Some(server);
     }
 }
 
@@ -144,43 +176,39 @@ impl Shared {
         }
     }
 
-    /// The server, and the socket towards it for a client.
-    async fn flow(self: &Arc<Self>, client: SocketAddr) -> io::Result<Option<(Arc<UdpSocket>, SocketAddr)>> {
-        let known = |flows: &Flows| {
-            let server = flows.server?;
-            Some((flows.by_client.get(&client).map(|flow| flow.socket.clone()), server))
-        };
-        let (known, server) = match known(&lock(&self.flows)) {
-            None => return Ok(None),
-            Some(known) => known,
-        };
-        if let Some(socket) = known {
-            return Ok(Some((socket, server)));
+    async fn send(self: &Arc<Self>, direction: Direction, client: Client, data: &[u8]) -> io::Result<()> {
+        match direction {
+            Direction::Up => self.send_up(client, data).await,
+            Direction::Down => {
+                let front = lock(&self.flows).rooms[client.0].front.clone();
+                front.send_to(data, client.1).await.map(|_| ())
+            }
         }
-        let socket = Arc::new(socket().await?);
-        let reader = tokio::spawn(answers(self.clone(), socket.clone(), client)).abort_handle();
-        // Nobody else makes flows: there is one pump in this direction.
-        lock(&self.flows).by_client.insert(client, Flow { socket: socket.clone(), reader });
-        Ok(Some((socket, server)))
     }
 
-    async fn send(self: &Arc<Self>, direction: Direction, (client, data): Packet) -> io::Result<()> {
-        match direction {
-            Direction::Up => {
-                if let Some((socket, server)) = self.flow(client).await? {
-                    socket.send_to(&data, server).await?;
-                }
+    /// Sends from the client's own socket towards the server, which is made when there is none.
+    async fn send_up(self: &Arc<Self>, client: Client, data: &[u8]) -> io::Result<()> {
+        let (server, known) = {
+            let flows = lock(&self.flows);
+            (flows.rooms[client.0].server, flows.by_client.get(&client).map(|flow| flow.socket.clone()))
+        };
+        let Some(server) = server else { return Ok(()) };
+        let socket = match known {
+            Some(socket) => socket,
+            None => {
+                let socket = Arc::new(socket().await?);
+                let reader = tokio::spawn(answers(self.clone(), client, socket.clone())).abort_handle();
+                // Nobody else makes flows: there is one pump in this direction.
+                lock(&self.flows).by_client.insert(client, Flow { socket: socket.clone(), reader });
+                socket
             }
-            Direction::Down => {
-                self.front.send_to(&data, client).await?;
-            }
-        }
-        Ok(())
+        };
+        socket.send_to(data, server).await.map(|_| ())
     }
 }
 
 impl Way {
-    fn offer(&self, client: SocketAddr, data: &[u8]) {
+    fn offer(&self, client: Client, data: &[u8]) {
         let mut lane = lock(&self.lane);
         let idle = lane.deadline().is_none();
         lane.offer(Instant::now(), data.len(), (client, data.to_vec()));
@@ -192,7 +220,7 @@ impl Way {
     }
 
     /// The next datagram that is due, or when to look again.
-    fn next(&self) -> Result<Packet, Option<Instant>> {
+    fn next(&self) -> Result<(Client, Vec<u8>), Option<Instant>> {
         let mut lane = lock(&self.lane);
         lane.poll(Instant::now() + EARLY).ok_or_else(|| lane.deadline())
     }
@@ -204,26 +232,29 @@ async fn pump(shared: Arc<Shared>, direction: Direction) {
     loop {
         match way.next() {
             // A datagram that cannot be sent is a datagram lost, as on any network.
-            Ok(packet) => drop(shared.send(direction, packet).await),
-            Err(Some(at)) => time::sleep_until(at.into()).await,
+            Ok((client, data)) => drop(shared.send(direction, client, &data).await),
+            Err(Some(at)) => tokio::select! {
+                () = time::sleep_until(at.into()) => {}
+                () = way.wake.notified() => {}
+            },
             Err(None) => way.wake.notified().await,
         }
     }
 }
 
-/// Takes in what clients send.
-async fn listen(shared: Arc<Shared>) {
+/// Takes in what clients send to a door.
+async fn listen(shared: Arc<Shared>, door: usize, front: Arc<UdpSocket>) {
     let mut buffer = vec![0; LONGEST];
     loop {
         // An error here is about a datagram sent earlier.
-        if let Ok((len, client)) = shared.front.recv_from(&mut buffer).await {
-            shared.up.offer(client, &buffer[..len]);
+        if let Ok((len, client)) = front.recv_from(&mut buffer).await {
+            shared.up.offer((door, client), &buffer[..len]);
         }
     }
 }
 
 /// Takes in what the server sends to one client.
-async fn answers(shared: Arc<Shared>, socket: Arc<UdpSocket>, client: SocketAddr) {
+async fn answers(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0; LONGEST];
     loop {
         if let Ok((len, _)) = socket.recv_from(&mut buffer).await {

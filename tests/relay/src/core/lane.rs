@@ -59,6 +59,8 @@ pub struct Counts {
     pub dropped: u64,
     /// Datagrams that a black hole took.
     pub swallowed: u64,
+    /// When the first of all came in.
+    pub first: Option<Instant>,
 }
 
 /// One direction and what is on its way.
@@ -99,6 +101,7 @@ impl<T> Lane<T> {
     /// A datagram of `len` bytes comes in. Times never go back.
     pub fn offer(&mut self, now: Instant, len: usize, what: T) {
         let n = self.counts.datagrams;
+        self.counts.first.get_or_insert(now);
         self.counts.datagrams += 1;
         self.counts.bytes += len as u64;
         if self.hole {

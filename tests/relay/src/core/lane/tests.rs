@@ -20,7 +20,10 @@ fn a_line_sends_one_after_the_other_and_its_queue_drops_the_last() {
     for n in 0..4 {
         lane.offer(start, 972, n);
     }
-    assert_eq!(lane.counts(), Counts { datagrams: 4, bytes: 4 * 972, dropped: 2, ..Counts::default() });
+    assert_eq!(
+        lane.counts(),
+        Counts { datagrams: 4, bytes: 4 * 972, dropped: 2, first: Some(start), ..Counts::default() }
+    );
     // One has left the queue: there is room again, behind the other.
     lane.offer(start + ms(1), 972, 4);
     for (due, n) in [(11, 0), (12, 1), (13, 4)] {
