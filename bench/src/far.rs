@@ -87,6 +87,11 @@ impl Far {
         self.dir.path().join("certs").join("ca.pem")
     }
 
+    /// Where the master listens, without a relay.
+    pub(crate) fn master(&self) -> SocketAddr {
+        self.master
+    }
+
     /// A relay to the master.
     pub(crate) async fn road(&self, delay: Duration) -> anyhow::Result<TcpRelay> {
         TcpRelay::start(self.master, delay).await

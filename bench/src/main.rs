@@ -3,6 +3,7 @@
 mod cluster;
 mod deltas;
 mod far;
+mod loss;
 mod scale;
 mod sim;
 mod start;
@@ -22,6 +23,8 @@ enum Bench {
     Scale(scale::Args),
     /// What the nodes' news of their sessions costs the master
     Deltas(deltas::Args),
+    /// Goodput over links that lose, delay and queue, with both congestion controllers
+    Loss(loss::Args),
     /// Round trips to the first byte of a title, from a cluster that is far away
     Start(start::Args),
     /// The balancer in a simulated cluster: what it loses against the optimum and other policies
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Scale(args) => scale::run(&args),
         Bench::Deltas(args) => deltas::run(&args),
+        Bench::Loss(args) => loss::run(&args),
         Bench::Start(args) => start::run(&args),
         Bench::Sim(args) => sim::run(&args),
     }
