@@ -50,6 +50,9 @@ const WORTH: f64 = 1.2;
 /// A flow beside one of the other controller must leave it at least this part of what both have.
 const LEFT: f64 = 0.25;
 
+/// More of its datagrams than this must not be dropped from the queue where nothing is lost by chance.
+const WASTE: f64 = 0.05;
+
 impl Alone {
     fn shares(&self) -> [f64; 2] {
         self.goodput.map(|rate| share(rate, self.link))
@@ -126,15 +129,17 @@ pub(super) fn recommendation(alone: &[Alone], pairs: &[Pair]) -> Option<String> 
     let beside = pairs.iter().filter(|pair| pair.controllers == [Controller::Bbr, Controller::Cubic]);
     let parts: Vec<[f64; 2]> = beside.map(Pair::parts).collect();
     let left = parts.iter().map(|[_, cubic]| *cubic).reduce(f64::min)?;
-    let says = |yes: bool| if yes { "yes" } else { "no" };
-    let name = if clean >= AS_GOOD && lossy >= WORTH && left >= LEFT { "bbr" } else { "cubic" };
-    Some(format!(
-        "recommended default: {name} (bbr has {clean:.2} of cubic's goodput without loss, at least {AS_GOOD}: {}; {lossy:.2} \
-         with it, at least {WORTH}: {}; beside it cubic keeps {left:.2} of what both have, at least {LEFT}: {})",
-        says(clean >= AS_GOOD),
-        says(lossy >= WORTH),
-        says(left >= LEFT)
-    ))
+    let clean_cells = alone.iter().filter(|cell| cell.link.loss_ppm == 0);
+    let waste = clean_cells.map(|cell| cell.dropped[1]).fold(0.0, f64::max);
+    let rules = [
+        (clean >= AS_GOOD, format!("without loss it has {clean:.2} of cubic's goodput, at least {AS_GOOD}")),
+        (lossy >= WORTH, format!("with it {lossy:.2}, at least {WORTH}")),
+        (left >= LEFT, format!("beside it cubic keeps {left:.2} of what both have, at least {LEFT}")),
+        (waste <= WASTE, format!("without loss the queue drops up to {waste:.2} of what it sends, at most {WASTE}")),
+    ];
+    let name = if rules.iter().all(|(kept, _)| *kept) { "bbr" } else { "cubic" };
+    let told = rules.map(|(kept, rule)| format!("{rule}: {}", if kept { "yes" } else { "no" }));
+    Some(format!("recommended default: {name}. What bbr must do to be it: {}", told.join("; ")))
 }
 
 /// All of it for programs: BBR against Cubic.
@@ -168,15 +173,16 @@ mod tests {
             controllers: [Controller::Bbr, Controller::Cubic],
             goodput: [Bitrate(bbr), Bitrate(cubic)],
         };
-        for (clean, lossy, pair, name) in [
-            ((90, 90), (10, 80), (50, 45), "bbr"),
-            ((90, 60), (10, 80), (50, 45), "cubic"),
-            ((90, 90), (80, 80), (50, 45), "cubic"),
-            ((90, 90), (10, 80), (90, 5), "cubic"),
+        for (clean, lossy, pair, waste, name) in [
+            ((90, 90), (10, 80), (50, 45), 0.01, "bbr"),
+            ((90, 60), (10, 80), (50, 45), 0.01, "cubic"),
+            ((90, 90), (80, 80), (50, 45), 0.01, "cubic"),
+            ((90, 90), (10, 80), (90, 5), 0.01, "cubic"),
+            ((90, 90), (10, 80), (50, 45), 0.5, "cubic"),
         ] {
-            let cells = [cell(0, clean.0, clean.1), cell(1000, lossy.0, lossy.1)];
+            let cells = [Alone { dropped: [0.0, waste], ..cell(0, clean.0, clean.1) }, cell(1000, lossy.0, lossy.1)];
             let line = recommendation(&cells, &[beside(pair.0, pair.1)]).expect("all figures");
-            assert!(line.starts_with(&format!("recommended default: {name} ")), "{line}");
+            assert!(line.starts_with(&format!("recommended default: {name}.")), "{line}");
         }
         assert_eq!(recommendation(&[cell(0, 1, 1)], &[]), None);
         assert!((beside(50, 50).jain() - 1.0).abs() < 1e-9 && (beside(100, 0).jain() - 0.5).abs() < 1e-9);
