@@ -3,9 +3,12 @@
 
 mod cluster;
 mod deltas;
+mod far;
+mod loss;
 mod peers;
 mod scale;
 mod sim;
+mod start;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +33,10 @@ enum Bench {
     PeersQuinnClient(peers::stock::ClientArgs),
     #[command(hide = true)]
     PeersTicketsServer(peers::tickets::ServerArgs),
+    /// Goodput over links that lose, delay and queue, with both congestion controllers
+    Loss(loss::Args),
+    /// Round trips to the first byte of a title, from a cluster that is far away
+    Start(start::Args),
     /// The balancer in a simulated cluster: what it loses against the optimum and other policies
     Sim(sim::Args),
 }
@@ -42,6 +49,8 @@ fn main() -> anyhow::Result<()> {
         Bench::PeersQuinnServer(args) => peers::stock::serve(&args),
         Bench::PeersQuinnClient(args) => peers::stock::fetch(&args),
         Bench::PeersTicketsServer(args) => peers::tickets::serve(&args),
+        Bench::Loss(args) => loss::run(&args),
+        Bench::Start(args) => start::run(&args),
         Bench::Sim(args) => sim::run(&args),
     }
 }

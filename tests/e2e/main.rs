@@ -9,6 +9,7 @@ mod explain;
 mod fetch;
 mod grpc;
 mod hints;
+mod hostile;
 mod library;
 mod metrics;
 mod play;

@@ -90,10 +90,11 @@ fn judge(sources: &[(PathBuf, Source)]) -> Vec<Finding> {
     findings
 }
 
-/// Whether a crate's core holds `file`: `CRATE/src/core.rs` or anything in `CRATE/src/core/`.
+/// Whether a crate's core holds `file`: `CRATE/src/core.rs` or anything in `CRATE/src/core/`, also of a crate in `tests`.
 fn is_core(file: &Path) -> bool {
     let parts: Vec<_> = file.iter().filter_map(|part| part.to_str()).collect();
-    matches!(parts.as_slice(), [_, "src", "core.rs"] | [_, "src", "core", ..])
+    let parts = parts.strip_prefix(&["tests"]).unwrap_or(&parts);
+    matches!(parts, [_, "src", "core.rs"] | [_, "src", "core", ..])
 }
 
 /// The file of the module `name` that `file` declares.
@@ -158,13 +159,16 @@ mod tests {
         let files = [
             ("node/src/core.rs", impure),
             ("node/src/core/meter.rs", impure),
+            ("tests/relay/src/core/lane.rs", impure),
+            ("tests/e2e/core.rs", impure),
             ("node/src/media/core.rs", impure),
             ("node/src/quic.rs", impure),
         ];
         let found = judged(&files);
-        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].starts_with("node/src/core.rs:2: "), "{found:?}");
         assert!(found[1].starts_with("node/src/core/meter.rs:2: "), "{found:?}");
+        assert!(found[2].starts_with("tests/relay/src/core/lane.rs:2: "), "{found:?}");
     }
 
     #[test]

@@ -1,0 +1,219 @@
+//! How long the first byte of a title takes to come from a cluster that is far away, in round trips. The delay is put in
+//! by relays; what the programs themselves take is measured without it and taken off.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use usher_client::{
+    Authority, Client, Options,
+    core::{assembler::Piece, url::Address},
+    driver::{About, Progress, Sink},
+};
+use usher_proto::{Code, ContentId, Fault, Title};
+use usher_relay::{Direction, Settings, UdpRelay};
+
+use crate::{
+    cluster::usher,
+    far::{Far, Row, median, write_json},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// One run of each case, at a shorter delay
+    #[arg(long)]
+    quick: bool,
+    /// Where to write the figures as JSON too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// One way.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// One way, for a quick look.
+const QUICK_DELAY: Duration = Duration::from_millis(40);
+
+/// Runs of each case.
+const RUNS: usize = 5;
+
+/// Bytes of a film: more than the first windows carry.
+const FILM: u32 = 4_000_000;
+
+/// What a title takes until its first byte, in the order in which it comes: times since the start.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    /// The first datagram to the node; what came before was the master's.
+    dialled: Option<Duration>,
+    /// The node's set-up information is there.
+    seated: Duration,
+    /// So is the first verified byte.
+    first: Duration,
+}
+
+/// A kind of start.
+struct Case {
+    name: &'static str,
+    goal: f64,
+    /// What the round trips to the node are for, with and without its dial.
+    road: &'static str,
+    runs: Vec<Marks>,
+    /// The same without any delay.
+    near: Vec<Marks>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = threads.context("start a runtime")?;
+    let (delay, runs) = if args.quick { (QUICK_DELAY, 1) } else { (DELAY, RUNS) };
+    let mut far = Far::start()?;
+    let (cold, warm) = runtime.block_on(measure(&mut far, delay, runs))?;
+    let rtt = delay * 2;
+    println!("first byte of a title at a round trip of {} ms, median of {runs}", rtt.as_millis());
+    let rows: Vec<Row> = [cold, warm].iter().map(|case| case.tell(rtt)).collect();
+    write_json(args.json.as_deref(), &rows)
+}
+
+async fn measure(far: &mut Far, delay: Duration, runs: usize) -> anyhow::Result<(Case, Case)> {
+    let cold_road = "3 round trips are due there: TCP, TLS, the call; 2 here: handshake, open";
+    let warm_road = "2 round trips are due: the call, open";
+    let case = |name, goal, road| Case { name, goal, road, runs: Vec::new(), near: Vec::new() };
+    let mut cold = case("cold: a new process", 5.0, cold_road);
+    let mut warm = case("the next title of a client", 2.0, warm_road);
+    let relay = UdpRelay::start(Settings::default(), Settings::default());
+    far.node("node-1", &relay, &[("one.mp4", FILM), ("two.mp4", FILM)], &[]).await?;
+    for (delay, runs, is_far) in [(Duration::ZERO, runs.max(3), false), (delay, runs, true)] {
+        let road = far.road(delay).await?;
+        let settings = Settings { delay, ..Settings::default() };
+        for _ in 0..runs {
+            let anew = || [Direction::Up, Direction::Down].map(|direction| relay.set(direction, settings));
+            anew();
+            let marks = play(&far.ca(), &format!("usher://{}/one.mp4", road.address()), &relay)?;
+            if is_far { &mut cold.runs } else { &mut cold.near }.push(marks);
+            anew();
+            let marks = second(&far.ca(), &road.address().to_string()).await?;
+            if is_far { &mut warm.runs } else { &mut warm.near }.push(marks);
+        }
+    }
+    Ok((cold, warm))
+}
+
+/// Starts a real `usher play` and ends it after its first byte.
+fn play(ca: &Path, url: &str, relay: &UdpRelay) -> anyhow::Result<Marks> {
+    let mut command = Command::new(usher()?);
+    command.args(["play", url, "--player", "-"]).env("USHER_CA", ca);
+    let began = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start usher")?;
+    let (out, err) = (child.stdout.take().context("piped")?, child.stderr.take().context("piped")?);
+    let told = std::thread::spawn(move || {
+        let mut line = String::new();
+        BufReader::new(err).read_line(&mut line).map(|_| (line, began.elapsed()))
+    });
+    let mut out = out;
+    let read = out.read(&mut [0; 1]).context("read what is played")?;
+    let first = began.elapsed();
+    // It may have ended by itself.
+    drop(child.kill());
+    drop(child.wait());
+    let (line, seated) = told.join().ok().context("the thread that reads ended")?.context("read what is said")?;
+    ensure!(read == 1, "usher play {url}: {line}");
+    let dialled = relay.counts(Direction::Up).first.map(|at| at.saturating_duration_since(began));
+    Ok(Marks { dialled, seated, first })
+}
+
+/// Fetches a title, then another with the same client up to its first byte.
+async fn second(ca: &Path, address: &str) -> anyhow::Result<Marks> {
+    let authority = Authority::load(Some(ca.to_owned())).map_err(anyhow::Error::msg)?;
+    let address: Address = address.parse().context("the master's address")?;
+    let client = Client::new(address, authority, Options::default())?;
+    let title = |name: &str| Title::parse(name).context("a title");
+    client.fetch_to(&title("one.mp4")?, &mut Eye { until_first: false, first: None }, &|_| ()).await?;
+    let (began, seated) = (Instant::now(), Mutex::new(None));
+    let observer = |progress: &Progress| {
+        if let (Progress::Seated { .. }, Ok(mut seated)) = (progress, seated.lock()) {
+            seated.get_or_insert_with(|| began.elapsed());
+        }
+    };
+    let mut eye = Eye { until_first: true, first: None };
+    let ended = client.fetch_to(&title("two.mp4")?, &mut eye, &observer).await;
+    let first = eye.first.with_context(|| format!("a first byte: {ended:?}"))?.saturating_duration_since(began);
+    let seated = seated.lock().ok().and_then(|seated| *seated).context("a set-up")?;
+    client.close().await;
+    Ok(Marks { dialled: None, seated, first })
+}
+
+/// Sees when the first bytes come, and may have seen enough then.
+struct Eye {
+    until_first: bool,
+    first: Option<Instant>,
+}
+
+impl Sink for Eye {
+    async fn begin(&mut self, _about: &About) -> Result<u64, Fault> {
+        Ok(0)
+    }
+
+    async fn write(&mut self, _piece: Piece) -> Result<(), Fault> {
+        self.first.get_or_insert_with(Instant::now);
+        if self.until_first { Err(Fault::new(Code::Cancelled, "seen enough")) } else { Ok(()) }
+    }
+
+    async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn pause(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+impl Case {
+    /// Prints the case; its row.
+    fn tell(&self, rtt: Duration) -> Row {
+        let trips = |of: &dyn Fn(&Marks) -> Duration| {
+            let seconds = |runs: &[Marks]| runs.iter().map(|marks| of(marks).as_secs_f64()).collect::<Vec<_>>();
+            let near = median(&seconds(&self.near));
+            let all: Vec<f64> = seconds(&self.runs).iter().map(|far| (far - near) / rtt.as_secs_f64()).collect();
+            (median(&all), all)
+        };
+        let (whole, all) = trips(&|marks| marks.first);
+        let raw = median(&self.runs.iter().map(|marks| marks.first.as_secs_f64()).collect::<Vec<_>>());
+        let own = median(&self.near.iter().map(|marks| marks.first.as_secs_f64()).collect::<Vec<_>>());
+        println!(
+            "{}: {:.0} ms, of which {:.0} ms without any delay: time / RTT {:.1}, round trips {:.0} (goal: {:.0})",
+            self.name,
+            raw * 1e3,
+            own * 1e3,
+            raw / rtt.as_secs_f64(),
+            whole,
+            self.goal
+        );
+        if self.runs.iter().all(|marks| marks.dialled.is_some()) {
+            let (master, _) = trips(&|marks| marks.dialled.unwrap_or_default());
+            let (node, _) = trips(&|marks| marks.seated.saturating_sub(marks.dialled.unwrap_or_default()));
+            println!("  master {master:.1}, node up to its set-up {node:.1}: {}", self.road);
+        } else {
+            let (both, _) = trips(&|marks| marks.seated);
+            println!("  master and node up to its set-up {both:.1}: {}", self.road);
+        }
+        let (data, _) = trips(&|marks| marks.first.saturating_sub(marks.seated));
+        println!("  from the set-up to the first verified group of 64 KiB {data:.1}");
+        let (least, most) =
+            (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(f64::MIN, f64::max));
+        Row {
+            case: self.name.to_owned(),
+            metric: "round trips to the first byte",
+            against: "goal",
+            ratio: whole / self.goal,
+            min: least / self.goal,
+            max: most / self.goal,
+            usher: whole,
+            peer: self.goal,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Clients that mean harm, or do it without meaning to: none of them holds up another, or has more than is its due.
+
+use std::net::SocketAddr;
+
+use futures::{FutureExt as _, future::join_all};
+use quinn::{ClientConfig, VarInt, crypto::rustls::QuicClientConfig};
+use tokio::net::UdpSocket;
+use usher_certs::{pin::PinnedVerifier, tls};
+
+use super::*;
+
+/// Bytes that the client which never reads lets come in, on all of its streams together.
+const WINDOW: u32 = 1 << 20;
+
+/// The longest datagram that quinn probes for, and room.
+const DATAGRAM: usize = 2000;
+
+/// What a client needs to dial this node.
+fn client(stage: &Stage, transport: TransportConfig) -> ClientConfig {
+    let pins = stage.presence.subscribe().borrow().certificates.clone();
+    let tls = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS for QUIC")));
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_and_never_reads_holds_little_and_nobody_up() {
+    let data = mp4(1, 40 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let mut transport = TransportConfig::default();
+    transport.receive_window(WINDOW.into());
+    let dialled = endpoint().connect_with(client(&stage, transport), stage.address, "node").expect("can be dialled");
+    let idle = Viewer { connection: dialled.await.expect("a connection") };
+    let mut unread = Vec::new();
+    for _ in 0..50 {
+        unread.push(idle.open(&stage.ticket("a.mp4", None), None).await);
+    }
+    let mut sessions = stage.house.sessions();
+    sessions.wait_for(|count| *count == 50).await.expect("all began");
+    let viewer = stage.viewer().await;
+    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data == data);
+    // 130 MB wait for the one that does not read. Of them its window alone is handed on, beside what the other has played:
+    // its bytes and 1 % for hashes and headers.
+    let played = (data.len() + data.len() / 100) as u64;
+    let sent = stage.house.meter().sent_bytes();
+    assert!(sent <= u64::from(WINDOW) + played, "{sent} bytes for a reader who takes none and one of {}", data.len());
+    assert_eq!(stage.house.meter().sessions(), 50);
+    idle.connection.close(VarInt::from_u32(0), b"");
+    stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_streams_are_no_more_than_the_limit_at_once() {
+    let data = mp4(1, 3 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let (greedy, viewer) = (stage.viewer().await, stage.viewer().await);
+    // A client that took more than it was allowed would lose its connection (RFC 9000, section 4.6).
+    let mut held = Vec::new();
+    for _ in 0..10_000 {
+        if let Some(stream) = greedy.connection.open_bi().now_or_never() {
+            let (mut send, receive) = stream.expect("a connection");
+            send.write_all(&[1]).await.expect("sent");
+            held.push((send, receive));
+        }
+    }
+    assert_eq!(held.len(), STREAMS as usize);
+    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data == data);
+    // Those that end make room for as many, of which a client is told by the dozen.
+    for (mut send, mut receive) in held.split_off(held.len() / 2) {
+        send.finish().expect("finished");
+        assert_eq!(super::receive(&mut receive).await, Err(End::Refused(Code::BadRequest)));
+    }
+    let mut more = vec![greedy.connection.open_bi().await.expect("a stream")];
+    more.extend(
+        (0..10_000).map_while(|_| greedy.connection.open_bi().now_or_never()).map(|stream| stream.expect("one")),
+    );
+    assert!(held.len() + more.len() <= STREAMS as usize, "{} beside {}", more.len(), held.len());
+    assert_eq!(stage.house.meter().sessions(), 0);
+}
+
+#[tokio::test]
+async fn headers_that_never_end_are_ended() {
+    let data = mp4(1, 3 * GROUP as usize);
+    let quick = Settings { open_timeout: Duration::from_millis(100), ..settings() };
+    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let (slow, viewer) = (stage.viewer().await, stage.viewer().await);
+    let whole = open(&stage.ticket("a.mp4", None), None);
+    let ends = join_all((0..STREAMS).map(|_| async {
+        let (mut send, mut receive) = slow.connection.open_bi().await.expect("a stream");
+        // Each byte is on time; all of them would take far longer than there is.
+        let drip = async {
+            for byte in &whole {
+                if send.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            end = super::receive(&mut receive) => end,
+            () = drip => unreachable!("it drips for ever"),
+        }
+    }));
+    let ticket = stage.ticket("a.mp4", None);
+    let (ends, played) = tokio::join!(ends, viewer.play(&ticket, None));
+    assert!(ends.iter().all(|end| *end == Err(End::Refused(Code::Timeout))), "{ends:?}");
+    assert!(played.expect("plays").data == data);
+}
+
+#[tokio::test]
+async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
+    let data = mp4(1, 2 * GROUP as usize + 9);
+    let size = data.len() as u64;
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let edges = [0, 1, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP, size - 1, size, size + 1, u64::MAX - 1, u64::MAX];
+    let pairs = edges.iter().flat_map(|start| edges.iter().map(move |end| (*start, *end)));
+    // A byte by itself, then one that overlaps the one before, all through the title.
+    let bytes = (0..size).step_by(300).flat_map(|at| [(at, at + 1), (at.saturating_sub(299), (at + 299).min(size))]);
+    let ranges: Vec<(u64, u64)> = pairs.chain(bytes).collect();
+    assert!(ranges.len() > 900, "{}", ranges.len());
+    for some in ranges.chunks(64) {
+        let got = join_all(some.iter().map(async |(start, end)| {
+            let ticket = stage.ticket("a.mp4", None);
+            viewer.play(&ticket, range(*start, *end)).await
+        }));
+        for ((start, end), got) in some.iter().zip(got.await) {
+            // An end of 0, or beyond the title's, is the title's; and whole groups come.
+            let last = if *end == 0 { size } else { size.min(*end) };
+            let due = if *start >= last {
+                Err(End::Refused(Code::BadRange))
+            } else {
+                Ok(&data[(start / GROUP * GROUP) as usize..last.next_multiple_of(GROUP).min(size) as usize])
+            };
+            let got = got.as_ref().map(|got| got.data.as_slice());
+            assert!(got == due.as_ref().copied(), "{start}-{end}: {:?}", got.map(<[u8]>::len));
+        }
+    }
+    stage.house.idle().await;
+}
+
+/// The first datagram of a client that dials, taken before it reaches anyone.
+async fn first_datagram(stage: &Stage) -> Vec<u8> {
+    let trap = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+    let to: SocketAddr = trap.local_addr().expect("bound");
+    let client = endpoint();
+    let dialling = client.connect_with(client_config(stage), to, "node").expect("can be dialled");
+    let mut datagram = vec![0; DATAGRAM];
+    let taken = tokio::select! {
+        taken = trap.recv(&mut datagram) => taken.expect("a datagram"),
+        end = dialling => panic!("nobody answers, but {end:?}"),
+    };
+    datagram.truncate(taken);
+    datagram
+}
+
+fn client_config(stage: &Stage) -> ClientConfig {
+    client(stage, TransportConfig::default())
+}
+
+/// Whether a datagram begins with a Retry packet (RFC 9000, sections 17.2 and 17.2.5).
+fn is_retry(datagram: &[u8]) -> bool {
+    datagram[0] & 0b1011_0000 == 0b1011_0000
+}
+
+#[tokio::test]
+async fn a_source_that_may_be_forged_must_prove_itself_under_load() {
+    let data = mp4(1, 3 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    // Each dials and never answers, as one does whose address was forged.
+    let mut begun = 0;
+    let retry = loop {
+        let forged = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        forged.send_to(&first_datagram(&stage).await, stage.address).await.expect("sent");
+        let mut answer = vec![0; DATAGRAM];
+        let len = forged.recv(&mut answer).await.expect("an answer");
+        answer.truncate(len);
+        if is_retry(&answer) {
+            break answer;
+        }
+        begun += 1;
+        assert!(begun < HANDSHAKES, "handshakes are begun for anyone");
+    };
+    assert!(begun >= 16, "a few honest clients at once are not sent round: {begun}");
+    assert!(retry.len() < 400, "an answer to a forged source is short: {} bytes", retry.len());
+    // Who answers is let in all the same.
+    let viewer = stage.viewer().await;
+    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data == data);
+}

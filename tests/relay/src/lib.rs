@@ -1,0 +1,14 @@
+//! Relays on loopback that impair what passes, as real networks do: for tests and benchmarks, between real binaries.
+//!
+//! Rooms: [`core`] (which datagram is lost and when it leaves, pure), [`udp`] and [`tcp`] (sockets).
+
+pub mod core;
+pub mod tcp;
+pub mod udp;
+
+pub use core::{
+    lane::{Counts, Settings},
+    opening::Opening,
+};
+pub use tcp::TcpRelay;
+pub use udp::{Direction, Door, UdpRelay};

@@ -1,0 +1,283 @@
+//! A UDP relay: sockets and timers around two lanes, shared by all clients and servers. Each client has a socket of its
+//! own towards the server, as behind a NAT; [`UdpRelay::rebind`] gives each a fresh one.
+//!
+//! Refuses to know what passes. ECN marks are not carried over.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rustix::net::sockopt;
+use tokio::{
+    net::UdpSocket,
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+    time,
+};
+
+use crate::core::lane::{Counts, Lane, Settings};
+
+/// What is due so soon is sent at once: tokio's timers are late by up to 1 ms, so that what leaves is early or late by
+/// half of that, and on time in the mean.
+const EARLY: Duration = Duration::from_micros(500);
+
+/// The longest datagram (RFC 768: a length of 16 bits).
+const LONGEST: usize = 65_535;
+
+/// Bytes asked of the kernel for each socket: a relay that drops what no setting asked for is of no use.
+const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the clients to the server.
+    Up,
+    /// From the server to the clients.
+    Down,
+}
+
+/// A running relay: one link, of which all that passes has its part. It ends when dropped.
+pub struct UdpRelay {
+    shared: Arc<Shared>,
+    _pumps: JoinSet<()>,
+}
+
+/// A port of the relay, which leads to one server.
+pub struct Door {
+    shared: Arc<Shared>,
+    number: usize,
+    address: SocketAddr,
+}
+
+/// Whom a datagram is from or for: the number of a door, and a client there.
+type Client = (usize, SocketAddr);
+
+/// One direction.
+struct Way {
+    lane: Mutex<Lane<(Client, Vec<u8>)>>,
+    /// What leaves next has changed.
+    wake: Notify,
+}
+
+/// What lies behind a door.
+struct Room {
+    /// Where clients send to.
+    front: Arc<UdpSocket>,
+    /// Where it leads to; what comes before that is known is lost when it should leave.
+    server: Option<SocketAddr>,
+}
+
+/// A client's socket towards its server.
+struct Flow {
+    socket: Arc<UdpSocket>,
+    reader: AbortHandle,
+}
+
+#[derive(Default)]
+struct Flows {
+    rooms: Vec<Room>,
+    by_client: HashMap<Client, Flow>,
+    /// Sockets from before a rebinding. They are kept, unread, so that no port comes twice and the server is told nothing.
+    stale: Vec<Arc<UdpSocket>>,
+    /// They take in what clients send.
+    listeners: JoinSet<()>,
+}
+
+struct Shared {
+    flows: Mutex<Flows>,
+    up: Way,
+    down: Way,
+}
+
+impl UdpRelay {
+    /// A link without doors.
+    pub fn start(up: Settings, down: Settings) -> Self {
+        let way = |settings| Way { lane: Mutex::new(Lane::new(settings)), wake: Notify::new() };
+        let shared = Arc::new(Shared { flows: Mutex::default(), up: way(up), down: way(down) });
+        let mut pumps = JoinSet::new();
+        pumps.spawn(pump(shared.clone(), Direction::Up));
+        pumps.spawn(pump(shared.clone(), Direction::Down));
+        Self { shared, _pumps: pumps }
+    }
+
+    /// Binds a port on loopback for clients of one server, which [`Door::lead_to`] names.
+    ///
+    /// # Errors
+    /// When there is no port to be had.
+    pub async fn door(&self) -> anyhow::Result<Door> {
+        let front = Arc::new(socket().await.context("bind a port of the relay")?);
+        let address = front.local_addr().context("read the relay's address")?;
+        let mut flows = lock(&self.shared.flows);
+        let number = flows.rooms.len();
+        flows.rooms.push(Room { front: front.clone(), server: None });
+        flows.listeners.spawn(listen(self.shared.clone(), number, front));
+        Ok(Door { shared: self.shared.clone(), number, address })
+    }
+
+    /// Begins a direction anew with other settings: what is on its way is lost, and the counts are 0.
+    pub fn set(&self, direction: Direction, settings: Settings) {
+        let way = self.shared.way(direction);
+        *lock(&way.lane) = Lane::new(settings);
+        way.wake.notify_one();
+    }
+
+    /// Begins or ends a black hole in one direction.
+    pub fn set_hole(&self, direction: Direction, hole: bool) {
+        lock(&self.shared.way(direction).lane).set_hole(hole);
+    }
+
+    /// From now on what clients send comes to the servers from fresh ports, and what is sent to the old ones is lost: as
+    /// when a NAT forgets its table.
+    pub fn rebind(&self) {
+        let mut flows = lock(&self.shared.flows);
+        let Flows { by_client, stale, .. } = &mut *flows;
+        stale.extend(by_client.drain().map(|(_, flow)| {
+            flow.reader.abort();
+            flow.socket
+        }));
+    }
+
+    /// What became of the datagrams of a direction so far.
+    pub fn counts(&self, direction: Direction) -> Counts {
+        lock(&self.shared.way(direction).lane).counts()
+    }
+}
+
+impl Drop for UdpRelay {
+    fn drop(&mut self) {
+        // The pumps end with their set; readers and listeners hold what holds their handles.
+        self.rebind();
+        lock(&self.shared.flows).listeners.abort_all();
+    }
+}
+
+impl Door {
+    /// Where clients find the server.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Names the server, from now on.
+    pub fn lead_to(&self, server: SocketAddr) {
+        lock(&self.shared.flows).rooms[self.number].server = Some(server);
+    }
+}
+
+impl Shared {
+    fn way(&self, direction: Direction) -> &Way {
+        match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        }
+    }
+
+    async fn send(self: &Arc<Self>, direction: Direction, client: Client, data: &[u8]) -> io::Result<()> {
+        match direction {
+            Direction::Up => self.send_up(client, data).await,
+            Direction::Down => {
+                let front = lock(&self.flows).rooms[client.0].front.clone();
+                front.send_to(data, client.1).await.map(|_| ())
+            }
+        }
+    }
+
+    /// Sends from the client's own socket towards the server, which is made when there is none.
+    async fn send_up(self: &Arc<Self>, client: Client, data: &[u8]) -> io::Result<()> {
+        let (server, known) = {
+            let flows = lock(&self.flows);
+            (flows.rooms[client.0].server, flows.by_client.get(&client).map(|flow| flow.socket.clone()))
+        };
+        let Some(server) = server else { return Ok(()) };
+        let socket = match known {
+            Some(socket) => socket,
+            None => {
+                let socket = Arc::new(socket().await?);
+                let reader = tokio::spawn(answers(self.clone(), client, socket.clone())).abort_handle();
+                // Nobody else makes flows: there is one pump in this direction.
+                lock(&self.flows).by_client.insert(client, Flow { socket: socket.clone(), reader });
+                socket
+            }
+        };
+        socket.send_to(data, server).await.map(|_| ())
+    }
+}
+
+impl Way {
+    fn offer(&self, client: Client, data: &[u8]) {
+        let mut lane = lock(&self.lane);
+        let idle = lane.deadline().is_none();
+        lane.offer(Instant::now(), data.len(), (client, data.to_vec()));
+        drop(lane);
+        // What comes behind another never leaves before it.
+        if idle {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The next datagram that is due, or when to look again.
+    fn next(&self) -> Result<(Client, Vec<u8>), Option<Instant>> {
+        let mut lane = lock(&self.lane);
+        lane.poll(Instant::now() + EARLY).ok_or_else(|| lane.deadline())
+    }
+}
+
+/// Sends what is due, for ever.
+async fn pump(shared: Arc<Shared>, direction: Direction) {
+    let way = shared.way(direction);
+    loop {
+        match way.next() {
+            // A datagram that cannot be sent is a datagram lost, as on any network.
+            Ok((client, data)) => drop(shared.send(direction, client, &data).await),
+            Err(Some(at)) => tokio::select! {
+                () = time::sleep_until(at.into()) => {}
+                () = way.wake.notified() => {}
+            },
+            Err(None) => way.wake.notified().await,
+        }
+    }
+}
+
+/// Takes in what clients send to a door.
+async fn listen(shared: Arc<Shared>, door: usize, front: Arc<UdpSocket>) {
+    let mut buffer = vec![0; LONGEST];
+    loop {
+        // An error here is about a datagram sent earlier.
+        if let Ok((len, client)) = front.recv_from(&mut buffer).await {
+            shared.up.offer((door, client), &buffer[..len]);
+        }
+    }
+}
+
+/// Takes in what the server sends to one client.
+async fn answers(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>) {
+    let mut buffer = vec![0; LONGEST];
+    loop {
+        if let Ok((len, _)) = socket.recv_from(&mut buffer).await {
+            shared.down.offer(client, &buffer[..len]);
+        }
+    }
+}
+
+/// A socket on a port of its own, with large buffers.
+async fn socket() -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    // Only a privileged process may go beyond the kernel's limit; others get what it gives.
+    if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
+    }
+    sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
+    Ok(socket)
+}
+
+/// Each lock is held for a look-up only, so a panic elsewhere cannot have left it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
