@@ -164,6 +164,8 @@ struct Ongoing {
     received: u64,
     /// Once several nodes may send it.
     spread: Option<Spread>,
+    /// A node knows nothing of further ranges: each session brings all that is left.
+    whole: bool,
 }
 
 struct Run<'a> {
@@ -287,7 +289,8 @@ impl Run<'_> {
                 let groups = sink.begin(&about).await?;
                 let assembler = Assembler::new(size, range, groups);
                 let resumed = assembler.progress();
-                self.ongoing = Some(Ongoing { about, assembler, resumed, received: resumed, spread: None });
+                self.ongoing =
+                    Some(Ongoing { about, assembler, resumed, received: resumed, spread: None, whole: false });
             }
         }
         let nodes = answer.seats.iter().map(|seat| seat.node.clone()).collect();

@@ -126,6 +126,8 @@ pub struct Verifier {
     size: u64,
     /// Groups of the range that comes now.
     range: Range<u64>,
+    /// Whether something of it came, or it was the Open's.
+    begun: bool,
     /// Groups of the ranges that come after it.
     further: VecDeque<Range<u64>>,
     content: Option<ContentId>,
@@ -155,6 +157,7 @@ impl Verifier {
             size: setup.size,
             expect: Expect::Group(range.start),
             range,
+            begun: true,
             further: VecDeque::new(),
             content: setup.content,
             pages: Vec::new(),
@@ -192,9 +195,15 @@ impl Verifier {
     /// The first frame of the next range, or the end.
     fn further(&mut self) -> Expect {
         let Some(range) = self.further.pop_front() else { return Expect::Finish };
-        self.range = range;
+        (self.range, self.begun) = (range, false);
         let (first, single) = (self.range.start, tree::groups(self.size) == 1);
         if single { Expect::Group(first) } else { Expect::Hashes(first / PAGE_GROUPS) }
+    }
+
+    /// Whether a further range is due of which nothing came. A node that ends the session then does not know of further
+    /// ranges, as those of before did not; what it sent is good.
+    pub fn awaits_range(&self) -> bool {
+        !self.begun && self.expect != Expect::Finish
     }
 
     /// The first frame of hashes; none for a title of one group.
@@ -259,6 +268,7 @@ impl Verifier {
         if self.content.is_some() {
             self.values = values;
             self.expect = Expect::Group(first);
+            self.begun = true;
             return Ok(Step::More);
         }
         // Late hashes: the groups were handed out already.
@@ -286,6 +296,7 @@ impl Verifier {
             expected == Some(&value)
         };
         good.then_some(()).ok_or(VerifyError::Group { index, groups })?;
+        self.begun = true;
         let pending = self.content.is_none();
         if pending {
             self.pending.push(value);

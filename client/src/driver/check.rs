@@ -31,6 +31,8 @@ pub(super) enum Last {
     Lost(Fault),
     /// The stream ended where this should be.
     Early(String),
+    /// The node knows nothing of further ranges.
+    OneRange,
 }
 
 /// Good groups in the order in which they were asked for, and why no more come.
@@ -84,6 +86,7 @@ fn check(verifier: &Mutex<Verifier>, batch: Batch) -> Passed {
         let last = match frame {
             Frame::Refused(refused) => Last::Refused(refused),
             Frame::Moved(moved) => Last::Moved(moved),
+            Frame::Finish(_) if verifier.awaits_range() => Last::OneRange,
             frame => match verifier.take(frame) {
                 Ok(Step::More) => continue,
                 Ok(Step::Group(group)) => {

@@ -79,12 +79,14 @@ struct Crew<'a> {
     /// The seat that the resume machine chose, and what became of it.
     first: Id,
     end: Option<End>,
+    /// It knows nothing of further ranges.
+    whole: bool,
 }
 
 impl Run<'_> {
     /// Whether the rest of the title may come from several nodes at once.
     pub(super) fn spreads(&self) -> bool {
-        let Some(ongoing) = &self.ongoing else { return false };
+        let Some(ongoing) = self.ongoing.as_ref().filter(|ongoing| !ongoing.whole) else { return false };
         let left = tree::groups(ongoing.about.range.end).saturating_sub(ongoing.assembler.next());
         let enough = match self.order.sources {
             Some(0 | 1) => return false,
@@ -129,6 +131,7 @@ impl Run<'_> {
             news: FuturesUnordered::new(),
             groups,
             end: None,
+            whole: false,
         };
         let why = reason(sent_by, seat, answer);
         crew.spread.sources.expect(self.order.sources.unwrap_or(1));
@@ -167,7 +170,8 @@ impl Run<'_> {
             drop(tokio::time::timeout(GOODBYE, farewell).await);
         } else {
             crew.disband();
-            ongoing.spread = Some(crew.spread);
+            ongoing.whole = crew.whole;
+            ongoing.spread = Some(crew.spread).filter(|_| !crew.whole);
         }
         result
     }
@@ -289,6 +293,7 @@ impl<'a> Crew<'a> {
         if let Some(last) = last
             && let Some(at) = self.live.iter().find(|source| source.id == id).map(|source| source.at.clone())
         {
+            self.whole |= id == self.first && matches!(last, Last::OneRange);
             self.lose(id, failure(&at, last), ongoing);
         }
         ready

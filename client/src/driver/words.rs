@@ -69,6 +69,8 @@ pub(super) fn failure(at: &SeatAddress, last: Last) -> End {
         Last::Early(wanted) => {
             Fault::new(Code::Network, format!("node {} ended the stream where {wanted} should be", at.node))
         }
+        // Its ticket is used up, and it will serve the rest in one range under another.
+        Last::OneRange => Fault::new(Code::TicketReplayed, format!("node {} sends one range a session", at.node)),
         Last::Done(_) => Fault::new(Code::Network, format!("node {} ended the session early", at.node)),
     })
 }

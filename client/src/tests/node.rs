@@ -48,6 +48,8 @@ pub(super) enum Manner {
     Move(u64),
     /// The same with a title that is not hashed.
     MoveUnhashed(u64),
+    /// Knows nothing of further ranges.
+    OneRange,
     /// Sends a group, waits for so many milliseconds, and so on.
     Slow(u64),
 }
@@ -248,7 +250,7 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
             out.all(&group).await?;
             sent += 1;
         }
-        match if open.more { asked.next().await } else { None } {
+        match if open.more && manner != Manner::OneRange { asked.next().await } else { None } {
             Some(Frame::Range(range)) => groups = wide(range),
             Some(other) => panic!("{other:?} after the Open"),
             None => break,

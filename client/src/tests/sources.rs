@@ -168,6 +168,19 @@ async fn a_file_resumes_after_several_sources() {
 }
 
 #[tokio::test]
+async fn nodes_that_know_no_further_ranges_serve_as_before() {
+    let cluster = cluster(&[Manner::OneRange]).await;
+    let (result, bytes, _) = fetch(&cluster.client(Some(2))).await;
+    assert!(result.is_ok() && bytes == cluster.data, "{result:?}");
+    assert_eq!(cluster.sessions(), [2], "the second one brings all that is left");
+    for manners in [[Manner::OneRange; 2], [Manner::Slow(2), Manner::OneRange], [Manner::OneRange, Manner::Slow(2)]] {
+        let cluster = self::cluster(&manners).await;
+        let (result, bytes, _) = fetch(&cluster.client(Some(2))).await;
+        assert!(result.is_ok() && bytes == cluster.data, "{manners:?}: {result:?}");
+    }
+}
+
+#[tokio::test]
 async fn viewers_have_one_source() {
     let cluster = cluster(&[Manner::Honest, Manner::Honest]).await;
     let client = cluster.client(Some(2));

@@ -82,7 +82,7 @@ fn several(data: &[u8], ranges: &[Range<u64>]) -> Vec<Frame> {
     let mut frames = Vec::new();
     for (at, range) in ranges.iter().enumerate() {
         let mut part = honest(data, range.clone(), true);
-        part.retain(|frame| !matches!(frame, Frame::Finish(_)) && !(at > 0 && matches!(frame, Frame::Pages(_))));
+        part.retain(|frame| !(matches!(frame, Frame::Finish(_)) || at > 0 && matches!(frame, Frame::Pages(_))));
         frames.append(&mut part);
     }
     frames.push(Frame::Finish(pb::wire::Finish { content_id: hash(data).content.0.to_vec() }));
@@ -156,14 +156,32 @@ fn a_further_range_needs_its_own_hashes_and_no_pages() {
 }
 
 #[test]
+fn a_node_that_knows_no_further_ranges_is_told_from_a_liar() {
+    for size in [9, 5 * GROUP] {
+        let data = sample(size);
+        let content = Some(hash(&data).content);
+        let mut verifier = Verifier::new(&setup(size, 0..1, content), content).expect("agrees");
+        let mut awaited = Vec::new();
+        assert_eq!(verifier.extend(0..1), Ok(()));
+        for frame in several(&data, &[0..1, 0..1]) {
+            awaited.push(verifier.awaits_range());
+            assert!(verifier.take(frame).is_ok());
+        }
+        let between = if size == 9 { 1 } else { 2 };
+        assert!(awaited.iter().enumerate().all(|(at, awaits)| *awaits == (at == between)), "{awaited:?}");
+        assert!(!verifier.awaits_range());
+    }
+}
+
+#[test]
 fn a_range_that_cannot_come_is_refused() {
     let (data, content) = (sample(3 * GROUP), hash(&sample(3 * GROUP)).content);
     let size = data.len() as u64;
     let mut verifier = Verifier::new(&setup(size, 0..1, Some(content)), None).expect("agrees");
-    for range in [5..5, 7..5, size..size + 1, 0..u64::MAX] {
-        assert_eq!(verifier.extend(range), Err(ExtendError::Outside));
+    for (start, end) in [(5, 5), (7, 5), (size, size + 1), (0, u64::MAX)] {
+        assert_eq!(verifier.extend(start..end), Err(ExtendError::Outside));
     }
-    for frame in several(&data, &[0..1]) {
+    for frame in honest(&data, 0..1, true) {
         assert!(verifier.take(frame).is_ok());
     }
     assert_eq!(verifier.extend(0..1), Err(ExtendError::Ended));
