@@ -158,7 +158,7 @@ impl Sink for Eye {
         Ok(0)
     }
 
-    async fn write(&mut self, _piece: Piece) -> Result<(), Fault> {
+    async fn write(&mut self, _pieces: Vec<Piece>) -> Result<(), Fault> {
         self.first.get_or_insert_with(Instant::now);
         if self.until_first { Err(Fault::new(Code::Cancelled, "seen enough")) } else { Ok(()) }
     }
