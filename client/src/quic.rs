@@ -2,9 +2,7 @@
 //!
 //! Trust is by the pins of a seat alone. Refuses to know what the frames mean.
 
-mod congestion;
 mod incoming;
-mod media;
 
 use std::{
     collections::HashMap,
@@ -19,7 +17,7 @@ use quinn::{
     crypto::rustls::QuicClientConfig,
 };
 use rustls::pki_types::CertificateDer;
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
 use usher_certs::{pin, tls};
 use usher_proto::{
     Code, Fault, NodeName,
@@ -27,10 +25,10 @@ use usher_proto::{
     pb::wire::Open,
     wire::{self, Buffers, Decoder, Kind},
 };
+pub use usher_transport::Congestion;
+use usher_transport::{Offload, Threads};
 
-pub use self::congestion::Congestion;
 pub(crate) use self::incoming::{Batch, Due, Incoming, Patience};
-use self::media::Media;
 use crate::core::{limit::Limit, table::clean, url::Address};
 
 /// Between the starts of dials to a node's addresses (RFC 8305, section 5: "Connection Attempt Delay").
@@ -47,9 +45,6 @@ const IDLE: Duration = Duration::from_secs(8);
 
 /// Bytes that one stream may have in flight or unread: 1.3 Gbit/s at 12 ms, and what a stalled stream costs in memory.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-
-/// Bytes asked of the kernel for the socket, so that a burst at 10 Gbit/s survives a few ms of scheduling.
-const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
 /// Buffers of groups that are kept for use again: two sessions' worth of what is on its way to a disk.
 const BUFFERS: usize = 64;
@@ -74,10 +69,11 @@ pub(crate) struct Pool {
     nodes: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Slot>>>>,
 }
 
-/// What runs on the media thread, which starts with the first of it.
+/// What runs on the media thread, which starts with the first of it: sockets are read, packets decrypted and streams
+/// gathered there, so that no packet is handed from core to core before its bytes are together.
 #[derive(Default)]
 struct Endpoints {
-    media: Option<Media>,
+    thread: Option<Threads>,
     v4: Option<Endpoint>,
     v6: Option<Endpoint>,
 }
@@ -115,9 +111,9 @@ impl Pool {
     pub(crate) fn gather(&self, incoming: Incoming, patience: Patience) -> Result<Gathered, Fault> {
         let (send, batches) = mpsc::channel(WAITING);
         let mut endpoints = lock(&self.endpoints);
-        let media =
-            endpoints.media().map_err(|error| Fault::new(Code::Internal, format!("start a thread: {error}")))?;
-        let reader = Reader(media.spawn(incoming.gather(patience, send)).abort_handle());
+        let thread =
+            endpoints.thread().map_err(|error| Fault::new(Code::Internal, format!("start a thread: {error}")))?;
+        let reader = Reader(thread.spawn(incoming.gather(patience, send)).abort_handle());
         Ok(Gathered { batches, reader })
     }
 
@@ -248,10 +244,11 @@ impl Pool {
             return Ok(endpoint.clone());
         }
         let socket = UdpSocket::bind(any)?;
-        if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER) {
-            tracing::debug!(%error, "the kernel keeps its own receive buffer size");
+        socket.set_nonblocking(true)?;
+        for (buffer, _, bytes) in usher_transport::widen(&socket) {
+            tracing::debug!(buffer, bytes, "the kernel gives the UDP socket less than was asked for");
         }
-        let endpoint = endpoints.media()?.endpoint(socket)?;
+        let endpoint = usher_transport::endpoint(endpoints.thread()?, socket, None, Offload::Auto)?;
         Ok(endpoints.of(address).insert(endpoint).clone())
     }
 }
@@ -261,12 +258,12 @@ impl Endpoints {
         if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
     }
 
-    fn media(&mut self) -> std::io::Result<&Media> {
-        let media = match self.media.take() {
-            Some(media) => media,
-            None => Media::start()?,
+    fn thread(&mut self) -> std::io::Result<&Handle> {
+        let thread = match self.thread.take() {
+            Some(thread) => thread,
+            None => Threads::start(1)?,
         };
-        Ok(self.media.insert(media))
+        Ok(self.thread.insert(thread).handle(0))
     }
 }
 

@@ -104,10 +104,8 @@ impl Server {
         for (number, socket) in sockets.into_iter().enumerate() {
             let address = socket.local_addr().context("read the address of the QUIC socket")?;
             let here = threads.handle(number);
-            let entered = here.enter();
-            let endpoint = usher_transport::endpoint(socket, Some(config.clone()), settings.offload)
+            let endpoint = usher_transport::endpoint(here, socket, Some(config.clone()), settings.offload)
                 .with_context(|| format!("serve QUIC on udp {address}"))?;
-            drop(entered);
             let door = Door {
                 house: house.clone(),
                 settings,

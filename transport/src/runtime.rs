@@ -1,26 +1,36 @@
-//! quinn's runtime: tokio's, with batches. A driver runs where it is spawned, so a connection belongs to the thread that
-//! accepts or dials it.
+//! quinn's runtime: tokio's, with batches.
 
 use std::{future::Future, io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
+use tokio::runtime::Handle;
 
 use crate::{
     driver::Driver,
     socket::{Offload, Socket},
 };
 
-/// Makes an endpoint. It belongs to the runtime of the calling thread, or of the handle that was entered: its socket is
-/// watched and its packets are received there.
+/// Makes an endpoint that receives on the runtime `home`. A server's connections live where they are accepted; a
+/// client's at home, whoever dials.
 ///
 /// # Errors
 /// What the kernel has against the socket.
-pub fn endpoint(socket: UdpSocket, server: Option<ServerConfig>, offload: Offload) -> io::Result<Endpoint> {
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(Batching { offload }))
+pub fn endpoint(
+    home: &Handle,
+    socket: UdpSocket,
+    server: Option<ServerConfig>,
+    offload: Offload,
+) -> io::Result<Endpoint> {
+    let _at_home = home.enter();
+    let runtime = Batching { home: home.clone(), roams: server.is_some(), offload };
+    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(runtime))
 }
 
 #[derive(Debug)]
 struct Batching {
+    home: Handle,
+    /// Drivers run where they are made.
+    roams: bool,
     offload: Offload,
 }
 
@@ -30,7 +40,8 @@ impl Runtime for Batching {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        tokio::spawn(Driver::new(future));
+        let driver = Driver::new(future);
+        drop(if self.roams { tokio::spawn(driver) } else { self.home.spawn(driver) });
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
