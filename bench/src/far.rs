@@ -129,7 +129,7 @@ pub(crate) struct Row {
     pub(crate) case: String,
     pub(crate) metric: &'static str,
     pub(crate) against: &'static str,
-    /// `usher / peer`, of the medians.
+    /// `usher / peer`.
     pub(crate) ratio: f64,
     /// The least and the greatest ratio of all runs.
     pub(crate) min: f64,
@@ -144,16 +144,4 @@ pub(crate) fn write_json(path: Option<&Path>, rows: &[Row]) -> anyhow::Result<()
     ensure!(!rows.is_empty(), "there is something to write");
     let text = serde_json::json!({ "rows": rows }).to_string();
     fs::write(path, format!("{text}\n")).with_context(|| format!("write {}", path.display()))
-}
-
-/// The middle of some values, or the mean of the middle two.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        _ if sorted.is_empty() => f64::NAN,
-        0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
-    }
 }
