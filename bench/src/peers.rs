@@ -22,13 +22,6 @@ use anyhow::{Context as _, ensure};
 use stage::{Plan, Stage};
 use table::Book;
 
-/// Every figure of Usher's own programs: a master, a node with `--capacity 100gbit` and `usher fetch`, on loopback.
-/// Contenders take turns within each repetition; a ratio is Usher's figure by the peer's of the same repetition, and
-/// the table tells the median, the least and the greatest. CPU seconds are user and system time together; GB is 10^9
-/// bytes, MiB 2^20, kB 1000.
-///
-/// Peers are stock quinn and a bare gRPC server, which are in this program, and those of nginx, caddy, curl and sendme
-/// that are installed. Nothing is installed here; what is missing is named, and its cases go on without it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A smoke run: once, with small sizes; its figures tell little

@@ -1,14 +1,17 @@
 //! Many bytes: one large title, many on one connection, many connections. The same files from every server; each client
 //! says, or shows in files, that it got all of them.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 
 use anyhow::{Context as _, ensure};
 
 use super::{
-    stage::{Stage, middle},
+    stage::{Stage, enter, middle},
     table::{Book, Figures, Peer, SELF},
-    web::{self, Http},
+    web::{self, Http, Web},
 };
 use crate::cluster::{Run, run_all, usage::Meter, usher};
 
@@ -55,43 +58,46 @@ impl Load {
         for server in [&stage.nginx, &stage.caddy].into_iter().flatten() {
             for http in [Http::One, Http::Two] {
                 let peer = Peer { name: server.name, suffix: http.suffix() };
-                let output = stage.output()?;
-                let commands = self.clients.iter().map(|client| self.curl(stage, server, http, client, output.path()));
-                let commands = commands.collect::<anyhow::Result<_>>()?;
-                let (figures, run) = self.measure(&server.processes()?, commands)?;
-                let mut bytes = 0;
-                for output in &run.outputs {
-                    bytes += web::said(&output.stdout)?.0;
-                }
-                ensure!(bytes == self.bytes, "curl got {bytes} bytes of {}", self.bytes);
-                book.enter(self.case, peer, rep, figures);
+                enter(book, self.case, peer, rep, self.web(stage, server, http));
             }
         }
+        enter(book, self.case, Peer { name: "stock quinn", suffix: "" }, rep, self.stock(stage));
+        book.enter(self.case, SELF, rep, self.usher(stage)?);
+        Ok(())
+    }
+
+    fn web(&self, stage: &Stage, server: &Web, http: Http) -> anyhow::Result<Figures> {
+        let output = stage.output()?;
+        let commands = self.clients.iter().map(|client| self.curl(stage, server, http, client, output.path()));
+        let (figures, run) = self.measure(&server.processes()?, commands.collect::<anyhow::Result<_>>()?)?;
+        let mut bytes = 0;
+        for output in &run.outputs {
+            bytes += web::said(&output.stdout)?.0;
+        }
+        ensure!(bytes == self.bytes, "curl got {bytes} bytes of {}", self.bytes);
+        Ok(figures)
+    }
+
+    fn stock(&self, stage: &Stage) -> anyhow::Result<Figures> {
         let commands = self.clients.iter().map(|client| stage.stock.client(&client.stock));
         let (figures, run) = self.measure(&[stage.stock.part.id()], commands.collect::<anyhow::Result<_>>()?)?;
-        let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
+        let said = |output: &Output| String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
         let bytes: u64 = run.outputs.iter().map(said).sum::<Result<_, _>>().context("read what the client got")?;
-        ensure!(bytes == self.bytes, "stock quinn got {bytes} bytes of {}", self.bytes);
-        book.enter(self.case, Peer { name: "stock quinn", suffix: "" }, rep, figures);
+        ensure!(bytes == self.bytes, "the client got {bytes} bytes of {}", self.bytes);
+        Ok(figures)
+    }
 
+    fn usher(&self, stage: &Stage) -> anyhow::Result<Figures> {
         let output = stage.output()?;
         let place = if self.files { output.path() } else { Path::new("/dev/null") };
         let commands = self.clients.iter().map(|client| fetch(stage, &client.usher, place));
         let (figures, run) = self.measure(&[stage.cluster.node.id()], commands.collect::<anyhow::Result<_>>()?)?;
         let bytes = if self.files { in_files(place)? } else { told(&run)? };
         ensure!(bytes == self.bytes, "usher got {bytes} bytes of {}", self.bytes);
-        book.enter(self.case, SELF, rep, figures);
-        Ok(())
+        Ok(figures)
     }
 
-    fn curl(
-        &self,
-        stage: &Stage,
-        server: &web::Web,
-        http: Http,
-        client: &Client,
-        output: &Path,
-    ) -> anyhow::Result<Command> {
+    fn curl(&self, stage: &Stage, server: &Web, http: Http, client: &Client, output: &Path) -> anyhow::Result<Command> {
         let program = stage.programs.curl.as_deref().context("curl is here when a web server is")?;
         let place = if self.files { format!("{}/#1.mp4", output.display()) } else { "/dev/null".to_owned() };
         let mut curl = server.curl(program, http, std::slice::from_ref(&client.curl), &place);

@@ -14,7 +14,7 @@ use usher_certs::{
 };
 
 use super::{
-    stage::{Stage, small},
+    stage::{Stage, enter, small},
     stock,
     table::{Book, Figures, Peer, SELF},
     viewer,
@@ -25,11 +25,10 @@ use crate::cluster::usage::Meter;
 pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
     let count = stage.plan.handshakes;
     if let Some(nginx) = &stage.nginx {
-        book.enter("handshakes", Peer { name: "nginx", suffix: "" }, rep, web(nginx, count)?);
+        enter(book, "handshakes", Peer { name: "nginx", suffix: "" }, rep, web(nginx, count));
     }
     let runtime = viewer::runtime()?;
-    let figures = runtime.block_on(bare(stage))?;
-    book.enter("handshakes", Peer { name: "stock quinn", suffix: "" }, rep, figures);
+    enter(book, "handshakes", Peer { name: "stock quinn", suffix: "" }, rep, runtime.block_on(bare(stage)));
     book.enter("handshakes", SELF, rep, runtime.block_on(usher(stage))?);
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    stage::{RATE, Stage},
+    stage::{RATE, Stage, enter},
     table::{Book, Figures, Peer, SELF},
     viewer,
     web::{Http, Web},
@@ -34,8 +35,9 @@ const AT_THE_DOOR: usize = 16;
 const FILM: &str = "film.mp4";
 
 pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    if let Some(figures) = nginx(stage)? {
-        book.enter("idle", Peer { name: "nginx", suffix: Http::One.suffix() }, rep, figures);
+    if let (Some(program), Some(curl)) = (&stage.programs.nginx, &stage.programs.curl) {
+        let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
+        enter(book, "idle", peer, rep, nginx(stage, program, curl));
     }
     let dir = stage.state()?;
     let cluster = Cluster::start(dir.path(), &stage.films())?;
@@ -91,9 +93,7 @@ fn figures(stage: &Stage, meter: &Meter, before: u64, server: &[u32]) -> anyhow:
     ])
 }
 
-/// The same of nginx, where it and curl are here.
-fn nginx(stage: &Stage) -> anyhow::Result<Option<Figures>> {
-    let (Some(program), Some(curl)) = (&stage.programs.nginx, &stage.programs.curl) else { return Ok(None) };
+fn nginx(stage: &Stage, program: &Path, curl: &Path) -> anyhow::Result<Figures> {
     let (films, dir) = (stage.films(), stage.state()?);
     let server = Web::nginx(program, dir.path(), &stage.site(&films), RATE / 8)?;
     // One that ends at once, for what the first connection brings into memory.
@@ -124,7 +124,7 @@ fn nginx(stage: &Stage) -> anyhow::Result<Option<Figures>> {
     for client in &mut clients {
         ensure!(client.runs()?, "a curl left before the end");
     }
-    Ok(Some(figures))
+    Ok(figures)
 }
 
 fn open_files(process: u32) -> anyhow::Result<usize> {

@@ -1,33 +1,37 @@
 //! Small titles, one after the other on warm connections: what a request costs beside its bytes. Usher's request is a
 //! ticket from the master and a session at the node, and both processes are counted; nginx's is a GET.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, ensure};
 
 use super::{
-    stage::{SMALL, Stage, small},
+    stage::{SMALL, Stage, enter, small},
     table::{Book, Figures, Peer, SELF, median},
     viewer,
-    web::{self, Http},
+    web::{self, Http, Web},
 };
 use crate::cluster::{run_all, usage::Meter};
 
 pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    if let (Some(nginx), Some(curl)) = (&stage.nginx, &stage.programs.curl) {
-        let all = format!("small/[000-{:03}].mp4", stage.plan.smalls - 1);
-        let rounds = stage.plan.requests / stage.plan.smalls + 1;
-        let paths = vec![all; rounds.try_into().context("few rounds")?];
-        let meter = Meter::start(&nginx.processes()?)?;
-        let run = run_all(vec![nginx.curl(curl, Http::One, &paths, "/dev/null")])?;
-        let used = meter.seconds()?;
-        let (bytes, first) = web::said(&run.outputs.first().context("an output")?.stdout)?;
-        let requests = rounds * stage.plan.smalls;
-        ensure!(bytes == requests * SMALL, "curl got {bytes} bytes");
-        book.enter("small", Peer { name: "nginx", suffix: Http::One.suffix() }, rep, figures(first, used)?);
+    if let (Some(server), Some(curl)) = (&stage.nginx, &stage.programs.curl) {
+        let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
+        enter(book, "small", peer, rep, nginx(stage, server, curl));
     }
     book.enter("small", SELF, rep, viewer::runtime()?.block_on(usher(stage))?);
     Ok(())
+}
+
+fn nginx(stage: &Stage, server: &Web, curl: &Path) -> anyhow::Result<Figures> {
+    let all = format!("small/[000-{:03}].mp4", stage.plan.smalls - 1);
+    let rounds = stage.plan.requests / stage.plan.smalls + 1;
+    let paths = vec![all; rounds.try_into().context("few rounds")?];
+    let meter = Meter::start(&server.processes()?)?;
+    let run = run_all(vec![server.curl(curl, Http::One, &paths, "/dev/null")])?;
+    let used = meter.seconds()?;
+    let (bytes, first) = web::said(&run.outputs.first().context("an output")?.stdout)?;
+    ensure!(bytes == rounds * stage.plan.smalls * SMALL, "curl got {bytes} bytes");
+    figures(first, used)
 }
 
 async fn usher(stage: &Stage) -> anyhow::Result<Figures> {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::{
     media,
     stock::Stock,
+    table::{Book, Figures, Peer},
     web::{Site, Web},
 };
 use crate::cluster::Cluster;
@@ -158,6 +159,14 @@ impl Stage {
     /// An empty folder for what is fetched, gone when dropped.
     pub(crate) fn output(&self) -> anyhow::Result<TempDir> {
         TempDir::new_in(self.scratch.path()).context("make a folder")
+    }
+}
+
+/// Enters what a peer took. One that fails is left out, loudly: it is not what is tested here.
+pub(crate) fn enter(book: &mut Book, case: &'static str, peer: Peer, rep: usize, outcome: anyhow::Result<Figures>) {
+    match outcome {
+        Ok(figures) => book.enter(case, peer, rep, figures),
+        Err(error) => eprintln!("FAILED PEER: {} {}: {error:#}; going on without it", peer.name, peer.suffix),
     }
 }
 

@@ -23,7 +23,7 @@ use usher_proto::pb::v1::{
 };
 
 use super::{
-    stage::{Stage, small},
+    stage::{Stage, enter, small},
     table::{Book, Figures, Peer, SELF},
     viewer,
 };
@@ -88,7 +88,7 @@ pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<
     let _: SocketAddr = address.parse().context("an address")?;
     bare.hush();
     let drive = |address, server| runtime.block_on(LocalSet::new().run_until(drive(stage, address, server)));
-    book.enter("tickets", Peer { name: "bare tonic", suffix: "" }, rep, drive(address, bare.id())?);
+    enter(book, "tickets", Peer { name: "bare tonic", suffix: "" }, rep, drive(address, bare.id()));
     book.enter("tickets", SELF, rep, drive(&stage.cluster.address, stage.cluster.master.id())?);
     Ok(())
 }
