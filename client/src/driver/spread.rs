@@ -30,10 +30,12 @@ use super::{
     End, Means, Ongoing, Order, Progress, Run, Sink,
     check::{Last, Passed},
     join::Joined,
-    session::{hand_on, reason},
+    report,
+    session::reason,
     words::failure,
 };
 use crate::core::{
+    assembler::AssembleError,
     resume::Event,
     sources::{Growth, Id, RUN, Sources, Wish},
 };
@@ -153,9 +155,10 @@ impl Run<'_> {
             tokio::select! {
                 Some((id, batch)) = passed.recv() => {
                     let ready = crew.take(id, batch, ongoing);
-                    let moved = || { self.resume.handle(Instant::now(), Event::Progress, rng); };
-                    match hand_on(self.means, ongoing, ready, sink, moved).await {
-                        Ok(None) => {}
+                    let before = ongoing.received;
+                    match hand_on(self.means, ongoing, ready, sink).await {
+                        Ok(None) if ongoing.received == before => {}
+                        Ok(None) => drop(self.resume.handle(Instant::now(), Event::Progress, rng)),
                         Ok(Some(error)) => break Err(End::There(error.into())),
                         Err(fault) => break Err(End::Here(fault)),
                     }
@@ -377,4 +380,20 @@ impl<'a> Crew<'a> {
         self.live.clear();
         (self.first..self.spread.next).for_each(|id| self.spread.sources.lost(id));
     }
+}
+
+/// Hands the next groups to the sink, and tells of progress; the outer error is the sink's, the inner one the node's.
+async fn hand_on<S: Sink>(
+    means: Means<'_>,
+    ongoing: &mut Ongoing,
+    groups: Vec<Group>,
+    sink: &mut S,
+) -> Result<Option<AssembleError>, Fault> {
+    let (pieces, wrong) = ongoing.assembler.take_all(groups);
+    if !pieces.is_empty() {
+        ongoing.received += pieces.iter().map(|piece| piece.data.len() as u64).sum::<u64>();
+        sink.write(move || (pieces, ())).await?;
+        report(means, ongoing);
+    }
+    Ok(wrong)
 }

@@ -21,8 +21,8 @@ use super::{Throttle, connection_fault, lock, silent};
 /// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
 const READ: usize = 16;
 
-/// Groups that are handed on together, 512 KiB: what waking another thread costs is then little beside hashing them.
-const BATCH: usize = 8;
+/// Groups that are handed on together, 768 KiB: what waking another thread costs is then little beside hashing them.
+const BATCH: usize = 12;
 
 /// How long a group may wait for others to be handed on with: less than anyone sees, more than a fast link needs.
 const LINGER: Duration = Duration::from_millis(2);
