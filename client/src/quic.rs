@@ -55,7 +55,7 @@ const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 const BUFFERS: usize = 64;
 
 /// Batches that wait for the one who takes them, besides the one that is gathered.
-const WAITING: usize = 1;
+pub(crate) const WAITING: usize = 1;
 
 /// TLS asks for a name even where pins decide; nodes ignore it.
 const SERVER_NAME: &str = "node.usher";
@@ -90,12 +90,6 @@ struct Slot {
     failed: Option<(Instant, Fault)>,
 }
 
-/// A stream that is gathered on the media thread, until this is dropped.
-pub(crate) struct Gathered {
-    pub(crate) batches: mpsc::Receiver<Batch>,
-    pub(crate) reader: Reader,
-}
-
 /// Ends the task that reads a stream when it is dropped.
 pub(crate) struct Reader(AbortHandle);
 
@@ -111,14 +105,18 @@ impl Pool {
         Self { congestion, buffers: Buffers::new(BUFFERS), endpoints: Mutex::default(), nodes: Mutex::default() }
     }
 
-    /// Gathers the rest of a stream into batches of frames.
-    pub(crate) fn gather(&self, incoming: Incoming, patience: Patience) -> Result<Gathered, Fault> {
-        let (send, batches) = mpsc::channel(WAITING);
+    /// Gathers the rest of a stream into batches, marked with the number of the stream, until the reader is dropped.
+    pub(crate) fn gather(
+        &self,
+        incoming: Incoming,
+        stream: u32,
+        patience: Patience,
+        batches: mpsc::Sender<Batch>,
+    ) -> Result<Reader, Fault> {
         let mut endpoints = lock(&self.endpoints);
         let media =
             endpoints.media().map_err(|error| Fault::new(Code::Internal, format!("start a thread: {error}")))?;
-        let reader = Reader(media.spawn(incoming.gather(patience, send)).abort_handle());
-        Ok(Gathered { batches, reader })
+        Ok(Reader(media.spawn(incoming.gather(stream, patience, batches)).abort_handle()))
     }
 
     /// Dials a seat, or finds that it was dialled: then a session there takes one round trip.

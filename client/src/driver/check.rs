@@ -1,8 +1,6 @@
 //! Holds what was gathered against the content id, on a thread that does not read the network. Refuses to know where
 //! groups go.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use usher_proto::{
     ContentId, Fault,
     pb::wire::{Moved, Refused},
@@ -10,7 +8,7 @@ use usher_proto::{
     wire::Frame,
 };
 
-use crate::quic::{Batch, Gathered, Reader};
+use crate::quic::Batch;
 
 /// Why no more groups come.
 #[derive(Debug)]
@@ -33,26 +31,6 @@ pub(super) enum Last {
 
 /// Good groups in the order in which they were asked for, and why no more come.
 pub(super) type Passed = (Vec<Group>, Option<Last>);
-
-/// Checks on a thread of its own, and hands on what passed until that is taken no more. The thread ends with the reader
-/// that is returned; the verifier may be told of further ranges meanwhile.
-pub(super) fn start(
-    gathered: Gathered,
-    verifier: Arc<Mutex<Verifier>>,
-    mut hand: impl FnMut(Passed) -> bool + Send + 'static,
-) -> Reader {
-    let Gathered { mut batches, reader } = gathered;
-    drop(tokio::task::spawn_blocking(move || {
-        while let Some(batch) = batches.blocking_recv() {
-            let passed = check(&mut verifier.lock().unwrap_or_else(PoisonError::into_inner), batch);
-            let last = passed.1.is_some();
-            if !hand(passed) || last {
-                return;
-            }
-        }
-    }));
-    reader
-}
 
 /// Checks what was gathered. To be called where it holds up nobody: a batch takes a tenth of a millisecond.
 pub(super) fn check(verifier: &mut Verifier, batch: Batch) -> Passed {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use rand::rngs::SmallRng;
+use tokio::sync::mpsc;
 use usher_proto::{
     Code, ContentId, Fault, NodeName,
     tree::{self, GROUP},
@@ -18,7 +19,11 @@ use super::{
     report,
     words::{blame, failure, sent_on},
 };
-use crate::{core::resume::Event, master::Answer, quic::Patience};
+use crate::{
+    core::resume::Event,
+    master::Answer,
+    quic::{Patience, WAITING},
+};
 
 /// How long a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
 pub(super) const HASHING: Duration = Duration::from_secs(600);
@@ -54,11 +59,12 @@ impl Run<'_> {
         // All media came, and the node hashes what it sent; the connection's keep-alive tells whether it lives.
         let done = if setup.content.is_none() { timeout.max(HASHING) } else { timeout };
         let patience = Patience { due: timeout, done, groups: Arc::new(due.into()) };
-        let mut gathered = means.pool.gather(incoming, patience).map_err(End::Here)?;
+        let (send, mut batches) = mpsc::channel(WAITING);
+        let _reader = means.pool.gather(incoming, 0, patience, send).map_err(End::Here)?;
         let mut verifier = Some(verifier);
         loop {
             let died = || End::There(Fault::new(Code::Internal, "the task that reads died"));
-            let batch = gathered.batches.recv().await.ok_or_else(died)?;
+            let batch = batches.recv().await.ok_or_else(died)?;
             let mut held = verifier.take().ok_or_else(died)?;
             let mut assembler = std::mem::take(&mut ongoing.assembler);
             let before = (assembler.progress(), ongoing.received);
