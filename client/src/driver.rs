@@ -52,8 +52,12 @@ pub trait Sink: Send {
     /// under the same content id; 0 if that is not known.
     fn begin(&mut self, about: &About) -> impl Future<Output = Result<u64, Fault>> + Send;
 
-    /// Takes the next bytes, in order and without gaps: about half a MiB at once from a fast node.
-    fn write(&mut self, pieces: Vec<Piece>) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Takes the next bytes, in order and without gaps: those that `make` gives, which is called where it may take a
+    /// while, and best on the thread that writes. Answers what else it gives.
+    fn write<T: Send + 'static>(
+        &mut self,
+        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+    ) -> impl Future<Output = Result<T, Fault>> + Send;
 
     /// Every byte of the range is there and verified.
     fn finish(&mut self, content: ContentId) -> impl Future<Output = Result<(), Fault>> + Send;

@@ -50,7 +50,7 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const BUFFERS: usize = 64;
 
 /// Batches that wait for the one who takes them, besides the one that is gathered.
-const WAITING: usize = 1;
+pub(crate) const WAITING: usize = 1;
 
 /// TLS asks for a name even where pins decide; nodes ignore it.
 const SERVER_NAME: &str = "node.usher";
@@ -86,12 +86,6 @@ struct Slot {
     failed: Option<(Instant, Fault)>,
 }
 
-/// A stream that is gathered on the media thread, until this is dropped.
-pub(crate) struct Gathered {
-    pub(crate) batches: mpsc::Receiver<Batch>,
-    pub(crate) reader: Reader,
-}
-
 /// Ends the task that reads a stream when it is dropped.
 pub(crate) struct Reader(AbortHandle);
 
@@ -107,14 +101,18 @@ impl Pool {
         Self { congestion, buffers: Buffers::new(BUFFERS), endpoints: Mutex::default(), nodes: Mutex::default() }
     }
 
-    /// Gathers the rest of a stream into batches of frames.
-    pub(crate) fn gather(&self, incoming: Incoming, patience: Patience) -> Result<Gathered, Fault> {
-        let (send, batches) = mpsc::channel(WAITING);
+    /// Gathers the rest of a stream into batches, marked with the number of the stream, until the reader is dropped.
+    pub(crate) fn gather(
+        &self,
+        incoming: Incoming,
+        stream: u32,
+        patience: Patience,
+        batches: mpsc::Sender<Batch>,
+    ) -> Result<Reader, Fault> {
         let mut endpoints = lock(&self.endpoints);
         let thread =
             endpoints.thread().map_err(|error| Fault::new(Code::Internal, format!("start a thread: {error}")))?;
-        let reader = Reader(thread.spawn(incoming.gather(patience, send)).abort_handle());
-        Ok(Gathered { batches, reader })
+        Ok(Reader(thread.spawn(incoming.gather(stream, patience, batches)).abort_handle()))
     }
 
     /// Dials a seat, or finds that it was dialled: then a session there takes one round trip.

@@ -52,8 +52,8 @@ pub struct Piece {
     pub pending: bool,
 }
 
-/// The wanted range of one title.
-#[derive(Debug)]
+/// The wanted range of one title; by default, none.
+#[derive(Debug, Default)]
 pub struct Assembler {
     size: u64,
     want: Range<u64>,
@@ -126,6 +126,18 @@ impl Assembler {
         let value = if whole { value } else { tree::group_value(index, &data) };
         let number = index - self.want.start / GROUP;
         Ok(Some(Piece { number, offset: start + from as u64, data, value, pending }))
+    }
+
+    /// Takes the next groups, up to the first that is wrong.
+    pub fn take_all(&mut self, groups: Vec<Group>) -> (Vec<Piece>, Option<AssembleError>) {
+        let mut pieces = Vec::with_capacity(groups.len());
+        for group in groups {
+            match self.take(group) {
+                Ok(piece) => pieces.extend(piece),
+                Err(error) => return (pieces, Some(error)),
+            }
+        }
+        (pieces, None)
     }
 
     /// The session ended well: what waited is verified.

@@ -55,8 +55,8 @@ struct Run {
     holders: Vec<Id>,
 }
 
-/// Who sends what.
-#[derive(Debug)]
+/// Who sends what; by default, nothing is wanted.
+#[derive(Debug, Default)]
 pub struct Sources {
     sources: Vec<Source>,
     /// By their first groups.

@@ -1,20 +1,14 @@
-//! Holds what was gathered against the content id, on a thread that does nothing else: the network goes on meanwhile, and
-//! so does the disk. Refuses to know where groups go.
+//! Holds what was gathered against the content id, on a thread that does not read the network. Refuses to know where
+//! groups go.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::mpsc;
 use usher_proto::{
-    Code, ContentId, Fault,
+    ContentId, Fault,
     pb::wire::{Moved, Refused},
     verify::{Group, Step, Verifier, VerifyError},
     wire::Frame,
 };
 
-use crate::quic::{Batch, Gathered, Reader};
-
-/// Batches of groups that wait for the one who takes them.
-const WAITING: usize = 1;
+use crate::quic::Batch;
 
 /// Why no more groups come.
 #[derive(Debug)]
@@ -38,49 +32,8 @@ pub(super) enum Last {
 /// Good groups in the order in which they were asked for, and why no more come.
 pub(super) type Passed = (Vec<Group>, Option<Last>);
 
-/// The good groups of one stream.
-pub(super) struct Checked {
-    groups: mpsc::Receiver<Passed>,
-    _reader: Reader,
-}
-
-impl Checked {
-    /// Begins to check.
-    pub(super) fn start(gathered: Gathered, verifier: Verifier) -> Self {
-        let (send, groups) = mpsc::channel(WAITING);
-        let hand = move |passed| send.blocking_send(passed).is_ok();
-        Self { groups, _reader: start(gathered, Arc::new(Mutex::new(verifier)), hand) }
-    }
-
-    /// What passed next.
-    pub(super) async fn next(&mut self) -> Passed {
-        let died = || Fault::new(Code::Internal, "the thread that verifies died");
-        self.groups.recv().await.unwrap_or_else(|| (Vec::new(), Some(Last::Lost(died()))))
-    }
-}
-
-/// Checks on a thread of its own, and hands on what passed until that is taken no more. The thread ends with the reader
-/// that is returned; the verifier may be told of further ranges meanwhile.
-pub(super) fn start(
-    gathered: Gathered,
-    verifier: Arc<Mutex<Verifier>>,
-    mut hand: impl FnMut(Passed) -> bool + Send + 'static,
-) -> Reader {
-    let Gathered { mut batches, reader } = gathered;
-    drop(tokio::task::spawn_blocking(move || {
-        while let Some(batch) = batches.blocking_recv() {
-            let passed = check(&verifier, batch);
-            let last = passed.1.is_some();
-            if !hand(passed) || last {
-                return;
-            }
-        }
-    }));
-    reader
-}
-
-fn check(verifier: &Mutex<Verifier>, batch: Batch) -> Passed {
-    let mut verifier = verifier.lock().unwrap_or_else(PoisonError::into_inner);
+/// Checks what was gathered. To be called where it holds up nobody: a batch takes a tenth of a millisecond.
+pub(super) fn check(verifier: &mut Verifier, batch: Batch) -> Passed {
     let mut groups = Vec::with_capacity(batch.frames.len());
     for frame in batch.frames {
         let last = match frame {

@@ -6,23 +6,23 @@ use std::{
 };
 
 use rand::rngs::SmallRng;
+use tokio::sync::mpsc;
 use usher_proto::{
     Code, ContentId, Fault, NodeName,
     tree::{self, GROUP},
-    verify::Group,
 };
 
 use super::{
-    End, Means, Ongoing, Progress, Run, Sink,
-    check::{Checked, Last},
+    End, Progress, Run, Sink,
+    check::{Last, check},
     join::{Ask, Joined, join},
     report,
     words::{blame, failure, sent_on},
 };
 use crate::{
-    core::{assembler::AssembleError, resume::Event},
+    core::resume::Event,
     master::Answer,
-    quic::Patience,
+    quic::{Patience, WAITING},
 };
 
 /// How long a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
@@ -59,14 +59,30 @@ impl Run<'_> {
         // All media came, and the node hashes what it sent; the connection's keep-alive tells whether it lives.
         let done = if setup.content.is_none() { timeout.max(HASHING) } else { timeout };
         let patience = Patience { due: timeout, done, groups: Arc::new(due.into()) };
-        let gathered = means.pool.gather(incoming, patience).map_err(End::Here)?;
-        let mut checked = Checked::start(gathered, verifier);
+        let (send, mut batches) = mpsc::channel(WAITING);
+        let _reader = means.pool.gather(incoming, 0, patience, send).map_err(End::Here)?;
+        let mut verifier = Some(verifier);
         loop {
-            let (groups, last) = checked.next().await;
-            let wrong = hand_on(means, ongoing, groups, sink, || {
+            let died = || End::There(Fault::new(Code::Internal, "the task that reads died"));
+            let batch = batches.recv().await.ok_or_else(died)?;
+            let mut held = verifier.take().ok_or_else(died)?;
+            let mut assembler = std::mem::take(&mut ongoing.assembler);
+            let before = (assembler.progress(), ongoing.received);
+            // Hashed by the thread that writes, while they are in its cache.
+            let make = move || {
+                let (groups, last) = check(&mut held, batch);
+                let (pieces, wrong) = assembler.take_all(groups);
+                let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
+                (pieces, (held, assembler, bytes, wrong, last))
+            };
+            let (held, assembler, bytes, wrong, last) = sink.write(make).await.map_err(End::Here)?;
+            (verifier, ongoing.assembler) = (Some(held), assembler);
+            ongoing.received += bytes;
+            if before != (ongoing.assembler.progress(), ongoing.received) {
                 self.resume.handle(Instant::now(), Event::Progress, rng);
-            });
-            if let Some(error) = wrong.await.map_err(End::Here)? {
+                report(means, ongoing);
+            }
+            if let Some(error) = wrong {
                 return Err(End::There(blame(at, error.into())));
             }
             return match last {
@@ -98,35 +114,4 @@ pub(super) fn reason(sent_by: Option<NodeName>, seat: usize, answer: &Answer) ->
         (None, Some(failed)) => format!("alternate after {} failed", failed.node),
         (None, None) => answer.reason.clone(),
     }
-}
-
-/// Hands the next groups to the sink, and tells of progress; the outer error is the sink's, the inner one the node's.
-pub(super) async fn hand_on<S: Sink>(
-    means: Means<'_>,
-    ongoing: &mut Ongoing,
-    groups: impl IntoIterator<Item = Group>,
-    sink: &mut S,
-    moved: impl FnOnce(),
-) -> Result<Option<AssembleError>, Fault> {
-    let before = (ongoing.assembler.progress(), ongoing.received);
-    let (mut pieces, mut wrong) = (Vec::new(), None);
-    for group in groups {
-        match ongoing.assembler.take(group) {
-            Ok(piece) => pieces.extend(piece),
-            Err(error) => {
-                wrong = Some(error);
-                break;
-            }
-        }
-    }
-    if !pieces.is_empty() {
-        let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
-        sink.write(pieces).await?;
-        ongoing.received += bytes;
-    }
-    if before != (ongoing.assembler.progress(), ongoing.received) {
-        moved();
-        report(means, ongoing);
-    }
-    Ok(wrong)
 }

@@ -28,14 +28,18 @@ use self::{
 };
 use super::{
     End, Means, Ongoing, Order, Progress, Run, Sink,
-    check::{Last, Passed},
+    check::{Last, check},
     join::Joined,
-    session::{hand_on, reason},
+    report,
+    session::reason,
     words::failure,
 };
-use crate::core::{
-    resume::Event,
-    sources::{Growth, Id, RUN, Sources, Wish},
+use crate::{
+    core::{
+        resume::Event,
+        sources::{Growth, Id, RUN, Sources, Wish},
+    },
+    quic::{Batch, WAITING},
 };
 
 /// Groups from which on a title may be spread without being told: below 16 MiB the first source is done too soon.
@@ -51,10 +55,28 @@ const GOODBYE: Duration = Duration::from_millis(300);
 const MOVES: u32 = 8;
 
 /// What outlives the sources: who was asked for what, and groups that came ahead of their turn.
+#[derive(Default)]
 pub(super) struct Spread {
     sources: Sources,
     ahead: BTreeMap<u64, Group>,
     next: Id,
+}
+
+impl Spread {
+    /// Takes groups from a source; gives those whose turn it is, from `next` on.
+    fn in_turn(&mut self, id: Id, groups: Vec<Group>, mut next: u64) -> Vec<Group> {
+        for group in groups {
+            if self.sources.received(Instant::now(), id, group.index) {
+                self.ahead.insert(group.index, group);
+            }
+        }
+        let mut ready = Vec::new();
+        while let Some(group) = self.ahead.remove(&next) {
+            ready.push(group);
+            next += 1;
+        }
+        ready
+    }
 }
 
 /// What happened to a source that is on its way.
@@ -75,7 +97,7 @@ struct Crew<'a> {
     /// Nodes that are not to be asked again, whatever they did.
     out: Vec<NodeName>,
     news: FuturesUnordered<BoxFuture<'a, News>>,
-    groups: mpsc::Sender<(Id, Passed)>,
+    batches: mpsc::Sender<Batch>,
     /// The seat that the resume machine chose, and what became of it.
     first: Id,
     end: Option<End>,
@@ -118,7 +140,7 @@ impl Run<'_> {
             ahead: BTreeMap::new(),
             next: 0,
         });
-        let (groups, mut passed) = mpsc::channel(1);
+        let (send, mut batches) = mpsc::channel(WAITING);
         let mut crew = Crew {
             means: self.means,
             order: self.order,
@@ -129,7 +151,7 @@ impl Run<'_> {
             joining: Vec::new(),
             out: Vec::new(),
             news: FuturesUnordered::new(),
-            groups,
+            batches: send,
             end: None,
             whole: false,
         };
@@ -151,21 +173,17 @@ impl Run<'_> {
             }
             crew.grow(ongoing);
             tokio::select! {
-                Some((id, batch)) = passed.recv() => {
-                    let ready = crew.take(id, batch, ongoing);
-                    let moved = || { self.resume.handle(Instant::now(), Event::Progress, rng); };
-                    match hand_on(self.means, ongoing, ready, sink, moved).await {
-                        Ok(None) => {}
-                        Ok(Some(error)) => break Err(End::There(error.into())),
-                        Err(fault) => break Err(End::Here(fault)),
-                    }
-                }
+                Some(batch) = batches.recv() => match crew.take(batch, ongoing, sink).await {
+                    Ok(true) => drop(self.resume.handle(Instant::now(), Event::Progress, rng)),
+                    Ok(false) => {}
+                    Err(end) => break Err(end),
+                },
                 Some(news) = crew.news.next() => crew.hear(news, ongoing),
                 () = tokio::time::sleep(TICK) => {}
             }
         };
         if result.is_ok() {
-            let farewell = crew.farewell(&mut passed);
+            let farewell = crew.farewell(&mut batches);
             // Not waiting for a node that does not answer: every byte is there.
             drop(tokio::time::timeout(GOODBYE, farewell).await);
         } else {
@@ -246,8 +264,8 @@ impl<'a> Crew<'a> {
                 self.joining.retain(|(id, _)| *id != joining.id);
                 let (id, at, wished) = (joining.id, joining.found.at.clone(), joining.found.wished);
                 let source = joined.and_then(|joined| {
-                    let groups = self.groups.clone();
-                    joining.into_source(*joined, self.means, self.order.timeout, groups)
+                    let batches = self.batches.clone();
+                    joining.into_source(*joined, self.means, self.order.timeout, batches)
                 });
                 match source {
                     Ok(source) => {
@@ -275,28 +293,37 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// Takes what a source sent; gives the groups whose turn it is.
-    fn take(&mut self, id: Id, (groups, last): Passed, ongoing: &Ongoing) -> Vec<Group> {
-        if !self.live.iter().any(|source| source.id == id) {
-            return Vec::new();
+    /// Takes what a source sent, and hands the sink those groups whose turn it is; whether there were any. Everything that
+    /// this needs goes to the thread that writes, and comes back.
+    async fn take<S: Sink>(&mut self, batch: Batch, ongoing: &mut Ongoing, sink: &mut S) -> Result<bool, End> {
+        let id = batch.stream;
+        let Some(source) = self.live.iter_mut().find(|source| source.id == id) else { return Ok(false) };
+        let Some(mut verifier) = source.verifier.take() else { return Ok(false) };
+        let mut spread = std::mem::take(&mut self.spread);
+        let mut assembler = std::mem::take(&mut ongoing.assembler);
+        let make = move || {
+            let (groups, last) = check(&mut verifier, batch);
+            let (pieces, wrong) = assembler.take_all(spread.in_turn(id, groups, assembler.next()));
+            let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
+            (pieces, (verifier, spread, assembler, bytes, wrong, last))
+        };
+        let (verifier, spread, assembler, bytes, wrong, last) = sink.write(make).await.map_err(End::Here)?;
+        (self.spread, ongoing.assembler) = (spread, assembler);
+        ongoing.received += bytes;
+        let Some(source) = self.live.iter_mut().find(|source| source.id == id) else { return Ok(false) };
+        source.verifier = Some(verifier);
+        if bytes > 0 {
+            report(self.means, ongoing);
         }
-        for group in groups {
-            if self.spread.sources.received(Instant::now(), id, group.index) {
-                self.spread.ahead.insert(group.index, group);
-            }
+        if let Some(error) = wrong {
+            return Err(End::There(error.into()));
         }
-        let (mut ready, mut next) = (Vec::new(), ongoing.assembler.next());
-        while let Some(group) = self.spread.ahead.remove(&next) {
-            ready.push(group);
-            next += 1;
-        }
-        if let Some(last) = last
-            && let Some(at) = self.live.iter().find(|source| source.id == id).map(|source| source.at.clone())
-        {
+        if let Some(last) = last {
+            let at = source.at.clone();
             self.whole |= id == self.first && matches!(last, Last::OneRange);
             self.lose(id, failure(&at, last), ongoing);
         }
-        ready
+        Ok(bytes > 0)
     }
 
     /// A live source ended.
@@ -355,17 +382,15 @@ impl<'a> Crew<'a> {
     }
 
     /// Every byte is there: sources that owe nothing are told so, and end their sessions well.
-    async fn farewell(&mut self, passed: &mut mpsc::Receiver<(Id, Passed)>) {
+    async fn farewell(&mut self, batches: &mut mpsc::Receiver<Batch>) {
         let sources = &self.spread.sources;
         self.live.retain(|source| sources.is_idle(source.id));
         self.live.iter_mut().for_each(Source::finish);
         while !self.live.is_empty() {
-            let Some((id, (_, last))) = passed.recv().await else { return };
-            if last.is_some() {
-                if let Some(Last::Wrong(error)) = &last {
-                    tracing::debug!(%error, "a node did not end its session well");
-                }
-                self.live.retain(|source| source.id != id);
+            // Nothing but Finish is due; what it says was verified with the bytes.
+            let Some(batch) = batches.recv().await else { return };
+            if !batch.frames.is_empty() || batch.end.is_some() {
+                self.live.retain(|source| source.id != batch.stream);
             }
         }
     }

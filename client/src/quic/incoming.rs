@@ -21,8 +21,8 @@ use super::{Throttle, connection_fault, lock, silent};
 /// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
 const READ: usize = 16;
 
-/// Groups that are handed on together, 512 KiB: what waking another thread costs is then little beside hashing them.
-const BATCH: usize = 8;
+/// Groups that are handed on together, 768 KiB: what waking another thread costs is then little beside hashing them.
+const BATCH: usize = 12;
 
 /// How long a group may wait for others to be handed on with: less than anyone sees, more than a fast link needs.
 const LINGER: Duration = Duration::from_millis(2);
@@ -30,6 +30,8 @@ const LINGER: Duration = Duration::from_millis(2);
 /// Frames that came one after the other, and why no more do.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
+    /// Of the stream, as its reader counts them.
+    pub(crate) stream: u32,
     pub(crate) frames: Vec<Frame>,
     /// The stream's end, or its failure.
     pub(crate) end: Option<Result<(), Fault>>,
@@ -78,8 +80,8 @@ impl Incoming {
 
     /// Hands on all that comes, until the stream ends, fails, or nobody takes it any more. What nobody takes is not read:
     /// the stream's window fills and the node stops.
-    pub(super) async fn gather(mut self, patience: Patience, batches: mpsc::Sender<Batch>) {
-        let mut batch = Batch::default();
+    pub(super) async fn gather(mut self, stream: u32, patience: Patience, batches: mpsc::Sender<Batch>) {
+        let mut batch = Batch { stream, ..Batch::default() };
         let mut groups = 0;
         let mut since = None;
         loop {
@@ -110,7 +112,8 @@ impl Incoming {
             }
             let last = batch.end.is_some();
             (groups, since) = (0, None);
-            if batches.send(std::mem::take(&mut batch)).await.is_err() || last {
+            let full = std::mem::replace(&mut batch, Batch { stream, ..Batch::default() });
+            if batches.send(full).await.is_err() || last {
                 return;
             }
         }

@@ -139,10 +139,16 @@ impl Sink for FileSink {
         Ok(recorded)
     }
 
-    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
-        let write = move |part: &mut Option<Part>| match part {
-            Some(part) => part.write(&pieces),
-            None => Err(Fault::new(Code::Internal, "the file is not open")),
+    async fn write<T: Send + 'static>(
+        &mut self,
+        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+    ) -> Result<T, Fault> {
+        let write = move |part: &mut Option<Part>| {
+            let (pieces, made) = make();
+            match part {
+                Some(part) => part.write(&pieces).map(|()| made),
+                None => Err(Fault::new(Code::Internal, "the file is not open")),
+            }
         };
         self.with(write).await
     }

@@ -6,6 +6,7 @@
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use usher_proto::{Code, ContentId, Fault};
 
+use super::hop;
 use crate::{core::assembler::Piece, driver::About, driver::Sink};
 
 /// Writes bytes in order. A reader that left is [`Code::Cancelled`].
@@ -33,12 +34,17 @@ impl<W: AsyncWrite + Send + Unpin> Sink for PipeSink<W> {
         Ok(0)
     }
 
-    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
+    async fn write<T: Send + 'static>(
+        &mut self,
+        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (pieces, made) = hop(|| Ok(make())).await?;
         for piece in pieces {
             self.out.write_all(&piece.data).await.map_err(|error| fault(&error))?;
         }
         // A buffered writer's reader that waits should see each group as it is verified.
-        self.out.flush().await.map_err(|error| fault(&error))
+        self.out.flush().await.map_err(|error| fault(&error))?;
+        Ok(made)
     }
 
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {

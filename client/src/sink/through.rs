@@ -40,9 +40,16 @@ impl Sink for ThroughSink {
         Ok(0)
     }
 
-    async fn write(&mut self, pieces: Vec<Piece>) -> Result<(), Fault> {
+    async fn write<T: Send + 'static>(
+        &mut self,
+        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+    ) -> Result<T, Fault> {
         let out = Arc::clone(&self.out);
-        hop(move || write_all(&mut &*out, &pieces).map_err(|error| fault(&error))).await
+        let write = move || {
+            let (pieces, made) = make();
+            write_all(&mut &*out, &pieces).map(|()| made).map_err(|error| fault(&error))
+        };
+        hop(write).await
     }
 
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {

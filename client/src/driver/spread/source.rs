@@ -3,7 +3,7 @@
 use std::{
     ops::Range,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,7 +24,6 @@ use usher_proto::{
 use super::{
     super::{
         About, Means,
-        check::{self, Passed},
         join::{Ask, Joined, join},
         session::HASHING,
     },
@@ -32,7 +31,7 @@ use super::{
 };
 use crate::{
     core::sources::Id,
-    quic::{Due, Patience, Reader},
+    quic::{Batch, Due, Patience, Reader},
 };
 
 /// A source that is on its way, and the groups that it is to send first.
@@ -49,7 +48,8 @@ pub(super) struct Source {
     pub(super) reason: String,
     pub(super) moves: u32,
     send: SendStream,
-    verifier: Arc<Mutex<Verifier>>,
+    /// Away while a batch is checked.
+    pub(super) verifier: Option<Verifier>,
     due: Due,
     _reader: Reader,
 }
@@ -73,13 +73,13 @@ impl Joining {
         async move { join(means, &at, ask, &about, timeout).await }
     }
 
-    /// The source that it is now; its groups go to `passed`.
+    /// The source that it is now; what it sends goes to `batches`.
     pub(super) fn into_source(
         self,
         joined: Joined,
         means: Means<'_>,
         timeout: Duration,
-        passed: mpsc::Sender<(Id, Passed)>,
+        batches: mpsc::Sender<Batch>,
     ) -> Result<Source, Fault> {
         let Self { id, found: Found { at, reason, moves, .. }, groups } = self;
         let lost = || Fault::new(Code::Internal, "our side of the stream is missing");
@@ -87,10 +87,8 @@ impl Joining {
         let due: Due = Arc::new(AtomicU64::new(groups.end - groups.start));
         // While nothing is asked of it, the connection's keep-alive tells whether it lives.
         let patience = Patience { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due) };
-        let gathered = means.pool.gather(joined.incoming, patience)?;
-        let verifier = Arc::new(Mutex::new(joined.verifier));
-        let hand = move |batch| passed.blocking_send((id, batch)).is_ok();
-        let reader = check::start(gathered, Arc::clone(&verifier), hand);
+        let reader = means.pool.gather(joined.incoming, id, patience, batches)?;
+        let verifier = Some(joined.verifier);
         Ok(Source { id, at, reason, moves, send, verifier, due, _reader: reader })
     }
 }
@@ -104,8 +102,8 @@ impl Source {
         let range = ByteRange { start: bytes.start, end: bytes.end };
         let frame = wire::message(Kind::Range, &range).ok_or_else(|| fault(&"the range is too long"))?;
         // Before the node can answer.
-        let extended = self.verifier.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
-        extended.map_err(|error| fault(&error))?;
+        let verifier = self.verifier.as_mut().ok_or_else(|| fault(&"its batch is being checked"))?;
+        verifier.extend(bytes).map_err(|error| fault(&error))?;
         self.due.fetch_add(groups.end - groups.start, Ordering::Relaxed);
         match self.send.write_chunk(frame).now_or_never() {
             // A node that ended the session says why on its own side.

@@ -36,7 +36,8 @@ async fn begin(target: &Path, about: &About, pieces: &[Piece], groups: usize) ->
     let mut sink = FileSink::new(target.to_owned(), false);
     assert_eq!(sink.begin(about).await, Ok(0));
     for piece in &pieces[..groups] {
-        sink.write(vec![piece.clone()]).await.expect("room");
+        let piece = piece.clone();
+        sink.write(move || (vec![piece], ())).await.expect("room");
     }
     sink.pause().await.expect("room");
     sink
@@ -56,7 +57,8 @@ async fn a_second_run_goes_on_and_the_whole_is_moved_into_place() {
         assert_eq!(sink.begin(&about).await, Ok(2), "from {start}");
         assert_eq!(sink.notices(), Vec::<String>::new());
         for piece in &pieces[2..] {
-            sink.write(vec![piece.clone()]).await.expect("room");
+            let piece = piece.clone();
+            sink.write(move || (vec![piece], ())).await.expect("room");
         }
         assert!(!target.exists());
         sink.finish(content).await.expect("moves");
@@ -80,7 +82,8 @@ async fn bytes_that_were_spoilt_are_fetched_again() {
     assert_eq!(sink.begin(&about).await, Ok(1), "only the first group is good");
     assert_eq!(part.metadata().map(|meta| meta.len()).ok(), Some(GROUP));
     for piece in &pieces[1..] {
-        sink.write(vec![piece.clone()]).await.expect("room");
+        let piece = piece.clone();
+        sink.write(move || (vec![piece], ())).await.expect("room");
     }
     sink.finish(ContentId([0; 32])).await.expect("moves");
     assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
