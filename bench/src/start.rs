@@ -158,9 +158,18 @@ impl Sink for Eye {
         Ok(0)
     }
 
-    async fn write(&mut self, _pieces: Vec<Piece>) -> Result<(), Fault> {
-        self.first.get_or_insert_with(Instant::now);
-        if self.until_first { Err(Fault::new(Code::Cancelled, "seen enough")) } else { Ok(()) }
+    async fn write<T: Send + 'static>(
+        &mut self,
+        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (pieces, made) = make();
+        if !pieces.is_empty() {
+            self.first.get_or_insert_with(Instant::now);
+        }
+        if self.first.is_some() && self.until_first {
+            return Err(Fault::new(Code::Cancelled, "seen enough"));
+        }
+        Ok(made)
     }
 
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
