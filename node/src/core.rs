@@ -13,3 +13,4 @@ pub mod session;
 pub mod tell;
 pub mod throttle;
 pub mod volumes;
+pub mod window;

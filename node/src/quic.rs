@@ -2,6 +2,7 @@
 //! connection lives; a session's work is in `session`. Refuses to know what is sent, and who may have it.
 
 mod asks;
+mod flight;
 mod header;
 mod idle;
 mod send;
@@ -25,14 +26,10 @@ use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
 use usher_transport::{Congestion, Offload, Threads};
 
-use crate::house::House;
+use crate::{core::window, house::House};
 
 /// Sessions of one connection at a time.
 const STREAMS: u32 = 100;
-
-/// Bytes of one connection that are not acknowledged, at most: 1 Gbit/s at 64 ms, and the memory that a client can hold
-/// which acknowledges nothing.
-const SEND_WINDOW: u64 = 8 << 20;
 
 /// What a client may send on one stream before it is read: an Open message and its header fit.
 const STREAM_WINDOW: u32 = 16 * 1024;
@@ -165,7 +162,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .max_concurrent_uni_streams(0_u32.into())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window((STREAM_WINDOW * STREAMS).into())
-        .send_window(SEND_WINDOW)
+        .send_window(window::LEAST)
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
         .congestion_controller_factory(congestion.factory());
@@ -228,9 +225,13 @@ fn accept(incoming: Incoming) -> Option<(Connection, ZeroRttAccepted)> {
 /// Serves the sessions of a connection until it is lost; none outlives it.
 async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, stop: &CancellationToken) {
     let uses = idle::Uses::default();
-    let connection_id = connection.stable_id() as u64;
-    let ends =
-        session::Ends { gone: stop.child_token(), stop: stop.clone(), connection: connection_id, uses: uses.clone() };
+    let ends = session::Ends {
+        gone: stop.child_token(),
+        stop: stop.clone(),
+        connection: connection.stable_id() as u64,
+        flight: Arc::new(flight::Flight::new(connection.clone())),
+        uses: uses.clone(),
+    };
     let sessions = TaskTracker::new();
     let unused = uses.unused(settings.unused);
     tokio::pin!(unused);

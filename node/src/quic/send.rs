@@ -13,6 +13,7 @@ use usher_proto::{
     wire::{self, HEADER, Kind},
 };
 
+use super::flight::Flight;
 use crate::{
     buffers::{Buffer, Buffers},
     house::{self, Running},
@@ -39,6 +40,7 @@ impl From<Fault> for SendError {
 /// One session's way out.
 pub(super) struct Sender<'a> {
     stream: &'a mut SendStream,
+    flight: &'a Flight,
     running: &'a mut Running,
     buffers: &'a Arc<Buffers>,
     stall: Duration,
@@ -46,12 +48,12 @@ pub(super) struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     pub(super) fn new(
-        stream: &'a mut SendStream,
+        (stream, flight): (&'a mut SendStream, &'a Flight),
         running: &'a mut Running,
         buffers: &'a Arc<Buffers>,
         stall: Duration,
     ) -> Self {
-        Self { stream, running, buffers, stall }
+        Self { stream, flight, running, buffers, stall }
     }
 
     /// The stream, to end it.
@@ -94,6 +96,7 @@ impl<'a> Sender<'a> {
             };
             // `write_chunks` leaves in each chunk what it did not take.
             self.running.sent(written.bytes as u64);
+            self.flight.wrote(written.bytes as u64);
         }
         Ok(())
     }

@@ -25,7 +25,9 @@ use usher_proto::{
 use super::{
     Settings,
     asks::{self, Asks},
-    code, header,
+    code,
+    flight::Flight,
+    header,
     idle::{Use, Uses},
     send::{SendError, Sender},
 };
@@ -50,6 +52,8 @@ pub(super) struct Ends {
     pub(super) stop: CancellationToken,
     /// Tells it from other connections.
     pub(super) connection: u64,
+    /// What of it is on its way.
+    pub(super) flight: Arc<Flight>,
     /// What it is used for; unused, it is closed.
     pub(super) uses: Uses,
 }
@@ -157,7 +161,7 @@ async fn serve(
     let result = tokio::select! {
         // The end of a good session wakes both of the first two.
         biased;
-        result = deliver(house, settings, opened, send, asks, &mut running, &mut enrolled) => result,
+        result = deliver(house, settings, opened, (send, &ends.flight), asks, &mut running, &mut enrolled) => result,
         // Seen here also while the session waits for the disk, the pacer or the hashes.
         left = stopped => Err(SendError::Gone(if left.is_ok() { "stopped by the client" } else { "connection lost" })),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
@@ -202,13 +206,13 @@ async fn deliver(
     house: &House,
     settings: Settings,
     opened: Opened,
-    send: &mut SendStream,
+    (send, flight): (&mut SendStream, &Flight),
     mut asks: Asks,
     running: &mut Running,
     enrolled: &mut Enrolled,
 ) -> Result<Option<NodeName>, SendError> {
     let Opened { media, mut session, setup, .. } = opened;
-    let mut sender = Sender::new(send, running, &house.buffers, settings.stall_timeout);
+    let mut sender = Sender::new((send, flight), running, &house.buffers, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
     loop {
         heed(&mut session, &mut asks)?;

@@ -1,0 +1,110 @@
+//! How many bytes of a connection may wait for their acknowledgement, sent or not. What is read from a disk long before
+//! it can leave is cold when it does, and takes memory: so it is a small multiple of what is on its way at the rate that
+//! was seen and the shortest round trip (bandwidth-delay product), and never so little that a near client notices.
+
+use std::time::{Duration, Instant};
+
+/// The least, in bytes: two pieces, and 4 Gbit/s at 1 ms.
+pub const LEAST: u64 = 512 << 10;
+
+/// The most, in bytes: 1 Gbit/s at 64 ms, and what a client can hold that acknowledges nothing.
+pub const MOST: u64 = 8 << 20;
+
+/// Times the bandwidth-delay product. Slow start doubles it each round trip, and the rate that was seen is a round trip
+/// old.
+const TIMES: u64 = 3;
+
+/// The rate is taken over so much time, or a round trip if that is longer.
+const SPAN: Duration = Duration::from_millis(20);
+
+/// A round trip this old tells nothing of the path any more.
+const OLD: Duration = Duration::from_secs(10);
+
+/// The window of one connection.
+#[derive(Debug)]
+pub struct Window {
+    bytes: u64,
+    /// Written since then.
+    since: Instant,
+    written: u64,
+    /// The shortest round trip, and when it was seen.
+    shortest: Option<(Instant, Duration)>,
+}
+
+impl Window {
+    /// The least.
+    pub fn new(now: Instant) -> Self {
+        Self { bytes: LEAST, since: now, written: 0, shortest: None }
+    }
+
+    /// So many bytes were written. Whether it is time to [`Window::measure`].
+    pub fn wrote(&mut self, now: Instant, bytes: u64) -> bool {
+        self.written = self.written.saturating_add(bytes);
+        let round_trip = self.shortest.map_or(Duration::ZERO, |(_, shortest)| shortest);
+        now.saturating_duration_since(self.since) >= SPAN.max(round_trip)
+    }
+
+    /// The window now that a round trip takes so long; `None` when it stays as it is.
+    pub fn measure(&mut self, now: Instant, round_trip: Duration) -> Option<u64> {
+        let elapsed = now.saturating_duration_since(self.since).as_nanos().max(1);
+        let known = self.shortest.filter(|(at, _)| now.saturating_duration_since(*at) < OLD);
+        let (at, shortest) = known.filter(|(_, shortest)| *shortest <= round_trip).unwrap_or((now, round_trip));
+        self.shortest = Some((at, shortest));
+        let on_its_way = u128::from(self.written) * shortest.as_nanos() / elapsed;
+        let bytes = u64::try_from(on_its_way).unwrap_or(MOST).saturating_mul(TIMES).clamp(LEAST, MOST);
+        (self.since, self.written) = (now, 0);
+        let changed = bytes != self.bytes;
+        self.bytes = bytes;
+        changed.then_some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sender that always has data, on a path with this round trip, rate in bytes/s and queueing delay; the window
+    /// after some seconds.
+    fn settled(round_trip: Duration, rate: u64, queue: Duration) -> u64 {
+        let (mut now, mut bytes) = (Instant::now(), LEAST);
+        let mut window = Window::new(now);
+        for i in 0..200 {
+            let trip = if i == 0 { round_trip } else { round_trip + queue };
+            let span = SPAN.max(trip);
+            now += span;
+            // No more than the path takes, nor than the window lets out in each of its round trips.
+            let path = rate as f64 * span.as_secs_f64();
+            let allowed = bytes as f64 * span.as_secs_f64() / trip.as_secs_f64();
+            assert!(window.wrote(now, path.min(allowed) as u64));
+            bytes = window.measure(now, trip).unwrap_or(bytes);
+        }
+        bytes
+    }
+
+    #[test]
+    fn far_and_fast_paths_are_filled_and_near_ones_hold_little() {
+        let ms = Duration::from_millis;
+        assert_eq!(settled(Duration::from_micros(100), 1_000_000_000, Duration::ZERO), LEAST);
+        assert_eq!(settled(Duration::from_micros(100), 16_000_000, ms(30)), LEAST, "queues of its own do not count");
+        let product = 12_500_000 / 10;
+        assert!(settled(ms(100), 12_500_000, Duration::ZERO) >= product * 2, "100 Mbit/s at 100 ms");
+        assert!(settled(ms(100), 12_500_000, ms(50)) >= product * 3 / 2, "with a queue on the way");
+        assert_eq!(settled(ms(200), 125_000_000, Duration::ZERO), MOST);
+    }
+
+    #[test]
+    fn a_path_that_became_longer_is_believed_after_a_while() {
+        let mut now = Instant::now();
+        let mut window = Window::new(now);
+        let mut bytes = LEAST;
+        for trip in [1, 200] {
+            for _ in 0..60 {
+                now += Duration::from_millis(200);
+                assert!(window.wrote(now, 2_000_000));
+                bytes = window.measure(now, Duration::from_millis(trip)).unwrap_or(bytes);
+            }
+            assert_eq!(bytes, if trip == 1 { LEAST } else { 6_000_000 });
+        }
+        assert!(!window.wrote(now, 1), "not within a round trip");
+    }
+}
