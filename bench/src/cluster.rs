@@ -66,6 +66,14 @@ impl Part {
         }
     }
 
+    /// Asks the program to end, and waits until it has, with all that it started.
+    pub(crate) fn terminate(&mut self) -> anyhow::Result<()> {
+        let id = i32::try_from(self.id()).ok().and_then(rustix::process::Pid::from_raw).context("a process number")?;
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).context("ask a program to end")?;
+        self.child.wait().context("wait for a program's end")?;
+        Ok(())
+    }
+
     /// Whether it still runs.
     pub(crate) fn runs(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait().context("look after a program")?.is_none())

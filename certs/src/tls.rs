@@ -52,7 +52,9 @@ pub fn media_server_config(resolver: Arc<MediaCertResolver>) -> Result<ServerCon
     Ok(config)
 }
 
-/// The client side of media: TLS 1.3, ALPN `usher/1`, trust by pin alone. `SSLKEYLOGFILE` is honoured, so that a packet
+/// The client side of media: TLS 1.3, ALPN `usher/1`, trust by pin alone. Used again, it resumes its own sessions, with
+/// early data. Those show no certificate, hence nothing to hold against the pins: it is to be used again only while the
+/// certificate that was shown is among the pins of a fresh seat. `SSLKEYLOGFILE` is honoured, so that a packet
 /// capture of one's own session can be read.
 ///
 /// # Errors
@@ -65,28 +67,8 @@ pub fn media_client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.key_log = Arc::new(KeyLogFile::new());
-    config.resumption = Resumption::disabled();
+    // For the one node that this is made for.
+    config.resumption = Resumption::in_memory_sessions(1);
+    config.enable_early_data = true;
     Ok(config)
-}
-
-/// What a client remembers of its TLS sessions with a node that showed one certificate.
-///
-/// A resumed session shows none, hence nothing to hold against the pins. So these are to be used only while that very
-/// certificate is among the pins of a fresh seat.
-#[derive(Clone, Debug)]
-pub struct Sessions(Resumption);
-
-impl Default for Sessions {
-    fn default() -> Self {
-        // By name of the server, and there is one.
-        Self(Resumption::in_memory_sessions(1))
-    }
-}
-
-impl Sessions {
-    /// Lets a client's configuration resume these, with early data.
-    pub fn resume(&self, config: &mut ClientConfig) {
-        config.resumption = self.0.clone();
-        config.enable_early_data = true;
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Trust is by the pins of a seat alone. Refuses to know what the frames mean.
 
+mod comeback;
 mod incoming;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, SendStream, TransportConfig, VarInt,
@@ -28,6 +30,7 @@ use usher_proto::{
 pub use usher_transport::Congestion;
 use usher_transport::{Offload, Threads};
 
+use self::comeback::{Begun, Known};
 pub(crate) use self::incoming::{Batch, Due, Incoming, Patience};
 use crate::core::{limit::Limit, table::clean, url::Address};
 
@@ -82,6 +85,8 @@ struct Endpoints {
 #[derive(Default)]
 struct Slot {
     live: Option<(Connection, [u8; 32])>,
+    /// What came of the last connection that was made: enough to come back without a round trip.
+    known: Option<Known>,
     /// When the last dial failed, and why: those that waited for it need not try again.
     failed: Option<(Instant, Fault)>,
 }
@@ -117,7 +122,7 @@ impl Pool {
 
     /// Dials a seat, or finds that it was dialled: then a session there takes one round trip.
     pub(crate) async fn reach(&self, master: &Address, seat: &SeatAddress) -> Result<(), Fault> {
-        self.connection(master, seat).await.map(drop)
+        self.connection(master, seat, None).await.map(drop)
     }
 
     /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where that says `more`,
@@ -131,19 +136,11 @@ impl Pool {
     ) -> Result<(Incoming, Option<SendStream>), Fault> {
         let request = wire::message(Kind::Open, open)
             .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
-        let connection = self.connection(master, seat).await?;
-        let lost = |error: ConnectionError| connection_fault(&seat.node, &error);
-        let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
-        let sent = async {
-            send.write_chunk(request).await.ok()?;
-            if open.more { Some(()) } else { send.finish().ok() }
+        let (connection, begun) = self.connection(master, seat, Some((request.clone(), open.more))).await?;
+        let (send, recv) = match begun {
+            Some(begun) => begun,
+            None => comeback::begin(&connection, seat, request, open.more).await?,
         };
-        // A node that refuses at once may stop our side of the stream; its answer says why, so that is read either way.
-        if sent.await.is_none()
-            && let Some(error) = connection.close_reason()
-        {
-            return Err(lost(error));
-        }
         let decoder = Decoder::into_buffers(self.buffers.clone());
         Ok((Incoming::new(seat.node.clone(), recv, decoder, throttle), open.more.then_some(send)))
     }
@@ -161,7 +158,13 @@ impl Pool {
         }
     }
 
-    async fn connection(&self, master: &Address, seat: &SeatAddress) -> Result<Connection, Fault> {
+    /// A connection; and the stream, where `open` went ahead of the handshake.
+    async fn connection(
+        &self,
+        master: &Address,
+        seat: &SeatAddress,
+        open: Option<(Bytes, bool)>,
+    ) -> Result<(Connection, Option<Begun>), Fault> {
         let asked = Instant::now();
         let slot = Arc::clone(lock(&self.nodes).entry((master.clone(), seat.node.clone())).or_default());
         let mut slot = slot.lock().await;
@@ -169,35 +172,44 @@ impl Pool {
             && connection.close_reason().is_none()
             && seat.pins.contains(certificate)
         {
-            return Ok(connection.clone());
+            return Ok((connection.clone(), None));
         }
         if let Some((at, fault)) = &slot.failed
             && *at >= asked
         {
             return Err(fault.clone());
         }
-        match tokio::time::timeout(DIAL, self.dial(seat)).await {
+        if let Some(known) = slot.known.take()
+            && let Some((connection, begun)) = self.come_back(seat, &known, open).await
+        {
+            slot.live = Some((connection.clone(), known.certificate));
+            slot.known = Some(known);
+            return Ok((connection, begun));
+        }
+        let config = client_config(seat, self.congestion)?;
+        match tokio::time::timeout(DIAL, self.dial(seat, &config)).await {
             Ok(Ok(connection)) => {
                 let shown = connection.peer_identity().and_then(|id| id.downcast::<Vec<CertificateDer<'_>>>().ok());
                 let certificate = shown.and_then(|certs| certs.first().map(|der| pin::sha256(der))).unwrap_or_default();
-                tracing::debug!(node = %seat.node, address = %connection.remote_address(), "connected");
-                *slot = Slot { live: Some((connection.clone(), certificate)), failed: None };
-                Ok(connection)
+                let address = connection.remote_address();
+                tracing::debug!(node = %seat.node, %address, "connected");
+                let known = Some(Known { address, certificate, config });
+                *slot = Slot { live: Some((connection.clone(), certificate)), known, failed: None };
+                Ok((connection, None))
             }
             other => {
                 let fault = match other {
                     Ok(Err(fault)) => fault,
                     _ => Fault::new(Code::Network, format!("node {} does not answer at {}", seat.node, listed(seat))),
                 };
-                *slot = Slot { live: None, failed: Some((Instant::now(), fault.clone())) };
+                *slot = Slot { live: None, known: None, failed: Some((Instant::now(), fault.clone())) };
                 Err(fault)
             }
         }
     }
 
     /// Dials the addresses one after the other, without waiting for one to fail before the next is tried.
-    async fn dial(&self, seat: &SeatAddress) -> Result<Connection, Fault> {
-        let config = client_config(seat, self.congestion)?;
+    async fn dial(&self, seat: &SeatAddress, config: &ClientConfig) -> Result<Connection, Fault> {
         let mut addresses = seat.addresses.iter().peekable();
         let mut tries = FuturesUnordered::new();
         let mut last = Fault::new(Code::Network, format!("node {} has no address", seat.node));

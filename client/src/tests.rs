@@ -311,3 +311,18 @@ async fn a_stalled_reader_delays_none_of_the_others_on_its_connection() {
     assert_eq!(node.connections.load(std::sync::atomic::Ordering::Relaxed), 1, "all share one connection");
     client.close().await;
 }
+
+#[tokio::test]
+async fn who_comes_back_asks_ahead_of_the_handshake() {
+    let (titles, data) = one();
+    let node = Node::start("node-1", &titles, Manner::Honest);
+    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let client = client(&running, Duration::from_secs(20));
+    for times in 1..=2 {
+        let (result, bytes, lost) = fetch(&client).await;
+        assert!(result.is_ok() && bytes == data, "{result:?} {lost:?}");
+        let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!((count(&node.connections), count(&node.early)), (times, times - 1));
+        node.hang_up();
+    }
+}

@@ -141,6 +141,15 @@ impl Web {
     }
 }
 
+impl Drop for Web {
+    fn drop(&mut self) {
+        // Killed, nginx would leave its workers behind.
+        if let Err(error) = self.part.terminate() {
+            eprintln!("{}: {error:#}", self.name);
+        }
+    }
+}
+
 /// What curl said of its transfers: all bytes, and the seconds to the first byte of each.
 pub(crate) fn said(stdout: &[u8]) -> anyhow::Result<(u64, Vec<f64>)> {
     let (mut bytes, mut first) = (0, Vec::new());

@@ -12,7 +12,8 @@ use super::{Failure, Reach, interrupted, note, tell_request, zone};
 use crate::{
     client::{Client, Options},
     core::{table::clean, url::Url},
-    driver::Progress,
+    driver::{Order, Progress},
+    master::Answer,
     quic::Congestion,
     sink::{FileSink, ThroughSink},
 };
@@ -101,22 +102,25 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
             result => result.map(drop),
         };
     };
-    let versions = client.locate(what).await?;
+    // Both at once: how it has to be played, and where it comes from.
+    let orders = [&order];
+    let (versions, answers) = tokio::join!(client.locate(what), client.resolve_many(&orders));
+    let (versions, first) = (versions?, answers?.pop());
     let about = versions.into_iter().find_map(|version| version.title).unwrap_or_default();
     if about.streamable || about.media_type.is_empty() {
-        return pipe(client, &order, &observer, &player).await;
+        return pipe(client, &order, first, &observer, &player).await;
     }
     let name = clean(&about.title);
     if about.media_type != "video/mp4" {
         note(&format!("{name}: its index is at the end; seeking may not work while it comes"));
-        return pipe(client, &order, &observer, &player).await;
+        return pipe(client, &order, first, &observer, &player).await;
     }
     note(&format!("{name}: its index is at the end, so it is fetched whole before it plays"));
     let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("make a temporary folder: {error}"));
     let folder = tempfile::Builder::new().prefix("usher-play-").tempdir().map_err(failed)?;
     let file = Title::parse(&about.title).map_or_else(|_| "title.mp4".to_owned(), |title| title.file_name().to_owned());
     let mut sink = FileSink::new(folder.path().join(file), false);
-    client.run(&order, &mut sink, &observer, None).await?;
+    client.run(&order, &mut sink, &observer, first).await?;
     let mut child = player.start(&Feed::File(sink.target()), Stdio::null())?;
     ended(&player, &mut child).await
 }
@@ -124,7 +128,8 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
 /// Feeds the player's standard input until either ends.
 async fn pipe(
     client: &Client,
-    order: &crate::driver::Order,
+    order: &Order,
+    first: Option<Result<Answer, Fault>>,
     observer: &(dyn Fn(&Progress) + Send + Sync),
     player: &Player,
 ) -> Result<(), Fault> {
@@ -134,7 +139,7 @@ async fn pipe(
     let feed = async {
         let mut sink = ThroughSink::new(input.into());
         // The sink, and with it the player's input, ends with this block: the player sees the end of the title.
-        client.run(order, &mut sink, observer, None).await.map(drop)
+        client.run(order, &mut sink, observer, first).await.map(drop)
     };
     let fed = tokio::select! {
         fed = feed => fed,

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use quinn::{Endpoint, Incoming, RecvStream, SendStream, ServerConfig, VarInt, crypto::rustls::QuicServerConfig};
+use quinn::{
+    Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, VarInt, crypto::rustls::QuicServerConfig,
+};
 use usher_certs::media::{MediaCertResolver, MediaCertificate};
 use usher_proto::{
     Code, Fault,
@@ -63,6 +65,9 @@ pub(super) struct Node {
     pub(super) connections: Arc<AtomicUsize>,
     /// The first byte that each session asked for.
     pub(super) starts: Arc<Mutex<Vec<u64>>>,
+    /// Sessions that were asked for ahead of the handshake.
+    pub(super) early: Arc<AtomicUsize>,
+    open: Arc<Mutex<Vec<Connection>>>,
     /// Bytes that were sent, as far as streams took them.
     pub(super) sent: Arc<AtomicU64>,
     /// Sessions that were served to their end.
@@ -95,6 +100,8 @@ impl Node {
             pin: certificate.sha256,
             connections: Arc::default(),
             starts: Arc::default(),
+            early: Arc::default(),
+            open: Arc::default(),
             sent: Arc::default(),
             finished: Arc::default(),
             next: Arc::default(),
@@ -103,6 +110,8 @@ impl Node {
         let known = Known {
             titles: titles.clone(),
             starts: node.starts.clone(),
+            early: node.early.clone(),
+            open: node.open.clone(),
             sent: node.sent.clone(),
             finished: node.finished.clone(),
             next: node.next.clone(),
@@ -122,6 +131,12 @@ impl Node {
         *self.next.lock().expect("not poisoned") = seat;
     }
 
+    /// Closes all connections.
+    pub(super) fn hang_up(&self) {
+        let all = std::mem::take(&mut *self.open.lock().expect("not poisoned"));
+        all.iter().for_each(|connection| connection.close(VarInt::from_u32(Code::Cancelled.quic()), b"idle"));
+    }
+
     pub(super) fn starts(&self) -> Vec<u64> {
         self.starts.lock().expect("not poisoned").clone()
     }
@@ -131,6 +146,8 @@ impl Node {
 struct Known {
     titles: Titles,
     starts: Arc<Mutex<Vec<u64>>>,
+    early: Arc<AtomicUsize>,
+    open: Arc<Mutex<Vec<Connection>>>,
     sent: Arc<AtomicU64>,
     finished: Arc<AtomicUsize>,
     next: Arc<Mutex<v1::Seat>>,
@@ -155,9 +172,12 @@ impl Asked {
 }
 
 async fn connection(incoming: Incoming, known: Known, manner: Manner) {
-    let Ok(connection) = incoming.await else { return };
+    let Ok(connecting) = incoming.accept() else { return };
+    let Ok((connection, _)) = connecting.into_0rtt() else { return };
+    known.open.lock().expect("not poisoned").push(connection.clone());
     while let Ok((send, recv)) = connection.accept_bi().await {
         let known = known.clone();
+        known.early.fetch_add(usize::from(recv.is_0rtt()), Ordering::Relaxed);
         tokio::spawn(async move {
             let mut asked = Asked { recv, decoder: Decoder::default() };
             let Some(Frame::Open(open)) = asked.next().await else { panic!("no Open") };

@@ -453,9 +453,7 @@ async fn who_comes_back_opens_a_session_along_with_its_hello_and_nobody_can_say_
     let data = mp4(1, 3 * GROUP as usize);
     let stage = Stage::with(&[("a.mp4", &data)]).await;
     let pins = stage.presence.subscribe().borrow().certificates.clone();
-    let sessions = tls::Sessions::default();
-    let mut config = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
-    sessions.resume(&mut config);
+    let config = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("TLS for QUIC")));
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
     let dial = || endpoint.connect_with(config.clone(), stage.address, "node").expect("can be dialled");

@@ -1,3 +1,5 @@
+//! Drivers of our own, a plain socket at the other end, and wakers pulled from without.
+
 use std::{future::poll_fn, net::UdpSocket, time::Duration};
 
 use quinn::{AsyncUdpSocket as _, udp::Transmit};

@@ -1,3 +1,6 @@
+//! Plays sessions against the schedule on a clock of numbers: what each gets, when, and beside whom. Property tests hold the
+//! capacity, the deadlines and the shares.
+
 use proptest::prelude::*;
 
 use super::*;
