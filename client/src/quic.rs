@@ -23,9 +23,11 @@ use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
 use usher_certs::{pin, tls};
 use usher_proto::{
     Code, Fault, NodeName,
+    buffers::Buffers,
     model::SeatAddress,
     pb::wire::Open,
-    wire::{self, Buffers, Decoder, Kind},
+    tree::GROUP,
+    wire::{self, Decoder, Kind},
 };
 pub use usher_transport::Congestion;
 use usher_transport::{Offload, Threads};
@@ -103,7 +105,12 @@ impl Drop for Reader {
 impl Pool {
     /// No connections yet.
     pub(crate) fn new(congestion: Congestion) -> Self {
-        Self { congestion, buffers: Buffers::new(BUFFERS), endpoints: Mutex::default(), nodes: Mutex::default() }
+        Self {
+            congestion,
+            buffers: Buffers::new(GROUP as usize, BUFFERS),
+            endpoints: Mutex::default(),
+            nodes: Mutex::default(),
+        }
     }
 
     /// Gathers the rest of a stream into batches, marked with the number of the stream, until the reader is dropped.

@@ -20,18 +20,18 @@ use usher_proto::{
 };
 
 use crate::{
-    buffers::Buffers,
     core::{
         guard::Limits,
         keyring::Keyring,
         meter::Meter,
         replay::Replay,
-        schedule::{self, Terms},
+        schedule::Terms,
         session::{Facts, Session},
         volumes::{self, Loads},
     },
     media::{FindError, Library, OpenError, OpenMedia},
     moves::Moves,
+    quic::ReadBuffers,
     replica::{self, Puller},
     turns::{Part, Turns},
 };
@@ -44,7 +44,7 @@ pub(crate) struct House {
     replay: Mutex<Replay>,
     meter: Mutex<Meter>,
     /// Between disk and network.
-    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) buffers: ReadBuffers,
     /// Whose bytes go next.
     pub(crate) turns: Arc<Turns>,
     draining: AtomicBool,
@@ -77,7 +77,7 @@ impl House {
             keys: ArcSwap::default(),
             replay: Mutex::default(),
             meter: Mutex::new(Meter::new(now, limits)),
-            buffers: Buffers::new(schedule::MOST_PIECE),
+            buffers: ReadBuffers::default(),
             turns: Turns::new(limits.capacity),
             draining: AtomicBool::new(false),
             moves: Arc::default(),
@@ -270,6 +270,11 @@ impl Running {
     /// Bytes that are sent at a time.
     pub(crate) fn piece(&self) -> u64 {
         self.part.piece()
+    }
+
+    /// Whether it gets no more than its rate in the long run.
+    pub(crate) fn paced(&self) -> bool {
+        self.part.paced()
     }
 
     /// Waits until so many bytes may be sent, at most [`Running::piece`].

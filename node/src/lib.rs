@@ -6,7 +6,6 @@
 
 pub mod app;
 mod attach;
-mod buffers;
 pub mod cli;
 pub mod core;
 mod house;

@@ -26,6 +26,7 @@ use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
 use usher_transport::{Congestion, Offload, Threads};
 
+pub(crate) use self::send::ReadBuffers;
 use crate::{core::window, house::House};
 
 /// Sessions of one connection at a time.

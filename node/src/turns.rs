@@ -46,6 +46,7 @@ pub(crate) struct Part {
     key: Key,
     gate: Arc<Gate>,
     piece: u64,
+    paced: bool,
 }
 
 impl Turns {
@@ -65,7 +66,7 @@ impl Turns {
         let mut inner = self.lock();
         let key = inner.schedule.join(Instant::now(), terms);
         let piece = inner.schedule.piece(&terms);
-        Part { turns: self.clone(), key, gate: Arc::default(), piece }
+        Part { turns: self.clone(), key, gate: Arc::default(), piece, paced: terms.paced() }
     }
 
     /// Gives turns as time passes, for as long as the node runs. For one caller.
@@ -112,6 +113,11 @@ impl Part {
     /// Bytes to ask for at a time.
     pub(crate) fn piece(&self) -> u64 {
         self.piece
+    }
+
+    /// Whether it is paced by its rate.
+    pub(crate) fn paced(&self) -> bool {
+        self.paced
     }
 
     /// Waits until so many bytes may be sent, at most [`Part::piece`].

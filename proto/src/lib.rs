@@ -2,6 +2,7 @@
 //! tickets, units, identifiers and the one table of errors. Pure: no sockets, no clock, no disk.
 
 pub mod backoff;
+pub mod buffers;
 pub mod code;
 pub mod id;
 pub mod model;

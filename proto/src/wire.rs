@@ -1,14 +1,13 @@
 //! `usher/1`, the frames on a session's QUIC stream: type, length, body. Encodes and decodes; reads no socket.
 //! The sequence of frames is told in `usher/wire/v1/wire.proto`.
 
-mod buffers;
 mod decoder;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use thiserror::Error;
 
-pub use self::{buffers::Buffers, decoder::Decoder};
+pub use self::decoder::Decoder;
 use crate::{
     code::{Code, Fault},
     pb,
@@ -196,6 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::buffers::Buffers;
 
     fn frames() -> Vec<(Bytes, Frame)> {
         let open = pb::wire::Open { ticket: "t".into(), priority: -3, more: true, ..Default::default() };
@@ -223,7 +223,8 @@ mod tests {
     fn frames_survive_any_cut() {
         let all: Vec<u8> = frames().iter().flat_map(|(bytes, _)| bytes.to_vec()).collect();
         for (step, pooled) in [1, 2, 5, 7, all.len()].into_iter().flat_map(|step| [(step, false), (step, true)]) {
-            let decoder = if pooled { Decoder::into_buffers(Buffers::new(2)) } else { Decoder::default() };
+            let decoder =
+                if pooled { Decoder::into_buffers(Buffers::new(GROUP as usize, 2)) } else { Decoder::default() };
             let (mut decoder, mut seen) = (decoder, Vec::new());
             for part in all.chunks(step) {
                 decoder.push(part);

@@ -51,7 +51,7 @@ async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
     // What the first session brings into memory is no viewer's.
     let seat = viewer::seat(&mut tickets, FILM).await?;
     let first = viewer::dial(&endpoint, &seat).await?;
-    viewer::read(&mut viewer::open(&first, &seat.ticket).await?).await?;
+    viewer::open(&first, &seat.ticket).await?.read_chunk(1, true).await.context("read a session")?;
     let server = [cluster.node.id()];
     let before = resident(&server)?;
     let mut viewers = JoinSet::new();

@@ -72,7 +72,8 @@ pub struct Terms {
 }
 
 impl Terms {
-    fn paced(&self) -> bool {
+    /// Whether the session gets no more than its lead and its pace.
+    pub fn paced(&self) -> bool {
         self.purpose == Purpose::Play && self.rate.0 > 0
     }
 }

@@ -9,13 +9,14 @@ use tokio::time;
 use tracing::warn;
 use usher_proto::{
     Code, Fault,
+    buffers::{Buffer, Buffers},
     tree::{self, GROUP},
     wire::{self, HEADER, Kind},
 };
 
 use super::flight::Flight;
 use crate::{
-    buffers::{Buffer, Buffers},
+    core::schedule::MOST_PIECE,
     house::{self, Running},
     media::OpenMedia,
 };
@@ -37,12 +38,32 @@ impl From<Fault> for SendError {
     }
 }
 
+/// Bytes of a part that is read for a paced session.
+const SLICE: usize = 16 * 1024;
+
+/// Buffers that are kept while they are not in use: 16 MiB of each kind.
+const SPARE: (usize, usize) = (64, 1024);
+
+/// What sessions read into.
+pub(crate) struct ReadBuffers {
+    /// For a turn of groups.
+    large: Buffers,
+    /// For a part of a group.
+    small: Buffers,
+}
+
+impl Default for ReadBuffers {
+    fn default() -> Self {
+        Self { large: Buffers::new(MOST_PIECE, SPARE.0), small: Buffers::new(SLICE, SPARE.1) }
+    }
+}
+
 /// One session's way out.
 pub(super) struct Sender<'a> {
     stream: &'a mut SendStream,
     flight: &'a Flight,
     running: &'a mut Running,
-    buffers: &'a Arc<Buffers>,
+    buffers: &'a ReadBuffers,
     stall: Duration,
 }
 
@@ -50,7 +71,7 @@ impl<'a> Sender<'a> {
     pub(super) fn new(
         (stream, flight): (&'a mut SendStream, &'a Flight),
         running: &'a mut Running,
-        buffers: &'a Arc<Buffers>,
+        buffers: &'a ReadBuffers,
         stall: Duration,
     ) -> Self {
         Self { stream, flight, running, buffers, stall }
@@ -112,9 +133,27 @@ impl<'a> Sender<'a> {
         // Its turn first: what is read then leaves the processor's cache for the network, and waits nowhere.
         let part = self.part(len);
         self.running.turn(part as u64).await;
-        let mut frames = read(media, groups, self.buffers.take(len)).await?;
+        if self.running.paced() && part == len {
+            return self.slices(media, groups).await;
+        }
+        let mut frames = read(media, groups, self.buffers.large.take(len)).await?;
         self.write(frames.split_to(part)).await?;
         self.send(frames).await
+    }
+
+    /// Sends groups whose turn has come in small parts, each of them read when the one before was taken. A viewer takes
+    /// what it plays, so that the node waits for it most of the time: with little in hand.
+    async fn slices(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SendError> {
+        for group in groups {
+            let len = tree::group_len(media.size(), group);
+            self.write(Bytes::copy_from_slice(&wire::header(Kind::Group, len as usize))).await?;
+            for at in (0..len).step_by(SLICE) {
+                let size = (len - at).min(SLICE as u64) as usize;
+                let slice = read_slice(media, group * GROUP + at, self.buffers.small.take(size)).await?;
+                self.write(slice).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -131,19 +170,35 @@ async fn read(media: &Arc<OpenMedia>, groups: Range<u64>, mut buffer: Buffer) ->
     house::blocking(move || {
         let mut at = offset;
         for mut body in self::bodies(&media, groups, &mut buffer) {
-            match media.read_at(at, &mut body) {
-                Ok(read) if read == body.len() => at += read as u64,
-                Ok(_) => return Err(Fault::new(Code::ContentChanged, "the file became shorter")),
-                Err(error) => {
-                    warn!(title = %media.title(), %error, "read media");
-                    // DISK would be the client's own.
-                    return Err(Fault::new(Code::Unavailable, format!("read media: {error}")));
-                }
-            }
+            fill(&media, at, &mut body)?;
+            at += body.len() as u64;
         }
         Ok(buffer.freeze())
     })
     .await?
+}
+
+/// Fills a buffer from `offset`, in the same way.
+async fn read_slice(media: &Arc<OpenMedia>, offset: u64, mut buffer: Buffer) -> Result<Bytes, Fault> {
+    let wanted = buffer.bytes_mut().len();
+    if media.read_cached(offset, &mut [IoSliceMut::new(buffer.bytes_mut())]) == wanted {
+        return Ok(buffer.freeze());
+    }
+    let media = media.clone();
+    house::blocking(move || fill(&media, offset, buffer.bytes_mut()).map(|()| buffer.freeze())).await?
+}
+
+/// Reads until `bytes` is full. Blocks.
+fn fill(media: &OpenMedia, offset: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+    match media.read_at(offset, bytes) {
+        Ok(read) if read == bytes.len() => Ok(()),
+        Ok(_) => Err(Fault::new(Code::ContentChanged, "the file became shorter")),
+        Err(error) => {
+            warn!(title = %media.title(), %error, "read media");
+            // DISK would be the client's own.
+            Err(Fault::new(Code::Unavailable, format!("read media: {error}")))
+        }
+    }
 }
 
 /// Writes the headers, and gives the places of the bodies.

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf as _, Bytes};
 
-use super::{Buffers, Frame, HEADER, Kind, WireError, decode};
-use crate::tree::GROUP;
+use super::{Frame, HEADER, Kind, WireError, decode};
+use crate::buffers::{Buffer, Buffers};
 
 /// Turns received bytes into frames. Holds what was pushed and not yet asked for, and at most one frame's body; looks at
 /// a header before it makes room.
@@ -30,8 +30,8 @@ struct Head {
 struct Body {
     kind: Kind,
     len: usize,
-    /// What came of it, once it is known to come in several pieces.
-    room: Option<Vec<u8>>,
+    /// What came of it, once it is known to come in several pieces: where, and how much.
+    room: Option<(Buffer, usize)>,
 }
 
 impl Decoder {
@@ -98,8 +98,7 @@ impl Decoder {
 
     /// The whole body, or what is there of it.
     fn gather(&mut self, mut body: Body) -> Result<Bytes, Body> {
-        let pooled = self.buffers.as_ref().filter(|_| body.kind == Kind::Group);
-        let mut room = match body.room.take() {
+        let (mut room, mut have) = match body.room.take() {
             Some(room) => room,
             None => match self.chunks.front_mut() {
                 _ if body.len == 0 => return Ok(Bytes::new()),
@@ -110,30 +109,30 @@ impl Decoder {
                     }
                     return Ok(bytes);
                 }
-                Some(_) => pooled.map_or_else(|| Vec::with_capacity(body.len), Buffers::room),
+                Some(_) => {
+                    let pooled = self.buffers.as_ref().filter(|_| body.kind == Kind::Group);
+                    (pooled.map_or_else(|| Buffers::default().take(body.len), |buffers| buffers.take(body.len)), 0)
+                }
                 None => return Err(body),
             },
         };
-        debug_assert!(room.capacity() >= body.len.min(GROUP as usize), "gathering never moves what is there");
-        while room.len() < body.len {
-            let Some(chunk) = self.chunks.front_mut() else { return Err(Body { room: Some(room), ..body }) };
-            let count = chunk.len().min(body.len - room.len());
-            room.extend_from_slice(&chunk[..count]);
-            chunk.advance(count);
+        while have < body.len {
+            let Some(chunk) = self.chunks.front_mut() else { return Err(Body { room: Some((room, have)), ..body }) };
+            let count = chunk.len().min(body.len - have);
+            chunk.copy_to_slice(&mut room.bytes_mut()[have..have + count]);
+            have += count;
             if chunk.is_empty() {
                 self.chunks.pop_front();
             }
         }
-        Ok(match pooled {
-            Some(buffers) => buffers.lend(room),
-            None => room.into(),
-        })
+        Ok(room.freeze())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::*;
+    use crate::buffers::Buffers;
 
     fn group(len: usize, seed: u8) -> Bytes {
         let mut frame = BytesMut::from(&header(Kind::Group, len)[..]);
@@ -146,7 +145,7 @@ mod tests {
         let hashes = values(Kind::Hashes, &[[3; 32]; 4]);
         let all = [&group(1000, 1)[..], &hashes, &group(7, 2)].concat();
         let all = Bytes::from(all);
-        let mut decoder = Decoder::into_buffers(Buffers::new(1));
+        let mut decoder = Decoder::into_buffers(Buffers::new(GROUP as usize, 1));
         decoder.push_chunk(all.clone());
         let Ok(Some(Frame::Group(first))) = decoder.next_frame() else { panic!("no group") };
         assert_eq!(first.as_ptr(), all[HEADER..].as_ptr());
@@ -157,7 +156,7 @@ mod tests {
 
     #[test]
     fn buffers_are_used_again_and_never_while_held() {
-        let mut decoder = Decoder::into_buffers(Buffers::new(4));
+        let mut decoder = Decoder::into_buffers(Buffers::new(GROUP as usize, 4));
         let mut take = |seed| {
             let frame = group(GROUP as usize, seed);
             for chunk in [frame.slice(..3), frame.slice(3..1400), frame.slice(1400..)] {

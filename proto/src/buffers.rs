@@ -1,0 +1,101 @@
+//! Buffers between disk and network, used again and again: a fresh one costs the kernel a fault for every page. A buffer
+//! comes back by itself when nobody holds a byte of it any more, such as when the last one is acknowledged. Refuses to
+//! know what is in them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+/// Where buffers of one size wait. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers(Arc<Shelf>);
+
+#[derive(Debug, Default)]
+struct Shelf {
+    size: usize,
+    keep: usize,
+    /// The one that came back last goes first: it may still be in the processor's cache.
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// A buffer in use.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    /// Bytes of it that count.
+    len: usize,
+    home: Arc<Shelf>,
+}
+
+impl Shelf {
+    /// Held for one call of the list, so a panic elsewhere cannot have left it half changed.
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Buffers {
+    /// Buffers of so many bytes, of which at most so many are kept while they are not in use.
+    pub fn new(size: usize, keep: usize) -> Self {
+        Self(Arc::new(Shelf { size, keep, spare: Mutex::default() }))
+    }
+
+    /// A buffer of `len` bytes, which hold anything. One that is larger than the others is made, and not kept.
+    pub fn take(&self, len: usize) -> Buffer {
+        let spare = if len <= self.0.size { self.0.spare().pop() } else { None };
+        let bytes = spare.unwrap_or_else(|| vec![0; len.max(self.0.size)]);
+        Buffer { bytes, len, home: Arc::clone(&self.0) }
+    }
+}
+
+impl Buffer {
+    /// What counts.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+
+    /// What counts, to be shared.
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = self.home.spare();
+        if self.bytes.len() == self.home.size && spare.len() < self.home.keep {
+            spare.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_when_nothing_of_it_is_used() {
+        let home = Buffers::new(8, 2);
+        let spare = || home.0.spare().len();
+        let mut buffer = home.take(3);
+        buffer.bytes_mut().copy_from_slice(b"abc");
+        let sent = buffer.freeze();
+        assert_eq!(&sent[..], b"abc");
+        let part = sent.slice(1..2);
+        drop(sent);
+        assert_eq!((&part[..], spare()), (&b"b"[..], 0));
+        drop(part);
+        assert_eq!(spare(), 1);
+        assert_eq!(home.take(8).as_ref(), b"abc\0\0\0\0\0", "the same one");
+        drop(home.take(9));
+        assert_eq!(spare(), 1, "a larger one is not kept");
+        drop([home.take(1), home.take(1), home.take(1)]);
+        assert_eq!(spare(), 2, "no more than are to be kept");
+    }
+}
