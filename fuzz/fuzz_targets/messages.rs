@@ -5,8 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use usher_proto::{
     Fault,
-    model::{CatalogPage, Hello, Presence, Report, Resolve, SeatAddress, SetupInfo, What},
-    pb::v1::{self, attach_request::Body},
+    model::{CatalogPage, Hello, Move, Presence, Report, Resolve, SeatAddress, Sessions, SetupInfo, What},
+    pb::v1::{self, attach_request::Body, attach_response},
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -23,8 +23,15 @@ fuzz_target!(|data: &[u8]| {
                 }
                 None => {}
             },
-            None => {}
+            Some(Body::Sessions(sessions)) => drop(Sessions::try_from(sessions)),
+            // Numbers and texts that are taken as they are.
+            Some(Body::Probed(_) | Body::Moved(_) | Body::Replicated(_)) | None => {}
         }
+    }
+    if let Ok(response) = v1::AttachResponse::decode(data)
+        && let Some(attach_response::Body::Move(order)) = response.body
+    {
+        drop(Move::try_from(order));
     }
     if let Ok(request) = v1::ResolveManyRequest::decode(data) {
         for request in request.requests {
