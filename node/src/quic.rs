@@ -200,9 +200,13 @@ impl Door {
                     // Accepted where it will live: its driver runs on the thread that makes it.
                     let Some((connection, shaken)) = accept(incoming) else { return };
                     let handshake = async {
-                        shaken.await;
+                        let opened = shaken.await;
                         drop(permit);
-                        info!(peer = %connection.remote_address(), "connection opened");
+                        if opened {
+                            info!(peer = %connection.remote_address(), "connection opened");
+                        } else {
+                            debug!("handshake failed");
+                        }
                     };
                     tokio::join!(handshake, serve(&house, settings, &connection, &stop));
                     drop(place);

@@ -2,7 +2,6 @@
 //! sessions, so that no packet, lock or wake-up crosses from core to core.
 
 use std::{
-    future::Future,
     io,
     sync::{
         Arc,
@@ -11,7 +10,7 @@ use std::{
     thread,
 };
 
-use tokio::{runtime, sync::oneshot, task::JoinHandle};
+use tokio::{runtime, sync::oneshot};
 
 /// The threads. They end when it is dropped, and what runs on them with it.
 #[derive(Debug)]
@@ -73,14 +72,6 @@ impl Thread {
 }
 
 impl Place {
-    /// Runs a future there.
-    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        self.handle.spawn(future)
-    }
-
     /// The runtime there.
     pub fn handle(&self) -> &runtime::Handle {
         &self.handle
@@ -101,7 +92,7 @@ mod tests {
     async fn connections_spread_over_the_threads() {
         let threads = Threads::start(2).expect("threads");
         let name = async |place: &Place| {
-            let name = place.spawn(async { thread::current().name().map(str::to_owned) }).await;
+            let name = place.handle().spawn(async { thread::current().name().map(str::to_owned) }).await;
             name.expect("runs").expect("has a name")
         };
         let places = [threads.place(), threads.place(), threads.place()];
@@ -112,7 +103,7 @@ mod tests {
         assert_eq!(name(&threads.place()).await, "usher-media-0");
         // What runs there ends with them.
         let place = threads.place();
-        let waits = place.spawn(std::future::pending::<()>());
+        let waits = place.handle().spawn(std::future::pending::<()>());
         drop(threads);
         assert!(waits.await.is_err_and(|error| error.is_cancelled()));
     }
