@@ -200,13 +200,9 @@ impl Door {
                     // Accepted where it will live: its driver runs on the thread that makes it.
                     let Some((connection, shaken)) = accept(incoming) else { return };
                     let handshake = async {
-                        let opened = shaken.await;
+                        shaken.await;
                         drop(permit);
-                        if opened {
-                            info!(peer = %connection.remote_address(), "connection opened");
-                        } else {
-                            debug!("handshake failed");
-                        }
+                        info!(peer = %connection.remote_address(), "connection opened");
                     };
                     tokio::join!(handshake, serve(&house, settings, &connection, &stop));
                     drop(place);
