@@ -20,7 +20,15 @@ fn main() -> anyhow::Result<()> {
     fs::write(out.join("usher.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         // Keys and tickets are written by hand in `pb.rs` without their secrets.
-        .skip_debug([".usher.v1.TicketKey", ".usher.v1.Seat", ".usher.v1.Prepare", ".usher.wire.v1.Open"])
+        .skip_debug([
+            ".usher.v1.TicketKey",
+            ".usher.v1.Seat",
+            ".usher.v1.Prepare",
+            ".usher.v1.RenewRequest",
+            ".usher.v1.RenewResponse",
+            ".usher.wire.v1.Open",
+            ".usher.wire.v1.Renew",
+        ])
         .compile_fds(descriptors)
         .context("generate the Rust code")?;
     Ok(())

@@ -103,8 +103,12 @@ async fn node(i: u32, changes: u32, certs: &Path, address: &str, ready: mpsc::Se
     let channel = endpoint.connect().await.context("dial the master")?;
     let (outbox, requests) = mpsc::channel(4);
     let post = |body| outbox.send(AttachRequest { body: Some(body) });
-    let presence =
-        Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![[0; 32]], draining: false };
+    let presence = Presence {
+        drain_left: Duration::ZERO,
+        addresses: vec![([127, 0, 0, 1], 1).into()],
+        certificates: vec![[0; 32]],
+        draining: false,
+    };
     post(Body::Hello(v1::Hello {
         node: name,
         boot_id: BootId(u128::from(i) + 1).to_string(),

@@ -108,7 +108,12 @@ fn hello(name: &str, boot: u128, zone: String, capacity: u64) -> Hello {
         version: String::new(),
         zone,
         capacity: Bitrate(capacity),
-        presence: Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![], draining: false },
+        presence: Presence {
+            drain_left: std::time::Duration::ZERO,
+            addresses: vec![([127, 0, 0, 1], 1).into()],
+            certificates: vec![],
+            draining: false,
+        },
         attachment: 1,
         equipment: Equipment::default(),
         replica_bytes: 0,

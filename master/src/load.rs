@@ -116,8 +116,12 @@ mod tests {
     use crate::core::{Now, roster::Roster};
 
     fn link(now: Now) -> Link {
-        let presence =
-            Presence { addresses: vec![([127, 0, 0, 1], 9).into()], certificates: vec![[7; 32]], draining: false };
+        let presence = Presence {
+            drain_left: std::time::Duration::ZERO,
+            addresses: vec![([127, 0, 0, 1], 9).into()],
+            certificates: vec![[7; 32]],
+            draining: false,
+        };
         let hello = Hello {
             node: NodeName::parse("node-1").expect("a name"),
             boot: BootId(1),

@@ -178,6 +178,7 @@ impl State {
             let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
             let last = rest.is_empty();
             let step = CatalogPage {
+                damaged_files: 0,
                 restart: std::mem::take(&mut page.restart),
                 complete: last && page.complete,
                 copies: std::mem::replace(&mut page.copies, rest),

@@ -100,7 +100,8 @@ pub(crate) async fn carry_out(house: Arc<House>, order: v1::Move) -> v1::Moved {
 
 async fn move_on(house: &House, order: v1::Move) -> Result<(), Fault> {
     let bad = |error: model::Invalid| Fault::new(Code::BadRequest, error.to_string());
-    let model::Move { session, to, frame, .. } = model::Move::try_from(order).map_err(bad)?;
+    let order = model::Move::try_from(order).map_err(bad)?;
+    let (session, to, frame) = (order.session, order.to.clone(), order.frame(0));
     let gone = || Fault::new(Code::NotFound, format!("session {session} does not run here, or has all that it wants"));
     let (told, heard) = oneshot::channel();
     if !house.moves.order(session, Order { to: to.clone(), frame, told }) {

@@ -33,7 +33,7 @@ impl Presence {
         let ticket_life = Duration::from_secs(LIFETIME_SECS);
         let keeper = Keeper::new(node, lifetime, ticket_life, SystemTime::now()).context("make a media certificate")?;
         let certificates = keeper.hashes();
-        let state = model::Presence { addresses: advertise, certificates, draining: false };
+        let state = model::Presence { drain_left: Duration::ZERO, addresses: advertise, certificates, draining: false };
         Ok(Self { keeper: Mutex::new(keeper), listen: Vec::new(), state: watch::Sender::new(state) })
     }
 

@@ -167,7 +167,7 @@ fn whole(
         complete = copies.len() < PAGE;
         after = copies.last().map(|copy| (copy.title.clone(), copy.volume));
         let copies = copies.iter().map(CatalogCopy::to_pb).collect();
-        Some(v1::CatalogPage { restart, complete, copies, removals: Vec::new(), rejected_files })
+        Some(v1::CatalogPage { damaged_files: 0, restart, complete, copies, removals: Vec::new(), rejected_files })
     })
 }
 
@@ -180,6 +180,7 @@ fn pages(
     let count = copies.len().div_ceil(PAGE).max(removals.len().div_ceil(PAGE)).max(1);
     let (mut copies, mut removals) = (copies.into_iter(), removals.into_iter());
     (0..count).map(move |_| v1::CatalogPage {
+        damaged_files: 0,
         restart: false,
         complete: true,
         copies: copies.by_ref().take(PAGE).map(|copy| copy.to_pb()).collect(),
@@ -334,6 +335,7 @@ async fn answer(
             }
             // In its turn, so that an order after it finds the room.
             Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
+            Some(Answer::Drain(_) | Answer::Undrain(_) | Answer::Recheck(_)) => {}
             None => debug!("a message of a newer master was ignored"),
         }
     }

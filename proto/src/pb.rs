@@ -23,7 +23,7 @@ pub mod wire {
     pub mod v1 {
         tonic::include_proto!("usher.wire.v1");
     }
-    pub use v1::{Finish, Moved, Open, Refused};
+    pub use v1::{Finish, Moved, Open, Refused, Renew, Renewed};
 }
 
 /// All descriptors with their comments, encoded, for gRPC reflection.
@@ -46,6 +46,24 @@ impl fmt::Debug for v1::Seat {
 impl fmt::Debug for v1::Prepare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prepare").field("id", &self.id).field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::RenewRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RenewRequest").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::RenewResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RenewResponse").field("lifetime_s", &self.lifetime_s).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for wire::v1::Renew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renew").finish_non_exhaustive()
     }
 }
 

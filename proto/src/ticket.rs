@@ -19,7 +19,7 @@ pub const MAX_TOKEN_BYTES: usize = 4096;
 /// How far the clocks of master and node may differ, in seconds.
 pub const LEEWAY_SECS: u64 = 10;
 
-/// How long a ticket may be redeemed, in seconds. A session that has begun does not depend on it.
+/// How long a ticket may be redeemed, in seconds. A session that has begun runs until its claim `until`.
 pub const LIFETIME_SECS: u64 = 60;
 
 /// The secret of the whole cluster; it never leaves the master's key store.
@@ -135,6 +135,9 @@ pub struct Claims {
     /// more than its capacity for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub burst: bool,
+    /// A session that was begun with it may run until then, Unix seconds; absent means for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
 }
 
 /// A ticket that was checked: the claims in their own types.
@@ -160,6 +163,8 @@ pub struct Ticket {
     pub request_id: String,
     /// The node may promise a tenth more than its capacity for it.
     pub burst: bool,
+    /// Unix seconds until which the session may run; `None` for ever.
+    pub until: Option<u64>,
 }
 
 /// Why a ticket is not honoured.
@@ -232,6 +237,7 @@ pub fn verify(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ti
         forget_at: claims.exp.saturating_add(LEEWAY_SECS),
         request_id: claims.rid,
         burst: claims.burst,
+        until: claims.until,
     })
 }
 
@@ -259,6 +265,7 @@ mod tests {
             exp: 1060,
             rid: "r".into(),
             burst: false,
+            until: None,
         }
     }
 

@@ -349,6 +349,8 @@ fn name(frame: &Frame) -> &'static str {
         Frame::Finish(_) => "Finish",
         Frame::Moved(_) => "Moved",
         Frame::Range(_) => "Range",
+        Frame::Renew(_) => "Renew",
+        Frame::Renewed(_) => "Renewed",
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 /// Bytes before each body: the type and the body's length, big endian.
 pub const HEADER: usize = 5;
 
-/// The largest `Open` or `Moved` body: a ticket of 4096 bytes and room for the rest.
+/// The largest `Open`, `Moved` or `Renew` body: a ticket of 4096 bytes and room for the rest.
 pub const MAX_OPEN: usize = 8 * 1024;
 
 /// The largest `Setup` body: titles, and tracks by the hundred.
@@ -28,6 +28,9 @@ pub const MAX_SHORT: usize = 4 * 1024;
 
 /// The largest `Range` body: two numbers of at most ten bytes, their tags, and room.
 pub const MAX_RANGE: usize = 64;
+
+/// The largest `Renewed` body: a number of at most ten bytes, its tag, and room.
+pub const MAX_RENEWED: usize = 64;
 
 /// `Range` frames of one session that may wait for their answer.
 pub const MAX_WAITING: usize = 4;
@@ -54,24 +57,30 @@ pub enum Kind {
     Moved = 8,
     /// More bytes that the client wants.
     Range = 9,
+    /// A new ticket of a session.
+    Renew = 10,
+    /// The session may run on.
+    Renewed = 11,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Range, Refused, Setup};
-        [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved, Range].into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Range, Refused, Renew, Renewed, Setup};
+        let all = [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved, Range, Renew, Renewed];
+        all.into_iter().find(|kind| *kind as u8 == byte)
     }
 
     /// The largest body, in bytes.
     pub fn max_len(self) -> usize {
         match self {
-            Self::Open | Self::Moved => MAX_OPEN,
+            Self::Open | Self::Moved | Self::Renew => MAX_OPEN,
             Self::Setup => MAX_SETUP,
             Self::Refused | Self::Finish => MAX_SHORT,
             Self::Pages => (MAX_SIZE / PAGE) as usize * size_of::<Value>(),
             Self::Hashes => PAGE_GROUPS as usize * size_of::<Value>(),
             Self::Group => GROUP as usize,
             Self::Range => MAX_RANGE,
+            Self::Renewed => MAX_RENEWED,
         }
     }
 }
@@ -127,6 +136,10 @@ pub enum Frame {
     Moved(pb::wire::Moved),
     /// See [`Kind::Range`].
     Range(pb::v1::ByteRange),
+    /// See [`Kind::Renew`].
+    Renew(pb::wire::Renew),
+    /// See [`Kind::Renewed`].
+    Renewed(pb::wire::Renewed),
 }
 
 /// A frame's header for a body of `len` bytes.
@@ -178,6 +191,8 @@ fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
         Kind::Finish => Frame::Finish(Message::decode(body).map_err(|_| bad())?),
         Kind::Moved => Frame::Moved(Message::decode(body).map_err(|_| bad())?),
         Kind::Range => Frame::Range(Message::decode(body).map_err(|_| bad())?),
+        Kind::Renew => Frame::Renew(Message::decode(body).map_err(|_| bad())?),
+        Kind::Renewed => Frame::Renewed(Message::decode(body).map_err(|_| bad())?),
         Kind::Pages => Frame::Pages(split(&body).ok_or_else(bad)?),
         Kind::Hashes => Frame::Hashes(split(&body).ok_or_else(bad)?),
         Kind::Group if body.is_empty() => return Err(bad()),
@@ -202,7 +217,9 @@ mod tests {
         let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
         let finish = pb::wire::Finish { content_id: vec![1; 32] };
         let seat = pb::v1::Seat { node: "node-1".into(), ..Default::default() };
-        let moved = pb::wire::Moved { seat: Some(seat) };
+        let moved = pb::wire::Moved { seat: Some(seat), until: 65536 };
+        let renew = pb::wire::Renew { ticket: "t".into() };
+        let renewed = pb::wire::Renewed { lifetime_s: u64::MAX };
         let range = pb::v1::ByteRange { start: u64::MAX, end: u64::MAX };
         let mut group = BytesMut::from(&header(Kind::Group, 3)[..]);
         group.extend_from_slice(b"abc");
@@ -214,6 +231,8 @@ mod tests {
             (group.freeze(), Frame::Group(Bytes::from_static(b"abc"))),
             (message(Kind::Finish, &finish).expect("small"), Frame::Finish(finish)),
             (message(Kind::Moved, &moved).expect("small"), Frame::Moved(moved)),
+            (message(Kind::Renew, &renew).expect("small"), Frame::Renew(renew)),
+            (message(Kind::Renewed, &renewed).expect("small"), Frame::Renewed(renewed)),
             (message(Kind::Range, &range).expect("small"), Frame::Range(range)),
             (message(Kind::Range, &pb::v1::ByteRange::default()).expect("small"), Frame::Range(Default::default())),
         ]
@@ -252,7 +271,7 @@ mod tests {
         let long = WireError::TooLong { kind: Kind::Range, len: 65, max: MAX_RANGE };
         assert_eq!(decode(&[9, 0, 0, 0, 65]), Err(long));
         assert_eq!(decode(&[9, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Range)));
-        assert_eq!(decode(&[10, 0, 0, 0, 0]), Err(WireError::Kind(10)));
+        assert_eq!(decode(&[12, 0, 0, 0, 0]), Err(WireError::Kind(12)));
         assert_eq!(decode(&[6, 0, 0, 0, 0]), Err(WireError::Malformed(Kind::Group)));
         assert_eq!(decode(&[6, 0, 0, 0]), Ok(None));
         let mut cut = Decoder::default();

@@ -18,7 +18,7 @@ use tonic::{
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use usher_proto::pb::v1::{
-    ResolveManyRequest, ResolveManyResponse, ResolveRequest, ResolveResponse,
+    RenewRequest, RenewResponse, ResolveManyRequest, ResolveManyResponse, ResolveRequest, ResolveResponse,
     tickets_server::{Tickets, TicketsServer},
 };
 
@@ -48,6 +48,10 @@ struct Bare {
 
 #[tonic::async_trait]
 impl Tickets for Bare {
+    async fn renew(&self, _request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     async fn resolve(&self, _: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
         Ok(Response::new(self.answer.clone()))
     }

@@ -40,6 +40,7 @@ impl From<&Node> for Seat {
 impl Seat {
     pub(super) fn to_pb(&self, ticket: &str) -> v1::Seat {
         v1::Seat {
+            lifetime_s: 0,
             node: self.node.clone(),
             addresses: self.addresses.clone(),
             certificate_sha256: vec![hex::encode(self.pin)],
@@ -168,6 +169,10 @@ impl tickets_server::Tickets for Master {
         self.answer(request.into_inner(), &id).map(Response::new).map_err(|fault| fault.to_status())
     }
 
+    async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        Err(Status::unimplemented("the tests do not renew"))
+    }
+
     async fn resolve_many(
         &self,
         request: Request<v1::ResolveManyRequest>,
@@ -223,6 +228,19 @@ impl catalog_server::Catalog for Master {
 #[tonic::async_trait]
 impl cluster_server::Cluster for Master {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+    type DrainStream = Pin<Box<dyn Stream<Item = Result<v1::DrainResponse, Status>> + Send>>;
+
+    async fn drain(&self, _: Request<v1::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        Err(Status::unimplemented("the tests do not drain"))
+    }
+
+    async fn undrain(&self, _: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
+        Err(Status::unimplemented("the tests do not drain"))
+    }
+
+    async fn rebalance(&self, _: Request<v1::RebalanceRequest>) -> Result<Response<v1::RebalanceResponse>, Status> {
+        Err(Status::unimplemented("the tests do not rebalance"))
+    }
 
     async fn list_nodes(
         &self,

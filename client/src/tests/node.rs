@@ -254,7 +254,7 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
                 && after == sent
             {
                 let ticket = if next.ticket.is_empty() { open.ticket.clone() } else { next.ticket.clone() };
-                let moved = Moved { seat: Some(v1::Seat { ticket, ..next }) };
+                let moved = Moved { until: 0, seat: Some(v1::Seat { ticket, ..next }) };
                 out.all(&wire::message(Kind::Moved, &moved)?).await?;
                 return out.send.finish().ok();
             }

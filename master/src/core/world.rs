@@ -43,7 +43,12 @@ pub(super) struct World {
 
 /// A node's presence.
 pub(super) fn presence(draining: bool) -> Presence {
-    Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![[0; 32]], draining }
+    Presence {
+        drain_left: std::time::Duration::ZERO,
+        addresses: vec![([127, 0, 0, 1], 1).into()],
+        certificates: vec![[0; 32]],
+        draining,
+    }
 }
 
 /// The words with which a node attaches for the first time: it is `node-1` for 1, in zone `z1`.

@@ -53,6 +53,19 @@ impl Service {
 #[tonic::async_trait]
 impl Cluster for Service {
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+    type DrainStream = BoxStream<'static, Result<v1::DrainResponse, Status>>;
+
+    async fn drain(&self, _request: Request<v1::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        Err(Status::unimplemented("drain"))
+    }
+
+    async fn undrain(&self, _request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
+        Err(Status::unimplemented("undrain"))
+    }
+
+    async fn rebalance(&self, _: Request<v1::RebalanceRequest>) -> Result<Response<v1::RebalanceResponse>, Status> {
+        Err(Status::unimplemented("rebalance"))
+    }
 
     async fn list_nodes(
         &self,

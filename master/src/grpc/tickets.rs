@@ -157,6 +157,10 @@ impl Drop for Reserved<'_> {
 
 #[tonic::async_trait]
 impl Tickets for Service {
+    async fn renew(&self, _request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        Err(Status::unimplemented("renew"))
+    }
+
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let id = request_id::of(request.metadata());
         let client = request.remote_addr().map(|address| address.ip());
@@ -272,6 +276,7 @@ fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveRes
     let issued = now.unix_ms / 1000;
     let expires = issued.saturating_add(LIFETIME_SECS);
     let claims = |card: &Card| Claims {
+        until: None,
         aud: card.node.clone(),
         jti: decision.session.to_string(),
         title: decision.title.to_string(),

@@ -22,6 +22,7 @@ impl Card {
     pub(crate) fn seat(&self, claims: &Claims) -> Result<v1::Seat, Fault> {
         let ticket = self.key.sign(claims).map_err(|_| Fault::new(Code::Internal, "the ticket was not signed"))?;
         Ok(v1::Seat {
+            lifetime_s: 0,
             node: self.node.clone(),
             addresses: self.addresses.clone(),
             certificate_sha256: self.pins.clone(),

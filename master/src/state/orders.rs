@@ -215,6 +215,7 @@ impl Inner {
 fn whole(now: Now, card: &Card, facts: &Facts<'_>, session: SessionId) -> Claims {
     let issued = now.unix_ms / 1000;
     Claims {
+        until: None,
         aud: card.node.clone(),
         jti: session.to_string(),
         title: facts.title.to_string(),

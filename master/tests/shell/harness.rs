@@ -165,7 +165,12 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn presence(draining: bool) -> v1::Presence {
-    v1::Presence { addresses: vec!["127.0.0.1:9".into()], certificate_sha256: vec![vec![7; 32]], draining }
+    v1::Presence {
+        drain_left_ms: 0,
+        addresses: vec!["127.0.0.1:9".into()],
+        certificate_sha256: vec![vec![7; 32]],
+        draining,
+    }
 }
 
 pub(crate) fn hello(name: &str, boot: u128, attachment: u64) -> v1::Hello {

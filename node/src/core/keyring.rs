@@ -53,6 +53,7 @@ mod tests {
     fn a_replaced_key_lives_for_another_minute() {
         let node = NodeName::parse("n").expect("a name");
         let claims = Claims {
+            until: None,
             aud: "n".into(),
             jti: SessionId(1).to_string(),
             title: "a".into(),

@@ -32,6 +32,7 @@ async fn target() -> Stage {
 fn order(title: &str, data: &[u8], address: std::net::SocketAddr, pins: &[[u8; 32]], ticket: String) -> Replicate {
     let hex = |pin: &[u8; 32]| ContentId(*pin).to_string();
     let seat = Seat {
+        lifetime_s: 0,
         node: NODE.into(),
         addresses: vec![address.to_string()],
         certificate_sha256: pins.iter().map(hex).collect(),

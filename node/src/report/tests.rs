@@ -338,6 +338,7 @@ fn seat(call: &master::Call, title: &str) -> v1::Seat {
     let mut claims = stage::claims(title, None);
     (claims.purpose, claims.rate) = (Purpose::Fetch, 0);
     v1::Seat {
+        lifetime_s: 0,
         node: stage::NODE.into(),
         addresses: presence.addresses.iter().map(ToString::to_string).collect(),
         certificate_sha256: presence.certificates.iter().map(|pin| ContentId(*pin).to_string()).collect(),

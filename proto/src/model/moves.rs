@@ -20,8 +20,16 @@ pub struct Move {
     pub session: SessionId,
     /// The node of the seat.
     pub to: NodeName,
-    /// The frame that tells the client, encoded: a seat that a client can use, with its ticket, which is never shown.
-    pub frame: bytes::Bytes,
+    /// One that a client can use, and that fits the frame which tells it.
+    pub seat: v1::Seat,
+}
+
+impl Move {
+    /// The frame that tells the client, encoded: what comes from byte `until` on is had from the new seat.
+    pub fn frame(&self, until: u64) -> bytes::Bytes {
+        // Any number fits, as was tried when this was made.
+        message(Kind::Moved, &wire::Moved { seat: Some(self.seat.clone()), until }).unwrap_or_default()
+    }
 }
 
 impl TryFrom<v1::Move> for Move {
@@ -32,10 +40,10 @@ impl TryFrom<v1::Move> for Move {
         let session = check.take("session_id", sessions::id(&order.session_id));
         let seat = order.seat.unwrap_or_default();
         let to = check.take("seat", SeatAddress::try_from(seat.clone())).map(|address| address.node);
-        let frame = message(Kind::Moved, &wire::Moved { seat: Some(seat) });
-        check.require(frame.is_some(), "seat", || "longer than its frame allows".to_owned());
-        let whole = session.zip(to).zip(frame);
-        check.done(whole.map(|((session, to), frame)| Self { id: order.id, session, to, frame }))
+        let fits = message(Kind::Moved, &wire::Moved { seat: Some(seat.clone()), until: u64::MAX }).is_some();
+        check.require(fits, "seat", || "longer than its frame allows".to_owned());
+        let whole = session.zip(to);
+        check.done(whole.map(|(session, to)| Self { id: order.id, session, to, seat }))
     }
 }
 
@@ -51,6 +59,7 @@ mod tests {
             certificate_sha256: vec!["00".repeat(32)],
             ticket: "secret".into(),
             zone: String::new(),
+            lifetime_s: 0,
         };
         let good = v1::Move { id: 3, session_id: 7_u128.to_be_bytes().to_vec(), seat: Some(seat.clone()) };
         let order = Move::try_from(good.clone()).expect("valid");

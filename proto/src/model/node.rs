@@ -1,6 +1,6 @@
 //! What a node tells its master, validated.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     MAX_ADDRESSES, MAX_PAGE_ENTRIES,
@@ -47,6 +47,8 @@ pub struct Presence {
     pub certificates: Vec<[u8; 32]>,
     /// Takes no new sessions.
     pub draining: bool,
+    /// How long the sessions that still run then may do so.
+    pub drain_left: Duration,
 }
 
 impl TryFrom<v1::Hello> for Hello {
@@ -112,7 +114,8 @@ impl TryFrom<v1::Presence> for Presence {
                 check.take(&format!("certificate_sha256[{i}]"), hash)
             })
             .collect();
-        check.done(Some(Self { addresses, certificates, draining: presence.draining }))
+        let drain_left = Duration::from_millis(presence.drain_left_ms);
+        check.done(Some(Self { addresses, certificates, draining: presence.draining, drain_left }))
     }
 }
 
@@ -123,6 +126,7 @@ impl Presence {
             addresses: self.addresses.iter().map(ToString::to_string).collect(),
             certificate_sha256: self.certificates.iter().map(|hash| hash.to_vec()).collect(),
             draining: self.draining,
+            drain_left_ms: u64::try_from(self.drain_left.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -255,6 +259,8 @@ pub struct CatalogPage {
     pub removals: Vec<(Title, u16)>,
     /// Files that are not offered.
     pub rejected_files: u32,
+    /// Those of them whose bytes are not what they were when they were hashed.
+    pub damaged_files: u32,
 }
 
 impl TryFrom<v1::CatalogPage> for CatalogPage {
@@ -282,6 +288,7 @@ impl TryFrom<v1::CatalogPage> for CatalogPage {
             copies,
             removals,
             rejected_files: page.rejected_files,
+            damaged_files: page.damaged_files,
         }))
     }
 }
@@ -358,6 +365,7 @@ mod tests {
                 addresses: vec!["127.0.0.1:1".into()],
                 certificate_sha256: vec![vec![0; 32]],
                 draining: false,
+                drain_left_ms: 0,
             }),
             attachment: 1,
             ..v1::Hello::default()
@@ -369,7 +377,7 @@ mod tests {
         assert!(Hello::try_from(hello()).is_ok());
         let presence = |addresses: &[&str], certificates: Vec<Vec<u8>>| {
             let addresses = addresses.iter().map(ToString::to_string).collect();
-            Some(v1::Presence { addresses, certificate_sha256: certificates, draining: false })
+            Some(v1::Presence { drain_left_ms: 0, addresses, certificate_sha256: certificates, draining: false })
         };
         for (what, wrong) in [
             ("no name", v1::Hello { node: String::new(), ..hello() }),

@@ -1,6 +1,6 @@
 //! What a client is told about a session and a seat, validated: a client trusts neither master nor node blindly.
 
-use std::{net::SocketAddr, ops::Range};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use super::{
     MAX_ADDRESSES,
@@ -82,6 +82,8 @@ pub struct SeatAddress {
     pub pins: Vec<[u8; 32]>,
     /// The right to the title there.
     pub ticket: String,
+    /// How long a session may run on it; `None` for ever.
+    pub lifetime: Option<Duration>,
 }
 
 impl std::fmt::Debug for SeatAddress {
@@ -114,7 +116,8 @@ impl TryFrom<v1::Seat> for SeatAddress {
         check.require(!pins.is_empty(), "certificate_sha256", || "no certificate to pin".to_owned());
         let ticket = seat.ticket;
         check.require((1..=MAX_TOKEN_BYTES).contains(&ticket.len()), "ticket", || "missing or too long".to_owned());
-        check.done(node.map(|node| Self { node, addresses, pins, ticket }))
+        let lifetime = (seat.lifetime_s > 0).then(|| Duration::from_secs(seat.lifetime_s));
+        check.done(node.map(|node| Self { node, addresses, pins, ticket, lifetime }))
     }
 }
 
@@ -157,6 +160,7 @@ mod tests {
             certificate_sha256: vec!["00".repeat(32)],
             ticket: "t".into(),
             zone: String::new(),
+            lifetime_s: 0,
         };
         assert_eq!(SeatAddress::try_from(good.clone()).map(|seat| seat.addresses.len()), Ok(1));
         for wrong in [

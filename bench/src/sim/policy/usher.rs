@@ -157,7 +157,12 @@ impl Policy for Usher {
             version: String::new(),
             zone: format!("z{}", join.zone),
             capacity: Bitrate(join.capacity),
-            presence: Presence { addresses: vec![([127, 0, 0, 1], 1).into()], certificates: vec![], draining: false },
+            presence: Presence {
+                drain_left: Duration::ZERO,
+                addresses: vec![([127, 0, 0, 1], 1).into()],
+                certificates: vec![],
+                draining: false,
+            },
             attachment: 0,
             equipment: Equipment::default(),
             replica_bytes: join.replica_bytes,

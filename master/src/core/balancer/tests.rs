@@ -192,7 +192,8 @@ fn who_may_not_be_chosen() {
     nodes.roster.presence(nodes.links[4], presence(true));
     let count = Count { holders: 5, down: 4, draining: 1, largest: CAPACITY, ..Count::default() };
     assert_eq!(nodes.rank(&need(1), &[]).refuse(Bitrate(1)), NoChoice::Down(count));
-    let nowhere = Presence { addresses: vec![], certificates: vec![], draining: false };
+    let nowhere =
+        Presence { drain_left: std::time::Duration::ZERO, addresses: vec![], certificates: vec![], draining: false };
     nodes.roster.presence(nodes.links[4], nowhere);
     assert_eq!(nodes.verdict(&need(1), 4), Verdict::Down, "a node without an address cannot be dialled");
     nodes.roster.detach(nodes.now, nodes.links[4]);

@@ -12,6 +12,7 @@ fn hello(name: &str, boot: u128, attachment: u64) -> Hello {
         zone: String::new(),
         capacity: Bitrate(1_000_000_000),
         presence: Presence {
+            drain_left: std::time::Duration::ZERO,
             addresses: vec![([127, 0, 0, 1], 1).into()],
             certificates: vec![[0; 32]],
             draining: false,

@@ -14,6 +14,7 @@ const STUCK: u64 = 1_100_000;
 
 fn seat() -> v1::Seat {
     v1::Seat {
+        lifetime_s: 0,
         node: "node-2".into(),
         addresses: vec!["127.0.0.1:9".into()],
         certificate_sha256: vec!["00".repeat(32)],
