@@ -1,6 +1,6 @@
 //! The client as a library: one master, the nodes that it names, and what can be asked of them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use usher_certs::files::PemSet;
 use usher_proto::{
@@ -48,8 +48,8 @@ impl Default for Options {
 
 /// A client of one master. Sessions share connections to nodes.
 pub struct Client {
-    master: Master,
-    pool: Pool,
+    master: Arc<Master>,
+    pool: Arc<Pool>,
     throttle: Option<Throttle>,
     options: Options,
     waits: Option<fn(&Fault)>,
@@ -63,8 +63,8 @@ impl Client {
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
         let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
         let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
-        let pool = Pool::new(options.congestion);
-        Ok(Self { master, pool, throttle, options, waits: None })
+        let pool = Arc::new(Pool::new(options.congestion));
+        Ok(Self { master: Arc::new(master), pool, throttle, options, waits: None })
     }
 
     /// Tells `waits` once in each call why it waits for the master. Transfers tell their observer instead.

@@ -8,3 +8,4 @@ pub mod sources;
 pub mod state;
 pub mod table;
 pub mod url;
+pub mod vigil;

@@ -6,24 +6,32 @@
 mod check;
 mod join;
 mod order;
+mod renewal;
 mod session;
 mod spread;
+mod stream;
 mod words;
 
 use std::{
     future::Future,
     ops,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rand::{SeedableRng as _, rngs::SmallRng};
 use usher_proto::{
     Code, ContentId, Fault, NodeName, Title,
-    model::{Failed, SeatAddress, What},
+    model::{SeatAddress, What},
 };
 
 pub(crate) use self::order::Order;
-use self::spread::Spread;
+use self::{
+    join::Way,
+    session::{Abroad, Next},
+    spread::Spread,
+    stream::Stream,
+};
 use crate::{
     core::{
         assembler::{Assembler, Piece},
@@ -117,20 +125,24 @@ pub struct Outcome {
 /// What an order runs with.
 #[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
-    pub(crate) master: &'a Master,
-    pub(crate) pool: &'a Pool,
+    pub(crate) master: &'a Arc<Master>,
+    pub(crate) pool: &'a Arc<Pool>,
     pub(crate) throttle: Option<&'a Throttle>,
     pub(crate) observer: &'a (dyn Fn(&Progress) + Send + Sync),
 }
 
-/// Why a session ended before its end.
+impl Means<'_> {
+    fn way(self) -> Way {
+        Way { master: Arc::clone(self.master), pool: Arc::clone(self.pool), throttle: self.throttle.cloned() }
+    }
+}
+
+/// Why several sources ended before the end.
 enum End {
     /// The node or the way to it.
     There(Fault),
     /// The sink: no other seat helps.
     Here(Fault),
-    /// The node sends it to another seat.
-    Moved(Box<SeatAddress>),
 }
 
 /// Runs an order to its end. `first` is the master's answer if it was asked already.
@@ -151,6 +163,9 @@ pub(crate) async fn run<S: Sink>(
         reason: String::new(),
         node: None,
         sent_by: None,
+        current: None,
+        next: None,
+        abroad: Abroad::default(),
         started: Instant::now(),
     };
     let result = run.drive(sink, &mut rng).await;
@@ -183,37 +198,41 @@ struct Run<'a> {
     node: Option<NodeName>,
     /// The node that sent the session to the seat that is opened next.
     sent_by: Option<NodeName>,
+    /// What brings bytes.
+    current: Option<Stream>,
+    /// What goes on where that stops.
+    next: Option<Stream>,
+    /// What is under way beside.
+    abroad: Abroad<'a>,
     started: Instant,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     async fn drive<S: Sink>(&mut self, sink: &mut S, rng: &mut SmallRng) -> Result<Outcome, Fault> {
-        let mut action = self.resume.handle(Instant::now(), Event::Start, rng);
+        let mut next = Next::Act(self.resume.handle(Instant::now(), Event::Start, rng));
         loop {
-            action = match action {
-                Action::Fail(fault) => return Err(fault),
-                Action::Resolve { after, exclude, failed } => {
-                    tokio::time::sleep(after).await;
-                    match self.resolve(&exclude, &failed, sink).await? {
-                        Ok(nodes) => {
-                            if let Some(content) = self.complete() {
-                                return self.finish(sink, content).await;
-                            }
-                            self.resume.handle(Instant::now(), Event::Resolved(&nodes), rng)
-                        }
-                        Err(fault) => self.after(Event::Refused(&fault), &fault, rng),
-                    }
-                }
-                Action::Open(seat) => match self.session(seat, sink, rng).await {
-                    Ok(content) => return self.finish(sink, content).await,
-                    Err(End::Here(fault)) => return Err(fault),
-                    Err(End::There(fault)) => self.after(Event::Lost(&fault), &fault, rng),
-                    Err(End::Moved(to)) => self.moved(seat, *to, rng),
-                },
-                // Only progress is answered so, and it is reported from within a session.
-                Action::Continue => return Err(Fault::new(Code::Internal, "the session lost its thread")),
+            next = match next {
+                Next::Act(action) => self.act(action, sink, rng).await?,
+                Next::Wait => self.wait(sink, rng).await?,
+                Next::Done(content) => return self.finish(sink, content).await,
             };
         }
+    }
+
+    /// Takes the master's answer.
+    async fn heard<S: Sink>(
+        &mut self,
+        answer: Result<Answer, Fault>,
+        sink: &mut S,
+        rng: &mut SmallRng,
+    ) -> Result<Next, Fault> {
+        Ok(match self.resolved(answer, sink).await? {
+            Ok(nodes) => match self.complete().filter(|_| self.current.is_none()) {
+                Some(content) => Next::Done(content),
+                None => Next::Act(self.resume.handle(Instant::now(), Event::Resolved(&nodes), rng)),
+            },
+            Err(fault) => Next::Act(self.after(Event::Refused(&fault), &fault, rng)),
+        })
     }
 
     fn after(&mut self, event: Event<'_>, fault: &Fault, rng: &mut SmallRng) -> Action {
@@ -230,30 +249,27 @@ impl Run<'_> {
     }
 
     /// Takes the seat that a node sent the session to in the place of its own. That is no failure, unless it never ends.
-    fn moved(&mut self, seat: usize, to: SeatAddress, rng: &mut SmallRng) -> Action {
+    fn moved(&mut self, to: SeatAddress, rng: &mut SmallRng) -> Action {
         let action = self.resume.handle(Instant::now(), Event::Moved(&to.node), rng);
         tracing::debug!(to = %to.node, ?action, "moved");
-        let place = self.answer.as_mut().and_then(|answer| answer.seats.get_mut(seat));
-        if action != Action::Open(seat) {
-            self.tell(&action, self.resume.last_loss());
-        } else if let Some(place) = place {
-            self.sent_by = Some(std::mem::replace(place, to).node);
+        match (&action, self.answer.as_mut()) {
+            (Action::Open(seat), Some(answer)) if self.resume.was_sent_there() => {
+                if let Some(place) = answer.seats.get_mut(*seat) {
+                    self.sent_by = Some(std::mem::replace(place, to).node);
+                }
+            }
+            _ => self.tell(&action, self.resume.last_loss()),
         }
         action
     }
 
-    /// Asks the master. The outer error is the sink's; the inner one the master's.
-    async fn resolve<S: Sink>(
+    /// Takes the master's answer. The outer error is the sink's; the inner one the master's.
+    async fn resolved<S: Sink>(
         &mut self,
-        exclude: &[NodeName],
-        failed: &[Failed],
+        answer: Result<Answer, Fault>,
         sink: &mut S,
     ) -> Result<Result<Vec<NodeName>, Fault>, Fault> {
         let known = self.ongoing.as_ref().and_then(|ongoing| ongoing.about.content);
-        let answer = match self.first.take() {
-            Some(first) => first,
-            None => self.means.master.resolve(self.order.request(known, exclude, failed)).await,
-        };
         let answer = match answer {
             Ok(answer) => answer,
             Err(fault) => return Ok(Err(fault)),

@@ -13,7 +13,7 @@ use tonic::{
 };
 use usher_certs::files::PemSet;
 use usher_proto::{
-    Code, ContentId, Fault, Title,
+    Bitrate, Code, ContentId, Fault, NodeName, Title,
     model::{MAX_REQUESTS, SeatAddress},
     pb::v1::{
         self, catalog_client::CatalogClient, cluster_client::ClusterClient, resolve_result::Result as Resolved,
@@ -65,6 +65,8 @@ pub(crate) struct Answer {
     pub(crate) content: Option<ContentId>,
     /// Bytes of the whole title.
     pub(crate) size: u64,
+    /// Reserved for it.
+    pub(crate) rate: Bitrate,
     /// At least one.
     pub(crate) seats: Vec<SeatAddress>,
     pub(crate) reason: String,
@@ -94,7 +96,7 @@ impl TryFrom<v1::ResolveResponse> for Answer {
             return Err(bad(&wrong));
         }
         let (reason, request_id) = (clean(&answer.reason), clean(&answer.request_id));
-        Ok(Self { title, content, size: answer.size, seats, reason, request_id })
+        Ok(Self { title, content, size: answer.size, rate: Bitrate(answer.rate_bps), seats, reason, request_id })
     }
 }
 
@@ -186,6 +188,17 @@ impl Master {
             }));
         }
         Ok(answers)
+    }
+
+    /// A new ticket for a session that runs at this node, and for how long it may run on.
+    pub(crate) async fn renew(&self, node: &NodeName, ticket: String) -> Result<(String, Duration), Fault> {
+        let mut client = TicketsClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        let request = v1::RenewRequest { node: node.to_string(), ticket };
+        let answer = self.answer(client.renew(self.request(request))).await?;
+        if answer.ticket.is_empty() {
+            return Err(Fault::new(Code::Internal, "the master answered without a ticket"));
+        }
+        Ok((answer.ticket, Duration::from_secs(answer.lifetime_s)))
     }
 
     /// One page of titles.

@@ -25,16 +25,16 @@ use usher_proto::{
     Code, Fault, NodeName,
     buffers::Buffers,
     model::SeatAddress,
-    pb::wire::Open,
+    pb::wire::{Open, Renew},
     tree::GROUP,
-    wire::{self, Decoder, Kind},
+    wire::{self, Decoder, Frame, Kind},
 };
 pub use usher_transport::Congestion;
 use usher_transport::{Offload, Threads};
 
 use self::comeback::{Begun, Known};
-pub(crate) use self::incoming::{Batch, Due, Incoming, Patience};
-use crate::core::{limit::Limit, table::clean, url::Address};
+pub(crate) use self::incoming::{Alarm, Batch, Due, Incoming, Patience};
+use crate::core::{limit::Limit, table::clean, url::Address, vigil::KEEP_ALIVE};
 
 /// Between the starts of dials to a node's addresses (RFC 8305, section 5: "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
@@ -42,11 +42,11 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// How long a node may take to answer a dial: lost first packets are sent again after 1 s and 3 s.
 const DIAL: Duration = Duration::from_secs(5);
 
-/// Keeps NATs open and finds dead nodes.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-
-/// Four keep-alives without an answer.
+/// A connection on which nothing was heard for so long is gone, though all that ran on it may have gone on elsewhere.
 const IDLE: Duration = Duration::from_secs(8);
+
+/// How long a node may take to answer to a new ticket.
+const RENEWAL: Duration = Duration::from_secs(5);
 
 /// Bytes that one stream may have in flight or unread: 1.3 Gbit/s at 12 ms, and what a stalled stream costs in memory.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
@@ -149,7 +149,46 @@ impl Pool {
             None => comeback::begin(&connection, seat, request, open.more).await?,
         };
         let decoder = Decoder::into_buffers(self.buffers.clone());
-        Ok((Incoming::new(seat.node.clone(), recv, decoder, throttle), open.more.then_some(send)))
+        let incoming = Incoming::new(seat.node.clone(), connection, recv, decoder, throttle);
+        Ok((incoming, open.more.then_some(send)))
+    }
+
+    /// The connection seems to be dead: who opens a session at that node next dials it anew. Sessions that have it keep
+    /// it.
+    pub(crate) fn doubt(&self, master: &Address, node: &NodeName, connection: &Connection) {
+        let slot = lock(&self.nodes).get(&(master.clone(), node.clone())).cloned();
+        let Some(slot) = slot else { return };
+        // While it is locked, it is being dialled already.
+        let Ok(mut slot) = slot.try_lock() else { return };
+        if slot.live.as_ref().is_some_and(|(live, _)| live.stable_id() == connection.stable_id()) {
+            slot.live = None;
+        }
+    }
+
+    /// Lets a session at a seat run on under a new ticket; answers for how long.
+    ///
+    /// # Errors
+    /// The node's refusal, or what became of the connection.
+    pub(crate) async fn renew(
+        &self,
+        connection: &Connection,
+        node: &NodeName,
+        ticket: String,
+    ) -> Result<Duration, Fault> {
+        let fault = |what: &str| Fault::new(Code::Internal, format!("node {node}: {what}"));
+        let frame = wire::message(Kind::Renew, &Renew { ticket });
+        let frame = frame.ok_or_else(|| fault("the new ticket is longer than usher/1 allows"))?;
+        let lost = |error: ConnectionError| connection_fault(node, &error);
+        let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
+        if send.write_chunk(frame).await.is_err() || send.finish().is_err() {
+            return Err(fault("takes no new ticket"));
+        }
+        let mut answer = Incoming::new(node.clone(), connection.clone(), recv, Decoder::default(), None);
+        match answer.next(RENEWAL).await? {
+            Some(Frame::Renewed(renewed)) => Ok(Duration::from_secs(renewed.lifetime_s)),
+            Some(Frame::Refused(no)) => Err(Fault::from_parts(&no.reason, &clean(&no.message), no.retry_after_ms)),
+            _ => Err(fault("does not answer to a new ticket as usher/1 says")),
+        }
     }
 
     /// Says goodbye to every node.

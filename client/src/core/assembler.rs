@@ -88,6 +88,15 @@ impl Assembler {
         self.next * GROUP..tree::groups(self.want.end).saturating_mul(GROUP).min(self.size)
     }
 
+    /// The bytes to ask for from this byte on, and the same widened to whole groups; `None` when nothing of that is wanted.
+    /// What comes next stays what it is.
+    pub fn rest(&self, from: u64) -> Option<(Range<u64>, Range<u64>)> {
+        let group = tree::groups(from);
+        let wanted = (group * GROUP).max(self.want.start)..self.want.end;
+        let wide = group * GROUP..tree::groups(self.want.end).saturating_mul(GROUP).min(self.size);
+        (!wanted.is_empty()).then_some((wanted, wide))
+    }
+
     /// The group that comes next.
     pub fn next(&self) -> u64 {
         self.next

@@ -74,6 +74,9 @@ pub enum Event<'a> {
     Lost(&'a Fault),
     /// The node of the seat that was opened last sends the session to this node, which takes that seat's place.
     Moved(&'a NodeName),
+    /// The session is at this node: one that answered late, or that was silent and is so no more. A node that is not among
+    /// the seats has the place after the last.
+    Seated(&'a NodeName),
 }
 
 /// What to do.
@@ -191,8 +194,22 @@ impl Resume {
             }
             Event::Lost(fault) => self.lost(now, since, fault, rng),
             Event::Moved(node) => self.sent_on(now, since, node, rng),
+            Event::Seated(node) => {
+                self.seated(node);
+                Action::Continue
+            }
             Event::Refused(fault) => self.refused(now, since, fault, rng),
         }
+    }
+
+    /// Whether the last seat to open is one that a node sent the session to.
+    pub fn was_sent_there(&self) -> bool {
+        self.sent_there
+    }
+
+    /// The node of the seat that was opened last.
+    pub fn seat(&self) -> Option<&NodeName> {
+        self.seats.get(self.seat)
     }
 
     /// What the node that failed last did.
@@ -203,6 +220,19 @@ impl Resume {
     fn open(&mut self, seat: usize) -> Action {
         (self.seat, self.sent_there) = (seat, false);
         Action::Open(seat)
+    }
+
+    fn seated(&mut self, node: &NodeName) {
+        let place = self.seats.iter().position(|one| one == node);
+        let seat = place.unwrap_or_else(|| {
+            self.seats.push(node.clone());
+            self.seats.len() - 1
+        });
+        if seat != self.seat {
+            (self.seat, self.sent_there) = (seat, false);
+        }
+        self.suspects.retain(|(_, one)| one != node);
+        self.failed.retain(|(_, failed)| failed.node != *node);
     }
 
     fn sent_on(&mut self, now: Instant, since: Instant, node: &NodeName, rng: &mut impl Rng) -> Action {

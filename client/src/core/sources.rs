@@ -43,6 +43,10 @@ struct Source {
     /// What it was asked for and has not sent, in the order in which it will.
     asked: VecDeque<Range<u64>>,
     pace: Pace,
+    /// It has fallen silent.
+    doubted: bool,
+    /// It is asked for nothing more.
+    leaving: bool,
 }
 
 /// A run that is asked for.
@@ -90,7 +94,8 @@ impl Sources {
 
     /// Another source, which may be asked from now on.
     pub fn add(&mut self, id: Id) {
-        self.sources.push(Source { id, asked: VecDeque::new(), pace: Pace::default() });
+        let pace = Pace::default();
+        self.sources.push(Source { id, asked: VecDeque::new(), pace, doubted: false, leaving: false });
     }
 
     /// The source sends nothing any more: what it was asked for goes back.
@@ -107,6 +112,45 @@ impl Sources {
             }
             held
         });
+    }
+
+    /// The source has fallen silent: what it owes is worth a second copy, until it sends something.
+    pub fn doubt(&mut self, id: Id) {
+        if let Some(source) = self.sources.iter_mut().find(|source| source.id == id) {
+            source.doubted = true;
+        }
+    }
+
+    /// Whether the source is silent.
+    pub fn is_doubted(&self, id: Id) -> bool {
+        self.sources.iter().any(|source| source.id == id && source.doubted)
+    }
+
+    /// The source sends no group from `until` on, and nothing of what it was asked for after what it is sending: that goes
+    /// back at once.
+    pub fn leave(&mut self, id: Id, until: u64) {
+        let Some(source) = self.sources.iter_mut().find(|source| source.id == id) else { return };
+        source.leaving = true;
+        let sending =
+            source.asked.front().map(|range| range.start..range.end.min(until)).filter(|sent| !sent.is_empty());
+        source.asked = sending.clone().into_iter().collect();
+        let sending = sending.unwrap_or(0..0);
+        let held: Vec<u64> = self.runs.iter().filter(|(_, run)| run.holders.contains(&id)).map(|(at, _)| *at).collect();
+        for start in held {
+            let Some(mut run) = self.runs.remove(&start) else { continue };
+            let kept = if sending.contains(&run.next) { run.end.min(sending.end) } else { run.next };
+            let others: Vec<Id> = run.holders.iter().copied().filter(|holder| *holder != id).collect();
+            let (next, end) = (kept, run.end);
+            if run.next < kept {
+                run.end = kept;
+                self.runs.insert(start, run);
+            }
+            match (next < end, others.is_empty()) {
+                (false, _) => {}
+                (true, true) => drop(self.back.insert(next, end)),
+                (true, false) => drop(self.runs.insert(next, Run { end, next, holders: others })),
+            }
+        }
     }
 
     /// How many there are.
@@ -144,7 +188,7 @@ impl Sources {
     /// What to ask the source for now, if anything; it is taken to be asked. To be called until it gives nothing, after
     /// anything happened, and now and then when nothing does.
     pub fn assign(&mut self, now: Instant, id: Id) -> Option<Range<u64>> {
-        let at = self.sources.iter().position(|source| source.id == id)?;
+        let at = self.sources.iter().position(|source| source.id == id && !source.leaving && !source.doubted)?;
         let outstanding = self.sources.get(at)?.asked.len();
         // One that is slower than the least run allows for would hold the others up.
         let most = if self.share(at).is_some_and(|share| share < LEAST) { 1 } else { OUTSTANDING };
@@ -169,6 +213,7 @@ impl Sources {
     pub fn received(&mut self, now: Instant, id: Id, index: u64) -> bool {
         if let Some(source) = self.sources.iter_mut().find(|source| source.id == id) {
             source.pace.received(now);
+            source.doubted = false;
             if let Some(range) = source.asked.front_mut() {
                 range.start = index + 1;
                 if range.is_empty() {
@@ -240,12 +285,18 @@ impl Sources {
 
     /// The end of the run that is last to come, for a source with nothing to do: as much of it as makes both end at once.
     fn second_copy(&mut self, now: Instant, at: usize) -> Option<Range<u64>> {
-        let own = self.sources.get(at)?.pace.per_group()?;
+        let own = self.sources.get(at)?.pace.per_group();
         let mut best: Option<(Duration, u64, u64, bool)> = None;
         for (start, run) in &self.runs {
             let [holder] = run.holders[..] else { continue };
             let Some(holder) = self.sources.iter().find(|source| source.id == holder) else { continue };
-            let silent = holder.pace.silence(now) >= SILENT;
+            let silent = holder.doubted || holder.pace.silence(now) >= SILENT;
+            if silent && run.next < run.end {
+                // In order: what comes first is waited for.
+                best = Some((Duration::ZERO, *start, run.next, true));
+                break;
+            }
+            let Some(own) = own else { continue };
             let pace = holder.pace.expected(now);
             // It sends what it was asked for before first.
             let before = holder.asked.iter().take_while(|range| range.start < run.end);
@@ -253,11 +304,10 @@ impl Sources {
             let missing = run.end - run.next;
             let both = pace.as_nanos() + own.as_nanos();
             let even = u64::try_from(u128::from(ahead) * pace.as_nanos() / both.max(1)).unwrap_or(ahead);
-            let count = if silent { missing } else { even.min(missing).min(self.budget) };
+            let count = even.min(missing).min(self.budget);
             let saved = times(pace, ahead).saturating_sub(times(own, 2 * count));
-            let worth = count > 1 && saved > own || silent && count > 0;
-            if worth && best.is_none_or(|(most, ..)| saved > most) {
-                best = Some((saved, *start, run.end - count, silent));
+            if count > 1 && saved > own && best.is_none_or(|(most, ..)| saved > most) {
+                best = Some((saved, *start, run.end - count, false));
             }
         }
         let (_, start, cut, silent) = best?;

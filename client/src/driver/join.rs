@@ -1,6 +1,6 @@
 //! From a seat to a stream whose groups can be verified. Refuses to know what is asked for next.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use quinn::SendStream;
 use usher_proto::{
@@ -11,10 +11,21 @@ use usher_proto::{
 };
 
 use super::{
-    About, Means,
+    About,
     words::{begin, blame},
 };
-use crate::quic::{Incoming, silent};
+use crate::{
+    master::Master,
+    quic::{Incoming, Pool, Throttle, silent},
+};
+
+/// What leads to nodes. Shared, so that a seat is opened while this side does something else.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) master: Arc<Master>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) throttle: Option<Throttle>,
+}
 
 /// What is asked of a seat first.
 pub(super) struct Ask {
@@ -37,7 +48,7 @@ pub(super) struct Joined {
 
 /// Opens a session and takes its set-up information.
 pub(super) async fn join(
-    means: Means<'_>,
+    way: &Way,
     at: &SeatAddress,
     ask: Ask,
     about: &About,
@@ -46,7 +57,7 @@ pub(super) async fn join(
     let Ask { range, wide, request_id, more } = ask;
     let range = Some(ByteRange { start: range.start, end: range.end });
     let open = Open { ticket: at.ticket.clone(), range, priority: 0, request_id, more };
-    let stream = means.pool.open(means.master.address(), at, &open, means.throttle.cloned());
+    let stream = way.pool.open(way.master.address(), at, &open, way.throttle.clone());
     let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
     let (mut incoming, send) = opened?;
     let setup = begin(&mut incoming, at, timeout, about, wide).await?;

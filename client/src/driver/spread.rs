@@ -17,7 +17,9 @@ use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, ContentId, Fault, NodeName,
-    model::SeatAddress,
+    backoff::Backoff,
+    model::Failed,
+    pb::wire::Moved,
     tree::{self, GROUP},
     verify::Group,
 };
@@ -28,18 +30,19 @@ use self::{
 };
 use super::{
     End, Means, Ongoing, Order, Progress, Run, Sink,
-    check::{Last, check},
+    check::{Last, Passed, check},
     join::Joined,
     report,
-    session::reason,
-    words::failure,
+    session::{LATE, reason},
+    words::{failure, seat_of},
 };
 use crate::{
     core::{
-        resume::Event,
+        resume::{Event, LONGEST_WAIT},
         sources::{Growth, Id, RUN, Sources, Wish},
+        vigil::Terms,
     },
-    quic::{Batch, WAITING},
+    quic::{Alarm, Batch, WAITING},
 };
 
 /// Groups from which on a title may be spread without being told: below 16 MiB the first source is done too soon.
@@ -82,6 +85,8 @@ impl Spread {
 /// What happened to a source that is on its way.
 enum News {
     Found(Result<Found, Fault>),
+    /// The same, in the place of one that is silent.
+    Instead(Result<Found, Fault>),
     Joined(Joining, Result<Box<Joined>, Fault>),
 }
 
@@ -103,6 +108,11 @@ struct Crew<'a> {
     end: Option<End>,
     /// It knows nothing of further ranges.
     whole: bool,
+    terms: Terms,
+    /// Another source is sought in the place of those that fell silent, and when to do so again if there is none.
+    seeking: bool,
+    seek_from: Instant,
+    patience: Backoff,
 }
 
 impl Run<'_> {
@@ -154,6 +164,10 @@ impl Run<'_> {
             batches: send,
             end: None,
             whole: false,
+            terms: Terms::new(self.order.purpose, answer.rate),
+            seeking: false,
+            seek_from: Instant::now() + LATE,
+            patience: Backoff::new(LATE, LONGEST_WAIT),
         };
         let why = reason(sent_by, seat, answer);
         crew.spread.sources.expect(self.order.sources.unwrap_or(1));
@@ -172,6 +186,7 @@ impl Run<'_> {
                 break Err(crew.end.take().unwrap_or_else(lost));
             }
             crew.grow(ongoing);
+            crew.make_good(ongoing);
             tokio::select! {
                 Some(batch) = batches.recv() => match crew.take(batch, ongoing, sink).await {
                     Ok(true) => drop(self.resume.handle(Instant::now(), Event::Progress, rng)),
@@ -209,7 +224,7 @@ impl<'a> Crew<'a> {
         };
         let joining = Joining { id, found, groups };
         self.joining.push((id, joining.found.at.node.clone()));
-        let opening = joining.open(self.means, &ongoing.about, self.order.timeout);
+        let opening = joining.open(self.means.way(), &ongoing.about, self.order.timeout);
         self.news.push(Box::pin(async move {
             let joined = opening.await.map(Box::new);
             News::Joined(joining, joined)
@@ -219,7 +234,7 @@ impl<'a> Crew<'a> {
     /// Asks every source for what it is to send next.
     fn ask(&mut self, ongoing: &Ongoing) {
         let mut failed = Vec::new();
-        for source in &mut self.live {
+        for source in self.live.iter_mut().filter(|source| !source.leaving) {
             while let Some(groups) = self.spread.sources.assign(Instant::now(), source.id) {
                 if let Err(fault) = source.ask(groups, &ongoing.about) {
                     failed.push((source.id, End::There(fault)));
@@ -227,7 +242,7 @@ impl<'a> Crew<'a> {
                 }
             }
         }
-        failed.into_iter().for_each(|(id, end)| self.lose(id, end, ongoing));
+        failed.into_iter().for_each(|(id, end)| self.lose(id, end));
     }
 
     /// Gets or drops a source, where that helps.
@@ -240,7 +255,7 @@ impl<'a> Crew<'a> {
             Wish::Stay => {}
             Wish::Add => {
                 let exclude = self.in_use().chain(&self.out).cloned().collect();
-                let find = more::find(self.means, self.order, ongoing.about.clone(), exclude);
+                let find = more::find(self.means, self.order, ongoing.about.clone(), exclude, &[]);
                 self.news.push(Box::pin(async move { News::Found(find.await) }));
             }
             Wish::DropLast => {
@@ -253,8 +268,75 @@ impl<'a> Crew<'a> {
         }
     }
 
+    /// Seeks another source where all that there are have fallen silent, or none has answered yet.
+    fn make_good(&mut self, ongoing: &Ongoing) {
+        let now = Instant::now();
+        let silent = self.live.iter().all(|source| self.spread.sources.is_doubted(source.id));
+        let owed = !self.live.is_empty() || !self.joining.is_empty();
+        if !silent || !owed || self.seeking || now < self.seek_from {
+            return;
+        }
+        for (id, _) in &self.joining {
+            self.spread.sources.doubt(*id);
+        }
+        let failed = self.in_use().map(|node| Failed { node: node.clone(), code: Code::Timeout }).collect::<Vec<_>>();
+        let exclude = self.in_use().cloned().collect();
+        let (means, order, about) = (self.means, self.order, ongoing.about.clone());
+        self.seeking = true;
+        self.news.push(Box::pin(async move {
+            let found = more::find(means, order, about, exclude, &failed).await;
+            News::Instead(found.map(|found| Found { wished: false, ..found }))
+        }));
+    }
+
+    /// A source has fallen silent. Where others send, they do it all; else it is kept until there is another.
+    fn alarmed(&mut self, id: Id, alarm: Alarm) {
+        let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
+        if alarm.silent {
+            self.means.pool.doubt(self.means.master.address(), &source.at.node, &source.connection);
+        }
+        let others = self.live.iter().any(|one| one.id != id && !self.spread.sources.is_doubted(one.id));
+        if others {
+            return self.lose(id, End::There(alarm.fault));
+        }
+        if !self.spread.sources.is_doubted(id) {
+            (self.means.observer)(&Progress::Lost(alarm.fault));
+            self.patience.reset();
+            self.seek_from = Instant::now();
+        }
+        self.spread.sources.doubt(id);
+    }
+
+    /// A source's node sends the session on: it finishes what it is sending, and the next seat is opened at once.
+    fn sent_on(&mut self, id: Id, moved: Moved, ongoing: &Ongoing) {
+        let Some(source) = self.live.iter_mut().find(|source| source.id == id) else { return };
+        source.leaving = true;
+        let (at, moves) = (source.at.clone(), source.moves + 1);
+        self.spread.sources.leave(id, tree::groups(moved.until));
+        match seat_of(&at, moved) {
+            Ok(to) if moves <= MOVES && self.is_free(&to.node) => {
+                let reason = format!("moved there by {}", at.node);
+                if id == self.first {
+                    self.first = self.spread.next;
+                }
+                self.begin(Found { at: to, request_id: String::new(), reason, moves, wished: false }, ongoing);
+            }
+            // The others go on with what it leaves.
+            Ok(_) => {}
+            Err(fault) => self.end = Some(End::There(fault)),
+        }
+    }
+
     fn hear(&mut self, news: News, ongoing: &Ongoing) {
         match news {
+            News::Instead(found) => {
+                self.seeking = false;
+                self.seek_from = Instant::now() + self.patience.wait(&mut rand::rng()).max(LATE);
+                match found {
+                    Ok(found) => self.begin(found, ongoing),
+                    Err(fault) => tracing::debug!(%fault, "there is no other source yet"),
+                }
+            }
             News::Found(Ok(found)) => self.begin(found, ongoing),
             News::Found(Err(fault)) => {
                 tracing::debug!(%fault, "there is no other source");
@@ -265,10 +347,11 @@ impl<'a> Crew<'a> {
                 let (id, at, wished) = (joining.id, joining.found.at.clone(), joining.found.wished);
                 let source = joined.and_then(|joined| {
                     let batches = self.batches.clone();
-                    joining.into_source(*joined, self.means, self.order.timeout, batches)
+                    joining.into_source(*joined, &self.means.way(), self.terms, self.order.timeout, batches)
                 });
                 match source {
                     Ok(source) => {
+                        self.drop_silent();
                         let first = self.live.is_empty();
                         let (node, reason) = (source.at.node.clone(), source.reason.clone());
                         self.live.push(source);
@@ -286,7 +369,7 @@ impl<'a> Crew<'a> {
                         if wished {
                             self.alone();
                         }
-                        self.gone(id, at, End::There(fault), None, ongoing);
+                        self.gone(id, at.node, End::There(fault));
                     }
                 }
             }
@@ -302,12 +385,13 @@ impl<'a> Crew<'a> {
         let mut spread = std::mem::take(&mut self.spread);
         let mut assembler = std::mem::take(&mut ongoing.assembler);
         let make = move || {
-            let (groups, last) = check(&mut verifier, batch);
+            let Passed { groups, moved, alarm, last } = check(&mut verifier, batch);
             let (pieces, wrong) = assembler.take_all(spread.in_turn(id, groups, assembler.next()));
             let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
-            (pieces, (verifier, spread, assembler, bytes, wrong, last))
+            (pieces, (verifier, spread, assembler, bytes, wrong, (moved, alarm, last)))
         };
-        let (verifier, spread, assembler, bytes, wrong, last) = sink.write(make).await.map_err(End::Here)?;
+        let (verifier, spread, assembler, bytes, wrong, news) = sink.write(make).await.map_err(End::Here)?;
+        let (moved, alarm, last) = news;
         (self.spread, ongoing.assembler) = (spread, assembler);
         ongoing.received += bytes;
         let Some(source) = self.live.iter_mut().find(|source| source.id == id) else { return Ok(false) };
@@ -318,43 +402,76 @@ impl<'a> Crew<'a> {
         if let Some(error) = wrong {
             return Err(End::There(error.into()));
         }
+        if let Some(moved) = moved {
+            self.sent_on(id, moved, ongoing);
+        }
+        if let Some(alarm) = alarm {
+            self.alarmed(id, alarm);
+        }
         if let Some(last) = last {
-            let at = source.at.clone();
-            self.whole |= id == self.first && matches!(last, Last::OneRange);
-            self.lose(id, failure(&at, last), ongoing);
+            self.ended(id, last);
         }
         Ok(bytes > 0)
     }
 
+    /// A source's stream ended.
+    fn ended(&mut self, id: Id, last: Last) {
+        let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
+        let (at, left) = (source.at.clone(), source.leaving && matches!(last, Last::Early(_)));
+        self.whole |= id == self.first && matches!(last, Last::OneRange);
+        let fault = if left {
+            Fault::new(Code::Draining, format!("node {} sent the session on, and no other serves it", at.node))
+        } else {
+            failure(&at, last)
+        };
+        if !left {
+            return self.lose(id, End::There(fault));
+        }
+        // It did as it said.
+        self.live.retain(|source| source.id != id);
+        self.spread.sources.lost(id);
+        self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
+        self.end.get_or_insert(End::There(fault));
+        self.tell();
+    }
+
+    /// Another source is there in the place of those that are silent.
+    fn drop_silent(&mut self) {
+        let Self { live, spread, .. } = self;
+        let before = live.len();
+        live.retain(|source| {
+            let silent = spread.sources.is_doubted(source.id);
+            if silent {
+                tracing::debug!(node = %source.at.node, "a silent source is left");
+                spread.sources.lost(source.id);
+            }
+            !silent
+        });
+        if live.len() < before {
+            self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
+        }
+    }
+
     /// A live source ended.
-    fn lose(&mut self, id: Id, end: End, ongoing: &Ongoing) {
+    fn lose(&mut self, id: Id, end: End) {
         let Some(at) = self.live.iter().position(|source| source.id == id) else { return };
         let source = self.live.remove(at);
-        let moves = source.moves;
-        self.gone(id, source.at.clone(), end, Some(moves), ongoing);
+        self.gone(id, source.at.node.clone(), end);
         self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
         self.tell();
     }
 
-    /// What a source was asked for goes back. Where others go on, one that its node sent elsewhere follows.
-    fn gone(&mut self, id: Id, at: SeatAddress, end: End, moves: Option<u32>, ongoing: &Ongoing) {
+    /// What a source was asked for goes back.
+    fn gone(&mut self, id: Id, node: NodeName, end: End) {
         self.spread.sources.lost(id);
-        let others = !self.live.is_empty();
-        match end {
-            End::Moved(to) if others && moves.is_some_and(|moves| moves < MOVES) && self.is_free(&to.node) => {
-                let reason = format!("moved there by {}", at.node);
-                let moves = moves.unwrap_or_default() + 1;
-                let request_id = String::new();
-                self.begin(Found { at: *to, request_id, reason, moves, wished: false }, ongoing);
-                return;
-            }
-            End::There(ref fault) if others || !self.news.is_empty() => {
-                tracing::debug!(node = %at.node, %fault, "a source is lost");
-                (self.means.observer)(&Progress::Lost(fault.clone()));
-            }
-            _ => {}
+        let others = !self.live.is_empty() || !self.news.is_empty();
+        if let End::There(fault) = &end
+            && others
+        {
+            tracing::debug!(%node, %fault, "a source is lost");
+            (self.means.observer)(&Progress::Lost(fault.clone()));
         }
-        self.out.push(at.node);
+        self.out.push(node);
         // The resume machine knows the first source only; the others are made good here.
         if id == self.first || self.end.is_none() {
             self.end = Some(end);

@@ -10,7 +10,7 @@ use usher_proto::{
     wire::Frame,
 };
 
-use super::{About, End, check::Last};
+use super::{About, check::Last};
 use crate::quic::Incoming;
 
 /// Takes the set-up information, or the refusal.
@@ -44,14 +44,11 @@ pub(super) fn blame(at: &SeatAddress, fault: Fault) -> Fault {
 }
 
 /// Where a node sends the session; one that cannot be used is the node's failure.
-pub(super) fn sent_on(at: &SeatAddress, moved: Moved) -> End {
-    match SeatAddress::try_from(moved.seat.unwrap_or_default()) {
-        Ok(seat) => End::Moved(Box::new(seat)),
-        Err(error) => {
-            let text = format!("sends the session to a seat that cannot be used: {error}");
-            End::There(blame(at, Fault::new(Code::Internal, text)))
-        }
-    }
+pub(super) fn seat_of(at: &SeatAddress, moved: Moved) -> Result<SeatAddress, Fault> {
+    SeatAddress::try_from(moved.seat.unwrap_or_default()).map_err(|error| {
+        let text = format!("sends the session to a seat that cannot be used: {error}");
+        blame(at, Fault::new(Code::Internal, text))
+    })
 }
 
 pub(super) fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
@@ -59,10 +56,9 @@ pub(super) fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
     Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
 }
 
-/// The failure that an end is, if it is one.
-pub(super) fn failure(at: &SeatAddress, last: Last) -> End {
-    End::There(match last {
-        Last::Moved(moved) => return sent_on(at, moved),
+/// The failure that an end is.
+pub(super) fn failure(at: &SeatAddress, last: Last) -> Fault {
+    match last {
         Last::Refused(refused) => refusal(at, &refused),
         Last::Wrong(error) => blame(at, error.into()),
         Last::Lost(fault) => fault,
@@ -72,5 +68,5 @@ pub(super) fn failure(at: &SeatAddress, last: Last) -> End {
         // Its ticket is used up, and it will serve the rest in one range under another.
         Last::OneRange => Fault::new(Code::TicketReplayed, format!("node {} sends one range a session", at.node)),
         Last::Done(_) => Fault::new(Code::Network, format!("node {} ended the session early", at.node)),
-    })
+    }
 }

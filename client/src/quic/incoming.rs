@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{ReadError, RecvStream, VarInt};
+use quinn::{Connection, ReadError, RecvStream, VarInt};
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, Fault, NodeName,
@@ -17,6 +17,7 @@ use usher_proto::{
 };
 
 use super::{Throttle, connection_fault, lock, silent};
+use crate::core::vigil::{LOOK, Look, Terms, Vigil};
 
 /// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
 const READ: usize = 16;
@@ -33,8 +34,18 @@ pub(crate) struct Batch {
     /// Of the stream, as its reader counts them.
     pub(crate) stream: u32,
     pub(crate) frames: Vec<Frame>,
+    /// The node owes bytes and has fallen silent, or sends too few; it may yet send more.
+    pub(crate) alarm: Option<Alarm>,
     /// The stream's end, or its failure.
     pub(crate) end: Option<Result<(), Fault>>,
+}
+
+/// What is wrong with a stream that has not failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Alarm {
+    pub(crate) fault: Fault,
+    /// Whether a sign of life ends it; a node that is slow gives some all the time.
+    pub(crate) silent: bool,
 }
 
 /// Groups that a node still owes; while it owes none, silence is no failure.
@@ -49,19 +60,33 @@ pub(crate) struct Patience {
     pub(crate) done: Duration,
     /// How many are.
     pub(crate) groups: Due,
+    /// What may be expected before that.
+    pub(crate) terms: Terms,
 }
 
 /// A stream.
 pub(crate) struct Incoming {
     node: NodeName,
+    connection: Connection,
     recv: RecvStream,
     decoder: Decoder,
     throttle: Option<Throttle>,
 }
 
 impl Incoming {
-    pub(super) fn new(node: NodeName, recv: RecvStream, decoder: Decoder, throttle: Option<Throttle>) -> Self {
-        Self { node, recv, decoder, throttle }
+    pub(super) fn new(
+        node: NodeName,
+        connection: Connection,
+        recv: RecvStream,
+        decoder: Decoder,
+        throttle: Option<Throttle>,
+    ) -> Self {
+        Self { node, connection, recv, decoder, throttle }
+    }
+
+    /// The connection that it is on.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The next frame; `None` at the end of the stream. A node that sends nothing for `patience` has failed; the time
@@ -84,6 +109,7 @@ impl Incoming {
         let mut batch = Batch { stream, ..Batch::default() };
         let mut groups = 0;
         let mut since = None;
+        let mut vigil = Vigil::new(Instant::now(), patience.terms);
         loop {
             let end = loop {
                 match self.frame() {
@@ -101,30 +127,41 @@ impl Incoming {
                 }
             };
             let end = match end {
-                None if groups < BATCH => self.more(&patience, &mut since, batch.frames.is_empty()).await,
+                None if groups < BATCH => self.more(&patience, &mut vigil, &mut since, batch.frames.is_empty()).await,
                 None => Some(More::HandOn),
                 Some(end) => Some(More::End(end)),
             };
             match end {
                 None => continue,
                 Some(More::HandOn) => {}
+                Some(More::Alarm(alarm)) => batch.alarm = Some(alarm),
                 Some(More::End(end)) => batch.end = Some(end),
             }
             let last = batch.end.is_some();
             (groups, since) = (0, None);
             let full = std::mem::replace(&mut batch, Batch { stream, ..Batch::default() });
+            let alarm = full.alarm.is_some();
             if batches.send(full).await.is_err() || last {
                 return;
+            }
+            if !alarm {
+                vigil.resume(Instant::now());
             }
         }
     }
 
     /// Reads on, for as long as what came may wait.
-    async fn more(&mut self, patience: &Patience, since: &mut Option<Instant>, empty: bool) -> Option<More> {
+    async fn more(
+        &mut self,
+        patience: &Patience,
+        vigil: &mut Vigil,
+        since: &mut Option<Instant>,
+        empty: bool,
+    ) -> Option<More> {
         let due = patience.groups.load(Ordering::Relaxed) > 0;
-        let patience = if due { patience.due } else { patience.done };
         let wait = match (empty, *since) {
-            (true, _) => patience,
+            (true, _) if due => LOOK,
+            (true, _) => patience.done,
             (false, None) => {
                 *since = Some(Instant::now());
                 LINGER
@@ -135,18 +172,45 @@ impl Incoming {
             },
         };
         match tokio::time::timeout(wait, self.read()).await {
-            Err(_) if empty => Some(More::End(Err(silent(&self.node, patience)))),
+            Err(_) if empty && due => self.look(patience, vigil),
+            // What was asked for meanwhile is owed from now on.
+            Err(_) if empty && patience.groups.load(Ordering::Relaxed) > 0 => {
+                vigil.resume(Instant::now());
+                None
+            }
+            Err(_) if empty => Some(More::End(Err(silent(&self.node, patience.done)))),
             Err(_) => Some(More::HandOn),
             Ok(Ok(Some(bytes))) => {
+                vigil.bytes(Instant::now(), bytes as u64);
                 let owed = self.owed(bytes);
                 if !owed.is_zero() {
                     tokio::time::sleep(owed).await;
+                    vigil.resume(Instant::now());
                 }
                 None
             }
             Ok(Ok(None)) => Some(More::End(self.cut())),
             Ok(Err(fault)) => Some(More::End(Err(fault))),
         }
+    }
+
+    /// Nothing came for a while, and something is owed.
+    fn look(&self, patience: &Patience, vigil: &mut Vigil) -> Option<More> {
+        let now = Instant::now();
+        let look = vigil.look(now, self.connection.stats().udp_rx.datagrams, self.connection.rtt());
+        let silence = vigil.silence(now);
+        if silence >= patience.due {
+            return Some(More::End(Err(silent(&self.node, patience.due))));
+        }
+        let (fault, silent) = match look {
+            Look::Well => return None,
+            Look::Silent => (silent(&self.node, silence), true),
+            Look::Slow => {
+                let text = format!("node {} sends less than half of what it promised", self.node);
+                (Fault::new(Code::Timeout, text), false)
+            }
+        };
+        Some(More::Alarm(Alarm { fault, silent }))
     }
 
     fn frame(&mut self) -> Result<Option<Frame>, Fault> {
@@ -196,6 +260,7 @@ impl Incoming {
 /// What becomes of what was gathered.
 enum More {
     HandOn,
+    Alarm(Alarm),
     End(Result<(), Fault>),
 }
 

@@ -1,7 +1,10 @@
 //! Another source: the master is asked for a node that is not in use. Its answer's alternates share one reservation, so
 //! they are tried one after the other and never used beside one another.
 
-use usher_proto::{Code, Fault, NodeName, model::MAX_EXCLUDE, model::SeatAddress};
+use usher_proto::{
+    Code, Fault, NodeName,
+    model::{Failed, MAX_EXCLUDE, SeatAddress},
+};
 
 use super::super::{About, Means, Order};
 
@@ -17,17 +20,18 @@ pub(super) struct Found {
     pub(super) wished: bool,
 }
 
-/// Finds a node that holds the same content and is none of these, and dials it.
+/// Finds a node that holds the same content and is none of these, and dials it. The master is told of those that failed.
 pub(super) async fn find(
     means: Means<'_>,
     order: &Order,
     about: About,
     exclude: Vec<NodeName>,
+    failed: &[Failed],
 ) -> Result<Found, Fault> {
     if exclude.len() > MAX_EXCLUDE {
         return Err(Fault::new(Code::Unavailable, "too many nodes were tried"));
     }
-    let answer = means.master.resolve(order.request(about.content, &exclude, &[])).await?;
+    let answer = means.master.resolve(order.request(about.content, &exclude, failed)).await?;
     if answer.content != about.content || answer.size != about.size {
         return Err(Fault::new(Code::ContentChanged, format!("{} is another content elsewhere", about.title)));
     }

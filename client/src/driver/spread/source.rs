@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use quinn::SendStream;
+use quinn::{Connection, SendStream};
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, Fault,
@@ -23,14 +23,15 @@ use usher_proto::{
 
 use super::{
     super::{
-        About, Means,
-        join::{Ask, Joined, join},
-        session::HASHING,
+        About,
+        join::{Ask, Joined, Way, join},
+        renewal::{self, Renewal},
+        stream::HASHING,
     },
     Found,
 };
 use crate::{
-    core::sources::Id,
+    core::{sources::Id, vigil::Terms},
     quic::{Batch, Due, Patience, Reader},
 };
 
@@ -51,7 +52,11 @@ pub(super) struct Source {
     /// Away while a batch is checked.
     pub(super) verifier: Option<Verifier>,
     due: Due,
+    pub(super) connection: Connection,
+    /// Its node sends the session on.
+    pub(super) leaving: bool,
     _reader: Reader,
+    _renewal: Option<Renewal>,
 }
 
 /// The wanted bytes of these groups.
@@ -61,23 +66,24 @@ fn bytes(groups: &Range<u64>, about: &About) -> Range<u64> {
 
 impl Joining {
     /// Opens the session.
-    pub(super) fn open<'a>(
+    pub(super) fn open(
         &self,
-        means: Means<'a>,
+        way: Way,
         about: &About,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Joined, Fault>> + Send + use<'a> {
+    ) -> impl Future<Output = Result<Joined, Fault>> + Send + use<> {
         let (at, about, range) = (self.found.at.clone(), about.clone(), bytes(&self.groups, about));
         let wide = self.groups.start * GROUP..(self.groups.end * GROUP).min(about.size);
         let ask = Ask { range, wide, request_id: self.found.request_id.clone(), more: true };
-        async move { join(means, &at, ask, &about, timeout).await }
+        async move { join(&way, &at, ask, &about, timeout).await }
     }
 
     /// The source that it is now; what it sends goes to `batches`.
     pub(super) fn into_source(
         self,
         joined: Joined,
-        means: Means<'_>,
+        way: &Way,
+        terms: Terms,
         timeout: Duration,
         batches: mpsc::Sender<Batch>,
     ) -> Result<Source, Fault> {
@@ -86,10 +92,13 @@ impl Joining {
         let send = joined.send.ok_or_else(lost)?;
         let due: Due = Arc::new(AtomicU64::new(groups.end - groups.start));
         // While nothing is asked of it, the connection's keep-alive tells whether it lives.
-        let patience = Patience { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due) };
-        let reader = means.pool.gather(joined.incoming, id, patience, batches)?;
+        let patience = Patience { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due), terms };
+        let connection = joined.incoming.connection().clone();
+        let renewal = renewal::keep(way, &connection, &at);
+        let reader = way.pool.gather(joined.incoming, id, patience, batches)?;
         let verifier = Some(joined.verifier);
-        Ok(Source { id, at, reason, moves, send, verifier, due, _reader: reader })
+        let (_reader, _renewal, leaving) = (reader, renewal, false);
+        Ok(Source { id, at, reason, moves, send, verifier, due, connection, leaving, _reader, _renewal })
     }
 }
 

@@ -1,0 +1,150 @@
+//! Tables of what came when, and what it means.
+
+use super::*;
+
+const PLAY: Bitrate = Bitrate(2_000_000);
+
+const RTT: Duration = Duration::from_millis(2);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A vigil and its clock; a connection on which something comes as told.
+struct Bench {
+    vigil: Vigil,
+    start: Instant,
+    at: u64,
+    datagrams: u64,
+}
+
+impl Bench {
+    fn new(purpose: Purpose, rate: Bitrate) -> Self {
+        let start = Instant::now();
+        Self { vigil: Vigil::new(start, Terms::new(purpose, rate)), start, at: 0, datagrams: 0 }
+    }
+
+    fn now(&self) -> Instant {
+        self.start + ms(self.at)
+    }
+
+    fn bytes(&mut self, bytes: u64) {
+        self.datagrams += 1;
+        self.vigil.bytes(self.now(), bytes);
+    }
+
+    /// Looks every [`LOOK`] until something is the matter, for so long; `alive` if the connection gives signs of life.
+    fn until(&mut self, most: u64, alive: bool, rtt: Duration) -> Option<(u64, Look)> {
+        let start = self.at;
+        while self.at < start + most {
+            self.at += 100;
+            self.datagrams += u64::from(alive);
+            let look = self.vigil.look(self.now(), self.datagrams, rtt);
+            if look != Look::Well {
+                return Some((self.at - start, look));
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn a_dead_connection_is_noticed_in_well_under_a_second() {
+    for purpose in [Purpose::Play, Purpose::Fetch] {
+        let mut bench = Bench::new(purpose, PLAY);
+        bench.bytes(1);
+        assert_eq!(bench.until(10_000, false, RTT), Some((700, Look::Silent)), "{purpose:?}");
+    }
+}
+
+#[test]
+fn a_far_node_has_time_to_answer() {
+    let mut bench = Bench::new(Purpose::Play, PLAY);
+    bench.bytes(1);
+    assert_eq!(bench.until(10_000, false, ms(300)), Some((1500, Look::Silent)));
+}
+
+#[test]
+fn a_silent_stream_on_a_living_connection_is_noticed_by_its_rate() {
+    for (purpose, rate, expected) in [
+        (Purpose::Play, 2_000_000, 1600),
+        (Purpose::Play, 20_000_000, 1600),
+        // Its groups come 2 s apart.
+        (Purpose::Play, 260_000, 6100),
+        (Purpose::Fetch, 4_000_000, 3200),
+        (Purpose::Fetch, 0, 6100),
+    ] {
+        let mut bench = Bench::new(purpose, Bitrate(rate));
+        bench.bytes(1);
+        assert_eq!(bench.until(20_000, true, RTT).map(|(at, _)| at), Some(expected), "{purpose:?} {rate}");
+    }
+}
+
+#[test]
+fn a_paced_stream_is_well() {
+    let mut bench = Bench::new(Purpose::Play, PLAY);
+    // A group each 210 ms.
+    for _ in 0..200 {
+        assert_eq!(bench.until(200, false, RTT), None);
+        bench.at += 10;
+        bench.bytes(GROUP);
+    }
+}
+
+#[test]
+fn a_trickle_is_slow_for_a_viewer_only() {
+    for (purpose, expected) in [(Purpose::Play, true), (Purpose::Fetch, false)] {
+        let mut bench = Bench::new(purpose, PLAY);
+        let mut looks = Vec::new();
+        // A third of the rate.
+        for _ in 0..30 {
+            looks.extend(bench.until(500, true, RTT));
+            bench.bytes(41_000);
+        }
+        assert_eq!(looks.iter().any(|(_, look)| *look == Look::Slow), expected, "{purpose:?}: {looks:?}");
+    }
+}
+
+#[test]
+fn false_alarms_come_later_each_time_and_are_forgotten() {
+    let mut bench = Bench::new(Purpose::Play, PLAY);
+    let mut alarms = Vec::new();
+    for _ in 0..4 {
+        let (at, look) = bench.until(60_000, false, RTT).expect("an alarm");
+        assert_eq!(look, Look::Silent);
+        alarms.push(at);
+        bench.bytes(1);
+    }
+    assert!(alarms.is_sorted_by(|a, b| a < b), "{alarms:?}");
+    assert!(alarms[3] <= 8 * alarms[0], "{alarms:?}");
+    for _ in 0..3000 {
+        assert_eq!(bench.until(200, false, RTT), None);
+        bench.bytes(GROUP);
+    }
+    assert_eq!(bench.until(60_000, false, RTT).map(|(at, _)| at), Some(alarms[0]));
+}
+
+#[test]
+fn time_that_this_side_slept_through_does_not_count() {
+    let mut bench = Bench::new(Purpose::Play, PLAY);
+    bench.bytes(1);
+    assert_eq!(bench.until(300, false, RTT), None);
+    bench.at += 30_000;
+    // What came meanwhile is read next.
+    assert_eq!(bench.vigil.look(bench.now(), bench.datagrams, RTT), Look::Well);
+    assert!(bench.until(10_000, false, RTT).is_some());
+    // Nor does time in which it did not read.
+    bench.at += 30_000;
+    bench.vigil.resume(bench.now());
+    assert_eq!(bench.until(600, false, RTT), None);
+}
+
+#[test]
+fn silence_is_told_whatever_alarms_there_were() {
+    let mut bench = Bench::new(Purpose::Play, PLAY);
+    bench.bytes(1);
+    for _ in 0..3 {
+        bench.until(60_000, false, RTT).expect("an alarm");
+    }
+    assert!(bench.vigil.silence(bench.now()) >= ms(bench.at - 100));
+}
