@@ -10,7 +10,7 @@ use std::{
 use futures::future::BoxFuture;
 use rand::rngs::SmallRng;
 use tokio::{task::JoinSet, time};
-use usher_proto::{Code, ContentId, Fault, NodeName, model::SeatAddress};
+use usher_proto::{Code, ContentId, Fault, NodeName, model::SeatAddress, tree::GROUP};
 
 use super::{
     End, Progress, Run, Sink,
@@ -151,7 +151,8 @@ impl<'a> Run<'a> {
         let at = answer.seats.get(seat).cloned().ok_or_else(lost)?;
         let ongoing = self.ongoing.as_mut().ok_or_else(lost)?;
         let rest = match self.abroad.why {
-            Some(Why::Moved { until }) => ongoing.assembler.rest(until),
+            // What lies behind where it stands is nothing that it would send.
+            Some(Why::Moved { until }) => ongoing.assembler.rest(until.max(ongoing.assembler.next() * GROUP)),
             _ => ongoing.assembler.ask().map(|range| (range, ongoing.assembler.widened())),
         };
         let Some((range, wide)) = rest else {
@@ -182,7 +183,8 @@ impl<'a> Run<'a> {
             Some(node) => silent(&node, LATE),
             None => Fault::new(Code::Timeout, "a node does not answer"),
         };
-        self.after(Event::Lost(&fault), &fault, rng)
+        tracing::debug!(%fault, "the next seat is tried beside it");
+        self.resume.handle(Instant::now(), Event::Lost(&fault), rng)
     }
 
     /// The node that was dialled last.

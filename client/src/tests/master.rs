@@ -40,7 +40,8 @@ impl From<&Node> for Seat {
 impl Seat {
     pub(super) fn to_pb(&self, ticket: &str) -> v1::Seat {
         v1::Seat {
-            lifetime_s: 0,
+            // The tests' mark of a ticket that runs out soon.
+            lifetime_s: u64::from(self.node.contains("short-lived")),
             node: self.node.clone(),
             addresses: self.addresses.clone(),
             certificate_sha256: vec![hex::encode(self.pin)],
@@ -138,6 +139,7 @@ impl Master {
             size: data.len() as u64,
             seats,
             reason: "most headroom".into(),
+            rate_bps: 8_000_000,
             request_id: id.to_owned(),
             ..v1::ResolveResponse::default()
         })
@@ -169,8 +171,9 @@ impl tickets_server::Tickets for Master {
         self.answer(request.into_inner(), &id).map(Response::new).map_err(|fault| fault.to_status())
     }
 
-    async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        Err(Status::unimplemented("the tests do not renew"))
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let ticket = format!("{}+", request.into_inner().ticket);
+        Ok(Response::new(v1::RenewResponse { ticket, lifetime_s: 1 }))
     }
 
     async fn resolve_many(

@@ -13,12 +13,13 @@ use std::{
 use quinn::{
     Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, VarInt, crypto::rustls::QuicServerConfig,
 };
+use tokio::sync::Semaphore;
 use usher_certs::media::{MediaCertResolver, MediaCertificate};
 use usher_proto::{
     Code, Fault,
     pb::{
         v1,
-        wire::{Finish, Moved, Open},
+        wire::{Finish, Moved, Open, Renewed},
     },
     tree::{self, GROUP, PAGE_GROUPS},
     wire::{self, Decoder, Frame, Kind},
@@ -54,6 +55,17 @@ pub(super) enum Manner {
     OneRange,
     /// Sends a group, waits for so many milliseconds, and so on.
     Slow(u64),
+    /// Sends so many groups, and the next when its gate opens.
+    Gate(u64),
+    /// Sends nothing before its gate opens.
+    Late,
+    /// Sends so many groups, and then a little at a time until its gate opens.
+    Trickle(u64),
+    /// Says after so many groups that the session goes on at `next` from this group on, and sends the group before that
+    /// when its gate opens.
+    Notice(u64, u64),
+    /// The same, but it ends the stream before that group.
+    Vanish(u64, u64),
 }
 
 pub(super) type Titles = Arc<HashMap<String, Vec<u8>>>;
@@ -74,6 +86,12 @@ pub(super) struct Node {
     pub(super) finished: Arc<AtomicUsize>,
     /// Where sessions are sent on to; the ticket there is the session's own.
     next: Arc<Mutex<v1::Seat>>,
+    /// Opens once for each session that waits for it.
+    pub(super) gate: Arc<Semaphore>,
+    /// The gate of another, which opens when a session is begun here.
+    opens: Arc<Mutex<Option<Arc<Semaphore>>>>,
+    /// Tickets that sessions were renewed with.
+    pub(super) renewed: Arc<Mutex<Vec<String>>>,
     endpoint: Endpoint,
 }
 
@@ -105,6 +123,9 @@ impl Node {
             sent: Arc::default(),
             finished: Arc::default(),
             next: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            opens: Arc::default(),
+            renewed: Arc::default(),
             endpoint: endpoint.clone(),
         };
         let known = Known {
@@ -115,6 +136,9 @@ impl Node {
             sent: node.sent.clone(),
             finished: node.finished.clone(),
             next: node.next.clone(),
+            gate: node.gate.clone(),
+            opens: node.opens.clone(),
+            renewed: node.renewed.clone(),
         };
         let connections = node.connections.clone();
         tokio::spawn(async move {
@@ -129,6 +153,11 @@ impl Node {
     /// Sends sessions on to this seat.
     pub(super) fn sends_to(&self, seat: v1::Seat) {
         *self.next.lock().expect("not poisoned") = seat;
+    }
+
+    /// A session that is begun here opens this gate.
+    pub(super) fn opens(&self, gate: &Arc<Semaphore>) {
+        *self.opens.lock().expect("not poisoned") = Some(Arc::clone(gate));
     }
 
     /// Closes all connections.
@@ -151,6 +180,9 @@ struct Known {
     sent: Arc<AtomicU64>,
     finished: Arc<AtomicUsize>,
     next: Arc<Mutex<v1::Seat>>,
+    gate: Arc<Semaphore>,
+    opens: Arc<Mutex<Option<Arc<Semaphore>>>>,
+    renewed: Arc<Mutex<Vec<String>>>,
 }
 
 /// What a client sends on a stream.
@@ -180,12 +212,38 @@ async fn connection(incoming: Incoming, known: Known, manner: Manner) {
         known.early.fetch_add(usize::from(recv.is_0rtt()), Ordering::Relaxed);
         tokio::spawn(async move {
             let mut asked = Asked { recv, decoder: Decoder::default() };
-            let Some(Frame::Open(open)) = asked.next().await else { panic!("no Open") };
+            let open = match asked.next().await {
+                Some(Frame::Open(open)) => open,
+                Some(Frame::Renew(renew)) => return renewed(send, &known, renew.ticket).await,
+                other => panic!("{other:?} comes first"),
+            };
             known.starts.lock().expect("not poisoned").push(open.range.unwrap_or_default().start);
+            if let Some(gate) = &*known.opens.lock().expect("not poisoned") {
+                gate.add_permits(1);
+            }
             // A client that leaves early is part of some tests.
             let _gone = session(Out { send, sent: known.sent.clone() }, asked, &open, &known, manner).await;
         });
     }
+}
+
+async fn renewed(mut send: SendStream, known: &Known, ticket: String) {
+    let count = {
+        let mut renewed = known.renewed.lock().expect("not poisoned");
+        renewed.push(ticket);
+        renewed.len()
+    };
+    // The first is refused: the client asks again. The third is enough.
+    let answer = match count {
+        1 => wire::refused(&Fault::new(Code::Unavailable, "not now")),
+        _ => wire::message(Kind::Renewed, &Renewed { lifetime_s: 1 }).expect("short"),
+    };
+    if count == 3 {
+        known.gate.add_permits(1);
+    }
+    // A client that leaves has what it wanted.
+    let _gone = send.write_all(&answer).await;
+    let _gone = send.finish();
 }
 
 /// A stream that counts.
@@ -229,6 +287,9 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
         page_groups: PAGE_GROUPS as u32,
         ..v1::Setup::default()
     };
+    if manner == Manner::Late {
+        known.gate.acquire().await.ok()?.forget();
+    }
     out.all(&wire::message(Kind::Setup, &setup)?).await?;
     if manner == Manner::Silent {
         std::future::pending::<()>().await;
@@ -258,6 +319,26 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
                 out.all(&wire::message(Kind::Moved, &moved)?).await?;
                 return out.send.finish().ok();
             }
+            if manner == Manner::Gate(sent) {
+                known.gate.acquire().await.ok()?.forget();
+            }
+            if let Manner::Notice(after, until) | Manner::Vanish(after, until) = manner {
+                if after == sent {
+                    let ticket = open.ticket.clone();
+                    let moved =
+                        Moved { until: (until * GROUP).min(size), seat: Some(v1::Seat { ticket, ..next.clone() }) };
+                    out.all(&wire::message(Kind::Moved, &moved)?).await?;
+                }
+                if index == until {
+                    return out.send.finish().ok();
+                }
+                if index + 1 == until {
+                    known.gate.acquire().await.ok()?.forget();
+                    if matches!(manner, Manner::Vanish(..)) {
+                        return out.send.finish().ok();
+                    }
+                }
+            }
             if let Manner::Slow(millis) = manner {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
             }
@@ -267,7 +348,18 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
                 group[7] ^= 16;
             }
             out.all(&wire::header(Kind::Group, group.len())).await?;
-            out.all(&group).await?;
+            let mut rest = group.as_slice();
+            while manner == Manner::Trickle(sent) && !rest.is_empty() {
+                let (some, after) = rest.split_at(rest.len().min(100));
+                out.all(some).await?;
+                rest = after;
+                let opened = tokio::time::timeout(Duration::from_millis(50), known.gate.acquire()).await;
+                if let Ok(permit) = opened {
+                    permit.ok()?.forget();
+                    break;
+                }
+            }
+            out.all(rest).await?;
             sent += 1;
         }
         match if open.more && manner != Manner::OneRange { asked.next().await } else { None } {
