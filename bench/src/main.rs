@@ -1,6 +1,7 @@
 //! Benchmarks: whole parts as real binaries, alone and beside their peers, and the balancer in a simulated cluster. Each
 //! prints figures with units.
 
+mod chaos;
 mod cluster;
 mod deltas;
 mod far;
@@ -45,6 +46,8 @@ enum Bench {
     Loss(loss::Args),
     /// Round trips to the first byte of a title, from a cluster that is far away
     Start(start::Args),
+    /// A cluster under faults for minutes: every output must be its source, and how long delivery stood still
+    Chaos(chaos::Args),
     /// The balancer in a simulated cluster: what it loses against the optimum and other policies
     Sim(sim::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Bench::PeersTicketsServer(args) => peers::tickets::serve(&args),
         Bench::Loss(args) => loss::run(&args),
         Bench::Start(args) => start::run(&args),
+        Bench::Chaos(args) => chaos::run(&args),
         Bench::Sim(args) => sim::run(&args),
     }
 }

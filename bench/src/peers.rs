@@ -4,7 +4,6 @@
 mod bulk;
 mod handshakes;
 mod idle;
-mod media;
 mod sendme;
 mod small;
 mod stage;

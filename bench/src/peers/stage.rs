@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::Context as _;
 use tempfile::TempDir;
+use usher_chaos::media;
 
 use super::{
-    media,
     stock::Stock,
     table::{Book, Figures, Peer},
     web::{Site, Web},

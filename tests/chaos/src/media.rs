@@ -1,5 +1,5 @@
-//! Titles to measure with: a container that a node offers, around random bytes. Written piece by piece, so that a
-//! large title needs no memory.
+//! Titles to test and measure with: a container that a node offers, around random bytes. Written piece by piece, so that
+//! a large title needs no memory. Refuses to know who holds them.
 
 use std::{
     fs::{self, File},
@@ -37,7 +37,10 @@ fn head(duration: u32) -> Vec<u8> {
 }
 
 /// Writes a title of `size` bytes that plays at `rate` bits per second. No two have the same bytes: the seed must differ.
-pub(crate) fn write(path: &Path, size: u64, rate: u64, seed: u64) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When it cannot be written, or is too small for its headers, or too large or too long for their fields.
+pub fn write(path: &Path, size: u64, rate: u64, seed: u64) -> anyhow::Result<()> {
     let what = || format!("write {}", path.display());
     fs::create_dir_all(path.parent().context("a folder")?).with_context(what)?;
     let head = head(u32::try_from(size * 8 * 1000 / rate).context("a film that is too long")?);

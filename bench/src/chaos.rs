@@ -1,0 +1,62 @@
+//! Chaos: a whole cluster under faults for minutes, and clients that judge it. The harness is `usher-chaos`, which the
+//! tests share; what is here is its command line.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use usher_chaos::{Kind, Load, Settings};
+
+use crate::cluster::usher;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How long faults come
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Which faults come when, and what clients choose [default: a fresh one]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where to write the report as JSON too
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Clients at any time; every second one plays, the others fetch
+    #[arg(long, default_value_t = 40)]
+    clients: usize,
+    /// Nodes, three at least
+    #[arg(long, default_value_t = 4)]
+    nodes: usize,
+    /// Only faults of these kinds: crash, freeze, drain, rolling, rebalance, blackhole, master, rebind, corrupt
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Kind>,
+    /// The program under test [default: the one beside this one]
+    #[arg(long)]
+    usher: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let settings = Settings {
+        usher: args.usher.clone().map_or_else(usher, Ok)?,
+        seed: args.seed.unwrap_or_else(rand::random),
+        time: Duration::try_from_secs_f64(args.minutes * 60.0).context("a number of minutes")?,
+        clients: args.clients,
+        nodes: args.nodes,
+        kinds: if args.only.is_empty() { Kind::ALL.to_vec() } else { args.only.clone() },
+        brisk: false,
+        load: Load::release(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let report = runtime.context("start a runtime")?.block_on(Box::pin(usher_chaos::run(&settings)))?;
+    print!("{report}");
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string(&report).context("write a report")?;
+        fs::write(path, format!("{text}\n")).with_context(|| format!("write {}", path.display()))?;
+    }
+    ensure!(
+        report.is_good(),
+        "{} outputs with wrong bytes, {} client errors; repeat with --seed {}",
+        report.wrong_bytes,
+        report.client_errors,
+        report.seed
+    );
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! Which fault comes when: from a seed and the shape of a cluster, the same plan each time. One node at a time is out of
+//! the choice; what may come in the middle of that leaves every title a node that runs and has it whole. Refuses to
+//! know how a fault is made.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
+
+/// What kinds of faults there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A node is killed and started again.
+    Crash,
+    /// A node stands still and goes on.
+    Freeze,
+    /// An operator drains a node and takes it back.
+    Drain,
+    /// A node is asked to end, and started again when it has.
+    Rolling,
+    /// The master is killed and started again.
+    Master,
+    /// Bits of a copy flip on a node's disk.
+    Corrupt,
+    /// What a node's clients send, or what they are sent, vanishes.
+    Blackhole,
+    /// A node's clients come from fresh ports.
+    Rebind,
+    /// An operator has the sessions spread anew.
+    Rebalance,
+}
+
+impl Kind {
+    /// All of them, in the order of reports.
+    pub const ALL: [Self; 9] = [
+        Self::Crash,
+        Self::Freeze,
+        Self::Drain,
+        Self::Rolling,
+        Self::Rebalance,
+        Self::Blackhole,
+        Self::Master,
+        Self::Rebind,
+        Self::Corrupt,
+    ];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Freeze => "freeze",
+            Self::Drain => "drain",
+            Self::Rolling => "rolling",
+            Self::Master => "master",
+            Self::Corrupt => "corrupt",
+            Self::Blackhole => "blackhole",
+            Self::Rebind => "rebind",
+            Self::Rebalance => "rebalance",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| format!("write some of {}", names()))
+    }
+}
+
+/// Whose datagrams vanish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Those from clients to the node.
+    Up,
+    /// Those from the node to clients.
+    Down,
+}
+
+/// One fault. Nodes and titles are numbers, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "a node, a title, and how long it lasts")]
+pub enum Fault {
+    Crash { node: usize, down: Duration },
+    Freeze { node: usize, lasts: Duration },
+    Drain { node: usize, lasts: Duration },
+    Rolling { node: usize },
+    Master { down: Duration },
+    Corrupt { title: usize, node: usize, lasts: Duration },
+    Blackhole { node: usize, way: Way, lasts: Duration },
+    Rebind { node: usize },
+    Rebalance,
+}
+
+impl Fault {
+    /// What kind it is.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Crash { .. } => Kind::Crash,
+            Self::Freeze { .. } => Kind::Freeze,
+            Self::Drain { .. } => Kind::Drain,
+            Self::Rolling { .. } => Kind::Rolling,
+            Self::Master { .. } => Kind::Master,
+            Self::Corrupt { .. } => Kind::Corrupt,
+            Self::Blackhole { .. } => Kind::Blackhole,
+            Self::Rebind { .. } => Kind::Rebind,
+            Self::Rebalance => Kind::Rebalance,
+        }
+    }
+
+    /// The node that it hits.
+    pub fn node(self) -> Option<usize> {
+        match self {
+            Self::Crash { node, .. } | Self::Freeze { node, .. } | Self::Drain { node, .. } => Some(node),
+            Self::Rolling { node } | Self::Rebind { node } => Some(node),
+            Self::Corrupt { node, .. } | Self::Blackhole { node, .. } => Some(node),
+            Self::Master { .. } | Self::Rebalance => None,
+        }
+    }
+
+    /// How long it lasts by the plan.
+    pub fn lasts(self) -> Duration {
+        match self {
+            Self::Crash { down: lasts, .. } | Self::Master { down: lasts } => lasts,
+            Self::Freeze { lasts, .. } | Self::Drain { lasts, .. } => lasts,
+            Self::Corrupt { lasts, .. } | Self::Blackhole { lasts, .. } => lasts,
+            Self::Rolling { .. } => ROLLING,
+            Self::Rebind { .. } | Self::Rebalance => Duration::ZERO,
+        }
+    }
+
+    /// Whether a node is out of the choice, or the master is, so that nothing else may be.
+    pub fn is_outage(self) -> bool {
+        !matches!(self, Self::Rebind { .. } | Self::Corrupt { .. })
+    }
+}
+
+/// What a node may take to end: what the harness lets it drain.
+pub const ROLLING: Duration = Duration::from_secs(10);
+
+/// What a plan is for.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Of the cluster.
+    pub nodes: usize,
+    /// Of each title: the nodes that have it, two at least.
+    pub holders: Vec<Vec<usize>>,
+    /// Nothing begins later, and nothing ends later.
+    pub time: Duration,
+    /// Which faults may come.
+    pub kinds: Vec<Kind>,
+    /// Short faults and short calms, for a short run.
+    pub brisk: bool,
+}
+
+/// Faults and when each begins, in their order. Kinds come in rounds, each in an order of its own, so that all have come
+/// after a round; a rebalancing comes behind the crash, if there is one.
+pub fn plan(seed: u64, shape: &Shape) -> Vec<(Duration, Fault)> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut planned = Vec::new();
+    let mut at = calm(&mut rng, shape);
+    while !shape.kinds.is_empty() && at < shape.time {
+        let mut round = shape.kinds.clone();
+        round.shuffle(&mut rng);
+        if let Some(last) = round.iter().position(|kind| *kind == Kind::Rebalance)
+            && let Some(crash) = round.iter().position(|kind| *kind == Kind::Crash)
+        {
+            let rebalance = round.remove(last);
+            let crash = if last < crash { crash - 1 } else { crash };
+            round.insert(crash + 1, rebalance);
+        }
+        for kind in round {
+            let fault = draw(&mut rng, kind, shape);
+            if at + fault.lasts() <= shape.time {
+                planned.push((at, fault));
+                planned.extend(within(&mut rng, at, fault, shape));
+            }
+            at += fault.lasts() + calm(&mut rng, shape);
+        }
+    }
+    planned.sort_by_key(|(at, _)| *at);
+    planned
+}
+
+/// Until the next fault, when all is well again.
+fn calm(rng: &mut SmallRng, shape: &Shape) -> Duration {
+    millis(rng, shape, 3_000, 6_000)
+}
+
+fn millis(rng: &mut SmallRng, shape: &Shape, least: u64, most: u64) -> Duration {
+    let time = Duration::from_millis(rng.random_range(least..most));
+    if shape.brisk { time / 2 } else { time }
+}
+
+fn draw(rng: &mut SmallRng, kind: Kind, shape: &Shape) -> Fault {
+    let node = rng.random_range(0..shape.nodes);
+    match kind {
+        Kind::Crash => Fault::Crash { node, down: millis(rng, shape, 3_000, 9_000) },
+        Kind::Freeze => Fault::Freeze { node, lasts: millis(rng, shape, 5_000, 15_000) },
+        Kind::Drain => Fault::Drain { node, lasts: millis(rng, shape, 8_000, 14_000) },
+        Kind::Rolling => Fault::Rolling { node },
+        Kind::Master => Fault::Master { down: millis(rng, shape, 1_000, 5_000) },
+        Kind::Corrupt => {
+            let title = rng.random_range(0..shape.holders.len());
+            corrupt(rng, title, shape)
+        }
+        Kind::Blackhole => {
+            let way = if rng.random_bool(0.5) { Way::Up } else { Way::Down };
+            Fault::Blackhole { node, way, lasts: millis(rng, shape, 2_000, 8_000) }
+        }
+        Kind::Rebind => Fault::Rebind { node },
+        Kind::Rebalance => Fault::Rebalance,
+    }
+}
+
+fn corrupt(rng: &mut SmallRng, title: usize, shape: &Shape) -> Fault {
+    let holders = &shape.holders[title];
+    let node = holders[rng.random_range(0..holders.len())];
+    Fault::Corrupt { title, node, lasts: millis(rng, shape, 6_000, 12_000) }
+}
+
+/// What comes, sometimes, in the middle of an outage: another node's clients get fresh ports, or one of three copies is
+/// damaged, and is whole again before the outage ends.
+fn within(rng: &mut SmallRng, at: Duration, outage: Fault, shape: &Shape) -> Option<(Duration, Fault)> {
+    let wanted = outage.is_outage() && rng.random_bool(0.4);
+    let middle = at + outage.lasts() / 4;
+    let (kind, title) = (*shape.kinds.get(rng.random_range(0..shape.kinds.len()))?, rng.random_range(0..usize::MAX));
+    let other = rng.random_range(0..shape.nodes);
+    match kind {
+        Kind::Rebind if wanted && Some(other) != outage.node() => Some((middle, Fault::Rebind { node: other })),
+        Kind::Corrupt if wanted => {
+            let safe: Vec<usize> = (0..shape.holders.len()).filter(|title| shape.holders[*title].len() >= 3).collect();
+            let title = *safe.get(title % safe.len().max(1))?;
+            let Fault::Corrupt { node, .. } = corrupt(rng, title, shape) else { return None };
+            Some((middle, Fault::Corrupt { title, node, lasts: outage.lasts() / 2 }))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shape(secs: u64, brisk: bool) -> Shape {
+        let holders = (0..12).map(|title| (0..2 + title % 2).map(|copy| (title + copy) % 4).collect()).collect();
+        Shape { nodes: 4, holders, time: Duration::from_secs(secs), kinds: Kind::ALL.to_vec(), brisk }
+    }
+
+    /// When a fault has begun and is not over, with the time that its node takes to come back.
+    fn wrong_at(planned: &[(Duration, Fault)], now: Duration) -> impl Iterator<Item = Fault> {
+        let back = |fault: &Fault| fault.lasts() + Duration::from_millis(500);
+        let wrong = move |(at, fault): &&(Duration, Fault)| *at <= now && now < *at + back(fault);
+        planned.iter().filter(wrong).map(|(_, fault)| *fault)
+    }
+
+    proptest! {
+        #[test]
+        fn a_title_always_has_a_node_that_runs_and_has_it_whole(seed: u64, brisk: bool) {
+            let shape = shape(300, brisk);
+            let planned = plan(seed, &shape);
+            prop_assert_eq!(&planned, &plan(seed, &shape));
+            prop_assert!(planned.is_sorted_by_key(|(at, _)| *at));
+            for now in (0..3000).map(|tenth| Duration::from_millis(tenth * 100)) {
+                let wrong: Vec<Fault> = wrong_at(&planned, now).collect();
+                prop_assert!(wrong.iter().filter(|fault| fault.is_outage()).count() <= 1, "{:?}", wrong);
+                for (title, holders) in shape.holders.iter().enumerate() {
+                    let bad = |node: usize| wrong.iter().any(|fault| match *fault {
+                        Fault::Rebind { .. } => false,
+                        Fault::Corrupt { title: of, node: at, .. } => of == title && at == node,
+                        fault => fault.node() == Some(node),
+                    });
+                    prop_assert!(holders.iter().any(|node| !bad(*node)), "title {}: {:?}", title, wrong);
+                }
+            }
+        }
+
+        #[test]
+        fn every_kind_comes(seed: u64) {
+            for (secs, brisk) in [(180, false), (100, true)] {
+                let planned = plan(seed, &shape(secs, brisk));
+                for kind in Kind::ALL {
+                    prop_assert!(planned.iter().any(|(_, fault)| fault.kind() == kind), "no {} in {} s", kind, secs);
+                }
+                let end = planned.iter().map(|(at, fault)| *at + fault.lasts()).max();
+                prop_assert!(end <= Some(Duration::from_secs(secs)));
+            }
+        }
+    }
+
+    #[test]
+    fn seeds_differ_and_only_what_is_wanted_comes() {
+        let all = shape(120, false);
+        assert_ne!(plan(1, &all), plan(2, &all));
+        let kills = Shape { kinds: vec![Kind::Crash, Kind::Freeze], ..all.clone() };
+        let planned = plan(1, &kills);
+        assert!(planned.len() > 4, "{planned:?}");
+        assert!(planned.iter().all(|(_, fault)| kills.kinds.contains(&fault.kind())));
+        assert_eq!(plan(1, &Shape { kinds: Vec::new(), ..all }), []);
+    }
+
+    #[test]
+    fn kinds_are_read_as_they_are_written() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert!("flood".parse::<Kind>().is_err_and(|text| text.contains("blackhole")));
+    }
+}

@@ -1,0 +1,127 @@
+//! The titles of a run: what they are called, how they play, who holds them and what their bytes must hash to. Writes
+//! them once and copies them to each holder; damages a copy and repairs it. Refuses to know when.
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use usher_proto::Bitrate;
+
+use crate::{media, settings::Load};
+
+/// One title.
+#[derive(Clone, Debug)]
+pub(crate) struct Title {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) rate: Bitrate,
+    /// Numbers of nodes.
+    pub(crate) holders: Vec<usize>,
+    /// BLAKE3 of its bytes, in hex.
+    pub(crate) content: String,
+}
+
+/// All of them.
+pub(crate) struct Library {
+    pub(crate) titles: Vec<Title>,
+    truth: PathBuf,
+}
+
+impl Library {
+    /// Writes the titles below `truth`, each with bytes of its own, and says who holds them: every second one has three
+    /// copies, the others two.
+    pub(crate) fn write(truth: &Path, load: &Load, nodes: usize, seed: u64) -> anyhow::Result<Self> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut titles = Vec::new();
+        for number in 0..load.titles + load.large {
+            let large = number >= load.titles;
+            let rate = Bitrate(1000 * rng.random_range(load.kbits.clone()));
+            let secs = rng.random_range(load.secs.clone());
+            let size = if large { load.large_size } else { rate.0 * secs / 8 };
+            let name = if large { format!("large/{number:02}.mp4") } else { format!("films/{number:02}.mp4") };
+            let copies = (2 + number % 2).min(nodes);
+            let holders = (0..copies).map(|copy| (number / 2 + copy) % nodes).collect();
+            let path = truth.join(&name);
+            media::write(&path, size, rate.0, rng.random())?;
+            let content = hash(&path)?;
+            titles.push(Title { name, size, rate, holders, content });
+        }
+        Ok(Self { titles, truth: truth.to_owned() })
+    }
+
+    /// The bytes as they should be.
+    pub(crate) fn truth(&self, title: &Title) -> PathBuf {
+        self.truth.join(&title.name)
+    }
+
+    /// Puts a whole copy below `media`, at once. To a node that has one there it is another file of the same age.
+    pub(crate) fn copy(&self, title: &Title, media: &Path) -> anyhow::Result<()> {
+        let (truth, path) = (self.truth(title), media.join(&title.name));
+        let what = || format!("copy {} to {}", title.name, media.display());
+        // Hidden files are offered by no node.
+        let draft = path.with_file_name(format!(".{}", title.content));
+        fs::create_dir_all(path.parent().context("a folder")?).with_context(what)?;
+        fs::copy(&truth, &draft).with_context(what)?;
+        let modified = fs::metadata(&truth).and_then(|meta| meta.modified()).with_context(what)?;
+        fs::File::options().write(true).open(&draft).and_then(|file| file.set_modified(modified)).with_context(what)?;
+        fs::rename(&draft, &path).with_context(what)
+    }
+}
+
+/// Flips a bit in every 512 KiB of a file, in place. Its size and its time stay.
+pub(crate) fn damage(path: &Path) -> anyhow::Result<()> {
+    let what = || format!("damage {}", path.display());
+    let file = fs::File::options().read(true).write(true).open(path).with_context(what)?;
+    let meta = file.metadata().with_context(what)?;
+    let mut byte = [0];
+    // Not its headers: a node reads those when it starts.
+    for at in (100_000..meta.len()).step_by(512 * 1024) {
+        file.read_exact_at(&mut byte, at).with_context(what)?;
+        file.write_all_at(&[byte[0] ^ 4], at).with_context(what)?;
+    }
+    file.set_modified(meta.modified().with_context(what)?).with_context(what)
+}
+
+/// BLAKE3 of a file, in hex.
+pub(crate) fn hash(path: &Path) -> anyhow::Result<String> {
+    let what = || format!("hash {}", path.display());
+    let mut file = fs::File::open(path).with_context(what)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let len = file.read(&mut buffer).with_context(what)?;
+        ensure!(len <= buffer.len(), "more was read than there is room for");
+        if len == 0 {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+        hasher.update(&buffer[..len]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_copy_looks_the_same_and_is_made_whole() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let load = Load { titles: 2, large: 1, large_size: 700_000, secs: 2..4, ..Load::debug() };
+        let library = Library::write(&dir.path().join("truth"), &load, 3, 7).expect("written");
+        assert_eq!(library.titles.iter().map(|title| title.holders.len()).collect::<Vec<_>>(), [2, 3, 2]);
+        let (title, media) = (&library.titles[2], dir.path().join("node"));
+        let path = media.join(&title.name);
+        let looks = || fs::metadata(&path).map(|meta| (meta.len(), meta.modified().expect("a time"))).expect("there");
+        library.copy(title, &media).expect("copied");
+        let before = looks();
+        damage(&path).expect("damaged");
+        assert_ne!(hash(&path).expect("hashed"), title.content);
+        assert_eq!(looks(), before);
+        library.copy(title, &media).expect("repaired");
+        assert_eq!((hash(&path).expect("hashed"), looks()), (title.content.clone(), before));
+    }
+}

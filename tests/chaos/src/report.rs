@@ -1,0 +1,89 @@
+//! What a run found, as text and as JSON. Refuses to know how it was found.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+
+use crate::core::{plan::Kind, tally::Spread};
+
+/// One run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Of the plan and all choices.
+    pub seed: u64,
+    /// How long faults came.
+    pub minutes: f64,
+    /// Clients that ended.
+    pub outputs: u64,
+    /// Those of them that played.
+    pub plays: u64,
+    /// Outputs that are not their sources.
+    pub wrong_bytes: u64,
+    /// Clients that did not end well.
+    pub client_errors: u64,
+    /// How often a player would have stood still.
+    pub stalls: u64,
+    /// How long all players together.
+    pub still_ms: u64,
+    /// Faults that were made.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Faults that were not: what makes them is missing, or the cluster was not well enough.
+    pub skipped: BTreeMap<&'static str, u64>,
+    /// Faults that could not be made or undone.
+    pub broken: Vec<String>,
+    /// Interruptions of those who played and were hit, beyond the spacing of a paced session.
+    pub gap_ms: BTreeMap<&'static str, Spread>,
+    /// Of those who fetched and were hit, as far as lines of progress tell, which come each 250 ms.
+    pub fetch_gap_ms: BTreeMap<&'static str, Spread>,
+    /// Of those who played at the same times and were not hit: what this machine and the harness add.
+    pub spared_gap_ms: Spread,
+    /// The longest interruptions of those who played.
+    pub worst: Vec<String>,
+}
+
+impl Report {
+    /// Whether every client got every byte.
+    pub fn is_good(&self) -> bool {
+        self.wrong_bytes == 0 && self.client_errors == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seed {}, {:.1} min: {} outputs ({} played), {} with wrong bytes, {} client errors, {} stalls of {:.1} s in all",
+            self.seed,
+            self.minutes,
+            self.outputs,
+            self.plays,
+            self.wrong_bytes,
+            self.client_errors,
+            self.stalls,
+            self.still_ms as f64 / 1000.0,
+        )?;
+        writeln!(f, "{:<10} {:>6}  {:^27}  {:^27}", "", "", "gaps of plays, ms", "gaps of fetches, ms")?;
+        let head = ["n", "p50", "p99", "max"].map(|name| format!("{name:>6}")).concat();
+        writeln!(f, "{:<10} {:>6}  {:<27}  {head}", "fault", "times", head)?;
+        for kind in Kind::ALL.map(Kind::name) {
+            let times = self.faults.get(kind).copied().unwrap_or_default();
+            let skipped = self.skipped.get(kind).map_or(String::new(), |skipped| format!("  {skipped} left out"));
+            if times > 0 || !skipped.is_empty() {
+                let of = |gaps: &BTreeMap<_, Spread>| cells(&gaps.get(kind).copied().unwrap_or_default());
+                writeln!(f, "{kind:<10} {times:>6}  {:<27}  {}{skipped}", of(&self.gap_ms), of(&self.fetch_gap_ms))?;
+            }
+        }
+        writeln!(f, "{:<10} {:>6}  {}", "spared", "", cells(&self.spared_gap_ms))?;
+        for line in &self.worst {
+            writeln!(f, "  {line}")?;
+        }
+        for line in &self.broken {
+            writeln!(f, "broken: {line}")?;
+        }
+        Ok(())
+    }
+}
+
+fn cells(spread: &Spread) -> String {
+    format!("{:>6}{:>6}{:>6}{:>6}", spread.n, spread.p50, spread.p99, spread.max)
+}
