@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
@@ -298,9 +298,9 @@ impl Running {
         self.bytes
     }
 
-    /// Seconds since it began.
-    pub(crate) fn seconds(&self) -> f64 {
-        self.began.elapsed().as_secs_f64()
+    /// The time since it began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 }
 

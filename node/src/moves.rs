@@ -1,12 +1,12 @@
-//! Sessions that the master sends to other seats: an order waits here until its session has finished what it is sending.
+//! Sessions that the master sends to other seats: an order waits here until its session is between two groups.
 //! Owns which sessions can be moved. Refuses to know why they are, and what a seat is.
 
 use std::{
     collections::HashMap,
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 use usher_proto::{Code, Fault, NodeName, SessionId, model, pb::v1};
@@ -21,12 +21,9 @@ pub(crate) struct Moves {
 
 /// Where a session goes.
 pub(crate) struct Order {
-    /// The node of the new seat.
-    pub(crate) to: NodeName,
-    /// What tells the client, encoded.
-    pub(crate) frame: Bytes,
-    /// Learns that the client was told; it is dropped when the session ended before.
-    pub(crate) told: oneshot::Sender<()>,
+    pub(crate) order: model::Move,
+    /// Learns that the client was told; it is dropped when the session ended before, or stays.
+    told: oneshot::Sender<()>,
 }
 
 impl Moves {
@@ -34,7 +31,7 @@ impl Moves {
     pub(crate) fn enrol(self: &Arc<Self>, id: SessionId) -> Enrolled {
         let (sender, order) = oneshot::channel();
         self.running().insert(id, sender);
-        Enrolled { moves: Arc::clone(self), id, order }
+        Enrolled { moves: Arc::clone(self), id, order: Some(order), leaving: None }
     }
 
     /// Leaves an order for a session; `false` when it cannot be moved.
@@ -52,29 +49,50 @@ impl Moves {
 pub(crate) struct Enrolled {
     moves: Arc<Moves>,
     id: SessionId,
-    order: oneshot::Receiver<Order>,
+    /// `None` when none can come any more.
+    order: Option<oneshot::Receiver<Order>>,
+    /// What its client was told.
+    leaving: Option<Order>,
 }
 
 impl Enrolled {
-    /// The order, if one came.
-    pub(crate) fn order(&mut self) -> Option<Order> {
-        self.order.try_recv().ok()
-    }
-
     /// Waits for the order; for ever when none can come any more.
     pub(crate) async fn ordered(&mut self) -> Order {
-        match (&mut self.order).await {
+        let order = match &mut self.order {
+            Some(order) => order.await,
+            None => pending().await,
+        };
+        self.order = None;
+        match order {
             Ok(order) => order,
-            Err(_) => std::future::pending().await,
+            Err(_) => pending().await,
         }
+    }
+
+    /// The client is being told of the order.
+    pub(crate) fn leaves(&mut self, order: Order) {
+        self.leaving = Some(order);
+    }
+
+    /// Whether the client was told where to go on.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// The session that was leaving is over here, and its client knows where to go on: answers the order. Returns the
+    /// node of the new seat; `None` when the session was not leaving.
+    pub(crate) fn left(&mut self) -> Option<NodeName> {
+        let Order { order, told } = self.leaving.take()?;
+        // Nobody waits for it when the channel to the master was lost meanwhile.
+        let _unheard = told.send(());
+        Some(order.to)
     }
 
     /// Nothing is left to be sent elsewhere.
     pub(crate) fn close(&mut self) {
         self.moves.running().remove(&self.id);
-        self.order.close();
-        // An order that came just before is dropped here, which refuses it.
-        drop(self.order.try_recv());
+        // An order that came just before is dropped with it, which refuses it.
+        self.order = None;
     }
 }
 
@@ -84,8 +102,8 @@ impl Drop for Enrolled {
     }
 }
 
-/// Does what the master orders, and answers once the client was told. The session's rate is given back at once: what it
-/// still sends is its last.
+/// Does what the master orders, and answers once the client was told and the session is over here. Its rate is given
+/// back at once: what it still sends is its last.
 pub(crate) async fn carry_out(house: Arc<House>, order: v1::Move) -> v1::Moved {
     let id = order.id;
     let refusal = match move_on(&house, order).await {
@@ -101,10 +119,10 @@ pub(crate) async fn carry_out(house: Arc<House>, order: v1::Move) -> v1::Moved {
 async fn move_on(house: &House, order: v1::Move) -> Result<(), Fault> {
     let bad = |error: model::Invalid| Fault::new(Code::BadRequest, error.to_string());
     let order = model::Move::try_from(order).map_err(bad)?;
-    let (session, to, frame) = (order.session, order.to.clone(), order.frame(0));
+    let (session, to) = (order.session, order.to.clone());
     let gone = || Fault::new(Code::NotFound, format!("session {session} does not run here, or has all that it wants"));
     let (told, heard) = oneshot::channel();
-    if !house.moves.order(session, Order { to: to.clone(), frame, told }) {
+    if !house.moves.order(session, Order { order, told }) {
         return Err(gone());
     }
     house.meter().leaving(session);

@@ -13,7 +13,7 @@ pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
 pub use invalid::{Invalid, Violation};
 pub use moves::Move;
 pub use node::{CatalogCopy, CatalogPage, Hello, Origin, Presence, Report};
-pub use request::{Failed, Mode, Range, Resolve, What};
+pub use request::{Failed, Mode, Range, Renew, Resolve, What};
 pub use sessions::{Begun, Sessions, Turned};
 pub use setup::{SeatAddress, SetupInfo};
 

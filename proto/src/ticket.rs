@@ -22,6 +22,10 @@ pub const LEEWAY_SECS: u64 = 10;
 /// How long a ticket may be redeemed, in seconds. A session that has begun runs until its claim `until`.
 pub const LIFETIME_SECS: u64 = 60;
 
+/// How long after its `until` a ticket may still be renewed, in seconds: a client that could not reach a master for a
+/// while finds one again.
+pub const RENEWABLE_SECS: u64 = 3600;
+
 /// The secret of the whole cluster; it never leaves the master's key store.
 #[derive(Clone)]
 pub struct ClusterSecret([u8; 32]);
@@ -200,12 +204,61 @@ impl From<&TicketError> for Fault {
 
 /// Checks a token offline: signature by any of `keys` (picked by `kid`), audience and time. `now` in Unix seconds.
 pub fn verify(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ticket, TicketError> {
+    let claims = read(keys, node, now, token)?;
+    if now >= claims.exp.saturating_add(LEEWAY_SECS) {
+        return Err(TicketError::Expired(now - claims.exp));
+    }
+    Ticket::try_from(claims)
+}
+
+/// Checks a token that is to let a running session run on. The time to open a session with it may be over; the time that
+/// it gives must not be.
+pub fn verify_renewal(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ticket, TicketError> {
+    let claims = read(keys, node, now, token)?;
+    if let Some(until) = claims.until.filter(|until| now >= until.saturating_add(LEEWAY_SECS)) {
+        return Err(TicketError::Expired(now - until));
+    }
+    Ticket::try_from(claims)
+}
+
+/// Why a ticket is not renewed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RenewError {
+    /// It was signed for another start of the node, whose sessions are gone; or for another node.
+    #[error("the ticket is not of this start of the node; resolve again")]
+    Restarted,
+    /// It is no good ticket, or ran out too long ago.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+}
+
+/// Signs a ticket of a node again, by the key of the start of it that is known now: with the same claims, until `until`
+/// (`None` for ever). `now` in Unix seconds.
+pub fn renew(key: &Key, node: &NodeName, now: u64, until: Option<u64>, token: &str) -> Result<String, RenewError> {
+    let header = header(token)?;
+    if header.kid.as_ref() != Some(&key.kid) {
+        return Err(RenewError::Restarted);
+    }
+    let claims = read(std::slice::from_ref(key), node, now, token)?;
+    let late = claims.until.filter(|until| now >= until.saturating_add(RENEWABLE_SECS));
+    if let Some(until) = late {
+        return Err(TicketError::Expired(now - until).into());
+    }
+    Ok(key.sign(&Claims { until, ..claims })?)
+}
+
+fn header(token: &str) -> Result<Header, TicketError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(TicketError::Malformed);
     }
-    let header = jsonwebtoken::decode_header(token).map_err(|_| TicketError::Malformed)?;
+    jsonwebtoken::decode_header(token).map_err(|_| TicketError::Malformed)
+}
+
+/// The claims of a token that was signed for this node, and is valid by now.
+fn read(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Claims, TicketError> {
+    let header = header(token)?;
     let key = keys.iter().find(|key| Some(&key.kid) == header.kid.as_ref()).ok_or(TicketError::Signature)?;
-    // Time and audience are checked below, with the caller's clock and better words.
+    // Time and audience are checked here and by the callers, with the caller's clock and better words.
     let mut rules = Validation::new(Algorithm::HS256);
     rules.set_required_spec_claims(&["exp"]);
     rules.validate_exp = false;
@@ -219,26 +272,31 @@ pub fn verify(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ti
     if claims.aud != node.as_str() {
         return Err(TicketError::Audience(claims.aud.chars().filter(|c| !c.is_control()).take(64).collect()));
     }
-    if now >= claims.exp.saturating_add(LEEWAY_SECS) {
-        return Err(TicketError::Expired(now - claims.exp));
-    }
     if now.saturating_add(LEEWAY_SECS) < claims.nbf {
         return Err(TicketError::NotYet(claims.nbf - now));
     }
-    let content = claims.cid.as_deref().map(str::parse).transpose().map_err(|_| TicketError::Malformed)?;
-    Ok(Ticket {
-        session: claims.jti.parse().map_err(|_| TicketError::Malformed)?,
-        title: Title::parse(&claims.title).map_err(|_| TicketError::Malformed)?,
-        content,
-        start: claims.start,
-        end: claims.end,
-        purpose: claims.purpose,
-        rate: claims.rate,
-        forget_at: claims.exp.saturating_add(LEEWAY_SECS),
-        request_id: claims.rid,
-        burst: claims.burst,
-        until: claims.until,
-    })
+    Ok(claims)
+}
+
+impl TryFrom<Claims> for Ticket {
+    type Error = TicketError;
+
+    fn try_from(claims: Claims) -> Result<Self, TicketError> {
+        let content = claims.cid.as_deref().map(str::parse).transpose().map_err(|_| TicketError::Malformed)?;
+        Ok(Self {
+            session: claims.jti.parse().map_err(|_| TicketError::Malformed)?,
+            title: Title::parse(&claims.title).map_err(|_| TicketError::Malformed)?,
+            content,
+            start: claims.start,
+            end: claims.end,
+            purpose: claims.purpose,
+            rate: claims.rate,
+            forget_at: claims.exp.saturating_add(LEEWAY_SECS),
+            request_id: claims.rid,
+            burst: claims.burst,
+            until: claims.until,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +347,34 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_is_renewed_with_its_claims_for_an_hour_after_its_end() {
+        let key = Key::new([1; 32]);
+        let keys = [key.clone()];
+        let (one, two) = (node("node-1"), node("node-2"));
+        let token = |until| key.sign(&Claims { until, ..claims() }).expect("signs");
+        let old = token(Some(2000));
+        // Opening is over, running is not.
+        assert_eq!(verify(&keys, &one, 2005, &old), Err(TicketError::Expired(945)));
+        assert_eq!(verify_renewal(&keys, &one, 2009, &old).map(|ticket| ticket.until), Ok(Some(2000)));
+        assert_eq!(verify_renewal(&keys, &one, 2010, &old), Err(TicketError::Expired(10)));
+        assert_eq!(verify_renewal(&keys, &one, u64::MAX, &token(None)).map(|ticket| ticket.until), Ok(None));
+        assert_eq!(verify_renewal(&keys, &one, 989, &old), Err(TicketError::NotYet(11)));
+        assert_eq!(verify_renewal(&keys, &two, 1030, &old), Err(TicketError::Audience("node-1".into())));
+
+        let renewed = renew(&key, &one, 5599, Some(6199), &old).expect("renewed");
+        let (before, after) = (read(&keys, &one, 5599, &old), read(&keys, &one, 5599, &renewed));
+        assert_eq!(after, before.map(|claims| Claims { until: Some(6199), ..claims }));
+        assert!(verify(&keys, &one, 5599, &renewed).is_err(), "it opens nothing");
+        assert_eq!(renew(&key, &one, 5600, None, &old), Err(TicketError::Expired(3600).into()));
+        assert!(renew(&key, &one, 9999, None, &token(None)).is_ok(), "for ever is for ever");
+        assert_eq!(renew(&Key::new([2; 32]), &one, 1030, None, &old), Err(RenewError::Restarted));
+        assert_eq!(renew(&key, &two, 1030, None, &old), Err(TicketError::Audience("node-1".into()).into()));
+        let forged = old.replace(&old[old.len() - 6..], "AAAAAA");
+        assert_eq!(renew(&key, &one, 1030, None, &forged), Err(TicketError::Signature.into()));
+        assert_eq!(renew(&key, &one, 1030, None, "x"), Err(TicketError::Malformed.into()));
+    }
+
+    #[test]
     fn nothing_but_hs256_is_taken() {
         let key = Key::new([1; 32]);
         let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", "e30");
@@ -321,8 +407,9 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] ^= flip;
             if let Ok(altered) = String::from_utf8(bytes) {
-                let result = verify(&[key], &node("node-1"), 1030, &altered);
+                let result = verify(std::slice::from_ref(&key), &node("node-1"), 1030, &altered);
                 prop_assert!(result.is_err(), "{altered}");
+                prop_assert!(renew(&key, &node("node-1"), 1030, None, &altered).is_err(), "{altered}");
             }
         }
     }

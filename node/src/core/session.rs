@@ -106,6 +106,10 @@ impl Session {
     pub fn further(&mut self, wanted: ByteRange) -> Result<(), Fault> {
         let bad = |what: &str| Fault::new(Code::BadRequest, what.to_owned());
         let State::Serving(plan) = &mut self.state else { return Err(bad("the session is over")) };
+        if plan.leaves {
+            // Asked for before the client heard of it: it asks again elsewhere.
+            return Ok(());
+        }
         let Some(further) = plan.further.as_mut() else { return Err(bad("the Open did not say that more follows")) };
         if plan.facts.content.is_none() {
             return Err(bad("a title that is not hashed yet is served in one range"));
@@ -124,8 +128,24 @@ impl Session {
         }
     }
 
-    /// The next step, each once (but for those that wait), of at most so many groups; `None` when the session is over, was refused, or is not
-    /// open.
+    /// The groups of the last step were not sent: they come again.
+    pub fn again(&mut self, groups: &Range<u64>) {
+        if let State::Serving(plan) = &mut self.state {
+            plan.again(groups.start);
+        }
+    }
+
+    /// The session is to go on elsewhere: after `lead` more groups of the range that is being served, or sooner where that
+    /// ends, or what is `here` of the title, in groups, does. Returns the byte before which it ends here, 0 when nothing
+    /// more comes; ranges that wait are not served any more. `None` when the client has all that it wants after the lead,
+    /// or before it: the session stays.
+    pub fn leave(&mut self, lead: u64, here: u64) -> Option<u64> {
+        let State::Serving(plan) = &mut self.state else { return None };
+        plan.leave(lead, here)
+    }
+
+    /// The next step, each once (but for those that wait), of at most so many groups; `None` when the session is over,
+    /// was refused, or is not open.
     pub fn next_step(&mut self, most: u64) -> Option<Step> {
         let State::Serving(plan) = &mut self.state else { return None };
         let step = plan.next_step(most);
@@ -204,6 +224,8 @@ struct Plan {
     further: Option<VecDeque<Range<u64>>>,
     /// No more of them will come.
     enough: bool,
+    /// The session goes on elsewhere: nothing follows these groups.
+    leaves: bool,
     stage: Stage,
 }
 
@@ -230,7 +252,40 @@ enum Stage {
 impl Plan {
     fn new(facts: Facts, range: &Range<u64>, more: bool) -> Self {
         let further = more.then(VecDeque::new);
-        Self { facts, groups: groups(range), further, enough: false, stage: Stage::Start }
+        Self { facts, groups: groups(range), further, enough: false, leaves: false, stage: Stage::Start }
+    }
+
+    fn again(&mut self, next: u64) {
+        match self.stage {
+            Stage::Group { hashed, .. } => self.stage = Stage::Group { next, hashed },
+            // Only groups whose hashes were sent precede a page.
+            Stage::Page(_) => self.stage = Stage::Group { next, hashed: true },
+            _ => {}
+        }
+    }
+
+    fn leave(&mut self, lead: u64, here: u64) -> Option<u64> {
+        let from = match self.stage {
+            Stage::Start => self.groups.start,
+            Stage::Page(page) => self.groups.start.max(page * PAGE_GROUPS),
+            Stage::Group { next, .. } => next,
+            Stage::Between => self.groups.end,
+            Stage::Wait | Stage::LatePage(_) | Stage::End | Stage::Over => return None,
+        };
+        let more = self.further.as_ref().is_some_and(|waiting| !(self.enough && waiting.is_empty()));
+        if !more && self.groups.end - from <= lead {
+            return None;
+        }
+        self.leaves = true;
+        self.further = None;
+        let until = from.saturating_add(lead).min(here.max(from)).min(self.groups.end);
+        // Without its hashes no group is of use to the client.
+        if until == from || self.facts.content.is_none() {
+            self.stage = Stage::Over;
+            return Some(0);
+        }
+        self.groups.end = until;
+        Some(self.bytes().end)
     }
 
     fn bytes(&self) -> Range<u64> {
@@ -285,6 +340,10 @@ impl Plan {
                     return Some(Step::Hashes(page));
                 }
                 Stage::Group { next, hashed } => {
+                    if next >= self.groups.end && self.leaves {
+                        self.stage = Stage::Over;
+                        continue;
+                    }
                     if next >= self.groups.end {
                         self.stage = if self.facts.content.is_some() { Stage::Between } else { Stage::Wait };
                         continue;

@@ -8,7 +8,7 @@ use quinn::{SendStream, WriteError};
 use tokio::time;
 use tracing::warn;
 use usher_proto::{
-    Code, Fault,
+    Bitrate, Code, Fault,
     buffers::{Buffer, Buffers},
     tree::{self, GROUP},
     wire::{self, HEADER, Kind},
@@ -16,7 +16,7 @@ use usher_proto::{
 
 use super::flight::Flight;
 use crate::{
-    core::schedule::MOST_PIECE,
+    core::{lead, schedule::MOST_PIECE},
     house::{self, Running},
     media::OpenMedia,
 };
@@ -24,8 +24,10 @@ use crate::{
 /// Why sending ended early.
 #[derive(Debug)]
 pub(super) enum SendError {
-    /// The client stopped the stream, or is gone.
+    /// The client is gone.
     Gone(&'static str),
+    /// The client stopped the stream.
+    Stopped,
     /// The node cannot go on; the client is told the code.
     Fault(Fault),
     /// The client asked for what it does not get, and is told why.
@@ -77,11 +79,6 @@ impl<'a> Sender<'a> {
         Self { stream, flight, running, buffers, stall }
     }
 
-    /// The stream, to end it.
-    pub(super) fn into_stream(self) -> &'a mut SendStream {
-        self.stream
-    }
-
     /// What comes next is not here yet: it is not for this node to send it sooner.
     pub(super) fn comes_in(&self) {
         self.running.offers();
@@ -97,6 +94,16 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
+    /// Sends a short frame that must not wait for its turn.
+    pub(super) async fn tell(&mut self, frame: Bytes) -> Result<(), SendError> {
+        self.write(frame).await
+    }
+
+    /// Groups that a session which goes on elsewhere still sends; at most `rate` is reserved for it.
+    pub(super) fn lead(&self, rate: Bitrate) -> u64 {
+        lead::lead(self.running.paced().then_some(rate), self.running.bytes(), self.running.elapsed())
+    }
+
     /// Bytes of so many that go at once.
     fn part(&self, len: usize) -> usize {
         usize::try_from(self.running.piece()).unwrap_or(len).clamp(1, len.max(1))
@@ -108,7 +115,7 @@ impl<'a> Sender<'a> {
             self.running.offers();
             let written = match time::timeout(self.stall, self.stream.write_chunks(&mut chunks)).await {
                 Ok(Ok(written)) => written,
-                Ok(Err(WriteError::Stopped(_))) => return Err(SendError::Gone("stopped by the client")),
+                Ok(Err(WriteError::Stopped(_))) => return Err(SendError::Stopped),
                 Ok(Err(_)) => return Err(SendError::Gone("connection lost")),
                 Err(_) => {
                     let stalled = format!("nothing was read for {} s", self.stall.as_secs());
@@ -127,12 +134,16 @@ impl<'a> Sender<'a> {
         (self.running.piece() / (HEADER as u64 + GROUP)).max(1)
     }
 
-    /// Reads groups and sends them.
+    /// Waits for the turn of groups. Their turn comes first: what is read then leaves the processor's cache for the
+    /// network, and waits nowhere.
+    pub(super) async fn turn_of(&self, media: &OpenMedia, groups: &Range<u64>) {
+        self.running.turn(self.part(len(media, groups)) as u64).await;
+    }
+
+    /// Reads groups whose turn it is, and sends them.
     pub(super) async fn groups(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SendError> {
-        let len = groups.clone().map(|group| HEADER + tree::group_len(media.size(), group) as usize).sum();
-        // Its turn first: what is read then leaves the processor's cache for the network, and waits nowhere.
+        let len = len(media, &groups);
         let part = self.part(len);
-        self.running.turn(part as u64).await;
         if self.running.paced() && part == len {
             return self.slices(media, groups).await;
         }
@@ -155,6 +166,11 @@ impl<'a> Sender<'a> {
         }
         Ok(())
     }
+}
+
+/// Bytes of groups with their headers.
+fn len(media: &OpenMedia, groups: &Range<u64>) -> usize {
+    groups.clone().map(|group| HEADER + tree::group_len(media.size(), group) as usize).sum()
 }
 
 /// Reads groups into a buffer of just their size, each behind its frame's header: here and now if all of it is in

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc::error::TryRecvError, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, field, info, info_span};
 use usher_proto::{
-    Code, Fault, NodeName, Title,
+    Bitrate, Code, Fault, Title,
     pb::{
         v1::ByteRange,
         wire::{Finish, Open},
@@ -163,19 +163,23 @@ async fn serve(
         biased;
         result = deliver(house, settings, opened, (send, &ends.flight), asks, &mut running, &mut enrolled) => result,
         // Seen here also while the session waits for the disk, the pacer or the hashes.
-        left = stopped => Err(SendError::Gone(if left.is_ok() { "stopped by the client" } else { "connection lost" })),
+        left = stopped => Err(if left.is_ok() { SendError::Stopped } else { SendError::Gone("connection lost") }),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
         () = asking => Err(SendError::Gone("given up by the client")),
     };
     let result = match result {
-        Err(SendError::Gone(_)) if ends.stop.is_cancelled() => {
+        Err(SendError::Gone(_) | SendError::Stopped) if ends.stop.is_cancelled() => {
             Err(Fault::new(Code::Draining, "the node is shutting down").into())
         }
         result => result,
     };
     let outcome = match result {
-        Ok(None) => "complete".to_owned(),
-        Ok(Some(to)) => format!("moved to {to}"),
+        Ok(()) => enrolled.left().map_or_else(|| "complete".to_owned(), |to| format!("moved to {to}")),
+        Err(SendError::Stopped) => {
+            drop(send.reset(code(Code::Cancelled)));
+            // One who has the new seat may leave this one early.
+            enrolled.left().map_or_else(|| "stopped by the client".to_owned(), |to| format!("moved to {to}, and left"))
+        }
         Err(SendError::Gone(how)) => {
             drop(send.reset(code(Code::Cancelled)));
             how.to_owned()
@@ -197,11 +201,11 @@ async fn serve(
 
 fn log(ticket: &Ticket, running: &Running, outcome: &str) {
     let title: &Title = &ticket.title;
-    let (bytes, seconds) = (running.bytes(), running.seconds());
+    let (bytes, seconds) = (running.bytes(), running.elapsed().as_secs_f64());
     info!(%title, session = %ticket.session, bytes, seconds = format!("{seconds:.3}"), outcome, "session ended");
 }
 
-/// Sends everything, and waits until it has arrived; or a part, when the session goes on at the node that is returned.
+/// Sends everything, or a part when the session goes on at another node, and waits until it has arrived.
 async fn deliver(
     house: &House,
     settings: Settings,
@@ -210,7 +214,7 @@ async fn deliver(
     mut asks: Asks,
     running: &mut Running,
     enrolled: &mut Enrolled,
-) -> Result<Option<NodeName>, SendError> {
+) -> Result<(), SendError> {
     let Opened { media, mut session, setup, .. } = opened;
     let mut sender = Sender::new((send, flight), running, &house.buffers, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
@@ -231,14 +235,24 @@ async fn deliver(
                 sender.send(wire::values(Kind::Hashes, &values)).await?;
             }
             Step::Groups(groups) => {
-                // What was sent before is whole groups, so the client goes on at the edge of one.
-                if let Some(order) = enrolled.order() {
-                    return send_on(order, sender, settings).await.map(Some);
-                }
-                if media.groups() < groups.end {
-                    // A copy that is still coming in makes no slow node.
-                    sender.comes_in();
-                    media.ready(groups.end).await?;
+                let ready = async {
+                    if media.groups() < groups.end {
+                        // A copy that is still coming in makes no slow node.
+                        sender.comes_in();
+                        media.ready(groups.end).await?;
+                    }
+                    sender.turn_of(&media, &groups).await;
+                    Ok::<_, Fault>(())
+                };
+                tokio::select! {
+                    biased;
+                    // What was sent before is whole groups, so the client goes on at the edge of one.
+                    order = enrolled.ordered() => {
+                        session.again(&groups);
+                        send_on(order, (&mut session, media.groups()), &mut sender, enrolled).await?;
+                        continue;
+                    }
+                    ready = ready => ready?,
                 }
                 sender.groups(&media, groups).await?;
             }
@@ -249,7 +263,9 @@ async fn deliver(
                         let late = |_| Fault::new(Code::Timeout, "no other range was asked for");
                         take(&mut session, ask.map_err(late)?)?;
                     }
-                    order = enrolled.ordered() => return send_on(order, sender, settings).await.map(Some),
+                    order = enrolled.ordered() => {
+                        send_on(order, (&mut session, media.groups()), &mut sender, enrolled).await?;
+                    }
                 }
             }
             Step::AwaitHashes => {
@@ -267,8 +283,7 @@ async fn deliver(
         }
     }
     running.offers();
-    finish(send, settings).await?;
-    Ok(None)
+    finish(send, settings, enrolled.is_leaving()).await
 }
 
 /// Takes in what the client asked for meanwhile.
@@ -291,21 +306,27 @@ fn take(session: &mut Session, ask: Option<Result<ByteRange, Fault>>) -> Result<
     Ok(())
 }
 
-/// Tells the client where the session goes on, after what it has in hand.
-async fn send_on(order: Order, mut sender: Sender<'_>, settings: Settings) -> Result<NodeName, SendError> {
-    sender.send(order.frame).await?;
-    let send = sender.into_stream();
-    // A client that goes elsewhere may be gone before it has acknowledged the last byte.
-    drop(send.finish());
-    acknowledged(send, settings).await?;
-    // Nobody waits for it when the channel to the master was lost meanwhile.
-    let _unheard = order.told.send(());
-    Ok(order.to)
+/// Tells the client where the session goes on, and until where here; of the title so many groups are `here`. An order
+/// to a session that has all but what it would still send is dropped, which refuses it.
+async fn send_on(
+    order: Order,
+    (session, here): (&mut Session, u64),
+    sender: &mut Sender<'_>,
+    enrolled: &mut Enrolled,
+) -> Result<(), SendError> {
+    let lead = sender.lead(Bitrate(session.ticket().rate));
+    if let Some(until) = session.leave(lead, here) {
+        sender.tell(order.order.frame(until)).await?;
+        enrolled.leaves(order);
+    }
+    Ok(())
 }
 
-async fn finish(send: &mut SendStream, settings: Settings) -> Result<(), SendError> {
-    let finished = send.finish().is_ok();
-    if finished && acknowledged(send, settings).await? { Ok(()) } else { Err(SendError::Gone("stopped by the client")) }
+/// Ends the stream, and waits until all of it has arrived. A client that goes elsewhere may be gone before it has
+/// acknowledged the last byte.
+async fn finish(send: &mut SendStream, settings: Settings, leaving: bool) -> Result<(), SendError> {
+    let finished = send.finish().is_ok() || leaving;
+    if finished && acknowledged(send, settings).await? { Ok(()) } else { Err(SendError::Stopped) }
 }
 
 /// The session runs until its last byte is acknowledged: a node that drains must not cut it. `false` when the client

@@ -1,6 +1,7 @@
 //! Sessions on loopback, with a real QUIC client. Waits for what happens, never for time.
 
 mod hostile;
+mod moves;
 
 use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
 

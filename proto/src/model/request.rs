@@ -9,7 +9,7 @@ use crate::{
     code::Code,
     id::{self, ContentId, NodeName},
     pb::v1,
-    ticket::Purpose,
+    ticket::{MAX_TOKEN_BYTES, Purpose},
     title::Title,
     units::{Bitrate, MAX_RATE},
 };
@@ -188,6 +188,26 @@ impl TryFrom<v1::ResolveRequest> for Resolve {
         check.require(request.rate_bps <= MAX_RATE, "rate_bps", || format!("at most {MAX_RATE} bit/s"));
         let rate = (request.rate_bps > 0).then_some(Bitrate(request.rate_bps));
         check.done(what.map(|what| Self { what, purpose, range, mode, exclude, zone, rate, failed, needs }))
+    }
+}
+
+/// A ticket to be signed again, validated; the ticket itself is not.
+pub struct Renew {
+    /// The node where its session runs.
+    pub node: NodeName,
+    /// Never shown.
+    pub ticket: String,
+}
+
+impl TryFrom<v1::RenewRequest> for Renew {
+    type Error = Invalid;
+
+    fn try_from(request: v1::RenewRequest) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let node = check.take("node", NodeName::parse(&request.node));
+        let ticket = request.ticket;
+        check.require((1..=MAX_TOKEN_BYTES).contains(&ticket.len()), "ticket", || "missing or too long".to_owned());
+        check.done(node.map(|node| Self { node, ticket }))
     }
 }
 

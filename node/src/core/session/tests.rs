@@ -158,7 +158,117 @@ fn further_ranges_follow_in_order_each_with_its_hashes() {
     assert_eq!(steps, [Groups(0..1), Groups(0..1), Finish(ID)]);
 }
 
+#[test]
+fn a_session_that_leaves_ends_where_it_said() {
+    use Step::{AwaitRange, Groups, Hashes, Pages};
+    let ask = |start, end| ByteRange { start, end };
+    let size = 2 * PAGE;
+    let open = |wanted, more, content| {
+        let mut session = Session::new(ticket(0, None), wanted, more);
+        session.opened(Facts { size, content }).expect("a good range");
+        session
+    };
+    let rest = |session: &mut Session| std::iter::from_fn(|| session.next_step(8)).collect::<Vec<_>>();
+    let all = size / GROUP;
+
+    // Over the edge of a page; what was taken and not sent comes again.
+    let mut session = open(range(240 * GROUP, 0), false, Some(ID));
+    let first: Vec<Step> = (0..4).filter_map(|_| session.next_step(8)).collect();
+    assert_eq!(first, [Pages, Hashes(0), Groups(240..248), Groups(248..256)]);
+    session.again(&(248..256));
+    assert_eq!(session.leave(12, all), Some(260 * GROUP));
+    assert_eq!(rest(&mut session), [Groups(248..256), Hashes(1), Groups(256..260)]);
+    assert!(session.is_done());
+
+    // No further than what is here; not at all when nothing is.
+    for (here, until, steps) in [(250, 250 * GROUP, vec![Groups(248..250)]), (248, 0, vec![]), (9, 0, vec![])] {
+        let mut session = open(range(240 * GROUP, 0), false, Some(ID));
+        let first: Vec<Step> = (0..3).filter_map(|_| session.next_step(8)).collect();
+        assert_eq!(first, [Pages, Hashes(0), Groups(240..248)]);
+        assert_eq!(session.leave(12, here), Some(until), "{here}");
+        assert_eq!(rest(&mut session), steps, "{here}");
+    }
+
+    // One that has little left stays; with more to come, it ends with its range.
+    for (more, lead, until) in [(false, 3, None), (false, 2, Some(2 * GROUP)), (true, 3, Some(3 * GROUP))] {
+        let mut session = open(range(0, 3 * GROUP), more, Some(ID));
+        assert_eq!(session.leave(lead, all), until, "{more} {lead}");
+        let ends_well = rest(&mut session).contains(&Step::Finish(ID));
+        assert_eq!(ends_well, until.is_none());
+    }
+
+    // Ranges that wait are not served, nor those that come later; between ranges nothing is.
+    let mut session = open(range(0, GROUP), true, Some(ID));
+    session.further(ask(PAGE, PAGE + 1)).expect("good");
+    assert_eq!(session.leave(9, all), Some(GROUP));
+    session.further(ask(5, 5)).expect("what it asks for now is for another node");
+    assert_eq!(rest(&mut session), [Pages, Hashes(0), Groups(0..1)]);
+    let mut session = open(range(0, GROUP), true, Some(ID));
+    let first: Vec<Step> = (0..4).filter_map(|_| session.next_step(8)).collect();
+    assert_eq!(first, [Pages, Hashes(0), Groups(0..1), AwaitRange]);
+    assert_eq!((session.leave(9, all), session.next_step(8)), (Some(0), None));
+    let mut session = open(range(0, GROUP), true, Some(ID));
+    session.enough();
+    assert_eq!(session.leave(9, all), None, "no more will be asked for");
+
+    // Nothing that is not hashed is of use without its end.
+    let mut session = open(None, false, None);
+    assert_eq!(session.next_step(8), Some(Groups(0..8)));
+    assert_eq!((session.leave(9, all), session.next_step(8)), (Some(0), None));
+}
+
 proptest! {
+    #[test]
+    fn a_session_leaves_at_the_edge_of_a_group_and_never_behind_what_it_sent(
+        size in 1_u64..4 * PAGE,
+        at in any::<prop::sample::Index>(),
+        len in 1_u64..3 * PAGE,
+        more in any::<bool>(),
+        taken in 0_usize..40,
+        back in any::<bool>(),
+        lead in 1_u64..300,
+        here in 0_u64..1200,
+    ) {
+        let start = at.index(size as usize) as u64;
+        let mut session = Session::new(ticket(0, None), Some(ByteRange { start, end: start + len }), more);
+        let range = session.opened(Facts { size, content: Some(ID) }).expect("a good range");
+        let (mut next, mut known, mut over) = (range.start / GROUP, None, false);
+        for _ in 0..taken {
+            match session.next_step(8) {
+                Some(Step::Groups(groups)) if back => session.again(&groups),
+                Some(Step::Groups(groups)) => next = groups.end,
+                Some(Step::Hashes(page)) => known = Some(page),
+                Some(Step::Pages | Step::AwaitRange) => {}
+                _ => over = true,
+            }
+        }
+        let sent = (next * GROUP).min(size);
+        let end = range.end;
+        let left = end.div_ceil(GROUP) - next;
+        match session.leave(lead, here) {
+            None => prop_assert!(over || !more && left <= lead),
+            Some(until) => {
+                prop_assert!(!over && (more || left > lead));
+                prop_assert!(until.is_multiple_of(GROUP) || until == end);
+                prop_assert!(until == 0 || until > sent && until <= end && until <= sent + lead * GROUP);
+                while let Some(step) = session.next_step(8) {
+                    match step {
+                        Step::Groups(groups) => {
+                            prop_assert_eq!(groups.start, next);
+                            prop_assert!(size <= GROUP || known == Some(groups.start / PAGE_GROUPS));
+                            next = groups.end;
+                        }
+                        Step::Hashes(page) => known = Some(page),
+                        Step::Pages => {}
+                        other => prop_assert!(false, "{:?} of a session that leaves", other),
+                    }
+                }
+                prop_assert_eq!((next * GROUP).min(size), until.max(sent));
+                prop_assert!(session.is_done());
+            }
+        }
+    }
+
     #[test]
     fn every_group_comes_once_and_after_its_hashes(
         size in 1_u64..4 * PAGE,

@@ -57,20 +57,20 @@ async fn a_session_is_sent_on_at_the_edge_of_a_group() {
 
     let mut decoder = Decoder::default();
     decoder.push(&stream.read_to_end(data.len()).await.expect("a good end"));
-    let mut frames = Vec::new();
+    let (mut sent, mut told) = (Vec::new(), None);
     while let Some(frame) = decoder.next_frame().expect("a good frame") {
-        frames.push(frame);
+        match frame {
+            Frame::Group(group) => sent.extend_from_slice(&group),
+            Frame::Setup(_) | Frame::Pages(_) | Frame::Hashes(_) => {}
+            Frame::Moved(moved) => assert!(told.replace((sent.len() as u64, moved)).is_none(), "told once"),
+            other => panic!("{other:?} in a session that is moved"),
+        }
     }
     decoder.finish().expect("whole frames");
-    let Some(Frame::Moved(moved)) = frames.pop() else { panic!("Moved comes last") };
+    let Some((then, moved)) = told else { panic!("the client is not told") };
     assert_eq!(moved.seat, Some(seat()));
-    let groups = frames.into_iter().filter_map(|frame| match frame {
-        Frame::Group(group) => Some(group),
-        Frame::Setup(_) | Frame::Pages(_) | Frame::Hashes(_) => None,
-        other => panic!("{other:?} in a session that is moved"),
-    });
-    let sent = groups.collect::<Vec<_>>().concat();
-    assert!(sent.len() < data.len() && sent.len().is_multiple_of(GROUP as usize) && data.starts_with(&sent));
+    assert!(moved.until >= then + 4 * GROUP && moved.until.is_multiple_of(GROUP), "told at {then}: {}", moved.until);
+    assert!(sent.len() as u64 == moved.until && sent.len() < data.len() && data.starts_with(&sent));
     let answer = call.moved().await;
     assert_eq!((answer.id, answer.refusal), (5, None));
     node.shutdown().await;

@@ -1,0 +1,157 @@
+//! Sessions that are sent to other seats: what they still send, and how they end.
+
+use usher_proto::{SessionId, pb::v1};
+
+use super::*;
+use crate::moves::carry_out;
+
+fn seat() -> v1::Seat {
+    v1::Seat {
+        node: "node-2".into(),
+        addresses: vec!["127.0.0.1:9".into()],
+        certificate_sha256: vec!["00".repeat(32)],
+        ticket: "a ticket there".into(),
+        ..v1::Seat::default()
+    }
+}
+
+fn order(claims: &usher_proto::ticket::Claims) -> v1::Move {
+    let session: SessionId = claims.jti.parse().expect("an id");
+    v1::Move { id: 1, session_id: session.0.to_be_bytes().to_vec(), seat: Some(seat()) }
+}
+
+fn reason(moved: v1::Moved) -> Option<String> {
+    moved.refusal.map(|no| no.reason)
+}
+
+/// Reads the first byte of a session, which can be moved from then on.
+async fn began(stream: &mut RecvStream) -> Decoder {
+    let (mut decoder, mut first) = (Decoder::default(), [0]);
+    stream.read_exact(&mut first).await.expect("something");
+    decoder.push(&first);
+    decoder
+}
+
+/// Reads until the client is told; the groups before that, where it is told to go on, and what was read behind it.
+async fn told(stream: &mut RecvStream, mut decoder: Decoder) -> (u64, u64, Decoder) {
+    let mut groups = 0;
+    let mut buffer = vec![0; 10_000];
+    loop {
+        while let Some(frame) = decoder.next_frame().expect("a good frame") {
+            match frame {
+                Frame::Moved(moved) => {
+                    assert_eq!(moved.seat, Some(seat()));
+                    return (groups, moved.until, decoder);
+                }
+                Frame::Group(_) => groups += 1,
+                _ => {}
+            }
+        }
+        let read = stream.read(&mut buffer).await.expect("an orderly end").expect("the client is told before the end");
+        decoder.push(&buffer[..read]);
+    }
+}
+
+/// The groups that follow to the end of the stream, which must be an orderly one without Finish.
+async fn last(stream: &mut RecvStream, mut decoder: Decoder) -> u64 {
+    decoder.push(&stream.read_to_end(1 << 30).await.expect("an orderly end"));
+    let frames: Vec<Frame> = std::iter::from_fn(|| decoder.next_frame().expect("good frames")).collect();
+    decoder.finish().expect("whole frames");
+    let groups = frames.iter().filter(|frame| matches!(frame, Frame::Group(_))).count();
+    let hashes = frames.iter().filter(|frame| matches!(frame, Frame::Hashes(_))).count();
+    assert_eq!(groups + hashes, frames.len(), "groups and their hashes are all that follows");
+    groups as u64
+}
+
+#[tokio::test]
+async fn a_viewer_who_waits_for_the_next_group_is_told_at_once() {
+    let data = mp4(1, 300 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let mut claims = claims("a.mp4", None);
+    // After its first 2 MiB, a group of this one comes in 7 minutes.
+    (claims.purpose, claims.rate) = (Purpose::Play, 1_000);
+    let mut stream = viewer.open(&stage.sign(&claims), None).await;
+    let mut read = vec![0; 1_900_000];
+    stream.read_exact(&mut read).await.expect("what comes without waiting");
+    let moving = tokio::spawn(carry_out(stage.house.clone(), order(&claims)));
+    let mut decoder = Decoder::default();
+    decoder.push(&read);
+    let mut groups = std::iter::from_fn(|| decoder.next_frame().expect("good frames"))
+        .filter(|frame| matches!(frame, Frame::Group(_)))
+        .count() as u64;
+    let moved = loop {
+        match decoder.next_frame().expect("a good frame") {
+            Some(Frame::Moved(moved)) => break moved,
+            Some(_) => groups += 1,
+            None => {
+                let chunk = stream.read_chunk(10_000, true).await.expect("the stream").expect("goes on");
+                decoder.push(&chunk.bytes);
+            }
+        }
+    };
+    assert_eq!((moved.until, moved.seat), ((groups + 2) * GROUP, Some(seat())));
+    assert_eq!(stage.house.meter().sessions(), 1, "it goes on, as slowly as before");
+    // A client that has the new seat need not wait.
+    stream.stop(0_u32.into()).expect("stopped");
+    assert_eq!(reason(moving.await.expect("no panic")), None);
+    stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_after_the_word_is_what_was_said() {
+    let data = mp4(1, 300 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    for (purpose, rate) in [(Purpose::Fetch, 1_000_000), (Purpose::Play, 10_000_000)] {
+        let mut claims = claims("a.mp4", None);
+        (claims.purpose, claims.rate) = (purpose, rate);
+        let mut stream = viewer.open(&stage.sign(&claims), None).await;
+        let begun = began(&mut stream).await;
+        let moving = tokio::spawn(carry_out(stage.house.clone(), order(&claims)));
+        let (before, until, decoder) = told(&mut stream, begun).await;
+        let lead = until / GROUP - before;
+        match purpose {
+            Purpose::Fetch => assert!((4..=256).contains(&lead), "{lead}"),
+            Purpose::Play => assert_eq!(lead, 24, "12.5 Mbit"),
+        }
+        assert_eq!(last(&mut stream, decoder).await, lead);
+        assert_eq!(reason(moving.await.expect("no panic")), None);
+        stage.house.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_between_ranges_ends_at_once_and_one_that_has_all_it_wants_stays() {
+    let data = mp4(1, 3 * GROUP as usize + 5);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    let claims = claims("a.mp4", None);
+    let open = Open { ticket: stage.sign(&claims), more: true, ..Open::default() };
+    let (_send, mut receive) = viewer.send(&wire::message(Kind::Open, &open).expect("short enough")).await;
+    let mut groups = 0;
+    let mut decoder = Decoder::default();
+    while groups < 4 {
+        let chunk = receive.read_chunk(10_000, true).await.expect("the stream").expect("goes on");
+        decoder.push(&chunk.bytes);
+        while let Some(frame) = decoder.next_frame().expect("a good frame") {
+            groups += u64::from(matches!(frame, Frame::Group(_)));
+        }
+    }
+    let moving = tokio::spawn(carry_out(stage.house.clone(), order(&claims)));
+    let (after, until, decoder) = told(&mut receive, decoder).await;
+    assert_eq!((after, until, last(&mut receive, decoder).await), (0, 0, 0));
+    assert_eq!(reason(moving.await.expect("no panic")), None);
+
+    // A whole title that is less than the lead of any fetch.
+    let claims = super::claims("a.mp4", None);
+    let mut stream = viewer.open(&stage.sign(&claims), None).await;
+    let moved = carry_out(stage.house.clone(), order(&claims));
+    let (moved, received) = tokio::join!(moved, receive_whole(&mut stream));
+    assert_eq!(reason(moved).as_deref(), Some("NOT_FOUND"));
+    assert!(received == data);
+}
+
+async fn receive_whole(stream: &mut RecvStream) -> Vec<u8> {
+    receive(stream).await.expect("all of it, with its Finish").data
+}
