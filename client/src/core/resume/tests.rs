@@ -334,3 +334,17 @@ fn moves_without_progress_end() {
     let Action::Fail(reason) = bench.at(30, Event::Refused(&fault(Code::Unavailable))) else { panic!("goes on") };
     assert!(reason.code == Code::Unavailable && reason.message.contains("sent on to node b"), "{reason}");
 }
+
+#[test]
+fn who_answers_late_or_again_has_the_session() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b", "c"])));
+    assert_eq!(bench.lost(1, Code::Timeout), Action::Open(1));
+    assert_eq!(bench.at(1, Event::Seated(&node("a"))), Action::Continue, "it was only late");
+    bench.at(2, Event::Progress);
+    assert_eq!(bench.lost(3, Code::Network), Action::Open(1), "b was not tried");
+    // One that no answer named: it is the last seat, and what it does is told of it.
+    bench.at(3, Event::Seated(&node("z")));
+    bench.at(4, Event::Progress);
+    assert_eq!(bench.lost(5, Code::Network), ask(&[("a", Code::Network), ("z", Code::Network)]));
+}

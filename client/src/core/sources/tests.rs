@@ -10,12 +10,14 @@ struct Peer {
     pace: Duration,
     from: Duration,
     until: Duration,
+    /// Says then that it leaves, and sends one more group; else it falls silent.
+    polite: bool,
 }
 
 const FOREVER: Duration = Duration::from_secs(1_000_000);
 
 fn peer(micros: u64) -> Peer {
-    Peer { pace: Duration::from_micros(micros), from: Duration::ZERO, until: FOREVER }
+    Peer { pace: Duration::from_micros(micros), from: Duration::ZERO, until: FOREVER, polite: false }
 }
 
 /// What a transfer came to.
@@ -40,7 +42,7 @@ fn run(groups: Range<u64>, peers: &[Peer]) -> Story {
     // Of each source: what it has to send, and when it sends the next.
     let mut queues: Vec<VecDeque<u64>> = vec![VecDeque::new(); peers.len()];
     let mut sends: Vec<Option<Duration>> = vec![None; peers.len()];
-    let (mut here, mut gone) = (vec![false; peers.len()], vec![false; peers.len()]);
+    let (mut here, mut gone, mut left) = (vec![false; peers.len()], vec![false; peers.len()], vec![false; peers.len()]);
     let tick = Duration::from_millis(100);
     let mut next_tick = Duration::ZERO;
     while !sources.is_done() {
@@ -51,7 +53,14 @@ fn run(groups: Range<u64>, peers: &[Peer]) -> Story {
                 here[at] = true;
                 sources.add(id);
             }
-            if here[at] && !gone[at] && now >= peer.until + Duration::from_secs(10) {
+            if here[at] && !gone[at] && !left[at] && peer.polite && now >= peer.until {
+                left[at] = true;
+                let last = queues[at].front().copied();
+                sources.leave(id, last.map_or(0, |last| last + 1));
+                queues[at].truncate(1);
+            }
+            let silent = now >= peer.until + Duration::from_secs(10);
+            if here[at] && !gone[at] && (silent || left[at] && queues[at].is_empty()) {
                 gone[at] = true;
                 sources.lost(id);
                 queues[at].clear();
@@ -67,7 +76,7 @@ fn run(groups: Range<u64>, peers: &[Peer]) -> Story {
             }
         }
         let due = sends.iter().enumerate().filter_map(|(at, send)| send.map(|send| (send, at)));
-        let due = due.filter(|(send, at)| *send < peers[*at].until).min();
+        let due = due.filter(|(send, at)| *send < peers[*at].until || peers[*at].polite).min();
         match due.filter(|(send, _)| *send <= next_tick) {
             None => {
                 now = next_tick;
@@ -136,6 +145,36 @@ fn a_lost_source_costs_its_runs_alone() {
 }
 
 #[test]
+fn one_who_leaves_costs_nothing() {
+    let polite = Peer { until: Duration::from_secs(3), polite: true, ..peer(1000) };
+    for peers in [[polite, peer(1000)], [peer(1000), polite]] {
+        let story = run(0..16384, &peers);
+        // Three seconds at the double rate, and the rest alone.
+        let best = Duration::from_millis(3000 + 16384 - 6000);
+        assert!(story.took < best + Duration::from_millis(200), "{:?} of {best:?}", story.took);
+        assert!(overhead(16384, &story) < 5, "{story:?}");
+    }
+}
+
+#[test]
+fn what_a_silent_one_owes_is_asked_of_another_in_order() {
+    let now = Instant::now();
+    let mut sources = Sources::new(0..1024);
+    sources.add(0);
+    let owed: Vec<_> = std::iter::from_fn(|| sources.assign(now, 0)).collect();
+    assert!(owed.len() == 2 && sources.received(now, 0, 0));
+    sources.doubt(0);
+    assert!(sources.is_doubted(0) && sources.assign(now, 0).is_none());
+    sources.add(1);
+    // Fresh groups first, since who is silent may send yet.
+    while let Some(range) = sources.assign(now, 1).filter(|range| range.start >= owed[1].end) {
+        range.for_each(|group| assert!(sources.received(now, 1, group)));
+    }
+    assert!(sources.is_doubted(0));
+    assert!(!sources.received(now, 0, 1) || !sources.is_doubted(0), "what it sends ends the doubt");
+}
+
+#[test]
 fn one_who_comes_late_takes_its_share() {
     let late = Peer { from: Duration::from_secs(5), ..peer(1000) };
     let story = run(100..10100, &[peer(1000), late]);
@@ -160,15 +199,17 @@ fn small_wants() {
 }
 
 fn peers() -> impl Strategy<Value = Vec<Peer>> {
-    let one = (100_u64..50_000, 0_u64..20_000, prop_oneof![Just(None), (0_u64..20_000).prop_map(Some)]);
+    let lives = prop_oneof![Just(None), (0_u64..20_000).prop_map(Some)];
+    let one = (100_u64..50_000, 0_u64..20_000, lives, any::<bool>());
     let peers = proptest::collection::vec(one, 0..4);
     // Someone stays to the end.
     (100_u64..5000, peers).prop_map(|(stays, others)| {
         let millis = Duration::from_millis;
-        let others = others.into_iter().map(|(pace, from, lives)| Peer {
+        let others = others.into_iter().map(|(pace, from, lives, polite)| Peer {
             pace: Duration::from_micros(pace),
             from: millis(from),
             until: lives.map_or(FOREVER, |lives| millis(from + lives)),
+            polite,
         });
         others.chain([peer(stays)]).collect()
     })
