@@ -80,7 +80,7 @@ impl State {
 
     fn order_move(&self, inner: &mut Inner, now: Now, step: Step) {
         let id = inner.number();
-        let order = inner.move_to(now, step, id).map(Body::Move);
+        let order = inner.move_to(now, self.until(now), step, id).map(Body::Move);
         if !self.order(inner, step.from, order, (id, What::Move(step.session)), now.instant + MOVING) {
             inner.cluster.moved(step.session, false);
         }
@@ -182,12 +182,12 @@ impl Inner {
     }
 
     /// The order with a ticket for the new seat: the same session, the same content, all of it.
-    fn move_to(&self, now: Now, step: Step, id: u64) -> Option<v1::Move> {
+    fn move_to(&self, now: Now, until: Option<u64>, step: Step, id: u64) -> Option<v1::Move> {
         let known = self.cluster.ledger().session(step.session)?;
         let facts = self.cluster.described(self.cluster.ledger().work(step.session)?)?;
         let card = &self.channels.get(&step.to)?.card;
         let claims = whole(now, card, &facts, step.session);
-        let claims = Claims { purpose: known.purpose, rate: step.rate, rid: format!("move-{id}"), ..claims };
+        let claims = Claims { until, purpose: known.purpose, rate: step.rate, rid: format!("move-{id}"), ..claims };
         let seat = card.seat(&claims).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
@@ -211,7 +211,7 @@ impl Inner {
     }
 }
 
-/// The right to fetch all of a content from a node, at no reserved rate.
+/// The right to fetch all of a content from a node, at no reserved rate, for as long as that takes.
 fn whole(now: Now, card: &Card, facts: &Facts<'_>, session: SessionId) -> Claims {
     let issued = now.unix_ms / 1000;
     Claims {

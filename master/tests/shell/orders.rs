@@ -50,6 +50,7 @@ async fn one_session_moves_and_another_is_admitted() {
     assert_eq!((ticket.title.as_str(), ticket.start, ticket.end), ("b", 0, None));
     assert_eq!((ticket.purpose, ticket.rate, ticket.burst), (Purpose::Play, 8_000_000, false));
     assert_eq!(ticket.content.map(|id| id.0.to_vec()), Some(copy("b").content_id));
+    assert!(seat.lifetime_s == 600 && ticket.until.is_some(), "it runs on there as long as any");
 
     // Its place over there is promised until the node that has it refuses to send it.
     let mut cluster = master.cluster().await;
@@ -90,7 +91,9 @@ async fn a_title_without_room_is_copied() {
     let Down::Replicate(order) = two.order().await else { panic!("no copy") };
     assert_eq!((order.title.as_str(), order.size), ("a", 1000));
     assert!(order.content_id == copy("a").content_id && order.rate_bps > 0);
-    let ticket = check(&order.source.expect("set"), &one);
+    let source = order.source.expect("set");
+    let ticket = check(&source, &one);
+    assert_eq!((source.lifetime_s, ticket.until), (0, None), "a copy is made however long it takes");
     assert_eq!((ticket.title.as_str(), ticket.purpose, ticket.rate), ("a", Purpose::Fetch, 0));
     assert_eq!((ticket.start, ticket.end, ticket.request_id), (0, None, order.request_id));
     two.send(Body::Replicated(v1::Replicated { id: order.id, refusal: refusal() })).await;
