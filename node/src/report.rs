@@ -25,7 +25,7 @@ use usher_proto::{
 
 use crate::{
     attach::{Link, Lost},
-    house::House,
+    house::{self, House},
     media::Key as CopyKey,
     moves,
 };
@@ -94,6 +94,7 @@ pub(crate) async fn attach(
     };
     let interval = take_welcome(&link.house, &welcome)?;
     welcomed();
+    let _tied = link.house.leases.tie(house::unix_now());
     try_join5(
         catalog(link, &outbox),
         sessions(link, &outbox),

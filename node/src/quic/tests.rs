@@ -2,6 +2,7 @@
 
 mod hostile;
 mod moves;
+mod renew;
 
 use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
 
@@ -146,6 +147,7 @@ async fn a_bad_header_harms_nobody_else() {
         ("oversized", oversized),
         ("undecodable", undecodable),
         ("another frame", header(usher_proto::wire::Kind::Group, 65536).to_vec()),
+        ("an undecodable renewal", [&header(usher_proto::wire::Kind::Renew, 9)[..], &[0xff; 9]].concat()),
     ] {
         let (mut send, mut stream) = viewer.send(&bytes).await;
         send.finish().expect("finished");
