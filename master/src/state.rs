@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use usher_proto::{
     Fault, NodeName, SessionId,
     code::Code,
-    model::{CatalogPage, Hello, Resolve},
+    model::{CatalogPage, Hello, Resolve, What},
     pb::v1,
     ticket::{ClusterSecret, Key},
 };
@@ -197,12 +197,12 @@ impl State {
             let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
             let last = rest.is_empty();
             let step = CatalogPage {
-                damaged_files: 0,
                 restart: std::mem::take(&mut page.restart),
                 complete: last && page.complete,
                 copies: std::mem::replace(&mut page.copies, rest),
                 removals: if last { std::mem::take(&mut page.removals) } else { Vec::new() },
                 rejected_files: page.rejected_files,
+                damaged_files: page.damaged_files,
             };
             let taken = self.lock().cluster.page(link, &step)?;
             let Some(outcome) = taken else { return Ok(()) };
@@ -290,6 +290,14 @@ impl State {
             self.metrics.hints.inc();
             inner.cluster.hint(now, node, client);
         }
+        self.carry(&mut inner, now);
+    }
+
+    /// A client got wrong bytes of a title from a node.
+    pub(crate) fn doubt(&self, node: &NodeName, what: &What) {
+        let mut inner = self.lock();
+        let now = now();
+        inner.cluster.doubt(now, node, what);
         self.carry(&mut inner, now);
     }
 

@@ -68,8 +68,13 @@ impl Service {
         self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
-    /// Tells the core of the seats that do not answer. Other reasons say that a node does.
-    fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve>, client: Option<IpAddr>) {
+    /// Tells the core of the seats that do not answer, and of those that sent wrong bytes. Other reasons say that a node
+    /// is well.
+    fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve> + Clone, client: Option<IpAddr>) {
+        for resolve in resolves.clone() {
+            let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
+            wrong.for_each(|failed| self.state.doubt(&failed.node, &resolve.what));
+        }
         let dead = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
         let failed = resolves.into_iter().flat_map(|resolve| &resolve.failed).filter(|failed| dead(failed.code));
         let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();

@@ -67,6 +67,7 @@ impl State {
                     self.replicate(inner, now, work, (from, to), rate);
                 }
                 Order::Evict { work, node } => self.evict(inner, work, node),
+                Order::Recheck { work, node } => self.recheck(inner, work, node),
             }
         }
     }
@@ -120,11 +121,26 @@ impl State {
     }
 
     fn evict(&self, inner: &mut Inner, work: Work, node: NodeId) {
+        self.name(inner, node, work, "evict", |title, content_id| Body::Evict(v1::Evict { title, content_id }));
+    }
+
+    fn recheck(&self, inner: &mut Inner, work: Work, node: NodeId) {
+        self.name(inner, node, work, "recheck", |title, content_id| Body::Recheck(v1::Recheck { title, content_id }));
+    }
+
+    /// Sends an order that names a copy and is not answered: the catalog tells what came of it.
+    fn name(
+        &self,
+        inner: &Inner,
+        node: NodeId,
+        work: Work,
+        what: &'static str,
+        order: impl FnOnce(String, Vec<u8>) -> Body,
+    ) {
         let named = inner.cluster.described(work).and_then(|facts| Some((facts.title.to_string(), facts.content?)));
-        let order = named.map(|(title, content)| v1::Evict { title, content_id: content.0.to_vec() });
-        let sent = order.map(|order| inner.send(node, Body::Evict(order)));
+        let sent = named.map(|(title, content)| inner.send(node, order(title, content.0.to_vec())));
         let result = sent.map_or("void", |sent| if sent { "sent" } else { "dropped" });
-        self.metrics.order("evict", result);
+        self.metrics.order(what, result);
     }
 
     /// A node told how an order to move went. An answer that comes too late, or to nothing, is left out.
