@@ -171,7 +171,7 @@ async fn serve(
     let Admitted { opened, mut running, priority, _use } = admitted;
     let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
-    let held = house.leases.enter(&ticket);
+    let (held, media) = (house.leases.enter(&ticket), opened.media.clone());
     drop(send.set_priority(priority));
     let stopped = send.stopped();
     let result = tokio::select! {
@@ -182,6 +182,9 @@ async fn serve(
         left = stopped => Err(if left.is_ok() { SendError::Stopped } else { SendError::Gone("connection lost") }),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
         () = asking => Err(SendError::Gone("given up by the client")),
+        () = media.damaged() => {
+            Err(Fault::new(Code::ContentChanged, "the copy is damaged; resolve again").into())
+        }
         () = held.over(settings.ticket_grace) => {
             Err(Fault::new(Code::TicketExpired, "the session's ticket ran out and was not renewed; resolve again").into())
         }
