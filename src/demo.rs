@@ -205,6 +205,7 @@ async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::
         queue: master::DEFAULT_QUEUE,
         connections: master::DEFAULT_CONNECTIONS,
         metrics: master::MetricsAt::Off,
+        session_lifetime: Some(master::DEFAULT_LIFETIME),
         balancing: master::Balancing::default(),
     };
     match Box::pin(master::start(config(MASTER_PORT))).await {

@@ -66,6 +66,10 @@ pub const METRICS_PORT: u16 = 7441;
 /// Whether sessions that run are moved unless the operator says otherwise.
 pub const DEFAULT_MOVES: bool = true;
 
+/// How long a session may run before its ticket is renewed, unless the operator says otherwise: what a client who may
+/// watch no longer goes on watching at most.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
 /// Where metrics are served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MetricsAt {
@@ -148,6 +152,9 @@ pub struct Config {
     pub connections: usize,
     /// Where metrics are served.
     pub metrics: MetricsAt,
+    /// How long a session may run until its ticket is renewed, in whole seconds; `None` for ever. See
+    /// [`DEFAULT_LIFETIME`].
+    pub session_lifetime: Option<Duration>,
     /// How nodes are chosen.
     pub balancing: Balancing,
 }
@@ -224,7 +231,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let scraped = http::listen(config.metrics).await?;
 
     let metrics = Arc::new(Metrics::new());
-    let state = Arc::new(State::new(secret, config.balancing.into(), Arc::clone(&metrics)));
+    let state = Arc::new(State::new(secret, config.balancing.into(), config.session_lifetime, Arc::clone(&metrics)));
     let (load, told) = Load::new(load::LENGTH, metrics.load_queue.clone());
     // It ends with the last channel of a node.
     tokio::spawn(load::work(Arc::clone(&state), told));

@@ -6,7 +6,9 @@ use std::{
     env, fs,
     future::Future,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
@@ -17,7 +19,12 @@ use usher_certs::{
 use usher_proto::MASTER_PORT;
 
 use self::balancing::Switches;
-use crate::app::{self, ClusterAccess, Config, DEFAULT_CONNECTIONS, DEFAULT_QUEUE, METRICS_PORT, MetricsAt};
+use crate::app::{
+    self, ClusterAccess, Config, DEFAULT_CONNECTIONS, DEFAULT_LIFETIME, DEFAULT_QUEUE, METRICS_PORT, MetricsAt,
+};
+
+/// What a session's lifetime may be: tickets count seconds, and who gives a month means for ever.
+const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 
 /// Arguments of `usher master`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -52,6 +59,9 @@ pub struct Args {
     /// Address to serve metrics on (HTTP), or off [default: 127.0.0.1:7441]
     #[arg(long, env = "USHER_METRICS", value_name = "IP:PORT|off", value_parser = metrics_at)]
     metrics: Option<MetricsAt>,
+    /// How long a session may run until its client has renewed its ticket, or off for ever [default: 10m]
+    #[arg(long, env = "USHER_SESSION_LIFETIME", value_name = "TIME|off", value_parser = lifetime)]
+    session_lifetime: Option<Lifetime>,
     #[command(flatten)]
     switches: Switches,
     /// Config file (TOML) with these settings as keys; [[link]] and [[copies]] stand only there
@@ -76,6 +86,7 @@ struct File {
     queue: Option<usize>,
     max_connections: Option<usize>,
     metrics: Option<String>,
+    session_lifetime: Option<String>,
     #[serde(default)]
     link: Vec<balancing::Link>,
     #[serde(default)]
@@ -95,6 +106,20 @@ fn metrics_at(text: &str) -> Result<MetricsAt, String> {
     }
     let address = text.parse().map_err(|_| format!("`{text}` is no address for metrics: write IP:PORT, or off"))?;
     Ok(MetricsAt::Given(address))
+}
+
+/// How long a session may run on a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lifetime(Option<Duration>);
+
+/// A time of whole seconds, or "off" or 0 for ever.
+fn lifetime(text: &str) -> Result<Lifetime, String> {
+    if matches!(text, "off" | "0") {
+        return Ok(Lifetime(None));
+    }
+    let time = humantime::parse_duration(text).ok().filter(|time| LIFETIMES.contains(time));
+    let wrong = || format!("`{text}` is no lifetime of sessions: write a time of 1s to 30d, for example 10m, or off");
+    time.map(|time| Lifetime(Some(time))).ok_or_else(wrong)
 }
 
 /// Runs `usher master` until `shutdown`.
@@ -132,6 +157,9 @@ impl Args {
             "--max-connections {connections}: a master takes at least 1 connection, and at most 1000000"
         );
         let in_file = file.metrics.as_deref().map(metrics_at).transpose().map_err(anyhow::Error::msg)?;
+        let old = file.session_lifetime.as_deref().map(lifetime).transpose().map_err(anyhow::Error::msg);
+        let old = old.context("session-lifetime")?;
+        let session_lifetime = self.session_lifetime.or(old).map_or(Some(DEFAULT_LIFETIME), |lifetime| lifetime.0);
         let usual = MetricsAt::Usual(([127, 0, 0, 1], METRICS_PORT).into());
         let queue = self.queue.or(file.queue).unwrap_or(DEFAULT_QUEUE);
         // More permits than this, a semaphore does not hold; and no master wants a millionth waiter.
@@ -162,6 +190,7 @@ impl Args {
             queue,
             connections,
             metrics: self.metrics.or(in_file).unwrap_or(usual),
+            session_lifetime,
             balancing,
         })
     }
@@ -199,12 +228,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         certs(dir.path());
         let file = dir.path().join("master.toml");
-        let text = format!("certs = {:?}\nqueue = 7\ncluster-access = \"admin\"\n", dir.path());
-        fs::write(&file, text).expect("written");
+        let settings = "queue = 7\ncluster-access = \"admin\"\nsession-lifetime = \"90s\"";
+        fs::write(&file, format!("certs = {:?}\n{settings}\n", dir.path())).expect("written");
         let args = Args { config: Some(file), state: Some("s".into()), queue: Some(9), ..Args::default() };
         let config = args.config().expect("good");
         assert_eq!((config.queue, config.cluster_access), (9, ClusterAccess::Admin));
         assert_eq!(config.listen, ([0, 0, 0, 0], 7440).into());
+        assert_eq!(config.session_lifetime, Some(Duration::from_secs(90)));
+        assert_eq!((lifetime("off"), lifetime("0")), (Ok(Lifetime(None)), Ok(Lifetime(None))));
+        assert_eq!(lifetime("1h"), Ok(Lifetime(Some(Duration::from_secs(3600)))));
+        assert!(["", "10", "0s", "31d", "-1m"].iter().all(|text| lifetime(text).is_err()));
     }
 
     #[test]
@@ -240,6 +273,7 @@ mod tests {
         assert_eq!(config.metrics, MetricsAt::Off);
         let usual = args.config().expect("good");
         assert_eq!(usual.balancing.repair_after.as_secs(), 300);
+        assert_eq!(usual.session_lifetime, Some(DEFAULT_LIFETIME));
         assert_eq!(usual.metrics, MetricsAt::Usual(([127, 0, 0, 1], 7441).into()));
         assert_eq!(metrics_at("127.0.0.1:0"), Ok(MetricsAt::Given(([127, 0, 0, 1], 0).into())));
         assert!(metrics_at("7441").is_err());
@@ -291,6 +325,7 @@ mod tests {
             (Args { config: written("metrics.toml", "metrics = \"on\"\n"), ..good() }, "metrics"),
             (Args { config: written("min.toml", "min-copies = 100000\n"), ..good() }, "copies"),
             (Args { config: written("soon.toml", "repair-after = \"soon\"\n"), ..good() }, "repair-after"),
+            (Args { config: written("life.toml", "session-lifetime = \"10\"\n"), ..good() }, "session-lifetime"),
             (Args { config: written("long.toml", "repair-after = \"1y\"\n"), ..good() }, "30d"),
         ] {
             let error = format!("{:#}", args.config().expect_err(word));

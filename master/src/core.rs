@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod books;
 pub mod catalog;
 pub mod cluster;
+pub mod doubts;
 pub mod fixed;
 pub mod history;
 pub mod journal;

@@ -13,7 +13,7 @@ pub(crate) use self::{card::Card, view::timestamp};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::RngExt as _;
@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use usher_proto::{
     Fault, NodeName, SessionId,
     code::Code,
-    model::{CatalogPage, Hello, Resolve},
+    model::{CatalogPage, Hello, Resolve, What},
     pb::v1,
     ticket::{ClusterSecret, Key},
 };
@@ -113,6 +113,8 @@ pub(crate) struct State {
     /// A node that was silent gave a sign of life, or left.
     signs: watch::Sender<()>,
     secret: ClusterSecret,
+    /// How long a session may run on a ticket; `None` for ever.
+    lifetime: Option<Duration>,
     metrics: Arc<Metrics>,
 }
 
@@ -123,14 +125,31 @@ pub(crate) fn now() -> Now {
 }
 
 impl State {
-    pub(crate) fn new(secret: ClusterSecret, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        secret: ClusterSecret,
+        settings: Settings,
+        lifetime: Option<Duration>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let inner = Inner { cluster: Cluster::new(settings), ..Inner::default() };
         let (events, signs) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
-        Self { inner: Mutex::new(inner), events, signs, secret, metrics }
+        Self { inner: Mutex::new(inner), events, signs, secret, lifetime, metrics }
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Until when a session may run on a ticket of now, in Unix seconds; `None` for ever.
+    pub(crate) fn until(&self, now: Now) -> Option<u64> {
+        Some((now.unix_ms / 1000).saturating_add(self.lifetime?.as_secs()))
+    }
+
+    /// What reaches a node that is attached.
+    pub(crate) fn card(&self, node: &NodeName) -> Option<Arc<Card>> {
+        let inner = self.lock();
+        let id = inner.cluster.roster().id(node)?;
+        inner.channels.get(&id).map(|channel| Arc::clone(&channel.card))
     }
 
     /// A panic under the lock would be a fault of the core, whose tables stay usable: better to go on than to poison
@@ -178,12 +197,12 @@ impl State {
             let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
             let last = rest.is_empty();
             let step = CatalogPage {
-                damaged_files: 0,
                 restart: std::mem::take(&mut page.restart),
                 complete: last && page.complete,
                 copies: std::mem::replace(&mut page.copies, rest),
                 removals: if last { std::mem::take(&mut page.removals) } else { Vec::new() },
                 rejected_files: page.rejected_files,
+                damaged_files: page.damaged_files,
             };
             let taken = self.lock().cluster.page(link, &step)?;
             let Some(outcome) = taken else { return Ok(()) };
@@ -271,6 +290,14 @@ impl State {
             self.metrics.hints.inc();
             inner.cluster.hint(now, node, client);
         }
+        self.carry(&mut inner, now);
+    }
+
+    /// A client got wrong bytes of a title from a node.
+    pub(crate) fn doubt(&self, node: &NodeName, what: &What) {
+        let mut inner = self.lock();
+        let now = now();
+        inner.cluster.doubt(now, node, what);
         self.carry(&mut inner, now);
     }
 

@@ -76,6 +76,8 @@ pub struct Config {
     pub open_timeout: Duration,
     /// How long a reader may take nothing before its session is closed.
     pub stall_timeout: Duration,
+    /// How long after its ticket's end a session may run while there is no master to renew it at.
+    pub ticket_grace: Duration,
     /// How long running sessions may go on after the first request to end.
     pub drain_timeout: Duration,
 }
@@ -105,6 +107,7 @@ impl Config {
             max_connections: 4096,
             open_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(5 * 60),
+            ticket_grace: Duration::from_secs(6 * 3600),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -201,6 +204,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         open_timeout: config.open_timeout,
         stall_timeout: config.stall_timeout,
         unused: quic::UNUSED,
+        ticket_grace: config.ticket_grace,
     };
     let presence = Presence::new(house.name.as_str(), config.media_cert_lifetime, config.advertise)?;
     let server = Server::start(&house, presence.resolver(), sockets, settings)?;

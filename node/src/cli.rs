@@ -98,6 +98,9 @@ pub struct Args {
     /// How long a reader may take nothing before its session is closed [default: 5m]
     #[arg(long, env = "USHER_STALL_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     stall_timeout: Option<Duration>,
+    /// How long a session may outlive its ticket while there is no master to renew it at [default: 6h]
+    #[arg(long, env = "USHER_TICKET_GRACE", value_name = "TIME", value_parser = humantime::parse_duration)]
+    ticket_grace: Option<Duration>,
     /// How long running sessions may go on after the first request to end [default: 30s]
     #[arg(long, env = "USHER_DRAIN_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     drain_timeout: Option<Duration>,
@@ -166,6 +169,7 @@ fn config(args: Args) -> anyhow::Result<Config> {
         max_connections: args.max_connections.or(file.max_connections).unwrap_or(default.max_connections),
         open_timeout: args.open_timeout.or(file.open_timeout).unwrap_or(default.open_timeout),
         stall_timeout: args.stall_timeout.or(file.stall_timeout).unwrap_or(default.stall_timeout),
+        ticket_grace: args.ticket_grace.or(file.ticket_grace).unwrap_or(default.ticket_grace),
         drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(default.drain_timeout),
         ..default
     })

@@ -5,6 +5,7 @@ pub mod background;
 pub mod guard;
 pub mod keyring;
 pub mod lead;
+pub mod lease;
 pub mod meter;
 pub mod pull;
 pub mod replay;

@@ -29,6 +29,7 @@ use crate::{
         session::{Facts, Session},
         volumes::{self, Loads},
     },
+    leases::Leases,
     media::{FindError, Library, OpenError, OpenMedia},
     moves::Moves,
     quic::ReadBuffers,
@@ -49,6 +50,7 @@ pub(crate) struct House {
     pub(crate) turns: Arc<Turns>,
     draining: AtomicBool,
     pub(crate) moves: Arc<Moves>,
+    pub(crate) leases: Arc<Leases>,
     /// Sessions that run.
     sessions: watch::Sender<usize>,
     /// Wakes the one who tells the master of sessions.
@@ -63,7 +65,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Unix seconds.
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -81,6 +83,7 @@ impl House {
             turns: Turns::new(limits.capacity),
             draining: AtomicBool::new(false),
             moves: Arc::default(),
+            leases: Arc::default(),
             sessions: watch::Sender::new(0),
             told: Notify::new(),
             puller,
@@ -126,6 +129,16 @@ impl House {
     pub(crate) fn verify(&self, token: &str) -> Result<Ticket, Fault> {
         let ring = self.keys.load();
         ring.verify(Instant::now(), unix_now(), &self.name, token).map_err(|error| Fault::from(&error))
+    }
+
+    /// Lets a session run on until the end of its new ticket. Returns the seconds from now; 0 for ever.
+    ///
+    /// # Errors
+    /// The codes of [`usher_proto::ticket::TicketError`]; as [`Leases::renew`].
+    pub(crate) fn renew(&self, token: &str) -> Result<u64, Fault> {
+        let ring = self.keys.load();
+        let ticket = ring.verify_renewal(Instant::now(), unix_now(), &self.name, token);
+        self.leases.renew(&ticket.map_err(|error| Fault::from(&error))?)
     }
 
     /// Redeems a ticket, once.

@@ -1,7 +1,7 @@
 //! The node: keeps a library of titles, answers viewers over QUIC, and tells its master what it has and sends.
 //!
 //! Rooms: [`media`] (the library), [`core`] (what to send, when, and who may have it; pure), `house` (what the shells
-//! share), `quic` (sessions), `moves` (those that go elsewhere), `replica` (copies that the master orders), `attach` and
+//! share), `quic` (sessions), `moves` (those that go elsewhere), `leases` (until when they may run), `replica` (copies that the master orders), `attach` and
 //! `report` (the standing channel to the master), [`app`] and [`cli`].
 
 pub mod app;
@@ -9,6 +9,7 @@ mod attach;
 pub mod cli;
 pub mod core;
 mod house;
+mod leases;
 mod link;
 pub mod media;
 mod moves;

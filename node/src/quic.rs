@@ -63,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) stall_timeout: Duration,
     /// How long a connection may be without a session.
     pub(crate) unused: Duration,
+    /// How long after its ticket's end a session may run while there is no master to renew it at.
+    pub(crate) ticket_grace: Duration,
 }
 
 /// The running server.

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 use usher_proto::{
-    Code, Fault,
+    Code, ContentId, Fault, Title,
     model::{self, CatalogCopy},
     pb::v1::{
         self, AttachRequest, AttachResponse, attach_request::Body, attach_response::Body as Answer,
@@ -25,8 +25,8 @@ use usher_proto::{
 
 use crate::{
     attach::{Link, Lost},
-    house::House,
-    media::Key as CopyKey,
+    house::{self, House},
+    media::{Changes, Key as CopyKey},
     moves,
 };
 
@@ -94,6 +94,7 @@ pub(crate) async fn attach(
     };
     let interval = take_welcome(&link.house, &welcome)?;
     welcomed();
+    let _tied = link.house.leases.tie(house::unix_now());
     try_join5(
         catalog(link, &outbox),
         sessions(link, &outbox),
@@ -129,9 +130,9 @@ async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
     library.scanned().await;
     let mut subscription = library.subscribe();
     loop {
-        let rejected_files = subscription.rejected_files();
+        let bad = Bad { rejected: subscription.rejected_files(), damaged: subscription.damaged_files() };
         let mut count = 0;
-        for page in whole(rejected_files, |after| subscription.page(after, PAGE)) {
+        for page in whole(bad, |after| subscription.page(after, PAGE)) {
             count += page.copies.len();
             post(outbox, Body::Catalog(page)).await?;
         }
@@ -143,7 +144,7 @@ async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
                 break;
             }
             debug!(copies = changes.copies.len(), removals = changes.removals.len(), "catalog changed");
-            for page in pages(changes.copies, changes.removals, changes.rejected_files) {
+            for page in pages(changes) {
                 post(outbox, Body::Catalog(page)).await?;
             }
             time::sleep(CHANGES).await;
@@ -151,10 +152,17 @@ async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
     }
 }
 
+/// Files that are not offered, and those of them that are damaged.
+#[derive(Clone, Copy)]
+struct Bad {
+    rejected: u32,
+    damaged: u32,
+}
+
 /// The pages of a whole catalog, at least one; `next` gives the copies behind the one named, [`PAGE`] unless they are
 /// the last.
 fn whole(
-    rejected_files: u32,
+    bad: Bad,
     mut next: impl FnMut(Option<&CopyKey>) -> Vec<CatalogCopy>,
 ) -> impl Iterator<Item = v1::CatalogPage> {
     let (mut after, mut complete) = (None, false);
@@ -166,21 +174,23 @@ fn whole(
         let restart = after.is_none();
         complete = copies.len() < PAGE;
         after = copies.last().map(|copy| (copy.title.clone(), copy.volume));
-        let copies = copies.iter().map(CatalogCopy::to_pb).collect();
-        Some(v1::CatalogPage { damaged_files: 0, restart, complete, copies, removals: Vec::new(), rejected_files })
+        Some(v1::CatalogPage {
+            restart,
+            complete,
+            copies: copies.iter().map(CatalogCopy::to_pb).collect(),
+            removals: Vec::new(),
+            rejected_files: bad.rejected,
+            damaged_files: bad.damaged,
+        })
     })
 }
 
 /// Cuts changes into pages; at least one.
-fn pages(
-    copies: Vec<CatalogCopy>,
-    removals: Vec<CopyKey>,
-    rejected_files: u32,
-) -> impl Iterator<Item = v1::CatalogPage> {
+fn pages(changes: Changes) -> impl Iterator<Item = v1::CatalogPage> {
+    let Changes { copies, removals, rejected_files, damaged_files, .. } = changes;
     let count = copies.len().div_ceil(PAGE).max(removals.len().div_ceil(PAGE)).max(1);
     let (mut copies, mut removals) = (copies.into_iter(), removals.into_iter());
     (0..count).map(move |_| v1::CatalogPage {
-        damaged_files: 0,
         restart: false,
         complete: true,
         copies: copies.by_ref().take(PAGE).map(|copy| copy.to_pb()).collect(),
@@ -190,6 +200,7 @@ fn pages(
             .map(|(title, volume)| v1::CatalogRemoval { title: title.to_string(), volume: volume.into() })
             .collect(),
         rejected_files,
+        damaged_files,
     })
 }
 
@@ -335,10 +346,19 @@ async fn answer(
             }
             // In its turn, so that an order after it finds the room.
             Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
-            Some(Answer::Drain(_) | Answer::Undrain(_) | Answer::Recheck(_)) => {}
+            Some(Answer::Recheck(order)) => recheck(house, &order),
+            Some(Answer::Drain(_) | Answer::Undrain(_)) => {}
             None => debug!("a message of a newer master was ignored"),
         }
     }
+}
+
+/// Looks again at what a client got wrong bytes of.
+fn recheck(house: &House, order: &v1::Recheck) {
+    let named = Title::parse(&order.title).ok().zip(ContentId::try_from(order.content_id.as_slice()).ok());
+    let Some((title, content)) = named else { return debug!(title = ?order.title, "a recheck of nothing was ignored") };
+    let copies = house.library.recheck(&title, content);
+    debug!(%title, copies, "a client got wrong bytes; what is here is hashed again");
 }
 
 /// Opens the title of a session about to begin, so that its set-up information is sure. The ticket stays good.

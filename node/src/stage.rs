@@ -44,6 +44,7 @@ pub(crate) fn settings() -> Settings {
         open_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(300),
         unused: quic::UNUSED,
+        ticket_grace: Duration::from_secs(3600),
     }
 }
 

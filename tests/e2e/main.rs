@@ -4,6 +4,7 @@ mod balance;
 mod certs;
 mod cluster;
 mod copies;
+mod damage;
 mod demo;
 mod explain;
 mod fetch;

@@ -157,6 +157,7 @@ fn detail(node: &v1::Node, history: &v1::History) -> String {
         ("sessions", node.sessions.to_string()),
         ("titles", node.titles.to_string()),
         ("rejected files", node.rejected_files.to_string()),
+        ("of them damaged", node.damaged_files.to_string()),
         ("sent", units::bytes(node.sent_bytes)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<16} {value}").trim_end().to_owned() + "\n").collect()
@@ -176,6 +177,7 @@ fn json(node: &v1::Node) -> serde_json::Value {
         "sessions": node.sessions,
         "titles": node.titles,
         "rejected_files": node.rejected_files,
+        "damaged_files": node.damaged_files,
         "attached_at": node.attached_at.as_ref().map(ToString::to_string),
         "report_age_ms": node.report_age_ms,
         "version": node.version,

@@ -15,7 +15,7 @@ use std::{
 use rand::Rng;
 use usher_proto::{
     Code, NodeName, SessionId, Title,
-    model::{Begun, CatalogPage, Hello, Presence, Report, Sessions},
+    model::{Begun, CatalogPage, Hello, Presence, Report, Sessions, What},
 };
 
 pub use self::{
@@ -27,6 +27,7 @@ use super::{
     balancer::{self, View},
     books::Common,
     catalog::{Catalog, Found, Key, PageError, PageOutcome, Work},
+    doubts::Doubts,
     journal::{Journal, Record},
     ledger::Ledger,
     moves::{self, Rooms, Search, Step},
@@ -53,6 +54,7 @@ pub struct Cluster {
     roster: Roster,
     ledger: Ledger,
     journal: Journal,
+    doubts: Doubts,
     common: Common,
     /// The sizes of the sessions that were placed: their mean square and mean, in kbit/s with 16 bits below the point.
     sizes: (u64, u64),
@@ -91,6 +93,7 @@ impl Cluster {
             catalog: Catalog::new(),
             ledger: Ledger::default(),
             journal: Journal::default(),
+            doubts: Doubts::default(),
             common,
             sizes: (0, 0),
             listed: HashMap::new(),
@@ -135,7 +138,7 @@ impl Cluster {
     /// Takes a page of a node's catalog; `None` when the attachment is replaced.
     pub fn page(&mut self, link: Link, page: &CatalogPage) -> Result<Option<PageOutcome>, PageError> {
         let Some(node) = self.roster.current(link) else { return Ok(None) };
-        node.rejected_files = page.rejected_files;
+        (node.rejected_files, node.damaged_files) = (page.rejected_files, page.damaged_files);
         node.catalog_known |= page.complete;
         self.catalog.page(link.node, page).map(Some)
     }
@@ -199,6 +202,24 @@ impl Cluster {
         let Some(id) = self.roster.id(node) else { return };
         if self.roster.witness(now.instant, id, client) {
             self.probe(now, id);
+        }
+    }
+
+    /// A client got wrong bytes of a title from a node, which is to look at what it has under that name.
+    pub fn doubt(&mut self, now: Now, node: &NodeName, what: &What) {
+        let Some(node) = self.roster.id(node).filter(|node| self.roster.attached(*node)) else { return };
+        let mut found = Vec::new();
+        match what {
+            What::Title(title) => found = self.versions(title),
+            What::Content(content) => self.catalog.by_content(content, &mut found),
+        }
+        // What is not hashed yet was not verified by its name.
+        found.retain(|found| matches!(found.key, Key::Hashed(_)));
+        found.retain(|found| self.catalog.holders(found).any(|holder| holder == node));
+        for work in found.iter().map(|found| self.catalog.work(found)) {
+            if self.doubts.ask(now.instant, node, work) {
+                self.orders.push(Order::Recheck { work, node });
+            }
         }
     }
 

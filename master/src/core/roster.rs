@@ -161,6 +161,8 @@ pub struct Node {
     pub books: Books,
     /// Files that it does not offer.
     pub rejected_files: u32,
+    /// Those of them whose bytes are not what they were when they were hashed.
+    pub damaged_files: u32,
     /// Its zone as a number, equal for equal zones.
     pub zone: u32,
     epoch: u64,
@@ -322,6 +324,7 @@ impl Roster {
             reported_at: None,
             history: History::default(),
             rejected_files: 0,
+            damaged_files: 0,
             epoch,
             heard: now.instant,
             // A process that attaches for the first time carries nothing. One that was attached to a master before
@@ -339,6 +342,7 @@ impl Roster {
                 }
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
                 node.rejected_files = old.rejected_files;
+                node.damaged_files = old.damaged_files;
                 node.catalog_known = old.catalog_known;
             }
         }

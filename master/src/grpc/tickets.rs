@@ -14,13 +14,13 @@ use tracing::debug;
 use usher_proto::{
     ContentId, Fault, NodeName,
     code::Code,
-    model::{Invalid, MAX_REQUESTS, Mode, Resolve},
+    model::{Invalid, MAX_REQUESTS, Mode, Renew, Resolve},
     pb::v1::{self, tickets_server::Tickets},
-    ticket::{Claims, LIFETIME_SECS},
+    ticket::{self, Claims, LIFETIME_SECS, RenewError},
 };
 
 use super::{queue::Queue, request_id};
-use crate::state::{Card, Seated, State, Unseated, session, timestamp};
+use crate::state::{Card, Seated, State, Unseated, now, session, timestamp};
 
 /// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
 const AT_ONCE: usize = 16;
@@ -56,7 +56,7 @@ impl Service {
     /// A decided request's answer: signed, and asked of the node if it is brokered.
     async fn finish(&self, resolve: &Resolve, seated: Seated, call: Call<'_>) -> Result<v1::ResolveResponse, Fault> {
         match resolve.mode {
-            Mode::Redirect => answer(resolve, &seated, call.id),
+            Mode::Redirect => answer(resolve, &seated, self.state.until(seated.now), call.id),
             Mode::Brokered => self.broker(resolve.clone(), seated, call).await,
         }
     }
@@ -68,8 +68,13 @@ impl Service {
         self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
-    /// Tells the core of the seats that do not answer. Other reasons say that a node does.
-    fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve>, client: Option<IpAddr>) {
+    /// Tells the core of the seats that do not answer, and of those that sent wrong bytes. Other reasons say that a node
+    /// is well.
+    fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve> + Clone, client: Option<IpAddr>) {
+        for resolve in resolves.clone() {
+            let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
+            wrong.for_each(|failed| self.state.doubt(&failed.node, &resolve.what));
+        }
         let dead = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
         let failed = resolves.into_iter().flat_map(|resolve| &resolve.failed).filter(|failed| dead(failed.code));
         let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();
@@ -87,7 +92,7 @@ impl Service {
     ) -> Result<v1::ResolveResponse, Fault> {
         for _ in 0..ATTEMPTS {
             let reserved = Reserved { state: &self.state, session: seated.decision.session, kept: false };
-            let mut response = answer(&resolve, &seated, id)?;
+            let mut response = answer(&resolve, &seated, self.state.until(seated.now), id)?;
             let first = response.seats.first();
             let (node, ticket) = first.map(|seat| (seat.node.clone(), seat.ticket.clone())).unwrap_or_default();
             let fault = match self.prepare(&seated, ticket, id).await {
@@ -157,8 +162,22 @@ impl Drop for Reserved<'_> {
 
 #[tonic::async_trait]
 impl Tickets for Service {
-    async fn renew(&self, _request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        Err(Status::unimplemented("renew"))
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let id = request_id::of(request.metadata());
+        let failure = |fault: Fault| request_id::failure(&id, &fault);
+        let renew = Renew::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        // A session that runs is not turned away for want of room: its client comes again.
+        let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
+        let turn = self.decisions.turn().await.map_err(busy)?;
+        let renewed = self.renewed(&renew);
+        drop(turn);
+        match &renewed {
+            Ok(_) => debug!(request_id = id, node = %renew.node, "renewed"),
+            Err(fault) => {
+                debug!(request_id = id, node = %renew.node, code = fault.code.reason(), %fault, "not renewed");
+            }
+        }
+        renewed.map(|response| request_id::answer(&id, response)).map_err(failure)
     }
 
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
@@ -230,6 +249,20 @@ impl Tickets for Service {
 }
 
 impl Service {
+    /// The ticket signed anew by the key of the node as it is attached.
+    fn renewed(&self, renew: &Renew) -> Result<v1::RenewResponse, Fault> {
+        let Renew { node, ticket } = renew;
+        let gone = || Fault::new(Code::NotFound, format!("node `{node}` is not attached; resolve again"));
+        let card = self.state.card(node).ok_or_else(gone)?;
+        let now = now();
+        let (seconds, until) = (now.unix_ms / 1000, self.state.until(now));
+        let ticket = ticket::renew(&card.key, node, seconds, until, ticket).map_err(|error| match error {
+            RenewError::Restarted => Fault::new(Code::NotFound, error.to_string()),
+            RenewError::Ticket(error) => Fault::from(&error),
+        })?;
+        Ok(v1::RenewResponse { ticket, lifetime_s: until.map_or(0, |until| until.saturating_sub(seconds)) })
+    }
+
     async fn result(
         &self,
         resolve: &Result<Resolve, Invalid>,
@@ -266,8 +299,8 @@ impl Service {
     }
 }
 
-/// The seats with their tickets, signed outside the lock.
-fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveResponse, Fault> {
+/// The seats with their tickets, signed outside the lock; sessions may run on them until `until`.
+fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> Result<v1::ResolveResponse, Fault> {
     let Seated { decision, cards, reason, now } = seated;
     if cards.is_empty() {
         // Its channel closed between the decision and this, under the same lock: not seen to happen, and not an answer.
@@ -276,7 +309,7 @@ fn answer(resolve: &Resolve, seated: &Seated, id: &str) -> Result<v1::ResolveRes
     let issued = now.unix_ms / 1000;
     let expires = issued.saturating_add(LIFETIME_SECS);
     let claims = |card: &Card| Claims {
-        until: None,
+        until,
         aud: card.node.clone(),
         jti: decision.session.to_string(),
         title: decision.title.to_string(),

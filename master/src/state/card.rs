@@ -22,7 +22,7 @@ impl Card {
     pub(crate) fn seat(&self, claims: &Claims) -> Result<v1::Seat, Fault> {
         let ticket = self.key.sign(claims).map_err(|_| Fault::new(Code::Internal, "the ticket was not signed"))?;
         Ok(v1::Seat {
-            lifetime_s: 0,
+            lifetime_s: claims.until.map_or(0, |until| until.saturating_sub(claims.nbf)),
             node: self.node.clone(),
             addresses: self.addresses.clone(),
             certificate_sha256: self.pins.clone(),

@@ -67,6 +67,7 @@ impl State {
                     self.replicate(inner, now, work, (from, to), rate);
                 }
                 Order::Evict { work, node } => self.evict(inner, work, node),
+                Order::Recheck { work, node } => self.recheck(inner, work, node),
             }
         }
     }
@@ -80,7 +81,7 @@ impl State {
 
     fn order_move(&self, inner: &mut Inner, now: Now, step: Step) {
         let id = inner.number();
-        let order = inner.move_to(now, step, id).map(Body::Move);
+        let order = inner.move_to(now, self.until(now), step, id).map(Body::Move);
         if !self.order(inner, step.from, order, (id, What::Move(step.session)), now.instant + MOVING) {
             inner.cluster.moved(step.session, false);
         }
@@ -120,11 +121,26 @@ impl State {
     }
 
     fn evict(&self, inner: &mut Inner, work: Work, node: NodeId) {
+        self.name(inner, node, work, "evict", |title, content_id| Body::Evict(v1::Evict { title, content_id }));
+    }
+
+    fn recheck(&self, inner: &mut Inner, work: Work, node: NodeId) {
+        self.name(inner, node, work, "recheck", |title, content_id| Body::Recheck(v1::Recheck { title, content_id }));
+    }
+
+    /// Sends an order that names a copy and is not answered: the catalog tells what came of it.
+    fn name(
+        &self,
+        inner: &Inner,
+        node: NodeId,
+        work: Work,
+        what: &'static str,
+        order: impl FnOnce(String, Vec<u8>) -> Body,
+    ) {
         let named = inner.cluster.described(work).and_then(|facts| Some((facts.title.to_string(), facts.content?)));
-        let order = named.map(|(title, content)| v1::Evict { title, content_id: content.0.to_vec() });
-        let sent = order.map(|order| inner.send(node, Body::Evict(order)));
+        let sent = named.map(|(title, content)| inner.send(node, order(title, content.0.to_vec())));
         let result = sent.map_or("void", |sent| if sent { "sent" } else { "dropped" });
-        self.metrics.order("evict", result);
+        self.metrics.order(what, result);
     }
 
     /// A node told how an order to move went. An answer that comes too late, or to nothing, is left out.
@@ -182,12 +198,12 @@ impl Inner {
     }
 
     /// The order with a ticket for the new seat: the same session, the same content, all of it.
-    fn move_to(&self, now: Now, step: Step, id: u64) -> Option<v1::Move> {
+    fn move_to(&self, now: Now, until: Option<u64>, step: Step, id: u64) -> Option<v1::Move> {
         let known = self.cluster.ledger().session(step.session)?;
         let facts = self.cluster.described(self.cluster.ledger().work(step.session)?)?;
         let card = &self.channels.get(&step.to)?.card;
         let claims = whole(now, card, &facts, step.session);
-        let claims = Claims { purpose: known.purpose, rate: step.rate, rid: format!("move-{id}"), ..claims };
+        let claims = Claims { until, purpose: known.purpose, rate: step.rate, rid: format!("move-{id}"), ..claims };
         let seat = card.seat(&claims).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
@@ -211,7 +227,7 @@ impl Inner {
     }
 }
 
-/// The right to fetch all of a content from a node, at no reserved rate.
+/// The right to fetch all of a content from a node, at no reserved rate, for as long as that takes.
 fn whole(now: Now, card: &Card, facts: &Facts<'_>, session: SessionId) -> Claims {
     let issued = now.unix_ms / 1000;
     Claims {

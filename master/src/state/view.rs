@@ -134,7 +134,6 @@ pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
     v1::Node {
         drain_left_ms: 0,
-        damaged_files: 0,
         name: node.name().to_string(),
         state: state(node.state).into(),
         zone: node.hello.zone.clone(),
@@ -147,6 +146,7 @@ pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::
         sessions: node.report.sessions,
         titles: cluster.catalog().copies_of(id),
         rejected_files: node.rejected_files,
+        damaged_files: node.damaged_files,
         attached_at: Some(timestamp(node.attached_at.unix_ms)),
         report_age_ms: u64::try_from(age).unwrap_or(u64::MAX),
         version: node.hello.version.clone(),

@@ -50,6 +50,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         queue: 1,
         connections: 100,
         metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
+        session_lifetime: Some(Duration::from_secs(600)),
         balancing: Balancing::default(),
     }
 }

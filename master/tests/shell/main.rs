@@ -5,4 +5,5 @@ mod balance;
 mod faces;
 mod harness;
 mod orders;
+mod renew;
 mod resolve;

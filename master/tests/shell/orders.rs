@@ -50,6 +50,7 @@ async fn one_session_moves_and_another_is_admitted() {
     assert_eq!((ticket.title.as_str(), ticket.start, ticket.end), ("b", 0, None));
     assert_eq!((ticket.purpose, ticket.rate, ticket.burst), (Purpose::Play, 8_000_000, false));
     assert_eq!(ticket.content.map(|id| id.0.to_vec()), Some(copy("b").content_id));
+    assert!(seat.lifetime_s == 600 && ticket.until.is_some(), "it runs on there as long as any");
 
     // Its place over there is promised until the node that has it refuses to send it.
     let mut cluster = master.cluster().await;
@@ -90,9 +91,55 @@ async fn a_title_without_room_is_copied() {
     let Down::Replicate(order) = two.order().await else { panic!("no copy") };
     assert_eq!((order.title.as_str(), order.size), ("a", 1000));
     assert!(order.content_id == copy("a").content_id && order.rate_bps > 0);
-    let ticket = check(&order.source.expect("set"), &one);
+    let source = order.source.expect("set");
+    let ticket = check(&source, &one);
+    assert_eq!((source.lifetime_s, ticket.until), (0, None), "a copy is made however long it takes");
     assert_eq!((ticket.title.as_str(), ticket.purpose, ticket.rate), ("a", Purpose::Fetch, 0));
     assert_eq!((ticket.start, ticket.end, ticket.request_id), (0, None, order.request_id));
     two.send(Body::Replicated(v1::Replicated { id: order.id, refusal: refusal() })).await;
     master.counted("usher_master_orders_total{order=\"replicate\",result=\"refused\"} 1").await;
+}
+
+#[tokio::test]
+async fn a_client_that_got_wrong_bytes_has_the_copy_looked_at_once() {
+    let master = Master::start().await;
+    let mut one = master.node("node-1", &["a", "b"]).await;
+    let mut two = master.node("node-2", &["a"]).await;
+    let mut tickets = master.tickets().await;
+    let mut failed = async |node: &str, reason: &str, title: &str| {
+        let failed = vec![v1::SeatFailure { node: node.into(), reason: reason.into() }];
+        tickets.resolve(v1::ResolveRequest { failed, ..request(title) }).await.map(|answer| answer.into_inner())
+    };
+    let seats = failed("node-1", "VERIFICATION_FAILED", "a").await.expect("another has it").seats;
+    assert_eq!(seats.iter().map(|seat| seat.node.as_str()).collect::<Vec<_>>(), ["node-2"], "not from there");
+    let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
+    assert_eq!((order.title.as_str(), order.content_id), ("a", copy("a").content_id));
+    // Not again so soon; not of what it has not; and for no other reason. The next order is for the other title.
+    for (node, reason, title) in [
+        ("node-1", "VERIFICATION_FAILED", "a"),
+        ("node-9", "VERIFICATION_FAILED", "a"),
+        ("node-2", "VERIFICATION_FAILED", "b"),
+        ("node-2", "CONTENT_CHANGED", "a"),
+    ] {
+        let _seats = failed(node, reason, title).await;
+    }
+    // Its only holder is not taken out by a client's word: others have it from there.
+    assert_eq!(failed("node-1", "VERIFICATION_FAILED", "b").await.expect_err("nobody else").code(), Code::Unavailable);
+    let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
+    assert_eq!(order.title, "b");
+    assert_eq!(failed("node-9", "TIMEOUT", "b").await.expect("there").seats[0].node, "node-1");
+    let _seats = failed("node-2", "VERIFICATION_FAILED", "a").await;
+    let Down::Recheck(order) = two.order().await else { panic!("no recheck") };
+    assert_eq!(order.title, "a");
+    master.counted("usher_master_orders_total{order=\"recheck\",result=\"sent\"} 3").await;
+
+    // What the node then tells is shown.
+    let page = v1::CatalogPage { rejected_files: 3, damaged_files: 2, complete: true, ..Default::default() };
+    two.send(Body::Catalog(page)).await;
+    let mut cluster = master.cluster().await;
+    eventually(async || {
+        let answer = cluster.get_node(v1::GetNodeRequest { name: "node-2".into() }).await.expect("known").into_inner();
+        answer.node.filter(|node| (node.rejected_files, node.damaged_files) == (3, 2)).map(drop)
+    })
+    .await;
 }

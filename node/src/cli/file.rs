@@ -48,6 +48,8 @@ pub(super) struct File {
     #[serde(deserialize_with = "duration")]
     pub(super) stall_timeout: Option<Duration>,
     #[serde(deserialize_with = "duration")]
+    pub(super) ticket_grace: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
     pub(super) drain_timeout: Option<Duration>,
 }
 

@@ -34,7 +34,7 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     let file = dir.path().join("node.toml");
     fs::write(
         &file,
-        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\nreplica-quota = '5GB'\ndrain-timeout = '7s'\ncongestion = 'bbr'\nlabels = ['a']\n\
+        "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\nreplica-quota = '5GB'\ndrain-timeout = '7s'\nticket-grace = '1h'\ncongestion = 'bbr'\nlabels = ['a']\n\
          max-sessions = 7\nmax-session-rate = '9mbit'\ninterface = 'lo'\n",
     )
     .expect("written");
@@ -58,6 +58,7 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     assert_eq!((config.capacity, config.zone.as_str()), (Bitrate(3_000_000), "z"));
     assert_eq!(config.masters.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:7440", "b:9"]);
     assert_eq!((config.drain_timeout, config.stall_timeout), (Duration::from_secs(7), Duration::from_secs(300)));
+    assert_eq!(config.ticket_grace, Duration::from_secs(3600));
     assert_eq!((config.congestion, config.index), (Congestion::Bbr, PathBuf::from("/s/index.redb")));
     assert_eq!((config.labels, config.max_sessions), (vec!["gpu".to_owned(), "isp=north".to_owned()], 7));
     assert_eq!((config.max_session_rate, config.interface), (Some(Bitrate(9_000_000)), Some("lo".to_owned())));

@@ -33,8 +33,24 @@ impl Keyring {
     /// # Errors
     /// As [`ticket::verify`].
     pub fn verify(&self, now: Instant, unix: u64, node: &NodeName, token: &str) -> Result<Ticket, TicketError> {
-        match (ticket::verify(&self.current, node, unix, token), &self.old) {
-            (Err(TicketError::Signature), Some((until, old))) if now < *until => ticket::verify(old, node, unix, token),
+        self.by_any(now, |keys| ticket::verify(keys, node, unix, token))
+    }
+
+    /// The same of a token that is to let a running session run on.
+    ///
+    /// # Errors
+    /// As [`ticket::verify_renewal`].
+    pub fn verify_renewal(&self, now: Instant, unix: u64, node: &NodeName, token: &str) -> Result<Ticket, TicketError> {
+        self.by_any(now, |keys| ticket::verify_renewal(keys, node, unix, token))
+    }
+
+    fn by_any(
+        &self,
+        now: Instant,
+        check: impl Fn(&[Key]) -> Result<Ticket, TicketError>,
+    ) -> Result<Ticket, TicketError> {
+        match (check(&self.current), &self.old) {
+            (Err(TicketError::Signature), Some((until, old))) if now < *until => check(old),
             (result, _) => result,
         }
     }

@@ -14,7 +14,7 @@ use usher_proto::{
     model::{CatalogCopy, Origin},
 };
 
-use super::probe::MediaType;
+use super::{index::Bad, probe::MediaType};
 
 /// Copies and removals of one batch of changes: half of what one page to the master may hold, so that a batch is
 /// always one page.
@@ -114,6 +114,8 @@ pub struct Changes {
     pub removals: Vec<(Title, u16)>,
     /// Files that are not offered, in all.
     pub rejected_files: u32,
+    /// Those of them whose bytes are not what they were when they were hashed.
+    pub damaged_files: u32,
     /// Too much changed at once: nothing else here counts, take a new snapshot.
     pub resync: bool,
 }
@@ -138,6 +140,7 @@ struct State {
     unhashed: u64,
     bytes: u64,
     rejected: u32,
+    damaged: u32,
     subscribers: Vec<Weak<Subscriber>>,
 }
 
@@ -180,6 +183,7 @@ pub(crate) struct Counts {
     pub(crate) unhashed: u64,
     pub(crate) bytes: u64,
     pub(crate) rejected: u32,
+    pub(crate) damaged: u32,
 }
 
 /// The copies that are offered now.
@@ -218,11 +222,14 @@ impl Catalog {
     }
 
     /// Counts files that came to be, or ceased to be, not offered.
-    pub(crate) fn count_rejected(&self, delta: i64) {
-        if delta != 0 {
+    pub(crate) fn count_bad(&self, delta: Bad) {
+        if delta != Bad::default() {
+            let add = |count: u32, delta: i64| {
+                let count = i64::from(count).saturating_add(delta).clamp(0, u32::MAX.into());
+                u32::try_from(count).unwrap_or(u32::MAX)
+            };
             let mut state = lock(&self.0);
-            let count = i64::from(state.rejected).saturating_add(delta).clamp(0, u32::MAX.into());
-            state.rejected = u32::try_from(count).unwrap_or(u32::MAX);
+            (state.rejected, state.damaged) = (add(state.rejected, delta.rejected), add(state.damaged, delta.damaged));
             state.tell(|pending| pending.rejected = true);
         }
     }
@@ -261,7 +268,13 @@ impl Catalog {
     pub(crate) fn counts(&self) -> Counts {
         let state = lock(&self.0);
         let copies = state.records.len() as u64;
-        Counts { copies, unhashed: state.unhashed, bytes: state.bytes, rejected: state.rejected }
+        Counts {
+            copies,
+            unhashed: state.unhashed,
+            bytes: state.bytes,
+            rejected: state.rejected,
+            damaged: state.damaged,
+        }
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
@@ -295,6 +308,11 @@ impl Subscription {
         lock(&self.catalog.0).rejected
     }
 
+    /// Those of them whose bytes are not what they were, now.
+    pub fn damaged_files(&self) -> u32 {
+        lock(&self.catalog.0).damaged
+    }
+
     /// Waits for a change since the snapshot or the last call, and tells at most 2500 copies and removals of it.
     /// Cancel-safe: what is not returned comes with the next call.
     pub async fn changed(&mut self) -> Changes {
@@ -309,14 +327,15 @@ impl Subscription {
     fn take(&mut self) -> Option<Changes> {
         let state = lock(&self.catalog.0);
         let mut pending = lock(&self.subscriber.pending);
+        let (rejected_files, damaged_files) = (state.rejected, state.damaged);
         if pending.overflow {
-            return Some(Changes { resync: true, rejected_files: state.rejected, ..Changes::default() });
+            return Some(Changes { resync: true, rejected_files, damaged_files, ..Changes::default() });
         }
         if pending.keys.is_empty() && !pending.rejected {
             return None;
         }
         pending.rejected = false;
-        let mut changes = Changes { rejected_files: state.rejected, ..Changes::default() };
+        let mut changes = Changes { rejected_files, damaged_files, ..Changes::default() };
         for _ in 0..BATCH {
             let Some(key) = pending.keys.pop_first() else { break };
             match state.records.get(&key) {
@@ -385,12 +404,12 @@ mod tests {
         catalog.put(key("a", 0), record(1, 1, None));
         catalog.put(key("a", 0), record(2, 1, None));
         assert!(!catalog.hashed(&key("a", 0), 1, ContentId([0; 32])), "another state of the file");
-        assert_eq!(catalog.counts(), Counts { copies: 1, unhashed: 1, bytes: 1000, rejected: 0 });
+        assert_eq!(catalog.counts(), Counts { copies: 1, unhashed: 1, bytes: 1000, rejected: 0, damaged: 0 });
         assert!(catalog.hashed(&key("a", 0), 2, ContentId([0; 32])));
-        catalog.count_rejected(2);
-        assert_eq!(catalog.counts(), Counts { copies: 1, unhashed: 0, bytes: 1000, rejected: 2 });
+        catalog.count_bad(Bad { rejected: 2, damaged: 1 });
+        assert_eq!(catalog.counts(), Counts { copies: 1, unhashed: 0, bytes: 1000, rejected: 2, damaged: 1 });
         assert!(catalog.remove(&key("a", 0)) && !catalog.remove(&key("a", 0)));
-        catalog.count_rejected(-5);
+        catalog.count_bad(Bad { rejected: -5, damaged: -1 });
         assert_eq!(catalog.counts(), Counts::default());
     }
 

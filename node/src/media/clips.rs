@@ -109,6 +109,20 @@ pub(crate) fn age(path: &Path) {
     file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("set a time");
 }
 
+/// Turns a byte of a file as a failing disk does: its size and time stay, and nobody who watches its folder hears of it.
+pub(crate) fn rot(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).expect("a time");
+    let behind = tempfile::TempDir::new_in(path.ancestors().nth(2).expect("a folder above")).expect("a folder");
+    let other = behind.path().join("another name of it");
+    fs::hard_link(path, &other).expect("a link");
+    let file = fs::File::options().read(true).write(true).open(&other).expect("open a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("written");
+    file.set_modified(modified).expect("set a time");
+}
+
 /// A folder of files that are an hour old.
 pub(crate) fn folder(root: &Path, files: &[(&str, &[u8])]) -> PathBuf {
     fs::create_dir_all(root).expect("make a folder");

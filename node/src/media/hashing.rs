@@ -1,5 +1,5 @@
 //! Hashes titles in the background: those that someone waits for first, then the small ones, so that most titles have
-//! a content id soon. Knows files by their copies only.
+//! a content id soon; then once more those in doubt. Knows files by their copies only.
 
 use std::{
     cmp::Reverse,
@@ -13,8 +13,9 @@ use std::{
 use usher_proto::tree::{Builder, GROUP, Hashes};
 
 use super::{
-    catalog::{Key, lock},
+    catalog::{Copy, Key, lock},
     open::read_at,
+    replicas,
     shared::Shared,
     volume::{Fingerprint, Node},
     watch::Message,
@@ -23,10 +24,25 @@ use super::{
 /// Bytes of one read.
 const READ: usize = 1 << 20;
 
+/// Copies in doubt that wait at most: whoever doubts more will do so again.
+const DOUBTS: usize = 64;
+
+/// What is to be done of a title.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    /// Hash it; someone waits for that.
+    Urgent(Key),
+    /// Hash it.
+    Hash(Key),
+    /// Hash it again: someone got other bytes of it.
+    Check(Key),
+}
+
 #[derive(Default)]
 struct State {
     urgent: VecDeque<Key>,
     waiting: BinaryHeap<Reverse<(u64, Key)>>,
+    doubted: VecDeque<Key>,
     stopped: bool,
 }
 
@@ -54,24 +70,40 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Adds a title that was hashed before, behind all others; `false` when too many wait.
+    pub(crate) fn check(&self, key: Key) -> bool {
+        let mut state = lock(&self.state);
+        let waits = state.doubted.contains(&key);
+        let room = waits || state.doubted.len() < DOUBTS;
+        if room && !waits {
+            state.doubted.push_back(key);
+        }
+        drop(state);
+        self.wake.notify_one();
+        room
+    }
+
     /// Ends [`Self::next`].
     pub(crate) fn stop(&self) {
         lock(&self.state).stopped = true;
         self.wake.notify_all();
     }
 
-    /// Waits for a title; `None` when it is over. True for one that someone waits for.
-    fn next(&self) -> Option<(Key, bool)> {
+    /// Waits for something to do; `None` when it is over.
+    fn next(&self) -> Option<Task> {
         let mut state = lock(&self.state);
         loop {
             if state.stopped {
                 return None;
             }
             if let Some(key) = state.urgent.pop_front() {
-                return Some((key, true));
+                return Some(Task::Urgent(key));
             }
             if let Some(Reverse((_, key))) = state.waiting.pop() {
-                return Some((key, false));
+                return Some(Task::Hash(key));
+            }
+            if let Some(key) = state.doubted.pop_front() {
+                return Some(Task::Check(key));
             }
             // A long list that was worked off leaves its room behind.
             state.waiting.shrink_to_fit();
@@ -87,13 +119,36 @@ impl Queue {
 /// Hashes until the library is closed.
 pub(crate) fn run(shared: &Shared) {
     let mut buf = vec![0; READ];
-    while let Some((key, urgent)) = shared.queue.next() {
-        title(shared, &key, urgent, &mut buf);
+    while let Some(task) = shared.queue.next() {
+        match task {
+            Task::Urgent(key) => title(shared, &key, true, &mut buf),
+            Task::Hash(key) => title(shared, &key, false, &mut buf),
+            Task::Check(key) => check(shared, &key, &mut buf),
+        }
+    }
+}
+
+/// Hashes a copy again that someone got other bytes of.
+fn check(shared: &Shared, key: &Key, buf: &mut [u8]) {
+    let Some(copy) = shared.catalog.copy(key) else { return };
+    if key.1 == replicas::VOLUME {
+        let replicas = shared.replicas.iter();
+        return replicas.for_each(|replicas| replicas.check(&copy, &|| shared.stopping()));
+    }
+    if copy.content.is_some() {
+        whole(shared, &copy, false, buf);
     }
 }
 
 fn title(shared: &Shared, key: &Key, urgent: bool, buf: &mut [u8]) {
-    let Some(copy) = shared.catalog.copy(key).filter(|copy| copy.content.is_none()) else { return };
+    if let Some(copy) = shared.catalog.copy(key).filter(|copy| copy.content.is_none()) {
+        whole(shared, &copy, urgent, buf);
+    }
+}
+
+/// Hashes all of a file. Where it was hashed before, it is damaged if the hash is another one now.
+fn whole(shared: &Shared, copy: &Copy, urgent: bool, buf: &mut [u8]) {
+    let key = &(copy.title.clone(), copy.volume);
     let path = Path::new(key.0.as_str());
     let (Some(volume), Some(index_key)) = (shared.volume(key.1), shared.copy_key(key)) else { return };
     let unreadable = |error: &dyn std::fmt::Display| {
@@ -117,6 +172,15 @@ fn title(shared: &Shared, key: &Key, urgent: bool, buf: &mut [u8]) {
         Ok(None) => return shared.look_again(key.1, path),
         Err(error) => return unreadable(&error),
     };
+    match entry.content {
+        Some(before) if before != hashes.content => {
+            // Fails only when the keeper ended before.
+            return drop(shared.keeper.send(Message::Damaged(key.1, path.to_owned(), copy.id)));
+        }
+        Some(_) => tracing::info!(title = %key.0, "a client's word that a copy is damaged was not confirmed"),
+        None => {}
+    }
+    // Also of one that was hashed before: its values may have been what was wrong.
     match shared.index.hashed(&index_key, entry.id, &hashes) {
         Ok(true) => {
             shared.catalog.hashed(key, entry.id, hashes.content);
@@ -173,10 +237,17 @@ mod tests {
         for (name, size) in [("film", 9), ("clip", 1), ("show", 5)] {
             queue.push(key(name), size);
         }
+        assert!(queue.check(key("doubt")) && queue.check(key("doubt")), "once is enough");
         queue.hurry(key("film"));
         queue.hurry(key("film"));
-        let order: Vec<_> = (0..4).filter_map(|_| queue.next()).map(|(key, _)| key.0.to_string()).collect();
-        assert_eq!(order, ["film", "clip", "show", "film"]);
+        let order: Vec<_> = (0..5).filter_map(|_| queue.next()).collect();
+        let hash = |name| Task::Hash(key(name));
+        assert_eq!(
+            order,
+            [Task::Urgent(key("film")), hash("clip"), hash("show"), hash("film"), Task::Check(key("doubt"))]
+        );
+        let taken = (0..1000).filter(|i| queue.check(key(&i.to_string()))).count();
+        assert_eq!(taken, DOUBTS);
         queue.stop();
         assert_eq!(queue.next(), None);
     }

@@ -39,6 +39,8 @@ const VOLUMES: TableDefinition<'_, &[u8], u32> = TableDefinition::new("volumes")
 const FILES: TableDefinition<'_, &[u8], FileRow<'static>> = TableDefinition::new("files.1");
 /// The same key → size, mtime, inode, device, reason.
 const REJECTED: TableDefinition<'_, &[u8], (u64, i64, u64, u64, &str)> = TableDefinition::new("rejected.1");
+/// The keys of those rejected ones whose bytes are not what they were.
+const DAMAGED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("damaged");
 /// File id and page → its group values; the page values lie at [`TOP`].
 const VALUES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("values.1");
 /// The next file id.
@@ -62,6 +64,8 @@ pub(crate) struct Entry {
 pub(crate) enum Known {
     Offered(Entry),
     Rejected(Fingerprint),
+    /// Rejected until it is another file: what is in it looks as it did.
+    Damaged(Fingerprint),
 }
 
 /// What was learnt of a file.
@@ -70,12 +74,23 @@ pub(crate) enum Finding {
     Offered(Fingerprint, Probe),
     /// It is not; without a fingerprint it is looked at again whenever it is met.
     Rejected(Option<Fingerprint>, String),
+    /// It is not, since its bytes are not what they were when it was hashed.
+    Damaged(Fingerprint, String),
     /// It is not there, or of no interest.
     Gone,
 }
 
 /// A rejected path, and why it is.
 pub(crate) type Reason = (Vec<u8>, String);
+
+/// Files that are not offered; or by how much their number changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bad {
+    /// All of them.
+    pub(crate) rejected: i64,
+    /// Those whose bytes are not what they were.
+    pub(crate) damaged: i64,
+}
 
 /// The open index.
 pub(crate) struct Index {
@@ -123,6 +138,7 @@ impl Index {
         write.open_table(VOLUMES)?;
         write.open_table(FILES)?;
         write.open_table(REJECTED)?;
+        write.open_table(DAMAGED)?;
         write.open_table(VALUES)?;
         write.open_table(COUNTER)?;
         write.commit().context("write the index")?;
@@ -152,15 +168,16 @@ impl Index {
     pub(crate) fn known(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Known>>> {
         let read = self.db.begin_read()?;
         let (files, rejected) = (read.open_table(FILES)?, read.open_table(REJECTED)?);
+        let damaged = read.open_table(DAMAGED)?;
         let known = |key: &Vec<u8>| -> Result<Option<Known>> {
             if let Some(row) = files.get(key.as_slice())? {
                 return Ok(entry(row.value()).map(Known::Offered));
             }
-            let row = rejected.get(key.as_slice())?;
-            Ok(row.map(|row| {
-                let (size, mtime_ns, inode, device, _) = row.value();
-                Known::Rejected(Fingerprint { size, mtime_ns, inode, device })
-            }))
+            let Some(row) = rejected.get(key.as_slice())? else { return Ok(None) };
+            let (size, mtime_ns, inode, device, _) = row.value();
+            let fingerprint = Fingerprint { size, mtime_ns, inode, device };
+            let is_damaged = damaged.get(key.as_slice())?.is_some();
+            Ok(Some(if is_damaged { Known::Damaged(fingerprint) } else { Known::Rejected(fingerprint) }))
         };
         keys.iter().map(known).collect()
     }
@@ -173,13 +190,14 @@ impl Index {
     }
 
     /// Takes findings, in one commit that reaches the disk with the next [`Self::flush`]. Returns the entries of what
-    /// is offered, in order, and by how much the number of rejected files changed.
-    pub(crate) fn take(&self, findings: Vec<(Vec<u8>, Finding)>) -> Result<(Vec<Option<Entry>>, i64)> {
+    /// is offered, in order, and by how much the numbers of files that are not changed.
+    pub(crate) fn take(&self, findings: Vec<(Vec<u8>, Finding)>) -> Result<(Vec<Option<Entry>>, Bad)> {
         let mut write = self.db.begin_write()?;
         write.set_durability(Durability::None)?;
-        let (mut entries, mut delta) = (Vec::with_capacity(findings.len()), 0);
+        let (mut entries, mut delta) = (Vec::with_capacity(findings.len()), Bad::default());
         {
             let (mut files, mut rejected) = (write.open_table(FILES)?, write.open_table(REJECTED)?);
+            let mut damaged = write.open_table(DAMAGED)?;
             let mut counter = write.open_table(COUNTER)?;
             let mut next = counter.get(())?.map_or(0, |next| next.value());
             for (key, finding) in findings {
@@ -188,7 +206,12 @@ impl Index {
                 if let Some(old) = old {
                     remove_values(&write, old)?;
                 }
-                delta -= i64::from(rejected.remove(key)?.is_some());
+                delta.rejected -= i64::from(rejected.remove(key)?.is_some());
+                delta.damaged -= i64::from(damaged.remove(key)?.is_some());
+                if let Finding::Damaged(..) = &finding {
+                    damaged.insert(key, ())?;
+                    delta.damaged += 1;
+                }
                 entries.push(match finding {
                     Finding::Offered(fingerprint, probe) => {
                         let entry = Entry { id: next, fingerprint, probe, content: None };
@@ -201,7 +224,12 @@ impl Index {
                         let never = Fingerprint { size: 0, mtime_ns: i64::MIN, inode: 0, device: 0 };
                         let at = at.unwrap_or(never);
                         rejected.insert(key, (at.size, at.mtime_ns, at.inode, at.device, reason.as_str()))?;
-                        delta += 1;
+                        delta.rejected += 1;
+                        None
+                    }
+                    Finding::Damaged(at, reason) => {
+                        rejected.insert(key, (at.size, at.mtime_ns, at.inode, at.device, reason.as_str()))?;
+                        delta.rejected += 1;
                         None
                     }
                     Finding::Gone => None,
@@ -262,6 +290,18 @@ impl Index {
             }
         }
         Ok((count, some))
+    }
+
+    /// How many files of a volume are damaged; they are among the rejected ones.
+    pub(crate) fn damaged(&self, volume: u32) -> Result<i64> {
+        let read = self.db.begin_read()?;
+        let table = read.open_table(DAMAGED)?;
+        let mut count = 0;
+        for row in table.range(span(volume).0.as_slice()..span(volume).1.as_slice())? {
+            row?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Up to `most` paths that are known below a folder of a volume, after `after`; in order.

@@ -145,6 +145,11 @@ impl Keeper {
                 let done = self.unreadable(volume, &path, id, reason);
                 (volume, path, done)
             }
+            Message::Damaged(volume, path, id) => {
+                let Some(volume) = shared.volume(volume) else { return };
+                let done = self.damaged(volume, &path, id);
+                (volume, path, done)
+            }
         };
         if let Err(error) = done {
             let path = volume.path.join(path);
@@ -195,6 +200,9 @@ impl Keeper {
             Seen::File(fingerprint) => {
                 let key = self.shared.key(volume, path);
                 let known = self.shared.index.known(&[key])?.pop().flatten();
+                if matches!(known, Some(Known::Damaged(of)) if of == fingerprint) {
+                    return Ok(());
+                }
                 let settled = match &known {
                     // Its permissions may have changed: that leaves no trace in the fingerprint.
                     Some(Known::Rejected(_)) => Settled::Yes,
@@ -274,6 +282,24 @@ impl Keeper {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes a file out of the offer whose bytes are not what they were, if it is still the same, and ends its sessions.
+    fn damaged(&mut self, volume: &Volume, path: &Path, id: u64) -> Result<()> {
+        let key = self.shared.key(volume, path);
+        let Some(entry) = self.shared.index.entry(&key)?.filter(|entry| entry.id == id) else { return Ok(()) };
+        let content = entry.content.map(|content| content.to_string()).unwrap_or_default();
+        let reason = format!("damaged: its bytes are not those of {content} any more; replace it from another copy");
+        tracing::error!(
+            path = ?volume.path.join(path),
+            content,
+            "file damaged: its bytes are not what they were, though its size and time are; it is not offered until it is replaced from another copy (`usher locate` tells who has one)"
+        );
+        scan::apply(&self.shared, volume, vec![(path.to_owned(), Finding::Damaged(entry.fingerprint, reason))])?;
+        self.shared.damaged.send_modify(|ids| {
+            ids.insert(id);
+        });
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ use usher_proto::{ContentId, Title};
 use super::{
     catalog::{Catalog, Copy, FindError, Subscription, lock},
     hashing::{self, Queue},
-    index::Index,
+    index::{Bad, Index},
     keeper::Keeper,
     open::{OpenError, OpenMedia},
     replicas::{self, Replicas},
@@ -56,6 +56,8 @@ pub struct Stats {
     pub unhashed: u64,
     /// Files that are not offered.
     pub rejected_files: u32,
+    /// Those of them whose bytes are not what they were when they were hashed.
+    pub damaged_files: u32,
     /// Files whose content was looked at since the start.
     pub probed_files: u64,
     /// Bytes that were hashed since the start.
@@ -73,8 +75,8 @@ pub struct Rejected {
     pub reason: String,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -96,7 +98,7 @@ impl Drop for Inner {
 
 /// The titles of one node. Cheap to clone; its threads end with the last clone.
 #[derive(Clone)]
-pub struct Library(Arc<Inner>);
+pub struct Library(pub(super) Arc<Inner>);
 
 impl Library {
     /// Opens the index, checks the volumes, and begins to scan, hash and watch in the background.
@@ -112,7 +114,8 @@ impl Library {
         for volume in &volumes {
             let number = index.volume(volume.path.as_os_str().as_bytes()).context("write the index")?;
             let (rejected, _) = index.rejected(number, 0).context("read the index")?;
-            catalog.count_rejected(rejected.into());
+            let damaged = index.damaged(number).context("read the index")?;
+            catalog.count_bad(Bad { rejected: rejected.into(), damaged });
             indexed.push(number);
         }
         let replicas = match &config.replicas {
@@ -131,6 +134,7 @@ impl Library {
             queue: Queue::default(),
             progress: watch::Sender::new(Progress::default()),
             keeper,
+            damaged: watch::Sender::default(),
             overflow: Arc::default(),
             unwatched: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -189,6 +193,14 @@ impl Library {
         OpenMedia::open(&self.0.shared, copy)
     }
 
+    /// Hashes what is here of a content again, when nothing else is to be hashed: someone got other bytes. What is damaged
+    /// leaves the catalog. Returns the copies that are looked at.
+    pub(crate) fn recheck(&self, title: &Title, content: ContentId) -> usize {
+        let shared = &self.0.shared;
+        let copies = shared.catalog.copies(title, Some(content)).unwrap_or_default();
+        copies.iter().filter(|copy| shared.queue.check((copy.title.clone(), copy.volume))).count()
+    }
+
     /// What the master ordered; `None` on a node that takes nothing.
     pub(crate) fn replicas(&self) -> Option<&Arc<Replicas>> {
         self.0.shared.replicas.as_ref()
@@ -203,6 +215,7 @@ impl Library {
             bytes: counts.bytes,
             unhashed: counts.unhashed,
             rejected_files: counts.rejected,
+            damaged_files: counts.damaged,
             probed_files: shared.probed.load(Ordering::Relaxed),
             hashed_bytes: shared.hashed_bytes.load(Ordering::Relaxed),
         }

@@ -195,6 +195,18 @@ impl OpenMedia {
         }
     }
 
+    /// Waits until the copy is found to be damaged: what is sent of it is not its content.
+    pub(crate) async fn damaged(&self) {
+        match &self.0 {
+            Source::Volume { entry, shared, .. } => {
+                let mut damaged = shared.damaged.subscribe();
+                // Fails only when the sender is gone, which is in `self`.
+                drop(damaged.wait_for(|ids| ids.contains(&entry.id)).await);
+            }
+            Source::Replica { held, .. } => held.damaged().await,
+        }
+    }
+
     /// The title's content: hashed next, if it is not yet. `None` when the file changed or went meanwhile, or the
     /// library is closed.
     pub async fn hashed(&self) -> Option<ContentId> {

@@ -312,6 +312,36 @@ impl Replicas {
         kept || whole
     }
 
+    /// Verifies a whole copy again that someone got other bytes of. One that is damaged is deleted: it can be made anew.
+    pub(super) fn check(&self, copy: &Copy, stop: &dyn Fn() -> bool) {
+        let Ok((held, files)) = self.open_copy(copy) else { return };
+        if !held.is_whole() {
+            // What comes in is verified as it comes.
+            return;
+        }
+        let title = &held.title;
+        match files.verified(held.content, stop) {
+            Ok(groups) if groups == tree::groups(held.size) => {
+                tracing::info!(%title, "a client's word that a copy is damaged was not confirmed");
+            }
+            Ok(_) if stop() => {}
+            Ok(_) => {
+                let name = folder::name(title, held.content);
+                tracing::error!(%title, content = %held.content, "copy damaged: its bytes are not what they were; it is deleted, and the master may order it again");
+                let mut state = lock(&self.state);
+                // An eviction may have been first.
+                if state.copies.get(title).is_some_and(|now| now.id == held.id) {
+                    self.forget(&mut state, title);
+                    self.folder.remove(&name);
+                }
+                drop(state);
+                held.growth.send_modify(|growth| growth.damaged = true);
+                self.look();
+            }
+            Err(error) => tracing::warn!(%title, %error, "a copy cannot be read"),
+        }
+    }
+
     fn forget(&self, state: &mut State, title: &Title) {
         if let Some(held) = state.copies.remove(title) {
             state.whole = state.whole.saturating_sub(room::cost(held.size));

@@ -192,7 +192,7 @@ pub(crate) fn file(
             offer(shared, volume, path, &entry);
             return Look::Same;
         }
-        Some(Known::Rejected(fingerprint)) if fingerprint == seen => return Look::Same,
+        Some(Known::Rejected(fingerprint) | Known::Damaged(fingerprint)) if fingerprint == seen => return Look::Same,
         _ => {}
     }
     if wait && seen.younger_than(YOUNG, SystemTime::now()) {
@@ -271,7 +271,7 @@ pub(crate) fn apply(shared: &Shared, volume: &Volume, findings: Vec<(PathBuf, Fi
             None => withdraw(shared, volume, path),
         }
     }
-    shared.catalog.count_rejected(delta);
+    shared.catalog.count_bad(delta);
     shared.tick();
     Ok(())
 }

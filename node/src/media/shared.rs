@@ -2,6 +2,7 @@
 //! Owns no decision.
 
 use std::{
+    collections::HashSet,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) keeper: SyncSender<Message>,
+    /// The ids of files that were found damaged since the start, for who has them open.
+    pub(crate) damaged: watch::Sender<HashSet<u64>>,
     /// The watcher told more than the keeper could take: everything is scanned again.
     pub(crate) overflow: Arc<AtomicBool>,
     /// Some folder is not watched: only scans see its changes.

@@ -17,7 +17,7 @@ use usher_proto::{
 
 use super::{
     Config, Copy, FindError, Library, OpenError, Subscription,
-    clips::{age, clip, folder, mp4, put_old},
+    clips::{age, clip, folder, mp4, put_old, rot},
 };
 
 fn title(name: &str) -> Title {
@@ -39,13 +39,15 @@ struct View {
     subscription: Subscription,
     copies: Vec<CatalogCopy>,
     rejected: u32,
+    damaged: u32,
 }
 
 impl View {
     fn new(library: &Library) -> Self {
         let mut subscription = library.subscribe();
         let copies = subscription.page(None, usize::MAX);
-        Self { rejected: subscription.rejected_files(), subscription, copies }
+        let (rejected, damaged) = (subscription.rejected_files(), subscription.damaged_files());
+        Self { subscription, copies, rejected, damaged }
     }
 
     fn find(&self, name: &str) -> Option<&CatalogCopy> {
@@ -64,7 +66,7 @@ impl View {
             let changes = tokio::time::timeout(Duration::from_secs(20), self.subscription.changed()).await;
             let changes = changes.unwrap_or_else(|_| panic!("never: {what}; there is {:?}", self.names()));
             assert!(!changes.resync);
-            self.rejected = changes.rejected_files;
+            (self.rejected, self.damaged) = (changes.rejected_files, changes.damaged_files);
             let gone = |copy: &CatalogCopy| {
                 let key = (copy.title.clone(), copy.volume);
                 changes.removals.contains(&key)
@@ -332,6 +334,43 @@ async fn a_changed_file_is_not_served_as_the_old_one() {
     assert_eq!(before.read_at(0, &mut buf).expect("read"), mp4(1, 200_000).len());
     assert_eq!(buf[..mp4(1, 200_000).len()], mp4(1, 200_000));
     assert!(before.group_values(0).is_err());
+}
+
+#[tokio::test]
+async fn a_file_that_rots_in_silence_is_found_when_it_is_doubted_and_stays_out() {
+    let mut house = House::with(&[("a.mp4", &mp4(1, 200_000)), ("b.mp4", &mp4(2, 300_000))]).await;
+    house.library.hashed().await;
+    let (good, bad) = (house.find("a.mp4"), house.find("b.mp4"));
+    let open_before = house.library.open_copy(&bad).expect("open");
+    rot(&house.path("b.mp4"), 250_000);
+    assert!(house.library.open_copy(&bad).is_ok(), "nothing tells of it");
+    let recheck = |copy: &Copy| house.library.recheck(&copy.title, copy.content.expect("hashed"));
+    assert_eq!((recheck(&good), recheck(&bad)), (1, 1));
+    assert_eq!(house.library.recheck(&bad.title, id(b"other content")), 0);
+    house.view.until("found", |view| view.names() == ["a.mp4"] && view.damaged == 1 && view.rejected == 1).await;
+    open_before.damaged().await;
+    assert!(house.library.open_copy(&bad).is_err());
+    // The other one was looked at before it, and is as it was.
+    assert_eq!(house.find("a.mp4"), good);
+    let open_good = house.library.open_copy(&good).expect("open");
+    assert_eq!(tree::root(&open_good.group_values(0).expect("values")), good.content);
+    let reasons = house.library.rejected();
+    assert!(reasons[0].path == "b.mp4" && reasons[0].reason.contains("damaged"), "{reasons:?}");
+    // Neither a look at it nor a restart puts it back.
+    house.library.0.shared.look_again(0, "b.mp4");
+    house.library.close().await;
+    let House { dir, library, view } = house;
+    drop((library, view, open_good, open_before));
+    let again = open(dir.path()).await;
+    let stats = again.stats();
+    assert_eq!((stats.titles, stats.rejected_files, stats.damaged_files), (1, 1, 1));
+    assert_eq!((stats.probed_files, stats.hashed_bytes), (0, 0));
+    // Replaced, it is as any other.
+    let mut view = View::new(&again);
+    put_old(&dir.path().join("aside"), &mp4(2, 300_000));
+    fs::rename(dir.path().join("aside"), dir.path().join("films/b.mp4")).expect("replace");
+    let back = |view: &View| view.find("b.mp4").is_some_and(|copy| copy.content == bad.content);
+    view.until("replaced", |view| back(view) && view.damaged == 0 && view.rejected == 0).await;
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ pub(crate) enum Message {
     Look(u16, PathBuf),
     /// A file with this id could not be read to its end.
     Unreadable(u16, PathBuf, u64, String),
+    /// The bytes of a file with this id hash to something else than they did.
+    Damaged(u16, PathBuf, u64),
     /// The library is closed.
     Stop,
 }

@@ -1,13 +1,13 @@
-//! Reads a session's Open message: bounded in size, and by its caller in time.
+//! Reads what a stream begins with, an Open or a Renew message: bounded in size, and by its caller in time.
 
 use quinn::{ReadError, RecvStream};
 use usher_proto::{
     Code, Fault,
-    pb::wire::Open,
+    pb::wire::{Open, Renew},
     wire::{Decoder, Frame, Kind, WireError},
 };
 
-/// Why there is no Open message.
+/// Why there is no such message.
 pub(super) enum HeaderError {
     /// The client sent something else, and is told.
     Bad(Fault),
@@ -15,8 +15,16 @@ pub(super) enum HeaderError {
     Gone,
 }
 
-/// Reads the first frame, which must be Open. What came behind it is in the decoder.
-pub(super) async fn read(receive: &mut RecvStream) -> Result<(Open, Decoder), HeaderError> {
+/// What a stream begins with.
+pub(super) enum First {
+    /// A session. What came behind its message is in the decoder.
+    Open(Open, Decoder),
+    /// A session of another stream is to run on.
+    Renew(Renew),
+}
+
+/// Reads the first frame.
+pub(super) async fn read(receive: &mut RecvStream) -> Result<First, HeaderError> {
     let mut decoder = Decoder::default();
     let mut buffer = [0; 2048];
     let mut first = true;
@@ -27,15 +35,17 @@ pub(super) async fn read(receive: &mut RecvStream) -> Result<(Open, Decoder), He
             Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => return Err(HeaderError::Gone),
             Err(error) => return Err(HeaderError::Bad(Fault::new(Code::BadRequest, error.to_string()))),
         };
-        // Other frames may be longer than an Open: what is not one is refused before it is kept.
-        if std::mem::take(&mut first) && buffer[0] != Kind::Open as u8 {
+        // Other frames may be longer than these: what is not one is refused before it is kept.
+        if std::mem::take(&mut first) && ![Kind::Open, Kind::Renew].iter().any(|kind| buffer[0] == *kind as u8) {
             return Err(bad(&WireError::Kind(buffer[0])));
         }
         decoder.push(&buffer[..read]);
         match decoder.next_frame() {
             Ok(None) => {}
-            Ok(Some(Frame::Open(open))) => return Ok((open, decoder)),
-            // The first byte is that of an Open.
+            Ok(Some(Frame::Open(open))) => return Ok(First::Open(open, decoder)),
+            // Nothing follows it; what comes nevertheless is not read.
+            Ok(Some(Frame::Renew(renew))) => return Ok(First::Renew(renew)),
+            // The first byte is that of one of them.
             Ok(Some(_)) => return Err(bad(&WireError::Malformed(Kind::Open))),
             Err(error) => return Err(bad(&error)),
         }

@@ -15,7 +15,7 @@ use usher_proto::{
     Bitrate, Code, Fault, Title,
     pb::{
         v1::ByteRange,
-        wire::{Finish, Open},
+        wire::{Finish, Open, Renewed},
     },
     ticket::Ticket,
     tree::PAGE_GROUPS,
@@ -27,7 +27,7 @@ use super::{
     asks::{self, Asks},
     code,
     flight::Flight,
-    header,
+    header::{self, First},
     idle::{Use, Uses},
     send::{SendError, Sender},
 };
@@ -37,8 +37,8 @@ use crate::{
     moves::{Enrolled, Order},
 };
 
-/// How long a refusal may take to be read before the stream is forgotten.
-const REFUSAL: time::Duration = time::Duration::from_secs(10);
+/// How long a refusal or an answer may take to be read before the stream is forgotten.
+const LAST_WORD: time::Duration = time::Duration::from_secs(10);
 
 /// How long a client may take to acknowledge that its session was ended.
 pub(super) const FAREWELL: time::Duration = time::Duration::from_millis(500);
@@ -83,7 +83,8 @@ pub(super) async fn run(
             () = gone.cancelled() => return,
         };
         let (open, decoder) = match open {
-            Ok(Ok(open)) => open,
+            Ok(Ok(First::Open(open, decoder))) => (open, decoder),
+            Ok(Ok(First::Renew(renew))) => return answer(&mut send, house.renew(&renew.ticket), gone).await,
             Ok(Err(header::HeaderError::Gone)) => return,
             Ok(Err(header::HeaderError::Bad(fault))) => return refuse(&mut send, &fault, gone).await,
             Err(_) => {
@@ -131,16 +132,30 @@ async fn admit(house: &Arc<House>, open: Open, connection: u64, uses: &Uses) -> 
     admitted.await.inspect_err(|fault| house.turn(id, burst, fault))
 }
 
-/// Says no, and sees to it that it can be read.
+/// Answers a renewal: for how many seconds the session may run, or why not.
+async fn answer(send: &mut SendStream, renewed: Result<u64, Fault>, gone: &CancellationToken) {
+    let renewed = renewed.map(|lifetime_s| Renewed { lifetime_s });
+    match renewed.and_then(|renewed| framed(Kind::Renewed, wire::message(Kind::Renewed, &renewed))) {
+        Ok(frame) => say(send, &frame, gone).await,
+        Err(fault) => refuse(send, &fault, gone).await,
+    }
+}
+
+/// Says no.
 async fn refuse(send: &mut SendStream, fault: &Fault, gone: &CancellationToken) {
     debug!(reason = fault.code.reason(), message = %fault, "refused");
-    let refusal = async {
-        if send.write_all(&wire::refused(fault)).await.is_ok() && send.finish().is_ok() {
+    say(send, &wire::refused(fault), gone).await;
+}
+
+/// Sends the last frame of a stream, and sees to it that it can be read.
+async fn say(send: &mut SendStream, frame: &[u8], gone: &CancellationToken) {
+    let word = async {
+        if send.write_all(frame).await.is_ok() && send.finish().is_ok() {
             drop(send.stopped().await);
         }
     };
     tokio::select! {
-        _ = time::timeout(REFUSAL, refusal) => {}
+        _ = time::timeout(LAST_WORD, word) => {}
         () = gone.cancelled() => {}
     }
 }
@@ -156,6 +171,7 @@ async fn serve(
     let Admitted { opened, mut running, priority, _use } = admitted;
     let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
+    let (held, media) = (house.leases.enter(&ticket), opened.media.clone());
     drop(send.set_priority(priority));
     let stopped = send.stopped();
     let result = tokio::select! {
@@ -166,6 +182,12 @@ async fn serve(
         left = stopped => Err(if left.is_ok() { SendError::Stopped } else { SendError::Gone("connection lost") }),
         () = ends.gone.cancelled() => Err(SendError::Gone("connection lost")),
         () = asking => Err(SendError::Gone("given up by the client")),
+        () = media.damaged() => {
+            Err(Fault::new(Code::ContentChanged, "the copy is damaged; resolve again").into())
+        }
+        () = held.over(settings.ticket_grace) => {
+            Err(Fault::new(Code::TicketExpired, "the session's ticket ran out and was not renewed; resolve again").into())
+        }
     };
     let result = match result {
         Err(SendError::Gone(_) | SendError::Stopped) if ends.stop.is_cancelled() => {

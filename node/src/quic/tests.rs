@@ -2,6 +2,7 @@
 
 mod hostile;
 mod moves;
+mod renew;
 
 use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
 
@@ -20,7 +21,7 @@ use usher_proto::{
 
 use super::*;
 use crate::{
-    media::clips::mp4,
+    media::clips::{mp4, rot},
     stage::{End, Stage, Viewer, claims, open, receive, settings},
 };
 
@@ -146,6 +147,7 @@ async fn a_bad_header_harms_nobody_else() {
         ("oversized", oversized),
         ("undecodable", undecodable),
         ("another frame", header(usher_proto::wire::Kind::Group, 65536).to_vec()),
+        ("an undecodable renewal", [&header(usher_proto::wire::Kind::Renew, 9)[..], &[0xff; 9]].concat()),
     ] {
         let (mut send, mut stream) = viewer.send(&bytes).await;
         send.finish().expect("finished");
@@ -311,6 +313,32 @@ async fn a_file_cut_under_a_session_ends_it_with_a_reason() {
     };
     assert_eq!(end, Err(quinn::ReadError::Reset(code(Code::ContentChanged))));
     stage.house.idle().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_found_damaged_ends_its_sessions_with_a_reason() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let stage = Stage::with(&[("a.mp4", &data), ("b.mp4", &data)]).await;
+    let viewer = stage.viewer().await;
+    // Both wait for their readers.
+    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let mut other = viewer.open(&stage.ticket("b.mp4", None), None).await;
+    let mut sessions = stage.house.sessions();
+    sessions.wait_for(|count| *count == 2).await.expect("both began");
+    rot(&stage.path("a.mp4"), 59 * GROUP);
+    let title = usher_proto::Title::parse("a.mp4").expect("a title");
+    assert_eq!(stage.house.library.recheck(&title, id(&data)), 1);
+    sessions.wait_for(|count| *count == 1).await.expect("one ended");
+    let mut buffer = vec![0; 100_000];
+    let end = loop {
+        match stream.read(&mut buffer).await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end, Err(quinn::ReadError::Reset(code(Code::ContentChanged))));
+    assert!(receive(&mut other).await.expect("plays").data == data);
+    assert_eq!(viewer.play(&stage.ticket("a.mp4", None), None).await, Err(End::Refused(Code::ContentChanged)));
 }
 
 #[tokio::test]

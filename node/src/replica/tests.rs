@@ -16,7 +16,7 @@ use usher_proto::{
 use super::*;
 use crate::{
     core::room,
-    media::clips::mp4,
+    media::clips::{mp4, rot},
     stage::{self, End, NODE, Stage, claims},
 };
 use script::Script;
@@ -79,6 +79,32 @@ async fn restart(stage: Stage, quota: u64) -> Stage {
     let Stage { dir, house, presence, server, .. } = stage;
     drop((house, presence, server));
     Stage::taking(dir, quota).await
+}
+
+#[tokio::test]
+async fn a_damaged_copy_is_deleted_and_can_be_ordered_again() {
+    let data = mp4(6, (PAGE + 3 * GROUP) as usize + 5);
+    let (source, target) = (Stage::with(&[("a.mp4", &data)]).await, target().await);
+    target.house.puller.order(from_stage(&source, "a.mp4", &data)).await.expect("copied");
+    let (title, content) = (Title::parse("a.mp4").expect("a title"), tree::single(&data));
+    let library = target.house.library.clone();
+    let mut view = library.subscribe();
+    assert_eq!(view.page(None, 9).len(), 1);
+    // A word that is not true changes nothing.
+    assert_eq!(library.recheck(&title, content), 1);
+    let media = files(target.dir.path())
+        .into_iter()
+        .find(|path| fs::metadata(path).is_ok_and(|metadata| metadata.len() == data.len() as u64));
+    let open = library.open_copy(&library.find(&title, Some(content)).expect("here")).expect("open");
+    rot(&media.expect("a file of its bytes"), PAGE + GROUP);
+    assert_eq!(library.recheck(&title, content), 1);
+    assert_eq!(view.changed().await.removals.len(), 1);
+    open.damaged().await;
+    assert_eq!(files(target.dir.path()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(library.stats().rejected_files, 0, "it is no file of the operator's");
+    target.house.puller.order(from_stage(&source, "a.mp4", &data)).await.expect("copied again");
+    let got = target.viewer().await.play(&target.ticket("a.mp4", Some(content)), None).await.expect("plays");
+    assert!(got.data == data);
 }
 
 #[tokio::test]

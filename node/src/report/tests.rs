@@ -15,7 +15,7 @@ use master::Master;
 use super::*;
 use crate::{
     app::{self, Config, Running},
-    media::clips::{mp4, put_old},
+    media::clips::{mp4, put_old, rot},
     stage::{self, End, Viewer},
 };
 
@@ -46,11 +46,11 @@ fn behind(copies: &[CatalogCopy], after: Option<&CopyKey>) -> Vec<CatalogCopy> {
 fn a_catalog_has_one_beginning_and_one_end() {
     for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE, 0]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
         let copies = copies(count);
-        let pages: Vec<_> = whole(3, |after| behind(&copies, after)).collect();
+        let pages: Vec<_> = whole(Bad { rejected: 3, damaged: 2 }, |after| behind(&copies, after)).collect();
         assert_eq!(pages.iter().map(|page| page.copies.len()).collect::<Vec<_>>(), lens);
         for (i, page) in pages.iter().enumerate() {
             assert_eq!((page.restart, page.complete), (i == 0, i + 1 == pages.len()), "page {i} of {count}");
-            assert_eq!(page.rejected_files, 3);
+            assert_eq!((page.rejected_files, page.damaged_files), (3, 2));
         }
     }
 }
@@ -58,9 +58,30 @@ fn a_catalog_has_one_beginning_and_one_end() {
 #[test]
 fn changes_are_complete_in_themselves() {
     let removals = copies(PAGE + 5).into_iter().map(|copy| (copy.title, copy.volume)).collect();
-    let pages: Vec<_> = pages(copies(2), removals, 0).collect();
+    let changes = Changes { copies: copies(2), removals, damaged_files: 1, ..Changes::default() };
+    let pages: Vec<_> = pages(changes).collect();
     assert_eq!(pages.iter().map(|p| (p.copies.len(), p.removals.len())).collect::<Vec<_>>(), [(2, PAGE), (0, 5)]);
-    assert!(pages.iter().all(|page| page.complete && !page.restart));
+    assert!(pages.iter().all(|page| page.complete && !page.restart && page.damaged_files == 1));
+}
+
+#[tokio::test]
+async fn a_copy_in_doubt_is_hashed_again_and_leaves_the_catalog_when_it_is_damaged() {
+    let mut master = Master::start().await;
+    let node = node(&master).await;
+    node.library().hashed().await;
+    let mut call = master.call().await;
+    assert_eq!(call.catalog().await, ["a.mp4", "deep/b.mp4"]);
+    let recheck = |title: &str, content: ContentId| {
+        Answer::Recheck(v1::Recheck { title: title.into(), content_id: content.0.to_vec() })
+    };
+    let content = |data: &[u8]| usher_proto::tree::single(data);
+    rot(&master.dir.path().join("films/a.mp4"), 100_000);
+    call.reply(recheck("../a.mp4", content(b"nothing"))).await;
+    call.reply(recheck("deep/b.mp4", content(&mp4(2, 200)))).await;
+    call.reply(recheck("a.mp4", content(&mp4(1, 200_000)))).await;
+    call.until(|call| !call.titles.contains("a.mp4") && call.damaged == 1).await;
+    assert_eq!(call.titles.iter().collect::<Vec<_>>(), ["deep/b.mp4"]);
+    node.shutdown().await;
 }
 
 /// A node of two titles, one of them in a folder, attached to this master.

@@ -80,4 +80,11 @@ pub enum Order {
         /// Where.
         node: NodeId,
     },
+    /// Hash a copy anew, of which a client got wrong bytes.
+    Recheck {
+        /// What.
+        work: Work,
+        /// Where.
+        node: NodeId,
+    },
 }

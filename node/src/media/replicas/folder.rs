@@ -229,7 +229,7 @@ impl Folder {
         let bytes = |groups: u64| groups.saturating_mul(GROUP).min(size);
         let groups = match known {
             Some(groups) if bytes(groups) <= len => groups,
-            _ => files.verified(content)?,
+            _ => files.verified(content, &|| false)?,
         };
         files.data.set_len(bytes(groups))?;
         Ok((setup, files, groups))
@@ -328,7 +328,8 @@ impl Files {
 
     /// Groups, from the first on, that are there and hash to the content: after a power failure a file may have any
     /// length and any bytes.
-    fn verified(&self, content: ContentId) -> io::Result<u64> {
+    /// Ends early when it is to `stop`.
+    pub(super) fn verified(&self, content: ContentId, stop: &dyn Fn() -> bool) -> io::Result<u64> {
         let cut = |error: io::Error| if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error) };
         let pages = match self.page_values() {
             Ok(pages) => pages,
@@ -336,6 +337,9 @@ impl Files {
         };
         let (mut good, mut buf) = (0, vec![0; GROUP as usize]);
         for page in 0..tree::pages(self.size) {
+            if stop() {
+                return Ok(good);
+            }
             let values = match self.checked_values(content, &pages, page) {
                 Ok(Some(values)) => values,
                 Ok(None) => return Ok(good),

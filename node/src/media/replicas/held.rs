@@ -25,6 +25,8 @@ pub(super) struct Growth {
     pub(super) groups: u64,
     /// No more will come.
     pub(super) failed: bool,
+    /// What is here is not what it was.
+    pub(super) damaged: bool,
 }
 
 /// A copy that is offered.
@@ -53,7 +55,7 @@ impl Held {
         let info = SetupInfo::try_from(setup.clone()).map_err(|error| strange(error.to_string()))?;
         let content = info.content.ok_or_else(|| strange("no content is named".to_owned()))?;
         let media_type = media_type(&info)?;
-        let growth = watch::Sender::new(Growth { groups, failed: false });
+        let growth = watch::Sender::new(Growth { groups, failed: false, damaged: false });
         let (title, size) = (info.title, info.size);
         Ok(Self { id, title, content, size, setup, media_type, modified, growth, files: Mutex::default() })
     }
@@ -78,6 +80,12 @@ impl Held {
         // Fails only when the sender is gone, which is in `self`.
         let now = growth.wait_for(|growth| growth.groups >= groups || growth.failed).await.map_err(|_| gone())?;
         if now.groups >= groups { Ok(()) } else { Err(gone()) }
+    }
+
+    /// Waits until the copy is found to be damaged.
+    pub(crate) async fn damaged(&self) {
+        // Fails only when the sender is gone, which is in `self`.
+        drop(self.growth.subscribe().wait_for(|growth| growth.damaged).await);
     }
 
     /// As the catalog keeps it.

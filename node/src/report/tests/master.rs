@@ -104,6 +104,7 @@ impl Master {
             replies,
             hello,
             titles: BTreeSet::new(),
+            damaged: 0,
             replicated: Vec::new(),
             complete: false,
             told: Vec::new(),
@@ -131,6 +132,7 @@ pub(super) struct Call {
     replies: Replies,
     pub(super) hello: Hello,
     pub(super) titles: BTreeSet<String>,
+    pub(super) damaged: u32,
     pub(super) replicated: Vec<v1::Replicated>,
     pub(super) complete: bool,
     /// What was told of sessions.
@@ -176,7 +178,7 @@ impl Call {
         if page.restart {
             self.titles.clear();
         }
-        self.complete = page.complete;
+        (self.complete, self.damaged) = (page.complete, page.damaged_files);
         self.titles.extend(page.copies.iter().map(|copy| copy.title.to_string()));
         page.removals.iter().for_each(|(title, _)| {
             self.titles.remove(title.as_str());
