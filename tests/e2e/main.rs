@@ -2,6 +2,7 @@
 
 mod balance;
 mod certs;
+mod chaos;
 mod cluster;
 mod copies;
 mod damage;

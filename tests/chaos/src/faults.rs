@@ -155,7 +155,7 @@ impl Faults {
             Fault::Master { down } => cluster.restart_master(down).await,
             Fault::Corrupt { title, node, lasts } => {
                 let title = &cluster.library.titles[title];
-                library::damage(&cluster.copy_of(title, node))?;
+                library::damage(&cluster.copy_of(title, node), cluster.path())?;
                 time::sleep(lasts).await;
                 cluster.library.copy(title, &cluster.media_of(node))
             }

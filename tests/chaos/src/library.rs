@@ -73,10 +73,14 @@ impl Library {
     }
 }
 
-/// Flips a bit in every 512 KiB of a file, in place. Its size and its time stay.
-pub(crate) fn damage(path: &Path) -> anyhow::Result<()> {
+/// Flips a bit in every 512 KiB of a file, in place. Its size and its time stay, and who watches its folder is not told,
+/// as when a disk rots: the bytes are written under another name, in the folder `beside`.
+pub(crate) fn damage(path: &Path, beside: &Path) -> anyhow::Result<()> {
     let what = || format!("damage {}", path.display());
-    let file = fs::File::options().read(true).write(true).open(path).with_context(what)?;
+    let name = beside.join("rots");
+    fs::hard_link(path, &name).with_context(what)?;
+    let file = fs::File::options().read(true).write(true).open(&name).with_context(what)?;
+    fs::remove_file(&name).with_context(what)?;
     let meta = file.metadata().with_context(what)?;
     let mut byte = [0];
     // Not its headers: a node reads those when it starts.
@@ -118,7 +122,7 @@ mod tests {
         let looks = || fs::metadata(&path).map(|meta| (meta.len(), meta.modified().expect("a time"))).expect("there");
         library.copy(title, &media).expect("copied");
         let before = looks();
-        damage(&path).expect("damaged");
+        damage(&path, dir.path()).expect("damaged");
         assert_ne!(hash(&path).expect("hashed"), title.content);
         assert_eq!(looks(), before);
         library.copy(title, &media).expect("repaired");

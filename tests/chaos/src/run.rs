@@ -24,7 +24,7 @@ use crate::{
     cluster::Cluster,
     core::{
         gap,
-        plan::{Kind, Shape, plan},
+        plan::{Fault, Kind, Shape, plan},
         tally::Spread,
     },
     faults::{Faults, Made},
@@ -40,6 +40,12 @@ const WORST: usize = 8;
 
 /// Faults that are named beside a client's failure.
 const LATEST: usize = 6;
+
+/// Failures that are told in full; many at once look alike.
+const FULL: u32 = 4;
+
+/// After a failure a slot waits for so long: a cluster that says no at once would be asked without end.
+const SULK: Duration = Duration::from_secs(1);
 
 /// Between the starts of two clients at the beginning.
 const STAGGER: Duration = Duration::from_millis(100);
@@ -75,11 +81,15 @@ async fn whole(settings: &Settings) -> anyhow::Result<Report> {
         slots.spawn(one_after_another(cluster.clone(), settings.clone(), slot, began, send.clone()));
     }
     drop(send);
-    let (mut lives, mut keep) = (Vec::new(), Keep::new(settings.seed));
+    let (mut lives, mut failures, mut keep) = (Vec::new(), 0, Keep::new(settings.seed));
     while let Some(life) = ended.recv().await {
         if let Some(wrong) = &life.wrong {
-            eprintln!("{:6.1} s: {}", began.elapsed().as_secs_f64(), failure(settings.seed, &life, wrong));
-            eprint!("{}", faults.log(|log| latest(&log.made, began)));
+            let full = failures < FULL;
+            failures += 1;
+            eprint!("{:6.1} s: {}", began.elapsed().as_secs_f64(), failure(settings.seed, &life, wrong, full));
+            if full {
+                eprint!("{}", faults.log(|log| latest(&log.made, began)));
+            }
             keep.folder(&wrong.folder)?;
         }
         lives.push(life);
@@ -123,8 +133,12 @@ async fn one_after_another(
         }
         let job = choose(&mut rng, &settings.load, slot, round);
         let life = Box::pin(client::live(&cluster, job, settings.load.startup)).await?;
+        let failed = life.wrong.is_some();
         if ended.send(life).await.is_err() {
             break;
+        }
+        if failed {
+            time::sleep(SULK).await;
         }
     }
     Ok(())
@@ -172,8 +186,12 @@ impl Keep {
     }
 }
 
-fn failure(seed: u64, life: &Life, wrong: &client::Wrong) -> String {
+fn failure(seed: u64, life: &Life, wrong: &client::Wrong, full: bool) -> String {
     let what = if wrong.kind == WrongKind::Bytes { "WRONG BYTES" } else { "CLIENT ERROR" };
+    if !full {
+        let last = wrong.tail.lines().last().unwrap_or_default();
+        return format!("{what} of {}: {}: {}\n", life.title, wrong.what, last.trim_start());
+    }
     let tail: Vec<&str> = wrong.tail.lines().rev().filter(|line| !line.contains(r#""progress""#)).take(12).collect();
     let tail: String = tail.iter().rev().map(|line| format!("          | {line}\n")).collect();
     format!("{what} of {}: {}\n          seed {seed}: {}\n{tail}", life.title, wrong.what, wrong.command)
@@ -189,10 +207,10 @@ fn latest(made: &[Made], began: Instant) -> String {
 }
 
 /// What the clients' times say of the faults.
-fn found(lives: &[Life], made: &[Made], began: Instant) -> Report {
+fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
     let (mut plays, mut fetches) = (BTreeMap::<&str, Vec<Duration>>::new(), BTreeMap::<&str, Vec<Duration>>::new());
     let (mut spared, mut worst) = (Vec::new(), Vec::new());
-    for made in made {
+    for made in all {
         let (kind, from) = (made.fault.kind(), made.began);
         let to = made.ended.unwrap_or(from) + AFTERMATH;
         for life in lives {
@@ -202,7 +220,7 @@ fn found(lives: &[Life], made: &[Made], began: Instant) -> Report {
                 let gaps = if is_play { &mut plays } else { &mut fetches };
                 gaps.entry(kind.name()).or_default().push(gap);
                 worst.extend(is_play.then(|| (gap, told(made, life, gap, to, began))));
-            } else if is_play && made.node.as_deref().is_some_and(|node| !life.met(node, from, to)) {
+            } else if is_play && all.iter().all(|other| !touches(other, life, from, to)) {
                 spared.push(gap);
             }
         }
@@ -236,11 +254,16 @@ fn hits(made: &Made, life: &Life, to: Instant) -> bool {
     match made.fault.kind() {
         Kind::Master => true,
         Kind::Rebalance => life.changed(made.began, to),
-        Kind::Corrupt => {
-            served && matches!(made.fault, crate::core::plan::Fault::Corrupt { title, .. } if title == life.job.title)
-        }
+        Kind::Corrupt => served && matches!(made.fault, Fault::Corrupt { title, .. } if title == life.job.title),
         _ => served,
     }
+}
+
+/// Whether a fault may have had any part in what a client saw in this time.
+fn touches(made: &Made, life: &Life, from: Instant, to: Instant) -> bool {
+    let until = made.ended.map_or(to, |ended| ended + AFTERMATH);
+    let overlaps = made.began <= to && from <= until;
+    overlaps && made.node.as_deref().is_none_or(|node| life.met(node, made.began.max(from), until.min(to)))
 }
 
 fn told(made: &Made, life: &Life, gap: Duration, to: Instant, began: Instant) -> String {

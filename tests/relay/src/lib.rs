@@ -1,8 +1,10 @@
 //! Relays on loopback that impair what passes, as real networks do: for tests and benchmarks, between real binaries.
 //!
-//! Rooms: [`core`] (which datagram is lost and when it leaves, pure), [`udp`] and [`tcp`] (sockets).
+//! Rooms: [`core`] (which datagram is lost and when it leaves, pure), [`udp`] and [`tcp`] (sockets), [`memory`] (the same
+//! for quinn without sockets, on tokio's clock).
 
 pub mod core;
+pub mod memory;
 pub mod tcp;
 pub mod udp;
 

@@ -1,0 +1,164 @@
+//! A network in memory: sockets for quinn whose datagrams pass a lane each way, on tokio's clock. With the clock paused
+//! minutes pass in no time, and the same seeds give the same times.
+//!
+//! Refuses to know what passes. Sends one datagram a call, without ECN.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    io::IoSliceMut,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use quinn::{
+    AsyncUdpSocket, UdpPoller,
+    udp::{RecvMeta, Transmit},
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::core::lane::{Counts, Lane, Settings};
+
+/// Hosts that reach one another.
+#[derive(Clone, Default)]
+pub struct Network {
+    hosts: Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>,
+}
+
+/// A socket of a host. What was sent to nobody is lost.
+pub struct Socket {
+    address: SocketAddr,
+    network: Network,
+    inbox: Arc<Inbox>,
+}
+
+/// What is on its way to a host.
+struct Inbox {
+    way: Mutex<Way>,
+}
+
+struct Way {
+    lane: Lane<(SocketAddr, Vec<u8>)>,
+    /// Rings when the next datagram arrives.
+    timer: Pin<Box<Sleep>>,
+    /// Who waits for it.
+    reader: Option<Waker>,
+}
+
+impl Network {
+    /// Adds a host; what comes to it passes a link of these settings. Must be called within a runtime.
+    pub fn host(&self, link: Settings) -> Arc<Socket> {
+        let mut hosts = lock(&self.hosts);
+        // The loopback network has no address that anyone could be hurt by.
+        let number = u8::try_from(hosts.len() + 1).unwrap_or(u8::MAX);
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 77, 0, number)), 7441);
+        let timer = Box::pin(sleep_until(Instant::now()));
+        let inbox = Arc::new(Inbox { way: Mutex::new(Way { lane: Lane::new(link), timer, reader: None }) });
+        hosts.insert(address, inbox.clone());
+        Arc::new(Socket { address, network: self.clone(), inbox })
+    }
+
+    /// Begins or ends a black hole on the way to a host; the way from it stays.
+    pub fn set_hole(&self, to: SocketAddr, hole: bool) {
+        if let Some(inbox) = self.inbox(to) {
+            lock(&inbox.way).lane.set_hole(hole);
+        }
+    }
+
+    /// What became of what was sent to a host.
+    pub fn counts(&self, to: SocketAddr) -> Counts {
+        self.inbox(to).map(|inbox| lock(&inbox.way).lane.counts()).unwrap_or_default()
+    }
+
+    fn inbox(&self, of: SocketAddr) -> Option<Arc<Inbox>> {
+        lock(&self.hosts).get(&of).cloned()
+    }
+}
+
+impl Socket {
+    /// Where others find it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Socket({})", self.address)
+    }
+}
+
+impl AsyncUdpSocket for Socket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable)
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(inbox) = self.network.inbox(transmit.destination) else { return Ok(()) };
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        let now = Instant::now().into_std();
+        let mut way = lock(&inbox.way);
+        for datagram in transmit.contents.chunks(segment) {
+            way.lane.offer(now, datagram.len(), (self.address, datagram.to_vec()));
+        }
+        // It looks when the next one arrives, and sets its timer.
+        if let Some(reader) = way.reader.take() {
+            reader.wake();
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut way = lock(&self.inbox.way);
+        loop {
+            if let Some((from, data)) = way.lane.poll(Instant::now().into_std()) {
+                let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else {
+                    return Poll::Ready(Ok(0));
+                };
+                let len = data.len().min(buffer.len());
+                buffer[..len].copy_from_slice(&data[..len]);
+                *meta = RecvMeta { addr: from, len, stride: len, ecn: None, dst_ip: Some(self.address.ip()) };
+                return Poll::Ready(Ok(1));
+            }
+            way.reader = Some(cx.waker().clone());
+            let Some(at) = way.lane.deadline() else { return Poll::Pending };
+            way.timer.as_mut().reset(at.into());
+            if way.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
+
+/// A lane takes what it is offered, or drops it.
+#[derive(Debug)]
+struct Writable;
+
+impl UdpPoller for Writable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Each lock is held for a look-up only, so a panic elsewhere cannot have left it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
