@@ -4,11 +4,12 @@
 mod card;
 mod explain;
 mod figures;
+mod operate;
 mod orders;
 mod told;
 mod view;
 
-pub(crate) use self::{card::Card, view::timestamp};
+pub(crate) use self::{card::Card, operate::Followed, view::timestamp};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -178,7 +179,7 @@ impl State {
             let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
             let last = rest.is_empty();
             let step = CatalogPage {
-                damaged_files: 0,
+                damaged_files: page.damaged_files,
                 restart: std::mem::take(&mut page.restart),
                 complete: last && page.complete,
                 copies: std::mem::replace(&mut page.copies, rest),
@@ -327,6 +328,12 @@ impl State {
             let (node, change) = match event {
                 Event::Attached(node) => (node, "attached"),
                 Event::State(node, state) => (node, state.as_str()),
+                Event::Stuck(node, sessions) => {
+                    let name = inner.cluster.roster().node(node).map(|node| node.name().to_string());
+                    let node = name.unwrap_or_default();
+                    warn!(%node, sessions, "no other holder has room for sessions of a node that drains; trying on");
+                    continue;
+                }
             };
             let Some(known) = inner.cluster.roster().node(node) else { continue };
             if let Event::State(..) = event {

@@ -50,7 +50,8 @@ pub(crate) fn config(dir: &Path) -> Config {
         queue: 1,
         connections: 100,
         metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
-        balancing: Balancing::default(),
+        // A node that has just joined would be given sessions of others whenever that is due.
+        balancing: Balancing { rebalance: false, ..Balancing::default() },
     }
 }
 

@@ -4,5 +4,6 @@ mod attach;
 mod balance;
 mod faces;
 mod harness;
+mod operate;
 mod orders;
 mod resolve;
