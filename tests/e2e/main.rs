@@ -3,6 +3,7 @@
 mod balance;
 mod certs;
 mod cluster;
+mod control;
 mod copies;
 mod demo;
 mod explain;
@@ -12,7 +13,9 @@ mod hints;
 mod hostile;
 mod library;
 mod metrics;
+mod operate;
 mod play;
 mod process;
 mod tickets;
 mod trouble;
+mod upgrade;
