@@ -274,11 +274,7 @@ async fn follow(
 }
 
 /// Does what the master asks.
-async fn answer(
-    link: &Link,
-    outbox: &Outbox,
-    mut answers: Streaming<AttachResponse>,
-) -> Result<Infallible, Lost> {
+async fn answer(link: &Link, outbox: &Outbox, mut answers: Streaming<AttachResponse>) -> Result<Infallible, Lost> {
     let house = &link.house;
     let (mut prepares, mut moved, mut copies) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     loop {
