@@ -47,6 +47,12 @@ enum Role {
     Nodes(client::NodesArgs),
     /// Tell why a node is chosen for a title, or was
     Explain(client::ExplainArgs),
+    /// Empty a node: its sessions go on at others
+    Drain(client::DrainArgs),
+    /// Let a node take sessions again
+    Undrain(client::UndrainArgs),
+    /// Spread load evenly over the nodes
+    Rebalance(client::RebalanceArgs),
     /// Run a node: serve folders of media
     Node(Box<usher_node::cli::Args>),
     /// Run the master: know the nodes, hand out tickets
@@ -83,6 +89,9 @@ async fn run(role: Role) -> ExitCode {
         Role::Locate(args) => args.run().await,
         Role::Nodes(args) => args.run().await,
         Role::Explain(args) => args.run().await,
+        Role::Drain(args) => args.run().await,
+        Role::Undrain(args) => args.run().await,
+        Role::Rebalance(args) => args.run().await,
         server => {
             let served = match server {
                 Role::Demo(args) => demo::run(args, signals::shutdown()).await,

@@ -1,5 +1,6 @@
-//! The commands of a client: `fetch`, `play`, `ls`, `locate`, `nodes` and `explain`. Owns what they share: the master's
-//! address, the authority, how they fail and how they are interrupted. Standard output carries data only.
+//! The commands of a client: `fetch`, `play`, `ls`, `locate`, `nodes` and `explain`, and those of operators: `drain`,
+//! `undrain` and `rebalance`. Owns what they share: the master's address, the authority, how they fail and how they are
+//! interrupted. Standard output carries data only.
 
 mod admin;
 mod explain;
@@ -8,6 +9,7 @@ mod locate;
 mod ls;
 mod meter;
 mod nodes;
+mod operate;
 mod play;
 
 use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
@@ -16,7 +18,13 @@ use usher_proto::{Code, Fault, id, pb::v1};
 
 use self::admin::Admin;
 pub use self::{
-    explain::ExplainArgs, fetch::FetchArgs, locate::LocateArgs, ls::LsArgs, nodes::NodesArgs, play::PlayArgs,
+    explain::ExplainArgs,
+    fetch::FetchArgs,
+    locate::LocateArgs,
+    ls::LsArgs,
+    nodes::NodesArgs,
+    operate::{DrainArgs, RebalanceArgs, UndrainArgs},
+    play::PlayArgs,
 };
 use crate::{
     client::{Client, Options},

@@ -196,22 +196,71 @@ impl Client {
         Err(Fault::new(Code::Network, format!("the master at {} ended the watch", self.master.address())))
     }
 
+    /// Empties a node within `deadline`: tells `each` how that goes, until it is empty, there is no more to tell, or
+    /// `each` answers `false`. The drain goes on without who follows it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Unavailable`] for a node that cannot be told, or what the master, or the way to it, had
+    /// wrong.
+    pub async fn drain(
+        &self,
+        node: &str,
+        deadline: Duration,
+        mut each: impl FnMut(v1::DrainResponse) -> bool,
+    ) -> Result<(), Fault> {
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let request = v1::DrainRequest { node: node.to_owned(), deadline_ms };
+        let mut answers = self.while_absent(|| self.master.drain(request.clone())).await?;
+        while let Some(answer) = answers.message().await.map_err(|status| self.master.fault(&status))? {
+            if !each(answer) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a node take sessions again.
+    ///
+    /// # Errors
+    /// As [`Client::drain`].
+    pub async fn undrain(&self, node: &str) -> Result<(), Fault> {
+        self.while_absent(|| self.master.undrain(node.to_owned())).await
+    }
+
+    /// Spreads load evenly by at most `most` moves, or, with `dry_run`, only tells them.
+    ///
+    /// # Errors
+    /// What the master, or the way to it, had wrong.
+    pub async fn rebalance(&self, most: u32, dry_run: bool) -> Result<Vec<v1::PlannedMove>, Fault> {
+        self.while_absent(|| self.master.rebalance(v1::RebalanceRequest { dry_run, most })).await
+    }
+
     /// Says goodbye to the nodes.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
-    /// Tries until the timeout while the master is not there.
-    async fn patiently<T, F: Future<Output = Result<T, Fault>>>(
+    /// Tries until the timeout while the master is not there, or cannot serve yet.
+    async fn patiently<T, F: Future<Output = Result<T, Fault>>>(&self, call: impl FnMut() -> F) -> Result<T, Fault> {
+        self.trying(call, |code| matches!(code, Code::Network | Code::Timeout | Code::Unavailable)).await
+    }
+
+    /// Tries until the timeout while the master is not there. That a node is not there, is an answer.
+    async fn while_absent<T, F: Future<Output = Result<T, Fault>>>(&self, call: impl FnMut() -> F) -> Result<T, Fault> {
+        self.trying(call, |code| code == Code::Network).await
+    }
+
+    async fn trying<T, F: Future<Output = Result<T, Fault>>>(
         &self,
         mut call: impl FnMut() -> F,
+        again: impl Fn(Code) -> bool,
     ) -> Result<T, Fault> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut waits = self.waits;
         let deadline = tokio::time::Instant::now() + self.options.timeout;
         loop {
             let fault = match call().await {
-                Err(fault) if matches!(fault.code, Code::Network | Code::Timeout | Code::Unavailable) => fault,
+                Err(fault) if again(fault.code) => fault,
                 other => return other,
             };
             let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());

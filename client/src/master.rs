@@ -237,6 +237,24 @@ impl Master {
         self.answer(client.watch(self.request(v1::WatchRequest {}))).await
     }
 
+    /// Empties a node, and tells how that goes.
+    pub(crate) async fn drain(&self, request: v1::DrainRequest) -> Result<Streaming<v1::DrainResponse>, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        self.answer(client.drain(self.request(request))).await
+    }
+
+    /// Lets a node take sessions again.
+    pub(crate) async fn undrain(&self, node: String) -> Result<(), Fault> {
+        let mut client = ClusterClient::new(self.channel().await?);
+        self.answer(client.undrain(self.request(v1::UndrainRequest { node }))).await.map(|_done| ())
+    }
+
+    /// Spreads load evenly, or tells how that would be done.
+    pub(crate) async fn rebalance(&self, request: v1::RebalanceRequest) -> Result<Vec<v1::PlannedMove>, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        Ok(self.answer(client.rebalance(self.request(request))).await?.moves)
+    }
+
     /// What a failed stream of answers means.
     pub(crate) fn fault(&self, status: &Status) -> Fault {
         let fault = Fault::from_status(status);

@@ -85,8 +85,10 @@ pub enum MetricsAt {
 /// How nodes are chosen, and what is done about sessions and copies that are not where they should be.
 #[derive(Clone, Debug)]
 pub struct Balancing {
-    /// Sessions that run may be sent to another node to make room.
+    /// Sessions that run may be sent to another node: to make room, and away from a node that drains.
     pub moves: bool,
+    /// Sessions are sent to nodes that have just joined, when the others are much fuller.
+    pub rebalance: bool,
     /// Masters that decide at once.
     pub masters: u64,
     /// What is better among the nodes that may be chosen.
@@ -105,6 +107,7 @@ impl Default for Balancing {
     fn default() -> Self {
         Self {
             moves: DEFAULT_MOVES,
+            rebalance: true,
             masters: 1,
             rule: Rule::default(),
             links: Vec::new(),
@@ -117,10 +120,9 @@ impl Default for Balancing {
 
 impl From<Balancing> for Settings {
     fn from(balancing: Balancing) -> Self {
-        let Balancing { moves, masters, rule, links, replication, copies, repair_after: grace } = balancing;
+        let Balancing { moves, rebalance, masters, rule, links, replication, copies, repair_after: grace } = balancing;
         let zones = Zones::new(links);
-        // A node that drains finishes its sessions itself, for as long as its operator gives it.
-        Self { moves, masters, rule, zones, replication, copies, grace, drain: false, ..Self::default() }
+        Self { moves, rebalance, masters, rule, zones, replication, copies, grace, ..Self::default() }
     }
 }
 

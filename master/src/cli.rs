@@ -92,6 +92,7 @@ struct File {
     #[serde(default)]
     copies: Vec<balancing::Copies>,
     moves: Option<balancing::Switch>,
+    rebalance: Option<balancing::Switch>,
     masters: Option<u64>,
     rule: Option<balancing::Rule>,
     min_copies: Option<u32>,
@@ -247,6 +248,7 @@ mod tests {
         let file = dir.path().join("master.toml");
         let text = r#"
             moves = "off"
+            rebalance = "off"
             masters = 3
             rule = "headroom"
             min-copies = 2
@@ -266,6 +268,7 @@ mod tests {
         let config = Args { config: Some(file), ..args.clone() }.config().expect("good");
         let balancing = config.balancing;
         assert_eq!((balancing.moves, balancing.masters, balancing.replication), (false, 3, true));
+        assert!(!balancing.rebalance && crate::app::Balancing::default().rebalance);
         assert_eq!((balancing.rule, balancing.links[0].price), (crate::core::balancer::Rule::Headroom, 50));
         let bounds = |title| balancing.copies.of(title);
         assert_eq!((bounds("x").min, bounds("films/x").min, bounds("films/x").max), (2, 3, Some(5)));

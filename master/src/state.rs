@@ -4,11 +4,12 @@
 mod card;
 mod explain;
 mod figures;
+mod operate;
 mod orders;
 mod told;
 mod view;
 
-pub(crate) use self::{card::Card, view::timestamp};
+pub(crate) use self::{card::Card, operate::Followed, view::timestamp};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -354,6 +355,12 @@ impl State {
             let (node, change) = match event {
                 Event::Attached(node) => (node, "attached"),
                 Event::State(node, state) => (node, state.as_str()),
+                Event::Stuck(node, sessions) => {
+                    let name = inner.cluster.roster().node(node).map(|node| node.name().to_string());
+                    let node = name.unwrap_or_default();
+                    warn!(%node, sessions, "no other holder has room for sessions of a node that drains; trying on");
+                    continue;
+                }
             };
             let Some(known) = inner.cluster.roster().node(node) else { continue };
             if let Event::State(..) = event {

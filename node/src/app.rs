@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use rand::RngExt as _;
-use tokio::{sync::watch, task::JoinHandle, time};
+use tokio::{sync::watch, task::JoinHandle};
 use tracing::{debug, info, warn};
 use usher_certs::{Role, files::PemSet, media::MAX_MEDIA_LIFETIME};
 use usher_proto::{
@@ -20,6 +20,7 @@ use usher_proto::{
 use crate::{
     attach::Link,
     core::guard::{Limits, MAX_SESSIONS},
+    drain::Drain,
     house::House,
     link::Interface,
     media::{self, Library},
@@ -212,8 +213,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let presence = Arc::new(presence.listening_on(addresses.clone()));
 
     let (attached, watch) = watch::channel(false);
+    let drain = Arc::new(Drain::new(house.clone(), presence.clone()));
     let link = Link {
         house: house.clone(),
+        drain: drain.clone(),
         presence: presence.clone(),
         masters: config.masters,
         identity: config.identity,
@@ -225,13 +228,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         attached,
     };
     info!(node = %house.name, listen = ?addresses, capacity = %config.capacity, "node started");
-    let rotation = presence.clone();
+    let (rotation, deadlines) = (presence, drain.clone());
     let tasks = vec![
         tokio::spawn(link.keep()),
+        tokio::spawn(async move { deadlines.keep().await }),
         tokio::spawn(async move { rotation.keep().await }),
         tokio::spawn(tell_of(house.library.clone())),
     ];
-    Ok(Running { house, server, presence, addresses, attached: watch, tasks })
+    Ok(Running { house, server, drain, addresses, attached: watch, tasks })
 }
 
 /// Tells the operator when the library is ready, and what that took.
@@ -252,7 +256,7 @@ async fn tell_of(library: Library) {
 pub struct Running {
     pub(crate) house: Arc<House>,
     server: Server,
-    presence: Arc<Presence>,
+    drain: Arc<Drain>,
     addresses: Vec<SocketAddr>,
     attached: watch::Receiver<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -286,10 +290,10 @@ impl Running {
         drop(self.attached.clone().wait_for(|attached| *attached).await);
     }
 
-    /// Takes no new sessions from here on, and tells the master.
-    pub fn drain(&self) {
-        self.house.drain();
-        self.presence.drain();
+    /// Takes no new sessions from here on, and tells the master, which sends those that run elsewhere; ends what still
+    /// runs after `left`.
+    pub fn drain(&self, left: Duration) {
+        self.drain.end(left);
     }
 
     /// Waits until no session runs.
@@ -299,7 +303,7 @@ impl Running {
 
     /// Ends what still runs, and everything else. Clients learn that the node is draining.
     pub async fn shutdown(self) {
-        self.drain();
+        self.drain.end_now();
         self.server.close().await;
         for task in self.tasks {
             task.abort();
@@ -312,8 +316,8 @@ impl Running {
     }
 }
 
-/// Serves until asked to end: the first request drains, and waits for running sessions until the drain timeout; a second
-/// one ends at once. A closed `requests` counts as one request.
+/// Serves until asked to end: the first request drains, and ends at the drain timeout what still runs then; a second one
+/// ends at once. A closed `requests` counts as one request.
 ///
 /// # Errors
 /// As [`start`].
@@ -324,11 +328,11 @@ pub async fn serve(config: Config, mut requests: tokio::sync::mpsc::Receiver<()>
     if requests.recv().await.is_none() {
         debug!("nobody is left to ask for an end");
     }
-    info!(sessions = running.sessions(), "draining; ask again to end at once");
-    running.drain();
+    info!(sessions = running.sessions(), "asked to end; ask again to end at once");
+    running.drain(patience);
     tokio::select! {
         () = running.idle() => {}
-        () = time::sleep(patience) => warn!(sessions = running.sessions(), "sessions still run after the drain timeout"),
+        () = running.drain.over() => {}
         Some(()) = requests.recv() => warn!(sessions = running.sessions(), "ending at once"),
     }
     running.shutdown().await;

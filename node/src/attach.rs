@@ -10,12 +10,16 @@ use tracing::{debug, error, info, warn};
 use usher_certs::files::PemSet;
 use usher_proto::{Bitrate, BootId, Fault, MASTER_PORT, backoff::Backoff, model::Equipment};
 
-use crate::{house::House, link::Interface, presence::Presence, report};
+use crate::{drain::Drain, house::House, link::Interface, presence::Presence, report};
 
-/// The first wait is at most this; the longest is [`SLOW`].
+/// The first wait is at most this.
 const FAST: Duration = Duration::from_millis(200);
 
-/// Also the wait after a refusal that only a person can put right.
+/// The longest wait for a master that is not there: one that was started again knows nothing until its nodes are back.
+/// A thousand nodes then try about once a second each, scattered over the two.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// The wait after a refusal that only a person can put right.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// How long one step of dialling may take.
@@ -79,6 +83,7 @@ impl fmt::Display for Master {
 pub(crate) struct Link {
     pub(crate) house: Arc<House>,
     pub(crate) presence: Arc<Presence>,
+    pub(crate) drain: Arc<Drain>,
     pub(crate) masters: Vec<Master>,
     pub(crate) identity: PemSet,
     pub(crate) boot: BootId,
@@ -96,6 +101,8 @@ pub(crate) struct Link {
 pub(crate) enum Lost {
     /// It may work the next time, or elsewhere.
     Away(anyhow::Error),
+    /// Another process is attached under this node's name.
+    Taken(Fault),
     /// The master does not want this node as it is.
     Rejected(Fault),
 }
@@ -104,6 +111,9 @@ impl From<tonic::Status> for Lost {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
         let fault = Fault::from_status(&status);
+        if status.code() == tonic::Code::AlreadyExists {
+            return Self::Taken(fault);
+        }
         if matches!(status.code(), InvalidArgument | PermissionDenied | Unauthenticated) {
             return Self::Rejected(fault);
         }
@@ -125,7 +135,7 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Away(error) => write!(f, "{error:#}"),
-            Self::Rejected(fault) => write!(f, "{fault}"),
+            Self::Taken(fault) | Self::Rejected(fault) => write!(f, "{fault}"),
         }
     }
 }
@@ -146,13 +156,14 @@ enum Told {
     Nothing,
     Attached,
     Away,
+    Taken(String),
     Rejected(String),
 }
 
 impl Link {
     /// Keeps the node attached, for ever.
     pub(crate) async fn keep(self) {
-        let mut backoff = Backoff::new(FAST, SLOW);
+        let mut backoff = Backoff::new(FAST, AWAY);
         let mut told = Told::Nothing;
         for attachment in 1.. {
             // The list is not empty: the configuration is checked for that.
@@ -232,6 +243,17 @@ fn tell(told: &mut Told, master: &Master, lost: &Lost) -> Option<Duration> {
             *told = Told::Away;
             None
         }
+        Lost::Taken(fault) => {
+            let text = fault.to_string();
+            if *told == Told::Taken(text.clone()) {
+                debug!(%master, %lost, "still kept out by another process of this name");
+            } else {
+                error!(%master, %lost, "not attached: the name is taken; the node keeps trying");
+                *told = Told::Taken(text);
+            }
+            // A process that was killed gives its name back within a lease.
+            None
+        }
         Lost::Rejected(fault) => {
             let text = fault.to_string();
             if *told == Told::Rejected(text.clone()) {
@@ -278,7 +300,10 @@ mod tests {
         assert!(told == Told::Rejected("a".into()));
         assert_eq!(tell(&mut told, &master, &rejected("b")), Some(SLOW));
         assert!(told == Told::Rejected("b".into()));
-        assert_eq!(tell(&mut told, &master, &tonic::Status::already_exists("c").into()), None);
+        let taken = |text: &str| Lost::from(tonic::Status::already_exists(text));
+        assert_eq!(tell(&mut told, &master, &taken("c")), None);
+        assert!(matches!(&told, Told::Taken(text) if text.contains('c')));
+        assert_eq!(tell(&mut told, &master, &away()), None);
         assert!(told == Told::Away);
     }
 }

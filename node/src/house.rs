@@ -53,6 +53,8 @@ pub(crate) struct House {
     pub(crate) leases: Arc<Leases>,
     /// Sessions that run.
     sessions: watch::Sender<usize>,
+    /// Told each time that all connections are to end.
+    cuts: watch::Sender<()>,
     /// Wakes the one who tells the master of sessions.
     told: Notify,
     /// Copies that the master orders.
@@ -85,6 +87,7 @@ impl House {
             moves: Arc::default(),
             leases: Arc::default(),
             sessions: watch::Sender::new(0),
+            cuts: watch::Sender::new(()),
             told: Notify::new(),
             puller,
         })
@@ -104,6 +107,34 @@ impl House {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.puller.drain();
+    }
+
+    /// Takes new sessions again.
+    pub(crate) fn undrain(&self) {
+        self.puller.undrain();
+        self.draining.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends the connections that are there now, with their sessions: clients go on elsewhere.
+    pub(crate) fn cut(&self) {
+        self.cuts.send_replace(());
+    }
+
+    /// Waits until the connections that are there now are to end.
+    pub(crate) fn is_cut(&self) -> impl Future<Output = ()> + use<> {
+        let mut cuts = self.cuts.subscribe();
+        async move {
+            if cuts.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn admits(&self) -> Result<(), Fault> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
+        }
+        Ok(())
     }
 
     /// Waits until something happened to a session since the last call. For one caller.
@@ -155,9 +186,7 @@ impl House {
     /// `DRAINING`, `CONTENT_CHANGED`, `UNAVAILABLE`, those of [`Session::opened`], and those of the guard: a full node
     /// need not look at its disk.
     pub(crate) async fn open(&self, ticket: Ticket, wanted: Option<ByteRange>, more: bool) -> Result<Opened, Fault> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
-        }
+        self.admits()?;
         let loads = {
             let meter = self.meter();
             meter.check(Bitrate(ticket.rate), ticket.burst)?;
@@ -178,8 +207,10 @@ impl House {
     /// Counts a session in, if there is still room for it; it is counted out when the guard drops.
     ///
     /// # Errors
-    /// `NO_CAPACITY`, `UNEQUIPPED` for a rate that no session gets, `TICKET_REPLAYED` for one that runs.
+    /// `NO_CAPACITY`, `UNEQUIPPED` for a rate that no session gets, `TICKET_REPLAYED` for one that runs; `DRAINING` when
+    /// that began while its title was opened.
     pub(crate) fn begin(self: &Arc<Self>, opened: &Opened, stream: StreamOf) -> Result<Running, Fault> {
+        self.admits()?;
         let (now, ticket) = (Instant::now(), opened.session.ticket());
         let rate = Bitrate(ticket.rate);
         let begun = Begun {

@@ -8,6 +8,7 @@ pub mod app;
 mod attach;
 pub mod cli;
 pub mod core;
+mod drain;
 mod house;
 mod leases;
 mod link;

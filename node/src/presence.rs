@@ -4,14 +4,14 @@
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
 use tokio::{sync::watch, time};
 use tracing::{debug, error, info, warn};
 use usher_certs::media::{Keeper, MediaCertResolver};
-use usher_proto::{model, ticket::LIFETIME_SECS};
+use usher_proto::{model, pb::v1, ticket::LIFETIME_SECS};
 
 /// Longest sleep between two looks at the calendar, which people and NTP may move.
 const LOOK: Duration = Duration::from_secs(60);
@@ -22,6 +22,8 @@ pub(crate) struct Presence {
     /// Where to find the node's address from; empty when it was set.
     listen: Vec<SocketAddr>,
     state: watch::Sender<model::Presence>,
+    /// When a node that drains ends the sessions that still run.
+    ends: Mutex<Option<Instant>>,
 }
 
 impl Presence {
@@ -34,7 +36,8 @@ impl Presence {
         let keeper = Keeper::new(node, lifetime, ticket_life, SystemTime::now()).context("make a media certificate")?;
         let certificates = keeper.hashes();
         let state = model::Presence { drain_left: Duration::ZERO, addresses: advertise, certificates, draining: false };
-        Ok(Self { keeper: Mutex::new(keeper), listen: Vec::new(), state: watch::Sender::new(state) })
+        let state = watch::Sender::new(state);
+        Ok(Self { keeper: Mutex::new(keeper), listen: Vec::new(), state, ends: Mutex::new(None) })
     }
 
     /// The same of a node that listens on `listen`: where it is dialled is found out from that, if it was not set.
@@ -53,9 +56,33 @@ impl Presence {
         self.state.subscribe()
     }
 
-    /// The node wants no new sessions.
-    pub(crate) fn drain(&self) {
-        self.state.send_modify(|state| state.draining = true);
+    /// As the master is told now: what is left of a drain is counted from here.
+    pub(crate) fn to_pb(&self, state: &model::Presence) -> v1::Presence {
+        let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+        // What runs may do so for a moment yet: 0 would say that it has been ended.
+        let drain_left = left.map_or(Duration::ZERO, |left| left.max(Duration::from_millis(1)));
+        model::Presence { drain_left, ..state.clone() }.to_pb()
+    }
+
+    /// The node wants no new sessions, and ends those that run at `ends`.
+    pub(crate) fn drain(&self, ends: Instant) {
+        self.turn(true, Some(ends));
+    }
+
+    /// It has ended the sessions that ran, and wants no new ones.
+    pub(crate) fn drained(&self) {
+        self.turn(true, None);
+    }
+
+    /// It wants sessions again.
+    pub(crate) fn undrain(&self) {
+        self.turn(false, None);
+    }
+
+    fn turn(&self, draining: bool, ends: Option<Instant>) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        self.state.send_modify(|state| state.draining = draining);
     }
 
     /// Finds out at which address `master` would reach this node, unless that was set: an unspecified address is

@@ -228,6 +228,7 @@ fn accept(incoming: Incoming) -> Option<(Connection, ZeroRttAccepted)> {
 /// Serves the sessions of a connection until it is lost; none outlives it.
 async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, stop: &CancellationToken) {
     let uses = idle::Uses::default();
+    let (stop, cut) = (stop.child_token(), house.is_cut());
     let ends = session::Ends {
         gone: stop.child_token(),
         stop: stop.clone(),
@@ -237,12 +238,16 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
     };
     let sessions = TaskTracker::new();
     let unused = uses.unused(settings.unused);
-    tokio::pin!(unused);
+    tokio::pin!(unused, cut);
     let error = loop {
         let accepted = tokio::select! {
             accepted = connection.accept_bi() => accepted,
             () = &mut unused => {
                 connection.close(code(Code::Cancelled), b"idle");
+                break ConnectionError::LocallyClosed;
+            }
+            () = &mut cut => {
+                stop.cancel();
                 break ConnectionError::LocallyClosed;
             }
         };
@@ -258,6 +263,9 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
     ends.gone.cancel();
     sessions.close();
     sessions.wait().await;
+    if stop.is_cancelled() {
+        connection.close(code(Code::Draining), b"the node was drained");
+    }
 }
 
 #[cfg(test)]

@@ -121,9 +121,14 @@ impl Puller {
         replicas.last_free()
     }
 
-    /// Takes no more orders: a node that drains is about to end.
+    /// Takes no more orders: a node that drains may be about to end.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes orders again.
+    pub(crate) fn undrain(&self) {
+        self.draining.store(false, Ordering::Relaxed);
     }
 
     /// Carries out an order; ends with the copy. Whoever orders a copy again that comes in waits for the same.

@@ -74,7 +74,7 @@ pub(crate) async fn attach(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         zone: link.zone.clone(),
         capacity_bps: link.capacity.0,
-        presence: Some(presence.borrow_and_update().to_pb()),
+        presence: Some(link.presence.to_pb(&presence.borrow_and_update())),
         attachment,
         equipment: Some(link.equipment.to_pb()),
         replica_bytes: link.house.puller.quota(),
@@ -99,8 +99,8 @@ pub(crate) async fn attach(
         catalog(link, &outbox),
         sessions(link, &outbox),
         reports(link, &outbox, interval),
-        follow(presence, &outbox),
-        answer(&link.house, &outbox, answers),
+        follow(link, presence, &outbox),
+        answer(link, &outbox, answers),
     )
     .await
     .map(|(never, ..)| never)
@@ -273,22 +273,20 @@ fn to_pb(report: &model::Report) -> v1::Report {
 
 /// Tells changes of the presence.
 async fn follow(
+    link: &Link,
     mut presence: tokio::sync::watch::Receiver<model::Presence>,
     outbox: &Outbox,
 ) -> Result<Infallible, Lost> {
     loop {
         presence.changed().await.map_err(|_| anyhow!("the node is shutting down"))?;
-        let now = presence.borrow_and_update().to_pb();
+        let now = link.presence.to_pb(&presence.borrow_and_update());
         post(outbox, Body::Presence(now)).await?;
     }
 }
 
 /// Does what the master asks.
-async fn answer(
-    house: &std::sync::Arc<House>,
-    outbox: &Outbox,
-    mut answers: Streaming<AttachResponse>,
-) -> Result<Infallible, Lost> {
+async fn answer(link: &Link, outbox: &Outbox, mut answers: Streaming<AttachResponse>) -> Result<Infallible, Lost> {
+    let house = &link.house;
     let (mut prepares, mut moved, mut copies) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     loop {
         let message = tokio::select! {
@@ -347,7 +345,8 @@ async fn answer(
             // In its turn, so that an order after it finds the room.
             Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
             Some(Answer::Recheck(order)) => recheck(house, &order),
-            Some(Answer::Drain(_) | Answer::Undrain(_)) => {}
+            Some(Answer::Drain(order)) => link.drain.order(Duration::from_millis(order.deadline_ms)),
+            Some(Answer::Undrain(_)) => link.drain.undo(),
             None => debug!("a message of a newer master was ignored"),
         }
     }

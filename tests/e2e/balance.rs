@@ -54,8 +54,8 @@ fn sessions(cluster: &Cluster, node: &str) -> u64 {
 /// Figure 4 of "Dynamic Load Balancing of Video Requests": node 1 alone has A, and is full of B.
 #[test]
 fn a_session_of_b_makes_way_for_a() {
-    // Copies would make room in another way.
-    let mut cluster = Cluster::with_master(&["--replication", "off"]);
+    // Copies would make room in another way, and nodes that have just joined are given sessions anyway.
+    let mut cluster = Cluster::with_master(&["--replication", "off", "--rebalance", "off"]);
     for node in ["node-1", "node-2", "node-3"] {
         cluster.add_film(node, "B.mp4", 16);
     }
@@ -94,7 +94,7 @@ fn a_session_of_b_makes_way_for_a() {
 /// Fetches hold a quarter of a node at most, so that it takes several of them to fill it.
 #[test]
 fn fetches_make_way_too_and_their_files_are_whole() {
-    let mut cluster = Cluster::with_master(&["--replication", "off"]);
+    let mut cluster = Cluster::with_master(&["--replication", "off", "--rebalance", "off"]);
     for node in ["node-1", "node-2"] {
         cluster.add_film(node, "B.mp4", 12);
     }

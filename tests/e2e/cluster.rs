@@ -102,6 +102,30 @@ impl Cluster {
         self.add(node, title, film);
     }
 
+    /// The certificate and key of an operator.
+    pub(crate) fn operator(&self) -> [String; 4] {
+        let (cert, key) = (self.certs().join("admin-boss.pem"), self.certs().join("admin-boss.key"));
+        if !cert.exists() {
+            run(usher().args(["certs", "issue", "admin", "boss", "--dir"]).arg(self.certs())).expect(0);
+        }
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        ["--cert".to_owned(), text(cert), "--key".to_owned(), text(key)]
+    }
+
+    /// A command of that operator.
+    pub(crate) fn operate(&self, args: &[&str]) -> Command {
+        let mut command = self.usher(args);
+        command.args(self.operator());
+        command
+    }
+
+    /// A node as `usher nodes --json` shows it; null when the master does not know it, or is not there.
+    pub(crate) fn seen(&self, node: &str) -> serde_json::Value {
+        let said = self.run(&["nodes", "--json", "--timeout", "1s"]);
+        let nodes: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap_or_default();
+        nodes.into_iter().find(|one| one["name"] == node).unwrap_or_default()
+    }
+
     /// The command line of a node, with its own certificate.
     pub(crate) fn node_command(&self, node: &str, extra: &[&str]) -> Command {
         if !self.certs().join(format!("node-{node}.pem")).exists() {

@@ -1,4 +1,5 @@
-//! The operator's certificate, for masters that show their roster to operators only. Refuses to know what is asked.
+//! The operator's certificate: for what changes the cluster, and for masters that show their roster to operators only.
+//! Refuses to know what is asked.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use crate::master::Authority;
 /// Who asks.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Admin {
-    /// Your certificate from `usher certs issue admin` (PEM), for a master with --cluster-access admin
+    /// Your certificate from `usher certs issue admin NAME` (PEM)
     #[arg(long, env = "USHER_CERT", value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Its key (PEM)

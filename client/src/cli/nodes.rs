@@ -86,6 +86,18 @@ fn rate(bits: u64) -> String {
     Bitrate(bits).to_string()
 }
 
+/// Its state, with what is left of a drain and what ails it.
+fn standing(node: &v1::Node) -> String {
+    let mut text = state(node.state).to_owned();
+    if node.drain_left_ms > 0 {
+        text.push_str(&format!(", {} left", duration(node.drain_left_ms)));
+    }
+    if node.damaged_files > 0 {
+        text.push_str(&format!(", {} damaged", node.damaged_files));
+    }
+    text
+}
+
 fn age(millis: u64) -> String {
     format!("{}.{} s", millis / 1000, millis / 100 % 10)
 }
@@ -107,7 +119,7 @@ fn list(nodes: &[v1::Node]) -> String {
     let rows = nodes.iter().map(|node| {
         vec![
             clean(&node.name),
-            state(node.state).to_owned(),
+            standing(node),
             if node.zone.is_empty() { "-".to_owned() } else { clean(&node.zone) },
             rate(node.egress_bps),
             rate(node.booked_bps),
@@ -127,7 +139,7 @@ fn line(node: &v1::Node, change: &str) -> String {
         "{} {} ({}), {} of {} sent, {} sessions, {} titles\n",
         clean(&node.name),
         clean(change),
-        state(node.state),
+        standing(node),
         rate(node.egress_bps),
         rate(node.capacity_bps),
         node.sessions,
@@ -138,7 +150,7 @@ fn line(node: &v1::Node, change: &str) -> String {
 fn detail(node: &v1::Node, history: &v1::History) -> String {
     let rows = [
         ("node", clean(&node.name)),
-        ("state", state(node.state).to_owned()),
+        ("state", standing(node)),
         ("zone", clean(&node.zone)),
         ("addresses", clean(&node.addresses.join(", "))),
         ("version", clean(&node.version)),
@@ -178,6 +190,7 @@ fn json(node: &v1::Node) -> serde_json::Value {
         "titles": node.titles,
         "rejected_files": node.rejected_files,
         "damaged_files": node.damaged_files,
+        "drain_left_ms": node.drain_left_ms,
         "attached_at": node.attached_at.as_ref().map(ToString::to_string),
         "report_age_ms": node.report_age_ms,
         "version": node.version,
@@ -207,4 +220,22 @@ fn detail_json(node: &v1::Node, history: &v1::History) -> serde_json::Value {
         "samples": samples.collect::<Vec<_>>(),
     });
     node
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ails_a_node_is_said_beside_its_state() {
+        let node = |drain_left_ms, damaged_files| v1::Node {
+            state: v1::NodeState::Draining.into(),
+            drain_left_ms,
+            damaged_files,
+            ..v1::Node::default()
+        };
+        assert_eq!(standing(&node(0, 0)), "draining");
+        assert_eq!(standing(&node(185_000, 0)), "draining, 3:05 left");
+        assert_eq!(standing(&node(500, 2)), "draining, 0:00 left, 2 damaged");
+    }
 }

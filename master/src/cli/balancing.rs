@@ -49,9 +49,12 @@ pub(super) enum Rule {
 /// What may be said on the command line.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Switches {
-    /// Send running sessions to other nodes to make room [default: on]
+    /// Send running sessions to other nodes to make room, and away from nodes that drain [default: on]
     #[arg(long, env = "USHER_MOVES", value_name = "on|off", hide_possible_values = true)]
     moves: Option<Switch>,
+    /// Send running sessions to nodes that have just joined, when the others are much fuller [default: on]
+    #[arg(long, env = "USHER_REBALANCE", value_name = "on|off", hide_possible_values = true)]
+    rebalance: Option<Switch>,
     /// Masters that choose nodes for this cluster at once [default: 1]
     #[arg(long, env = "USHER_MASTERS", value_name = "N")]
     masters: Option<u64>,
@@ -113,6 +116,7 @@ impl Switches {
         );
         Ok(Balancing {
             moves: on(self.moves, file.moves, DEFAULT_MOVES),
+            rebalance: on(self.rebalance, file.rebalance, usual.rebalance),
             masters,
             rule: self.rule.or(file.rule).map_or(usual.rule, Rule::into),
             links,

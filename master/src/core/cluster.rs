@@ -1,6 +1,7 @@
 //! The whole core behind one door: catalog, roster and ledger, kept in step. Owns what an event of one means for the
 //! others, and the decision: look up, choose, reserve.
 
+mod calm;
 mod copies;
 mod decide;
 mod settings;
@@ -45,6 +46,8 @@ pub enum Event {
     Attached(NodeId),
     /// A node's state changed.
     State(NodeId, State),
+    /// So many sessions of a node that drains find no room at the other nodes that hold their titles.
+    Stuck(NodeId, usize),
 }
 
 /// See the module.
@@ -72,6 +75,7 @@ pub struct Cluster {
     round: Option<Instant>,
     /// Nodes whose last report shows that they have more than they can give.
     overloaded: Vec<NodeId>,
+    calm: calm::Calm,
     orders: Vec<Order>,
     events: Vec<Event>,
     scratch: decide::Scratch,
@@ -106,6 +110,7 @@ impl Cluster {
             steps: Vec::new(),
             round: None,
             overloaded: Vec::new(),
+            calm: calm::Calm::default(),
             orders: Vec::new(),
             events: Vec::new(),
             scratch: decide::Scratch::default(),
@@ -120,6 +125,7 @@ impl Cluster {
             self.ledger.release_all(link.node);
         }
         self.listed.remove(&link.node);
+        self.note_drain(now, link.node);
         self.round.get_or_insert(now.instant + ROUND);
         if self.settings.replication && self.planner.is_none() {
             self.planner = Some(Planner::new(now.instant, self.settings.copies.clone(), self.settings.grace));
@@ -131,6 +137,7 @@ impl Cluster {
     /// The channel of an attachment closed.
     pub fn detach(&mut self, now: Now, link: Link) {
         if self.roster.detach(now, link) {
+            self.calm.left(link.node);
             self.events.push(Event::State(link.node, State::Gone));
         }
     }
@@ -227,12 +234,17 @@ impl Cluster {
     pub fn moved(&mut self, session: SessionId, done: bool) {
         if !done {
             self.ledger.stays(session);
+            self.calm.refused(session);
         }
     }
 
     /// Takes a change of a node's presence.
-    pub fn presence(&mut self, link: Link, presence: Presence) {
+    pub fn presence(&mut self, now: Now, link: Link, presence: Presence) {
+        if !self.roster.is_current(link) {
+            return;
+        }
         let state = self.roster.presence(link, presence);
+        self.note_drain(now, link.node);
         self.events.extend(state.map(|state| Event::State(link.node, state)));
     }
 
@@ -261,9 +273,11 @@ impl Cluster {
             let nodes = std::mem::take(&mut self.overloaded);
             self.make(now, |search, steps| moves::shed(search, &nodes, rng, steps));
         }
+        self.calmly(now, rng);
         if self.round.is_some_and(|round| round <= now.instant) {
             self.round = Some(now.instant + ROUND);
-            self.round(now, rng);
+            self.round();
+            self.join(now, rng);
             self.plan(now, rng);
         } else if self.hurry().is_some_and(|hurry| hurry <= now.instant) {
             self.plan(now, rng);
@@ -284,22 +298,10 @@ impl Cluster {
         self.steps = steps;
     }
 
-    fn round(&mut self, now: Now, rng: &mut impl Rng) {
+    fn round(&mut self) {
         let variances = self.roster.nodes().filter_map(|(_, node)| node.books.variance());
         let (sum, count) = variances.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(one), count + 1));
         self.common.pool = sum.checked_div(count).unwrap_or(0);
-        let draining = self.roster.nodes().any(|(_, node)| node.state == State::Draining);
-        if self.settings.moves && self.settings.drain && draining {
-            self.make(now, |search, steps| moves::drain(search, rng, steps));
-        }
-    }
-
-    /// The moves after which load is spread evenly again, say after a node has joined: at most `most`. They are found
-    /// and not made.
-    pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<Step> {
-        let mut steps = Vec::new();
-        self.search(now, |search| moves::rebalance(search, most, rng, &mut steps));
-        steps
     }
 
     /// Makes moves: their rates are promised, and the orders go out.
@@ -363,7 +365,7 @@ impl Cluster {
     pub fn deadline(&self) -> Option<Instant> {
         // What is overloaded is so at once: any time that has passed says that.
         let at_once = if self.overloaded.is_empty() { None } else { self.round.map(|round| round - ROUND) };
-        let others = [self.roster.deadline(), self.round, at_once, self.hurry()];
+        let others = [self.roster.deadline(), self.round, at_once, self.hurry(), self.calm.deadline()];
         self.ledger.deadline().into_iter().chain(others.into_iter().flatten()).min()
     }
 

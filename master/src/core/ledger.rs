@@ -256,6 +256,11 @@ impl Ledger {
         self.table.place(node, work)
     }
 
+    /// Sessions that run on a node, on their way elsewhere or not.
+    pub fn running(&self, node: NodeId) -> usize {
+        self.works(node).iter().filter_map(|work| self.place(node, *work)).map(|place| place.taken()).sum()
+    }
+
     /// Sessions known.
     pub fn len(&self) -> usize {
         self.table.len()

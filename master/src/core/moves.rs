@@ -2,14 +2,20 @@
 //! can give or that drains, and towards a node that stands empty. Finds, and changes nothing. Bounded in time: it looks
 //! at so many works of a node, from a different one each time, and at so many nodes.
 
-mod plan;
+mod drain;
+mod shed;
+mod spread;
 #[cfg(test)]
 mod tests;
 
 use rand::{Rng, RngExt as _};
 use usher_proto::{SessionId, model::Origin};
 
-pub use self::plan::{Pace, drain, rebalance, shed};
+pub use self::{
+    drain::{Drain, drain},
+    shed::shed,
+    spread::{Giving, spread},
+};
 use super::{
     NodeId,
     balancer::{self, Load, View},
@@ -70,6 +76,9 @@ struct Room {
     left: i64,
     /// It may be given sessions.
     well: bool,
+    /// Sessions that this search gives it, and their bit/s.
+    given: u32,
+    given_rate: u64,
 }
 
 impl Rooms {
@@ -82,7 +91,7 @@ impl Rooms {
             let left = signed(load.available.rate) - signed(load.level);
             let well = node.standing(view.now) == Standing::Well;
             self.rooms.resize(id.index(), Room::default());
-            self.rooms.push(Room { load, left, well });
+            self.rooms.push(Room { load, left, well, given: 0, given_rate: 0 });
             if well {
                 self.available = self.available.saturating_add(load.available.rate);
                 self.free = self.free.saturating_add(u64::try_from(left).unwrap_or(0));
@@ -103,6 +112,8 @@ impl Rooms {
         if let Some(room) = self.rooms.get_mut(step.to.index()) {
             room.left -= rate;
             room.load.level = room.load.level.saturating_add(step.rate);
+            room.given += 1;
+            room.given_rate = room.given_rate.saturating_add(step.rate);
         }
     }
 }

@@ -102,14 +102,16 @@ pub struct Link {
 pub enum AttachError {
     /// Another process serves under this name and is well.
     #[error(
-        "node `{node}` is already attached by its process {there}, which reports; process {here} must wait until that \
-         one ends, or take another name"
+        "node `{node}` is already attached by its process {there} at {address}, which reports; process {here} must wait \
+         until that one ends, or take another name"
     )]
     Taken {
         /// The name.
         node: NodeName,
         /// The process that has it.
         there: BootId,
+        /// Where clients dial that; empty if nowhere.
+        address: String,
         /// The one that wants it.
         here: BootId,
     },
@@ -290,7 +292,9 @@ impl Roster {
         if let Some(node) = known.and_then(|id| self.node(id)) {
             let same = node.hello.boot == hello.boot;
             if !same && node.attached() && node.lease_end() > now.instant {
-                return Err(AttachError::Taken { node: hello.node, there: node.hello.boot, here: hello.boot });
+                let address = node.hello.presence.addresses.first().map(ToString::to_string).unwrap_or_default();
+                let (there, here) = (node.hello.boot, hello.boot);
+                return Err(AttachError::Taken { node: hello.node, there, address, here });
             }
             if same && hello.attachment <= node.hello.attachment {
                 let there = node.hello.attachment;
@@ -341,8 +345,7 @@ impl Roster {
                     node.books = old.books;
                 }
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
-                node.rejected_files = old.rejected_files;
-                node.damaged_files = old.damaged_files;
+                (node.rejected_files, node.damaged_files) = (old.rejected_files, old.damaged_files);
                 node.catalog_known = old.catalog_known;
             }
         }

@@ -89,9 +89,9 @@ pub(super) fn copy(title: &str, rate: u64, origin: Origin) -> CatalogCopy {
 }
 
 impl World {
-    /// Nodes of these capacities, warm and empty.
+    /// Nodes of these capacities, warm and empty. That they have just joined moves nothing.
     pub(super) fn new(capacities: &[u64]) -> Self {
-        Self::with(Settings::default(), capacities)
+        Self::with(Settings { rebalance: false, ..Settings::default() }, capacities)
     }
 
     /// The same under other settings.
@@ -123,6 +123,12 @@ impl World {
             world.titles(node, &titles.split(' ').collect::<Vec<_>>());
         }
         world
+    }
+
+    /// A node that attached by another way is the next.
+    pub(super) fn adopt(&mut self, link: Link) {
+        self.links.push(link);
+        self.committed.push(0);
     }
 
     pub(super) fn titles(&mut self, node: usize, titles: &[&str]) {

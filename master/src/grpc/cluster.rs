@@ -1,9 +1,12 @@
-//! `usher.v1.Cluster`: the roster for operators, and its changes as they happen.
+//! `usher.v1.Cluster`: the roster for operators, its changes as they happen, and what operators have done.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, mpsc},
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -19,7 +22,7 @@ use super::{peer, request_id};
 use crate::{
     app::ClusterAccess,
     core::{balancer::RETRY, journal::KEPT},
-    state::State,
+    state::{Followed, State},
 };
 
 /// Most watchers at once.
@@ -27,6 +30,24 @@ const WATCHERS: usize = 256;
 
 /// Changes that wait for one watcher; the rest wait in the ring that all share.
 const TO_WATCHER: usize = 16;
+
+/// How long sessions may run on a node that drains, when nothing else is said.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// See `DrainRequest` in `cluster.proto`.
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Between two looks at a drain: as often as the master moves sessions.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Who follows a drain hears of it this often, even if only time has passed.
+const SIGN: Duration = Duration::from_secs(1);
+
+/// Moves of a rebalance, when nothing else is said, and at most: at 16 a second, ten minutes of them.
+const REBALANCE: usize = 100;
+
+/// See [`REBALANCE`].
+const MOST_MOVES: usize = 10_000;
 
 /// See the module.
 pub(crate) struct Service {
@@ -45,9 +66,24 @@ impl Service {
     fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
         match self.access {
             ClusterAccess::Open => Ok(()),
-            ClusterAccess::Admin => peer::require(request, Role::Admin).map(|_name| ()),
+            ClusterAccess::Admin => operator(request),
         }
     }
+
+    /// A place among those who watch.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let full = |_| Fault::new(Code::NoCapacity, format!("{WATCHERS} watchers already")).after(RETRY).to_status();
+        Arc::clone(&self.watchers).try_acquire_owned().map_err(full)
+    }
+}
+
+/// What changes the cluster is for operators alone, whoever may look at it.
+fn operator<T>(request: &Request<T>) -> Result<(), Status> {
+    peer::require(request, Role::Admin).map(|_name| ())
+}
+
+fn node_name(field: &str, name: &str) -> Result<NodeName, Status> {
+    NodeName::parse(name).map_err(|error| Invalid::one(field, error).to_status())
 }
 
 #[tonic::async_trait]
@@ -55,16 +91,38 @@ impl Cluster for Service {
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
     type DrainStream = BoxStream<'static, Result<v1::DrainResponse, Status>>;
 
-    async fn drain(&self, _request: Request<v1::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
-        Err(Status::unimplemented("drain"))
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<Self::DrainStream>, Status> {
+        operator(&request)?;
+        let v1::DrainRequest { node, deadline_ms } = request.into_inner();
+        let name = node_name("node", &node)?;
+        let deadline = if deadline_ms == 0 { DRAIN } else { Duration::from_millis(deadline_ms) };
+        if deadline > LONGEST_DRAIN {
+            let rule = format!("at most a day, {} ms; not {deadline_ms}", LONGEST_DRAIN.as_millis());
+            return Err(Invalid::one("deadline_ms", rule).to_status());
+        }
+        let place = self.place()?;
+        let (drain, first) = self.state.drain(&name, deadline).map_err(|fault| fault.to_status())?;
+        let (sender, receiver) = mpsc::channel(TO_WATCHER);
+        tokio::spawn(follow(Arc::clone(&self.state), drain, first, sender, place, self.ending.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn undrain(&self, _request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
-        Err(Status::unimplemented("undrain"))
+    async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
+        operator(&request)?;
+        let name = node_name("node", &request.into_inner().node)?;
+        self.state.undrain(&name).await.map_err(|fault| fault.to_status())?;
+        Ok(Response::new(v1::UndrainResponse {}))
     }
 
-    async fn rebalance(&self, _: Request<v1::RebalanceRequest>) -> Result<Response<v1::RebalanceResponse>, Status> {
-        Err(Status::unimplemented("rebalance"))
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        operator(&request)?;
+        let v1::RebalanceRequest { dry_run, most } = request.into_inner();
+        let most = if most == 0 { REBALANCE } else { most as usize };
+        let moves = self.state.rebalance(most.min(MOST_MOVES), dry_run);
+        Ok(Response::new(v1::RebalanceResponse { moves }))
     }
 
     async fn list_nodes(
@@ -77,8 +135,7 @@ impl Cluster for Service {
 
     async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
         self.allow(&request)?;
-        let name = NodeName::parse(&request.into_inner().name);
-        let name = name.map_err(|error| Invalid::one("name", error).to_status())?;
+        let name = node_name("name", &request.into_inner().name)?;
         let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
         self.state.node(&name).map(Response::new).ok_or_else(|| unknown().to_status())
     }
@@ -111,8 +168,7 @@ impl Cluster for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.allow(&request)?;
-        let full = |_| Fault::new(Code::NoCapacity, format!("{WATCHERS} watchers already")).after(RETRY).to_status();
-        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(full)?;
+        let place = self.place()?;
         let (sender, receiver) = mpsc::channel(TO_WATCHER);
         tokio::spawn(watch(Arc::clone(&self.state), sender, place, self.ending.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -153,6 +209,46 @@ async fn watch(
         () = ending.cancelled() => {
             // Best effort: a watcher whose queue is full sees the stream end all the same.
             let _full = sender.try_send(Err(Fault::new(Code::Unavailable, "the master ends").after(RETRY).to_status()));
+        }
+        () = sender.closed() => {}
+        () = tell => {}
+    }
+}
+
+/// Tells one operator how a drain goes, until it is over. The drain goes on without its operator, and without the master.
+async fn follow(
+    state: Arc<State>,
+    mut drain: Followed,
+    first: v1::DrainResponse,
+    sender: mpsc::Sender<Result<v1::DrainResponse, Status>>,
+    _place: OwnedSemaphorePermit,
+    ending: CancellationToken,
+) {
+    let tell = async {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut told, mut at) = (first.sessions, Instant::now());
+        if sender.send(Ok(first)).await.is_err() {
+            return;
+        }
+        loop {
+            looks.tick().await;
+            let said = state.drained(&mut drain);
+            let over = said.empty || !said.ended.is_empty();
+            if over || said.sessions != told || at.elapsed() >= SIGN {
+                (told, at) = (said.sessions, Instant::now());
+                if sender.send(Ok(said)).await.is_err() || over {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ending.cancelled() => {
+            // Best effort: a caller whose queue is full sees the stream end all the same.
+            let text = "the master ends; the drain goes on";
+            let _full = sender.try_send(Err(Fault::new(Code::Unavailable, text).to_status()));
         }
         () = sender.closed() => {}
         () = tell => {}

@@ -1,7 +1,11 @@
 //! `usher.v1.Registry`: the standing channel of a node. Owns who may open one, and what ends it. One wrong message
 //! ends it, and nothing else: what the node said before stands.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
@@ -38,12 +42,26 @@ pub(crate) struct Service {
     state: Arc<State>,
     load: Load,
     ending: CancellationToken,
+    /// Why nodes were not attached, as it was logged last.
+    refused: Mutex<HashMap<String, String>>,
 }
 
 impl Service {
     /// Its channels end with `ending`.
     pub(crate) fn new(state: Arc<State>, load: Load, ending: CancellationToken) -> Self {
-        Self { state, load, ending }
+        Self { state, load, ending, refused: Mutex::default() }
+    }
+
+    /// Logs why a node is not attached: once, however often it tries.
+    fn refuse(&self, node: &str, why: &str) {
+        // Nothing is half done under this lock. There is an entry for each certificate of a node at most.
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(node).is_some_and(|last| last == why) {
+            debug!(node, error = why, "attachment refused again");
+        } else {
+            warn!(node, error = why, "attachment refused");
+            refused.insert(node.to_owned(), why.to_owned());
+        }
     }
 }
 
@@ -59,14 +77,13 @@ impl Registry for Service {
             warn!(peer = ?request.remote_addr(), error = status.message(), "attachment refused");
         })?;
         let mut messages = request.into_inner();
-        let hello = introduce(&name, &mut messages).await.inspect_err(|status| {
-            warn!(node = %name, error = status.message(), "attachment refused");
-        })?;
+        let introduced = introduce(&name, &mut messages).await;
+        let hello = introduced.inspect_err(|status| self.refuse(&name, status.message()))?;
 
         let (to_node, from_master) = mpsc::channel(TO_NODE);
         let (attachment, version, capacity) = (hello.attachment, hello.version.clone(), hello.capacity);
         let (link, key, replaced) = self.state.attach(hello, to_node.clone()).map_err(|error| {
-            warn!(node = %name, %error, "attachment refused");
+            self.refuse(&name, &error.to_string());
             Fault::from(&error).to_status()
         })?;
         info!(node = %name, attachment, version, %capacity, "node attached");

@@ -157,6 +157,10 @@ impl State {
     /// A node told how an order to copy went, perhaps over another attachment than the order's.
     pub(crate) fn replicated(&self, link: Link, id: u64, refusal: Option<&Fault>) {
         let mut inner = self.lock();
+        // What an older process copied, this one does not have.
+        if !inner.cluster.roster().is_current(link) {
+            return;
+        }
         let sent = inner.sent.get(&id).filter(|sent| sent.link.node == link.node);
         let Some(Sent { what: What::Copy(work), .. }) = sent else { return };
         let work = *work;
@@ -188,7 +192,7 @@ impl State {
 
 impl Inner {
     /// Sends a message down a node's channel; false when there is none or it is full.
-    fn send(&self, node: NodeId, body: Body) -> bool {
+    pub(super) fn send(&self, node: NodeId, body: Body) -> bool {
         let message = Ok(v1::AttachResponse { body: Some(body) });
         let sent = self.channels.get(&node).is_some_and(|channel| channel.to_node.try_send(message).is_ok());
         if !sent {

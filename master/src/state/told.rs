@@ -21,7 +21,7 @@ impl State {
             match one {
                 Told::Report(link, report) => self.report(&mut inner, now, link, report),
                 Told::Sessions(link, sessions) => self.sessions(&mut inner, now, link, sessions),
-                Told::Presence(link, presence) => presence_of(&mut inner, link, presence),
+                Told::Presence(link, presence) => presence_of(&mut inner, now, link, presence),
                 Told::Fence(applied) => fences.push(applied),
             }
         }
@@ -84,8 +84,8 @@ impl State {
     }
 }
 
-fn presence_of(inner: &mut Inner, link: Link, presence: Presence) {
-    inner.cluster.presence(link, presence);
+fn presence_of(inner: &mut Inner, now: Now, link: Link, presence: Presence) {
+    inner.cluster.presence(now, link, presence);
     let hello = inner.cluster.roster().node(link.node).map(|node| node.hello.clone());
     if let Some((channel, hello)) = inner.channels.get_mut(&link.node).zip(hello)
         && channel.link == link

@@ -133,7 +133,7 @@ pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::
     let there = node.state != roster::State::Gone;
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
     v1::Node {
-        drain_left_ms: 0,
+        drain_left_ms: u64::try_from(cluster.drain_left(now, id).as_millis()).unwrap_or(u64::MAX),
         name: node.name().to_string(),
         state: state(node.state).into(),
         zone: node.hello.zone.clone(),

@@ -4,6 +4,7 @@ mod attach;
 mod balance;
 mod faces;
 mod harness;
+mod operate;
 mod orders;
 mod renew;
 mod resolve;

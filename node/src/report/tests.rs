@@ -339,6 +339,32 @@ async fn presence_follows_drain_and_a_drained_node_ends() {
 }
 
 #[tokio::test]
+async fn a_node_drains_at_its_masters_word_and_the_next_master_hears_of_it() {
+    let mut master = Master::start().await;
+    let node = node(&master).await;
+    let mut call = master.call().await;
+    call.until(|call| call.complete).await;
+    assert!(!call.hello.presence.draining);
+    let hour = Duration::from_secs(3600);
+    call.reply(Answer::Drain(v1::Drain { deadline_ms: 3_600_000 })).await;
+    call.until(|call| call.draining).await;
+    assert!(!call.drain_left.is_zero() && call.drain_left <= hour, "{:?}", call.drain_left);
+    // The drain is the node's own: a master that knows nothing learns of it at once.
+    drop(call);
+    let mut again = master.call().await;
+    let presence = &again.hello.presence;
+    assert!(presence.draining && !presence.drain_left.is_zero() && presence.drain_left <= hour);
+    again.reply(Answer::Drain(v1::Drain { deadline_ms: 0 })).await;
+    again.until(|call| call.draining && call.drain_left.is_zero()).await;
+    again.reply(Answer::Undrain(v1::Undrain {})).await;
+    again.until(|call| !call.draining).await;
+    let viewer = Viewer::dial(node.local_addr(), again.hello.presence.certificates.clone()).await;
+    let ticket = key(again.hello.boot).sign(&stage::claims("a.mp4", None)).expect("signs");
+    assert!(viewer.play(&ticket, None).await.is_ok());
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_wrong_certificate_is_refused_at_once() {
     let master = Master::start().await;
     let wrong = Config { identity: master.identity_of(usher_certs::Role::Admin, "boss"), ..config(&master) };

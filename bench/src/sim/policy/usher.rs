@@ -184,11 +184,12 @@ impl Policy for Usher {
         }
     }
 
-    fn draining(&mut self, _now: Time, node: Node) {
+    fn draining(&mut self, now: Time, node: Node) {
+        let now = self.now(now);
         let Some(known) = self.nodes[node as usize].as_mut() else { return };
         known.hello.presence.draining = true;
         if let Some(link) = known.link {
-            self.cluster.presence(link, known.hello.presence.clone());
+            self.cluster.presence(now, link, known.hello.presence.clone());
         }
     }
 

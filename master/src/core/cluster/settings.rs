@@ -22,8 +22,8 @@ pub struct Settings {
     pub masters: u64,
     /// Sessions are moved to make room, and away from nodes that have too much.
     pub moves: bool,
-    /// Sessions are moved away from nodes that drain.
-    pub drain: bool,
+    /// Sessions are moved to nodes that have just joined, when the others are much fuller.
+    pub rebalance: bool,
     /// A node that is full only by a short burst of others' traffic may be chosen.
     pub bursts: bool,
     /// How often nodes report.
@@ -43,7 +43,7 @@ impl Default for Settings {
             zones: Zones::default(),
             masters: 1,
             moves: true,
-            drain: true,
+            rebalance: true,
             bursts: true,
             report_interval: REPORT_INTERVAL,
             replication: true,

@@ -1,5 +1,6 @@
 //! The journey of a decision, with reports, expiries and the loss of nodes.
 
+mod fencing;
 mod health;
 mod masters;
 mod order;
@@ -213,7 +214,7 @@ fn refusals_say_which() {
     let unequipped = why(world.resolve("A", |ask| ask.needs = needs));
     assert!(matches!(unequipped, NoChoice::Unequipped(_)) && Fault::from(&unequipped).code == Code::Unequipped);
 
-    world.cluster.presence(world.links[0], presence(true));
+    world.cluster.presence(world.now, world.links[0], presence(true));
     let NoChoice::Down(count) = why(world.resolve("A", |_| {})) else { panic!() };
     assert_eq!((count.draining, count.down), (1, 0));
     world.wait(LEASE);
@@ -231,7 +232,7 @@ fn the_reason_tells_what_was_seen() {
     let mut world = World::figure_4();
     world.tell(1, |sessions| sessions.committed = Bitrate(8 * MBIT));
     world.tell(2, |sessions| sessions.committed = Bitrate(500 * MBIT));
-    world.cluster.presence(world.links[0], presence(true));
+    world.cluster.presence(world.now, world.links[0], presence(true));
     let decision = world.resolve("B", |_| {}).expect("chosen");
     let reason = world.cluster.reason(&decision).expect("known").to_string();
     assert_eq!(
@@ -377,10 +378,10 @@ proptest! {
                 }
                 7 => {
                     draining[node] = !draining[node];
-                    world.cluster.presence(world.links[node], presence(draining[node]));
+                    world.cluster.presence(world.now, world.links[node], presence(draining[node]));
                     // Draining moves sessions at the next round; here none does.
                     draining[node] = false;
-                    world.cluster.presence(world.links[node], presence(false));
+                    world.cluster.presence(world.now, world.links[node], presence(false));
                 }
                 _ => {
                     let wait = Duration::from_millis(size * 10);

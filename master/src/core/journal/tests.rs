@@ -24,7 +24,7 @@ fn the_best_of_three_with_one_full_and_one_draining() {
     let mut world = World::figure_4();
     world.run(0, "B", RATE, 125);
     world.run(1, "B", RATE, 10);
-    world.cluster.presence(world.links[2], presence(true));
+    world.cluster.presence(world.now, world.links[2], presence(true));
     assert_eq!(explain(&mut world, "B"), BEST);
 }
 

@@ -73,6 +73,17 @@ impl Place<'_> {
         self.slots().filter(fit).map(|slot| (slot.session, slot.rate))
     }
 
+    /// All that run and are not on their way elsewhere, however often they were moved.
+    pub fn running(&self) -> impl Iterator<Item = (SessionId, u64)> {
+        let running = self.slots().filter(|slot| slot.state == State::Running);
+        running.map(|slot| (slot.session, slot.rate))
+    }
+
+    /// How many run, on their way elsewhere or not.
+    pub fn taken(&self) -> usize {
+        self.slots().filter(|slot| slot.state != State::Promised).count()
+    }
+
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         let mut at = self.head;
         std::iter::from_fn(move || {

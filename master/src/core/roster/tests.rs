@@ -62,6 +62,7 @@ fn who_may_attach() {
     assert!(roster.attach(now, hello("n", 2, 1)).is_ok(), "a closed channel frees the name");
     let error = roster.attach(now, hello("n", 3, 1)).expect_err("taken").to_string();
     assert!(error.contains(&BootId(2).to_string()) && error.contains(&BootId(3).to_string()), "{error}");
+    assert!(error.contains("127.0.0.1:1"), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     net::SocketAddr,
     path::Path,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -112,6 +113,7 @@ impl Master {
             probed: None,
             last: model::Report::default(),
             draining: false,
+            drain_left: Duration::ZERO,
             prepared: None,
             moved: None,
         };
@@ -142,6 +144,7 @@ pub(super) struct Call {
     pub(super) probed: Option<u64>,
     pub(super) last: model::Report,
     pub(super) draining: bool,
+    pub(super) drain_left: Duration,
     prepared: Option<v1::Prepared>,
     moved: Option<v1::Moved>,
 }
@@ -163,7 +166,8 @@ impl Call {
                     self.last = report;
                 }
                 Some(Body::Presence(presence)) => {
-                    self.draining = model::Presence::try_from(presence).expect("a good presence").draining;
+                    let presence = model::Presence::try_from(presence).expect("a good presence");
+                    (self.draining, self.drain_left) = (presence.draining, presence.drain_left);
                 }
                 Some(Body::Prepared(prepared)) => self.prepared = Some(prepared),
                 Some(Body::Moved(moved)) => self.moved = Some(moved),

@@ -58,7 +58,7 @@ fn nothing_is_moved_where_the_operator_forbids_it() {
     world.titles(1, &["B"]);
     world.run(0, "B", 20 * MBIT, 5);
     assert!(matches!(why(world.resolve("A", |_| {})), NoChoice::Full { .. }));
-    world.cluster.presence(world.links[0], presence(true));
+    world.cluster.presence(world.now, world.links[0], presence(true));
     world.seconds(3);
     assert!(moves(&mut world).is_empty());
 }
@@ -66,7 +66,7 @@ fn nothing_is_moved_where_the_operator_forbids_it() {
 #[test]
 fn a_draining_node_is_emptied() {
     let mut world = full();
-    world.cluster.presence(world.links[0], presence(true));
+    world.cluster.presence(world.now, world.links[0], presence(true));
     for second in 1..=70 {
         let steps = moves(&mut world);
         for step in &steps {

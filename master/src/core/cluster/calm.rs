@@ -1,0 +1,205 @@
+//! Moves that nobody waits for: away from nodes that drain, towards nodes that have just joined, and those that the
+//! operator ordered. Owns when they are made, how many at a time, and what is tried again.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    time::{Duration, Instant},
+};
+
+use rand::Rng;
+use usher_proto::SessionId;
+
+use super::{Cluster, Event};
+use crate::core::{
+    NodeId, Now,
+    catalog::Work,
+    moves::{self, Drain, Giving, Step},
+    roster::{Standing, State},
+};
+
+/// Between two looks at the moves that are due: many small steps disturb less than few large ones.
+const STEP: Duration = Duration::from_millis(250);
+
+/// How long a session is left alone whose move its node refused.
+const REST: Duration = Duration::from_secs(2);
+
+/// Moves that the operator ordered, made at a time: 16 a second.
+const ORDERED: usize = 4;
+
+/// Moves a second towards nodes that have joined.
+const JOINED: usize = 4;
+
+/// How long a node that has joined is given sessions of others: a minute in which it may be given but little, and two
+/// in which they come.
+const WELCOME: Duration = Duration::from_secs(180);
+
+/// How long the same node is given none when it joins again: one that comes and goes must not send viewers about.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Calm {
+    /// By node that drains.
+    drains: HashMap<NodeId, Drain>,
+    /// Sessions whose move was refused since the last step.
+    refused: Vec<SessionId>,
+    /// Until when such are left alone.
+    rests: HashMap<SessionId, Instant>,
+    /// When nodes joined.
+    joined: HashMap<NodeId, Instant>,
+    giving: Giving,
+    /// What the operator ordered.
+    ordered: VecDeque<Step>,
+    next: Option<Instant>,
+}
+
+impl Calm {
+    /// A node's channel closed.
+    pub(super) fn left(&mut self, node: NodeId) {
+        self.drains.remove(&node);
+    }
+
+    /// A node refused to move a session.
+    pub(super) fn refused(&mut self, session: SessionId) {
+        // Only a drain tries again.
+        if !self.drains.is_empty() {
+            self.refused.push(session);
+        }
+    }
+
+    /// When moves are due next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn is_idle(&self) -> bool {
+        self.drains.is_empty() && self.ordered.is_empty()
+    }
+}
+
+impl Cluster {
+    /// Takes note of whether a node drains, and of one that begins to serve.
+    pub(super) fn note_drain(&mut self, now: Now, node: NodeId) {
+        let Some(known) = self.roster.node(node) else { return };
+        let presence = &known.hello.presence;
+        if presence.draining {
+            let left = presence.drain_left;
+            match self.calm.drains.entry(node) {
+                Entry::Occupied(drain) => drain.into_mut().again(now.instant, left),
+                Entry::Vacant(place) => {
+                    place.insert(Drain::new(now.instant, left));
+                }
+            }
+            self.calm.next.get_or_insert(now.instant + STEP);
+        } else {
+            let undrained = self.calm.drains.remove(&node).is_some();
+            // One that attaches again was there all the time, perhaps with another master.
+            let started = known.attached_at == now && known.hello.attachment == 1;
+            let quiet = self.calm.joined.get(&node).is_some_and(|at| *at + QUIET > now.instant);
+            if (undrained || started) && !quiet {
+                self.calm.joined.insert(node, now.instant);
+            }
+        }
+    }
+
+    /// How long the sessions of a node that drains may run on; zero when it does not drain, or has ended them.
+    pub fn drain_left(&self, now: Now, node: NodeId) -> Duration {
+        let said = self.roster.node(node).is_some_and(|node| !node.hello.presence.drain_left.is_zero());
+        let left = self.calm.drains.get(&node).filter(|_| said).map(|drain| drain.left(now.instant));
+        left.unwrap_or_default()
+    }
+
+    /// What runs on a node that no other node could serve, with the number of sessions.
+    pub fn only_at(&mut self, now: Now, node: NodeId) -> Vec<(Option<Work>, usize)> {
+        self.search(now, |search| search.only_at(node))
+    }
+
+    /// The moves after which load is spread evenly again: at most `most`. They are found and not made.
+    pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.search(now, |search| moves::spread(search, most, |_| true, &mut Giving::new(), rng, &mut steps));
+        steps
+    }
+
+    /// Makes moves, a few at a time, as long as they make sense.
+    pub fn order(&mut self, now: Now, steps: &[Step]) {
+        // What was ordered before is planned anew with this.
+        self.calm.ordered = steps.iter().copied().collect();
+        if !steps.is_empty() {
+            self.calm.next.get_or_insert(now.instant + STEP);
+        }
+    }
+
+    /// Makes the moves that are due.
+    pub(super) fn calmly(&mut self, now: Now, rng: &mut impl Rng) {
+        if self.calm.next.is_none_or(|next| next > now.instant) {
+            return;
+        }
+        let due: Vec<Step> = self.calm.ordered.drain(..ORDERED.min(self.calm.ordered.len())).collect();
+        for step in due {
+            self.make_ordered(now, step);
+        }
+        self.calm.rests.retain(|_, until| *until > now.instant);
+        let refused = std::mem::take(&mut self.calm.refused);
+        self.calm.rests.extend(refused.into_iter().map(|session| (session, now.instant + REST)));
+        if self.settings.moves {
+            let mut drains = std::mem::take(&mut self.calm.drains);
+            for (node, drain) in &mut drains {
+                self.empty(now, *node, drain, rng);
+            }
+            self.calm.drains = drains;
+        }
+        self.calm.next = if self.calm.is_idle() { None } else { Some(now.instant + STEP) };
+        if self.calm.drains.is_empty() {
+            self.calm.rests.clear();
+        }
+    }
+
+    fn make_ordered(&mut self, now: Now, step: Step) {
+        let there = self.ledger.session(step.session).is_some_and(|session| session.node == step.from);
+        let well = self.roster.node(step.to).is_some_and(|node| node.standing(now.instant) == Standing::Well);
+        if there && well && self.load(now, step.to).1 >= step.rate {
+            self.depart(now, &[step]);
+        }
+    }
+
+    fn empty(&mut self, now: Now, node: NodeId, drain: &mut Drain, rng: &mut impl Rng) {
+        if self.roster.node(node).is_none_or(|node| node.state != State::Draining) {
+            return;
+        }
+        let due = drain.due(now.instant, self.ledger.running(node));
+        if due == 0 {
+            return;
+        }
+        let rests = std::mem::take(&mut self.calm.rests);
+        let (mut made, mut stuck) = (0, 0);
+        self.make(now, |search, steps| {
+            steps.clear();
+            stuck = moves::drain(search, node, due, |session| rests.contains_key(session), rng, steps);
+            made = steps.len();
+        });
+        self.calm.rests = rests;
+        drain.made(made);
+        // Once, and again when it was over.
+        if stuck > 0 && drain.stuck == 0 {
+            self.events.push(Event::Stuck(node, stuck));
+        }
+        if stuck > 0 || made == due {
+            drain.stuck = stuck;
+        }
+    }
+
+    /// Moves sessions towards the nodes that have joined, once a second.
+    pub(super) fn join(&mut self, now: Now, rng: &mut impl Rng) {
+        self.calm.joined.retain(|_, at| *at + QUIET > now.instant);
+        let fresh = |at: &Instant| *at + WELCOME > now.instant;
+        if !self.settings.moves || !self.settings.rebalance || !self.calm.joined.values().any(fresh) {
+            self.calm.giving.clear();
+            return;
+        }
+        let (joined, mut giving) = (std::mem::take(&mut self.calm.joined), std::mem::take(&mut self.calm.giving));
+        let may = |node: NodeId| joined.get(&node).is_some_and(fresh);
+        self.make(now, |search, steps| moves::spread(search, JOINED, may, &mut giving, rng, steps));
+        (self.calm.joined, self.calm.giving) = (joined, giving);
+    }
+}

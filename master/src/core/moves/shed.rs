@@ -1,0 +1,29 @@
+//! Moves away from nodes that have more than they can give, which no arrival asks for. Finds them; the caller makes them.
+
+use rand::Rng;
+
+use super::{Search, Step};
+use crate::core::NodeId;
+
+/// A node that has more than it can give sheds to nodes that keep this part of the cluster's mean margin, in per
+/// cent: a move to the next node that overflows would only be the first of two.
+const SPARE: i64 = 60;
+
+/// Moves away from those of `nodes` that have more than they can give.
+pub fn shed(search: &mut Search<'_>, nodes: &[NodeId], rng: &mut impl Rng, steps: &mut Vec<Step>) {
+    steps.clear();
+    let least = mean_margin(search) * SPARE / 100;
+    for node in nodes {
+        search.relieve(*node, least, rng, steps);
+    }
+}
+
+fn mean_margin(search: &Search<'_>) -> i64 {
+    let margins = search.view.roster.nodes().filter_map(|(id, node)| {
+        let room = search.rooms.of(id);
+        let margin = node.books.margin(room.load.available.rate, room.load.level, 0, &search.view.common);
+        room.well.then_some(margin)
+    });
+    let (sum, count) = margins.fold((0_i64, 0), |(sum, count), margin| (sum.saturating_add(margin), count + 1));
+    sum.checked_div(count).unwrap_or(0)
+}

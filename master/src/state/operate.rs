@@ -1,0 +1,154 @@
+//! What operators have done: drains, followed until the node is empty, and load that is spread. Owns who is asked and
+//! when that has come about; the moves are the core's, and the deadline is the node's.
+
+use std::time::{Duration, Instant};
+
+use tracing::info;
+use usher_proto::{
+    BootId, Fault, NodeName,
+    code::Code,
+    pb::v1::{self, attach_response::Body},
+};
+
+use super::{Inner, State, now};
+use crate::core::{NodeId, moves::Step, roster::Node};
+
+/// How long a node may take to do as it is told, as far as it shows.
+const CONFIRM: Duration = Duration::from_secs(5);
+
+/// A drain that somebody follows.
+pub(crate) struct Followed {
+    name: NodeName,
+    node: NodeId,
+    boot: BootId,
+    ordered: Instant,
+    /// When the node was first seen to drain.
+    confirmed: Option<Instant>,
+    /// What was asked for.
+    deadline: Duration,
+}
+
+impl State {
+    /// Orders a node to drain. Tells what is there.
+    pub(crate) fn drain(&self, name: &NodeName, deadline: Duration) -> Result<(Followed, v1::DrainResponse), Fault> {
+        let mut inner = self.lock();
+        let now = now();
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let (node, boot) = inner.tell(name, Body::Drain(v1::Drain { deadline_ms }))?;
+        let only_here = inner.cluster.only_at(now, node).into_iter().map(|(work, sessions)| {
+            let title = work.and_then(|work| inner.cluster.described(work)).map(|facts| facts.title.to_string());
+            v1::OnlyHere { title: title.unwrap_or_default(), sessions: count(sessions) }
+        });
+        let mut only_here: Vec<v1::OnlyHere> = only_here.collect();
+        only_here.sort_unstable_by(|a, b| b.sessions.cmp(&a.sessions).then_with(|| a.title.cmp(&b.title)));
+        let sessions = inner.cluster.ledger().running(node);
+        info!(node = %name, sessions, seconds = deadline.as_secs(), only_here = only_here.len(), "drain ordered");
+        let first =
+            v1::DrainResponse { sessions: count(sessions), left_ms: deadline_ms, only_here, ..Default::default() };
+        let name = name.clone();
+        Ok((Followed { name, node, boot, ordered: now.instant, confirmed: None, deadline }, first))
+    }
+
+    /// How far a drain has come. The last answer has `empty` or `ended` set.
+    pub(crate) fn drained(&self, followed: &mut Followed) -> v1::DrainResponse {
+        let inner = self.lock();
+        let now = now();
+        let sessions = inner.cluster.ledger().running(followed.node);
+        let mut said = v1::DrainResponse { sessions: count(sessions), ..Default::default() };
+        let name = &followed.name;
+        let same = |node: &&Node| node.attached() && node.hello.boot == followed.boot;
+        let Some(node) = inner.cluster.roster().node(followed.node).filter(same) else {
+            said.ended = format!("node `{name}` has left; look with `usher nodes`");
+            return said;
+        };
+        match (node.hello.presence.draining, followed.confirmed) {
+            (true, confirmed) => {
+                let confirmed = *followed.confirmed.get_or_insert(confirmed.unwrap_or(now.instant));
+                let left = inner.cluster.drain_left(now, followed.node);
+                said.left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                // News of a session that began just before the drain may still be on its way; a report is not ahead of it.
+                let reported = node.reported_at.is_some_and(|at| at > confirmed);
+                said.empty = sessions == 0 && reported && node.report.sessions == 0;
+            }
+            (false, Some(_)) => said.ended = format!("node `{name}` takes sessions again: its drain was taken back"),
+            (false, None) => {
+                let waited = now.instant.saturating_duration_since(followed.ordered);
+                let left = followed.deadline.saturating_sub(waited);
+                said.left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                if waited >= CONFIRM {
+                    said.ended = format!("node `{name}` does not drain; its software may be older than the master's");
+                }
+            }
+        }
+        said
+    }
+
+    /// Lets a node take sessions again, and waits until it does.
+    pub(crate) async fn undrain(&self, name: &NodeName) -> Result<(), Fault> {
+        let mut events = self.events.subscribe();
+        let (node, _) = self.lock().tell(name, Body::Undrain(v1::Undrain {}))?;
+        info!(node = %name, "undrain ordered");
+        let until = Instant::now() + CONFIRM;
+        while self.is_draining(node) {
+            // Whatever happened, or was missed: the roster tells.
+            if tokio::time::timeout_at(until.into(), events.recv()).await.is_err() {
+                let text = format!("node `{name}` still drains: it is about to end, or does not hear");
+                return Err(Fault::new(Code::Unavailable, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_draining(&self, node: NodeId) -> bool {
+        let inner = self.lock();
+        inner.cluster.roster().node(node).is_some_and(|node| node.attached() && node.hello.presence.draining)
+    }
+
+    /// Spreads load evenly by at most `most` moves, or only tells them.
+    pub(crate) fn rebalance(&self, most: usize, dry_run: bool) -> Vec<v1::PlannedMove> {
+        let mut inner = self.lock();
+        let now = now();
+        let steps = inner.cluster.rebalance(now, most, &mut rand::rng());
+        let moves = steps.iter().map(|step| inner.planned(step)).collect();
+        if !dry_run {
+            info!(moves = steps.len(), "rebalance ordered");
+            inner.cluster.order(now, &steps);
+        }
+        moves
+    }
+}
+
+impl Inner {
+    /// Sends an order to a node by name; its number and process.
+    fn tell(&self, name: &NodeName, order: Body) -> Result<(NodeId, BootId), Fault> {
+        let roster = self.cluster.roster();
+        let known = roster.id(name).and_then(|id| Some((id, roster.node(id)?)));
+        let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
+        let (id, node) = known.ok_or_else(unknown)?;
+        if !node.attached() {
+            let text = format!("node `{name}` is not attached, so it cannot be told; start it, or look at its log");
+            return Err(Fault::new(Code::Unavailable, text));
+        }
+        if !self.send(id, order) {
+            return Err(Fault::new(Code::Unavailable, format!("node `{name}` does not read its orders; try again")));
+        }
+        Ok((id, node.hello.boot))
+    }
+
+    fn planned(&self, step: &Step) -> v1::PlannedMove {
+        let name = |node| self.cluster.roster().node(node).map(|node| node.name().to_string()).unwrap_or_default();
+        let work = self.cluster.ledger().work(step.session);
+        let title = work.and_then(|work| self.cluster.described(work)).map(|facts| facts.title.to_string());
+        v1::PlannedMove {
+            session_id: step.session.to_string(),
+            title: title.unwrap_or_default(),
+            from: name(step.from),
+            to: name(step.to),
+            rate_bps: step.rate,
+        }
+    }
+}
+
+fn count(sessions: usize) -> u32 {
+    u32::try_from(sessions).unwrap_or(u32::MAX)
+}
