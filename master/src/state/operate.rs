@@ -63,7 +63,8 @@ impl State {
         };
         match (node.hello.presence.draining, followed.confirmed) {
             (true, confirmed) => {
-                let confirmed = *followed.confirmed.get_or_insert(confirmed.unwrap_or(now.instant));
+                let confirmed = confirmed.unwrap_or(now.instant);
+                followed.confirmed = Some(confirmed);
                 let left = inner.cluster.drain_left(now, followed.node);
                 said.left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
                 // News of a session that began just before the drain may still be on its way; a report is not ahead of it.

@@ -21,10 +21,10 @@ fn cluster(seed: u64) -> (World, BTreeMap<SessionId, usize>) {
     let titles: Vec<(String, u64)> =
         (0..rng.random_range(1..=5)).map(|title| (format!("t{title}"), rng.random_range(1..30) * MBIT)).collect();
     let mut titled = BTreeMap::new();
-    for node in 0..capacities.len() {
+    for (node, capacity) in capacities.iter().enumerate() {
         let held: Vec<usize> = (0..titles.len()).filter(|_| rng.random_bool(0.7)).collect();
         world.copies(node, held.iter().map(|held| copy(&titles[*held].0, titles[*held].1, Origin::Operator)).collect());
-        let mut free = capacities[node] * rng.random_range(0..=10) / 10;
+        let mut free = capacity * rng.random_range(0..=10) / 10;
         while let Some(&title) = held.get(rng.random_range(0..=held.len())) {
             let (name, rate) = &titles[title];
             let Some(rest) = free.checked_sub(*rate) else { break };
