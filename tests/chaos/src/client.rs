@@ -299,7 +299,7 @@ struct Seen {
 impl Seen {
     fn judge(self, title: &Title) -> (Vec<Instant>, Option<String>) {
         let whole = self.bytes == title.size && self.hash == title.content;
-        let differs = self.differs.map_or("none".to_owned(), |at| at.to_string());
+        let differs = self.differs.map_or_else(|| "none".to_owned(), |at| at.to_string());
         let text = || format!("{} bytes of {}, the first that differs: {differs}", self.bytes, title.size);
         let wrong = (!whole).then(text);
         (self.arrivals, wrong)

@@ -67,7 +67,7 @@ impl fmt::Display for Report {
         writeln!(f, "{:<10} {:>6}  {:<27}  {head}", "fault", "times", head)?;
         for kind in Kind::ALL.map(Kind::name) {
             let times = self.faults.get(kind).copied().unwrap_or_default();
-            let skipped = self.skipped.get(kind).map_or(String::new(), |skipped| format!("  {skipped} left out"));
+            let skipped = self.skipped.get(kind).map_or_else(String::new, |skipped| format!("  {skipped} left out"));
             if times > 0 || !skipped.is_empty() {
                 let of = |gaps: &BTreeMap<_, Spread>| cells(&gaps.get(kind).copied().unwrap_or_default());
                 writeln!(f, "{kind:<10} {times:>6}  {:<27}  {}{skipped}", of(&self.gap_ms), of(&self.fetch_gap_ms))?;

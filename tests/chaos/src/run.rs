@@ -200,7 +200,7 @@ fn failure(seed: u64, life: &Life, wrong: &client::Wrong, full: bool) -> String 
 fn latest(made: &[Made], began: Instant) -> String {
     let since = |at: Instant| format!("{:.1}", at.saturating_duration_since(began).as_secs_f64());
     let line = |made: &Made| {
-        let (node, end) = (made.node.as_deref().unwrap_or("-"), made.ended.map_or("now".to_owned(), since));
+        let (node, end) = (made.node.as_deref().unwrap_or("-"), made.ended.map_or_else(|| "now".to_owned(), since));
         format!("          {} {node}: {} s to {end} s\n", made.fault.kind(), since(made.began))
     };
     made.iter().rev().take(LATEST).map(line).collect()

@@ -75,8 +75,11 @@ impl Player {
 mod tests {
     use super::*;
 
-    /// 1 kB a second, a title of 20 s, 4 s to begin with. Each row: ms, bytes.
-    fn play(arrivals: &[(u64, u64)]) -> (u32, u64) {
+    /// When, in ms, and how many bytes.
+    type Arrivals = &'static [(u64, u64)];
+
+    /// 1 kB a second, a title of 20 s, 4 s to begin with: stalls, and ms that they lasted.
+    fn play(arrivals: Arrivals) -> (u32, u64) {
         let start = Instant::now();
         let mut player = Player::new(Bitrate(8_000), 20_000, Duration::from_secs(4));
         for (at, bytes) in arrivals {
@@ -87,7 +90,7 @@ mod tests {
 
     #[test]
     fn it_stands_still_only_when_it_runs_dry() {
-        let table: [(&str, &[(u64, u64)], (u32, u64)); 9] = [
+        let table: [(&str, Arrivals, (u32, u64)); 9] = [
             ("all at once", &[(0, 20_000)], (0, 0)),
             ("waiting to begin is no stall", &[(0, 1000), (30_000, 19_000)], (0, 0)),
             ("just in time", &[(0, 4000), (4000, 16_000)], (0, 0)),
