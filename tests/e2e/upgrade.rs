@@ -35,7 +35,7 @@ fn cluster() -> Cluster {
     for (at, node) in NODES.iter().enumerate() {
         for (without, title) in ["a.mp4", "b.mp4", "c.mp4"].iter().enumerate() {
             if at != without {
-                cluster.add_film(node, title, 4);
+                cluster.add_film(node, title, 4 + u32::try_from(without).expect("small"));
             }
         }
         cluster.start_node(node, &[]);
