@@ -132,7 +132,8 @@ impl State {
         lifetime: Option<Duration>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let inner = Inner { cluster: Cluster::new(settings), ..Inner::default() };
+        let mut inner = Inner { cluster: Cluster::new(settings), ..Inner::default() };
+        inner.cluster.starting(Instant::now());
         let (events, signs) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
         Self { inner: Mutex::new(inner), events, signs, secret, lifetime, metrics }
     }

@@ -119,6 +119,8 @@ pub struct Resume {
     failed: Vec<(Instant, Failed)>,
     /// Nodes that sent wrong bytes; never asked again for this title.
     liars: Vec<NodeName>,
+    /// Nodes that the master ever named, as far as is remembered.
+    named: Vec<NodeName>,
     /// New tickets in a row for a node that was the only one named.
     new_tickets: u32,
     /// The last progress, or the start.
@@ -138,6 +140,9 @@ const TICKETS: u32 = 2;
 /// ball.
 const MOVES: u32 = 8;
 
+/// Nodes that are remembered to have been named: a title has fewer holders.
+const NAMED: usize = 256;
+
 /// How long a node that failed is not asked for: it may have been started again by then.
 const EXCLUDED: Duration = Duration::from_secs(30);
 
@@ -155,6 +160,7 @@ impl Resume {
             suspects: Vec::new(),
             failed: Vec::new(),
             liars: Vec::new(),
+            named: Vec::new(),
             new_tickets: 0,
             since: None,
             moved: false,
@@ -174,6 +180,9 @@ impl Resume {
                 match first {
                     Some(seat) => {
                         self.seats = seats.to_vec();
+                        let new = seats.iter().filter(|seat| !self.named.contains(seat)).cloned();
+                        let new: Vec<NodeName> = new.take(NAMED.saturating_sub(self.named.len())).collect();
+                        self.named.extend(new);
                         self.answered = Some(now);
                         self.open(seat)
                     }
@@ -314,7 +323,8 @@ impl Resume {
             return self.again(now, since, fault, rng);
         }
         let gone = fault.code == Code::NotFound && self.moved && self.liars.is_empty();
-        let only_liars = heard && !self.liars.is_empty();
+        // One that did not lie may be back, or have room, in a moment.
+        let only_liars = heard && !self.liars.is_empty() && self.named.iter().all(|node| self.liars.contains(node));
         if !only_liars && (gone || master_may_yet(fault)) {
             return self.again(now, since, fault, rng);
         }

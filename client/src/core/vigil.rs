@@ -111,10 +111,13 @@ impl Vigil {
         }
     }
 
-    /// This side begins to wait, after it did something else or was owed nothing.
-    pub fn resume(&mut self, now: Instant) {
+    /// This side begins to wait, after it did something else or was owed nothing. A connection that has received nothing
+    /// all the while, no more than so many `datagrams`, was silent all the while.
+    pub fn resume(&mut self, now: Instant, datagrams: u64) {
         (self.since, self.silent_since, self.looked) = (now, now, now);
-        (self.heard.1, self.fresh) = (now, true);
+        if std::mem::take(&mut self.fresh) || datagrams != self.heard.0 {
+            self.heard = (datagrams, now);
+        }
     }
 
     /// So many bytes came.
@@ -151,7 +154,8 @@ impl Vigil {
         }
         let answer = ANSWER.max(round_trip * ROUND_TRIPS);
         let since = |at: Instant| now.saturating_duration_since(at);
-        let gone = since(self.heard.1).min(since(self.since)) >= self.grown(KEEP_ALIVE + answer);
+        // What came while this side did not run is taken in within a moment.
+        let gone = since(self.heard.1) >= self.grown(KEEP_ALIVE + answer) && since(self.since) >= LOOK;
         let spacing = (self.terms.spacing * SPACINGS).clamp(STREAM, LONGEST);
         let look = if gone || since(self.since) >= self.grown(spacing + round_trip) {
             Look::Silent

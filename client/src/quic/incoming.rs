@@ -141,11 +141,15 @@ impl Incoming {
             (groups, since) = (0, None);
             let full = std::mem::replace(&mut batch, Batch { stream, ..Batch::default() });
             let alarm = full.alarm.is_some();
+            if !alarm {
+                // Whoever takes it may take long.
+                vigil.resume(Instant::now(), self.datagrams());
+            }
             if batches.send(full).await.is_err() || last {
                 return;
             }
             if !alarm {
-                vigil.resume(Instant::now());
+                vigil.resume(Instant::now(), self.datagrams());
             }
         }
     }
@@ -175,7 +179,7 @@ impl Incoming {
             Err(_) if empty && due => self.look(patience, vigil),
             // What was asked for meanwhile is owed from now on.
             Err(_) if empty && patience.groups.load(Ordering::Relaxed) > 0 => {
-                vigil.resume(Instant::now());
+                vigil.resume(Instant::now(), self.datagrams());
                 None
             }
             Err(_) if empty => Some(More::End(Err(silent(&self.node, patience.done)))),
@@ -185,7 +189,7 @@ impl Incoming {
                 let owed = self.owed(bytes);
                 if !owed.is_zero() {
                     tokio::time::sleep(owed).await;
-                    vigil.resume(Instant::now());
+                    vigil.resume(Instant::now(), self.datagrams());
                 }
                 None
             }
@@ -194,10 +198,15 @@ impl Incoming {
         }
     }
 
+    /// What the connection has received.
+    fn datagrams(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
     /// Nothing came for a while, and something is owed.
     fn look(&self, patience: &Patience, vigil: &mut Vigil) -> Option<More> {
         let now = Instant::now();
-        let look = vigil.look(now, self.connection.stats().udp_rx.datagrams, self.connection.rtt());
+        let look = vigil.look(now, self.datagrams(), self.connection.rtt());
         let silence = vigil.silence(now);
         if silence >= patience.due {
             return Some(More::End(Err(silent(&self.node, patience.due))));

@@ -39,6 +39,12 @@ use super::{
 /// How often what no request asks for is looked at: moves, copies, and what all nodes have in common.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// How long after a master's start its nodes may take to come back: they try at least every two seconds.
+const RETURN: Duration = Duration::from_secs(5);
+
+/// How long a node that has attached may take to tell its catalog until others are answered without it.
+const TELL: Duration = Duration::from_secs(10);
+
 /// Something that people who watch want to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -53,6 +59,8 @@ pub enum Event {
 /// See the module.
 pub struct Cluster {
     settings: Settings,
+    /// When the master was started.
+    started: Option<Instant>,
     catalog: Catalog,
     roster: Roster,
     ledger: Ledger,
@@ -94,6 +102,7 @@ impl Cluster {
         Self {
             roster: Roster::new(settings.report_interval),
             settings,
+            started: None,
             catalog: Catalog::new(),
             ledger: Ledger::default(),
             journal: Journal::default(),
@@ -140,6 +149,24 @@ impl Cluster {
             self.calm.left(link.node);
             self.events.push(Event::State(link.node, State::Gone));
         }
+    }
+
+    /// The master has just been started: nodes of the one before it are about to attach.
+    pub fn starting(&mut self, now: Instant) {
+        self.started = Some(now);
+    }
+
+    /// Whether nodes may be about to tell of titles that the catalog does not have: one has attached and not told all of
+    /// its own, or this master is young, and nobody has come yet, or such as were attached to a master before.
+    pub fn is_gathering(&self, now: Instant) -> bool {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let young = self.started.is_some_and(|at| since(at) < RETURN);
+        let mut attached = self.roster.nodes().map(|(_, node)| node).filter(|node| node.attached()).peekable();
+        (young && attached.peek().is_none())
+            || attached.any(|node| {
+                let telling = !node.catalog_known && since(node.attached_at.instant) < TELL;
+                telling || young && node.hello.attachment > 1
+            })
     }
 
     /// Takes a page of a node's catalog; `None` when the attachment is replaced.

@@ -6,7 +6,6 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 use usher_proto::{
     Fault, Title,
-    code::Code,
     model::{Invalid, What},
     pb::v1::{self, catalog_server::Catalog},
     title::MAX_BYTES,
@@ -64,8 +63,8 @@ impl Catalog for Service {
         let what = What::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
         let versions = self.state.locate(&what);
         if versions.is_empty() {
-            let text = format!("`{what}`: no node holds it; `usher ls` lists what there is");
-            return Err(Fault::new(Code::NotFound, text).to_status());
+            let fault = Fault::from(&self.state.nowhere());
+            return Err(Fault { message: format!("`{what}`: {}", fault.message), ..fault }.to_status());
         }
         Ok(Response::new(v1::LocateResponse { versions }))
     }

@@ -52,6 +52,7 @@ impl Metrics {
             Ok(decision) => (word(decision.how), ""),
             // It is decided again as soon as a node has answered.
             Err(Refused::NoChoice { why: NoChoice::Probing(_), .. }) => ("probing", ""),
+            Err(Refused::NoChoice { why: NoChoice::Gathering, .. }) => ("gathering", ""),
             Err(refused) => ("refused", Fault::from(refused).code.reason()),
         };
         self.decisions.get_or_create(&Outcome { outcome, reason }).inc();

@@ -7,6 +7,7 @@ use usher_proto::{NodeName, Title, model::What, pb::v1};
 use super::{State, now};
 use crate::core::{
     NodeId, Now,
+    balancer::NoChoice,
     catalog::Found,
     cluster::Cluster,
     roster::{self, Node},
@@ -99,6 +100,12 @@ impl State {
             after = titles.last().map(|title| title.title.clone());
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Why a title that the catalog does not have cannot be had.
+    pub(crate) fn nowhere(&self) -> NoChoice {
+        let gathering = self.lock().cluster.is_gathering(now().instant);
+        if gathering { NoChoice::Gathering } else { NoChoice::NotFound }
     }
 
     /// Every content of a title, or every title of a content; empty when there is none.

@@ -348,3 +348,20 @@ fn who_answers_late_or_again_has_the_session() {
     bench.at(4, Event::Progress);
     assert_eq!(bench.lost(5, Code::Network), ask(&[("a", Code::Network), ("z", Code::Network)]));
 }
+
+#[test]
+fn an_honest_node_that_is_away_is_waited_for() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Start);
+    bench.at(0, Event::Resolved(&nodes(&["honest", "liar"])));
+    assert_eq!(bench.lost(1, Code::Draining), Action::Open(1));
+    assert!(matches!(bench.lost(1, Code::VerificationFailed), Action::Resolve { .. }));
+    for second in 1..10 {
+        let action = bench.at(second, Event::Refused(&fault(Code::Unavailable)));
+        assert_eq!(out(&action), ["liar"], "at {second} s");
+    }
+    assert_eq!(bench.at(10, Event::Resolved(&nodes(&["honest"]))), Action::Open(0));
+    // Had it lied too, nobody would be left.
+    bench.lost(11, Code::VerificationFailed);
+    assert!(matches!(bench.at(11, Event::Refused(&fault(Code::Unavailable))), Action::Fail(_)));
+}

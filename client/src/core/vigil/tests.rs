@@ -133,10 +133,22 @@ fn time_that_this_side_slept_through_does_not_count() {
     // What came meanwhile is read next.
     assert_eq!(bench.vigil.look(bench.now(), bench.datagrams, RTT), Look::Well);
     assert!(bench.until(10_000, false, RTT).is_some());
-    // Nor does time in which it did not read.
+    // Nor does time in which it did not read, if signs of life came.
     bench.at += 30_000;
-    bench.vigil.resume(bench.now());
+    bench.datagrams += 1;
+    bench.vigil.resume(bench.now(), bench.datagrams);
     assert_eq!(bench.until(600, false, RTT), None);
+}
+
+#[test]
+fn a_connection_that_died_while_nobody_read_is_noticed_at_once() {
+    let mut bench = Bench::new(Purpose::Fetch, PLAY);
+    bench.bytes(1);
+    assert_eq!(bench.until(200, false, RTT), None);
+    // The reader is slow.
+    bench.at += 5_000;
+    bench.vigil.resume(bench.now(), bench.datagrams);
+    assert_eq!(bench.until(10_000, false, RTT), Some((100, Look::Silent)));
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub enum NoChoice {
     /// Nobody holds it.
     #[error("no node holds it; `usher ls` lists what there is")]
     NotFound,
+    /// Nobody who has told its catalog holds it, and some have not told theirs.
+    #[error("no node that has told its catalog yet holds it, and others are about to; try again shortly")]
+    Gathering,
     /// The request excludes every holder.
     #[error("all {0} nodes that hold it are excluded by the request; exclude fewer")]
     Excluded(u32),
@@ -86,7 +89,9 @@ impl From<&NoChoice> for Fault {
         let text = error.to_string();
         match error {
             NoChoice::NotFound => Self::new(Code::NotFound, text),
-            NoChoice::Excluded(_) | NoChoice::Down(_) => Self::new(Code::Unavailable, text).after(RETRY),
+            NoChoice::Gathering | NoChoice::Excluded(_) | NoChoice::Down(_) => {
+                Self::new(Code::Unavailable, text).after(RETRY)
+            }
             NoChoice::Probing(_) => Self::new(Code::Unavailable, text).after(PROBING),
             NoChoice::Full { .. } => Self::new(Code::NoCapacity, text).after(RETRY),
             NoChoice::TooFast { .. } => Self::new(Code::NoCapacity, text),

@@ -300,7 +300,10 @@ impl Cluster {
     ) -> Result<Choice, Refused> {
         self.look_up(ask.what);
         let first = self.scratch.found.first().copied();
-        let first = first.ok_or_else(|| Refused::NoChoice { what: ask.what.clone(), why: NoChoice::NotFound })?;
+        let first = first.ok_or_else(|| {
+            let why = if self.is_gathering(now.instant) { NoChoice::Gathering } else { NoChoice::NotFound };
+            Refused::NoChoice { what: ask.what.clone(), why }
+        })?;
         let size = self.catalog.facts(&first).map_or(0, |facts| facts.size);
         if ask.range.within(size).is_none() {
             return Err(Refused::Range { what: ask.what.clone(), start: ask.range.start, size });

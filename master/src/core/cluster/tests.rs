@@ -20,7 +20,7 @@ use crate::core::{
     journal::How,
     ledger::RESERVATION,
     roster::{GRACE, LEASE, RECORD},
-    world::{MBIT, RATE, World, begun, content, play, presence},
+    world::{MBIT, RATE, World, begun, content, hello, play, presence},
 };
 
 fn why(result: Result<Decision, Refused>) -> NoChoice {
@@ -404,4 +404,34 @@ proptest! {
         }
         prop_assert_eq!(world.cluster.ledger().len(), open.len());
     }
+}
+
+#[test]
+fn a_title_that_nodes_may_yet_tell_of_is_not_said_to_be_nowhere() {
+    let mut world = World::new(&[]);
+    let at = |world: &mut World, seconds| {
+        world.now.instant += Duration::from_secs(seconds);
+        why(world.resolve("A", |_| {}))
+    };
+    world.cluster.starting(world.now.instant);
+    assert_eq!(at(&mut world, 0), NoChoice::Gathering, "nobody has come yet");
+    // One that was attached to the master before comes back; others may.
+    let hello = |number, attachment| Hello { attachment, ..hello(number, 1000 * MBIT) };
+    let back = world.cluster.attach(world.now, hello(1, 2)).expect("attached");
+    assert_eq!(at(&mut world, 1), NoChoice::Gathering, "its catalog is on its way");
+    let whole = |world: &mut World, link| {
+        let page = CatalogPage { restart: true, complete: true, ..CatalogPage::default() };
+        world.cluster.page(link, &page).expect("a good page");
+    };
+    whole(&mut world, back);
+    assert_eq!(at(&mut world, 3), NoChoice::Gathering, "a sign that the master is not the first");
+    assert_eq!(at(&mut world, 1), NoChoice::NotFound);
+    // Whenever a node comes, until it has told all, or takes too long.
+    let new = world.cluster.attach(world.now, hello(2, 1)).expect("attached");
+    assert_eq!(at(&mut world, 1), NoChoice::Gathering);
+    whole(&mut world, new);
+    assert_eq!(at(&mut world, 0), NoChoice::NotFound);
+    world.cluster.attach(world.now, hello(3, 1)).expect("attached");
+    assert_eq!(at(&mut world, 9), NoChoice::Gathering);
+    assert_eq!(at(&mut world, 1), NoChoice::NotFound);
 }
