@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Only faults of these kinds: crash, freeze, drain, rolling, rebalance, blackhole, master, rebind, corrupt
     #[arg(long, value_delimiter = ',')]
     only: Vec<Kind>,
+    /// A folder for all that clients write, down to what they decide
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
     /// The program under test [default: the one beside this one]
     #[arg(long)]
     usher: Option<PathBuf>,
@@ -42,6 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         nodes: args.nodes,
         kinds: if args.only.is_empty() { Kind::ALL.to_vec() } else { args.only.clone() },
         brisk: false,
+        logs: args.logs.clone(),
         load: Load::release(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

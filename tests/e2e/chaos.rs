@@ -19,6 +19,7 @@ fn whatever_breaks_every_output_is_its_source() {
         nodes: 3,
         kinds: Kind::ALL.to_vec(),
         brisk: true,
+        logs: None,
         load: Load::debug(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

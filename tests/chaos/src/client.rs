@@ -167,6 +167,12 @@ pub(crate) async fn live(cluster: &Cluster, job: Job, startup: Duration) -> anyh
     // It ends with the pipe, when the client has ended.
     listener.await.context("listen to a client")?;
     let mut heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
+    let tail = heard.lines.iter().map(|(at, line)| format!("{:8.3} {line}\n", (*at - began).as_secs_f64()));
+    let tail: String = tail.collect();
+    if let Some(logs) = &cluster.logs {
+        let file = logs.join(format!("{}-{}", job.slot, job.round));
+        fs::write(&file, format!("{written}\n{tail}")).with_context(|| format!("write {}", file.display()))?;
+    }
     let (kind, what, arrivals) = match ran {
         Err(_) => {
             let text = format!("it did not end within {} s", FORGOTTEN.as_secs());
@@ -187,8 +193,6 @@ pub(crate) async fn live(cluster: &Cluster, job: Job, startup: Duration) -> anyh
     };
     let wrong = match what {
         Some(what) => {
-            let tail = heard.lines.iter().map(|(at, line)| format!("{:8.3} {line}\n", (*at - began).as_secs_f64()));
-            let tail: String = tail.collect();
             fs::write(folder.join("stderr"), &tail).context("keep what a client wrote")?;
             Some(Wrong { kind, what, command: written, tail, folder })
         }
@@ -222,6 +226,9 @@ fn command(cluster: &Cluster, job: Job, title: &Title, output: &Path) -> Command
         }
     };
     command.args(["--verbose", "--timeout", TIMEOUT]);
+    if cluster.logs.is_some() {
+        command.args(["--log", "usher_client=debug"]);
+    }
     command
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     master: Mutex<Part>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) library: Library,
+    /// Where all that clients write is kept.
+    pub(crate) logs: Option<PathBuf>,
 }
 
 /// One node.
@@ -77,8 +79,11 @@ impl Cluster {
             let part = start_node(command, dir.path(), &name, &door).await?;
             nodes.push(Node { name, part: Mutex::new(part), relay, door });
         }
-        let (program, capacity) = (settings.usher.clone(), settings.load.capacity);
-        let cluster = Self { dir, program, capacity, address, master: Mutex::new(master), nodes, library };
+        let (program, capacity, logs) = (settings.usher.clone(), settings.load.capacity, settings.logs.clone());
+        if let Some(logs) = &logs {
+            fs::create_dir_all(logs).context("make a folder for logs")?;
+        }
+        let cluster = Self { dir, program, capacity, address, master: Mutex::new(master), nodes, library, logs };
         ensure!(cluster.settled(Duration::from_secs(120)).await, "the master never knew every copy");
         Ok(cluster)
     }

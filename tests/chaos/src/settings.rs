@@ -21,6 +21,8 @@ pub struct Settings {
     pub kinds: Vec<Kind>,
     /// Short faults and calms, for a short run.
     pub brisk: bool,
+    /// A folder for all that clients write.
+    pub logs: Option<PathBuf>,
     /// What there is to send.
     pub load: Load,
 }
