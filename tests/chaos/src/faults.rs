@@ -155,8 +155,11 @@ impl Faults {
             Fault::Master { down } => cluster.restart_master(down).await,
             Fault::Corrupt { title, node, lasts } => {
                 let title = &cluster.library.titles[title];
-                library::damage(&cluster.copy_of(title, node), cluster.path())?;
+                let copy = cluster.copy_of(title, node);
+                library::damage(&copy, cluster.path())?;
                 time::sleep(lasts).await;
+                // Sessions that run have the old file open: it would rot on beneath them, into the next outage.
+                library::damage(&copy, cluster.path())?;
                 cluster.library.copy(title, &cluster.media_of(node))
             }
             Fault::Blackhole { node, way, lasts } => {

@@ -74,7 +74,7 @@ impl Library {
 }
 
 /// Flips a bit in every 512 KiB of a file, in place. Its size and its time stay, and who watches its folder is not told,
-/// as when a disk rots: the bytes are written under another name, in the folder `beside`.
+/// as when a disk rots: the bytes are written under another name, in the folder `beside`. A second time undoes it.
 pub(crate) fn damage(path: &Path, beside: &Path) -> anyhow::Result<()> {
     let what = || format!("damage {}", path.display());
     let name = beside.join("rots");
@@ -125,6 +125,9 @@ mod tests {
         damage(&path, dir.path()).expect("damaged");
         assert_ne!(hash(&path).expect("hashed"), title.content);
         assert_eq!(looks(), before);
+        damage(&path, dir.path()).expect("healed");
+        assert_eq!((hash(&path).expect("hashed"), looks()), (title.content.clone(), before));
+        damage(&path, dir.path()).expect("damaged");
         library.copy(title, &media).expect("repaired");
         assert_eq!((hash(&path).expect("hashed"), looks()), (title.content.clone(), before));
     }
