@@ -15,8 +15,8 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, SendStream, TransportConfig, VarInt,
-    crypto::rustls::QuicClientConfig,
+    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, SendStream, TransportConfig, TransportErrorCode,
+    VarInt, crypto::rustls::QuicClientConfig,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
@@ -59,6 +59,9 @@ pub(crate) const WAITING: usize = 1;
 
 /// TLS asks for a name even where pins decide; nodes ignore it.
 const SERVER_NAME: &str = "node.usher";
+
+/// What TLS calls a certificate that this side does not take (RFC 8446, section 6.2: `certificate_unknown`).
+const UNPINNED: u8 = 46;
 
 /// A rate limit that streams share.
 pub(crate) type Throttle = Arc<Mutex<Limit>>;
@@ -287,7 +290,13 @@ impl Pool {
         };
         let endpoint = self.endpoint(address).map_err(|error| fault(&error))?;
         let connecting = endpoint.connect_with(config, address, SERVER_NAME).map_err(|error| fault(&error))?;
-        connecting.await.map_err(|error| fault(&clean(&error.to_string())))
+        connecting.await.map_err(|error| match &error {
+            // The seat is of an earlier start of the node, or somebody else answers there.
+            ConnectionError::TransportError(told) if told.code == TransportErrorCode::crypto(UNPINNED) => {
+                Fault { code: Code::TicketInvalid, ..fault(&clean(&error.to_string())) }
+            }
+            _ => fault(&clean(&error.to_string())),
+        })
     }
 
     fn endpoint(&self, address: SocketAddr) -> std::io::Result<Endpoint> {

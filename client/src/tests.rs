@@ -146,7 +146,7 @@ async fn unreachable_addresses_and_foreign_certificates_are_passed_over() {
     let (result, bytes, lost) = fetch(&client(&running, Duration::from_secs(5))).await;
     assert!(result.is_ok() && bytes == data);
     assert_eq!(lost.len(), 1);
-    assert!(lost[0].code == Code::Network && lost[0].message.contains("certificate"), "{lost:?}");
+    assert!(lost[0].code == Code::TicketInvalid && lost[0].message.contains("certificate"), "{lost:?}");
 }
 
 #[tokio::test]

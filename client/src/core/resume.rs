@@ -143,6 +143,9 @@ const MOVES: u32 = 8;
 /// Nodes that are remembered to have been named: a title has fewer holders.
 const NAMED: usize = 256;
 
+/// The age from which on an answer's seats may be of a node's start before the present one.
+const STALE: Duration = Duration::from_secs(2);
+
 /// How long a node that failed is not asked for: it may have been started again by then.
 const EXCLUDED: Duration = Duration::from_secs(30);
 
@@ -272,8 +275,13 @@ impl Resume {
             }
             Cure::NewTicket | Cure::NextSeat => {}
         }
+        // What an old answer grants may be void since its node was started again; that says nothing of the node.
+        let stale = cure(fault.code) == Cure::NewTicket
+            && self.answered.is_none_or(|at| now.saturating_duration_since(at) >= STALE);
         let twice = self.seats.get(self.seat).is_some_and(|node| self.suspects.iter().any(|(_, one)| one == node));
-        self.blame(now, fault.code);
+        if !stale {
+            self.blame(now, fault.code);
+        }
         let out = |node: &NodeName| self.liars.contains(node) || self.suspects.iter().any(|(_, one)| one == node);
         // The tickets of an older answer are good for nothing any more.
         let good = Duration::from_secs(LIFETIME_SECS);
@@ -319,8 +327,10 @@ impl Resume {
             self.failed.clear();
         }
         if heard && excluded {
-            // It may be that only the suspects have it: they get another chance, later.
-            return self.again(now, since, fault, rng);
+            // It may be that only the suspects have it: they get another chance, soon. When it is worth to ask again, as
+            // the master sees it, is about the others.
+            let fault = Fault { retry_after: None, ..fault.clone() };
+            return self.again(now, since, &fault, rng);
         }
         let gone = fault.code == Code::NotFound && self.moved && self.liars.is_empty();
         // One that did not lie may be back, or have room, in a moment.

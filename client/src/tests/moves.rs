@@ -95,7 +95,7 @@ async fn a_move_to_a_bad_seat_is_made_good() {
     for (what, seat, code, told) in [
         ("no seat", v1::Seat::default(), Code::Internal, "from"),
         ("no address", v1::Seat { addresses: Vec::new(), ..Seat::from(&full).to_pb("") }, Code::Internal, "from"),
-        ("another certificate", Seat { pin: [9; 32], ..Seat::from(&stranger) }.to_pb(""), Code::Network, "to"),
+        ("another certificate", Seat { pin: [9; 32], ..Seat::from(&stranger) }.to_pb(""), Code::TicketInvalid, "to"),
         ("full", Seat::from(&full).to_pb(""), Code::NoCapacity, "to"),
         ("wrong bytes", Seat::from(&liar).to_pb(""), Code::VerificationFailed, "to"),
     ] {

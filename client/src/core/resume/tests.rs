@@ -365,3 +365,28 @@ fn an_honest_node_that_is_away_is_waited_for() {
     bench.lost(11, Code::VerificationFailed);
     assert!(matches!(bench.at(11, Event::Refused(&fault(Code::Unavailable))), Action::Fail(_)));
 }
+
+#[test]
+fn an_old_seat_of_a_node_that_was_started_again_is_no_failure_of_the_node() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a", "b"])));
+    bench.at(20, Event::Progress);
+    assert_eq!(bench.lost(20, Code::Timeout), Action::Open(1));
+    assert_eq!(bench.lost(20, Code::TicketInvalid), ask(&[("a", Code::Timeout)]), "b may be chosen again");
+    // That of a new answer is.
+    bench.at(20, Event::Resolved(&nodes(&["b", "c"])));
+    bench.lost(20, Code::TicketInvalid);
+    assert_eq!(bench.lost(20, Code::Network), ask_without(&["a"], &[("b", Code::TicketInvalid), ("c", Code::Network)]));
+}
+
+#[test]
+fn who_was_left_out_is_asked_for_again_before_the_master_thinks_it_worth_it() {
+    let mut bench = Bench::new();
+    bench.at(0, Event::Resolved(&nodes(&["a"])));
+    bench.lost(1, Code::Unavailable);
+    let no = fault(Code::Unavailable).after(Duration::from_secs(2));
+    let Action::Resolve { after, .. } = bench.at(1, Event::Refused(&no)) else { panic!("gives up") };
+    assert!(after <= FIRST_WAIT, "{after:?}");
+    let Action::Resolve { after, .. } = bench.at(2, Event::Refused(&no)) else { panic!("gives up") };
+    assert!(after >= Duration::from_secs(2), "{after:?}");
+}
