@@ -100,9 +100,10 @@ impl Client {
 
     /// An order under this client's options.
     pub(crate) fn order(&self, what: What, purpose: Purpose, range: Range) -> Order {
-        let Options { timeout, zone, sources, .. } = self.options.clone();
-        // A viewer's rate is reserved at one node.
-        let sources = if purpose == Purpose::Play { Some(1) } else { sources };
+        let Options { timeout, zone, sources, limit, .. } = self.options.clone();
+        // A viewer's rate is reserved at one node, and where a limit makes it slow, others do not help.
+        let alone = purpose == Purpose::Play || limit.is_some() && sources.is_none();
+        let sources = if alone { Some(1) } else { sources };
         Order { what, purpose, range, zone, timeout, sources }
     }
 
