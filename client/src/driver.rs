@@ -33,6 +33,7 @@ use self::{
     stream::Stream,
 };
 use crate::{
+    clock,
     core::{
         assembler::{Assembler, Piece},
         resume::{Action, Event, Resume},
@@ -166,7 +167,7 @@ pub(crate) async fn run<S: Sink>(
         current: None,
         next: None,
         abroad: Abroad::default(),
-        started: Instant::now(),
+        started: clock::now(),
     };
     let result = run.drive(sink, &mut rng).await;
     if result.is_err() {
@@ -209,7 +210,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     async fn drive<S: Sink>(&mut self, sink: &mut S, rng: &mut SmallRng) -> Result<Outcome, Fault> {
-        let mut next = Next::Act(self.resume.handle(Instant::now(), Event::Start, rng));
+        let mut next = Next::Act(self.resume.handle(clock::now(), Event::Start, rng));
         loop {
             next = match next {
                 Next::Act(action) => self.act(action, sink, rng).await?,
@@ -229,14 +230,14 @@ impl<'a> Run<'a> {
         Ok(match self.resolved(answer, sink).await? {
             Ok(nodes) => match self.complete().filter(|_| self.current.is_none()) {
                 Some(content) => Next::Done(content),
-                None => Next::Act(self.resume.handle(Instant::now(), Event::Resolved(&nodes), rng)),
+                None => Next::Act(self.resume.handle(clock::now(), Event::Resolved(&nodes), rng)),
             },
             Err(fault) => Next::Act(self.after(Event::Refused(&fault), &fault, rng)),
         })
     }
 
     fn after(&mut self, event: Event<'_>, fault: &Fault, rng: &mut SmallRng) -> Action {
-        let action = self.resume.handle(Instant::now(), event, rng);
+        let action = self.resume.handle(clock::now(), event, rng);
         tracing::debug!(reason = fault.code.reason(), %fault, ?action, "lost");
         self.tell(&action, Some(fault));
         action
@@ -250,7 +251,7 @@ impl<'a> Run<'a> {
 
     /// Takes the seat that a node sent the session to in the place of its own. That is no failure, unless it never ends.
     fn moved(&mut self, to: SeatAddress, rng: &mut SmallRng) -> Action {
-        let action = self.resume.handle(Instant::now(), Event::Moved(&to.node), rng);
+        let action = self.resume.handle(clock::now(), Event::Moved(&to.node), rng);
         tracing::debug!(to = %to.node, ?action, "moved");
         match (&action, self.answer.as_mut()) {
             (Action::Open(seat), Some(answer)) if self.resume.was_sent_there() => {

@@ -5,6 +5,7 @@
 
 pub mod cli;
 mod client;
+mod clock;
 pub mod core;
 pub mod driver;
 mod master;

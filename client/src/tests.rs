@@ -3,6 +3,7 @@
 mod commands;
 mod continuity;
 mod master;
+mod memory;
 mod moves;
 mod node;
 mod sources;

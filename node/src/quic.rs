@@ -38,6 +38,10 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 /// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// The round trip that is taken for granted before one is measured, as clients do: what is lost of the first flight is sent
+/// again after three of it.
+const FIRST_GUESS: Duration = Duration::from_millis(100);
+
 /// How long a connection may be without a session: long enough for a client that goes from title to title, short enough
 /// that those who only ping take no place from others.
 pub(crate) const UNUSED: Duration = Duration::from_secs(30);
@@ -168,6 +172,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .send_window(window::LEAST)
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
+        .initial_rtt(FIRST_GUESS)
         .congestion_controller_factory(congestion.factory());
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport));

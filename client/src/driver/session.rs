@@ -2,10 +2,7 @@
 //! opened beside it. So a session that its node sends on, or that falls silent, is made elsewhere before it is broken here.
 //! Decides nothing: what to do is `core::resume`'s, when to worry `core::vigil`'s.
 
-use std::{
-    future::pending,
-    time::{Duration, Instant},
-};
+use std::{future::pending, time::Duration};
 
 use futures::future::BoxFuture;
 use rand::rngs::SmallRng;
@@ -19,6 +16,7 @@ use super::{
     stream::{Ended, Stream},
 };
 use crate::{
+    clock,
     core::{
         resume::{Action, Event},
         vigil::Terms,
@@ -184,7 +182,7 @@ impl<'a> Run<'a> {
             None => Fault::new(Code::Timeout, "a node does not answer"),
         };
         tracing::debug!(%fault, "the next seat is tried beside it");
-        self.resume.handle(Instant::now(), Event::Lost(&fault), rng)
+        self.resume.handle(clock::now(), Event::Lost(&fault), rng)
     }
 
     /// The node that was dialled last.
@@ -235,7 +233,7 @@ impl<'a> Run<'a> {
 
     /// The resume machine learns where the session is.
     fn seated(&mut self, at: &SeatAddress, rng: &mut SmallRng) {
-        self.resume.handle(Instant::now(), Event::Seated(&at.node), rng);
+        self.resume.handle(clock::now(), Event::Seated(&at.node), rng);
         if let Some(answer) = &mut self.answer
             && !answer.seats.iter().any(|seat| seat.node == at.node)
         {
@@ -261,7 +259,7 @@ impl<'a> Run<'a> {
                 self.abroad.drop_all();
                 self.seated(&at, rng);
             }
-            self.resume.handle(Instant::now(), Event::Progress, rng);
+            self.resume.handle(clock::now(), Event::Progress, rng);
         }
         if let Some(end) = taken.end {
             // Where to was told in the same breath, and the stream has nothing more to bring.

@@ -37,6 +37,7 @@ use super::{
     words::{failure, seat_of},
 };
 use crate::{
+    clock,
     core::{
         resume::{Event, LONGEST_WAIT},
         sources::{Growth, Id, RUN, Sources, Wish},
@@ -69,7 +70,7 @@ impl Spread {
     /// Takes groups from a source; gives those whose turn it is, from `next` on.
     fn in_turn(&mut self, id: Id, groups: Vec<Group>, mut next: u64) -> Vec<Group> {
         for group in groups {
-            if self.sources.received(Instant::now(), id, group.index) {
+            if self.sources.received(clock::now(), id, group.index) {
                 self.ahead.insert(group.index, group);
             }
         }
@@ -154,7 +155,7 @@ impl Run<'_> {
         let mut crew = Crew {
             means: self.means,
             order: self.order,
-            growth: Growth::new(Instant::now(), self.order.sources, spread.sources.kept() * GROUP),
+            growth: Growth::new(clock::now(), self.order.sources, spread.sources.kept() * GROUP),
             first: spread.next,
             spread,
             live: Vec::new(),
@@ -166,7 +167,7 @@ impl Run<'_> {
             whole: false,
             terms: Terms::new(self.order.purpose, answer.rate),
             seeking: false,
-            seek_from: Instant::now() + LATE,
+            seek_from: clock::now() + LATE,
             patience: Backoff::new(LATE, LONGEST_WAIT),
         };
         let why = reason(sent_by, seat, answer);
@@ -189,7 +190,7 @@ impl Run<'_> {
             crew.make_good(ongoing);
             tokio::select! {
                 Some(batch) = batches.recv() => match crew.take(batch, ongoing, sink).await {
-                    Ok(true) => drop(self.resume.handle(Instant::now(), Event::Progress, rng)),
+                    Ok(true) => drop(self.resume.handle(clock::now(), Event::Progress, rng)),
                     Ok(false) => {}
                     Err(end) => break Err(end),
                 },
@@ -213,7 +214,7 @@ impl Run<'_> {
 impl<'a> Crew<'a> {
     /// Opens a session at a seat, for the first run that is free.
     fn begin(&mut self, found: Found, ongoing: &Ongoing) {
-        let (id, now) = (self.spread.next, Instant::now());
+        let (id, now) = (self.spread.next, clock::now());
         self.spread.next += 1;
         self.spread.sources.add(id);
         let Some(groups) = self.spread.sources.assign(now, id) else {
@@ -235,7 +236,7 @@ impl<'a> Crew<'a> {
     fn ask(&mut self, ongoing: &Ongoing) {
         let mut failed = Vec::new();
         for source in self.live.iter_mut().filter(|source| !source.leaving) {
-            while let Some(groups) = self.spread.sources.assign(Instant::now(), source.id) {
+            while let Some(groups) = self.spread.sources.assign(clock::now(), source.id) {
                 if let Err(fault) = source.ask(groups, &ongoing.about) {
                     failed.push((source.id, End::There(fault)));
                     break;
@@ -251,7 +252,7 @@ impl<'a> Crew<'a> {
             return;
         }
         let (came, left) = (self.spread.sources.kept() * GROUP, self.spread.sources.missing() * GROUP);
-        match self.growth.handle(Instant::now(), came, left, self.spread.sources.count()) {
+        match self.growth.handle(clock::now(), came, left, self.spread.sources.count()) {
             Wish::Stay => {}
             Wish::Add => {
                 let exclude = self.in_use().chain(&self.out).cloned().collect();
@@ -270,7 +271,7 @@ impl<'a> Crew<'a> {
 
     /// Seeks another source where all that there are have fallen silent, or none has answered yet.
     fn make_good(&mut self, ongoing: &Ongoing) {
-        let now = Instant::now();
+        let now = clock::now();
         let silent = self.live.iter().all(|source| self.spread.sources.is_doubted(source.id));
         let owed = !self.live.is_empty() || !self.joining.is_empty();
         if !silent || !owed || self.seeking || now < self.seek_from {
@@ -302,7 +303,7 @@ impl<'a> Crew<'a> {
         if !self.spread.sources.is_doubted(id) {
             (self.means.observer)(&Progress::Lost(alarm.fault));
             self.patience.reset();
-            self.seek_from = Instant::now();
+            self.seek_from = clock::now();
         }
         self.spread.sources.doubt(id);
     }
@@ -331,7 +332,7 @@ impl<'a> Crew<'a> {
         match news {
             News::Instead(found) => {
                 self.seeking = false;
-                self.seek_from = Instant::now() + self.patience.wait(&mut rand::rng()).max(LATE);
+                self.seek_from = clock::now() + self.patience.wait(&mut rand::rng()).max(LATE);
                 match found {
                     Ok(found) => self.begin(found, ongoing),
                     Err(fault) => tracing::debug!(%fault, "there is no other source yet"),
@@ -362,7 +363,7 @@ impl<'a> Crew<'a> {
                             self.tell();
                         }
                         if wished {
-                            self.growth.added(Instant::now(), self.spread.sources.kept() * GROUP);
+                            self.growth.added(clock::now(), self.spread.sources.kept() * GROUP);
                         }
                     }
                     Err(fault) => {
@@ -430,7 +431,7 @@ impl<'a> Crew<'a> {
         // It did as it said.
         self.live.retain(|source| source.id != id);
         self.spread.sources.lost(id);
-        self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
+        self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
         self.end.get_or_insert(End::There(fault));
         self.tell();
     }
@@ -448,7 +449,7 @@ impl<'a> Crew<'a> {
             !silent
         });
         if live.len() < before {
-            self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
+            self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
         }
     }
 
@@ -457,7 +458,7 @@ impl<'a> Crew<'a> {
         let Some(at) = self.live.iter().position(|source| source.id == id) else { return };
         let source = self.live.remove(at);
         self.gone(id, source.at.node.clone(), end);
-        self.growth.lost(Instant::now(), self.spread.sources.kept() * GROUP);
+        self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
         self.tell();
     }
 

@@ -17,6 +17,7 @@ use usher_proto::{
 };
 
 use super::{Throttle, connection_fault, lock, silent};
+use crate::clock;
 use crate::core::vigil::{LOOK, Look, Terms, Vigil};
 
 /// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
@@ -109,7 +110,7 @@ impl Incoming {
         let mut batch = Batch { stream, ..Batch::default() };
         let mut groups = 0;
         let mut since = None;
-        let mut vigil = Vigil::new(Instant::now(), patience.terms);
+        let mut vigil = Vigil::new(clock::now(), patience.terms);
         loop {
             let end = loop {
                 match self.frame() {
@@ -143,13 +144,13 @@ impl Incoming {
             let alarm = full.alarm.is_some();
             if !alarm {
                 // Whoever takes it may take long.
-                vigil.resume(Instant::now(), self.datagrams());
+                vigil.resume(clock::now(), self.datagrams());
             }
             if batches.send(full).await.is_err() || last {
                 return;
             }
             if !alarm {
-                vigil.resume(Instant::now(), self.datagrams());
+                vigil.resume(clock::now(), self.datagrams());
             }
         }
     }
@@ -167,7 +168,7 @@ impl Incoming {
             (true, _) if due => LOOK,
             (true, _) => patience.done,
             (false, None) => {
-                *since = Some(Instant::now());
+                *since = Some(clock::now());
                 LINGER
             }
             (false, Some(since)) => match LINGER.checked_sub(since.elapsed()) {
@@ -179,17 +180,17 @@ impl Incoming {
             Err(_) if empty && due => self.look(patience, vigil),
             // What was asked for meanwhile is owed from now on.
             Err(_) if empty && patience.groups.load(Ordering::Relaxed) > 0 => {
-                vigil.resume(Instant::now(), self.datagrams());
+                vigil.resume(clock::now(), self.datagrams());
                 None
             }
             Err(_) if empty => Some(More::End(Err(silent(&self.node, patience.done)))),
             Err(_) => Some(More::HandOn),
             Ok(Ok(Some(bytes))) => {
-                vigil.bytes(Instant::now(), bytes as u64);
+                vigil.bytes(clock::now(), bytes as u64);
                 let owed = self.owed(bytes);
                 if !owed.is_zero() {
                     tokio::time::sleep(owed).await;
-                    vigil.resume(Instant::now(), self.datagrams());
+                    vigil.resume(clock::now(), self.datagrams());
                 }
                 None
             }
@@ -205,7 +206,7 @@ impl Incoming {
 
     /// Nothing came for a while, and something is owed.
     fn look(&self, patience: &Patience, vigil: &mut Vigil) -> Option<More> {
-        let now = Instant::now();
+        let now = clock::now();
         let look = vigil.look(now, self.datagrams(), self.connection.rtt());
         let silence = vigil.silence(now);
         if silence >= patience.due {
@@ -250,7 +251,7 @@ impl Incoming {
 
     /// How long to wait as the rate limit says; meanwhile the stream's window fills and the node stops.
     fn owed(&self, bytes: usize) -> Duration {
-        let limit = |throttle: &Throttle| lock(throttle).take(Instant::now(), bytes as u64);
+        let limit = |throttle: &Throttle| lock(throttle).take(clock::now(), bytes as u64);
         self.throttle.as_ref().map_or(Duration::ZERO, limit)
     }
 

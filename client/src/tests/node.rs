@@ -103,15 +103,26 @@ impl Drop for Node {
 
 impl Node {
     pub(super) fn start(name: &str, titles: &Titles, manner: Manner) -> Self {
+        let listen = |config| Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("binds");
+        Self::listening(name, titles, manner, listen)
+    }
+
+    /// The same at an endpoint of the caller's making.
+    pub(super) fn listening(
+        name: &str,
+        titles: &Titles,
+        manner: Manner,
+        listen: impl FnOnce(ServerConfig) -> Endpoint,
+    ) -> Self {
         let certificate =
             MediaCertificate::generate(name, Duration::from_secs(3600), SystemTime::now()).expect("makes");
         let tls = usher_certs::tls::media_server_config(MediaCertResolver::new(certificate.certified_key()));
         let quic = QuicServerConfig::try_from(tls.expect("TLS 1.3")).expect("TLS 1.3");
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(256));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(256)).initial_rtt(Duration::from_millis(100));
         config.transport_config(Arc::new(transport));
-        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("binds");
+        let endpoint = listen(config);
         let node = Self {
             name: name.to_owned(),
             address: endpoint.local_addr().expect("bound"),

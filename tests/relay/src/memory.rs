@@ -9,7 +9,10 @@ use std::{
     io::IoSliceMut,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -37,6 +40,8 @@ pub struct Socket {
 /// What is on its way to a host.
 struct Inbox {
     way: Mutex<Way>,
+    /// What the host itself sends is lost.
+    mute: AtomicBool,
 }
 
 struct Way {
@@ -55,7 +60,10 @@ impl Network {
         let number = u8::try_from(hosts.len() + 1).unwrap_or(u8::MAX);
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 77, 0, number)), 7441);
         let timer = Box::pin(sleep_until(Instant::now()));
-        let inbox = Arc::new(Inbox { way: Mutex::new(Way { lane: Lane::new(link), timer, reader: None }) });
+        let inbox = Arc::new(Inbox {
+            way: Mutex::new(Way { lane: Lane::new(link), timer, reader: None }),
+            mute: AtomicBool::new(false),
+        });
         hosts.insert(address, inbox.clone());
         Arc::new(Socket { address, network: self.clone(), inbox })
     }
@@ -64,6 +72,14 @@ impl Network {
     pub fn set_hole(&self, to: SocketAddr, hole: bool) {
         if let Some(inbox) = self.inbox(to) {
             lock(&inbox.way).lane.set_hole(hole);
+        }
+    }
+
+    /// Freezes a host, or lets it go on: nothing comes to it, and nothing from it.
+    pub fn set_frozen(&self, host: SocketAddr, frozen: bool) {
+        if let Some(inbox) = self.inbox(host) {
+            inbox.mute.store(frozen, Ordering::Relaxed);
+            lock(&inbox.way).lane.set_hole(frozen);
         }
     }
 
@@ -96,7 +112,8 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(inbox) = self.network.inbox(transmit.destination) else { return Ok(()) };
+        let to = self.network.inbox(transmit.destination).filter(|_| !self.inbox.mute.load(Ordering::Relaxed));
+        let Some(inbox) = to else { return Ok(()) };
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let now = Instant::now().into_std();
         let mut way = lock(&inbox.way);
