@@ -165,6 +165,8 @@ pub struct Node {
     pub rejected_files: u32,
     /// Those of them whose bytes are not what they were when they were hashed.
     pub damaged_files: u32,
+    /// How often it has begun to drain while it was attached.
+    pub drains: u32,
     /// Its zone as a number, equal for equal zones.
     pub zone: u32,
     epoch: u64,
@@ -329,6 +331,7 @@ impl Roster {
             history: History::default(),
             rejected_files: 0,
             damaged_files: 0,
+            drains: 0,
             epoch,
             heard: now.instant,
             // A process that attaches for the first time carries nothing. One that was attached to a master before
@@ -346,6 +349,7 @@ impl Roster {
                 }
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
                 (node.rejected_files, node.damaged_files) = (old.rejected_files, old.damaged_files);
+                node.drains = old.drains;
                 node.catalog_known = old.catalog_known;
             }
         }
@@ -420,6 +424,7 @@ impl Roster {
     /// Takes a change of presence. Tells the state if it changed; `None` too when the attachment is replaced.
     pub fn presence(&mut self, link: Link, presence: Presence) -> Option<State> {
         let node = self.current(link)?;
+        node.drains += u32::from(presence.draining && !node.hello.presence.draining);
         node.hello.presence = presence;
         // A stale node stays stale until it reports.
         if node.state == State::Stale { None } else { node.turn(node.wanted()) }

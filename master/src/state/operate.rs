@@ -22,6 +22,8 @@ pub(crate) struct Followed {
     node: NodeId,
     boot: BootId,
     ordered: Instant,
+    /// How often it had begun to drain before.
+    drains: u32,
     /// When the node was first seen to drain.
     confirmed: Option<Instant>,
     /// What was asked for.
@@ -46,7 +48,8 @@ impl State {
         let first =
             v1::DrainResponse { sessions: count(sessions), left_ms: deadline_ms, only_here, ..Default::default() };
         let name = name.clone();
-        Ok((Followed { name, node, boot, ordered: now.instant, confirmed: None, deadline }, first))
+        let drains = inner.cluster.roster().node(node).map_or(0, |node| node.drains);
+        Ok((Followed { name, node, boot, ordered: now.instant, drains, confirmed: None, deadline }, first))
     }
 
     /// How far a drain has come. The last answer has `empty` or `ended` set.
@@ -61,7 +64,9 @@ impl State {
             said.ended = format!("node `{name}` has left; look with `usher nodes`");
             return said;
         };
-        match (node.hello.presence.draining, followed.confirmed) {
+        // It may have begun and ended between two looks.
+        let began = followed.confirmed.or((node.drains > followed.drains).then_some(now.instant));
+        match (node.hello.presence.draining, began) {
             (true, confirmed) => {
                 let confirmed = confirmed.unwrap_or(now.instant);
                 followed.confirmed = Some(confirmed);
