@@ -26,8 +26,12 @@ const READ: usize = 16;
 /// Groups that are handed on together, 768 KiB: what waking another thread costs is then little beside hashing them.
 const BATCH: usize = 12;
 
-/// How long a group may wait for others to be handed on with: less than anyone sees, more than a fast link needs.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long a group may wait for others to be handed on with: less than anyone sees, and as long as it takes for several
+/// to come where many streams share a fast link.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// The same for the first groups of a stream, for which a viewer waits.
+const HASTE: Duration = Duration::from_millis(2);
 
 /// Frames that came one after the other, and why no more do.
 #[derive(Debug, Default)]
@@ -109,7 +113,7 @@ impl Incoming {
     pub(super) async fn gather(mut self, stream: u32, patience: Patience, batches: mpsc::Sender<Batch>) {
         let mut batch = Batch { stream, ..Batch::default() };
         let mut groups = 0;
-        let mut since = None;
+        let (mut linger, mut since) = (HASTE, None);
         let mut vigil = Vigil::new(clock::now(), patience.terms);
         loop {
             let end = loop {
@@ -128,7 +132,10 @@ impl Incoming {
                 }
             };
             let end = match end {
-                None if groups < BATCH => self.more(&patience, &mut vigil, &mut since, batch.frames.is_empty()).await,
+                None if groups < BATCH => {
+                    let waits = (batch.frames.is_empty(), linger);
+                    self.more(&patience, &mut vigil, &mut since, waits).await
+                }
                 None => Some(More::HandOn),
                 Some(end) => Some(More::End(end)),
             };
@@ -139,6 +146,7 @@ impl Incoming {
                 Some(More::End(end)) => batch.end = Some(end),
             }
             let last = batch.end.is_some();
+            linger = if groups > 0 { LINGER } else { linger };
             (groups, since) = (0, None);
             let full = std::mem::replace(&mut batch, Batch { stream, ..Batch::default() });
             let alarm = full.alarm.is_some();
@@ -155,13 +163,13 @@ impl Incoming {
         }
     }
 
-    /// Reads on, for as long as what came may wait.
+    /// Reads on, for as long as what came may linger, or with patience while nothing did.
     async fn more(
         &mut self,
         patience: &Patience,
         vigil: &mut Vigil,
         since: &mut Option<Instant>,
-        empty: bool,
+        (empty, linger): (bool, Duration),
     ) -> Option<More> {
         let due = patience.groups.load(Ordering::Relaxed) > 0;
         let wait = match (empty, *since) {
@@ -169,9 +177,9 @@ impl Incoming {
             (true, _) => patience.done,
             (false, None) => {
                 *since = Some(clock::now());
-                LINGER
+                linger
             }
-            (false, Some(since)) => match LINGER.checked_sub(since.elapsed()) {
+            (false, Some(since)) => match linger.checked_sub(clock::now().saturating_duration_since(since)) {
                 Some(rest) => rest,
                 None => return Some(More::HandOn),
             },

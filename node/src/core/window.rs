@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 /// The least, in bytes: two pieces, and 4 Gbit/s at 1 ms.
 pub const LEAST: u64 = 512 << 10;
 
+/// The least while all sessions are paced, in bytes, and what comes on top for each second of the round trip: viewers that
+/// are a few seconds ahead need no more than their rate. It is 32 Mbit/s to begin with, so that a far one has its first
+/// group as soon as others.
+const LEAST_PACED: (u64, u64) = (32 << 10, 4 << 20);
+
 /// The most, in bytes: 1 Gbit/s at 64 ms, and what a client can hold that acknowledges nothing.
 pub const MOST: u64 = 8 << 20;
 
@@ -44,19 +49,38 @@ impl Window {
         now.saturating_duration_since(self.since) >= SPAN.max(round_trip)
     }
 
-    /// The window now that a round trip takes so long; `None` when it stays as it is.
-    pub fn measure(&mut self, now: Instant, round_trip: Duration) -> Option<u64> {
+    /// The window when a session begins, by its round trip: a viewer who is alone has the least, and a fetch what there
+    /// is, which is at least its own. `None` when it stays as it is.
+    pub fn begin(&mut self, round_trip: Duration, paced: bool) -> Option<u64> {
+        let least = least(round_trip, paced);
+        let bytes = if paced { least } else { self.bytes.max(least) };
+        let changed = bytes != self.bytes;
+        self.bytes = bytes;
+        changed.then_some(bytes)
+    }
+
+    /// The window now that a round trip takes so long, and whether all sessions are paced; `None` when it stays as it is.
+    pub fn measure(&mut self, now: Instant, round_trip: Duration, paced: bool) -> Option<u64> {
         let elapsed = now.saturating_duration_since(self.since).as_nanos().max(1);
         let known = self.shortest.filter(|(at, _)| now.saturating_duration_since(*at) < OLD);
         let (at, shortest) = known.filter(|(_, shortest)| *shortest <= round_trip).unwrap_or((now, round_trip));
         self.shortest = Some((at, shortest));
         let on_its_way = u128::from(self.written) * shortest.as_nanos() / elapsed;
-        let bytes = u64::try_from(on_its_way).unwrap_or(MOST).saturating_mul(TIMES).clamp(LEAST, MOST);
+        let bytes = u64::try_from(on_its_way).unwrap_or(MOST).saturating_mul(TIMES);
+        let bytes = bytes.clamp(least(shortest, paced), MOST);
         (self.since, self.written) = (now, 0);
         let changed = bytes != self.bytes;
         self.bytes = bytes;
         changed.then_some(bytes)
     }
+}
+
+/// The least for a path with this round trip.
+fn least(round_trip: Duration, paced: bool) -> u64 {
+    let (base, a_second) = LEAST_PACED;
+    let far = u128::from(a_second) * round_trip.as_micros() / 1_000_000;
+    let least = u64::try_from(far).unwrap_or(LEAST).saturating_add(base).min(LEAST);
+    if paced { least } else { LEAST }
 }
 
 #[cfg(test)]
@@ -76,7 +100,7 @@ mod tests {
             let path = rate as f64 * span.as_secs_f64();
             let allowed = bytes as f64 * span.as_secs_f64() / trip.as_secs_f64();
             assert!(window.wrote(now, path.min(allowed) as u64));
-            bytes = window.measure(now, trip).unwrap_or(bytes);
+            bytes = window.measure(now, trip, false).unwrap_or(bytes);
         }
         bytes
     }
@@ -101,10 +125,28 @@ mod tests {
             for _ in 0..60 {
                 now += Duration::from_millis(200);
                 assert!(window.wrote(now, 2_000_000));
-                bytes = window.measure(now, Duration::from_millis(trip)).unwrap_or(bytes);
+                bytes = window.measure(now, Duration::from_millis(trip), false).unwrap_or(bytes);
             }
             assert_eq!(bytes, if trip == 1 { LEAST } else { 6_000_000 });
         }
         assert!(!window.wrote(now, 1), "not within a round trip");
+    }
+
+    #[test]
+    fn viewers_hold_what_their_path_holds() {
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let mut window = Window::new(now);
+        assert_eq!(window.begin(ms(0), true), Some(32 << 10));
+        assert_eq!(window.begin(ms(0), true), None, "as it is");
+        assert!(window.begin(ms(30), true) > Some(128 << 10), "a first group and all before it in one round trip");
+        assert_eq!(window.begin(ms(1000), true), Some(LEAST));
+        assert_eq!(window.measure(now + ms(100), ms(1), true), Some((32 << 10) + (4 << 20) / 1000));
+        assert_eq!(window.begin(ms(1), false), Some(LEAST), "a fetch came");
+        assert_eq!(window.measure(now + ms(200), ms(1), false), None);
+        // A burst over a far path: three times what it takes.
+        let mut window = Window::new(now);
+        assert!(window.wrote(now + ms(100), 1_250_000));
+        assert_eq!(window.measure(now + ms(100), ms(100), true), Some(3_750_000));
+        assert_eq!(window.begin(ms(100), false), None, "a fetch takes what is there");
     }
 }

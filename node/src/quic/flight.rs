@@ -1,7 +1,7 @@
 //! What of a connection is on its way: keeps quinn's send window as `core::window` says.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -12,23 +12,68 @@ use crate::core::window::Window;
 /// One connection, for all of its sessions.
 pub(super) struct Flight {
     connection: Connection,
-    window: Mutex<Window>,
+    state: Mutex<State>,
+}
+
+struct State {
+    window: Window,
+    /// Sessions that send, and those of them that take all they can get.
+    sessions: usize,
+    greedy: usize,
+}
+
+/// A session that sends, until it drops.
+pub(super) struct Sending<'a> {
+    flight: &'a Flight,
+    paced: bool,
 }
 
 impl Flight {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, window: Mutex::new(Window::new(Instant::now())) }
+        let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0 };
+        Self { connection, state: Mutex::new(state) }
     }
 
-    /// So many bytes were written to a stream.
-    pub(super) fn wrote(&self, bytes: u64) {
-        let now = Instant::now();
-        // Each change is one call of a pure type.
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.wrote(now, bytes)
-            && let Some(bytes) = window.measure(now, self.connection.rtt())
+    /// Each change is one of numbers or of a pure type, so a panic elsewhere leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session begins to send.
+    pub(super) fn join(&self, paced: bool) -> Sending<'_> {
+        let mut state = self.lock();
+        let alone = state.sessions == 0;
+        state.sessions += 1;
+        state.greedy += usize::from(!paced);
+        // A viewer beside others changes nothing.
+        if (alone || !paced)
+            && let Some(bytes) = state.window.begin(self.connection.rtt(), paced)
         {
             self.connection.set_send_window(bytes);
         }
+        Sending { flight: self, paced }
+    }
+}
+
+impl Sending<'_> {
+    /// So many bytes were written to a stream.
+    pub(super) fn wrote(&self, bytes: u64) {
+        let now = Instant::now();
+        let connection = &self.flight.connection;
+        let mut state = self.flight.lock();
+        let paced = state.greedy == 0;
+        if state.window.wrote(now, bytes)
+            && let Some(bytes) = state.window.measure(now, connection.rtt(), paced)
+        {
+            connection.set_send_window(bytes);
+        }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.flight.lock();
+        state.sessions -= 1;
+        state.greedy -= usize::from(!self.paced);
     }
 }

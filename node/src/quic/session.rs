@@ -238,7 +238,8 @@ async fn deliver(
     enrolled: &mut Enrolled,
 ) -> Result<(), SendError> {
     let Opened { media, mut session, setup, .. } = opened;
-    let mut sender = Sender::new((send, flight), running, &house.buffers, settings.stall_timeout);
+    let sending = flight.join(running.paced());
+    let mut sender = Sender::new((send, &sending), running, &house.buffers, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
     loop {
         heed(&mut session, &mut asks)?;
