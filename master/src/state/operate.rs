@@ -65,7 +65,7 @@ impl State {
             return said;
         };
         // It may have begun and ended between two looks.
-        let began = followed.confirmed.or((node.drains > followed.drains).then_some(now.instant));
+        let began = followed.confirmed.or_else(|| (node.drains > followed.drains).then_some(now.instant));
         match (node.hello.presence.draining, began) {
             (true, confirmed) => {
                 let confirmed = confirmed.unwrap_or(now.instant);
