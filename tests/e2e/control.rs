@@ -26,8 +26,13 @@ const PART: usize = 1 << 20;
 
 impl Player {
     fn start(cluster: &Cluster, title: &str) -> Self {
+        Self::logging(cluster, title, "warn")
+    }
+
+    fn logging(cluster: &Cluster, title: &str, filter: &str) -> Self {
         let url = cluster.url(title);
-        let mut process = Process::start(cluster.usher(&["play", &url, "--player", "-"]).stdout(Stdio::piped()));
+        let mut play = cluster.usher(&["play", &url, "--player", "-", "--log", filter]);
+        let mut process = Process::start(play.stdout(Stdio::piped()));
         let mut out = process.child().stdout.take().expect("piped");
         let (more, wanted) = channel();
         let (tell, had) = channel();
@@ -136,4 +141,28 @@ fn a_second_process_of_a_name_is_told_once_by_both_sides() {
         let node = cluster.seen("node-1");
         node["state"] == "serving" && node["boot_id"].as_str() != Some(boot.as_str())
     });
+}
+
+#[test]
+fn a_session_outlives_its_ticket_which_is_renewed_also_by_a_master_that_was_away() {
+    let mut cluster = Cluster::with_master(&["--session-lifetime", "1s"]);
+    cluster.add_film("node-1", "film.mp4", 24);
+    cluster.start_node("node-1", &[]);
+    cluster.settled(1);
+    let film = b3(cluster.media("node-1").join("film.mp4"));
+    let mut player = Player::logging(&cluster, "film.mp4", "usher_client=debug");
+    player.part();
+    for _ in 0..3 {
+        player.process.line_with("the ticket was renewed");
+    }
+    cluster.kill_master();
+    player.process.line_with("the ticket was not renewed");
+    player.part();
+    cluster.restart_master();
+    player.process.line_with("the ticket was renewed");
+    let Rest { mut process, film: data } = player.rest();
+    let data = data.join().expect("no panic");
+    assert_eq!(process.wait(), 0, "{}", process.seen());
+    assert_eq!(blake3::hash(&data).to_hex().to_string(), film);
+    assert!(!process.seen().contains("trying on"), "{}", process.seen());
 }
