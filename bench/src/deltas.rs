@@ -21,6 +21,7 @@ use usher_proto::{
     model::{Begun, Presence, Sessions},
     pb::v1::{self, AttachRequest, attach_request::Body, registry_client::RegistryClient},
     ticket::Purpose,
+    units,
 };
 
 use crate::cluster::{Part, address_in, usage::Meter};
@@ -124,7 +125,7 @@ async fn node(i: u32, changes: u32, certs: &Path, address: &str, ready: mpsc::Se
     post(Body::Catalog(v1::CatalogPage { restart: true, complete: true, ..v1::CatalogPage::default() })).await?;
 
     let began = Instant::now();
-    let uptime = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let uptime = || units::millis(began.elapsed());
     let session = |n: u64| SessionId((u128::from(i) << 64) | u128::from(n));
     let committed = Bitrate(u64::from(RUNNING) * 4_000_000);
     let begun = |n: u64| {

@@ -9,6 +9,7 @@ use usher_proto::{
     model::{Range, What},
     pb::v1,
     ticket::Purpose,
+    units,
 };
 
 use crate::{
@@ -209,7 +210,7 @@ impl Client {
         deadline: Duration,
         mut each: impl FnMut(v1::DrainResponse) -> bool,
     ) -> Result<(), Fault> {
-        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = units::millis(deadline);
         let request = v1::DrainRequest { node: node.to_owned(), deadline_ms };
         let mut answers = self.while_absent(|| self.master.drain(request.clone())).await?;
         while let Some(answer) = answers.message().await.map_err(|status| self.master.fault(&status))? {

@@ -18,6 +18,8 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use usher_proto::units;
+
 /// A node as the master counts them; never given to another node while the master runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
@@ -42,7 +44,7 @@ impl Now {
     /// The reading `by` later.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {
-        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        let ms = units::millis(by);
         Self { instant: self.instant + by, unix_ms: self.unix_ms.saturating_add(ms) }
     }
 }

@@ -27,6 +27,7 @@ use usher_proto::{
     model::{CatalogPage, Hello, Resolve, What},
     pb::v1,
     ticket::{ClusterSecret, Key},
+    units,
 };
 
 use self::{card::card, orders::Sent};
@@ -122,7 +123,7 @@ pub(crate) struct State {
 /// Both clocks, read together.
 pub(crate) fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { instant: Instant::now(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    Now { instant: Instant::now(), unix_ms: units::millis(unix) }
 }
 
 impl State {

@@ -6,6 +6,8 @@ use std::{collections::HashMap, fmt, time::Duration};
 use tonic::Code as Grpc;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::units;
+
 /// The domain of `ErrorInfo` in gRPC statuses.
 pub const DOMAIN: &str = "usher";
 
@@ -171,7 +173,7 @@ impl Fault {
 
     /// The wait in whole milliseconds, 0 for none, as messages carry it.
     pub fn retry_after_ms(&self) -> u64 {
-        self.retry_after.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
+        self.retry_after.map_or(0, |wait| units::millis(wait).max(1))
     }
 
     /// From a peer's message. The text is bounded, and stripped of control characters: it ends up on a terminal.

@@ -1,4 +1,4 @@
-//! Rates as people write them and as the cluster counts them: whole bits per second.
+//! Rates as people write them and as the cluster counts them: whole bits per second; and times in milliseconds.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -93,6 +93,11 @@ impl fmt::Display for Bitrate {
         let (value, unit) = decimal(self.0);
         write!(f, "{value} {unit}bit/s")
     }
+}
+
+/// Whole milliseconds of a time, as messages carry them; the largest number for what is beyond it.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Bytes for people, in decimal units: `1.5 GB`.

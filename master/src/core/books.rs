@@ -13,7 +13,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use usher_proto::model::Report;
+use usher_proto::{model::Report, units};
 
 use self::{background::Background, doubt::Doubt};
 use super::{
@@ -249,7 +249,7 @@ impl Books {
 
     fn carry(&mut self, passed: Duration, ended: u64) {
         let keep = fixed::decay(passed, DEPARTURES);
-        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).min(3_600_000);
+        let millis = units::millis(passed).min(3_600_000);
         self.ended = fixed::mul(self.ended, keep).saturating_add(ended / 1000);
         let carried = (self.committed / 1000).saturating_mul(millis);
         self.carried = fixed::mul(self.carried, keep).saturating_add(carried);

@@ -19,6 +19,7 @@ use usher_proto::{
     code::Code,
     model::{CatalogPage, Hello, Invalid, Report, Sessions, SetupInfo},
     pb::v1::{self, attach_request::Body, registry_server::Registry},
+    units,
 };
 
 use super::peer;
@@ -89,8 +90,8 @@ impl Registry for Service {
         info!(node = %name, attachment, version, %capacity, "node attached");
         let welcome = v1::Welcome {
             keys: vec![v1::TicketKey { kid: key.kid().to_owned(), secret: key.secret().to_vec() }],
-            report_interval_ms: millis(REPORT_INTERVAL),
-            lease_ms: millis(LEASE),
+            report_interval_ms: units::millis(REPORT_INTERVAL),
+            lease_ms: units::millis(LEASE),
         };
         // The channel is empty and its other end is here.
         let welcomed =
@@ -242,8 +243,4 @@ impl Attachment {
 
 fn fault(refusal: v1::Refusal) -> Fault {
     Fault::from_parts(&refusal.reason, &refusal.message, refusal.retry_after_ms)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,6 +8,7 @@ use usher_proto::{
     BootId, Fault, NodeName,
     code::Code,
     pb::v1::{self, attach_response::Body},
+    units,
 };
 
 use super::{Inner, State, now};
@@ -35,7 +36,7 @@ impl State {
     pub(crate) fn drain(&self, name: &NodeName, deadline: Duration) -> Result<(Followed, v1::DrainResponse), Fault> {
         let mut inner = self.lock();
         let now = now();
-        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = units::millis(deadline);
         let (node, boot) = inner.tell(name, Body::Drain(v1::Drain { deadline_ms }))?;
         let only_here = inner.cluster.only_at(now, node).into_iter().map(|(work, sessions)| {
             let title = work.and_then(|work| inner.cluster.described(work)).map(|facts| facts.title.to_string());
@@ -71,7 +72,7 @@ impl State {
                 let confirmed = confirmed.unwrap_or(now.instant);
                 followed.confirmed = Some(confirmed);
                 let left = inner.cluster.drain_left(now, followed.node);
-                said.left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                said.left_ms = units::millis(left);
                 // News of a session that began just before the drain may still be on its way; a report is not ahead of it.
                 let reported = node.reported_at.is_some_and(|at| at > confirmed);
                 said.empty = sessions == 0 && reported && node.report.sessions == 0;
@@ -80,7 +81,7 @@ impl State {
             (false, None) => {
                 let waited = now.instant.saturating_duration_since(followed.ordered);
                 let left = followed.deadline.saturating_sub(waited);
-                said.left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                said.left_ms = units::millis(left);
                 if waited >= CONFIRM {
                     said.ended = format!("node `{name}` does not drain; its software may be older than the master's");
                 }

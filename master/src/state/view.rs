@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use tokio::sync::broadcast;
-use usher_proto::{NodeName, Title, model::What, pb::v1};
+use usher_proto::{NodeName, Title, model::What, pb::v1, units};
 
 use super::{State, now};
 use crate::core::{
@@ -140,7 +140,7 @@ pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::
     let there = node.state != roster::State::Gone;
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
     v1::Node {
-        drain_left_ms: u64::try_from(cluster.drain_left(now, id).as_millis()).unwrap_or(u64::MAX),
+        drain_left_ms: units::millis(cluster.drain_left(now, id)),
         name: node.name().to_string(),
         state: state(node.state).into(),
         zone: node.hello.zone.clone(),

@@ -10,7 +10,7 @@ use std::{
 use usher_proto::{
     Bitrate, Code, SessionId,
     model::{Begun, Report, Sessions, Turned},
-    units::MAX_RATE,
+    units::{self, MAX_RATE},
 };
 
 use super::{
@@ -219,7 +219,7 @@ impl Meter {
     }
 
     fn uptime_ms(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+        units::millis(now.saturating_duration_since(self.started))
     }
 
     /// The report since the one before.

@@ -12,7 +12,7 @@ use crate::{
     pb::v1,
     title::Title,
     tree,
-    units::{Bitrate, MAX_RATE},
+    units::{self, Bitrate, MAX_RATE},
 };
 
 /// A node introduces itself.
@@ -126,7 +126,7 @@ impl Presence {
             addresses: self.addresses.iter().map(ToString::to_string).collect(),
             certificate_sha256: self.certificates.iter().map(|hash| hash.to_vec()).collect(),
             draining: self.draining,
-            drain_left_ms: u64::try_from(self.drain_left.as_millis()).unwrap_or(u64::MAX),
+            drain_left_ms: units::millis(self.drain_left),
         }
     }
 }

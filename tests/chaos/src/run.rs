@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
     time,
 };
-use usher_proto::Bitrate;
+use usher_proto::{Bitrate, units};
 
 use crate::{
     client::{self, Job, Life, Way, WrongKind},
@@ -239,7 +239,7 @@ fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
         wrong_bytes: wrong(WrongKind::Bytes),
         client_errors: wrong(WrongKind::End),
         stalls: lives.iter().map(|life| u64::from(life.stalls)).sum(),
-        still_ms: u64::try_from(still.as_millis()).unwrap_or(u64::MAX),
+        still_ms: units::millis(still),
         gap_ms: of(plays),
         fetch_gap_ms: of(fetches),
         spared_gap_ms: Spread::of(spared),

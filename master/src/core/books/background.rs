@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use usher_proto::units;
+
 /// Over how long mean and variance are taken.
 const MEMORY_MS: u64 = 900_000;
 
@@ -39,7 +41,7 @@ impl Background {
             }
             Some((first, before)) => {
                 let passed = now.saturating_duration_since(before);
-                let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).min(MEMORY_MS);
+                let millis = units::millis(passed).min(MEMORY_MS);
                 let off = (part << POINT).abs_diff(self.mean);
                 let step = off * millis / MEMORY_MS;
                 self.mean = if part << POINT > self.mean { self.mean + step } else { self.mean - step };

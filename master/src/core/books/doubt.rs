@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use usher_proto::units;
+
 /// A node that delivers less than this of what its sessions want, in per cent, is in doubt: below it is no rounding.
 const ENOUGH: u64 = 97;
 
@@ -72,7 +74,7 @@ impl Doubt {
         }
         let pressed = u128::from(used) * 10 > u128::from(self.believed) * 9;
         let thousandths = if pressed { 2 * REGAIN } else { REGAIN };
-        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).min(10_000);
+        let millis = units::millis(passed).min(10_000);
         let more = u128::from(self.capacity) * u128::from(thousandths) * u128::from(millis) / 1_000_000;
         let more = u64::try_from(more).unwrap_or(u64::MAX).max(1);
         self.believed = self.believed.saturating_add(more).min(self.capacity);

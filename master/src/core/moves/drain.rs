@@ -7,7 +7,7 @@ use std::{
 };
 
 use rand::{Rng, RngExt as _};
-use usher_proto::SessionId;
+use usher_proto::{SessionId, units};
 
 use super::{Place, Room, Search, Step};
 use crate::core::{NodeId, catalog::Work, ledger::WorkRef, roster::State};
@@ -93,7 +93,7 @@ impl Drain {
 
 /// At least 1.
 fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+    units::millis(time).max(1)
 }
 
 /// At most `due` moves away from a node, those that take the most first: they are the hardest to seat. Sessions that

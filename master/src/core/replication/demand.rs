@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use usher_proto::units;
+
 use super::super::fixed::{self, ONE};
 
 /// Titles that are kept: 120 MB.
@@ -59,7 +61,7 @@ impl Rates {
         let deviation = u128::from(seen) * u128::from(rate) / u128::from(2 * FAST.as_secs());
         let deviation = u64::try_from(deviation.isqrt()).unwrap_or(u64::MAX);
         let flash = self.fast.saturating_sub(self.slow).saturating_sub(deviation.saturating_mul(3));
-        let mean_ms = u64::try_from(mean.as_millis()).unwrap_or(u64::MAX);
+        let mean_ms = units::millis(mean);
         let staying_ms = fixed::mul(mean_ms, ONE - fixed::decay(HORIZON, mean));
         let inflow = u128::from(self.slow.saturating_add(flash)) * u128::from(staying_ms) / 1000;
         u64::try_from(inflow).unwrap_or(u64::MAX)
@@ -215,7 +217,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
 
     /// Forgets idle titles, a part of the table at a time.
     pub(super) fn tend(&mut self, now: Instant) {
-        let idle_ms = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
+        let idle_ms = units::millis(IDLE);
         let now_ms = self.ms(now);
         for _ in 0..TEND.min(self.entries.len()) {
             let slot = self.turn();
@@ -288,7 +290,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
     }
 
     fn ms(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+        units::millis(now.saturating_duration_since(self.start))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use usher_proto::units;
 
 /// Times, in whole milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,7 +22,7 @@ impl Spread {
     /// Of these; all zero when there is none.
     pub fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
-        let millis = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let millis = |time: &Duration| units::millis(*time);
         // Nearest rank: the least value that this share of all does not exceed.
         let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1));
         Self {
