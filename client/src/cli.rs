@@ -16,7 +16,7 @@ use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
 
 use usher_proto::{Code, Fault, id, pb::v1};
 
-use self::admin::Admin;
+use self::admin::Operator;
 pub use self::{
     explain::ExplainArgs,
     fetch::FetchArgs,
@@ -84,14 +84,6 @@ impl Reach {
     /// A client for questions only, which says on standard error that it waits for an absent master.
     fn asking(&self, address: Address) -> Result<Client, Failure> {
         Ok(self.client(address, Options::default())?.telling(waits))
-    }
-
-    /// The same for an operator.
-    fn operating(&self, address: Address, zone: &str, admin: &Admin) -> Result<Client, Failure> {
-        let authority = Authority::load(self.ca.clone())?;
-        let identity = admin.identity(&authority)?;
-        let options = Options { timeout: self.timeout, zone: zone.to_owned(), identity, ..Options::default() };
-        Ok(Client::new(address, authority, options)?.telling(waits))
     }
 }
 

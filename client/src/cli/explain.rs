@@ -7,7 +7,7 @@ use usher_proto::{
     ticket::Purpose,
 };
 
-use super::{Admin, DefaultMaster, Failure, Reach, admin, print, print_json, zone};
+use super::{Failure, Operator, admin, print, print_json, zone};
 use crate::core::{
     table::clean,
     url::{Url, UrlError},
@@ -41,11 +41,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    master: DefaultMaster,
-    #[command(flatten)]
-    admin: Admin,
-    #[command(flatten)]
-    reach: Reach,
+    operator: Operator,
 }
 
 impl ExplainArgs {
@@ -55,7 +51,7 @@ impl ExplainArgs {
     /// What to print and exit with.
     pub async fn run(self) -> Result<(), Failure> {
         let url = self.url()?;
-        let client = self.reach.operating(url.master.clone(), &self.zone, &self.admin)?;
+        let client = self.operator.client(url.master.clone(), &self.zone)?;
         let about = match &self.request {
             Some(id) => About::RequestId(id.trim().to_owned()),
             None => {
@@ -75,7 +71,7 @@ impl ExplainArgs {
     fn url(&self) -> Result<Url, Failure> {
         let url = match self.what.as_deref() {
             Some(text) if text.starts_with("usher://") => text.parse::<Url>().map_err(|error| self.wrong(&error))?,
-            named => Url { master: self.master.master.clone(), path: named.unwrap_or_default().to_owned() },
+            named => Url { master: self.operator.master(), path: named.unwrap_or_default().to_owned() },
         };
         if self.request.is_some() && !url.path.is_empty() {
             let text = "a request id stands for its title; give one of both, and the master with --master";

@@ -2,7 +2,7 @@
 
 use usher_proto::{Bitrate, Code, pb::v1, units};
 
-use super::{Admin, DefaultMaster, Failure, Reach, admin, duration, interrupted, print, print_json, state};
+use super::{Failure, Operator, admin, duration, interrupted, print, print_json, state};
 use crate::core::{
     table::{self, Align, clean},
     url::Address,
@@ -21,11 +21,7 @@ pub struct NodesArgs {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    master: DefaultMaster,
-    #[command(flatten)]
-    admin: Admin,
-    #[command(flatten)]
-    reach: Reach,
+    operator: Operator,
 }
 
 impl NodesArgs {
@@ -41,9 +37,9 @@ impl NodesArgs {
         }
         let address = match urls.first() {
             Some(url) => url.parse::<Address>().map_err(|error| usage(format!("`{}`: {error}", clean(url))))?,
-            None => self.master.master.clone(),
+            None => self.operator.master(),
         };
-        let client = self.reach.operating(address, "", &self.admin)?;
+        let client = self.operator.client(address, "")?;
         let name = names.first().map(|name| name.as_str());
         if self.watch {
             let mut failed = Ok(());

@@ -8,7 +8,7 @@ use std::{
 
 use usher_proto::{Bitrate, Code, pb::v1};
 
-use super::{Admin, DefaultMaster, Failure, Reach, admin, duration, interrupted, note, print, print_json};
+use super::{Failure, Operator, admin, duration, interrupted, note, print, print_json};
 use crate::core::table::{self, Align, clean};
 
 /// Empty a node: it takes no new sessions, and those that run go on at other nodes.
@@ -23,11 +23,7 @@ pub struct DrainArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    master: DefaultMaster,
-    #[command(flatten)]
-    admin: Admin,
-    #[command(flatten)]
-    reach: Reach,
+    operator: Operator,
 }
 
 /// Let a node take sessions again, at any time.
@@ -36,11 +32,7 @@ pub struct UndrainArgs {
     /// The node's name
     node: String,
     #[command(flatten)]
-    master: DefaultMaster,
-    #[command(flatten)]
-    admin: Admin,
-    #[command(flatten)]
-    reach: Reach,
+    operator: Operator,
 }
 
 /// Send sessions from the fullest nodes to the emptiest, a few a second.
@@ -56,11 +48,7 @@ pub struct RebalanceArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    master: DefaultMaster,
-    #[command(flatten)]
-    admin: Admin,
-    #[command(flatten)]
-    reach: Reach,
+    operator: Operator,
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
@@ -75,7 +63,7 @@ impl DrainArgs {
     /// # Errors
     /// What to print and exit with.
     pub async fn run(self) -> Result<(), Failure> {
-        let client = self.reach.operating(self.master.master.clone(), "", &self.admin)?;
+        let client = self.operator.of_default()?;
         let mut show = Show { node: clean(&self.node), json: self.json, line: None, first: true, failed: None };
         let (mut empty, mut ended) = (false, String::new());
         let drain = client.drain(&self.node, self.deadline, |answer| {
@@ -190,7 +178,7 @@ impl UndrainArgs {
     /// # Errors
     /// What to print and exit with.
     pub async fn run(self) -> Result<(), Failure> {
-        let client = self.reach.operating(self.master.master.clone(), "", &self.admin)?;
+        let client = self.operator.of_default()?;
         client.undrain(&self.node).await.map_err(admin::failure)
     }
 }
@@ -201,7 +189,7 @@ impl RebalanceArgs {
     /// # Errors
     /// What to print and exit with.
     pub async fn run(self) -> Result<(), Failure> {
-        let client = self.reach.operating(self.master.master.clone(), "", &self.admin)?;
+        let client = self.operator.of_default()?;
         let moves = client.rebalance(self.most, self.dry_run).await.map_err(admin::failure)?;
         if self.json {
             return print_json(&moves.iter().map(planned_json).collect());
