@@ -30,12 +30,14 @@ use usher_proto::{
     wire::{self, Decoder, Frame, Kind},
 };
 pub use usher_transport::Congestion;
-use usher_transport::{Offload, Threads};
+use usher_transport::{FIRST_GUESS, Offload, Threads};
 
 use self::comeback::{Begun, Known};
 pub(crate) use self::incoming::{Alarm, Batch, Due, Incoming, Patience};
-use crate::clock;
-use crate::core::{limit::Limit, table::clean, url::Address, vigil::KEEP_ALIVE};
+use crate::{
+    clock,
+    core::{limit::Limit, table::clean, url::Address, vigil::KEEP_ALIVE},
+};
 
 /// Between the starts of dials to a node's addresses (RFC 8305, section 5: "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
@@ -60,11 +62,6 @@ pub(crate) const WAITING: usize = 1;
 
 /// TLS asks for a name even where pins decide; nodes ignore it.
 const SERVER_NAME: &str = "node.usher";
-
-/// The round trip that is taken for granted before one is measured: a lost first packet is sent again after three of it.
-/// QUIC's own 333 ms (RFC 9002, section 6.2.2) would let a viewer wait for a second; a node that is farther away gets the
-/// hello twice.
-const FIRST_GUESS: Duration = Duration::from_millis(100);
 
 /// What TLS calls a certificate that this side does not take (RFC 8446, section 6.2: `certificate_unknown`).
 const UNPINNED: u8 = 46;
@@ -183,32 +180,6 @@ impl Pool {
         let Ok(mut slot) = slot.try_lock() else { return };
         if slot.live.as_ref().is_some_and(|(live, _)| live.stable_id() == connection.stable_id()) {
             slot.live = None;
-        }
-    }
-
-    /// Lets a session at a seat run on under a new ticket; answers for how long.
-    ///
-    /// # Errors
-    /// The node's refusal, or what became of the connection.
-    pub(crate) async fn renew(
-        &self,
-        connection: &Connection,
-        node: &NodeName,
-        ticket: String,
-    ) -> Result<Duration, Fault> {
-        let fault = |what: &str| Fault::new(Code::Internal, format!("node {node}: {what}"));
-        let frame = wire::message(Kind::Renew, &Renew { ticket });
-        let frame = frame.ok_or_else(|| fault("the new ticket is longer than usher/1 allows"))?;
-        let lost = |error: ConnectionError| connection_fault(node, &error);
-        let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
-        if send.write_chunk(frame).await.is_err() || send.finish().is_err() {
-            return Err(fault("takes no new ticket"));
-        }
-        let mut answer = Incoming::new(node.clone(), connection.clone(), recv, Decoder::default(), None);
-        match answer.next(RENEWAL).await? {
-            Some(Frame::Renewed(renewed)) => Ok(Duration::from_secs(renewed.lifetime_s)),
-            Some(Frame::Refused(no)) => Err(Fault::from_parts(&no.reason, &clean(&no.message), no.retry_after_ms)),
-            _ => Err(fault("does not answer to a new ticket as usher/1 says")),
         }
     }
 
@@ -351,6 +322,27 @@ impl Endpoints {
             None => Threads::start(1)?,
         };
         Ok(self.thread.insert(thread).handle(0))
+    }
+}
+
+/// Lets a session at a seat run on under a new ticket; answers for how long.
+///
+/// # Errors
+/// The node's refusal, or what became of the connection.
+pub(crate) async fn renew(connection: &Connection, node: &NodeName, ticket: String) -> Result<Duration, Fault> {
+    let fault = |what: &str| Fault::new(Code::Internal, format!("node {node}: {what}"));
+    let frame = wire::message(Kind::Renew, &Renew { ticket });
+    let frame = frame.ok_or_else(|| fault("the new ticket is longer than usher/1 allows"))?;
+    let lost = |error: ConnectionError| connection_fault(node, &error);
+    let (mut send, recv) = connection.open_bi().await.map_err(lost)?;
+    if send.write_chunk(frame).await.is_err() || send.finish().is_err() {
+        return Err(fault("takes no new ticket"));
+    }
+    let mut answer = Incoming::new(node.clone(), connection.clone(), recv, Decoder::default(), None);
+    match answer.next(RENEWAL).await? {
+        Some(Frame::Renewed(renewed)) => Ok(Duration::from_secs(renewed.lifetime_s)),
+        Some(Frame::Refused(no)) => Err(Fault::from_parts(&no.reason, &clean(&no.message), no.retry_after_ms)),
+        _ => Err(fault("does not answer to a new ticket as usher/1 says")),
     }
 }
 

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
-use usher_transport::{Congestion, Offload, Threads};
+use usher_transport::{Congestion, FIRST_GUESS, Offload, Threads};
 
 pub(crate) use self::send::ReadBuffers;
 use crate::{core::window, house::House};
@@ -37,10 +37,6 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 
 /// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
 const IDLE: Duration = Duration::from_secs(30);
-
-/// The round trip that is taken for granted before one is measured, as clients do: what is lost of the first flight is sent
-/// again after three of it.
-const FIRST_GUESS: Duration = Duration::from_millis(100);
 
 /// How long a connection may be without a session: long enough for a client that goes from title to title, short enough
 /// that those who only ping take no place from others.

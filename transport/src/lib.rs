@@ -11,7 +11,7 @@ mod threads;
 
 pub use crate::{
     congestion::Congestion,
-    runtime::endpoint,
+    runtime::{FIRST_GUESS, endpoint},
     socket::{Offload, bind, widen},
     threads::{Place, Threads},
 };

@@ -1,6 +1,13 @@
 //! quinn's runtime: tokio's, with batches.
 
-use std::{future::Future, io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    io,
+    net::UdpSocket,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
 use tokio::runtime::Handle;
@@ -9,6 +16,11 @@ use crate::{
     driver::Driver,
     socket::{Offload, Socket},
 };
+
+/// The round trip that both sides take for granted before one is measured: what is lost of the first flight is sent again
+/// after three of it. QUIC's own 333 ms (RFC 9002, section 6.2.2) would let a viewer wait for a second; a peer that is
+/// farther away gets the hello twice.
+pub const FIRST_GUESS: Duration = Duration::from_millis(100);
 
 /// Makes an endpoint that receives on the runtime `home`. A server's connections live where they are accepted; a
 /// client's at home, whoever dials.

@@ -79,22 +79,28 @@ impl Assembler {
     /// be the answer.
     pub fn ask(&mut self) -> Option<Range<u64>> {
         self.next = self.verified;
-        let start = (self.verified * GROUP).max(self.want.start);
-        (start < self.want.end).then_some(start..self.want.end)
+        self.wanted(self.next)
     }
 
     /// The same, widened to the whole groups that a node sends.
     pub fn widened(&self) -> Range<u64> {
-        self.next * GROUP..tree::groups(self.want.end).saturating_mul(GROUP).min(self.size)
+        self.wide(self.next)
     }
 
     /// The bytes to ask for from this byte on, and the same widened to whole groups; `None` when nothing of that is wanted.
     /// What comes next stays what it is.
     pub fn rest(&self, from: u64) -> Option<(Range<u64>, Range<u64>)> {
         let group = tree::groups(from);
-        let wanted = (group * GROUP).max(self.want.start)..self.want.end;
-        let wide = group * GROUP..tree::groups(self.want.end).saturating_mul(GROUP).min(self.size);
-        (!wanted.is_empty()).then_some((wanted, wide))
+        self.wanted(group).map(|wanted| (wanted, self.wide(group)))
+    }
+
+    fn wanted(&self, from: u64) -> Option<Range<u64>> {
+        let start = (from * GROUP).max(self.want.start);
+        (start < self.want.end).then_some(start..self.want.end)
+    }
+
+    fn wide(&self, from: u64) -> Range<u64> {
+        from * GROUP..tree::groups(self.want.end).saturating_mul(GROUP).min(self.size)
     }
 
     /// The group that comes next.

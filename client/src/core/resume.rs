@@ -183,9 +183,7 @@ impl Resume {
                 match first {
                     Some(seat) => {
                         self.seats = seats.to_vec();
-                        let new = seats.iter().filter(|seat| !self.named.contains(seat)).cloned();
-                        let new: Vec<NodeName> = new.take(NAMED.saturating_sub(self.named.len())).collect();
-                        self.named.extend(new);
+                        self.remember(seats);
                         self.answered = Some(now);
                         self.open(seat)
                     }
@@ -232,6 +230,14 @@ impl Resume {
     fn open(&mut self, seat: usize) -> Action {
         (self.seat, self.sent_there) = (seat, false);
         Action::Open(seat)
+    }
+
+    fn remember(&mut self, seats: &[NodeName]) {
+        for seat in seats {
+            if self.named.len() < NAMED && !self.named.contains(seat) {
+                self.named.push(seat.clone());
+            }
+        }
     }
 
     fn seated(&mut self, node: &NodeName) {

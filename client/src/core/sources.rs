@@ -126,6 +126,11 @@ impl Sources {
         self.sources.iter().any(|source| source.id == id && source.doubted)
     }
 
+    /// Whether the source was told of as leaving.
+    pub fn is_leaving(&self, id: Id) -> bool {
+        self.sources.iter().any(|source| source.id == id && source.leaving)
+    }
+
     /// The source sends no group from `until` on, and nothing of what it was asked for after what it is sending: that goes
     /// back at once.
     pub fn leave(&mut self, id: Id, until: u64) {

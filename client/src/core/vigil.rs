@@ -1,7 +1,7 @@
 //! Whether a node that owes bytes has fallen silent, or sends less than it promised.
 //!
 //! Two signs are watched. Nothing at all comes on the connection, though each side is asked for a sign of life at least
-//! every [`crate::core::vigil::KEEP_ALIVE`]: the node, or the way to it, is gone. Or the connection lives, and the stream
+//! every [`KEEP_ALIVE`]: the node, or the way to it, is gone. Or the connection lives, and the stream
 //! brings nothing, or too little, for longer than a paced node ever pauses. Time in which this side did not read, was not
 //! scheduled, or had asked for nothing does not count. A false alarm makes the next one come later.
 //! Refuses to know what an alarm leads to.

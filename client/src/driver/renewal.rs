@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 use usher_proto::{Fault, backoff::Backoff, model::SeatAddress};
 
 use super::join::Way;
+use crate::quic;
 
 /// The part of a lifetime after which the ticket is renewed: a third is left for a master that is being restarted.
 const DUE: (u32, u32) = (2, 3);
@@ -55,7 +56,7 @@ async fn run(way: Way, connection: Connection, mut at: SeatAddress, mut lifetime
 
 async fn renew(way: &Way, connection: &Connection, at: &mut SeatAddress) -> Result<Duration, Fault> {
     let (ticket, _) = way.master.renew(&at.node, at.ticket.clone()).await?;
-    let lifetime = way.pool.renew(connection, &at.node, ticket.clone()).await?;
+    let lifetime = quic::renew(connection, &at.node, ticket.clone()).await?;
     at.ticket = ticket;
     Ok(lifetime)
 }

@@ -14,6 +14,7 @@ use super::{
     join::{Ask, Joined, join},
     report,
     stream::{Ended, Stream},
+    words::nowhere,
 };
 use crate::{
     clock,
@@ -22,7 +23,7 @@ use crate::{
         vigil::Terms,
     },
     master::Answer,
-    quic::{Alarm, silent},
+    quic::{Alarm, Batch, silent},
 };
 
 /// How long a seat may take to answer before the next is tried beside it: a dial and an Open are two round trips, and a
@@ -177,17 +178,12 @@ impl<'a> Run<'a> {
     /// The seat that was opened last has not answered yet: the next is tried beside it.
     fn late(&mut self, rng: &mut SmallRng) -> Action {
         self.abroad.latest = None;
-        let fault = match self.opening() {
-            Some(node) => silent(&node, LATE),
+        let fault = match self.resume.seat() {
+            Some(node) => silent(node, LATE),
             None => Fault::new(Code::Timeout, "a node does not answer"),
         };
         tracing::debug!(%fault, "the next seat is tried beside it");
         self.resume.handle(clock::now(), Event::Lost(&fault), rng)
-    }
-
-    /// The node that was dialled last.
-    fn opening(&self) -> Option<NodeName> {
-        self.resume.seat().cloned()
     }
 
     fn not_joined(&mut self, joining: &Joining, fault: &Fault, rng: &mut SmallRng) -> Result<Next, Fault> {
@@ -207,8 +203,7 @@ impl<'a> Run<'a> {
     fn joined(&mut self, joining: Joining, joined: Joined, rng: &mut SmallRng) -> Result<Next, Fault> {
         let Joining { at, why, .. } = joining;
         let moved = matches!(self.abroad.why, Some(Why::Moved { .. }));
-        self.abroad.drop_all();
-        self.seated(&at, rng);
+        self.is_at(&at, rng);
         let rate = self.answer.as_ref().map(|answer| answer.rate).unwrap_or_default();
         let terms = Terms::new(self.order.purpose, rate);
         let stream = Stream::new(&self.means.way(), at, why, joined, terms, self.order.timeout)?;
@@ -231,8 +226,10 @@ impl<'a> Run<'a> {
         self.current = Some(stream);
     }
 
-    /// The resume machine learns where the session is.
-    fn seated(&mut self, at: &SeatAddress, rng: &mut SmallRng) {
+    /// The session is at this seat, and nothing that was begun beside it is of use: the resume machine learns of it.
+    fn is_at(&mut self, at: &SeatAddress, rng: &mut SmallRng) {
+        self.next = None;
+        self.abroad.drop_all();
         self.resume.handle(clock::now(), Event::Seated(&at.node), rng);
         if let Some(answer) = &mut self.answer
             && !answer.seats.iter().any(|seat| seat.node == at.node)
@@ -242,12 +239,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes what the stream brought.
-    async fn take<S: Sink>(
-        &mut self,
-        batch: crate::quic::Batch,
-        sink: &mut S,
-        rng: &mut SmallRng,
-    ) -> Result<Next, Fault> {
+    async fn take<S: Sink>(&mut self, batch: Batch, sink: &mut S, rng: &mut SmallRng) -> Result<Next, Fault> {
         let lost = || Fault::new(Code::Internal, "a session without a stream");
         let (stream, ongoing) = self.current.as_mut().zip(self.ongoing.as_mut()).ok_or_else(lost)?;
         let taken = stream.take(batch, ongoing, sink).await?;
@@ -256,40 +248,35 @@ impl<'a> Run<'a> {
             if matches!(self.abroad.why, Some(Why::Alarm { silent: true })) {
                 let at = stream.at.clone();
                 tracing::debug!(node = %at.node, "it goes on after all");
-                self.abroad.drop_all();
-                self.seated(&at, rng);
+                self.is_at(&at, rng);
             }
             self.resume.handle(clock::now(), Event::Progress, rng);
         }
         if let Some(end) = taken.end {
             // Where to was told in the same breath, and the stream has nothing more to bring.
-            if let (Ended::SentOn, Some(moved)) = (&end, taken.moved) {
-                return Ok(self.sent_on(moved, None, rng));
-            }
-            return Ok(self.ended(end, rng));
+            return Ok(match (end, taken.moved) {
+                (Ended::SentOn, Some((to, _))) => self.sent_on(to, None, rng),
+                (end, _) => self.ended(end, rng),
+            });
         }
-        if let Some(moved) = taken.moved {
-            let until = moved.as_ref().map_or(0, |(_, until)| *until);
-            return Ok(self.sent_on(moved, Some(until), rng));
+        if let Some((to, until)) = taken.moved {
+            return Ok(self.sent_on(to, Some(until), rng));
         }
         Ok(taken.alarm.map_or(Next::Wait, |alarm| self.alarmed(alarm, rng)))
     }
 
     /// The stream's node sends the session on, and goes on until that byte; without one, it has stopped.
-    fn sent_on(&mut self, moved: Result<(SeatAddress, u64), Fault>, until: Option<u64>, rng: &mut SmallRng) -> Next {
+    fn sent_on(&mut self, to: Result<SeatAddress, Fault>, until: Option<u64>, rng: &mut SmallRng) -> Next {
         let Some(stream) = &self.current else { return Next::Wait };
-        let at = stream.at.clone();
+        let (at, hashed) = (stream.at.clone(), stream.is_hashed());
+        self.is_at(&at, rng);
         // Nothing of what is not hashed is verified yet, and all of it is asked for again.
-        let goes_on = until.is_some() && stream.is_hashed();
-        self.abroad.drop_all();
-        self.next = None;
-        self.seated(&at, rng);
-        match until.filter(|_| goes_on) {
+        match until.filter(|_| hashed) {
             Some(until) => self.abroad.why = Some(Why::Moved { until }),
             None => self.current = None,
         }
-        Next::Act(match moved {
-            Ok((to, _)) => self.moved(to, rng),
+        Next::Act(match to {
+            Ok(to) => self.moved(to, rng),
             Err(fault) => self.after(Event::Lost(&fault), &fault, rng),
         })
     }
@@ -303,19 +290,17 @@ impl<'a> Run<'a> {
         {
             return Next::Wait;
         }
-        let at = stream.at.clone();
+        let (at, hashed) = (stream.at.clone(), stream.is_hashed());
         if alarm.silent {
             self.means.pool.doubt(self.means.master.address(), &at.node, &stream.connection);
         }
-        // A seat that waits for the byte where this one stops is of no use: that byte may never come.
-        self.next = None;
-        self.abroad.drop_all();
-        if stream.is_hashed() {
+        // Nor is a seat that waits for the byte where this one stops: that byte may never come.
+        self.is_at(&at, rng);
+        if hashed {
             self.abroad.why = Some(Why::Alarm { silent: alarm.silent });
         } else {
             self.current = None;
         }
-        self.seated(&at, rng);
         Next::Act(self.after(Event::Lost(&alarm.fault), &alarm.fault, rng))
     }
 
@@ -332,30 +317,25 @@ impl<'a> Run<'a> {
                 }
                 // What is being opened begins at the very byte.
                 None if self.abroad.is_under_way() => Next::Wait,
-                None => {
-                    let text = format!("node {} sent the session on, and no other serves it", stream.at.node);
-                    self.lost(&stream, &Fault::new(Code::Draining, text), rng)
-                }
+                None => self.lost(&stream.at, &nowhere(&stream.at), rng),
             },
             // Told of already.
             (Ended::Lost(fault), _) if matches!(why, Some(Why::Alarm { .. })) && self.abroad.is_under_way() => {
                 tracing::debug!(%fault, "lost for good");
                 Next::Wait
             }
-            (Ended::Lost(fault), _) => self.lost(&stream, &fault, rng),
+            (Ended::Lost(fault), _) => self.lost(&stream.at, &fault, rng),
         }
     }
 
-    /// The stream is gone, and nothing that was begun beside it is of use.
-    fn lost(&mut self, stream: &Stream, fault: &Fault, rng: &mut SmallRng) -> Next {
-        self.next = None;
-        self.abroad.drop_all();
-        self.seated(&stream.at, rng);
+    /// The stream from this seat is gone.
+    fn lost(&mut self, at: &SeatAddress, fault: &Fault, rng: &mut SmallRng) -> Next {
+        self.is_at(at, rng);
         Next::Act(self.after(Event::Lost(fault), fault, rng))
     }
 }
 
-async fn brought(current: &mut Option<Stream>) -> crate::quic::Batch {
+async fn brought(current: &mut Option<Stream>) -> Batch {
     match current {
         Some(stream) => stream.next().await,
         None => pending().await,

@@ -34,7 +34,7 @@ use super::{
     join::Joined,
     report,
     session::{LATE, reason},
-    words::{failure, seat_of},
+    words::{failure, nowhere, seat_of},
 };
 use crate::{
     clock,
@@ -235,7 +235,7 @@ impl<'a> Crew<'a> {
     /// Asks every source for what it is to send next.
     fn ask(&mut self, ongoing: &Ongoing) {
         let mut failed = Vec::new();
-        for source in self.live.iter_mut().filter(|source| !source.leaving) {
+        for source in &mut self.live {
             while let Some(groups) = self.spread.sources.assign(clock::now(), source.id) {
                 if let Err(fault) = source.ask(groups, &ongoing.about) {
                     failed.push((source.id, End::There(fault)));
@@ -310,8 +310,7 @@ impl<'a> Crew<'a> {
 
     /// A source's node sends the session on: it finishes what it is sending, and the next seat is opened at once.
     fn sent_on(&mut self, id: Id, moved: Moved, ongoing: &Ongoing) {
-        let Some(source) = self.live.iter_mut().find(|source| source.id == id) else { return };
-        source.leaving = true;
+        let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
         let (at, moves) = (source.at.clone(), source.moves + 1);
         self.spread.sources.leave(id, tree::groups(moved.until));
         match seat_of(&at, moved) {
@@ -418,39 +417,33 @@ impl<'a> Crew<'a> {
     /// A source's stream ended.
     fn ended(&mut self, id: Id, last: Last) {
         let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
-        let (at, left) = (source.at.clone(), source.leaving && matches!(last, Last::Early(_)));
+        let at = source.at.clone();
         self.whole |= id == self.first && matches!(last, Last::OneRange);
-        let fault = if left {
-            Fault::new(Code::Draining, format!("node {} sent the session on, and no other serves it", at.node))
-        } else {
-            failure(&at, last)
-        };
-        if !left {
-            return self.lose(id, End::There(fault));
+        if !self.spread.sources.is_leaving(id) || !matches!(last, Last::Early(_)) {
+            return self.lose(id, End::There(failure(&at, last)));
         }
         // It did as it said.
-        self.live.retain(|source| source.id != id);
-        self.spread.sources.lost(id);
-        self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
-        self.end.get_or_insert(End::There(fault));
+        self.leave(|source| source.id == id);
+        self.end.get_or_insert_with(|| End::There(nowhere(&at)));
         self.tell();
     }
 
     /// Another source is there in the place of those that are silent.
     fn drop_silent(&mut self) {
-        let Self { live, spread, .. } = self;
-        let before = live.len();
-        live.retain(|source| {
-            let silent = spread.sources.is_doubted(source.id);
-            if silent {
-                tracing::debug!(node = %source.at.node, "a silent source is left");
-                spread.sources.lost(source.id);
-            }
-            !silent
-        });
-        if live.len() < before {
-            self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
+        let ids = self.live.iter().map(|source| source.id);
+        let silent: Vec<Id> = ids.filter(|id| self.spread.sources.is_doubted(*id)).collect();
+        if !silent.is_empty() {
+            self.leave(|source| silent.contains(&source.id));
         }
+    }
+
+    /// Nothing more is expected of these sources: what they were asked for goes back.
+    fn leave(&mut self, these: impl Fn(&Source) -> bool) {
+        for source in self.live.extract_if(.., |source| these(source)) {
+            tracing::debug!(node = %source.at.node, "a source is left");
+            self.spread.sources.lost(source.id);
+        }
+        self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
     }
 
     /// A live source ended.

@@ -47,13 +47,12 @@ pub(super) struct Stream {
 }
 
 /// What a batch meant.
-#[derive(Default)]
 pub(super) struct Taken {
     /// Something new was verified, or at least handed out.
     pub(super) progress: bool,
     pub(super) alarm: Option<Alarm>,
-    /// Where the session goes on, and from which byte; or that this cannot be used.
-    pub(super) moved: Option<Result<(SeatAddress, u64), Fault>>,
+    /// Where the session goes on, or why that cannot be used; and from which byte.
+    pub(super) moved: Option<(Result<SeatAddress, Fault>, u64)>,
     pub(super) end: Option<Ended>,
 }
 
@@ -131,7 +130,7 @@ impl Stream {
         let moved = moved.map(|moved| {
             let until = moved.until;
             self.until = Some(until);
-            seat_of(&self.at, moved).map(|seat| (seat, until))
+            (seat_of(&self.at, moved), until)
         });
         let end = match (wrong, last) {
             (Some(error), _) => Some(Ended::Lost(blame(&self.at, error.into()))),

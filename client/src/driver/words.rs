@@ -51,6 +51,11 @@ pub(super) fn seat_of(at: &SeatAddress, moved: Moved) -> Result<SeatAddress, Fau
     })
 }
 
+/// What became of a session that its node sent on in vain.
+pub(super) fn nowhere(at: &SeatAddress) -> Fault {
+    Fault::new(Code::Draining, format!("node {} sent the session on, and no other serves it", at.node))
+}
+
 pub(super) fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
     let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
     Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }

@@ -17,8 +17,10 @@ use usher_proto::{
 };
 
 use super::{Throttle, connection_fault, lock, silent};
-use crate::clock;
-use crate::core::vigil::{LOOK, Look, Terms, Vigil};
+use crate::{
+    clock,
+    core::vigil::{LOOK, Look, Terms, Vigil},
+};
 
 /// Packets' worth taken from a stream at once: about 20 kB, small enough for a smooth rate limit.
 const READ: usize = 16;

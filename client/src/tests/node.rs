@@ -120,7 +120,7 @@ impl Node {
         let quic = QuicServerConfig::try_from(tls.expect("TLS 1.3")).expect("TLS 1.3");
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(256)).initial_rtt(Duration::from_millis(100));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(256)).initial_rtt(usher_transport::FIRST_GUESS);
         config.transport_config(Arc::new(transport));
         let endpoint = listen(config);
         let node = Self {

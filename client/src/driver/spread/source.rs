@@ -53,8 +53,6 @@ pub(super) struct Source {
     pub(super) verifier: Option<Verifier>,
     due: Due,
     pub(super) connection: Connection,
-    /// Its node sends the session on.
-    pub(super) leaving: bool,
     _reader: Reader,
     _renewal: Option<Renewal>,
 }
@@ -97,8 +95,8 @@ impl Joining {
         let renewal = renewal::keep(way, &connection, &at);
         let reader = way.pool.gather(joined.incoming, id, patience, batches)?;
         let verifier = Some(joined.verifier);
-        let (_reader, _renewal, leaving) = (reader, renewal, false);
-        Ok(Source { id, at, reason, moves, send, verifier, due, connection, leaving, _reader, _renewal })
+        let (_reader, _renewal) = (reader, renewal);
+        Ok(Source { id, at, reason, moves, send, verifier, due, connection, _reader, _renewal })
     }
 }
 
