@@ -163,6 +163,7 @@ impl Config {
             protocols: vec![PROTOCOL.to_owned()],
             labels: self.labels.clone(),
             live_ingest: false,
+            records: false,
             max_session: self.max_session_rate,
         };
         Equipment::try_from(equipment.to_pb()).context("check --label and --max-session-rate")

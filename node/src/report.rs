@@ -347,6 +347,7 @@ async fn answer(link: &Link, outbox: &Outbox, mut answers: Streaming<AttachRespo
             Some(Answer::Recheck(order)) => recheck(house, &order),
             Some(Answer::Drain(order)) => link.drain.order(Duration::from_millis(order.deadline_ms)),
             Some(Answer::Undrain(_)) => link.drain.undo(),
+            Some(Answer::Relay(_) | Answer::EndPublisher(_)) => {}
             None => debug!("a message of a newer master was ignored"),
         }
     }

@@ -54,6 +54,7 @@ pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     Claims {
         until: None,
+        feed: None,
         aud: NODE.into(),
         jti: SessionId(NEXT.fetch_add(1, Ordering::Relaxed).into()).to_string(),
         title: title.into(),

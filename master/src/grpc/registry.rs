@@ -219,6 +219,7 @@ impl Attachment {
             Some(Body::Replicated(copied)) => {
                 self.state.replicated(self.link, copied.id, copied.refusal.map(fault).as_ref());
             }
+            Some(Body::Feeds(_) | Body::RelayWanted(_)) => {}
             Some(Body::Prepared(prepared)) => self.prepared(prepared).map_err(invalid)?,
             Some(Body::Hello(_)) => return Err(invalid(Invalid::one("hello", "only the first message may be Hello"))),
             None => return Err(invalid(Invalid::one("body", "a message without a body"))),

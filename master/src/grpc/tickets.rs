@@ -162,6 +162,13 @@ impl Drop for Reserved<'_> {
 
 #[tonic::async_trait]
 impl Tickets for Service {
+    async fn publish(
+        &self,
+        _: tonic::Request<v1::PublishRequest>,
+    ) -> Result<tonic::Response<v1::PublishResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("feeds are not taken yet"))
+    }
+
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let id = request_id::of(request.metadata());
         let failure = |fault: Fault| request_id::failure(&id, &fault);
@@ -310,6 +317,7 @@ fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> R
     let expires = issued.saturating_add(LIFETIME_SECS);
     let claims = |card: &Card| Claims {
         until,
+        feed: None,
         aud: card.node.clone(),
         jti: decision.session.to_string(),
         title: decision.title.to_string(),
@@ -334,6 +342,7 @@ fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> R
         reason: reason.clone(),
         expires_at: Some(timestamp(expires.saturating_mul(1000))),
         request_id: id.to_owned(),
+        live: None,
     })
 }
 

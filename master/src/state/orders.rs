@@ -236,6 +236,7 @@ fn whole(now: Now, card: &Card, facts: &Facts<'_>, session: SessionId) -> Claims
     let issued = now.unix_ms / 1000;
     Claims {
         until: None,
+        feed: None,
         aud: card.node.clone(),
         jti: session.to_string(),
         title: facts.title.to_string(),

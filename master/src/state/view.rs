@@ -177,6 +177,7 @@ fn title(cluster: &Cluster, found: &Found) -> Option<v1::Title> {
         streamable: facts.streamable,
         nodes,
         conflict: found.conflict,
+        live: None,
     })
 }
 
