@@ -166,6 +166,13 @@ fn id<T>(request: &Request<T>) -> String {
 
 #[tonic::async_trait]
 impl tickets_server::Tickets for Master {
+    async fn publish(
+        &self,
+        _request: tonic::Request<v1::PublishRequest>,
+    ) -> Result<tonic::Response<v1::PublishResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("this master takes no feeds"))
+    }
+
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let id = id(&request);
         self.answer(request.into_inner(), &id).map(Response::new).map_err(|fault| fault.to_status())
