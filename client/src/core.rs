@@ -2,6 +2,7 @@
 
 pub mod assembler;
 pub mod limit;
+pub mod playout;
 pub mod range;
 pub mod resume;
 pub mod sources;

@@ -3,6 +3,7 @@
 //! Trust is by the pins of a seat alone. Refuses to know what the frames mean.
 
 mod comeback;
+mod feed;
 mod incoming;
 
 use std::{
@@ -32,7 +33,8 @@ use usher_proto::{
 pub use usher_transport::Congestion;
 use usher_transport::{FIRST_GUESS, Offload, Threads};
 
-use self::comeback::{Begun, Known};
+use self::comeback::{Begun, Known, stays};
+pub(crate) use self::feed::{Heard, News};
 pub(crate) use self::incoming::{Alarm, Batch, Due, Incoming, Patience};
 use crate::{
     clock,
@@ -78,6 +80,8 @@ pub(crate) struct Pool {
     buffers: Buffers,
     endpoints: Mutex<Endpoints>,
     nodes: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Slot>>>>,
+    /// Where the groups of feeds go, by connection.
+    routes: feed::Routes,
 }
 
 /// What runs on the media thread, which starts with the first of it: sockets are read, packets decrypted and streams
@@ -119,6 +123,7 @@ impl Pool {
             buffers: Buffers::new(GROUP as usize, BUFFERS),
             endpoints: Mutex::default(),
             nodes: Mutex::default(),
+            routes: feed::Routes::default(),
         }
     }
 
@@ -161,14 +166,14 @@ impl Pool {
     ) -> Result<(Incoming, Option<SendStream>), Fault> {
         let request = wire::message(Kind::Open, open)
             .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
-        let (connection, begun) = self.connection(master, seat, Some((request.clone(), open.more))).await?;
+        let (connection, begun) = self.connection(master, seat, Some((request.clone(), stays(open)))).await?;
         let (send, recv) = match begun {
             Some(begun) => begun,
-            None => comeback::begin(&connection, seat, request, open.more).await?,
+            None => comeback::begin(&connection, seat, request, stays(open)).await?,
         };
         let decoder = Decoder::into_buffers(self.buffers.clone());
         let incoming = Incoming::new(seat.node.clone(), connection, recv, decoder, throttle);
-        Ok((incoming, open.more.then_some(send)))
+        Ok((incoming, stays(open).then_some(send)))
     }
 
     /// The connection seems to be dead: who opens a session at that node next dials it anew. Sessions that have it keep

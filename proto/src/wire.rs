@@ -263,7 +263,7 @@ mod tests {
     fn frames() -> Vec<(Bytes, Frame)> {
         let open = pb::wire::Open { ticket: "t".into(), priority: -3, more: true, ..Default::default() };
         let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
-        let finish = pb::wire::Finish { content_id: vec![1; 32] };
+        let finish = pb::wire::Finish { content_id: vec![1; 32], ..Default::default() };
         let seat = pb::v1::Seat { node: "node-1".into(), ..Default::default() };
         let moved = pb::wire::Moved { seat: Some(seat), until: 65536 };
         let renew = pb::wire::Renew { ticket: "t".into() };

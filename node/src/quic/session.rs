@@ -300,7 +300,7 @@ async fn deliver(
             }
             Step::Finish(content) => {
                 enrolled.close();
-                let finish = Finish { content_id: content.0.to_vec() };
+                let finish = Finish { content_id: content.0.to_vec(), end_group: 0 };
                 sender.send(framed(Kind::Finish, wire::message(Kind::Finish, &finish))?).await?;
             }
         }
