@@ -5,12 +5,14 @@
 mod admin;
 mod explain;
 mod fetch;
+mod live;
 mod locate;
 mod ls;
 mod meter;
 mod nodes;
 mod operate;
 mod play;
+mod player;
 
 use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
 

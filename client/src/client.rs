@@ -18,7 +18,7 @@ use crate::{
         resume::{FIRST_WAIT, LONGEST_WAIT},
         url::Address,
     },
-    driver::{self, Means, Order, Outcome, Progress, Sink},
+    driver::{self, Drain, Means, Order, Outcome, Progress, Sight, Sink, Start, Tally, View, Watch},
     master::{Answer, Authority, Master},
     quic::{Congestion, Pool, Throttle},
 };
@@ -118,6 +118,29 @@ impl Client {
     ) -> Result<Outcome, Fault> {
         let means = Means { master: &self.master, pool: &self.pool, throttle: self.throttle.as_ref(), observer };
         driver::run(means, order, sink, first).await
+    }
+
+    /// What is wanted of a feed, under this client's options.
+    pub(crate) fn watch_order(
+        &self,
+        title: &Title,
+        purpose: Purpose,
+        start: Start,
+        latency: Duration,
+        duration: Option<Duration>,
+    ) -> Watch {
+        let order = self.order(What::Title(title.clone()), purpose, Range::default());
+        Watch { title: title.clone(), order, start, latency, duration }
+    }
+
+    /// Watches a feed until it is over, or enough came of it.
+    pub(crate) async fn watch_feed(
+        &self,
+        watch: &Watch,
+        drain: &mut impl Drain,
+        observer: &(dyn Fn(&Sight) + Send + Sync),
+    ) -> Result<Tally, Fault> {
+        driver::watch(View { master: &self.master, pool: &self.pool, observer }, watch, drain).await
     }
 
     /// Asks for nodes for several orders at once, so that one node may serve them all.

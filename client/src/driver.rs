@@ -5,6 +5,7 @@
 
 mod check;
 mod join;
+mod live;
 mod order;
 mod renewal;
 mod session;
@@ -25,12 +26,16 @@ use usher_proto::{
     model::{SeatAddress, What},
 };
 
-pub(crate) use self::order::Order;
+pub use self::live::{Sight, Start, Tally};
 use self::{
     join::Way,
     session::{Abroad, Next},
     spread::Spread,
     stream::Stream,
+};
+pub(crate) use self::{
+    live::{Drain, View, Watch, watch},
+    order::Order,
 };
 use crate::{
     clock,

@@ -113,6 +113,16 @@ impl Playout {
         }
     }
 
+    /// What groups are checked with.
+    pub fn key(&self) -> &FeedKey {
+        &self.key
+    }
+
+    /// Whether the feed is over, though something of it may still come.
+    pub fn is_finished(&self) -> bool {
+        self.finished.is_some()
+    }
+
     /// The group to ask another node for first; `None` while nothing has come.
     pub fn resume_from(&self) -> Option<u64> {
         self.first_at.map(|_| self.from)
