@@ -23,6 +23,7 @@ use crate::{
     drain::Drain,
     house::House,
     link::Interface,
+    live,
     media::{self, Library},
     presence::Presence,
     quic::{self, Server},
@@ -81,6 +82,14 @@ pub struct Config {
     pub ticket_grace: Duration,
     /// How long running sessions may go on after the first request to end.
     pub drain_timeout: Duration,
+    /// Whether feeds may be sent here.
+    pub ingest: bool,
+    /// How much of each feed is kept for viewers who begin in the past.
+    pub live_window: Duration,
+    /// Bytes of memory that all feeds together may take.
+    pub live_memory: u64,
+    /// How long a feed waits for a publisher that left without a word.
+    pub live_grace: Duration,
 }
 
 impl Config {
@@ -110,6 +119,10 @@ impl Config {
             stall_timeout: Duration::from_secs(5 * 60),
             ticket_grace: Duration::from_secs(6 * 3600),
             drain_timeout: Duration::from_secs(30),
+            ingest: true,
+            live_window: Duration::from_secs(60),
+            live_memory: 512 << 20,
+            live_grace: live::GRACE,
         }
     }
 
@@ -162,7 +175,7 @@ impl Config {
         let equipment = Equipment {
             protocols: vec![PROTOCOL.to_owned()],
             labels: self.labels.clone(),
-            live_ingest: false,
+            live_ingest: self.ingest,
             records: false,
             max_session: self.max_session_rate,
         };
@@ -192,7 +205,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let sockets = quic::bind(&config.listen)?;
     let replicas = Some(config.replicas);
     let library = Library::open(media::Config { volumes: config.media, index: config.index, replicas }).await?;
-    let house = House::new(name, library, limits);
+    let feeds = live::Settings {
+        ingest: config.ingest,
+        window: config.live_window,
+        memory: config.live_memory,
+        grace: config.live_grace,
+    };
+    let house = House::new(name, library, limits, feeds);
 
     // The addresses are known once the sockets are bound, and the certificate is needed for that.
     let settings = quic::Settings {
@@ -306,6 +325,7 @@ impl Running {
     pub async fn shutdown(self) {
         self.drain.end_now();
         self.server.close().await;
+        self.house.live.close().await;
         for task in self.tasks {
             task.abort();
             // Ends with the cancellation just asked for.

@@ -2,6 +2,7 @@
 //! No socket, disk, clock, environment or hidden randomness is known here.
 
 pub mod background;
+pub mod feed;
 pub mod guard;
 pub mod keyring;
 pub mod lead;

@@ -309,7 +309,8 @@ impl Playout {
             self.played += 1;
             return true;
         }
-        let lost = self.waited(now) && !self.strands.values().any(|strand| strand.head.sequence == number);
+        let over = self.finished.is_some() && self.groups.get(&number).is_some_and(|group| group.given_up);
+        let lost = over || self.waited(now) && !self.strands.values().any(|strand| strand.head.sequence == number);
         let newer = self.groups.len() > 1;
         if lost || newer && (self.groups.get(&number).is_some_and(|group| group.given_up) || self.is_behind()) {
             self.drop_begun();
