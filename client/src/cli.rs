@@ -192,6 +192,28 @@ fn title_json(title: &v1::Title) -> serde_json::Value {
         "streamable": title.streamable,
         "nodes": title.nodes,
         "conflict": title.conflict,
+        "live": title.live.as_ref().map(live_json),
+    })
+}
+
+/// A feed as JSON.
+fn live_json(live: &v1::Live) -> serde_json::Value {
+    let tracks = live.tracks.iter().map(|track| {
+        let kind = match v1::TrackKind::try_from(track.kind) {
+            Ok(v1::TrackKind::Video) => "video",
+            Ok(v1::TrackKind::Audio) => "audio",
+            Ok(v1::TrackKind::Subtitle) => "subtitle",
+            _ => "unknown",
+        };
+        serde_json::json!({ "kind": kind, "codec": track.codec, "language": track.language })
+    });
+    serde_json::json!({
+        "started_ms": live.started_ms,
+        "viewers": live.viewers,
+        "window_ms": live.window_ms,
+        "interrupted": live.interrupted,
+        "ingest": live.ingest,
+        "tracks": tracks.collect::<Vec<_>>(),
     })
 }
 

@@ -64,9 +64,4 @@ impl State {
         let (seed, key) = (self.secret.feed_seed(&publish.title), self.feed_key(&publish.title));
         Ok(Seats { cards, reason: ingest.reason, seed, key, now })
     }
-
-    /// Feeds on the air, and their viewers.
-    pub(crate) fn feed_totals(&self) -> (usize, u64) {
-        self.lock().cluster.feeds().totals()
-    }
 }
