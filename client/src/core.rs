@@ -3,6 +3,7 @@
 pub mod assembler;
 pub mod cut;
 pub mod limit;
+pub mod outbox;
 pub mod range;
 pub mod resume;
 pub mod sources;
