@@ -6,6 +6,7 @@
 mod check;
 mod join;
 mod order;
+pub(crate) mod publish;
 mod renewal;
 mod session;
 mod spread;

@@ -150,8 +150,8 @@ impl Pool {
         self.connection(master, seat, None).await.map(drop)
     }
 
-    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where that says `more`,
-    /// our side of the stream stays open and comes along.
+    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where more may follow, as
+    /// `open` says, our side of the stream stays open and comes along.
     pub(crate) async fn open(
         &self,
         master: &Address,
@@ -161,14 +161,16 @@ impl Pool {
     ) -> Result<(Incoming, Option<SendStream>), Fault> {
         let request = wire::message(Kind::Open, open)
             .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
-        let (connection, begun) = self.connection(master, seat, Some((request.clone(), open.more))).await?;
+        // The session of a feed lasts as long as both sides of its stream.
+        let more = open.more || open.watch.is_some() || open.publish.is_some();
+        let (connection, begun) = self.connection(master, seat, Some((request.clone(), more))).await?;
         let (send, recv) = match begun {
             Some(begun) => begun,
-            None => comeback::begin(&connection, seat, request, open.more).await?,
+            None => comeback::begin(&connection, seat, request, more).await?,
         };
         let decoder = Decoder::into_buffers(self.buffers.clone());
         let incoming = Incoming::new(seat.node.clone(), connection, recv, decoder, throttle);
-        Ok((incoming, open.more.then_some(send)))
+        Ok((incoming, more.then_some(send)))
     }
 
     /// The connection seems to be dead: who opens a session at that node next dials it anew. Sessions that have it keep

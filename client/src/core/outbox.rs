@@ -179,8 +179,7 @@ impl Outbox {
     /// Gives up what has waited too long, or is too much: how many groups.
     pub fn give_up(&mut self, now: Instant) -> u64 {
         let before = self.given_up;
-        loop {
-            let Some(oldest) = self.groups.front() else { break };
+        while let Some(oldest) = self.groups.front() {
             let Some(ended) = oldest.ended else { break };
             if self.bytes <= MOST && now.saturating_duration_since(ended) < LONGEST {
                 break;
