@@ -1,4 +1,4 @@
-//! The commands of a client: `fetch`, `play`, `ls`, `locate`, `nodes` and `explain`, and those of operators: `drain`,
+//! The commands of a client: `fetch`, `play`, `publish`, `ls`, `locate`, `nodes` and `explain`, and those of operators: `drain`,
 //! `undrain` and `rebalance`. Owns what they share: the master's address, the authority, how they fail and how they are
 //! interrupted. Standard output carries data only.
 
@@ -13,6 +13,7 @@ mod nodes;
 mod operate;
 mod play;
 mod player;
+mod publish;
 
 use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
 
@@ -27,6 +28,7 @@ pub use self::{
     nodes::NodesArgs,
     operate::{DrainArgs, RebalanceArgs, UndrainArgs},
     play::PlayArgs,
+    publish::PublishArgs,
 };
 use crate::{
     client::{Client, Options},

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::mpsc;
 use usher_certs::files::PemSet;
 use usher_proto::{
     Bitrate, Code, Fault, Title,
@@ -18,7 +19,10 @@ use crate::{
         resume::{FIRST_WAIT, LONGEST_WAIT},
         url::Address,
     },
-    driver::{self, Drain, Means, Order, Outcome, Progress, Sight, Sink, Start, Tally, View, Watch},
+    driver::{
+        self, Drain, Means, Order, Outcome, Progress, Sight, Sink, Start, Tally, View, Watch,
+        publish::{Feed, Input, Status, Told},
+    },
     master::{Answer, Authority, Master},
     quic::{Congestion, Pool, Throttle},
 };
@@ -141,6 +145,17 @@ impl Client {
         observer: &(dyn Fn(&Sight) + Send + Sync),
     ) -> Result<Tally, Fault> {
         driver::watch(View { master: &self.master, pool: &self.pool, observer }, watch, drain).await
+    }
+
+    /// Publishes a feed until its input ends, or a message asks to stop; a second one ends it at once.
+    pub(crate) async fn publish(
+        &self,
+        feed: &Feed,
+        input: Input,
+        stop: &mut mpsc::Receiver<()>,
+        observer: &(dyn Fn(&Told) + Send + Sync),
+    ) -> Result<Status, Fault> {
+        driver::publish::run((&self.master, &self.pool), feed, input, stop, observer).await
     }
 
     /// Asks for nodes for several orders at once, so that one node may serve them all.

@@ -7,6 +7,7 @@ mod check;
 mod join;
 mod live;
 mod order;
+pub(crate) mod publish;
 mod renewal;
 mod session;
 mod spread;

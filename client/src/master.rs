@@ -14,7 +14,7 @@ use tonic::{
 use usher_certs::files::PemSet;
 use usher_proto::{
     Bitrate, Code, ContentId, Fault, NodeName, Title,
-    model::{LiveInfo, MAX_REQUESTS, SeatAddress},
+    model::{LiveInfo, MAX_REQUESTS, Published, SeatAddress},
     pb::v1::{
         self, catalog_client::CatalogClient, cluster_client::ClusterClient, resolve_result::Result as Resolved,
         tickets_client::TicketsClient,
@@ -203,6 +203,14 @@ impl Master {
             return Err(Fault::new(Code::Internal, "the master answered without a ticket"));
         }
         Ok((answer.ticket, Duration::from_secs(answer.lifetime_s)))
+    }
+
+    /// Chooses a node that takes a feed.
+    pub(crate) async fn publish(&self, request: v1::PublishRequest) -> Result<Published, Fault> {
+        let mut client = TicketsClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        let answer = self.answer(client.publish(self.request(request))).await?;
+        Published::try_from(answer)
+            .map_err(|error| Fault::new(Code::Internal, format!("the master's answer cannot be used: {error}")))
     }
 
     /// One page of titles.

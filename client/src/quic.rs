@@ -155,8 +155,8 @@ impl Pool {
         self.connection(master, seat, None).await.map(drop)
     }
 
-    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where that says `more`,
-    /// our side of the stream stays open and comes along.
+    /// Opens a session at a seat that `master` named: dials or shares a connection, sends `open`. Where more may follow, as
+    /// `open` says, our side of the stream stays open and comes along.
     pub(crate) async fn open(
         &self,
         master: &Address,
