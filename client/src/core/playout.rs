@@ -16,6 +16,9 @@ use usher_proto::{
 /// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
 const GAP: Duration = Duration::from_millis(300);
 
+/// By how much less than was asked for a recording may be, for the sake of a whole group.
+const SLACK: Duration = Duration::from_millis(250);
+
 /// How long what is left of a feed that is over may take to move on.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -282,7 +285,9 @@ impl Playout {
             self.head = None;
         }
         let start = *self.first_at.get_or_insert(group.head.at_ms);
-        let past = |duration: Duration| u128::from(group.head.at_ms.saturating_sub(start)) >= duration.as_millis();
+        // Groups begin a little before or after the second.
+        let came = Duration::from_millis(group.head.at_ms.saturating_sub(start));
+        let past = |duration: Duration| came + SLACK.min(duration / 10) >= duration;
         if !self.begun && self.duration.is_some_and(past) {
             self.ended = true;
             return false;
