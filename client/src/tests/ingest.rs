@@ -75,13 +75,13 @@ pub(super) struct Came {
     connections: Mutex<Vec<Connection>>,
     next: Mutex<Option<v1::Seat>>,
     /// Lets a deaf node hear.
-    pub(super) gate: Semaphore2,
+    pub(super) gate: Gate,
 }
 
-/// A semaphore that begins closed.
-pub(super) struct Semaphore2(pub(super) Semaphore);
+/// Begins closed.
+pub(super) struct Gate(pub(super) Semaphore);
 
-impl Default for Semaphore2 {
+impl Default for Gate {
     fn default() -> Self {
         Self(Semaphore::new(0))
     }
@@ -166,7 +166,9 @@ impl Node {
                     while let Ok((send, recv)) = connection.accept_bi().await {
                         let (connection, came) = (connection.clone(), came.clone());
                         // A publisher that leaves early is part of some tests.
-                        tokio::spawn(async move { drop(session(connection, send, recv, came, manner).await) });
+                        tokio::spawn(async move {
+                            let _gone = session(connection, send, recv, came, manner).await;
+                        });
                     }
                 });
             }
@@ -210,7 +212,8 @@ async fn session(
         return send.finish().ok();
     }
     let known = came.groups.lock().expect("not poisoned").keys().last().copied();
-    let feed = v1::FeedSetup { subscription: 5, first_group: known.map_or(FIRST, |number| number + 1), ..Default::default() };
+    let feed =
+        v1::FeedSetup { subscription: 5, first_group: known.map_or(FIRST, |number| number + 1), ..Default::default() };
     let setup = v1::Setup {
         title: open.ticket.clone(),
         media_type: offer.media_type.clone(),
@@ -218,12 +221,15 @@ async fn session(
         ..v1::Setup::default()
     };
     came.offers.lock().expect("not poisoned").push(offer);
+    came.news.notify_waiters();
     send.write_all(&wire::message(Kind::Setup, &setup).expect("short")).await.ok()?;
     let title = Title::parse(&open.ticket).expect("the ticket is the title");
     let groups = async {
         while let Ok(stream) = connection.accept_uni().await {
             let (came, title) = (came.clone(), title.clone());
-            tokio::spawn(async move { drop(group(stream, &title, &came, manner).await) });
+            tokio::spawn(async move {
+                let _gone = group(stream, &title, &came, manner).await;
+            });
         }
     };
     let end = async {
