@@ -24,12 +24,11 @@ use usher_proto::{
 
 use crate::core::outbox::{Group, Outbox};
 
-/// Groups that waited are begun while fewer are being written.
+/// Groups that waited may be on their way at a time: a node cuts the oldest of more than 8, and needs room for new ones.
 const ABREAST: usize = 4;
 
-/// Groups that may be on their way to a node at a time: it cuts the oldest of more than 8. Fewer, for what is written may
-/// still be on its way.
-const MOST: usize = 6;
+/// Groups that may be written at a time. On a way that is slower than the feed there would be more and more.
+const MOST: usize = 4;
 
 /// What became of a group's stream.
 #[derive(Debug)]
@@ -66,6 +65,8 @@ struct Sent {
     handed: usize,
     /// The node has it, or does not want it.
     over: bool,
+    /// Another was newer when it was begun.
+    waited: bool,
     /// All of it has been taken by its stream.
     written: Arc<AtomicBool>,
     task: AbortHandle,
@@ -92,16 +93,16 @@ impl Streams {
     pub(super) fn send(&mut self, outbox: &mut Outbox) {
         let mut over = Vec::new();
         let newest = outbox.groups().next_back().map_or(0, |group| group.head().sequence);
-        let mut writing = self.open.values().filter(|sent| sent.is_being_written()).count();
+        let mut waited = self.open.values().filter(|sent| sent.waited && !sent.over).count();
         for group in outbox.groups() {
             let number = group.head().sequence;
             if !self.open.contains_key(&number) {
                 // The newest waits for nobody; of the others the oldest are awaited most.
-                if writing >= ABREAST && number != newest {
+                if number != newest && waited >= ABREAST {
                     continue;
                 }
-                self.begin(group);
-                writing += 1;
+                waited += usize::from(number != newest);
+                self.begin(group, number != newest);
             }
             let Some(sent) = self.open.get_mut(&number) else { continue };
             if sent.over {
@@ -126,13 +127,13 @@ impl Streams {
         // Those before were given up.
         self.open.retain(|number, _| *number >= oldest);
         // On a way that is too slow the newest is what counts; the others begin anew once there is room.
-        while self.open.values().filter(|sent| sent.is_being_written()).count() > MOST {
-            let oldest = self.open.iter().find(|(_, sent)| sent.is_being_written()).map(|(number, _)| *number);
-            self.open.remove(&oldest.unwrap_or_default());
+        let written = self.open.iter().rev().filter(|(_, sent)| sent.is_being_written());
+        if let Some(slow) = written.map(|(number, _)| *number).nth(MOST) {
+            self.open.remove(&slow);
         }
     }
 
-    fn begin(&mut self, group: &Group) {
+    fn begin(&mut self, group: &Group, waited: bool) {
         let (frames, taken) = mpsc::unbounded_channel();
         let number = group.head().sequence;
         let first = *self.first.get_or_insert(number);
@@ -144,7 +145,7 @@ impl Streams {
         let running = tokio::spawn(stream);
         let task = running.abort_handle();
         self.tasks.push(running);
-        self.open.insert(number, Sent { frames, handed: 0, over: false, written, task });
+        self.open.insert(number, Sent { frames, handed: 0, over: false, waited, written, task });
     }
 
     /// The next stream that ended.
