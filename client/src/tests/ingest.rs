@@ -70,6 +70,8 @@ pub(super) struct Came {
     pub(super) tickets: Mutex<Vec<String>>,
     /// Sessions that said that the feed is over.
     pub(super) finished: AtomicUsize,
+    /// Groups that were on their way at a time, and the most of them.
+    pub(super) abreast: Mutex<(usize, usize)>,
     /// Something of the above is new.
     pub(super) news: Notify,
     connections: Mutex<Vec<Connection>>,
@@ -117,11 +119,29 @@ impl Came {
     }
 }
 
+/// A group on its way.
+struct Abreast<'a>(&'a Came);
+
+impl<'a> Abreast<'a> {
+    fn new(came: &'a Came) -> Self {
+        let (now, most) = &mut *came.abreast.lock().expect("not poisoned");
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(came)
+    }
+}
+
+impl Drop for Abreast<'_> {
+    fn drop(&mut self) {
+        self.0.abreast.lock().expect("not poisoned").0 -= 1;
+    }
+}
+
 /// A node that takes feeds.
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) came: Arc<Came>,
-    address: std::net::SocketAddr,
+    pub(super) address: std::net::SocketAddr,
     pin: [u8; 32],
     pub(super) endpoint: Endpoint,
 }
@@ -147,6 +167,10 @@ impl Node {
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
         transport.max_concurrent_uni_streams(VarInt::from_u32(64)).initial_rtt(usher_transport::FIRST_GUESS);
+        if matches!(manner, Manner::Deaf(_)) {
+            // What is not read is acknowledged all the same, but for what does not fit.
+            transport.stream_receive_window(VarInt::from_u32(16 * 1024));
+        }
         config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("binds");
         let came = Arc::new(Came::default());
@@ -279,6 +303,7 @@ async fn group(mut stream: RecvStream, title: &Title, came: &Came, manner: Manne
     let number = head.sequence;
     came.streams.lock().expect("not poisoned").push(number);
     came.news.notify_waiters();
+    let _abreast = Abreast::new(came);
     if manner == Manner::Stops {
         return stream.stop(VarInt::from_u32(Code::Exists.quic())).ok();
     }

@@ -188,6 +188,7 @@ impl tickets_server::Tickets for Master {
             "live/later" if count == 1 => {
                 Fault::new(Code::Unavailable, "no node takes feeds yet").after(Duration::from_millis(1))
             }
+            "live/once" if count > 1 => Fault::new(Code::Unavailable, "not again").after(Duration::from_millis(10)),
             _ if seats.is_empty() => {
                 Fault::new(Code::Unavailable, "no node takes feeds").after(Duration::from_millis(10))
             }

@@ -117,15 +117,20 @@ impl Publisher {
         tokio::time::timeout(Duration::from_secs(20), self.task).await.expect("it ends").expect("no panic")
     }
 
-    /// Waits until no more than so much has not arrived.
-    async fn until_waiting(&self, most: u64) {
-        let waits = |told: &Told| matches!(told, Told::Status(status) if status.waiting <= most);
-        let arrived = async {
-            while !self.told.lock().expect("not poisoned").iter().any(waits) {
+    /// Waits until this was told.
+    async fn until(&self, what: &str, holds: impl Fn(&Told) -> bool) {
+        let told = async {
+            while !self.told.lock().expect("not poisoned").iter().any(&holds) {
                 self.news.notified().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("acknowledged");
+        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap_or_else(|_| panic!("{what}"));
+    }
+
+    /// Waits until no more than so much has not arrived.
+    async fn until_waiting(&self, most: u64) {
+        let waits = |told: &Told| matches!(told, Told::Status(status) if status.waiting <= most);
+        self.until("acknowledged", waits).await;
     }
 
     fn lost(&self) -> Vec<Code> {
@@ -231,6 +236,61 @@ async fn a_node_that_refuses_drains_or_moves_is_left_for_the_next() {
         both.extend(good.came.whole().into_iter().map(|got| (got.head.sequence, got)));
         check(&both.into_values().collect::<Vec<_>>(), &groups);
         assert_eq!(good.came.finished.load(std::sync::atomic::Ordering::Relaxed), 1, "{manner:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_waited_comes_a_few_groups_at_a_time() {
+    let (bad, good) = (Node::start("bad", Manner::Deaf(0)), Node::start("good", Manner::Takes));
+    let running = master(&[&bad, &good]).await;
+    let publisher = Publisher::start(&running, "live/a", Duration::from_secs(10));
+    let groups: Vec<_> = (0..40).map(|number| group(number, 400)).collect();
+    publisher.write(groups.concat());
+    publisher.until_waiting(u64::MAX).await;
+    bad.came.die(&bad.endpoint);
+    publisher.result().await.expect("published");
+    check(&good.came.whole(), &groups);
+    let (_, most) = *good.came.abreast.lock().expect("not poisoned");
+    assert!(most <= 6, "a node cuts the oldest of more than 8: {most}");
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_left_and_one_that_comes_back_is_kept() {
+    for others in [true, false] {
+        let (bad, good) = (Node::start("bad", Manner::Takes), Node::start("good", Manner::Takes));
+        let relay = usher_relay::UdpRelay::start(Default::default(), Default::default());
+        let door = relay.door().await.expect("a port");
+        door.lead_to(bad.address);
+        let far = Seat { addresses: vec![door.address().to_string()], ..Seat::from(&bad) };
+        let seats = if others { vec![far, Seat::from(&good)] } else { vec![far] };
+        let running = Master::start(&Titles::default(), seats, true).await;
+        let title = if others { "live/a" } else { "live/once" };
+        let publisher = Publisher::start(&running, title, Duration::from_secs(20));
+        let groups: Vec<_> = (0..3).map(|number| group(number, 30)).collect();
+        publisher.write(groups[..1].concat());
+        let first = |came: &ingest::Came| came.groups.lock().expect("not poisoned").contains_key(&FIRST);
+        bad.came.until("the first group", first).await;
+        let hole = |hole| {
+            relay.set_hole(usher_relay::Direction::Up, hole);
+            relay.set_hole(usher_relay::Direction::Down, hole);
+        };
+        hole(true);
+        publisher.write(groups[1..].concat());
+        let silent = |told: &Told| matches!(told, Told::Lost(fault) if fault.code == Code::Timeout);
+        publisher.until("it was noticed", silent).await;
+        if others {
+            let all = |came: &ingest::Came| came.groups.lock().expect("not poisoned").contains_key(&(FIRST + 2));
+            good.came.until("the third group", all).await;
+        }
+        hole(false);
+        publisher.result().await.expect("published");
+        let mut all: std::collections::BTreeMap<_, _> =
+            bad.came.whole().into_iter().map(|got| (got.head.sequence, got)).collect();
+        all.extend(good.came.whole().into_iter().map(|got| (got.head.sequence, got)));
+        check(&all.into_values().collect::<Vec<_>>(), &groups);
+        if !others {
+            assert_eq!(bad.came.tickets.lock().expect("not poisoned").len(), 1, "the same session went on");
+        }
     }
 }
 
