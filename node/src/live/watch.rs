@@ -123,7 +123,8 @@ impl Watch<'_> {
 
     /// Tells the client where the session goes on, and with which group.
     async fn leave(&mut self, order: Order) -> Result<u64, Lost> {
-        let until = self.watching.room.lock().feed.newest() + 1;
+        // What is being made comes from both: who has begun it here may not get its end.
+        let until = self.watching.room.lock().feed.resume_from();
         self.say(Some(order.order.frame(until))).await?;
         self.enrolled.leaves(order);
         Ok(until)

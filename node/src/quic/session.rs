@@ -93,7 +93,7 @@ pub(super) async fn run(
             () = gone.cancelled() => return,
         };
         let (open, decoder) = match open {
-            Ok(Ok(First::Open(open, decoder))) => (open, decoder),
+            Ok(Ok(First::Open(open, decoder))) => (*open, decoder),
             Ok(Ok(First::Renew(renew))) => return answer(&mut send, house.renew(&renew.ticket), gone).await,
             Ok(Err(header::HeaderError::Gone)) => return,
             Ok(Err(header::HeaderError::Bad(fault))) => return refuse(&mut send, &fault, gone).await,
