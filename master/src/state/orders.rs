@@ -71,7 +71,7 @@ impl State {
                 Order::Evict { work, node } => self.evict(inner, work, node),
                 Order::Recheck { work, node } => self.recheck(inner, work, node),
                 Order::Relay { node, title, rate, upstreams } => {
-                    let order = inner.relay(now, self.until(now), self.feed_key(&title), &title, rate, &upstreams);
+                    let order = inner.relay(now, self.feed_key(&title), &title, rate, &upstreams);
                     self.tell(inner, node, "relay", order.map(Body::Relay));
                 }
                 Order::NoRelay { node, title, why } => {
@@ -257,7 +257,7 @@ impl Inner {
     ) -> Option<v1::Move> {
         let used = self.cluster.feeds().session(step.session)?;
         let card = &self.channels.get(&step.to)?.card;
-        let right = if used.to.is_some() { Right::Relay } else { Right::Watch };
+        let (right, until) = if used.to.is_some() { (Right::Relay, None) } else { (Right::Watch, until) };
         let claims = feed_claims(now, until, card, title, (step.session, right), key, step.rate);
         let seat = card.seat(&Claims { rid: format!("move-{id}"), ..claims }).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
@@ -267,7 +267,6 @@ impl Inner {
     fn relay(
         &self,
         now: Now,
-        until: Option<u64>,
         key: FeedKey,
         title: &Title,
         rate: u64,
@@ -275,7 +274,8 @@ impl Inner {
     ) -> Option<v1::Relay> {
         let seats = upstreams.iter().filter_map(|(node, session)| {
             let card = &self.channels.get(node)?.card;
-            card.seat(&feed_claims(now, until, card, title, (*session, Right::Relay), key, rate)).ok()
+            // A relay lasts as long as somebody watches: its sessions are the cluster's own.
+            card.seat(&feed_claims(now, None, card, title, (*session, Right::Relay), key, rate)).ok()
         });
         let seats: Vec<v1::Seat> = seats.collect();
         (!seats.is_empty()).then(|| v1::Relay {
