@@ -255,7 +255,10 @@ pub(super) async fn record(
     };
     let watch = client.watch_order(title, Purpose::Fetch, args.from.unwrap_or_default(), args.latency(), duration);
     let result = tokio::select! {
-        result = client.watch_feed(&watch, &mut sink, &observer) => result.map(|_tally| ()),
+        result = client.watch_feed(&watch, &mut sink, &observer) => result.map(|all| {
+            // The last group was written before it was known to be whole.
+            *tally.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        }),
         () = stop => match duration {
             // Nobody said how long: it was now.
             None => Ok(()),

@@ -16,6 +16,9 @@ use usher_proto::{
 /// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
 const GAP: Duration = Duration::from_millis(300);
 
+/// By how much less than was asked for a recording may be, for the sake of a whole group.
+const SLACK: Duration = Duration::from_millis(250);
+
 /// How long what is left of a feed that is over may take to move on.
 const LAST: Duration = Duration::from_secs(3);
 
@@ -144,13 +147,14 @@ impl Playout {
         Ok(true)
     }
 
-    /// A stream brings the next pieces of its group, of which the last one's signature proves all.
+    /// A stream brings the next pieces of its group, of which the last one's signature proves all. The group's number;
+    /// `None` for a stream that is not listened to.
     ///
     /// # Errors
     /// `VERIFICATION_FAILED`: they are not what the publisher sent.
-    pub fn pieces(&mut self, now: Instant, stream: u64, pieces: Vec<Piece>) -> Result<(), Fault> {
-        let Some(strand) = self.strands.get_mut(&stream) else { return Ok(()) };
-        let Some(signature) = pieces.last().map(|piece| piece.signature) else { return Ok(()) };
+    pub fn pieces(&mut self, now: Instant, stream: u64, pieces: Vec<Piece>) -> Result<Option<u64>, Fault> {
+        let Some(strand) = self.strands.get_mut(&stream) else { return Ok(None) };
+        let Some(signature) = pieces.last().map(|piece| piece.signature) else { return Ok(None) };
         let before = strand.pieces;
         let sequence = strand.head.sequence;
         let known = self.groups.get(&sequence);
@@ -170,7 +174,7 @@ impl Playout {
         }
         let (count, link, whole) = (strand.pieces, strand.chain.link(), strand.chain.is_ended());
         if sequence < self.from {
-            return Ok(());
+            return Ok(Some(sequence));
         }
         // Only what is proven says when it was.
         self.newest_at = self.newest_at.max(strand.head.at_ms);
@@ -190,7 +194,7 @@ impl Playout {
             group.held.extend(new.map(|piece| (piece.flags, piece.media)));
             (group.pieces, group.link, group.whole) = (count, link, whole);
         }
-        Ok(())
+        Ok(Some(sequence))
     }
 
     /// A stream is over. Unless its group is whole, its node gave it up, or is lost.
@@ -277,12 +281,23 @@ impl Playout {
             self.from = number;
             return true;
         }
+        if !self.begun
+            && let Some(last) = self.skip()
+        {
+            let gone: Vec<u64> = self.groups.range(..last).map(|(number, _)| *number).collect();
+            gone.iter().for_each(|number| drop(self.groups.remove(number)));
+            self.dropped += gone.len() as u64;
+            (self.from, self.link, self.head) = (last, None, None);
+            return true;
+        }
         if self.link.is_none_or(|link| link != group.head.previous) && self.played > 0 && !self.begun {
             // What is missing is missing for the decoder too.
             self.head = None;
         }
         let start = *self.first_at.get_or_insert(group.head.at_ms);
-        let past = |duration: Duration| u128::from(group.head.at_ms.saturating_sub(start)) >= duration.as_millis();
+        // Groups begin a little before or after the second.
+        let came = Duration::from_millis(group.head.at_ms.saturating_sub(start));
+        let past = |duration: Duration| came + SLACK.min(duration / 10) >= duration;
         if !self.begun && self.duration.is_some_and(past) {
             self.ended = true;
             return false;
@@ -317,6 +332,12 @@ impl Playout {
             return true;
         }
         false
+    }
+
+    /// The last whole group, if the viewer is to go on with it since it reads too slowly.
+    fn skip(&self) -> Option<u64> {
+        let last = self.groups.iter().rev().find(|(_, group)| group.whole).map(|(number, _)| *number)?;
+        (last > self.from && self.is_behind()).then_some(last)
     }
 
     /// Whether the viewer is farther behind than it wants to be, and can do something about it.

@@ -161,8 +161,10 @@ struct Session {
     streams: HashSet<u64>,
     /// Nothing was heard of its node for a while.
     silent: bool,
-    /// It ends by itself, and the session goes on elsewhere.
-    leaving: bool,
+    /// The session goes on elsewhere, from this group on.
+    leaving: Option<u64>,
+    /// It was told of.
+    told: bool,
     _reader: Reader,
     _renewal: Option<Renewal>,
 }
@@ -378,7 +380,8 @@ impl<'a> Live<'a> {
         let renewal = renewal::keep(&self.way(), &connection, &at);
         self.is_at(&at, rng);
         let (node, reason) = (at.node.clone(), why.clone());
-        if self.current.is_none() {
+        let told = self.current.is_none();
+        if told {
             self.current = Some(number);
             (self.view.observer)(&Sight::Seated { node, reason });
         }
@@ -389,7 +392,8 @@ impl<'a> Live<'a> {
             connection,
             streams: HashSet::new(),
             silent: false,
-            leaving: false,
+            leaving: None,
+            told,
             _reader: reader,
             _renewal: renewal,
         });
@@ -438,29 +442,32 @@ impl<'a> Live<'a> {
         let known = self.sessions.iter().any(|session| session.number == number);
         let Some(playout) = self.playout.as_mut().filter(|_| known) else { return Ok(()) };
         match playout.pieces(clock::now(), stream, pieces) {
-            Ok(()) => self.brings(number, rng),
+            Ok(Some(sequence)) => self.brings(number, sequence, rng),
+            Ok(None) => {}
             Err(fault) => self.lost(number, &fault, rng)?,
         }
         Ok(())
     }
 
-    /// A session brings what is proven: it has what is to come, and others that do not leave by themselves are done with.
-    fn brings(&mut self, number: u64, rng: &mut SmallRng) {
+    /// A session brings what is proven of a group: it has what is to come, and others are done with, but for one that leaves
+    /// and brings what is before that.
+    fn brings(&mut self, number: u64, sequence: u64, rng: &mut SmallRng) {
         self.resume.handle(clock::now(), Event::Progress, rng);
         let Some(session) = self.sessions.iter_mut().find(|session| session.number == number) else { return };
-        if session.leaving || self.current == Some(number) && !session.silent {
+        if session.leaving.is_some() || self.current == Some(number) && !session.silent {
             return;
         }
         let (at, why, back) = (session.at.clone(), session.why.clone(), std::mem::take(&mut session.silent));
+        let told = std::mem::replace(&mut session.told, true);
         if back && self.current == Some(number) {
             tracing::debug!(node = %at.node, "it goes on after all");
             self.is_at(&at, rng);
-        } else {
+        } else if !told {
             (self.view.observer)(&Sight::Seated { node: at.node, reason: why });
         }
         self.current = Some(number);
-        let (gone, stay) =
-            std::mem::take(&mut self.sessions).into_iter().partition(|one| one.number != number && !one.leaving);
+        let done = |one: &Session| one.number != number && one.leaving.is_none_or(|until| sequence >= until);
+        let (gone, stay) = std::mem::take(&mut self.sessions).into_iter().partition(done);
         self.sessions = stay;
         self.forget(gone);
     }
@@ -493,8 +500,8 @@ impl<'a> Live<'a> {
             Heard::Skipped(first, end) => playout.skipped(first, end),
             Heard::Finish(end) => playout.finish(clock::now(), end),
             Heard::Moved(moved) => {
-                session.leaving = true;
                 let from = moved.until;
+                session.leaving = Some(from);
                 self.is_at(&at, rng);
                 self.from = Some(from);
                 match seat_of(&at, *moved) {
@@ -540,7 +547,7 @@ impl<'a> Live<'a> {
             self.current = None;
         }
         let over = self.playout.as_ref().is_some_and(Playout::is_finished);
-        let elsewhere = self.sessions.iter().any(|session| !session.leaving && !session.silent);
+        let elsewhere = self.sessions.iter().any(|session| session.leaving.is_none() && !session.silent);
         let sought = !self.joins.is_empty() || self.asking.is_some();
         // A liar is told of as one, whatever else is under way.
         if over || elsewhere || sought && fault.code != Code::VerificationFailed {

@@ -197,6 +197,7 @@ impl Listener {
         let connection = incoming.connection().clone();
         let mut streams = JoinSet::new();
         let mut finished = false;
+        let mut heard_last = (0, clock::now());
         let mut vigil = Vigil::new(clock::now(), Terms::of_feed());
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -210,7 +211,10 @@ impl Listener {
                 heard = said(&mut incoming), if !finished => heard,
                 _ = look.tick() => {
                     let (now, datagrams) = (clock::now(), connection.stats().udp_rx.datagrams);
-                    let silence = vigil.silence(now);
+                    if datagrams != heard_last.0 {
+                        heard_last = (datagrams, now);
+                    }
+                    let silence = now.saturating_duration_since(heard_last.1);
                     match vigil.look(now, datagrams, connection.rtt()) {
                         Look::Silent => (Heard::Silent(silent(incoming.node(), silence)), false),
                         Look::Well | Look::Slow => continue,

@@ -70,18 +70,20 @@ pub(super) struct Came {
     pub(super) tickets: Mutex<Vec<String>>,
     /// Sessions that said that the feed is over.
     pub(super) finished: AtomicUsize,
+    /// Groups that were on their way at a time, and the most of them.
+    pub(super) abreast: Mutex<(usize, usize)>,
     /// Something of the above is new.
     pub(super) news: Notify,
     connections: Mutex<Vec<Connection>>,
     next: Mutex<Option<v1::Seat>>,
     /// Lets a deaf node hear.
-    pub(super) gate: Semaphore2,
+    pub(super) gate: Gate,
 }
 
-/// A semaphore that begins closed.
-pub(super) struct Semaphore2(pub(super) Semaphore);
+/// Begins closed.
+pub(super) struct Gate(pub(super) Semaphore);
 
-impl Default for Semaphore2 {
+impl Default for Gate {
     fn default() -> Self {
         Self(Semaphore::new(0))
     }
@@ -117,11 +119,29 @@ impl Came {
     }
 }
 
+/// A group on its way.
+struct Abreast<'a>(&'a Came);
+
+impl<'a> Abreast<'a> {
+    fn new(came: &'a Came) -> Self {
+        let (now, most) = &mut *came.abreast.lock().expect("not poisoned");
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(came)
+    }
+}
+
+impl Drop for Abreast<'_> {
+    fn drop(&mut self) {
+        self.0.abreast.lock().expect("not poisoned").0 -= 1;
+    }
+}
+
 /// A node that takes feeds.
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) came: Arc<Came>,
-    address: std::net::SocketAddr,
+    pub(super) address: std::net::SocketAddr,
     pin: [u8; 32],
     pub(super) endpoint: Endpoint,
 }
@@ -147,6 +167,10 @@ impl Node {
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
         transport.max_concurrent_uni_streams(VarInt::from_u32(64)).initial_rtt(usher_transport::FIRST_GUESS);
+        if matches!(manner, Manner::Deaf(_)) {
+            // What is not read is acknowledged all the same, but for what does not fit.
+            transport.stream_receive_window(VarInt::from_u32(16 * 1024));
+        }
         config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("binds");
         let came = Arc::new(Came::default());
@@ -166,7 +190,9 @@ impl Node {
                     while let Ok((send, recv)) = connection.accept_bi().await {
                         let (connection, came) = (connection.clone(), came.clone());
                         // A publisher that leaves early is part of some tests.
-                        tokio::spawn(async move { drop(session(connection, send, recv, came, manner).await) });
+                        tokio::spawn(async move {
+                            let _gone = session(connection, send, recv, came, manner).await;
+                        });
                     }
                 });
             }
@@ -210,7 +236,8 @@ async fn session(
         return send.finish().ok();
     }
     let known = came.groups.lock().expect("not poisoned").keys().last().copied();
-    let feed = v1::FeedSetup { subscription: 5, first_group: known.map_or(FIRST, |number| number + 1), ..Default::default() };
+    let feed =
+        v1::FeedSetup { subscription: 5, first_group: known.map_or(FIRST, |number| number + 1), ..Default::default() };
     let setup = v1::Setup {
         title: open.ticket.clone(),
         media_type: offer.media_type.clone(),
@@ -218,12 +245,15 @@ async fn session(
         ..v1::Setup::default()
     };
     came.offers.lock().expect("not poisoned").push(offer);
+    came.news.notify_waiters();
     send.write_all(&wire::message(Kind::Setup, &setup).expect("short")).await.ok()?;
     let title = Title::parse(&open.ticket).expect("the ticket is the title");
     let groups = async {
         while let Ok(stream) = connection.accept_uni().await {
             let (came, title) = (came.clone(), title.clone());
-            tokio::spawn(async move { drop(group(stream, &title, &came, manner).await) });
+            tokio::spawn(async move {
+                let _gone = group(stream, &title, &came, manner).await;
+            });
         }
     };
     let end = async {
@@ -273,6 +303,7 @@ async fn group(mut stream: RecvStream, title: &Title, came: &Came, manner: Manne
     let number = head.sequence;
     came.streams.lock().expect("not poisoned").push(number);
     came.news.notify_waiters();
+    let _abreast = Abreast::new(came);
     if manner == Manner::Stops {
         return stream.stop(VarInt::from_u32(Code::Exists.quic())).ok();
     }

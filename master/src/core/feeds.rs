@@ -150,7 +150,7 @@ impl Feeds {
             }
             feed.carriers.insert(node, state);
             feed.lost = if feed.ingest().is_some() { None } else { feed.lost.or(Some(now)) };
-            rivals.extend(feed.rivals(&title));
+            rivals.extend(feed.rivals(&title, node));
         }
         rivals
     }
@@ -158,6 +158,11 @@ impl Feeds {
     /// The channel of a node closed: what it carried is not chosen, and forgotten after a while.
     pub fn gone(&mut self, now: Instant, node: NodeId) {
         self.gone.insert(node, now);
+        for feed in self.feeds.values_mut() {
+            if let Some(state) = feed.carriers.get_mut(&node) {
+                state.interrupted = true;
+            }
+        }
     }
 
     /// Forgets what has been away for too long; of the sessions keeps those that are still `known`.
@@ -236,15 +241,17 @@ impl Feeds {
 }
 
 impl Feed {
-    /// Of several publishers at several nodes the one that was sent somewhere last stays, or the one that began last.
-    fn rivals(&self, title: &Title) -> Vec<Rival> {
+    /// Of several publishers at several nodes the one that was sent somewhere last stays, or the one that began last; of
+    /// one that is at two nodes, that at the node which tells.
+    fn rivals(&self, title: &Title, tells: NodeId) -> Vec<Rival> {
         let there = self.carriers.iter().filter(|(_, state)| !state.interrupted);
         let all: Vec<(NodeId, PublisherId, i64)> =
             there.filter_map(|(node, state)| Some((*node, state.publisher?, state.started_ms))).collect();
         if all.len() < 2 {
             return Vec::new();
         }
-        let stays = all.iter().max_by_key(|(node, id, started)| (self.decided == Some(*id), *started, *node)).copied();
+        let stays =
+            all.iter().max_by_key(|(node, id, started)| (self.decided == Some(*id), *node == tells, *started)).copied();
         let others = all.into_iter().filter(|one| Some(*one) != stays);
         others.map(|(node, publisher, _)| Rival { node, title: title.clone(), publisher }).collect()
     }

@@ -66,6 +66,8 @@ pub struct Feed {
     window: Duration,
     groups: VecDeque<Group>,
     bytes: u64,
+    /// The newest group that was forgotten; 0 for none.
+    gone: u64,
     /// Of the newest group there ever was.
     newest: u64,
     newest_ms: u64,
@@ -74,7 +76,7 @@ pub struct Feed {
 impl Feed {
     /// Nothing has come; so much of it is kept.
     pub fn new(window: Duration) -> Self {
-        Self { window, groups: VecDeque::new(), bytes: 0, newest: 0, newest_ms: 0 }
+        Self { window, groups: VecDeque::new(), bytes: 0, gone: 0, newest: 0, newest_ms: 0 }
     }
 
     /// The number of the newest group that has begun; 0 when none has.
@@ -112,9 +114,8 @@ impl Feed {
             }
             return Ok(if group.whole { Begun::Known } else { Begun::Wanted });
         }
-        // Groups may overtake one another a little, as streams do.
-        let oldest = self.groups.front().map_or(0, |group| group.head.sequence);
-        if sequence < oldest || self.groups.is_empty() && sequence <= self.newest {
+        // Groups may overtake one another, as streams do.
+        if sequence <= self.gone {
             return Ok(Begun::Known);
         }
         let place = self.groups.partition_point(|group| group.head.sequence < sequence);
@@ -191,9 +192,10 @@ impl Feed {
         if self.groups.len() <= LEAST {
             return 0;
         }
-        let bytes = self.groups.pop_front().map_or(0, |group| group.bytes);
-        self.bytes -= bytes;
-        bytes
+        let Some(group) = self.groups.pop_front() else { return 0 };
+        self.gone = group.head.sequence;
+        self.bytes -= group.bytes;
+        group.bytes
     }
 
     /// When its oldest group began, if it may be forgotten.

@@ -94,11 +94,21 @@ struct Kept {
 /// `VERIFICATION_FAILED` for what the feed's publisher has not signed, `BAD_REQUEST` for what is no group, or another one
 /// than is here already.
 pub(crate) async fn take(live: &Live, room: &Room, arrived: Arrived) -> Result<(), Fault> {
-    let sequence = arrived.head.sequence;
-    let taken = until_its_end(live, room, arrived).await;
-    room.lock().feed.cut(sequence);
-    room.changed.send_replace(());
-    taken
+    let _ends = Ends { room, sequence: arrived.head.sequence };
+    until_its_end(live, room, arrived).await
+}
+
+/// Tells that a group's stream has ended, however it did.
+struct Ends<'a> {
+    room: &'a Room,
+    sequence: u64,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.room.lock().feed.cut(self.sequence);
+        self.room.changed.send_replace(());
+    }
 }
 
 async fn until_its_end(live: &Live, room: &Room, arrived: Arrived) -> Result<(), Fault> {

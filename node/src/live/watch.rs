@@ -24,6 +24,9 @@ use crate::{
     quic::Sending,
 };
 
+/// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
+const GAP: Duration = Duration::from_millis(300);
+
 /// Why it ended early.
 #[derive(Debug)]
 pub(crate) enum Lost {
@@ -65,19 +68,26 @@ impl Watch<'_> {
     /// Sends until the feed is over, or the session goes on elsewhere.
     pub(crate) async fn run(mut self) -> Result<(), Lost> {
         let mut changed = self.watching.follow();
-        let (mut at, mut until) = (self.first, None);
+        let (mut at, mut until, mut gap) = (self.first, None, None);
         loop {
             changed.borrow_and_update();
             if until.is_some_and(|until| at >= until) {
                 return Ok(());
             }
-            let (head, ended) = {
+            let (head, ended, skips) = {
                 let inner = self.watching.room.lock();
                 let skip = inner.feed.skip(at, self.latency).filter(|_| at > self.first);
-                (inner.feed.from(skip.unwrap_or(at)).cloned(), inner.ended)
+                (inner.feed.from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
             };
             match (head, ended) {
+                // A publisher that was started again leaves a gap in the numbers, and nothing in it.
+                (Some(head), None)
+                    if !skips && head.sequence > at && head.previous != [0; 32] && !is_over(&mut gap) =>
+                {
+                    drop(time::timeout(GAP, self.wait(&mut changed, &mut until)).await);
+                }
                 (Some(head), _) if until.is_none_or(|until| head.sequence < until) => {
+                    gap = None;
                     if head.sequence > at && at > self.first {
                         self.skipped(at, head.sequence).await?;
                     }
@@ -113,7 +123,8 @@ impl Watch<'_> {
 
     /// Tells the client where the session goes on, and with which group.
     async fn leave(&mut self, order: Order) -> Result<u64, Lost> {
-        let until = self.watching.room.lock().feed.newest() + 1;
+        // What is being made comes from both: who has begun it here may not get its end.
+        let until = self.watching.room.lock().feed.resume_from();
         self.say(Some(order.order.frame(until))).await?;
         self.enrolled.leaves(order);
         Ok(until)
@@ -224,6 +235,11 @@ impl Watch<'_> {
             Err(_) => Err(self.stalled()),
         }
     }
+}
+
+/// Whether a gap was waited for, which is seen for the first time now, or again.
+fn is_over(gap: &mut Option<Instant>) -> bool {
+    gap.get_or_insert_with(Instant::now).elapsed() >= GAP
 }
 
 fn whole(stream: &mut SendStream) -> Sent {

@@ -93,7 +93,7 @@ pub(super) async fn run(
             () = gone.cancelled() => return,
         };
         let (open, decoder) = match open {
-            Ok(Ok(First::Open(open, decoder))) => (open, decoder),
+            Ok(Ok(First::Open(open, decoder))) => (*open, decoder),
             Ok(Ok(First::Renew(renew))) => return answer(&mut send, house.renew(&renew.ticket), gone).await,
             Ok(Err(header::HeaderError::Gone)) => return,
             Ok(Err(header::HeaderError::Bad(fault))) => return refuse(&mut send, &fault, gone).await,
@@ -136,12 +136,12 @@ async fn admit(house: &Arc<House>, open: Open, ends: &Ends) -> Result<Admitted, 
     let ticket = ticket?;
     let (id, burst) = (ticket.session, ticket.burst);
     let admitted = async {
-        house.redeem(&ticket)?;
         let held = ends.uses.enter();
         let stream = StreamOf { connection: ends.connection.stable_id() as u64, priority: open.priority };
         if ticket.feed.is_some() || open.watch.is_some() || open.publish.is_some() {
             return Ok(Admitted::Feed(Box::new(feed::admit(house, ticket, open, stream, held).await?)));
         }
+        house.redeem(&ticket)?;
         let opened = house.open(ticket, open.range, open.more).await?;
         let running = house.begin(&opened, stream)?;
         Ok(Admitted::File(Box::new(AdmittedFile { opened, running, priority: open.priority, _use: held })))

@@ -197,7 +197,7 @@ fn gaps_are_waited_for_a_moment_unless_told_of() {
 #[test]
 fn a_publisher_that_was_started_again_leaves_a_gap_and_drops_nothing() {
     let (now, mut source) = (Instant::now(), Source::new());
-    let mut playout = source.playout(60);
+    let mut playout = source.playout(1_000_000);
     let one = source.simple(1);
     source.previous = [0; 32];
     let late = source.simple(1000);

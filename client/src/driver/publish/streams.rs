@@ -1,6 +1,12 @@
 //! One stream a group, all at once, the newest first. Owns what was handed to which, and what became of it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -17,6 +23,12 @@ use usher_proto::{
 };
 
 use crate::core::outbox::{Group, Outbox};
+
+/// Groups that waited may be on their way at a time: a node cuts the oldest of more than 8, and needs room for new ones.
+const ABREAST: usize = 4;
+
+/// Groups that may be written at a time. On a way that is slower than the feed there would be more and more.
+const MOST: usize = 4;
 
 /// What became of a group's stream.
 #[derive(Debug)]
@@ -42,8 +54,8 @@ pub(super) struct Streams {
     /// By the group's number.
     open: BTreeMap<u64, Sent>,
     tasks: FuturesUnordered<JoinHandle<Ended>>,
-    /// Groups that were begun here.
-    begun: i32,
+    /// The first group that was begun here.
+    first: Option<u64>,
 }
 
 /// What was handed to one. Its task ends with it, and resets the stream unless it has ended.
@@ -53,7 +65,17 @@ struct Sent {
     handed: usize,
     /// The node has it, or does not want it.
     over: bool,
+    /// Another was newer when it was begun.
+    waited: bool,
+    /// All of it has been taken by its stream.
+    written: Arc<AtomicBool>,
     task: AbortHandle,
+}
+
+impl Sent {
+    fn is_being_written(&self) -> bool {
+        !self.over && !self.written.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Sent {
@@ -64,16 +86,23 @@ impl Drop for Sent {
 
 impl Streams {
     pub(super) fn new(connection: Connection, subscription: u64) -> Self {
-        Self { connection, subscription, open: BTreeMap::new(), tasks: FuturesUnordered::new(), begun: 0 }
+        Self { connection, subscription, open: BTreeMap::new(), tasks: FuturesUnordered::new(), first: None }
     }
 
     /// Hands on what of the groups is new, and forgets what has arrived.
     pub(super) fn send(&mut self, outbox: &mut Outbox) {
         let mut over = Vec::new();
+        let newest = outbox.groups().next_back().map_or(0, |group| group.head().sequence);
+        let mut waited = self.open.values().filter(|sent| sent.waited && !sent.over).count();
         for group in outbox.groups() {
             let number = group.head().sequence;
             if !self.open.contains_key(&number) {
-                self.begin(group);
+                // The newest waits for nobody; of the others the oldest are awaited most.
+                if number != newest && waited >= ABREAST {
+                    continue;
+                }
+                waited += usize::from(number != newest);
+                self.begin(group, number != newest);
             }
             let Some(sent) = self.open.get_mut(&number) else { continue };
             if sent.over {
@@ -97,16 +126,26 @@ impl Streams {
         let oldest = outbox.groups().next().map_or(u64::MAX, |group| group.head().sequence);
         // Those before were given up.
         self.open.retain(|number, _| *number >= oldest);
+        // On a way that is too slow the newest is what counts; the others begin anew once there is room.
+        let written = self.open.iter().rev().filter(|(_, sent)| sent.is_being_written());
+        if let Some(slow) = written.map(|(number, _)| *number).nth(MOST) {
+            self.open.remove(&slow);
+        }
     }
 
-    fn begin(&mut self, group: &Group) {
+    fn begin(&mut self, group: &Group, waited: bool) {
         let (frames, taken) = mpsc::unbounded_channel();
-        self.begun = self.begun.saturating_add(1);
-        let stream = stream(self.connection.clone(), self.subscription, group.head().clone(), self.begun, taken);
+        let number = group.head().sequence;
+        let first = *self.first.get_or_insert(number);
+        // Newer groups go first, whichever was begun first.
+        let priority = i32::try_from(number.saturating_sub(first)).unwrap_or(i32::MAX - 1);
+        let written = Arc::<AtomicBool>::default();
+        let to = To { connection: self.connection.clone(), subscription: self.subscription, priority };
+        let stream = stream(to, group.head().clone(), taken, Arc::clone(&written));
         let running = tokio::spawn(stream);
         let task = running.abort_handle();
         self.tasks.push(running);
-        self.open.insert(group.head().sequence, Sent { frames, handed: 0, over: false, task });
+        self.open.insert(number, Sent { frames, handed: 0, over: false, waited, written, task });
     }
 
     /// The next stream that ended.
@@ -149,32 +188,28 @@ impl Drop for Sending {
     }
 }
 
-async fn stream(
+/// Where a group goes.
+struct To {
     connection: Connection,
     subscription: u64,
-    head: GroupHead,
     priority: i32,
-    frames: mpsc::UnboundedReceiver<(Bytes, bool)>,
-) -> Ended {
-    let number = head.sequence;
-    let how = send(connection, subscription, &head, priority, frames).await;
-    Ended { number, how: how.unwrap_or_else(|how| how) }
 }
 
-async fn send(
-    connection: Connection,
-    subscription: u64,
-    head: &GroupHead,
-    priority: i32,
-    mut frames: mpsc::UnboundedReceiver<(Bytes, bool)>,
-) -> Result<How, How> {
+type Frames = mpsc::UnboundedReceiver<(Bytes, bool)>;
+
+async fn stream(to: To, head: GroupHead, frames: Frames, written: Arc<AtomicBool>) -> Ended {
+    let how = send(to, &head, frames, &written).await;
+    Ended { number: head.sequence, how: how.unwrap_or_else(|how| how) }
+}
+
+async fn send(to: To, head: &GroupHead, mut frames: Frames, written: &AtomicBool) -> Result<How, How> {
     let failed = |error: WriteError| match error {
         WriteError::Stopped(code) => How::Stopped(code),
         _ => How::Lost,
     };
-    let mut stream = Sending(connection.open_uni().await.map_err(|_| How::Lost)?);
-    let _ended = stream.0.set_priority(priority);
-    let first = wire::message(Kind::FeedGroup, &head.to_pb(subscription)).ok_or(How::Lost)?;
+    let mut stream = Sending(to.connection.open_uni().await.map_err(|_| How::Lost)?);
+    let _ended = stream.0.set_priority(to.priority);
+    let first = wire::message(Kind::FeedGroup, &head.to_pb(to.subscription)).ok_or(How::Lost)?;
     stream.0.write_chunk(first).await.map_err(failed)?;
     loop {
         let (frame, last) = frames.recv().await.ok_or(How::Lost)?;
@@ -184,6 +219,7 @@ async fn send(
         }
     }
     stream.0.finish().map_err(|_| How::Lost)?;
+    written.store(true, Ordering::Relaxed);
     match stream.0.stopped().await {
         Ok(None) => Ok(How::Arrived),
         Ok(Some(code)) => Ok(How::Stopped(code)),

@@ -1,6 +1,6 @@
 //! Decisions about feeds: which node a viewer watches at, where a publisher sends, and from whom a node gets what it does
 //! not have. A node that carries the feed already costs its viewer's rate; another one costs the relay leg too, which is
-//! booked at the upstream, and is as dear as leaving the client's zone.
+//! booked at the upstream, and is half as dear as leaving the client's zone: others there will share it.
 
 use rand::{Rng, RngExt as _};
 use usher_proto::{
@@ -53,7 +53,7 @@ impl From<&NotPublished> for Fault {
     fn from(why: &NotPublished) -> Self {
         match why {
             NotPublished::Taken(node) => {
-                let text = format!("another publisher sends it, to {node}; take it over with --take-over");
+                let text = format!("another publisher sends it, to {node}");
                 Self::new(Code::Exists, text)
             }
             NotPublished::NoChoice(NoChoice::NotFound) => {
@@ -106,9 +106,10 @@ impl Cluster {
         let mut carried = Coverage::default();
         let here: Vec<NodeId> =
             feed.carriers().map(|(node, _)| node).filter(|node| self.roster.attached(*node)).collect();
-        here.iter().for_each(|node| carried.add(*node));
         let attached = self.roster.nodes().filter(|(_, node)| node.attached()).map(|(node, _)| node);
         let all: Vec<NodeId> = attached.collect();
+        // Twice as much is there of it as elsewhere.
+        here.iter().chain(&all).for_each(|node| carried.add(*node));
         // Those that carry it are looked at whatever their number.
         let from = if all.len() > LOOKED_AT { rng.random_range(0..all.len()) } else { 0 };
         let others = all.iter().cycle().skip(from).take(all.len()).filter(|node| !here.contains(node));
@@ -369,7 +370,8 @@ impl Cluster {
         rng: &mut impl Rng,
     ) -> Option<NodeId> {
         let mut carried = Coverage::default();
-        self.feeds.get(title)?.carriers().for_each(|(node, _)| carried.add(node));
+        let here = self.feeds.get(title)?.carriers().map(|(node, _)| node);
+        here.chain(self.roster.nodes().map(|(node, _)| node)).for_each(|node| carried.add(node));
         let needs = Requirements::default();
         let need =
             Need { full: &[], rate: rate.0, exclude: &[from], zone: "", needs: &needs, coverage: Some(&carried) };

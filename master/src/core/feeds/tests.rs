@@ -70,6 +70,20 @@ fn a_lost_node_is_waited_for() {
 }
 
 #[test]
+fn a_publisher_that_goes_from_node_to_node_is_no_rival_of_its_own() {
+    let (now, mut feeds) = (Instant::now(), Feeds::default());
+    feeds.tell(now, NodeId(2), vec![state(Some(1), None)]);
+    feeds.gone(now, NodeId(2));
+    assert!(feeds.tell(now, NodeId(1), vec![state(Some(1), None)]).is_empty(), "the lost node is asked nothing");
+    let rivals = feeds.tell(now, NodeId(2), vec![state(Some(1), None)]);
+    assert_eq!(
+        rivals.into_iter().map(|rival| rival.node).collect::<Vec<_>>(),
+        [NodeId(1)],
+        "it is where it is told of last"
+    );
+}
+
+#[test]
 fn after_a_masters_start_relays_may_tell_first() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
     feeds.tell(now, NodeId(2), vec![state(None, Some(1))]);

@@ -93,15 +93,17 @@ fn what_is_sent_again_must_be_the_same() {
 #[test]
 fn old_groups_and_clocks_that_go_back() {
     let mut feed = feed(20..=30);
-    assert_eq!(begin(&mut feed, 5), Begun::Known, "older than all that is kept");
+    assert_eq!(begin(&mut feed, 5), Begun::Wanted, "older than all that came, and not forgotten");
+    feed.trim();
+    assert_eq!(begin(&mut feed, 5), Begun::Known, "out of the window");
     // A publisher that was started again on a host with another clock.
     assert_eq!(feed.begin(Instant::now(), head(31, 5), link(31, 0)), Ok(Begun::Wanted));
     assert_eq!(feed.groups.back().map(|group| group.at_ms), Some(30_000));
     assert_eq!(feed.trim(), 0, "nothing is thrown away for it");
     while feed.forget_oldest() > 0 {}
-    let mut gone = Feed::new(Duration::from_secs(10));
-    gone.newest = 7;
-    assert_eq!(begin(&mut gone, 7), Begun::Known, "it was here");
+    assert_eq!(begin(&mut feed, 29), Begun::Known, "it was here");
+    let mut new = Feed::new(Duration::from_secs(10));
+    assert_eq!((begin(&mut new, 8), begin(&mut new, 7)), (Begun::Wanted, Begun::Wanted), "one overtook the other");
 }
 
 #[test]

@@ -67,11 +67,14 @@ pub(super) async fn admit(
                 Fault::new(Code::Unavailable, text).after(Duration::from_millis(500))
             };
             known.map_err(late)??;
+            // Not before it comes to something: who waited in vain may come again.
+            house.redeem(&ticket)?;
             let running = Box::new(house.begin_feed(&ticket, stream)?);
             Role::Viewer { watching, running, start }
         }
         (Right::Publish, None, Some(offer)) => {
             house.admits()?;
+            house.redeem(&ticket)?;
             let offer = Offer::try_from(offer).map_err(|error| Fault::new(Code::BadRequest, error.to_string()))?;
             let grant = ticket.feed.as_ref().expect("it is one for a feed");
             Role::Publisher(Box::new(house.live.publish(&ticket.title, grant, offer)?))
