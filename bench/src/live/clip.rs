@@ -136,11 +136,6 @@ impl Playing {
         self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The same, for those who ask often.
-    pub(crate) fn written(&self) -> Written {
-        Written(Arc::clone(&self.times))
-    }
-
     /// Ends the input.
     pub(crate) fn end(&mut self) {
         self.stop = None;
@@ -154,17 +149,6 @@ impl Playing {
 impl Drop for Playing {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// When pictures were written.
-#[derive(Clone)]
-pub(crate) struct Written(Arc<Mutex<Vec<Instant>>>);
-
-impl Written {
-    /// When this picture was.
-    pub(crate) fn at(&self, picture: usize) -> Option<Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(picture).copied()
     }
 }
 
@@ -212,17 +196,32 @@ pub(crate) struct Eye {
     rest: Vec<u8>,
     /// The picture that is coming, and how many of its packets are here.
     now: Option<(usize, usize)>,
+    /// The newest that has begun.
+    newest: Option<usize>,
+    again: u64,
 }
 
 impl Eye {
     pub(crate) fn new(clip: &Arc<Clip>) -> Self {
-        Self { clip: Arc::clone(clip), packets: Arc::new(clip.packets()), rest: Vec::new(), now: None }
+        Self {
+            clip: Arc::clone(clip),
+            packets: Arc::new(clip.packets()),
+            rest: Vec::new(),
+            now: None,
+            newest: None,
+            again: 0,
+        }
     }
 
     /// The same for another player.
     pub(crate) fn another(&self) -> Self {
         let (clip, packets) = (Arc::clone(&self.clip), Arc::clone(&self.packets));
-        Self { clip, packets, rest: Vec::new(), now: None }
+        Self { clip, packets, rest: Vec::new(), now: None, newest: None, again: 0 }
+    }
+
+    /// How many pictures began that were not newer than all before them.
+    pub(crate) fn again(&self) -> u64 {
+        self.again
     }
 
     /// Takes bytes as they come; `seen` is told the number of each picture that is whole.
@@ -239,7 +238,9 @@ impl Eye {
             match packet {
                 Packet::Picture(time) => {
                     let ticks = time.checked_sub(self.clip.first).context("a picture from before the clip")?;
-                    self.now = Some((usize::try_from(ticks / TICKS)?, 1));
+                    let picture = usize::try_from(ticks / TICKS)?;
+                    self.again += u64::from(self.newest.is_some_and(|newest| newest >= picture));
+                    (self.now, self.newest) = (Some((picture, 1)), self.newest.max(Some(picture)));
                 }
                 Packet::More => self.now = self.now.map(|(picture, packets)| (picture, packets + 1)),
                 Packet::Table | Packet::Other => continue,
@@ -299,7 +300,11 @@ mod tests {
             }
             assert_eq!(seen, [0, 1, 2], "in steps of {step}");
         }
-        let mut seen = Vec::new();
+        let (mut eye, mut seen) = (Eye::new(&clip), Vec::new());
+        for range in [0..8, 4..8, 0..2, 8..10] {
+            eye.see(&clip.bytes[range.start * PACKET..range.end * PACKET], |_| ()).expect("a transport stream");
+        }
+        assert_eq!(eye.again(), 2);
         Eye::new(&clip).see(&clip.bytes[..2 * PACKET], |picture| seen.push(picture)).expect("a transport stream");
         assert!(seen.is_empty(), "{seen:?}");
         assert!(Eye::new(&clip).see(&[0; PACKET], |_| ()).is_err());

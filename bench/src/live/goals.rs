@@ -19,7 +19,7 @@ enum Most {
     Figure(f64),
 }
 
-const GOALS: [Goal; 10] = [
+const GOALS: [Goal; 9] = [
     Goal { case: fanout::CASE, metric: fanout::COST, most: Most::Ratio(0.5) },
     // A picture's time and 10 ms.
     Goal { case: handoff::CASE, metric: handoff::HALF, most: Most::Figure(50.0) },
@@ -29,7 +29,6 @@ const GOALS: [Goal; 10] = [
     Goal { case: slow::CASE, metric: slow::MEMORY, most: Most::Figure(512.0) },
     Goal { case: lost::CASE, metric: lost::LONGEST, most: Most::Figure(1000.0) },
     Goal { case: lost::CASE, metric: lost::AGAIN, most: Most::Figure(0.0) },
-    Goal { case: lost::CASE, metric: lost::BACK, most: Most::Figure(0.0) },
     Goal { case: lost::CASE, metric: lost::MISSED, most: Most::Figure(0.0) },
     Goal { case: lost::CASE, metric: lost::FAILED, most: Most::Figure(0.0) },
 ];

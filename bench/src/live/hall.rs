@@ -24,12 +24,12 @@ const PUBLISHER: &str = "bench";
 
 /// A master and nodes; all ends when dropped.
 pub(crate) struct Hall {
-    pub(crate) master: Part,
     pub(crate) nodes: Vec<Part>,
     /// The master's, on loopback.
     pub(crate) address: String,
     /// The authority's certificate.
     pub(crate) ca: PathBuf,
+    _master: Part,
     dir: TempDir,
 }
 
@@ -61,7 +61,7 @@ impl Hall {
             node.hush();
             started.push(node);
         }
-        let hall = Self { master, nodes: started, address, ca, dir };
+        let hall = Self { nodes: started, address, ca, _master: master, dir };
         hall.wait_for(nodes.len())?;
         Ok(hall)
     }
