@@ -137,6 +137,23 @@ impl Client {
         Watch { title: title.clone(), order, start, latency, duration }
     }
 
+    /// Plays a feed into `drain` from `start` on until it is over, and tells `observer` how it goes. Groups are dropped when
+    /// it falls behind by more than `latency`.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended it, after other seats and the timeout.
+    pub async fn play_to(
+        &self,
+        title: &Title,
+        start: Start,
+        latency: Duration,
+        drain: &mut impl Drain,
+        observer: &(dyn Fn(&Sight) + Send + Sync),
+    ) -> Result<Tally, Fault> {
+        let watch = self.watch_order(title, Purpose::Play, start, latency, None);
+        self.watch_feed(&watch, drain, observer).await
+    }
+
     /// Watches a feed until it is over, or enough came of it.
     pub(crate) async fn watch_feed(
         &self,

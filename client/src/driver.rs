@@ -27,7 +27,7 @@ use usher_proto::{
     model::{SeatAddress, What},
 };
 
-pub use self::live::{Sight, Start, Tally};
+pub use self::live::{Drain, Sight, Start, Tally};
 use self::{
     join::Way,
     session::{Abroad, Next},
@@ -35,7 +35,7 @@ use self::{
     stream::Stream,
 };
 pub(crate) use self::{
-    live::{Drain, View, Watch, watch},
+    live::{View, Watch, watch},
     order::Order,
 };
 use crate::{

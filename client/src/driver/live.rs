@@ -72,8 +72,11 @@ pub(crate) struct Watch {
 }
 
 /// Where a feed's media goes.
-pub(crate) trait Drain: Send {
-    /// Takes what comes next.
+pub trait Drain: Send {
+    /// Takes what comes next, proven and in order.
+    ///
+    /// # Errors
+    /// A [`Fault`] ends the feed for this viewer.
     fn write(&mut self, media: Vec<Bytes>) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
