@@ -142,7 +142,8 @@ impl Stage {
     }
 
     pub(crate) async fn viewer(&self) -> Viewer {
-        Viewer::dial(self.address, self.presence.subscribe().borrow().certificates.clone()).await
+        let pins = self.presence.subscribe().borrow().certificates.clone();
+        Viewer::dial(self.address, pins).await
     }
 }
 

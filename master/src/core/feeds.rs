@@ -139,7 +139,8 @@ impl Feeds {
             }
             let took_in = feed.carriers.remove(&node).is_some_and(|state| state.publisher.is_some());
             // What its own node does not carry any more is over, unless its publisher has gone elsewhere.
-            !(took_in && feed.ingest().is_none()) && !(feed.carriers.is_empty() && feed.lost.is_none())
+            let over = took_in && feed.ingest().is_none();
+            !(over || feed.carriers.is_empty() && feed.lost.is_none())
         });
         let mut rivals = Vec::new();
         for state in told {

@@ -34,7 +34,7 @@ impl Clock {
         }
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(super) fn length(&self) -> Duration {
         self.elapsed
     }
 }
@@ -60,7 +60,7 @@ mod tests {
             (90_005, 5000),
         ] {
             clock.take(ticks, 90_000, mask);
-            assert_eq!(clock.elapsed().as_millis(), millis, "{ticks}");
+            assert_eq!(clock.length().as_millis(), millis, "{ticks}");
         }
         clock.take(1, 0, u64::MAX);
     }

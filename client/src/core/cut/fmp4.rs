@@ -97,7 +97,7 @@ impl Fmp4 {
     }
 
     pub(super) fn clock(&self) -> Duration {
-        self.clock.elapsed()
+        self.clock.length()
     }
 
     pub(super) fn push(&mut self, now: Instant, mut bytes: &[u8], output: &mut Output) -> Result<(), CutError> {

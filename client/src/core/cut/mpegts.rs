@@ -104,7 +104,7 @@ impl Mpegts {
     }
 
     pub(super) fn clock(&self) -> Duration {
-        self.clock.elapsed()
+        self.clock.length()
     }
 
     pub(super) fn push(&mut self, now: Instant, bytes: &[u8], output: &mut Output) -> Result<(), CutError> {

@@ -1,3 +1,5 @@
+//! Groups of a played publisher, brought in every order and by several nodes.
+
 use proptest::prelude::*;
 use usher_proto::feed::FeedSigner;
 

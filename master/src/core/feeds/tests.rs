@@ -1,3 +1,5 @@
+//! What nodes tell, in every order.
+
 use proptest::prelude::*;
 use usher_proto::{NodeName, model::Medium};
 

@@ -1,3 +1,5 @@
+//! Groups by their numbers, of any age and in any order.
+
 use proptest::prelude::*;
 
 use super::*;
