@@ -116,6 +116,9 @@ pub struct Args {
     /// How long a live feed waits for a publisher that left without a word [default: 15s]
     #[arg(long, env = "USHER_LIVE_GRACE", value_name = "TIME", value_parser = humantime::parse_duration)]
     live_grace: Option<Duration>,
+    /// A folder of titles where live feeds are recorded that ask for it, as recordings/NAME/TIME; without one none is
+    #[arg(long, env = "USHER_RECORDINGS", value_name = "DIR")]
+    recordings: Option<PathBuf>,
     /// A TOML file with these settings under the names of their flags
     #[arg(long, env = "USHER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -186,6 +189,7 @@ fn config(args: Args) -> anyhow::Result<Config> {
         live_window: args.live_window.or(file.live_window).unwrap_or(default.live_window),
         live_memory: args.live_memory.or(file.live_memory).map_or(default.live_memory, |size| size.0),
         live_grace: args.live_grace.or(file.live_grace).unwrap_or(default.live_grace),
+        recordings: args.recordings.or(file.recordings),
         drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(default.drain_timeout),
         ..default
     })

@@ -9,6 +9,7 @@ pub mod lead;
 pub mod lease;
 pub mod meter;
 pub mod pull;
+pub mod record;
 pub mod replay;
 pub mod room;
 pub mod schedule;

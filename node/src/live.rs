@@ -4,6 +4,7 @@
 
 mod groups;
 pub(crate) mod ingest;
+pub(crate) mod record;
 pub(crate) mod relay;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ pub(crate) mod watch;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -61,6 +62,8 @@ pub(crate) struct Live {
     wanted: Mutex<Vec<v1::RelayWanted>>,
     bytes: AtomicU64,
     subscriptions: AtomicU64,
+    /// Where feeds are recorded; nowhere, unless that is said.
+    recorder: OnceLock<Arc<record::Recorder>>,
     /// Something is to be told to the master.
     tells: Notify,
     stop: CancellationToken,
@@ -89,6 +92,8 @@ struct Inner {
     upstreams: signal::Sender<Option<Relay>>,
     /// Ends the task that looks for an upstream.
     relaying: Option<CancellationToken>,
+    /// The recording that runs.
+    recording: Option<Arc<record::Recording>>,
 }
 
 /// Who sends a feed here.
@@ -135,6 +140,7 @@ impl Live {
             wanted: Mutex::default(),
             bytes: AtomicU64::new(0),
             subscriptions: AtomicU64::new(1),
+            recorder: OnceLock::new(),
             tells: Notify::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -160,7 +166,7 @@ impl Live {
     /// A publisher comes, with a good ticket.
     ///
     /// # Errors
-    /// `UNEQUIPPED` where no feeds are taken in, `EXISTS` while another publisher sends the feed, `NO_CAPACITY` when memory
+    /// `UNEQUIPPED` where no feeds are taken in, or none is recorded and this one is to be, `EXISTS` while another publisher sends the feed, `NO_CAPACITY` when memory
     /// is full of feeds that cannot be shortened.
     pub(crate) fn publish(
         self: &Arc<Self>,
@@ -171,6 +177,7 @@ impl Live {
         if !self.settings.ingest {
             return Err(Fault::new(Code::Unequipped, "this node takes no feeds in; resolve again"));
         }
+        let place = self.place(title, grant, &offer)?;
         self.make_room()?;
         let (tell, end) = signal::channel(None);
         let number = self.subscription();
@@ -200,6 +207,7 @@ impl Live {
                 inner.started_ms = offer.started_ms;
             }
             inner.medium = Some(offer.medium);
+            self.record(&room, &mut inner, place);
         }
         room.changed.send_replace(());
         self.tells.notify_one();
@@ -408,6 +416,7 @@ impl Room {
             ended: None,
             upstreams: signal::Sender::default(),
             relaying: None,
+            recording: None,
         };
         let (viewers, relays) = (AtomicU32::new(0), AtomicU32::new(0));
         Self { title, key, inner: Mutex::new(inner), changed: signal::Sender::new(()), viewers, relays }

@@ -1,6 +1,8 @@
 //! Live feeds: what a real ffmpeg writes goes in at one node and comes out at every other, at once, whole, and also while
 //! nodes die.
 
+mod record;
+
 use std::{
     io::Read as _,
     path::Path,

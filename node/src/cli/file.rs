@@ -58,6 +58,7 @@ pub(super) struct File {
     pub(super) live_memory: Option<Size>,
     #[serde(deserialize_with = "duration")]
     pub(super) live_grace: Option<Duration>,
+    pub(super) recordings: Option<PathBuf>,
 }
 
 impl File {

@@ -2,6 +2,8 @@
 //! share. Owns where a viewer begins, what is given up for one who is slow, and what a group that is sent again must be.
 //! Refuses to know who sends and who watches; that pieces are proven is its callers' part.
 
+mod whole;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -13,6 +15,8 @@ use usher_proto::{
     feed::{GroupHead, Link},
     pb::wire::FeedStart,
 };
+
+pub use whole::Whole;
 
 /// The rate is measured over so much of the feed, or the last two groups.
 const MEASURED: Duration = Duration::from_secs(10);
