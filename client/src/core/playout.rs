@@ -62,8 +62,6 @@ pub struct Playout {
     title: Title,
     key: FeedKey,
     latency: Duration,
-    /// Of the transport stream kind, which carries its own tables.
-    mpegts: bool,
     strands: HashMap<u64, Strand>,
     groups: BTreeMap<u64, Group>,
     /// Numbers before this are done with, written or not.
@@ -91,7 +89,6 @@ impl Playout {
             title,
             key,
             latency,
-            mpegts: false,
             strands: HashMap::new(),
             groups: BTreeMap::new(),
             from: 0,
@@ -108,9 +105,8 @@ impl Playout {
         }
     }
 
-    /// What comes, and with which group it begins where nothing has come yet.
-    pub fn expect(&mut self, media_type: &str, first: u64) {
-        self.mpegts = media_type == "video/mp2t";
+    /// With which group it begins, where nothing has come yet.
+    pub fn expect(&mut self, first: u64) {
         if self.from == 0 {
             self.from = first;
         }
@@ -307,13 +303,13 @@ impl Playout {
         if until > 0 {
             let media: Vec<Bytes> = group.held.drain(..until).map(|(_, media)| media).collect();
             self.begun = true;
-            let own = self.mpegts && media.first().is_some_and(|first| first.starts_with(&PAT));
+            // What decoders need first is needed again when it changes: the tables of a transport stream count on, and so
+            // they come with each group.
             let head = group.head.head.clone();
-            let known = self.head.as_ref().is_some_and(|last| self.mpegts || *last == head);
-            if !own && !known && !head.is_empty() {
-                out.media.push(head.clone());
+            if self.head.as_ref() != Some(&head) {
+                out.media.extend((!head.is_empty()).then(|| head.clone()));
+                self.head = Some(head);
             }
-            self.head = Some(head);
             out.media.extend(media.into_iter().filter(|media| !media.is_empty()));
             return true;
         }
@@ -355,9 +351,6 @@ impl Playout {
         self.dropped += 1;
     }
 }
-
-/// How a transport stream's packet of the first table begins.
-const PAT: [u8; 3] = [0x47, 0x40, 0x00];
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 //! whole. While another seat is opened the present one goes on; whoever brings a group first has the session, and
 //! `core::playout` sees to it that nothing comes twice. Decides nothing else: what to try next is `core::resume`'s.
 
+mod seat;
+
 use std::{
     collections::HashSet,
     future::{Future, pending},
@@ -11,26 +13,17 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use quinn::{Connection, SendStream};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
     time::{self, sleep_until},
 };
-use usher_proto::{
-    Code, Fault, NodeName, Title,
-    feed::Piece,
-    model::{FeedSetupInfo, SeatAddress},
-    pb::wire::{FeedStart, Open},
-    wire::Frame,
-};
+use usher_proto::{Code, Fault, NodeName, Title, feed::Piece, model::SeatAddress};
 
+use self::seat::{Joined, Joining, Session};
 use super::{
-    Order,
-    join::Way,
-    renewal::{self, Renewal},
-    session::{LATE, reason},
+    Order, renewal,
     words::{blame, refusal, seat_of},
 };
 use crate::{
@@ -40,7 +33,7 @@ use crate::{
         resume::{Action, Event, Resume},
     },
     master::{Answer, Master},
-    quic::{Heard, Incoming, News, Pool, Reader, silent},
+    quic::{Heard, News, Pool},
 };
 
 /// News that wait; what is not taken is not read, and the node sees a slow viewer.
@@ -138,38 +131,6 @@ pub(crate) async fn watch<D: Drain>(view: View<'_>, watch: &Watch, drain: &mut D
         bytes: 0,
     };
     live.drive(drain, &mut SmallRng::seed_from_u64(rand::random())).await
-}
-
-/// A seat that is being opened.
-struct Joining {
-    number: u64,
-    at: SeatAddress,
-    why: String,
-}
-
-/// A seat that is open, before anything is listened to.
-struct Joined {
-    incoming: Incoming,
-    send: SendStream,
-    setup: FeedSetupInfo,
-}
-
-/// An open session.
-struct Session {
-    number: u64,
-    at: SeatAddress,
-    why: String,
-    connection: Connection,
-    /// Its groups that are on their way.
-    streams: HashSet<u64>,
-    /// Nothing was heard of its node for a while.
-    silent: bool,
-    /// The session goes on elsewhere, from this group on.
-    leaving: Option<u64>,
-    /// It was told of.
-    told: bool,
-    _reader: Reader,
-    _renewal: Option<Renewal>,
 }
 
 struct Live<'a> {
@@ -304,79 +265,13 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Begins to open a seat, beside those that do not answer.
-    fn open(&mut self, seat: usize) -> Result<(), Fault> {
-        let lost = || Fault::new(Code::Internal, "no such seat");
-        let sent_by = self.sent_by.take();
-        let answer = self.answer.as_ref().ok_or_else(lost)?;
-        let at = answer.seats.get(seat).cloned().ok_or_else(lost)?;
-        self.begun += 1;
-        let joining = Joining { number: self.begun, why: reason(sent_by, seat, answer), at };
-        let open = Open {
-            ticket: joining.at.ticket.clone(),
-            request_id: answer.request_id.clone(),
-            watch: Some(self.begin_at()),
-            ..Open::default()
-        };
-        let (way, title, timeout) = (self.way(), self.watch.title.clone(), self.watch.order.timeout);
-        self.latest = Some((joining.number, time::Instant::now() + LATE));
-        self.joins.spawn(async move {
-            let joined = join(&way, &joining.at, &open, &title, timeout).await;
-            (joining, joined)
-        });
-        Ok(())
-    }
-
-    fn way(&self) -> Way {
-        Way { master: Arc::clone(self.view.master), pool: Arc::clone(self.view.pool), throttle: None }
-    }
-
-    /// Where the next seat is to begin.
-    fn begin_at(&self) -> FeedStart {
-        let latency_ms = u64::try_from(self.watch.latency.as_millis()).unwrap_or(u64::MAX);
-        let start = FeedStart { latency_ms, ..FeedStart::default() };
-        let from = self.playout.as_ref().and_then(Playout::resume_from);
-        match (from, self.watch.start) {
-            (Some(from), _) => FeedStart { from_group: self.from.unwrap_or(from).max(from), ..start },
-            (None, Start::LastWhole) => start,
-            (None, Start::Newest) => FeedStart { newest: true, ..start },
-            (None, Start::Back(back)) => {
-                FeedStart { back_ms: u64::try_from(back.as_millis()).unwrap_or(u64::MAX).max(1), ..start }
-            }
-        }
-    }
-
-    /// The seat that was opened last has not answered yet: the next is tried beside it.
-    fn late(&mut self, rng: &mut SmallRng) -> Result<(), Fault> {
-        self.latest = None;
-        let fault = match self.resume.seat() {
-            Some(node) => silent(node, LATE),
-            None => Fault::new(Code::Timeout, "a node does not answer"),
-        };
-        tracing::debug!(%fault, "the next seat is tried beside it");
-        let action = self.resume.handle(clock::now(), Event::Lost(&fault), rng);
-        self.act(action, rng)
-    }
-
-    fn not_joined(&mut self, joining: &Joining, fault: &Fault, rng: &mut SmallRng) -> Result<(), Fault> {
-        if self.latest.is_some_and(|(number, _)| number == joining.number) {
-            self.latest = None;
-            return self.after(Event::Lost(fault), fault, rng);
-        }
-        // Others were begun since, or the last word is spoken.
-        match self.verdict.take() {
-            Some(verdict) => self.act(Action::Fail(verdict), rng),
-            None => Ok(()),
-        }
-    }
-
     /// A seat is open: its groups are listened to, beside those of the seat that is here.
     fn joined(&mut self, joining: Joining, joined: Joined, rng: &mut SmallRng) -> Result<(), Fault> {
         let Joining { number, at, why } = joining;
         let Joined { incoming, send, setup } = joined;
         let connection = incoming.connection().clone();
         if let Some(playout) = &mut self.playout {
-            playout.expect(&setup.media_type, setup.first);
+            playout.expect(setup.first);
         }
         let tell = self.tell.clone();
         let reader = self.view.pool.listen(incoming, send, setup.subscription, number, tell)?;
@@ -561,26 +456,6 @@ impl<'a> Live<'a> {
         let fault = if fault.code == Code::VerificationFailed { blame(&at, fault.clone()) } else { fault.clone() };
         self.after(Event::Lost(&fault), &fault, rng)
     }
-}
-
-/// Opens a session and takes its set-up information.
-async fn join(way: &Way, at: &SeatAddress, open: &Open, title: &Title, timeout: Duration) -> Result<Joined, Fault> {
-    let stream = way.pool.open(way.master.address(), at, open, None);
-    let opened = time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
-    let (mut incoming, send) = opened?;
-    let wrong = |what: String| blame(at, Fault::new(Code::Internal, what));
-    let send = send.ok_or_else(|| wrong("our side of the stream is closed".to_owned()))?;
-    let setup = match incoming.next(timeout).await? {
-        Some(Frame::Setup(setup)) => FeedSetupInfo::try_from(setup),
-        Some(Frame::Refused(refused)) => return Err(refusal(at, &refused)),
-        Some(_) => return Err(wrong("media came before the set-up information".to_owned())),
-        None => return Err(blame(at, Fault::new(Code::Network, "the stream ended before the set-up information"))),
-    };
-    let setup = setup.map_err(|error| wrong(format!("set-up information: {error}")))?;
-    if setup.title != *title {
-        return Err(wrong(format!("sends `{}` where `{title}` was asked for", setup.title)));
-    }
-    Ok(Joined { incoming, send, setup })
 }
 
 async fn answered(asking: &mut Option<BoxFuture<'_, Result<Answer, Fault>>>) -> Result<Answer, Fault> {
