@@ -6,8 +6,10 @@ use std::{
     ops::Range,
     path::Path,
     process::{ChildStdin, Command},
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -105,12 +107,12 @@ impl Clip {
     pub(crate) fn play(self: &Arc<Self>, mut to: ChildStdin) -> Playing {
         let times = Arc::<Mutex<Vec<Instant>>>::default();
         let (clip, told) = (Arc::clone(self), Arc::clone(&times));
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || {
+        let (stop, stopped) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
             let began = Instant::now();
             for (range, number) in clip.pictures.iter().zip(0..) {
                 let due = (began + INTERVAL * number).saturating_duration_since(Instant::now());
-                if stopped.recv_timeout(due) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                if stopped.recv_timeout(due) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
                 told.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
@@ -119,36 +121,20 @@ impl Clip {
                 }
             }
         });
-        Playing { times, stop: Some(stop), thread: Some(thread) }
+        Playing { times, _stop: stop }
     }
 }
 
 /// A clip that is being written; ends when dropped.
 pub(crate) struct Playing {
     times: Arc<Mutex<Vec<Instant>>>,
-    stop: Option<std::sync::mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _stop: mpsc::Sender<()>,
 }
 
 impl Playing {
     /// When each picture so far was written: before its first byte was.
     pub(crate) fn times(&self) -> Vec<Instant> {
         self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Ends the input.
-    pub(crate) fn end(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // Nothing in it panics, and its end is all that matters.
-            drop(thread.join());
-        }
-    }
-}
-
-impl Drop for Playing {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
