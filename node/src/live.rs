@@ -396,6 +396,13 @@ impl Drop for Publishing {
         if self.finished || !own {
             return;
         }
+        let elsewhere = self.end.borrow().as_ref().is_some_and(|why| matches!(why.code, TAKEN_OVER | Code::Draining));
+        if elsewhere && self.room.is_used() {
+            // The feed goes on at another node, and those who watch it here want it from there.
+            inner.source = Source::Nobody;
+            drop(inner);
+            return self.live.seek(&self.room);
+        }
         inner.source = Source::Away(self.id);
         drop(inner);
         self.live.tells.notify_one();

@@ -22,8 +22,8 @@ use super::{
     decide::{Ask, Choice, Decision, Refused},
 };
 
-/// Upstreams that a node is told of.
-const UPSTREAMS: usize = 3;
+/// Seats that a publisher is told of.
+const SEATS: usize = 3;
 
 /// When a node that found no upstream asks again.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
@@ -220,8 +220,13 @@ impl Cluster {
         let holders = found.into_iter().map(|(node, _)| (node, true));
         balancer::rank(&self.view(now), &need, holders, rng, &mut ranked);
         let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
-        let nodes: Vec<NodeId> = able.map(|one| one.node).take(UPSTREAMS).collect();
-        (!nodes.is_empty()).then_some(nodes)
+        let able: Vec<NodeId> = able.map(|one| one.node).collect();
+        let best = *able.first()?;
+        // The other one that it may turn to by itself is where all of it begins: of two nodes that turned to each other
+        // neither would have anything.
+        let ingest = self.feeds.get(title)?.ingest().map(|(node, _)| node);
+        let ingest = ingest.filter(|node| *node != best && able.contains(node));
+        Some(std::iter::once(best).chain(ingest).collect())
     }
 
     /// Tells a node from whom to get a feed; the leg is booked at the first of them.
@@ -316,7 +321,7 @@ impl Cluster {
         if let Some(at) = present.and_then(|(node, ..)| nodes.iter().position(|one| *one == node)) {
             nodes[..=at].rotate_right(1);
         }
-        nodes.truncate(UPSTREAMS);
+        nodes.truncate(SEATS);
         let Some(best) = nodes.first() else { return Err(NotPublished::NoChoice(count.refuse(rate))) };
         let name = self.roster.node(*best).map(|node| node.name().to_string()).unwrap_or_default();
         let here = present.is_some_and(|(node, ..)| node == *best);

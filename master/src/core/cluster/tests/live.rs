@@ -136,6 +136,13 @@ fn who_lost_its_upstream_is_told_another_or_why_not() {
     assert_eq!(relays(&mut world), [(2, vec![1])], "not the one that lied");
     want(&mut world, 1, &wanted(vec![]));
     assert_eq!(relays(&mut world), [(1, vec![0])], "not from below itself");
+    let relay = state(&world, None, Some(1));
+    tell(&mut world, 2, vec![relay]);
+    for _ in 0..20 {
+        want(&mut world, 2, &wanted(vec![]));
+        let told = relays(&mut world);
+        assert!(told == [(2, vec![0])] || told == [(2, vec![1, 0])], "one, and where it begins: {told:?}");
+    }
     want(&mut world, 1, &RelayWanted { title: Title::parse("live/b").expect("a title"), failed: Vec::new() });
     let orders = world.cluster.orders();
     assert!(matches!(orders.as_slice(), [Order::NoRelay { why, .. }] if why.code == Code::NotFound), "{orders:?}");
