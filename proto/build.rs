@@ -26,6 +26,7 @@ fn main() -> anyhow::Result<()> {
             ".usher.v1.Prepare",
             ".usher.v1.RenewRequest",
             ".usher.v1.RenewResponse",
+            ".usher.v1.PublishResponse",
             ".usher.wire.v1.Open",
             ".usher.wire.v1.Renew",
         ])

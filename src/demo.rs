@@ -63,6 +63,9 @@ pub(crate) async fn run(args: Args, mut shutdown: mpsc::Receiver<()>) -> anyhow:
     done
 }
 
+/// What writes a test picture in real time.
+const FEED: &str = "ffmpeg -v error -re -f lavfi -i testsrc2 -c:v libx264 -preset ultrafast -g 50 -f mpegts -";
+
 impl Demo {
     /// Makes an authority in a temporary folder, starts a master, and a node for each folder.
     async fn start(own: &[PathBuf]) -> anyhow::Result<Self> {
@@ -76,6 +79,8 @@ impl Demo {
         };
         let identity = issue(Role::Master, "master").context("issue the master's certificate")?;
         let master = start_master(identity, &dir.path().join("master")).await?;
+
+        issue(Role::Publisher, "demo").context("issue the publisher's certificate")?;
 
         let mut demo = Self { nodes: Vec::new(), master, dir };
         for (number, folder) in demo.folders(own)?.into_iter().enumerate() {
@@ -179,6 +184,8 @@ impl Demo {
             format!("{usher} fetch {url} --ca {ca} --force"),
             format!("{usher} fetch 'usher://{address}/*' --ca {ca} -o ./usher-demo/ --force"),
             format!("{usher} play {url} --ca {ca}"),
+            format!("{FEED} | {usher} publish usher://{address}/live/demo - --ca {ca}"),
+            format!("{usher} play usher://{address}/live/demo --ca {ca}"),
             format!("grpcurl -cacert {ca} {address} list"),
             format!("grpcurl -cacert {ca} {address} usher.v1.Cluster/ListNodes"),
         ] {

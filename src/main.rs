@@ -39,6 +39,8 @@ enum Role {
     Fetch(client::FetchArgs),
     /// Watch a title in the player you like
     Play(client::PlayArgs),
+    /// Send a live feed that viewers watch as it is made
+    Publish(Box<client::PublishArgs>),
     /// List titles
     Ls(client::LsArgs),
     /// Tell which nodes hold a title
@@ -85,6 +87,7 @@ async fn run(role: Role) -> ExitCode {
     let client = match role {
         Role::Fetch(args) => args.run().await,
         Role::Play(args) => args.run().await,
+        Role::Publish(args) => args.run().await,
         Role::Ls(args) => args.run().await,
         Role::Locate(args) => args.run().await,
         Role::Nodes(args) => args.run().await,

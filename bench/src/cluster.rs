@@ -5,7 +5,7 @@ pub(crate) mod usage;
 use std::{
     io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Output, Stdio},
     time::Instant,
 };
 
@@ -42,6 +42,21 @@ impl Part {
         let mut child = started.with_context(|| format!("start {}", name.display()))?;
         let log = child.stderr.take().map(BufReader::new);
         Ok(Self { child, log })
+    }
+
+    /// Any program that reads what it is given.
+    pub(crate) fn fed(command: &mut Command) -> anyhow::Result<(Self, ChildStdin)> {
+        let name = command.get_program().to_owned();
+        let started = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = started.with_context(|| format!("start {}", name.display()))?;
+        let input = child.stdin.take().context("piped")?;
+        let log = child.stderr.take().map(BufReader::new);
+        Ok((Self { child, log }, input))
+    }
+
+    /// What it prints, where that is piped; once.
+    pub(crate) fn output(&mut self) -> anyhow::Result<ChildStdout> {
+        self.child.stdout.take().context("its output is piped, and nobody has it yet")
     }
 
     /// Reads the log up to a line with `text`, and says when it came.

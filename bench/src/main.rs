@@ -5,6 +5,7 @@ mod chaos;
 mod cluster;
 mod deltas;
 mod far;
+mod live;
 mod loss;
 mod peers;
 mod scale;
@@ -48,6 +49,12 @@ enum Bench {
     Start(start::Args),
     /// A cluster under faults for minutes: every output must be its source, and how long delivery stood still
     Chaos(chaos::Args),
+    /// Live feeds: their cost beside moq-relay, how fast they are, and what slow viewers and lost nodes do to the others
+    ///
+    /// Real programs on loopback, fed by one clip of 4 Mbit/s with a keyframe every 2 s, which ffmpeg makes once and which
+    /// is written as it plays. moq-relay and moq are the peer, where they are installed; its viewers are a small program
+    /// that is built for this when they are.
+    Live(live::Args),
     /// The balancer in a simulated cluster: what it loses against the optimum and other policies
     Sim(sim::Args),
 }
@@ -63,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Loss(args) => loss::run(&args),
         Bench::Start(args) => start::run(&args),
         Bench::Chaos(args) => chaos::run(&args),
+        Bench::Live(args) => live::run(&args),
         Bench::Sim(args) => sim::run(&args),
     }
 }

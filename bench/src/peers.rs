@@ -6,12 +6,12 @@ mod handshakes;
 mod idle;
 mod sendme;
 mod small;
-mod stage;
+pub(crate) mod stage;
 mod stalls;
 pub(crate) mod stock;
-mod table;
+pub(crate) mod table;
 pub(crate) mod tickets;
-mod viewer;
+pub(crate) mod viewer;
 mod web;
 
 use std::{fs, path::PathBuf, time::Duration};

@@ -247,7 +247,7 @@ impl Authority {
             Role::Master | Role::Node => {
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
             }
-            Role::Admin => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Role::Admin | Role::Publisher => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
         certificate::set_validity(

@@ -37,7 +37,7 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Sign a certificate for a node, an operator or a master
+    /// Sign a certificate for a node, an operator, a publisher or a master
     Issue {
         #[command(subcommand)]
         who: Who,
@@ -65,6 +65,13 @@ enum Who {
     /// An operator: writes admin-NAME.pem and admin-NAME.key
     Admin {
         /// The operator's name: 1 to 63 of a-z, 0-9, `-` and `.`
+        name: NodeName,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// A publisher, who may send the feeds live/NAME and live/NAME/…: writes publisher-NAME.pem and publisher-NAME.key
+    Publisher {
+        /// The feed's name without `live/`: 1 to 63 of a-z, 0-9, `-` and `.`
         name: NodeName,
         #[command(flatten)]
         options: Options,
@@ -130,6 +137,7 @@ fn issue(dir: &Path, who: Who, out: &mut impl Write, notes: &mut impl Write) -> 
     let (role, name, sans, options) = match who {
         Who::Node { name, options } => (Role::Node, name, Vec::new(), options),
         Who::Admin { name, options } => (Role::Admin, name, Vec::new(), options),
+        Who::Publisher { name, options } => (Role::Publisher, name, Vec::new(), options),
         Who::Master { name, sans, options } => (Role::Master, name, sans, options),
     };
     let identity =

@@ -24,6 +24,8 @@ pub enum Role {
     Node,
     /// An operator: may call the `Cluster` service.
     Admin,
+    /// Sends feeds: the one of its name, `live/NAME`, and those below it, `live/NAME/…`. It may do nothing else.
+    Publisher,
 }
 
 impl Role {
@@ -33,6 +35,7 @@ impl Role {
             Self::Master => "master",
             Self::Node => "node",
             Self::Admin => "admin",
+            Self::Publisher => "publisher",
         }
     }
 }
@@ -51,6 +54,7 @@ impl FromStr for Role {
             "master" => Ok(Self::Master),
             "node" => Ok(Self::Node),
             "admin" => Ok(Self::Admin),
+            "publisher" => Ok(Self::Publisher),
             _ => Err(IdentityError::Role),
         }
     }
@@ -77,8 +81,8 @@ pub enum IdentityError {
     /// It names more than one identity, which this crate's authority never signs.
     #[error("the certificate names more than one usher identity")]
     Ambiguous,
-    /// The role is not master, node or admin.
-    #[error("the certificate's role is not master, node or admin")]
+    /// The role is not master, node, admin or publisher.
+    #[error("the certificate's role is not master, node, admin or publisher")]
     Role,
     /// The name does not have the form of a node name.
     #[error("the name is not 1 to 63 of a-z, 0-9, `-` and `.`, with a letter or digit at both ends")]
@@ -148,7 +152,7 @@ mod tests {
     fn every_role_survives_its_certificate() {
         let now = SystemTime::now();
         let authority = Authority::create("test", now).unwrap();
-        for role in [Role::Master, Role::Node, Role::Admin] {
+        for role in [Role::Master, Role::Node, Role::Admin, Role::Publisher] {
             let identity = Identity::new(role, "north-1.example").unwrap();
             let issued = authority.issue(&identity, &[], now).unwrap();
             assert_eq!(Identity::from_der(&der_of(&issued.cert_pem)).unwrap(), identity);

@@ -1,16 +1,19 @@
-//! The commands of a client: `fetch`, `play`, `ls`, `locate`, `nodes` and `explain`, and those of operators: `drain`,
+//! The commands of a client: `fetch`, `play`, `publish`, `ls`, `locate`, `nodes` and `explain`, and those of operators: `drain`,
 //! `undrain` and `rebalance`. Owns what they share: the master's address, the authority, how they fail and how they are
 //! interrupted. Standard output carries data only.
 
 mod admin;
 mod explain;
 mod fetch;
+mod live;
 mod locate;
 mod ls;
 mod meter;
 mod nodes;
 mod operate;
 mod play;
+mod player;
+mod publish;
 
 use std::{fmt, io::Write as _, path::PathBuf, time::Duration};
 
@@ -25,6 +28,7 @@ pub use self::{
     nodes::NodesArgs,
     operate::{DrainArgs, RebalanceArgs, UndrainArgs},
     play::PlayArgs,
+    publish::PublishArgs,
 };
 use crate::{
     client::{Client, Options},
@@ -190,6 +194,28 @@ fn title_json(title: &v1::Title) -> serde_json::Value {
         "streamable": title.streamable,
         "nodes": title.nodes,
         "conflict": title.conflict,
+        "live": title.live.as_ref().map(live_json),
+    })
+}
+
+/// A feed as JSON.
+fn live_json(live: &v1::Live) -> serde_json::Value {
+    let tracks = live.tracks.iter().map(|track| {
+        let kind = match v1::TrackKind::try_from(track.kind) {
+            Ok(v1::TrackKind::Video) => "video",
+            Ok(v1::TrackKind::Audio) => "audio",
+            Ok(v1::TrackKind::Subtitle) => "subtitle",
+            _ => "unknown",
+        };
+        serde_json::json!({ "kind": kind, "codec": track.codec, "language": track.language })
+    });
+    serde_json::json!({
+        "started_ms": live.started_ms,
+        "viewers": live.viewers,
+        "window_ms": live.window_ms,
+        "interrupted": live.interrupted,
+        "ingest": live.ingest,
+        "tracks": tracks.collect::<Vec<_>>(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::mpsc;
 use usher_certs::files::PemSet;
 use usher_proto::{
     Bitrate, Code, Fault, Title,
@@ -18,7 +19,10 @@ use crate::{
         resume::{FIRST_WAIT, LONGEST_WAIT},
         url::Address,
     },
-    driver::{self, Means, Order, Outcome, Progress, Sink},
+    driver::{
+        self, Drain, Means, Order, Outcome, Progress, Sight, Sink, Start, Tally, View, Watch,
+        publish::{Feed, Input, Status, Told},
+    },
     master::{Answer, Authority, Master},
     quic::{Congestion, Pool, Throttle},
 };
@@ -118,6 +122,57 @@ impl Client {
     ) -> Result<Outcome, Fault> {
         let means = Means { master: &self.master, pool: &self.pool, throttle: self.throttle.as_ref(), observer };
         driver::run(means, order, sink, first).await
+    }
+
+    /// What is wanted of a feed, under this client's options.
+    pub(crate) fn watch_order(
+        &self,
+        title: &Title,
+        purpose: Purpose,
+        start: Start,
+        latency: Duration,
+        duration: Option<Duration>,
+    ) -> Watch {
+        let order = self.order(What::Title(title.clone()), purpose, Range::default());
+        Watch { title: title.clone(), order, start, latency, duration }
+    }
+
+    /// Plays a feed into `drain` from `start` on until it is over, and tells `observer` how it goes. Groups are dropped when
+    /// it falls behind by more than `latency`.
+    ///
+    /// # Errors
+    /// The [`Fault`] that ended it, after other seats and the timeout.
+    pub async fn play_to(
+        &self,
+        title: &Title,
+        start: Start,
+        latency: Duration,
+        drain: &mut impl Drain,
+        observer: &(dyn Fn(&Sight) + Send + Sync),
+    ) -> Result<Tally, Fault> {
+        let watch = self.watch_order(title, Purpose::Play, start, latency, None);
+        self.watch_feed(&watch, drain, observer).await
+    }
+
+    /// Watches a feed until it is over, or enough came of it.
+    pub(crate) async fn watch_feed(
+        &self,
+        watch: &Watch,
+        drain: &mut impl Drain,
+        observer: &(dyn Fn(&Sight) + Send + Sync),
+    ) -> Result<Tally, Fault> {
+        driver::watch(View { master: &self.master, pool: &self.pool, observer }, watch, drain).await
+    }
+
+    /// Publishes a feed until its input ends, or a message asks to stop; a second one ends it at once.
+    pub(crate) async fn publish(
+        &self,
+        feed: &Feed,
+        input: Input,
+        stop: &mut mpsc::Receiver<()>,
+        observer: &(dyn Fn(&Told) + Send + Sync),
+    ) -> Result<Status, Fault> {
+        driver::publish::run((&self.master, &self.pool), feed, input, stop, observer).await
     }
 
     /// Asks for nodes for several orders at once, so that one node may serve them all.

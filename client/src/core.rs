@@ -1,7 +1,10 @@
 //! The client's decisions, pure: no runtime, no sockets, no files, no clock; time and randomness are arguments.
 
 pub mod assembler;
+pub mod cut;
 pub mod limit;
+pub mod outbox;
+pub mod playout;
 pub mod range;
 pub mod resume;
 pub mod sources;

@@ -5,7 +5,9 @@
 
 mod check;
 mod join;
+mod live;
 mod order;
+pub(crate) mod publish;
 mod renewal;
 mod session;
 mod spread;
@@ -25,12 +27,16 @@ use usher_proto::{
     model::{SeatAddress, What},
 };
 
-pub(crate) use self::order::Order;
+pub use self::live::{Drain, Sight, Start, Tally};
 use self::{
     join::Way,
     session::{Abroad, Next},
     spread::Spread,
     stream::Stream,
+};
+pub(crate) use self::{
+    live::{View, Watch, watch},
+    order::Order,
 };
 use crate::{
     clock,

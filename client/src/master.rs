@@ -14,7 +14,7 @@ use tonic::{
 use usher_certs::files::PemSet;
 use usher_proto::{
     Bitrate, Code, ContentId, Fault, NodeName, Title,
-    model::{MAX_REQUESTS, SeatAddress},
+    model::{LiveInfo, MAX_REQUESTS, Published, SeatAddress},
     pb::v1::{
         self, catalog_client::CatalogClient, cluster_client::ClusterClient, resolve_result::Result as Resolved,
         tickets_client::TicketsClient,
@@ -63,7 +63,7 @@ impl Authority {
 pub(crate) struct Answer {
     pub(crate) title: Title,
     pub(crate) content: Option<ContentId>,
-    /// Bytes of the whole title.
+    /// Bytes of the whole title; 0 of a feed.
     pub(crate) size: u64,
     /// Reserved for it.
     pub(crate) rate: Bitrate,
@@ -71,6 +71,8 @@ pub(crate) struct Answer {
     pub(crate) seats: Vec<SeatAddress>,
     pub(crate) reason: String,
     pub(crate) request_id: String,
+    /// Of a feed.
+    pub(crate) live: Option<LiveInfo>,
 }
 
 impl TryFrom<v1::ResolveResponse> for Answer {
@@ -83,7 +85,9 @@ impl TryFrom<v1::ResolveResponse> for Answer {
             "" => None,
             text => Some(text.parse().map_err(|_| bad("its content id is none"))?),
         };
-        if !(1..=MAX_SIZE).contains(&answer.size) {
+        let live = answer.live.map(LiveInfo::try_from).transpose().map_err(|error| bad(&error.to_string()))?;
+        let size = if live.is_some() { 0 } else { answer.size };
+        if live.is_none() && !(1..=MAX_SIZE).contains(&size) {
             return Err(bad("its size is none"));
         }
         let mut wrong = "it names no seat".to_owned();
@@ -96,7 +100,7 @@ impl TryFrom<v1::ResolveResponse> for Answer {
             return Err(bad(&wrong));
         }
         let (reason, request_id) = (clean(&answer.reason), clean(&answer.request_id));
-        Ok(Self { title, content, size: answer.size, rate: Bitrate(answer.rate_bps), seats, reason, request_id })
+        Ok(Self { title, content, size, rate: Bitrate(answer.rate_bps), seats, reason, request_id, live })
     }
 }
 
@@ -199,6 +203,14 @@ impl Master {
             return Err(Fault::new(Code::Internal, "the master answered without a ticket"));
         }
         Ok((answer.ticket, Duration::from_secs(answer.lifetime_s)))
+    }
+
+    /// Chooses a node that takes a feed.
+    pub(crate) async fn publish(&self, request: v1::PublishRequest) -> Result<Published, Fault> {
+        let mut client = TicketsClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        let answer = self.answer(client.publish(self.request(request))).await?;
+        Published::try_from(answer)
+            .map_err(|error| Fault::new(Code::Internal, format!("the master's answer cannot be used: {error}")))
     }
 
     /// One page of titles.

@@ -1,12 +1,14 @@
 //! Where verified bytes go: files that resume, and pipes.
 
 mod file;
+mod live;
 mod pipe;
 mod through;
 
 use usher_proto::{Code, Fault};
 
 pub use file::FileSink;
+pub use live::LiveSink;
 pub use pipe::PipeSink;
 pub use through::ThroughSink;
 

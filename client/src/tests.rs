@@ -2,10 +2,12 @@
 
 mod commands;
 mod continuity;
+mod ingest;
 mod master;
 mod memory;
 mod moves;
 mod node;
+mod publish;
 mod sources;
 
 use std::{

@@ -177,7 +177,8 @@ fn full() -> World {
 
 impl World {
     fn ask(&mut self, what: &What) -> (SessionId, How) {
-        const NOTHING: &Requirements = &Requirements { protocol: None, labels: Vec::new(), live_ingest: false };
+        const NOTHING: &Requirements =
+            &Requirements { protocol: None, labels: Vec::new(), live_ingest: false, records: false };
         self.sessions += 1;
         let ask = Ask {
             what,

@@ -6,6 +6,7 @@ pub mod books;
 pub mod catalog;
 pub mod cluster;
 pub mod doubts;
+pub mod feeds;
 pub mod fixed;
 pub mod history;
 pub mod journal;

@@ -3,6 +3,7 @@
 pub(crate) mod catalog;
 pub(crate) mod cluster;
 mod peer;
+mod publish;
 pub(crate) mod queue;
 pub(crate) mod registry;
 mod request_id;

@@ -97,6 +97,8 @@ pub(crate) struct Metrics {
     pub(crate) level: Level,
     /// The catalog.
     pub(crate) titles: Level,
+    pub(crate) feeds: Level,
+    pub(crate) feed_viewers: Level,
     pub(crate) copies: Level,
 }
 
@@ -152,6 +154,8 @@ impl Metrics {
             nodes: made(r, "nodes", "Nodes by state", Family::default()),
             capacity,
             level,
+            feeds: made(r, "feeds", "Live feeds on the air", Level::default()),
+            feed_viewers: made(r, "feed_viewers", "Sessions that watch a live feed", Level::default()),
             titles: made(r, "catalog_titles", "Titles of the catalog", Level::default()),
             copies: made(r, "catalog_copies", "Copies of the catalog", Level::default()),
             registry,

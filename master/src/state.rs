@@ -3,13 +3,14 @@
 
 mod card;
 mod explain;
+mod feeds;
 mod figures;
 mod operate;
 mod orders;
 mod told;
 mod view;
 
-pub(crate) use self::{card::Card, operate::Followed, view::timestamp};
+pub(crate) use self::{card::Card, feeds::Seats, operate::Followed, view::timestamp};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,8 +23,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use usher_proto::{
-    Fault, NodeName, SessionId,
+    Fault, NodeName, SessionId, Title,
     code::Code,
+    feed::FeedKey,
     model::{CatalogPage, Hello, Resolve, What},
     pb::v1,
     ticket::{ClusterSecret, Key},
@@ -78,6 +80,8 @@ pub(crate) struct Seated {
     pub(crate) cards: Vec<Arc<Card>>,
     pub(crate) reason: String,
     pub(crate) now: Now,
+    /// Of a feed.
+    pub(crate) live: Option<v1::Live>,
 }
 
 /// Why there is no seat.
@@ -118,6 +122,8 @@ pub(crate) struct State {
     /// How long a session may run on a ticket; `None` for ever.
     lifetime: Option<Duration>,
     metrics: Arc<Metrics>,
+    /// The keys of feeds, each derived once.
+    keys: Mutex<HashMap<Title, FeedKey>>,
 }
 
 /// Both clocks, read together.
@@ -136,7 +142,7 @@ impl State {
         let mut inner = Inner { cluster: Cluster::new(settings), ..Inner::default() };
         inner.cluster.starting(Instant::now());
         let (events, signs) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
-        Self { inner: Mutex::new(inner), events, signs, secret, lifetime, metrics }
+        Self { inner: Mutex::new(inner), events, signs, secret, lifetime, metrics, keys: Mutex::default() }
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
@@ -258,7 +264,7 @@ impl State {
 
     fn seat(&self, inner: &Inner, now: Now, decision: Result<Decision, Refused>, tag: u64) -> Result<Seated, Unseated> {
         self.metrics.outcome(&decision);
-        decision.map(|decision| inner.seat(now, decision)).map_err(|refused| {
+        decision.map(|decision| self.seated(inner, now, decision)).map_err(|refused| {
             let silent = matches!(refused, Refused::NoChoice { why: NoChoice::Probing(_), .. });
             let record = inner.cluster.decided(tag).filter(|_| silent);
             let silence = record.map(|record| {
@@ -268,6 +274,14 @@ impl State {
             });
             Unseated { refused: Box::new(refused), silence }
         })
+    }
+
+    fn seated(&self, inner: &Inner, now: Now, decision: Decision) -> Seated {
+        let live = decision.title.is_live().then(|| {
+            let feed = inner.cluster.feeds().get(&decision.title);
+            feed.map(|feed| view::live(&inner.cluster, feed, self.feed_key(&decision.title))).unwrap_or_default()
+        });
+        Seated { live, ..inner.seat(now, decision) }
     }
 
     /// Waits until one of the nodes has given a sign of life, or left, or all of them should have.
@@ -385,7 +399,7 @@ impl Inner {
         let nodes = std::iter::once(decision.first).chain(decision.alternates.iter().flatten().copied());
         let cards = nodes.filter_map(|node| Some(Arc::clone(&self.channels.get(&node)?.card))).collect();
         let reason = self.cluster.reason(&decision).map(|reason| reason.to_string()).unwrap_or_default();
-        Seated { decision, cards, reason, now }
+        Seated { decision, cards, reason, now, live: None }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     drain::Drain,
     house::House,
     link::Interface,
+    live::{self, record::Recorder},
     media::{self, Library},
     presence::Presence,
     quic::{self, Server},
@@ -81,6 +82,16 @@ pub struct Config {
     pub ticket_grace: Duration,
     /// How long running sessions may go on after the first request to end.
     pub drain_timeout: Duration,
+    /// Whether feeds may be sent here.
+    pub ingest: bool,
+    /// How much of each feed is kept for viewers who begin in the past.
+    pub live_window: Duration,
+    /// Bytes of memory that all feeds together may take.
+    pub live_memory: u64,
+    /// How long a feed waits for a publisher that left without a word.
+    pub live_grace: Duration,
+    /// A folder of titles where feeds are recorded; `None` to record none.
+    pub recordings: Option<PathBuf>,
 }
 
 impl Config {
@@ -110,6 +121,11 @@ impl Config {
             stall_timeout: Duration::from_secs(5 * 60),
             ticket_grace: Duration::from_secs(6 * 3600),
             drain_timeout: Duration::from_secs(30),
+            ingest: true,
+            live_window: Duration::from_secs(60),
+            live_memory: 512 << 20,
+            live_grace: live::GRACE,
+            recordings: None,
         }
     }
 
@@ -129,6 +145,9 @@ impl Config {
         ensure!(self.media.len() <= usize::from(u16::MAX), "more media folders than a node can number");
         for folder in &self.media {
             check_folder(folder)?;
+        }
+        if let Some(folder) = &self.recordings {
+            Recorder::check(folder)?;
         }
         ensure!(!self.listen.is_empty(), "no address to listen on; give one with --listen");
         for address in &self.advertise {
@@ -162,7 +181,8 @@ impl Config {
         let equipment = Equipment {
             protocols: vec![PROTOCOL.to_owned()],
             labels: self.labels.clone(),
-            live_ingest: false,
+            live_ingest: self.ingest,
+            records: self.ingest && self.recordings.is_some(),
             max_session: self.max_session_rate,
         };
         Equipment::try_from(equipment.to_pb()).context("check --label and --max-session-rate")
@@ -177,6 +197,22 @@ fn check_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The folders of titles: the operator's, and that of recordings, unless it is one of them.
+fn volumes(mut media: Vec<PathBuf>, recordings: Option<PathBuf>) -> Vec<PathBuf> {
+    let real = |folder: &Path| folder.canonicalize().ok();
+    if let Some(folder) = recordings
+        && !media.iter().any(|other| real(other) == real(&folder))
+    {
+        media.push(folder);
+    }
+    media
+}
+
+/// Before the library: what is rescued of earlier recordings is there when it looks.
+async fn recorder(folder: PathBuf) -> anyhow::Result<Arc<Recorder>> {
+    tokio::task::spawn_blocking(move || Recorder::open(folder)).await.context("look for unfinished recordings")?
+}
+
 /// Starts a node. It serves at once, and attaches to a master as soon as there is one.
 ///
 /// # Errors
@@ -189,9 +225,22 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (limits, interface, equipment) = (config.limits(), config.interface()?, config.equipment()?);
     // Before the library: a port in use is told at once.
     let sockets = quic::bind(&config.listen)?;
-    let replicas = Some(config.replicas);
-    let library = Library::open(media::Config { volumes: config.media, index: config.index, replicas }).await?;
-    let house = House::new(name, library, limits);
+    let recorder = match &config.recordings {
+        Some(folder) => Some(recorder(folder.clone()).await?),
+        None => None,
+    };
+    let (volumes, replicas) = (volumes(config.media, config.recordings), Some(config.replicas));
+    let library = Library::open(media::Config { volumes, index: config.index, replicas }).await?;
+    let feeds = live::Settings {
+        ingest: config.ingest,
+        window: config.live_window,
+        memory: config.live_memory,
+        grace: config.live_grace,
+    };
+    let house = House::new(name, library, limits, feeds);
+    if let Some(recorder) = recorder {
+        house.live.record_with(recorder);
+    }
 
     // The addresses are known once the sockets are bound, and the certificate is needed for that.
     let settings = quic::Settings {
@@ -305,6 +354,7 @@ impl Running {
     pub async fn shutdown(self) {
         self.drain.end_now();
         self.server.close().await;
+        self.house.live.close().await;
         for task in self.tasks {
             task.abort();
             // Ends with the cancellation just asked for.

@@ -104,6 +104,21 @@ pub struct Args {
     /// How long running sessions may go on after the first request to end [default: 30s]
     #[arg(long, env = "USHER_DRAIN_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     drain_timeout: Option<Duration>,
+    /// Take no live feeds in; viewers may still be sent here, and the feed comes from another node
+    #[arg(long, env = "USHER_NO_INGEST")]
+    no_ingest: bool,
+    /// How much of each live feed is kept, for viewers who begin in the past [default: 60s]
+    #[arg(long, env = "USHER_LIVE_WINDOW", value_name = "TIME", value_parser = humantime::parse_duration)]
+    live_window: Option<Duration>,
+    /// Memory that all live feeds together may take, for example 2GB; the oldest of them goes first [default: 512MiB]
+    #[arg(long, env = "USHER_LIVE_MEMORY", value_name = "SIZE")]
+    live_memory: Option<Size>,
+    /// How long a live feed waits for a publisher that left without a word [default: 15s]
+    #[arg(long, env = "USHER_LIVE_GRACE", value_name = "TIME", value_parser = humantime::parse_duration)]
+    live_grace: Option<Duration>,
+    /// A folder of titles where live feeds are recorded that ask for it, as recordings/NAME/TIME; without one none is
+    #[arg(long, env = "USHER_RECORDINGS", value_name = "DIR")]
+    recordings: Option<PathBuf>,
     /// A TOML file with these settings under the names of their flags
     #[arg(long, env = "USHER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -170,6 +185,11 @@ fn config(args: Args) -> anyhow::Result<Config> {
         open_timeout: args.open_timeout.or(file.open_timeout).unwrap_or(default.open_timeout),
         stall_timeout: args.stall_timeout.or(file.stall_timeout).unwrap_or(default.stall_timeout),
         ticket_grace: args.ticket_grace.or(file.ticket_grace).unwrap_or(default.ticket_grace),
+        ingest: !(args.no_ingest || file.no_ingest),
+        live_window: args.live_window.or(file.live_window).unwrap_or(default.live_window),
+        live_memory: args.live_memory.or(file.live_memory).map_or(default.live_memory, |size| size.0),
+        live_grace: args.live_grace.or(file.live_grace).unwrap_or(default.live_grace),
+        recordings: args.recordings.or(file.recordings),
         drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(default.drain_timeout),
         ..default
     })

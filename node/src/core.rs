@@ -2,12 +2,14 @@
 //! No socket, disk, clock, environment or hidden randomness is known here.
 
 pub mod background;
+pub mod feed;
 pub mod guard;
 pub mod keyring;
 pub mod lead;
 pub mod lease;
 pub mod meter;
 pub mod pull;
+pub mod record;
 pub mod replay;
 pub mod room;
 pub mod schedule;

@@ -12,10 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use usher_proto::{
-    Bitrate, Code, Fault, NodeName, SessionId,
+    Bitrate, Code, ContentId, Fault, NodeName, SessionId,
     model::Begun,
     pb::v1::{self, ByteRange},
-    ticket::{Key, Ticket},
+    ticket::{Key, Purpose, Ticket},
     tree::GROUP,
 };
 
@@ -30,6 +30,7 @@ use crate::{
         volumes::{self, Loads},
     },
     leases::Leases,
+    live::{self, Live},
     media::{FindError, Library, OpenError, OpenMedia},
     moves::Moves,
     quic::ReadBuffers,
@@ -59,7 +60,12 @@ pub(crate) struct House {
     told: Notify,
     /// Copies that the master orders.
     pub(crate) puller: Arc<Puller>,
+    /// Feeds.
+    pub(crate) live: Arc<Live>,
 }
+
+/// Where sessions of feeds read from, as the meter counts volumes: no disk.
+const NO_VOLUME: u16 = u16::MAX - 1;
 
 /// Nothing under these locks is half done when its holder panics: every change is one call of a pure type.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,7 +78,7 @@ pub(crate) fn unix_now() -> u64 {
 }
 
 impl House {
-    pub(crate) fn new(name: NodeName, library: Library, limits: impl Into<Limits>) -> Arc<Self> {
+    pub(crate) fn new(name: NodeName, library: Library, limits: impl Into<Limits>, feeds: live::Settings) -> Arc<Self> {
         let (now, limits) = (Instant::now(), limits.into());
         let puller = Puller::new(library.replicas().cloned(), replica::STALL);
         Arc::new(Self {
@@ -90,6 +96,7 @@ impl House {
             cuts: watch::Sender::new(()),
             told: Notify::new(),
             puller,
+            live: Live::new(feeds),
         })
     }
 
@@ -107,6 +114,7 @@ impl House {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.puller.drain();
+        self.live.drain();
     }
 
     /// Takes new sessions again.
@@ -130,7 +138,11 @@ impl House {
         }
     }
 
-    fn admits(&self) -> Result<(), Fault> {
+    /// Whether new sessions are taken.
+    ///
+    /// # Errors
+    /// `DRAINING`.
+    pub(crate) fn admits(&self) -> Result<(), Fault> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Fault::new(Code::Draining, format!("node `{}` is draining; resolve again", self.name)));
         }
@@ -210,22 +222,39 @@ impl House {
     /// `NO_CAPACITY`, `UNEQUIPPED` for a rate that no session gets, `TICKET_REPLAYED` for one that runs; `DRAINING` when
     /// that began while its title was opened.
     pub(crate) fn begin(self: &Arc<Self>, opened: &Opened, stream: StreamOf) -> Result<Running, Fault> {
+        let ticket = opened.session.ticket();
+        let StreamOf { connection, priority } = stream;
+        let (purpose, rate) = (ticket.purpose, Bitrate(ticket.rate));
+        let terms = Terms { purpose, rate, connection, priority, live: false };
+        self.count_in(ticket, opened.media.content(), opened.volume, terms)
+    }
+
+    /// The same for a session that watches or relays a feed.
+    ///
+    /// # Errors
+    /// As [`House::begin`].
+    pub(crate) fn begin_feed(self: &Arc<Self>, ticket: &Ticket, stream: StreamOf) -> Result<Running, Fault> {
+        let StreamOf { connection, priority } = stream;
+        let terms = Terms { purpose: Purpose::Play, rate: Bitrate(ticket.rate), connection, priority, live: true };
+        self.count_in(ticket, None, NO_VOLUME, terms)
+    }
+
+    fn count_in(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        content: Option<ContentId>,
+        volume: u16,
+        terms: Terms,
+    ) -> Result<Running, Fault> {
         self.admits()?;
-        let (now, ticket) = (Instant::now(), opened.session.ticket());
-        let rate = Bitrate(ticket.rate);
-        let begun = Begun {
-            session: ticket.session,
-            title: ticket.title.clone(),
-            content: opened.media.content(),
-            rate,
-            purpose: ticket.purpose,
-        };
-        self.meter().begin(now, begun, opened.volume, ticket.burst)?;
+        let Terms { rate, purpose, .. } = terms;
+        let (now, session) = (Instant::now(), ticket.session);
+        let begun = Begun { session, title: ticket.title.clone(), content, rate, purpose };
+        self.meter().begin(now, begun, volume, ticket.burst)?;
         self.told.notify_one();
         self.sessions.send_modify(|count| *count += 1);
-        let StreamOf { connection, priority } = stream;
-        let part = self.turns.join(Terms { purpose: ticket.purpose, rate, connection, priority });
-        Ok(Running { house: self.clone(), id: ticket.session, part, began: now, bytes: 0 })
+        let part = self.turns.join(terms);
+        Ok(Running { house: self.clone(), id: session, part, began: now, bytes: 0 })
     }
 }
 

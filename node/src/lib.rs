@@ -1,8 +1,8 @@
 //! The node: keeps a library of titles, answers viewers over QUIC, and tells its master what it has and sends.
 //!
 //! Rooms: [`media`] (the library), [`core`] (what to send, when, and who may have it; pure), `house` (what the shells
-//! share), `quic` (sessions), `moves` (those that go elsewhere), `leases` (until when they may run), `replica` (copies that the master orders), `attach` and
-//! `report` (the standing channel to the master), [`app`] and [`cli`].
+//! share), `quic` (sessions), `moves` (those that go elsewhere), `leases` (until when they may run), `live` (feeds), `replica` (copies that the
+//! master orders), `attach` and `report` (the standing channel to the master), [`app`] and [`cli`].
 
 pub mod app;
 mod attach;
@@ -12,6 +12,7 @@ mod drain;
 mod house;
 mod leases;
 mod link;
+mod live;
 pub mod media;
 mod moves;
 mod presence;

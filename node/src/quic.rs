@@ -26,14 +26,17 @@ use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
 use usher_transport::{Congestion, FIRST_GUESS, Offload, Threads};
 
-pub(crate) use self::send::ReadBuffers;
-use crate::{core::window, house::House};
+pub(crate) use self::{flight::Sending, send::ReadBuffers};
+use crate::{core::window, house::House, live::Board};
 
 /// Sessions of one connection at a time.
 const STREAMS: u32 = 100;
 
-/// What a client may send on one stream before it is read: an Open message and its header fit.
-const STREAM_WINDOW: u32 = 16 * 1024;
+/// What a client may send on one stream before it is read: a publisher's groups come at 32 Mbit/s over 250 ms.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// The same for all streams of a connection, until a publisher is let in on it: Open messages fit.
+const CONNECTION_WINDOW: u32 = 1600 * 1024;
 
 /// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
 const IDLE: Duration = Duration::from_secs(30);
@@ -164,7 +167,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .max_concurrent_bidi_streams(STREAMS.into())
         .max_concurrent_uni_streams(0_u32.into())
         .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window((STREAM_WINDOW * STREAMS).into())
+        .receive_window(CONNECTION_WINDOW.into())
         .send_window(window::LEAST)
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
@@ -233,16 +236,23 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
     let ends = session::Ends {
         gone: stop.child_token(),
         stop: stop.clone(),
-        connection: connection.stable_id() as u64,
+        connection: connection.clone(),
+        board: Board::default(),
         flight: Arc::new(flight::Flight::new(connection.clone())),
         uses: uses.clone(),
     };
     let sessions = TaskTracker::new();
+    let board = ends.board.clone();
     let unused = uses.unused(settings.unused);
     tokio::pin!(unused, cut);
     let error = loop {
         let accepted = tokio::select! {
             accepted = connection.accept_bi() => accepted,
+            // Only where a publisher is let in.
+            Ok(group) = connection.accept_uni() => {
+                sessions.spawn(board.clone().bring(group).in_current_span());
+                continue;
+            }
             () = &mut unused => {
                 connection.close(code(Code::Cancelled), b"idle");
                 break ConnectionError::LocallyClosed;

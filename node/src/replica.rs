@@ -2,7 +2,7 @@
 //! evictions. Owns the copies under way; what is kept of them is the library's, what may be kept is `core::pull`'s.
 
 mod pull;
-mod source;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 

@@ -8,14 +8,17 @@ use std::{
 };
 
 use anyhow::anyhow;
-use futures::{FutureExt as _, future::try_join5};
+use futures::{
+    FutureExt as _,
+    future::{try_join, try_join5},
+};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 use usher_proto::{
     Code, ContentId, Fault, Title,
-    model::{self, CatalogCopy},
+    model::{self, CatalogCopy, EndPublisher, FeedState, Relay},
     pb::v1::{
         self, AttachRequest, AttachResponse, attach_request::Body, attach_response::Body as Answer,
         prepared::Result as Outcome, registry_client::RegistryClient,
@@ -56,6 +59,9 @@ const COPIES: usize = 64;
 
 /// Bounds of the report interval that a master may set.
 const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
+
+/// The least time between two messages about feeds, and the time after which numbers that only grow are told.
+const FEEDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 type Outbox = mpsc::Sender<AttachRequest>;
 
@@ -99,7 +105,7 @@ pub(crate) async fn attach(
         catalog(link, &outbox),
         sessions(link, &outbox),
         reports(link, &outbox, interval),
-        follow(link, presence, &outbox),
+        try_join(follow(link, presence, &outbox), feeds(link, &outbox)),
         answer(link, &outbox, answers),
     )
     .await
@@ -284,6 +290,30 @@ async fn follow(
     }
 }
 
+/// Tells of all feeds, and then of each change: at once, or, where only numbers grow, each second.
+async fn feeds(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
+    let live = &link.house.live;
+    let mut told: Option<v1::Feeds> = None;
+    let mut ticks = time::interval(FEEDS.1);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = live.tells() => {}
+            _ = ticks.tick() => {}
+        }
+        let now = v1::Feeds { feeds: live.states().iter().map(FeedState::to_pb).collect() };
+        // A master that hears nothing knows of none.
+        if told.as_ref() != Some(&now) && !(told.is_none() && now.feeds.is_empty()) {
+            post(outbox, Body::Feeds(now.clone())).await?;
+            told = Some(now);
+        }
+        for wanted in live.take_wanted() {
+            post(outbox, Body::RelayWanted(wanted)).await?;
+        }
+        time::sleep(FEEDS.0).await;
+    }
+}
+
 /// Does what the master asks.
 async fn answer(link: &Link, outbox: &Outbox, mut answers: Streaming<AttachResponse>) -> Result<Infallible, Lost> {
     let house = &link.house;
@@ -347,6 +377,14 @@ async fn answer(link: &Link, outbox: &Outbox, mut answers: Streaming<AttachRespo
             Some(Answer::Recheck(order)) => recheck(house, &order),
             Some(Answer::Drain(order)) => link.drain.order(Duration::from_millis(order.deadline_ms)),
             Some(Answer::Undrain(_)) => link.drain.undo(),
+            Some(Answer::Relay(order)) => match Relay::try_from(order) {
+                Ok(relay) => house.live.ordered(relay),
+                Err(error) => warn!(%error, "an order for a feed was ignored"),
+            },
+            Some(Answer::EndPublisher(order)) => match EndPublisher::try_from(order) {
+                Ok(EndPublisher { title, publisher }) => house.live.end_publisher(&title, publisher),
+                Err(error) => warn!(%error, "an order to end a publisher was ignored"),
+            },
             None => debug!("a message of a newer master was ignored"),
         }
     }

@@ -28,12 +28,17 @@ use usher_proto::{
 use crate::{
     app::{Congestion, Offload},
     house::House,
+    live,
     media::{self, Library, clips},
     presence::Presence,
     quic::{self, Server, Settings},
 };
 
 pub(crate) const NODE: &str = "node-1";
+
+/// What the stage's node does with feeds.
+const FEEDS: live::Settings =
+    live::Settings { ingest: true, window: Duration::from_secs(60), memory: 64 << 20, grace: live::GRACE };
 
 pub(crate) fn settings() -> Settings {
     Settings {
@@ -54,6 +59,7 @@ pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     Claims {
         until: None,
+        feed: None,
         aud: NODE.into(),
         jti: SessionId(NEXT.fetch_add(1, Ordering::Relaxed).into()).to_string(),
         title: title.into(),
@@ -112,7 +118,7 @@ impl Stage {
             library.hashed().await;
         }
         assert!(taking || library.stats().titles == files.len() as u64, "{:?}", library.rejected());
-        let house = House::new(NodeName::parse(NODE).expect("a name"), library, capacity);
+        let house = House::new(NodeName::parse(NODE).expect("a name"), library, capacity, FEEDS);
         let key = Key::new([5; 32]);
         house.welcome(std::slice::from_ref(&key));
         let presence = Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate");
@@ -136,7 +142,8 @@ impl Stage {
     }
 
     pub(crate) async fn viewer(&self) -> Viewer {
-        Viewer::dial(self.address, self.presence.subscribe().borrow().certificates.clone()).await
+        let pins = self.presence.subscribe().borrow().certificates.clone();
+        Viewer::dial(self.address, pins).await
     }
 }
 

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn fetch() -> Terms {
-        Terms { purpose: Purpose::Fetch, rate: Bitrate(0), connection: 0, priority: 0 }
+        Terms { purpose: Purpose::Fetch, rate: Bitrate(0), connection: 0, priority: 0, live: false }
     }
 
     #[tokio::test]

@@ -94,6 +94,10 @@ random_id! {
     /// One start of a node's process.
     BootId
 }
+random_id! {
+    /// One run of a publisher.
+    PublisherId
+}
 
 /// A node's name: 1 to 63 of `a-z`, `0-9`, `-` and `.`, as in its certificate.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

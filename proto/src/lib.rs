@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod buffers;
 pub mod code;
+pub mod feed;
 pub mod id;
 pub mod model;
 pub mod pb;
@@ -15,7 +16,7 @@ pub mod verify;
 pub mod wire;
 
 pub use code::{Code, Fault};
-pub use id::{BootId, ContentId, NodeName, SessionId};
+pub use id::{BootId, ContentId, NodeName, PublisherId, SessionId};
 pub use title::Title;
 pub use units::Bitrate;
 

@@ -2,6 +2,7 @@
 //! Nothing past this point sees an unchecked field. Owns the bounds of every field.
 
 mod equipment;
+mod feed;
 mod invalid;
 mod moves;
 mod node;
@@ -10,6 +11,10 @@ mod sessions;
 mod setup;
 
 pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
+pub use feed::{
+    EndPublisher, FeedSetupInfo, FeedState, Feeds, LiveInfo, MAX_FEEDS, Medium, Offer, Publish, Published, Relay,
+    RelayWanted, TAKEN_OVER,
+};
 pub use invalid::{Invalid, Violation};
 pub use moves::Move;
 pub use node::{CatalogCopy, CatalogPage, Hello, Origin, Presence, Report};

@@ -23,7 +23,7 @@ pub mod wire {
     pub mod v1 {
         tonic::include_proto!("usher.wire.v1");
     }
-    pub use v1::{Finish, Moved, Open, Refused, Renew, Renewed};
+    pub use v1::{FeedGroup, FeedOffer, FeedStart, Finish, Moved, Open, Refused, Renew, Renewed, Skipped};
 }
 
 /// All descriptors with their comments, encoded, for gRPC reflection.
@@ -61,6 +61,12 @@ impl fmt::Debug for v1::RenewResponse {
     }
 }
 
+impl fmt::Debug for v1::PublishResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishResponse").field("session_id", &self.session_id).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for wire::v1::Renew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Renew").finish_non_exhaustive()
@@ -74,6 +80,8 @@ impl fmt::Debug for wire::v1::Open {
             .field("priority", &self.priority)
             .field("request_id", &self.request_id)
             .field("more", &self.more)
+            .field("watch", &self.watch)
+            .field("publish", &self.publish)
             .finish_non_exhaustive()
     }
 }

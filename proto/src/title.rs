@@ -67,6 +67,11 @@ impl Title {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// Whether it is the name of a feed, `live/NAME`, and never of a file.
+    pub fn is_live(&self) -> bool {
+        self.0.starts_with("live/")
+    }
+
     /// The parts between slashes.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')

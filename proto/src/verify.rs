@@ -351,6 +351,9 @@ fn name(frame: &Frame) -> &'static str {
         Frame::Range(_) => "Range",
         Frame::Renew(_) => "Renew",
         Frame::Renewed(_) => "Renewed",
+        Frame::FeedGroup(_) => "FeedGroup",
+        Frame::Piece(_) => "a piece of a feed",
+        Frame::Skipped(_) => "Skipped",
     }
 }
 

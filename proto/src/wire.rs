@@ -10,6 +10,7 @@ use thiserror::Error;
 pub use self::decoder::Decoder;
 use crate::{
     code::{Code, Fault},
+    feed::{Flags, MAX_HEAD, MAX_PIECE, Piece, SIGNATURE},
     pb,
     tree::{GROUP, MAX_SIZE, PAGE, PAGE_GROUPS, Value},
 };
@@ -31,6 +32,15 @@ pub const MAX_RANGE: usize = 64;
 
 /// The largest `Renewed` body: a number of at most ten bytes, its tag, and room.
 pub const MAX_RENEWED: usize = 64;
+
+/// The largest `FeedGroup` body: a head, and room for the rest.
+pub const MAX_FEED_GROUP: usize = MAX_HEAD + 1024;
+
+/// What a `Piece` body has before the media.
+pub const PIECE_HEAD: usize = 1 + SIGNATURE;
+
+/// The largest `Skipped` body: two numbers of at most ten bytes, their tags, and room.
+pub const MAX_SKIPPED: usize = 64;
 
 /// `Range` frames of one session that may wait for their answer.
 pub const MAX_WAITING: usize = 4;
@@ -61,13 +71,22 @@ pub enum Kind {
     Renew = 10,
     /// The session may run on.
     Renewed = 11,
+    /// The beginning of a feed's group.
+    FeedGroup = 12,
+    /// A part of a feed's group.
+    Piece = 13,
+    /// Groups of a feed that were given up.
+    Skipped = 14,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Finish, Group, Hashes, Moved, Open, Pages, Range, Refused, Renew, Renewed, Setup};
-        let all = [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved, Range, Renew, Renewed];
-        all.into_iter().find(|kind| *kind as u8 == byte)
+        use Kind::{
+            FeedGroup, Finish, Group, Hashes, Moved, Open, Pages, Piece, Range, Refused, Renew, Renewed, Setup, Skipped,
+        };
+        let files = [Open, Setup, Refused, Pages, Hashes, Group, Finish, Moved, Range, Renew, Renewed];
+        let feeds = [FeedGroup, Piece, Skipped];
+        files.into_iter().chain(feeds).find(|kind| *kind as u8 == byte)
     }
 
     /// The largest body, in bytes.
@@ -81,6 +100,9 @@ impl Kind {
             Self::Group => GROUP as usize,
             Self::Range => MAX_RANGE,
             Self::Renewed => MAX_RENEWED,
+            Self::FeedGroup => MAX_FEED_GROUP,
+            Self::Piece => PIECE_HEAD + MAX_PIECE,
+            Self::Skipped => MAX_SKIPPED,
         }
     }
 }
@@ -140,6 +162,12 @@ pub enum Frame {
     Renew(pb::wire::Renew),
     /// See [`Kind::Renewed`].
     Renewed(pb::wire::Renewed),
+    /// See [`Kind::FeedGroup`].
+    FeedGroup(pb::wire::FeedGroup),
+    /// See [`Kind::Piece`].
+    Piece(Piece),
+    /// See [`Kind::Skipped`].
+    Skipped(pb::wire::Skipped),
 }
 
 /// A frame's header for a body of `len` bytes.
@@ -172,6 +200,17 @@ pub fn values(kind: Kind, values: &[Value]) -> Bytes {
     frame.freeze()
 }
 
+/// Encodes a piece of a feed, whose media is within its limit.
+pub fn piece(piece: &Piece) -> Bytes {
+    let len = PIECE_HEAD + piece.media.len();
+    let mut frame = BytesMut::with_capacity(HEADER + len);
+    frame.extend_from_slice(&header(Kind::Piece, len));
+    frame.extend_from_slice(&[piece.flags.to_byte()]);
+    frame.extend_from_slice(&piece.signature);
+    frame.extend_from_slice(&piece.media);
+    frame.freeze()
+}
+
 /// Encodes a refusal; the text is cut to what the frame allows.
 pub fn refused(fault: &Fault) -> Bytes {
     let body = pb::wire::Refused {
@@ -193,11 +232,20 @@ fn decode(kind: Kind, body: Bytes) -> Result<Frame, WireError> {
         Kind::Range => Frame::Range(Message::decode(body).map_err(|_| bad())?),
         Kind::Renew => Frame::Renew(Message::decode(body).map_err(|_| bad())?),
         Kind::Renewed => Frame::Renewed(Message::decode(body).map_err(|_| bad())?),
+        Kind::FeedGroup => Frame::FeedGroup(Message::decode(body).map_err(|_| bad())?),
+        Kind::Skipped => Frame::Skipped(Message::decode(body).map_err(|_| bad())?),
+        Kind::Piece => Frame::Piece(unwrap(body).ok_or_else(bad)?),
         Kind::Pages => Frame::Pages(split(&body).ok_or_else(bad)?),
         Kind::Hashes => Frame::Hashes(split(&body).ok_or_else(bad)?),
         Kind::Group if body.is_empty() => return Err(bad()),
         Kind::Group => Frame::Group(body),
     })
+}
+
+fn unwrap(mut body: Bytes) -> Option<Piece> {
+    let media = body.split_off(PIECE_HEAD.min(body.len()));
+    let (flags, signature) = body.split_first()?;
+    Some(Piece { flags: Flags::from_byte(*flags)?, signature: signature.try_into().ok()?, media })
 }
 
 fn split(body: &[u8]) -> Option<Vec<Value>> {
@@ -215,12 +263,17 @@ mod tests {
     fn frames() -> Vec<(Bytes, Frame)> {
         let open = pb::wire::Open { ticket: "t".into(), priority: -3, more: true, ..Default::default() };
         let setup = pb::v1::Setup { title: "a.mp4".into(), size: 9, ..Default::default() };
-        let finish = pb::wire::Finish { content_id: vec![1; 32] };
+        let finish = pb::wire::Finish { content_id: vec![1; 32], ..Default::default() };
         let seat = pb::v1::Seat { node: "node-1".into(), ..Default::default() };
         let moved = pb::wire::Moved { seat: Some(seat), until: 65536 };
         let renew = pb::wire::Renew { ticket: "t".into() };
         let renewed = pb::wire::Renewed { lifetime_s: u64::MAX };
         let range = pb::v1::ByteRange { start: u64::MAX, end: u64::MAX };
+        let feed_group = pb::wire::FeedGroup { subscription: 1, sequence: 2, ..Default::default() };
+        let flags = Flags { whole: true, last: false };
+        let part = Piece { flags, signature: [7; SIGNATURE], media: Bytes::from_static(b"media") };
+        let end = Piece { flags: Flags { last: true, ..flags }, media: Bytes::new(), ..part.clone() };
+        let skipped = pb::wire::Skipped { first: 1, end: u64::MAX };
         let mut group = BytesMut::from(&header(Kind::Group, 3)[..]);
         group.extend_from_slice(b"abc");
         vec![
@@ -233,6 +286,10 @@ mod tests {
             (message(Kind::Moved, &moved).expect("small"), Frame::Moved(moved)),
             (message(Kind::Renew, &renew).expect("small"), Frame::Renew(renew)),
             (message(Kind::Renewed, &renewed).expect("small"), Frame::Renewed(renewed)),
+            (message(Kind::FeedGroup, &feed_group).expect("small"), Frame::FeedGroup(feed_group)),
+            (piece(&part), Frame::Piece(part)),
+            (piece(&end), Frame::Piece(end)),
+            (message(Kind::Skipped, &skipped).expect("small"), Frame::Skipped(skipped)),
             (message(Kind::Range, &range).expect("small"), Frame::Range(range)),
             (message(Kind::Range, &pb::v1::ByteRange::default()).expect("small"), Frame::Range(Default::default())),
         ]
@@ -271,7 +328,10 @@ mod tests {
         let long = WireError::TooLong { kind: Kind::Range, len: 65, max: MAX_RANGE };
         assert_eq!(decode(&[9, 0, 0, 0, 65]), Err(long));
         assert_eq!(decode(&[9, 0, 0, 0, 1, 0xff]), Err(WireError::Malformed(Kind::Range)));
-        assert_eq!(decode(&[12, 0, 0, 0, 0]), Err(WireError::Kind(12)));
+        assert_eq!(decode(&[15, 0, 0, 0, 0]), Err(WireError::Kind(15)));
+        assert_eq!(decode(&[13, 0, 0, 0, 1, 0]), Err(WireError::Malformed(Kind::Piece)));
+        let wrong_flags = [&[13, 0, 0, 0, 65, 4][..], &[0; 64]].concat();
+        assert_eq!(decode(&wrong_flags), Err(WireError::Malformed(Kind::Piece)));
         assert_eq!(decode(&[6, 0, 0, 0, 0]), Err(WireError::Malformed(Kind::Group)));
         assert_eq!(decode(&[6, 0, 0, 0]), Ok(None));
         let mut cut = Decoder::default();

@@ -14,6 +14,7 @@ mod grpc;
 mod hints;
 mod hostile;
 mod library;
+mod live;
 mod metrics;
 mod operate;
 mod play;

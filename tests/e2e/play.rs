@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The value of a property of mpv, over its IPC socket; `None` while there is none.
-fn property(socket: &std::path::Path, name: &str) -> Option<f64> {
+pub(crate) fn property(socket: &std::path::Path, name: &str) -> Option<f64> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.write_all(format!("{{\"command\":[\"get_property\",\"{name}\"],\"request_id\":7}}\n").as_bytes()).ok()?;
     for line in BufReader::new(stream).lines().map_while(Result::ok) {

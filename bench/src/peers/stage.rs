@@ -95,7 +95,7 @@ impl Programs {
 }
 
 /// A program on PATH, or where servers lie that are not on everybody's; says loudly when it is missing.
-fn find(name: &str, how: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str, how: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());

@@ -18,7 +18,8 @@ use tonic::{
     transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use usher_proto::pb::v1::{
-    RenewRequest, RenewResponse, ResolveManyRequest, ResolveManyResponse, ResolveRequest, ResolveResponse,
+    PublishRequest, PublishResponse, RenewRequest, RenewResponse, ResolveManyRequest, ResolveManyResponse,
+    ResolveRequest, ResolveResponse,
     tickets_server::{Tickets, TicketsServer},
 };
 
@@ -49,6 +50,10 @@ struct Bare {
 #[tonic::async_trait]
 impl Tickets for Bare {
     async fn renew(&self, _request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn publish(&self, _: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
 

@@ -40,7 +40,8 @@ fn leaves_chain_to_their_authority_and_to_no_other() {
     let now = SystemTime::now();
     let (ours, theirs) = (Authority::create("ours", now).unwrap(), Authority::create("ours", now).unwrap());
     let sans = [San::Dns("m.example".into()), "192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-    for (role, serves) in [(Role::Master, true), (Role::Node, true), (Role::Admin, false)] {
+    let serving = [(Role::Master, true), (Role::Node, true), (Role::Admin, false), (Role::Publisher, false)];
+    for (role, serves) in serving {
         let leaf = issue(&ours, role, &sans, now);
         assert!(accepted_as_client(&ours, &leaf, now), "{role}");
         assert!(!accepted_as_client(&theirs, &leaf, now), "{role}");

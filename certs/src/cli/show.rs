@@ -20,7 +20,7 @@ use crate::pin;
 #[derive(Debug, Serialize)]
 struct Shown {
     file: PathBuf,
-    /// `authority`, `master`, `node`, `admin`, or `none` for a certificate without an identity.
+    /// `authority`, `master`, `node`, `admin`, `publisher`, or `none` for a certificate without an identity.
     role: &'static str,
     /// The identity's name; of an authority, the cluster's.
     name: String,

@@ -40,10 +40,22 @@ fn a_cluster_from_nothing() {
     assert_eq!(out.lines().count(), 3);
     assert!(out.lines().all(|path| Path::new(path).is_file()), "{out}");
 
+    let (out, _, end) = usher_certs(&dir, &["issue", "publisher", "news"]);
+    end.unwrap();
+    let dir_name = dir.display();
+    assert_eq!(out, format!("{dir_name}/publisher-news.pem\n{dir_name}/publisher-news.key\n{dir_name}/ca.pem\n"));
+
     let (out, notes, end) = usher_certs(&dir, &["show"]);
     end.unwrap();
     assert_eq!(notes, "");
-    for part in ["authority    films", "master       master", "node         n-1", "m.example", "expires in 1 day\n"] {
+    for part in [
+        "authority    films",
+        "master       master",
+        "node         n-1",
+        "publisher    news",
+        "m.example",
+        "expires in 1 day\n",
+    ] {
         assert!(out.contains(part), "{part} in {out}");
     }
     assert!(out.contains("the ca.pem beside it") && !out.contains("NOT") && !out.contains("PRIVATE"), "{out}");
@@ -53,7 +65,7 @@ fn a_cluster_from_nothing() {
     let all: Vec<Value> = serde_json::from_str(&out).unwrap();
     assert_eq!(
         all.iter().map(|one| one["role"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["authority", "master", "node"]
+        ["authority", "master", "node", "publisher"]
     );
     let sans: Vec<_> = all[1]["sans"].as_array().unwrap().iter().map(|san| san.as_str().unwrap()).collect();
     for san in ["m.example", "192.0.2.1", "b.example", "c.example", "localhost"] {
@@ -107,6 +119,8 @@ fn wrong_words_are_refused_before_anything_is_written() {
         &["issue", "node", "n", "--days", "3651"],
         &["issue", "viewer", "v"],
         &["issue", "node", "../evil"],
+        &["issue", "publisher"],
+        &["issue", "publisher", "live/news"],
     ] {
         assert!(Line::try_parse_from(["certs"].iter().chain(words)).is_err(), "{words:?}");
     }

@@ -8,15 +8,17 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use usher_proto::{Bitrate, Code, ContentId, Fault, model::Range, ticket::Purpose, units};
+use usher_proto::{Bitrate, Code, ContentId, Fault, Title, model::Range, ticket::Purpose, units};
 
 use self::plan::{Clients, Job, Output};
 use super::{
     Failure, Reach, interrupted,
+    live::{self, LiveArgs, Recording},
     meter::{Board, Mode, outcome_json},
     print, tell_request, zone,
 };
@@ -33,7 +35,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct FetchArgs {
     /// Titles, or patterns of titles (`*` stays within a folder, `**` crosses folders)
-    #[arg(required = true, value_name = "usher://HOST[:PORT]/TITLE")]
+    #[arg(required = true, value_name = "usher://HOST[:PORT]/TITLE", value_parser = live::url)]
     urls: Vec<Url>,
     /// The file, the folder, or `-` for standard output [default: the current folder]
     #[arg(short, long, value_name = "FILE|DIR|-")]
@@ -73,6 +75,11 @@ pub struct FetchArgs {
     zone: String,
     #[command(flatten)]
     reach: Reach,
+    /// Record so much of a feed; without it, until the feed or you end it
+    #[arg(long, value_name = "TIME", value_parser = live::time, help_heading = "Feeds (live/NAME)")]
+    duration: Option<Duration>,
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 /// Nodes that may send one title at once; `None` for as many as help.
@@ -119,6 +126,8 @@ impl FetchArgs {
             verbose: false,
             zone: String::new(),
             reach: Reach { ca: Some(ca), timeout: Options::default().timeout },
+            duration: None,
+            live: LiveArgs::default(),
         }
     }
 
@@ -129,6 +138,16 @@ impl FetchArgs {
     pub async fn run(self) -> Result<(), Failure> {
         if self.json && self.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Failure::new(Code::Usage, "--json and `-o -` both want standard output; drop one of them"));
+        }
+        if let Some(title) = self.urls.iter().find_map(live::feed) {
+            return self.record(&title).await;
+        }
+        self.live.none()?;
+        if self.duration.is_some() {
+            return Err(Failure::new(
+                Code::Usage,
+                "--duration is for feeds, `live/NAME`; a part of a title is --range",
+            ));
         }
         let mut clients = Clients::new();
         for url in &self.urls {
@@ -167,6 +186,38 @@ impl FetchArgs {
             client.close().await;
         }
         result
+    }
+
+    /// Records a feed.
+    async fn record(&self, title: &Title) -> Result<(), Failure> {
+        let usage = |text: &str| Err(Failure::new(Code::Usage, format!("{title}: {text}")));
+        let [url] = self.urls.as_slice() else { return usage("a feed is recorded by a command of its own") };
+        if self.range.is_some() || self.from_id {
+            return usage("a feed has no bytes to choose from and no content id; --from and --duration choose");
+        }
+        let output = match self.output.clone() {
+            Some(path) if path.as_os_str() == "-" => None,
+            Some(path) if path.is_dir() => Some(path.join(title.file_name())),
+            Some(path) => Some(path),
+            None => Some(PathBuf::from(title.file_name())),
+        };
+        let options = Options { zone: self.zone.clone(), congestion: self.congestion, ..Options::default() };
+        let client = self.reach.client(url.master.clone(), options)?;
+        if self.verbose {
+            tell_request(&client);
+        }
+        let recording = Recording {
+            title,
+            args: &self.live,
+            duration: self.duration,
+            output,
+            force: self.force,
+            progress: self.progress,
+        };
+        let done = Box::pin(live::record(&client, recording, interrupted())).await;
+        client.close().await;
+        let done = done?;
+        if self.json { print(&format!("{:#}\n", serde_json::Value::Array(vec![done]))) } else { Ok(()) }
     }
 
     async fn work(&self, clients: &Clients, stop: &CancellationToken) -> Result<(), Failure> {

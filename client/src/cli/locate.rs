@@ -61,13 +61,20 @@ fn table(versions: &[v1::Version], what: &What) -> String {
         let title = version.title.clone().unwrap_or_default();
         let name =
             if title.title.is_empty() { asked.map(ToString::to_string).unwrap_or_default() } else { title.title };
-        let content = if title.content_id.is_empty() { "not hashed yet".to_owned() } else { clean(&title.content_id) };
+        let live = title.live.is_some();
+        let content = if live {
+            "live".to_owned()
+        } else if title.content_id.is_empty() {
+            "not hashed yet".to_owned()
+        } else {
+            clean(&title.content_id)
+        };
         rows.extend(version.copies.iter().map(|copy| {
             vec![
                 clean(&copy.node),
                 state(copy.state).to_owned(),
-                copy.volume.to_string(),
-                units::bytes(title.size),
+                if live { "-".to_owned() } else { copy.volume.to_string() },
+                if live { "-".to_owned() } else { units::bytes(title.size) },
                 clean(&name),
                 content.clone(),
             ]

@@ -1,6 +1,8 @@
 //! `usher ls`: the titles of a cluster.
 
-use usher_proto::{Bitrate, units};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use usher_proto::{Bitrate, pb::v1, units};
 
 use super::{DefaultMaster, Failure, Reach, duration, print, print_json, title_json};
 use crate::core::{
@@ -53,6 +55,10 @@ impl LsArgs {
             ("RATE", Align::Right),
             ("NODES", Align::Left),
         ];
+        let live = titles.iter().any(|title| title.live.is_some());
+        if live {
+            columns.insert(4, ("VIEWERS", Align::Right));
+        }
         if self.long {
             columns.extend([("TYPE", Align::Left), ("STREAMABLE", Align::Left), ("CONTENT", Align::Left)]);
         }
@@ -61,11 +67,14 @@ impl LsArgs {
             let conflict = if title.conflict { " (other contents elsewhere: see `usher locate`)" } else { "" };
             let mut row = vec![
                 clean(&title.title),
-                units::bytes(title.size),
-                duration(title.duration_ms),
+                if title.live.is_some() { "-".to_owned() } else { units::bytes(title.size) },
+                title.live.as_ref().map_or_else(|| duration(title.duration_ms), on_air),
                 rate,
                 clean(&title.nodes.join(",")) + conflict,
             ];
+            if live {
+                row.insert(4, title.live.as_ref().map_or_else(|| "-".to_owned(), |live| live.viewers.to_string()));
+            }
             if self.long {
                 let content = if title.content_id.is_empty() { "-" } else { &title.content_id };
                 let streamable = if title.streamable { "yes" } else { "no" };
@@ -75,4 +84,12 @@ impl LsArgs {
         });
         print(&table::render(&columns, &rows.collect::<Vec<_>>()))
     }
+}
+
+/// For how long a feed has been on the air.
+fn on_air(live: &v1::Live) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = units::millis(now).saturating_sub(u64::try_from(live.started_ms).unwrap_or_default());
+    let state = if live.interrupted { "interrupted" } else { "live" };
+    format!("{state} {}", duration(since.max(1)))
 }

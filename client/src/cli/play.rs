@@ -1,14 +1,17 @@
 //! `usher play`: a title into a player, or into standard output, from its first verified bytes on.
 
-mod player;
-
 use std::{process::Stdio, sync::Arc};
 
 use tokio::process::Child;
 use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose};
 
-use self::player::{Feed, Player};
-use super::{Failure, Reach, interrupted, note, tell_request, zone};
+use super::{
+    Failure, Reach, interrupted,
+    live::{self, LiveArgs},
+    note,
+    player::{Feed, Player},
+    tell_request, zone,
+};
 use crate::{
     client::{Client, Options},
     core::{table::clean, url::Url},
@@ -22,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct PlayArgs {
     /// The title
-    #[arg(value_name = "usher://HOST[:PORT]/TITLE")]
+    #[arg(value_name = "usher://HOST[:PORT]/TITLE", value_parser = live::url)]
     url: Url,
     /// mpv, ffplay, vlc, the path of a player that reads its standard input, or `-` for standard output [default: the
     /// first of mpv, ffplay and vlc that is installed]
@@ -45,6 +48,8 @@ pub struct PlayArgs {
     zone: String,
     #[command(flatten)]
     reach: Reach,
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 impl PlayArgs {
@@ -59,6 +64,9 @@ impl PlayArgs {
         } else {
             self.url.title().map(What::Title).map_err(|error| usage(&error))?
         };
+        if live::feed(&self.url).is_none() {
+            self.live.none()?;
+        }
         let player = match self.player.as_deref() {
             Some("-") => None,
             name => Some(Player::find(name)?.with_args(&self.player_args)),
@@ -68,7 +76,12 @@ impl PlayArgs {
         if self.verbose {
             tell_request(&client);
         }
-        let play = Box::pin(play(&client, &what, player));
+        let play = async {
+            match live::feed(&self.url) {
+                Some(title) => Box::pin(live::play(&client, &title, &self.live, player)).await,
+                None => Box::pin(play(&client, &what, player)).await,
+            }
+        };
         let result = tokio::select! {
             result = play => result,
             () = interrupted() => Err(Fault::new(Code::Interrupted, "interrupted")),
@@ -155,7 +168,7 @@ async fn pipe(
 }
 
 /// Waits for the player; quitting early is a success.
-async fn ended(player: &Player, child: &mut Child) -> Result<(), Fault> {
+pub(super) async fn ended(player: &Player, child: &mut Child) -> Result<(), Fault> {
     let status =
         child.wait().await.map_err(|error| Fault::new(Code::Internal, format!("wait for {player}: {error}")))?;
     if status.success() { Ok(()) } else { Err(Fault::new(Code::Internal, format!("{player} failed: {status}"))) }

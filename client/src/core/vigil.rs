@@ -51,6 +51,8 @@ const FORGET: Duration = Duration::from_secs(20);
 pub struct Terms {
     /// The longest that a stream of this rate pauses between two pieces.
     spacing: Duration,
+    /// How long it may bring nothing while its connection lives.
+    silence: Duration,
     /// What a viewer must get.
     promised: Option<Bitrate>,
 }
@@ -61,7 +63,14 @@ impl Terms {
         let piece = if purpose == Purpose::Play { GROUP } else { TURN };
         let millis = (piece * 8 * 1000).checked_div(rate.0).unwrap_or(u64::MAX);
         let promised = (purpose == Purpose::Play && rate.0 > 0).then_some(rate);
-        Self { spacing: Duration::from_millis(millis.min(60_000)), promised }
+        let spacing = Duration::from_millis(millis.min(60_000));
+        Self { spacing, silence: (spacing * SPACINGS).clamp(STREAM, LONGEST), promised }
+    }
+
+    /// Of a feed, which brings what its publisher sends, and nothing while that does not: its node is told dead from that
+    /// by its signs of life alone.
+    pub fn of_feed() -> Self {
+        Self { spacing: Duration::ZERO, silence: Duration::MAX, promised: None }
     }
 }
 
@@ -156,8 +165,8 @@ impl Vigil {
         let since = |at: Instant| now.saturating_duration_since(at);
         // What came while this side did not run is taken in within a moment.
         let gone = since(self.heard.1) >= self.grown(KEEP_ALIVE + answer) && since(self.since) >= LOOK;
-        let spacing = (self.terms.spacing * SPACINGS).clamp(STREAM, LONGEST);
-        let look = if gone || since(self.since) >= self.grown(spacing + round_trip) {
+        let quiet = self.terms.silence.saturating_add(round_trip);
+        let look = if gone || since(self.since) >= self.grown(quiet) {
             Look::Silent
         } else if self.is_slow(now) {
             Look::Slow
@@ -173,7 +182,7 @@ impl Vigil {
 
     /// Patience after false alarms.
     fn grown(&self, patience: Duration) -> Duration {
-        patience * (1 << self.alarms)
+        patience.saturating_mul(1 << self.alarms)
     }
 
     /// Whether a window is full in which less than half of what was promised came.

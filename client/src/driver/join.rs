@@ -56,7 +56,7 @@ pub(super) async fn join(
 ) -> Result<Joined, Fault> {
     let Ask { range, wide, request_id, more } = ask;
     let range = Some(ByteRange { start: range.start, end: range.end });
-    let open = Open { ticket: at.ticket.clone(), range, priority: 0, request_id, more };
+    let open = Open { ticket: at.ticket.clone(), range, request_id, more, ..Open::default() };
     let stream = way.pool.open(way.master.address(), at, &open, way.throttle.clone());
     let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
     let (mut incoming, send) = opened?;

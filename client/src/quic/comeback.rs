@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use quinn::{ClientConfig, Connection, ConnectionError, RecvStream, SendStream};
-use usher_proto::{Fault, model::SeatAddress};
+use usher_proto::{Fault, model::SeatAddress, pb::wire::Open};
 
 use super::{DIAL, Pool, SERVER_NAME, connection_fault};
 
@@ -22,6 +22,11 @@ pub(super) struct Known {
 
 /// A stream of a session, with the Open sent.
 pub(super) type Begun = (SendStream, RecvStream);
+
+/// Whether our side of the stream stays open after the Open: more may follow, or the session lasts as long as it.
+pub(super) fn stays(open: &Open) -> bool {
+    open.more || open.watch.is_some() || open.publish.is_some()
+}
 
 /// Opens a stream and says what is wanted. Where `more` may follow, our side of it stays open.
 pub(super) async fn begin(

@@ -91,6 +91,11 @@ impl Incoming {
         Self { node, connection, recv, decoder, throttle }
     }
 
+    /// The node that it is from.
+    pub(crate) fn node(&self) -> &NodeName {
+        &self.node
+    }
+
     /// The connection that it is on.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
@@ -14,7 +14,7 @@ use tonic::{
 };
 use usher_certs::{Authority, Identity, Role, San};
 use usher_proto::{
-    Code, Fault,
+    Code, Fault, SessionId,
     pb::v1::{
         self, catalog_server, cluster_server, explain_request, locate_request, resolve_request::What, resolve_result,
         tickets_server,
@@ -61,6 +61,7 @@ pub(super) struct Master {
     /// The requests that came, with the request id that came with each.
     pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
     explained: Arc<Mutex<Vec<v1::ExplainRequest>>>,
+    published: Arc<Mutex<Vec<v1::PublishRequest>>>,
 }
 
 pub(super) struct Running {
@@ -69,6 +70,8 @@ pub(super) struct Running {
     pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
     /// What was to be explained.
     pub(super) explained: Arc<Mutex<Vec<v1::ExplainRequest>>>,
+    /// What was to be published.
+    pub(super) published: Arc<Mutex<Vec<v1::PublishRequest>>>,
     /// Signs certificates.
     pub(super) issuer: Authority,
 }
@@ -91,11 +94,12 @@ impl Master {
             .identity(Pem::from_pem(issued.cert_pem, issued.key_pem))
             .client_ca_root(Certificate::from_pem(authority.ca_pem()))
             .client_auth_optional(true);
-        let (asked, explained) = Default::default();
-        let master = Self { titles: titles.clone(), seats, hashed, admins, asked, explained };
+        let (asked, explained, published) = Default::default();
+        let master = Self { titles: titles.clone(), seats, hashed, admins, asked, explained, published };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = listener.local_addr().expect("bound").port();
         let (asked, explained) = (master.asked.clone(), master.explained.clone());
+        let published = master.published.clone();
         let server = Server::builder()
             .tls_config(tls)
             .expect("good PEM")
@@ -106,7 +110,7 @@ impl Master {
         let address = crate::core::url::Address { host: "127.0.0.1".into(), port };
         let pem = authority.ca_pem().to_owned();
         let trusted = crate::Authority { pem, source: PathBuf::from("/the/ca.pem") };
-        Running { address, authority: trusted, asked, explained, issuer: authority }
+        Running { address, authority: trusted, asked, explained, published, issuer: authority }
     }
 
     fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -166,6 +170,41 @@ fn id<T>(request: &Request<T>) -> String {
 
 #[tonic::async_trait]
 impl tickets_server::Tickets for Master {
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let request = request.into_inner();
+        let count = {
+            let mut published = self.published.lock().expect("not poisoned");
+            published.push(request.clone());
+            published.len()
+        };
+        let out =
+            |node: &String| request.exclude.contains(node) || request.failed.iter().any(|failed| failed.node == *node);
+        let seats = self.seats.iter().filter(|seat| !out(&seat.node)).map(|seat| seat.to_pb(&request.title));
+        let seats: Vec<_> = seats.collect();
+        // The tests' marks of what is to go wrong.
+        let fault = match request.title.as_str() {
+            "live/taken" if !request.take_over => Fault::new(Code::Exists, "somebody publishes live/taken"),
+            "live/foreign" => Fault::new(Code::Unauthenticated, "this call needs a client certificate"),
+            "live/later" if count == 1 => {
+                Fault::new(Code::Unavailable, "no node takes feeds yet").after(Duration::from_millis(1))
+            }
+            "live/once" if count > 1 => Fault::new(Code::Unavailable, "not again").after(Duration::from_millis(10)),
+            _ if seats.is_empty() => {
+                Fault::new(Code::Unavailable, "no node takes feeds").after(Duration::from_millis(10))
+            }
+            _ => {
+                return Ok(Response::new(v1::PublishResponse {
+                    session_id: SessionId(7).to_string(),
+                    seats,
+                    feed_seed: super::ingest::SEED.to_vec(),
+                    reason: "most headroom".into(),
+                    ..v1::PublishResponse::default()
+                }));
+            }
+        };
+        Err(fault.to_status())
+    }
+
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let id = id(&request);
         self.answer(request.into_inner(), &id).map(Response::new).map_err(|fault| fault.to_status())

@@ -83,6 +83,7 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[Fault]) -> Seen
         rate: RATE,
         seats,
         reason: String::new(),
+        live: None,
         request_id: String::new(),
     };
     for fault in faults {

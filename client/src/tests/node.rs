@@ -382,7 +382,8 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
     if !hashed {
         out.all(&head).await?;
     }
-    out.all(&wire::message(Kind::Finish, &Finish { content_id: hashes.content.0.to_vec() })?).await?;
+    out.all(&wire::message(Kind::Finish, &Finish { content_id: hashes.content.0.to_vec(), ..Default::default() })?)
+        .await?;
     out.send.finish().ok()?;
     known.finished.fetch_add(1, Ordering::Relaxed);
     Some(())

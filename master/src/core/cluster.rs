@@ -4,6 +4,7 @@
 mod calm;
 mod copies;
 mod decide;
+mod live;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use usher_proto::{
 
 pub use self::{
     decide::{Ask, Decision, Refused},
+    live::{Ingest, NotPublished},
     settings::{Order, Settings},
 };
 use super::{
@@ -29,6 +31,7 @@ use super::{
     books::Common,
     catalog::{Catalog, Found, Key, PageError, PageOutcome, Work},
     doubts::Doubts,
+    feeds::{Feeds, Use},
     journal::{Journal, Record},
     ledger::Ledger,
     moves::{self, Rooms, Search, Step},
@@ -66,6 +69,7 @@ pub struct Cluster {
     ledger: Ledger,
     journal: Journal,
     doubts: Doubts,
+    feeds: Feeds,
     common: Common,
     /// The sizes of the sessions that were placed: their mean square and mean, in kbit/s with 16 bits below the point.
     sizes: (u64, u64),
@@ -107,6 +111,7 @@ impl Cluster {
             ledger: Ledger::default(),
             journal: Journal::default(),
             doubts: Doubts::default(),
+            feeds: Feeds::default(),
             common,
             sizes: (0, 0),
             listed: HashMap::new(),
@@ -147,6 +152,7 @@ impl Cluster {
     pub fn detach(&mut self, now: Now, link: Link) {
         if self.roster.detach(now, link) {
             self.calm.left(link.node);
+            self.feeds.gone(now.instant, link.node);
             self.events.push(Event::State(link.node, State::Gone));
         }
     }
@@ -198,6 +204,9 @@ impl Cluster {
         }
         for begun in &sessions.begun {
             let work = self.ledger.work(begun.session).or_else(|| self.work(begun));
+            if begun.title.is_live() {
+                self.feeds.used(begun.session, Use { title: begun.title.clone(), to: None });
+            }
             self.ledger.begun(node, begun.session, work, begun.rate.0, begun.purpose);
             if let Some(listed) = self.listed.get_mut(&node) {
                 listed.insert(begun.session);
@@ -206,6 +215,7 @@ impl Cluster {
         // After those that began: a short session does both between two messages.
         let mut ended = 0_u64;
         for session in &sessions.ended {
+            self.feeds.left(*session);
             ended = ended.saturating_add(self.ledger.ended(node, *session).unwrap_or(0));
         }
         for turned in &sessions.turned {
@@ -304,6 +314,8 @@ impl Cluster {
         if self.round.is_some_and(|round| round <= now.instant) {
             self.round = Some(now.instant + ROUND);
             self.round();
+            let ledger = &self.ledger;
+            self.feeds.expire(now.instant, |session| ledger.session(session).is_some());
             self.join(now, rng);
             self.plan(now, rng);
         } else if self.hurry().is_some_and(|hurry| hurry <= now.instant) {

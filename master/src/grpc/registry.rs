@@ -17,7 +17,7 @@ use usher_certs::Role;
 use usher_proto::{
     Fault,
     code::Code,
-    model::{CatalogPage, Hello, Invalid, Report, Sessions, SetupInfo},
+    model::{CatalogPage, Feeds, Hello, Invalid, RelayWanted, Report, Sessions, SetupInfo},
     pb::v1::{self, attach_request::Body, registry_server::Registry},
     units,
 };
@@ -218,6 +218,10 @@ impl Attachment {
             }
             Some(Body::Replicated(copied)) => {
                 self.state.replicated(self.link, copied.id, copied.refusal.map(fault).as_ref());
+            }
+            Some(Body::Feeds(feeds)) => self.state.feeds(self.link, Feeds::try_from(feeds).map_err(invalid)?),
+            Some(Body::RelayWanted(wanted)) => {
+                self.state.relay_wanted(self.link, &RelayWanted::try_from(wanted).map_err(invalid)?);
             }
             Some(Body::Prepared(prepared)) => self.prepared(prepared).map_err(invalid)?,
             Some(Body::Hello(_)) => return Err(invalid(Invalid::one("hello", "only the first message may be Hello"))),

@@ -12,14 +12,15 @@ use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 use tracing::debug;
 use usher_proto::{
-    ContentId, Fault, NodeName,
+    ContentId, Fault, NodeName, PublisherId,
     code::Code,
-    model::{Invalid, MAX_REQUESTS, Mode, Renew, Resolve},
+    feed::FeedKey,
+    model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Renew, Resolve, What},
     pb::v1::{self, tickets_server::Tickets},
-    ticket::{self, Claims, LIFETIME_SECS, RenewError},
+    ticket::{self, Claims, FeedGrant, LIFETIME_SECS, RenewError, Right},
 };
 
-use super::{queue::Queue, request_id};
+use super::{peer, publish, queue::Queue, request_id};
 use crate::state::{Card, Seated, State, Unseated, now, session, timestamp};
 
 /// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
@@ -75,8 +76,13 @@ impl Service {
             let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
             wrong.for_each(|failed| self.state.doubt(&failed.node, &resolve.what));
         }
+        self.dead(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
+    }
+
+    /// Tells the core of the seats that do not answer.
+    fn dead<'a>(&self, failed: impl IntoIterator<Item = &'a Failed>, client: Option<IpAddr>) {
         let dead = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
-        let failed = resolves.into_iter().flat_map(|resolve| &resolve.failed).filter(|failed| dead(failed.code));
+        let failed = failed.into_iter().filter(|failed| dead(failed.code));
         let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();
         if let Some(client) = client.filter(|_| !nodes.is_empty()) {
             self.state.hint(nodes, self.clients.hash_one(household(client)));
@@ -162,6 +168,26 @@ impl Drop for Reserved<'_> {
 
 #[tonic::async_trait]
 impl Tickets for Service {
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let id = request_id::of(request.metadata());
+        let failure = |fault: Fault| request_id::failure(&id, &fault);
+        let client = request.remote_addr().map(|address| address.ip());
+        let identity = peer::identity(&request);
+        let publish = Publish::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let name = publish::allowed(identity.map_err(failure)?, &publish.title).map_err(failure)?;
+        let turn = self.decisions.turn().await.map_err(failure)?;
+        self.dead(&publish.failed, client);
+        let answered = publish::answer(&self.state, &publish, &id);
+        drop(turn);
+        match &answered {
+            Ok(answer) => {
+                debug!(request_id = id, title = %publish.title, publisher = name, reason = %answer.reason, "may publish");
+            }
+            Err(fault) => debug!(request_id = id, title = %publish.title, publisher = name, %fault, "may not publish"),
+        }
+        answered.map(|answer| request_id::answer(&id, answer)).map_err(failure)
+    }
+
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let id = request_id::of(request.metadata());
         let failure = |fault: Fault| request_id::failure(&id, &fault);
@@ -184,6 +210,7 @@ impl Tickets for Service {
         let id = request_id::of(request.metadata());
         let client = request.remote_addr().map(|address| address.ip());
         let resolve = Resolve::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        redirected(&resolve).map_err(|invalid| invalid.to_status())?;
         let failure = |fault: Fault| request_id::failure(&id, &fault);
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
         let mut turn = queue.turn().await.map_err(failure)?;
@@ -219,7 +246,8 @@ impl Tickets for Service {
             let text = format!("at most {MAX_REQUESTS}, not {}", requests.len());
             return Err(Invalid::one("requests", text).to_status());
         }
-        let resolves: Vec<Result<Resolve, Invalid>> = requests.into_iter().map(Resolve::try_from).collect();
+        let resolve = |request| Resolve::try_from(request).and_then(|resolve| redirected(&resolve).map(|()| resolve));
+        let resolves: Vec<Result<Resolve, Invalid>> = requests.into_iter().map(resolve).collect();
         let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
         let queue = if brokered { &self.brokered } else { &self.decisions };
         let failure = |fault: Fault| request_id::failure(&id, &fault);
@@ -301,15 +329,21 @@ impl Service {
 
 /// The seats with their tickets, signed outside the lock; sessions may run on them until `until`.
 fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> Result<v1::ResolveResponse, Fault> {
-    let Seated { decision, cards, reason, now } = seated;
+    let Seated { decision, cards, reason, now, live } = seated;
     if cards.is_empty() {
         // Its channel closed between the decision and this, under the same lock: not seen to happen, and not an answer.
         return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE));
     }
     let issued = now.unix_ms / 1000;
     let expires = issued.saturating_add(LIFETIME_SECS);
+    let watch = live.as_ref().and_then(|live| {
+        let key = FeedKey::try_from(live.key.as_slice()).ok()?;
+        let publisher = PublisherId(0);
+        Some(FeedGrant { right: Right::Watch, key, publisher, first: 0, take_over: false, record: false })
+    });
     let claims = |card: &Card| Claims {
         until,
+        feed: watch.as_ref().map(FeedGrant::to_claims),
         aud: card.node.clone(),
         jti: decision.session.to_string(),
         title: decision.title.to_string(),
@@ -334,7 +368,18 @@ fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> R
         reason: reason.clone(),
         expires_at: Some(timestamp(expires.saturating_mul(1000))),
         request_id: id.to_owned(),
+        live: live.clone(),
     })
+}
+
+/// A feed's set-up information is its node's to give.
+fn redirected(resolve: &Resolve) -> Result<(), Invalid> {
+    match &resolve.what {
+        What::Title(title) if title.is_live() && resolve.mode == Mode::Brokered => {
+            Err(Invalid::one("mode", "feeds are had by MODE_REDIRECT only"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The refusal of the last node that could be asked, in the client's words.

@@ -37,6 +37,9 @@ impl State {
             metrics.nodes.get_or_create(&StateLabel { state: state.as_str() }).set(count);
         }
         metrics.sessions.set(cluster.ledger().len() as u64);
+        let (feeds, viewers) = cluster.feeds().totals();
+        metrics.feeds.set(feeds as u64);
+        metrics.feed_viewers.set(viewers);
         metrics.titles.set(cluster.catalog().titles() as u64);
         metrics.promised.set(promised);
         metrics.copies.set(copies);

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use usher_proto::{
-    Fault, SessionId,
+    Fault, PublisherId, SessionId, Title,
+    feed::FeedKey,
     pb::v1::{self, attach_response::Body},
-    ticket::{Claims, LIFETIME_SECS, Purpose},
+    ticket::{Claims, FeedGrant, LIFETIME_SECS, Purpose, Right},
 };
 
 use super::{Card, Inner, State, now, session};
@@ -15,6 +16,7 @@ use crate::core::{
     NodeId, Now,
     catalog::{Facts, Work},
     cluster::Order,
+    feeds::Rival,
     moves::Step,
     roster::Link,
 };
@@ -68,6 +70,28 @@ impl State {
                 }
                 Order::Evict { work, node } => self.evict(inner, work, node),
                 Order::Recheck { work, node } => self.recheck(inner, work, node),
+                Order::Relay { node, title, rate, upstreams } => {
+                    let order = inner.relay(now, self.feed_key(&title), &title, rate, &upstreams);
+                    self.tell(inner, node, "relay", order.map(Body::Relay));
+                }
+                Order::NoRelay { node, title, why } => {
+                    let order = v1::Relay {
+                        title: title.to_string(),
+                        key: self.feed_key(&title).0.to_vec(),
+                        refusal: Some(v1::Refusal {
+                            reason: why.code.reason().to_owned(),
+                            retry_after_ms: why.retry_after_ms(),
+                            message: why.message,
+                        }),
+                        ..v1::Relay::default()
+                    };
+                    self.tell(inner, node, "relay", Some(Body::Relay(order)));
+                }
+                Order::EndPublisher(Rival { node, title, publisher }) => {
+                    let publisher_id = publisher.0.to_be_bytes().to_vec();
+                    let order = v1::EndPublisher { title: title.to_string(), publisher_id };
+                    self.tell(inner, node, "end_publisher", Some(Body::EndPublisher(order)));
+                }
             }
         }
     }
@@ -81,7 +105,12 @@ impl State {
 
     fn order_move(&self, inner: &mut Inner, now: Now, step: Step) {
         let id = inner.number();
-        let order = inner.move_to(now, self.until(now), step, id).map(Body::Move);
+        let feed = inner.cluster.feeds().session(step.session).map(|used| used.title.clone());
+        let order = match feed {
+            Some(title) => inner.move_feed(now, self.until(now), self.feed_key(&title), &title, step, id),
+            None => inner.move_to(now, self.until(now), step, id),
+        };
+        let order = order.map(Body::Move);
         if !self.order(inner, step.from, order, (id, What::Move(step.session)), now.instant + MOVING) {
             inner.cluster.moved(step.session, false);
         }
@@ -93,6 +122,12 @@ impl State {
         if !self.order(inner, to, order, (id, What::Copy(work)), now.instant + COPYING) {
             inner.cluster.copied(now, work, to, false);
         }
+    }
+
+    /// Sends an order that is not answered.
+    fn tell(&self, inner: &Inner, node: NodeId, what: &'static str, order: Option<Body>) {
+        let sent = order.map(|order| inner.send(node, order));
+        self.metrics.order(what, sent.map_or("void", |sent| if sent { "sent" } else { "dropped" }));
     }
 
     /// Sends an order that will be answered. `None` is one that makes no sense any more.
@@ -138,9 +173,7 @@ impl State {
         order: impl FnOnce(String, Vec<u8>) -> Body,
     ) {
         let named = inner.cluster.described(work).and_then(|facts| Some((facts.title.to_string(), facts.content?)));
-        let sent = named.map(|(title, content)| inner.send(node, order(title, content.0.to_vec())));
-        let result = sent.map_or("void", |sent| if sent { "sent" } else { "dropped" });
-        self.metrics.order(what, result);
+        self.tell(inner, node, what, named.map(|(title, content)| order(title, content.0.to_vec())));
     }
 
     /// A node told how an order to move went. An answer that comes too late, or to nothing, is left out.
@@ -212,6 +245,48 @@ impl Inner {
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
 
+    /// The same for a session of a feed.
+    fn move_feed(
+        &self,
+        now: Now,
+        until: Option<u64>,
+        key: FeedKey,
+        title: &Title,
+        step: Step,
+        id: u64,
+    ) -> Option<v1::Move> {
+        let used = self.cluster.feeds().session(step.session)?;
+        let card = &self.channels.get(&step.to)?.card;
+        let (right, until) = if used.to.is_some() { (Right::Relay, None) } else { (Right::Watch, until) };
+        let claims = feed_claims(now, until, card, title, (step.session, right), key, step.rate);
+        let seat = card.seat(&Claims { rid: format!("move-{id}"), ..claims }).ok()?;
+        Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
+    }
+
+    /// The seats of a feed's upstreams.
+    fn relay(
+        &self,
+        now: Now,
+        key: FeedKey,
+        title: &Title,
+        rate: u64,
+        upstreams: &[(NodeId, SessionId)],
+    ) -> Option<v1::Relay> {
+        let seats = upstreams.iter().filter_map(|(node, session)| {
+            let card = &self.channels.get(node)?.card;
+            // A relay lasts as long as somebody watches: its sessions are the cluster's own.
+            card.seat(&feed_claims(now, None, card, title, (*session, Right::Relay), key, rate)).ok()
+        });
+        let seats: Vec<v1::Seat> = seats.collect();
+        (!seats.is_empty()).then(|| v1::Relay {
+            title: title.to_string(),
+            key: key.0.to_vec(),
+            seats,
+            refusal: None,
+            request_id: String::new(),
+        })
+    }
+
     /// The order with a ticket for the source, which reserves nothing there: a copy takes what viewers leave.
     fn copy_of(&self, now: Now, work: Work, from: NodeId, rate: u64, id: u64) -> Option<v1::Replicate> {
         let facts = self.cluster.described(work)?;
@@ -231,11 +306,42 @@ impl Inner {
     }
 }
 
+/// The right to get a feed from a node.
+fn feed_claims(
+    now: Now,
+    until: Option<u64>,
+    card: &Card,
+    title: &Title,
+    (session, right): (SessionId, Right),
+    key: FeedKey,
+    rate: u64,
+) -> Claims {
+    let issued = now.unix_ms / 1000;
+    let grant = FeedGrant { right, key, publisher: PublisherId(0), first: 0, take_over: false, record: false };
+    Claims {
+        until,
+        feed: Some(grant.to_claims()),
+        aud: card.node.clone(),
+        jti: session.to_string(),
+        title: title.to_string(),
+        cid: None,
+        start: 0,
+        end: None,
+        purpose: Purpose::Play,
+        rate,
+        nbf: issued,
+        exp: issued.saturating_add(LIFETIME_SECS),
+        rid: String::new(),
+        burst: false,
+    }
+}
+
 /// The right to fetch all of a content from a node, at no reserved rate, for as long as that takes.
 fn whole(now: Now, card: &Card, facts: &Facts<'_>, session: SessionId) -> Claims {
     let issued = now.unix_ms / 1000;
     Claims {
         until: None,
+        feed: None,
         aud: card.node.clone(),
         jti: session.to_string(),
         title: facts.title.to_string(),

@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 use tokio::sync::broadcast;
-use usher_proto::{NodeName, Title, model::What, pb::v1, units};
+use usher_proto::{NodeName, Title, feed::FeedKey, model::What, pb::v1, units};
 
 use super::{State, now};
 use crate::core::{
@@ -10,6 +10,7 @@ use crate::core::{
     balancer::NoChoice,
     catalog::Found,
     cluster::Cluster,
+    feeds::Feed,
     roster::{self, Node},
 };
 
@@ -81,11 +82,16 @@ impl State {
                 let inner = self.lock();
                 let cluster = &inner.cluster;
                 // One more than is taken tells whether the page is the last.
-                cluster
-                    .list(prefix, after.as_deref())
-                    .take(step + 1)
-                    .filter_map(|found| title(cluster, &found))
-                    .collect()
+                let files = cluster.list(prefix, after.as_deref()).take(step + 1);
+                let mut listed: Vec<v1::Title> = files.filter_map(|found| title(cluster, &found)).collect();
+                let feeds = cluster.feeds().list(prefix, after.as_deref()).take(step + 1);
+                let before = listed.len();
+                listed.extend(feeds.map(|(name, feed)| live_title(cluster, name, feed, self.feed_key(name))));
+                if listed.len() > before {
+                    listed.sort_by(|a, b| a.title.cmp(&b.title));
+                    listed.truncate(step + 1);
+                }
+                listed
             };
             let more = listed.len() > step;
             for title in listed.into_iter().take(step) {
@@ -113,6 +119,21 @@ impl State {
         let inner = self.lock();
         let cluster = &inner.cluster;
         let mut found = Vec::new();
+        if let What::Title(name) = what
+            && let Some(feed) = cluster.feeds().get(name)
+        {
+            let copies = feed.carriers().filter_map(|(node, carried)| {
+                let node = cluster.roster().node(node)?;
+                Some(v1::Copy {
+                    node: node.name().to_string(),
+                    volume: 0,
+                    modified_at: Some(signed_timestamp(carried.started_ms)),
+                    state: state(node.state).into(),
+                })
+            });
+            let title = live_title(cluster, name, feed, self.feed_key(name));
+            return vec![v1::Version { title: Some(title), copies: copies.collect() }];
+        }
         match what {
             What::Title(title) => found = cluster.versions(title),
             What::Content(content) => cluster.catalog().by_content(content, &mut found),
@@ -177,7 +198,41 @@ fn title(cluster: &Cluster, found: &Found) -> Option<v1::Title> {
         streamable: facts.streamable,
         nodes,
         conflict: found.conflict,
+        live: None,
     })
+}
+
+/// A feed among the titles.
+fn live_title(cluster: &Cluster, name: &Title, feed: &Feed, key: FeedKey) -> v1::Title {
+    let names = feed.carriers().filter_map(|(node, _)| Some(cluster.roster().node(node)?.name().to_string()));
+    let mut nodes: Vec<String> = names.collect();
+    nodes.sort_unstable();
+    let state = feed.state();
+    v1::Title {
+        title: name.to_string(),
+        media_type: state.map(|state| state.medium.media_type.clone()).unwrap_or_default(),
+        bitrate_bps: state.map_or(0, |state| state.bitrate.0),
+        streamable: true,
+        nodes,
+        live: Some(live(cluster, feed, key)),
+        ..v1::Title::default()
+    }
+}
+
+/// A feed as it is shown.
+pub(super) fn live(cluster: &Cluster, feed: &Feed, key: FeedKey) -> v1::Live {
+    let state = feed.state();
+    let ingest = feed.ingest();
+    let node = ingest.and_then(|(node, _)| cluster.roster().node(node));
+    v1::Live {
+        key: key.0.to_vec(),
+        started_ms: state.map_or(0, |state| state.started_ms),
+        viewers: feed.viewers(),
+        window_ms: state.map_or(0, |state| state.window_ms),
+        tracks: state.map(|state| state.medium.tracks.clone()).unwrap_or_default(),
+        interrupted: ingest.is_none_or(|(_, state)| state.interrupted) || node.is_none_or(|node| !node.attached()),
+        ingest: node.map(|node| node.name().to_string()).unwrap_or_default(),
+    }
 }
 
 fn state(state: roster::State) -> v1::NodeState {

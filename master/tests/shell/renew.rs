@@ -26,6 +26,7 @@ fn check(token: &str, node: &Node) -> Ticket {
 /// A ticket that the master could have signed, of so many seconds ago, whose session may run until `until`.
 fn signed(key: &Key, ago: u64, until: Option<u64>) -> String {
     let claims = Claims {
+        feed: None,
         aud: "node-1".into(),
         jti: usher_proto::SessionId(7).to_string(),
         title: "a".into(),

@@ -51,6 +51,14 @@ pub(super) struct File {
     pub(super) ticket_grace: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(super) drain_timeout: Option<Duration>,
+    pub(super) no_ingest: bool,
+    #[serde(deserialize_with = "duration")]
+    pub(super) live_window: Option<Duration>,
+    #[serde(deserialize_with = "text")]
+    pub(super) live_memory: Option<Size>,
+    #[serde(deserialize_with = "duration")]
+    pub(super) live_grace: Option<Duration>,
+    pub(super) recordings: Option<PathBuf>,
 }
 
 impl File {

@@ -35,7 +35,7 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     fs::write(
         &file,
         "master = ['a', 'b:9']\nmedia = ['/m']\ncapacity = '2gbit'\nzone = 'z'\nreplica-quota = '5GB'\ndrain-timeout = '7s'\nticket-grace = '1h'\ncongestion = 'bbr'\nlabels = ['a']\n\
-         max-sessions = 7\nmax-session-rate = '9mbit'\ninterface = 'lo'\n",
+         max-sessions = 7\nmax-session-rate = '9mbit'\ninterface = 'lo'\nrecordings = '/r'\n",
     )
     .expect("written");
     let certs = text(dir.path());
@@ -63,7 +63,7 @@ fn a_flag_beats_the_file_which_beats_the_default() {
     assert_eq!((config.labels, config.max_sessions), (vec!["gpu".to_owned(), "isp=north".to_owned()], 7));
     assert_eq!((config.max_session_rate, config.interface), (Some(Bitrate(9_000_000)), Some("lo".to_owned())));
     let replicas = ReplicaConfig { folder: PathBuf::from("/s/replicas"), quota: Some(5_000_000_000) };
-    assert_eq!(config.replicas, replicas);
+    assert_eq!((config.replicas, config.recordings), (replicas, Some(PathBuf::from("/r"))));
     assert_eq!(config.listen, ["0.0.0.0:7441".parse().expect("an address")]);
     assert_eq!(config.identity.identity().map(|identity| identity.name), Ok("north-1".to_owned()));
 }
@@ -105,6 +105,7 @@ fn wrong_settings_are_named() {
         (&["--certs", certs, "--name", "north-1", "--master", "m"], "--media"),
         (&["--certs", certs, "--name", "north-1", "--master", "m", "--media", "/nowhere"], "media folder /nowhere"),
         (&["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (&[&node[..], &["--recordings", "/nowhere"]].concat(), "folder of recordings /nowhere"),
         (&[&node[..], &["--interface", "eht0"]].concat(), "correct --interface"),
         (&[&node[..], &["--label", "a b"]].concat(), "--label"),
         (&[&node[..], &["--max-sessions", "0"]].concat(), "--max-sessions"),

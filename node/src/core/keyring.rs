@@ -70,6 +70,7 @@ mod tests {
         let node = NodeName::parse("n").expect("a name");
         let claims = Claims {
             until: None,
+            feed: None,
             aud: "n".into(),
             jti: SessionId(1).to_string(),
             title: "a".into(),

@@ -69,12 +69,14 @@ pub struct Terms {
     pub connection: u64,
     /// Higher goes first.
     pub priority: i32,
+    /// It is sent as it is made, and never gets ahead.
+    pub live: bool,
 }
 
 impl Terms {
     /// Whether the session gets no more than its lead and its pace.
     pub fn paced(&self) -> bool {
-        self.purpose == Purpose::Play && self.rate.0 > 0
+        self.purpose == Purpose::Play && self.rate.0 > 0 && !self.live
     }
 }
 
@@ -192,7 +194,7 @@ impl Schedule {
         let key = Key(self.joined);
         self.joined += 1;
         let empty = if terms.paced() { now.saturating_sub(fill(terms.rate)) } else { now };
-        let late = if terms.paced() { now } else { now.saturating_add(PATIENCE) };
+        let late = if terms.purpose == Purpose::Play { now } else { now.saturating_add(PATIENCE) };
         self.sessions.insert(key, Session { terms, late, empty, had: self.round, wants: 0 });
         key
     }

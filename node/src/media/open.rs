@@ -104,6 +104,7 @@ impl OpenMedia {
                     streamable: probe.streamable,
                     range: None,
                     page_groups: PAGE_GROUPS as u32,
+                    feed: None,
                 }
             }
             Source::Replica { held, .. } => v1::Setup { range: None, ..held.setup.clone() },

@@ -198,8 +198,13 @@ pub(crate) fn file(
     if wait && seen.younger_than(YOUNG, SystemTime::now()) {
         return Look::Young(seen);
     }
-    if let Err(error) = Title::from_bytes(path.as_os_str().as_bytes()) {
-        return Look::Found(Finding::Rejected(Some(seen), error.to_string()));
+    match Title::from_bytes(path.as_os_str().as_bytes()) {
+        Ok(title) if title.is_live() => {
+            let reason = "names under live/ are those of feeds; move it to another folder";
+            return Look::Found(Finding::Rejected(Some(seen), reason.to_owned()));
+        }
+        Ok(_) => {}
+        Err(error) => return Look::Found(Finding::Rejected(Some(seen), error.to_string())),
     }
     match open_in(folder, name) {
         Ok(Node::File(file, fingerprint)) => probe_file(shared, file, fingerprint),

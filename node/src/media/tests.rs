@@ -257,6 +257,7 @@ async fn files_that_are_not_offered_have_a_reason() {
         ("empty.mp4", b""),
         ("text.mp4", b"not a film"),
         ("half.mp4", &whole[..whole.len() / 2]),
+        ("live/film.mp4", &whole),
         ("new\nline.mp4", &whole),
         (".hidden.mp4", b""),
         ("copy.mp4.part", b""),
@@ -275,16 +276,17 @@ async fn files_that_are_not_offered_have_a_reason() {
         [
             "empty.mp4: the file is empty",
             "half.mp4: the file ends before the end of its media; copy it again",
+            "live/film.mp4: names under live/ are those of feeds; move it to another folder",
             "new\nline.mp4: a title must not contain control characters",
             "text.mp4: not MP4, Matroska, WebM or MPEG-TS",
         ]
     );
-    assert_eq!((house.view.rejected, house.library.stats().titles), (4, 0));
+    assert_eq!((house.view.rejected, house.library.stats().titles), (5, 0));
     // Repaired, it is offered, and counted no more.
     put_old(&house.dir.path().join("aside"), &whole);
     fs::rename(house.dir.path().join("aside"), house.path("half.mp4")).expect("repair");
     fs::remove_file(house.path("empty.mp4")).expect("remove");
-    house.view.until("repaired", |view| view.rejected == 2 && view.names() == ["half.mp4"]).await;
+    house.view.until("repaired", |view| view.rejected == 3 && view.names() == ["half.mp4"]).await;
 }
 
 #[tokio::test]

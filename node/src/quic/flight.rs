@@ -10,7 +10,7 @@ use quinn::Connection;
 use crate::core::window::Window;
 
 /// One connection, for all of its sessions.
-pub(super) struct Flight {
+pub(crate) struct Flight {
     connection: Connection,
     state: Mutex<State>,
 }
@@ -23,7 +23,7 @@ struct State {
 }
 
 /// A session that sends, until it drops.
-pub(super) struct Sending<'a> {
+pub(crate) struct Sending<'a> {
     flight: &'a Flight,
     paced: bool,
 }
@@ -57,7 +57,7 @@ impl Flight {
 
 impl Sending<'_> {
     /// So many bytes were written to a stream.
-    pub(super) fn wrote(&self, bytes: u64) {
+    pub(crate) fn wrote(&self, bytes: u64) {
         let now = Instant::now();
         let connection = &self.flight.connection;
         let mut state = self.flight.lock();

@@ -18,7 +18,7 @@ pub(super) enum HeaderError {
 /// What a stream begins with.
 pub(super) enum First {
     /// A session. What came behind its message is in the decoder.
-    Open(Open, Decoder),
+    Open(Box<Open>, Decoder),
     /// A session of another stream is to run on.
     Renew(Renew),
 }
@@ -42,7 +42,7 @@ pub(super) async fn read(receive: &mut RecvStream) -> Result<First, HeaderError>
         decoder.push(&buffer[..read]);
         match decoder.next_frame() {
             Ok(None) => {}
-            Ok(Some(Frame::Open(open))) => return Ok(First::Open(open, decoder)),
+            Ok(Some(Frame::Open(open))) => return Ok(First::Open(Box::new(open), decoder)),
             // Nothing follows it; what comes nevertheless is not read.
             Ok(Some(Frame::Renew(renew))) => return Ok(First::Renew(renew)),
             // The first byte is that of one of them.

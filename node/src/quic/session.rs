@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, StoppedError};
+use quinn::{Connection, RecvStream, SendStream, StoppedError};
 use tokio::{sync::mpsc::error::TryRecvError, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, field, info, info_span};
@@ -22,6 +22,8 @@ use usher_proto::{
     wire::{self, Kind},
 };
 
+mod feed;
+
 use super::{
     Settings,
     asks::{self, Asks},
@@ -34,6 +36,7 @@ use super::{
 use crate::{
     core::session::{Session, Step},
     house::{self, House, Opened, Running, StreamOf},
+    live::Board,
     moves::{Enrolled, Order},
 };
 
@@ -50,8 +53,9 @@ pub(super) struct Ends {
     pub(super) gone: CancellationToken,
     /// The node shuts down.
     pub(super) stop: CancellationToken,
-    /// Tells it from other connections.
-    pub(super) connection: u64,
+    pub(super) connection: Connection,
+    /// Where the groups of its publishers go.
+    pub(super) board: Board,
     /// What of it is on its way.
     pub(super) flight: Arc<Flight>,
     /// What it is used for; unused, it is closed.
@@ -59,7 +63,13 @@ pub(super) struct Ends {
 }
 
 /// A session that is let in.
-struct Admitted {
+enum Admitted {
+    File(Box<AdmittedFile>),
+    Feed(Box<feed::Admitted>),
+}
+
+/// One of a title with a file.
+struct AdmittedFile {
     opened: Opened,
     running: Running,
     /// Of its stream.
@@ -83,7 +93,7 @@ pub(super) async fn run(
             () = gone.cancelled() => return,
         };
         let (open, decoder) = match open {
-            Ok(Ok(First::Open(open, decoder))) => (open, decoder),
+            Ok(Ok(First::Open(open, decoder))) => (*open, decoder),
             Ok(Ok(First::Renew(renew))) => return answer(&mut send, house.renew(&renew.ticket), gone).await,
             Ok(Err(header::HeaderError::Gone)) => return,
             Ok(Err(header::HeaderError::Bad(fault))) => return refuse(&mut send, &fault, gone).await,
@@ -93,8 +103,11 @@ pub(super) async fn run(
             }
         };
         let more = open.more;
-        match admit(&house, open, ends.connection, &ends.uses).await {
-            Ok(admitted) => {
+        match admit(&house, open, &ends).await {
+            Ok(Admitted::Feed(admitted)) => {
+                feed::serve(&house, settings, *admitted, (&mut send, &mut receive, decoder), &ends).await;
+            }
+            Ok(Admitted::File(admitted)) => {
                 let (sender, asks) = asks::channel();
                 let asking = async {
                     if more {
@@ -104,7 +117,7 @@ pub(super) async fn run(
                         pending().await
                     }
                 };
-                serve(&house, settings, admitted, &mut send, (asks, asking), &ends).await;
+                serve(&house, settings, *admitted, &mut send, (asks, asking), &ends).await;
             }
             Err(fault) => refuse(&mut send, &fault, gone).await,
         }
@@ -115,7 +128,7 @@ pub(super) async fn run(
 }
 
 /// From an Open message to a session that runs. A ticket is redeemed by the first who shows it, whatever comes of it.
-async fn admit(house: &Arc<House>, open: Open, connection: u64, uses: &Uses) -> Result<Admitted, Fault> {
+async fn admit(house: &Arc<House>, open: Open, ends: &Ends) -> Result<Admitted, Fault> {
     let ticket = house.verify(&open.ticket);
     let by_ticket = ticket.as_ref().map_or("", |ticket| ticket.request_id.as_str());
     let id = if open.request_id.is_empty() { by_ticket } else { &open.request_id };
@@ -123,11 +136,15 @@ async fn admit(house: &Arc<House>, open: Open, connection: u64, uses: &Uses) -> 
     let ticket = ticket?;
     let (id, burst) = (ticket.session, ticket.burst);
     let admitted = async {
+        let held = ends.uses.enter();
+        let stream = StreamOf { connection: ends.connection.stable_id() as u64, priority: open.priority };
+        if ticket.feed.is_some() || open.watch.is_some() || open.publish.is_some() {
+            return Ok(Admitted::Feed(Box::new(feed::admit(house, ticket, open, stream, held).await?)));
+        }
         house.redeem(&ticket)?;
-        let held = uses.enter();
         let opened = house.open(ticket, open.range, open.more).await?;
-        let running = house.begin(&opened, StreamOf { connection, priority: open.priority })?;
-        Ok(Admitted { opened, running, priority: open.priority, _use: held })
+        let running = house.begin(&opened, stream)?;
+        Ok(Admitted::File(Box::new(AdmittedFile { opened, running, priority: open.priority, _use: held })))
     };
     admitted.await.inspect_err(|fault| house.turn(id, burst, fault))
 }
@@ -163,12 +180,12 @@ async fn say(send: &mut SendStream, frame: &[u8], gone: &CancellationToken) {
 async fn serve(
     house: &Arc<House>,
     settings: Settings,
-    admitted: Admitted,
+    admitted: AdmittedFile,
     send: &mut SendStream,
     (asks, asking): (Asks, impl Future<Output = ()>),
     ends: &Ends,
 ) {
-    let Admitted { opened, mut running, priority, _use } = admitted;
+    let AdmittedFile { opened, mut running, priority, _use } = admitted;
     let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
     let (held, media) = (house.leases.enter(&ticket), opened.media.clone());
@@ -300,7 +317,7 @@ async fn deliver(
             }
             Step::Finish(content) => {
                 enrolled.close();
-                let finish = Finish { content_id: content.0.to_vec() };
+                let finish = Finish { content_id: content.0.to_vec(), end_group: 0 };
                 sender.send(framed(Kind::Finish, wire::message(Kind::Finish, &finish))?).await?;
             }
         }

@@ -68,7 +68,9 @@ impl Source {
             Open { ticket: order.seat.ticket.clone(), range, request_id: order.request_id.clone(), ..Open::default() };
         let open = wire::message(Kind::Open, &open)
             .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
-        let connection = dial(&order.seat, order.rate).await?;
+        let mut config = client_config(&order.seat)?;
+        config.transport_config(Arc::new(transport(order.rate)));
+        let connection = dial(&order.seat, &config).await?;
         let (mut send, receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
         // A node that refuses at once may stop our side of the stream; its answer says why, and is read either way.
         if send.write_chunk(open).await.is_ok() {
@@ -129,9 +131,11 @@ impl Drop for Source {
     }
 }
 
-/// Dials the addresses in turn.
-async fn dial(seat: &SeatAddress, rate: Bitrate) -> Result<Connection, Fault> {
-    let config = client_config(seat, rate)?;
+/// Dials the addresses of a seat in turn.
+///
+/// # Errors
+/// `NETWORK` when no address answers as the node that the seat names.
+pub(crate) async fn dial(seat: &SeatAddress, config: &ClientConfig) -> Result<Connection, Fault> {
     let mut last = network("it has no address".to_owned());
     for address in &seat.addresses {
         let fault = |error: &dyn std::fmt::Display| network(format!("dial {address}: {error}"));
@@ -139,7 +143,7 @@ async fn dial(seat: &SeatAddress, rate: Bitrate) -> Result<Connection, Fault> {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
-        // An endpoint a copy: there are few, and it ends with its connection.
+        // An endpoint a connection: there are few, and it ends with it.
         let dialled = Endpoint::client(any).map_err(|error| fault(&error)).and_then(|endpoint| {
             endpoint.connect_with(config.clone(), *address, SERVER_NAME).map_err(|error| fault(&error))
         });
@@ -161,21 +165,28 @@ fn window(rate: Bitrate) -> VarInt {
     VarInt::from_u64(ahead).unwrap_or(VarInt::MAX)
 }
 
-fn client_config(seat: &SeatAddress, rate: Bitrate) -> Result<ClientConfig, Fault> {
-    let fault = |error: &dyn std::fmt::Display| Fault::new(Code::Internal, format!("prepare TLS: {error}"));
-    let tls = tls::media_client_config(PinnedVerifier::new(seat.pins.clone())).map_err(|error| fault(&error))?;
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|error| fault(&error))?));
+fn transport(rate: Bitrate) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
         .stream_receive_window(window(rate))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0));
-    config.transport_config(Arc::new(transport));
-    Ok(config)
+    transport
 }
 
-fn lost(error: &ConnectionError) -> Fault {
+/// Trusts what the seat names, and nothing else.
+///
+/// # Errors
+/// `INTERNAL` when TLS cannot be set up.
+pub(crate) fn client_config(seat: &SeatAddress) -> Result<ClientConfig, Fault> {
+    let fault = |error: &dyn std::fmt::Display| Fault::new(Code::Internal, format!("prepare TLS: {error}"));
+    let tls = tls::media_client_config(PinnedVerifier::new(seat.pins.clone())).map_err(|error| fault(&error))?;
+    Ok(ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|error| fault(&error))?)))
+}
+
+/// What a lost connection means.
+pub(crate) fn lost(error: &ConnectionError) -> Fault {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             let code = Code::from_quic(close.error_code.into_inner());

@@ -21,6 +21,8 @@ pub struct Equipment {
     pub labels: Vec<String>,
     /// It takes feeds in.
     pub live_ingest: bool,
+    /// It can keep feeds as titles.
+    pub records: bool,
     /// The highest rate of one session, if below its capacity.
     pub max_session: Option<Bitrate>,
 }
@@ -34,6 +36,8 @@ pub struct Requirements {
     pub labels: Vec<String>,
     /// Taking feeds in.
     pub live_ingest: bool,
+    /// Keeping feeds as titles.
+    pub records: bool,
 }
 
 impl Equipment {
@@ -48,7 +52,10 @@ impl Equipment {
         if let Some(label) = needs.labels.iter().find(|label| !self.labels.contains(label)) {
             return Some(Lack::Label(label));
         }
-        (needs.live_ingest && !self.live_ingest).then_some(Lack::LiveIngest)
+        if needs.live_ingest && !self.live_ingest {
+            return Some(Lack::LiveIngest);
+        }
+        (needs.records && !self.records).then_some(Lack::Records)
     }
 }
 
@@ -64,6 +71,9 @@ pub enum Lack<'a> {
     /// It takes no feeds in.
     #[error("takes no live feeds in")]
     LiveIngest,
+    /// It keeps no feeds.
+    #[error("records no live feeds")]
+    Records,
 }
 
 fn word(text: &str) -> Result<String, &'static str> {
@@ -91,7 +101,13 @@ impl TryFrom<v1::Equipment> for Equipment {
         let max = equipment.max_session_bps;
         check.require(max <= MAX_RATE, "max_session_bps", || format!("at most {MAX_RATE} bit/s"));
         let max_session = (max > 0).then_some(Bitrate(max));
-        check.done(Some(Self { protocols, labels, live_ingest: equipment.live_ingest, max_session }))
+        check.done(Some(Self {
+            protocols,
+            labels,
+            live_ingest: equipment.live_ingest,
+            records: equipment.records,
+            max_session,
+        }))
     }
 }
 
@@ -102,6 +118,7 @@ impl Equipment {
             protocols: self.protocols.clone(),
             labels: self.labels.clone(),
             live_ingest: self.live_ingest,
+            records: self.records,
             max_session_bps: self.max_session.map_or(0, |rate| rate.0),
         }
     }
@@ -115,7 +132,7 @@ impl TryFrom<v1::Requirements> for Requirements {
         let named = !needs.protocol.is_empty();
         let protocol = if named { check.take("protocol", word(&needs.protocol)) } else { None };
         let labels = words(&mut check, "labels", &needs.labels);
-        check.done(Some(Self { protocol, labels, live_ingest: needs.live_ingest }))
+        check.done(Some(Self { protocol, labels, live_ingest: needs.live_ingest, records: needs.records }))
     }
 }
 
@@ -152,6 +169,7 @@ mod tests {
             protocols: vec!["usher/1".into()],
             labels: vec!["isp=north".into()],
             live_ingest: true,
+            records: true,
             max_session_bps: 5,
         };
         assert_eq!(Equipment::try_from(good.clone()).expect("valid").to_pb(), good);

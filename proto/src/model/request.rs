@@ -129,6 +129,33 @@ pub struct Failed {
     pub code: Code,
 }
 
+/// Nodes that must not be chosen, and the seats that failed, of which all but the full ones are among them.
+pub(super) fn failures(
+    check: &mut Check,
+    exclude: &[String],
+    seats: &[v1::SeatFailure],
+) -> (Vec<NodeName>, Vec<Failed>) {
+    check.require(exclude.len() <= MAX_EXCLUDE, "exclude", || {
+        format!("at most {MAX_EXCLUDE} nodes, not {}", exclude.len())
+    });
+    let exclude = exclude.iter().take(MAX_EXCLUDE).enumerate();
+    let mut exclude: Vec<NodeName> =
+        exclude.filter_map(|(i, name)| check.take(&format!("exclude[{i}]"), NodeName::parse(name))).collect();
+    let tried = seats.len();
+    check.require(tried <= MAX_FAILED, "failed", || format!("at most {MAX_FAILED} seats, not {tried}"));
+    let mut failed = Vec::new();
+    for (i, seat) in seats.iter().take(MAX_FAILED).enumerate() {
+        let Some(node) = check.take(&format!("failed[{i}].node"), NodeName::parse(&seat.node)) else { continue };
+        let code = Code::from_reason(&seat.reason);
+        // A full node may have room by now, or be given some.
+        if code != Code::NoCapacity && !exclude.contains(&node) {
+            exclude.push(node.clone());
+        }
+        failed.push(Failed { node, code });
+    }
+    (exclude, failed)
+}
+
 impl TryFrom<v1::ResolveRequest> for Resolve {
     type Error = Invalid;
 
@@ -164,24 +191,7 @@ impl TryFrom<v1::ResolveRequest> for Resolve {
             }
         };
         let range = check.take("range", Range::parse(request.range)).unwrap_or_default();
-        check.require(request.exclude.len() <= MAX_EXCLUDE, "exclude", || {
-            format!("at most {MAX_EXCLUDE} nodes, not {}", request.exclude.len())
-        });
-        let exclude = request.exclude.iter().take(MAX_EXCLUDE).enumerate();
-        let mut exclude: Vec<NodeName> =
-            exclude.filter_map(|(i, name)| check.take(&format!("exclude[{i}]"), NodeName::parse(name))).collect();
-        let tried = request.failed.len();
-        check.require(tried <= MAX_FAILED, "failed", || format!("at most {MAX_FAILED} seats, not {tried}"));
-        let mut failed = Vec::new();
-        for (i, seat) in request.failed.iter().take(MAX_FAILED).enumerate() {
-            let Some(node) = check.take(&format!("failed[{i}].node"), NodeName::parse(&seat.node)) else { continue };
-            let code = Code::from_reason(&seat.reason);
-            // A full node may have room by now, or be given some.
-            if code != Code::NoCapacity && !exclude.contains(&node) {
-                exclude.push(node.clone());
-            }
-            failed.push(Failed { node, code });
-        }
+        let (exclude, failed) = failures(&mut check, &request.exclude, &request.failed);
         let needs = request.requirements.unwrap_or_default();
         let needs = check.take("requirements", Requirements::try_from(needs)).unwrap_or_default();
         let zone = check.take("zone", id::zone(&request.zone)).unwrap_or_default().to_owned();

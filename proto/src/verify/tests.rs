@@ -60,7 +60,7 @@ fn honest(data: &[u8], groups: Range<u64>, hashed: bool) -> Vec<Frame> {
             frames.extend((groups.start.max(of_page.start)..groups.end.min(of_page.end)).map(group));
         }
     }
-    frames.push(Frame::Finish(pb::wire::Finish { content_id: hashes.content.0.to_vec() }));
+    frames.push(Frame::Finish(pb::wire::Finish { content_id: hashes.content.0.to_vec(), ..Default::default() }));
     frames
 }
 
@@ -85,7 +85,7 @@ fn several(data: &[u8], ranges: &[Range<u64>]) -> Vec<Frame> {
         part.retain(|frame| !(matches!(frame, Frame::Finish(_)) || at > 0 && matches!(frame, Frame::Pages(_))));
         frames.append(&mut part);
     }
-    frames.push(Frame::Finish(pb::wire::Finish { content_id: hash(data).content.0.to_vec() }));
+    frames.push(Frame::Finish(pb::wire::Finish { content_id: hash(data).content.0.to_vec(), ..Default::default() }));
     frames
 }
 
@@ -241,7 +241,7 @@ fn errors_say_which_group() {
     assert_eq!(run(&|frames| frames[1] = Frame::Group(Bytes::from_static(b"x"))), Err(short));
     assert_eq!(run(&|frames| frames[0] = Frame::Hashes(vec![[0; 32]; 3])), Err(VerifyError::Page(0)));
     assert!(matches!(run(&|frames| frames[0] = Frame::Hashes(vec![[0; 32]; 4])), Err(VerifyError::Length { .. })));
-    let other = Frame::Finish(pb::wire::Finish { content_id: vec![0; 32] });
+    let other = Frame::Finish(pb::wire::Finish { content_id: vec![0; 32], ..Default::default() });
     assert!(matches!(run(&|frames| frames[4] = other.clone()), Err(VerifyError::Content { .. })));
 }
 

@@ -348,8 +348,11 @@ impl Policy for Usher {
                 cluster::Order::Evict { work, node } => {
                     self.title(work).map(|title| Order::Evict { node: node.0, title })
                 }
-                // No simulated client gets wrong bytes.
-                cluster::Order::Recheck { .. } => None,
+                // No simulated client gets wrong bytes, and none watches a feed.
+                cluster::Order::Recheck { .. }
+                | cluster::Order::Relay { .. }
+                | cluster::Order::NoRelay { .. }
+                | cluster::Order::EndPublisher(_) => None,
             });
         }
     }

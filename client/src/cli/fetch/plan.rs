@@ -66,7 +66,8 @@ pub(super) async fn titles(url: &Url, client: &Arc<Client>, from_id: bool) -> Re
         return Ok(vec![named(title, false)]);
     }
     let found = client.titles(&pattern.prefix, usize::MAX).await?;
-    let found = found.iter().filter(|title| pattern.matches(&title.title));
+    // A feed has no end: it is recorded by its name.
+    let found = found.iter().filter(|title| title.live.is_none() && pattern.matches(&title.title));
     let jobs: Vec<Job> = found.filter_map(|title| Title::parse(&title.title).ok()).map(|t| named(t, true)).collect();
     if jobs.is_empty() {
         return Err(Failure::new(Code::NotFound, format!("no title matches {url}; `usher ls` lists what there is")));

@@ -55,7 +55,8 @@ fn nodes(loads: &[(u64, u64)]) -> Nodes {
 }
 
 fn need(rate: u64) -> Need<'static> {
-    const NOTHING: &Requirements = &Requirements { protocol: None, labels: Vec::new(), live_ingest: false };
+    const NOTHING: &Requirements =
+        &Requirements { protocol: None, labels: Vec::new(), live_ingest: false, records: false };
     Need { rate: rate * 1_000_000, exclude: &[], full: &[], zone: "", needs: NOTHING, coverage: None }
 }
 

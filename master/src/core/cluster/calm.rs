@@ -111,7 +111,20 @@ impl Cluster {
 
     /// What runs on a node that no other node could serve, with the number of sessions.
     pub fn only_at(&mut self, now: Now, node: NodeId) -> Vec<(Option<Work>, usize)> {
-        self.search(now, |search| search.only_at(node))
+        let mut only = self.search(now, |search| search.only_at(node));
+        // Feeds go on at any other node, and the sessions of which nobody knows the title are theirs too.
+        let feeds = self.feeds.sessions().filter(|(session, used)| {
+            self.feeds.get(&used.title).is_some()
+                && self.ledger.session(*session).is_some_and(|known| known.node == node)
+        });
+        let feeds = feeds.count();
+        only.retain_mut(|(work, sessions)| {
+            if work.is_none() {
+                *sessions = sessions.saturating_sub(feeds);
+            }
+            *sessions > 0
+        });
+        only
     }
 
     /// The moves after which load is spread evenly again: at most `most`. They are found and not made.
@@ -172,6 +185,9 @@ impl Cluster {
             return;
         }
         let rests = std::mem::take(&mut self.calm.rests);
+        let left = self.leave_feeds(now, node, |session| rests.contains_key(&session), rng).min(due);
+        let due = due - left;
+        drain.made(left);
         let (mut made, mut stuck) = (0, 0);
         self.make(now, |search, steps| {
             steps.clear();

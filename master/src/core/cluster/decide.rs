@@ -49,6 +49,16 @@ pub struct Ask<'a> {
     pub unsure: bool,
 }
 
+impl<'a> Ask<'a> {
+    /// The feed that is wanted, if it is one.
+    pub(super) fn feed(&self) -> Option<&'a Title> {
+        match self.what {
+            What::Title(title) if title.is_live() => Some(title),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> From<&'a Resolve> for Ask<'a> {
     fn from(resolve: &'a Resolve) -> Self {
         let Resolve { what, purpose, range, rate, exclude, zone, needs, failed, .. } = resolve;
@@ -92,6 +102,8 @@ pub struct Decision {
     pub burst: bool,
     /// Where the holders stand.
     pub count: Count,
+    /// The node that the chosen one gets a feed from, if it does not carry it yet.
+    pub relay: Option<NodeId>,
 }
 
 /// Why there is no decision.
@@ -132,12 +144,17 @@ pub struct Reason<'a> {
     decision: &'a Decision,
     node: &'a str,
     capacity: Bitrate,
+    /// Where it gets a feed from that it does not carry yet.
+    relay: Option<&'a str>,
 }
 
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { decision, node, capacity } = self;
+        let Self { decision, node, capacity, relay } = self;
         let free = Bitrate(decision.room);
+        if let Some(relay) = relay {
+            write!(f, "the feed comes there from {relay}; ")?;
+        }
         match decision.how {
             How::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
             How::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
@@ -160,18 +177,18 @@ impl fmt::Display for Reason<'_> {
 pub(super) struct Scratch {
     found: Vec<Found>,
     holders: Vec<(NodeId, usize)>,
-    exclude: Vec<NodeId>,
+    pub(super) exclude: Vec<NodeId>,
     full: Vec<NodeId>,
-    ranked: Vec<Candidate>,
+    pub(super) ranked: Vec<Candidate>,
     steps: Vec<Step>,
 }
 
 /// What a request comes to, before anything is reserved.
-struct Choice {
-    rate: Bitrate,
-    count: Count,
+pub(super) struct Choice {
+    pub(super) rate: Bitrate,
+    pub(super) count: Count,
     /// The place of the chosen one among the ranked holders, or why there is none.
-    seat: Result<(usize, How), NoChoice>,
+    pub(super) seat: Result<(usize, How), NoChoice>,
 }
 
 impl Cluster {
@@ -195,7 +212,7 @@ impl Cluster {
         rng: &mut impl Rng,
     ) -> Vec<Result<Decision, Refused>> {
         let mut coverage = Coverage::default();
-        for (_, ask) in asks {
+        for (_, ask) in asks.iter().filter(|(_, ask)| ask.feed().is_none()) {
             self.look_up(ask.what);
             self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
             let Some(first) = self.scratch.found.first() else { continue };
@@ -222,12 +239,16 @@ impl Cluster {
     /// Why a decision fell as it did; `None` once the node is forgotten.
     pub fn reason<'a>(&'a self, decision: &'a Decision) -> Option<Reason<'a>> {
         let node = self.roster.node(decision.first)?;
-        Some(Reason { decision, node: node.name().as_str(), capacity: node.hello.capacity })
+        let relay = decision.relay.and_then(|relay| self.roster.node(relay)).map(|node| node.name().as_str());
+        Some(Reason { decision, node: node.name().as_str(), capacity: node.hello.capacity, relay })
     }
 
     /// What would be decided; nothing is reserved, asked or moved.
     pub fn explain(&mut self, now: Now, ask: &Ask<'_>, rng: &mut impl Rng) -> Result<Record, Refused> {
-        let choice = self.weigh(now, ask, None, rng)?;
+        let choice = match ask.feed() {
+            Some(title) => self.weigh_feed(now, title, ask, rng)?,
+            None => self.weigh(now, ask, None, rng)?,
+        };
         Ok(self.record(now, None, ask, &choice))
     }
 
@@ -239,6 +260,9 @@ impl Cluster {
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
+        if let Some(title) = ask.feed() {
+            return self.decide_feed(now, session, title, ask, rng);
+        }
         let choice = self.weigh(now, ask, coverage, rng)?;
         let record = self.record(now, Some(session), ask, &choice);
         self.journal.keep(record);
@@ -278,6 +302,7 @@ impl Cluster {
             how,
             burst: how == How::Burst || best.is_tight(choice.rate.0),
             count: choice.count,
+            relay: None,
         };
         let work = found.map(|found| self.catalog.work(&found));
         self.ledger.reserve(now, session, best.node, work, choice.rate.0, ask.purpose);
@@ -388,7 +413,7 @@ impl Cluster {
         copies.any(|copy| copy.origin != Origin::Growing || grows())
     }
 
-    fn record(&self, now: Now, session: Option<SessionId>, ask: &Ask<'_>, choice: &Choice) -> Record {
+    pub(super) fn record(&self, now: Now, session: Option<SessionId>, ask: &Ask<'_>, choice: &Choice) -> Record {
         let chosen = choice.seat.as_ref().ok().map(|(at, _)| *at);
         let (looked, omitted) = journal::looked(&self.scratch.ranked, chosen);
         let outcome = match &choice.seat {
@@ -458,7 +483,7 @@ impl Cluster {
 }
 
 impl Scratch {
-    fn exclude(&mut self, nodes: impl Iterator<Item = NodeId>) {
+    pub(super) fn exclude(&mut self, nodes: impl Iterator<Item = NodeId>) {
         self.exclude.clear();
         self.exclude.extend(nodes);
     }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use usher_proto::{Fault, SessionId, Title};
+
 use crate::core::{
     NodeId,
     balancer::{Rule, Zones},
     catalog::Work,
+    feeds::Rival,
     moves::Step,
     replication::{GRACE, Policy, Why},
     roster::REPORT_INTERVAL,
@@ -56,6 +59,28 @@ impl Default for Settings {
 /// What is to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// Get a feed from one of these nodes, the best first, each under a session of this id.
+    Relay {
+        /// Where to.
+        node: NodeId,
+        /// Which.
+        title: Title,
+        /// Bit/s, reserved at the first of them.
+        rate: u64,
+        /// Where from.
+        upstreams: Vec<(NodeId, SessionId)>,
+    },
+    /// There is nobody to get a feed from.
+    NoRelay {
+        /// Who wants it.
+        node: NodeId,
+        /// Which.
+        title: Title,
+        /// Why.
+        why: Fault,
+    },
+    /// End a publisher's session: another one was sent elsewhere.
+    EndPublisher(Rival),
     /// Ask a node for a sign of life.
     Probe(NodeId),
     /// Send a session to another node.

@@ -2,6 +2,7 @@
 
 mod fencing;
 mod health;
+mod live;
 mod masters;
 mod order;
 

@@ -45,7 +45,7 @@ pub(crate) fn frames(data: &[u8], from: u64) -> Vec<Frame> {
         }
         frames.push(Frame::Group(Bytes::copy_from_slice(group)));
     }
-    frames.push(Frame::Finish(Finish { content_id: hashes.content.0.to_vec() }));
+    frames.push(Frame::Finish(Finish { content_id: hashes.content.0.to_vec(), ..Default::default() }));
     frames
 }
 

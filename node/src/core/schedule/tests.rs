@@ -8,7 +8,7 @@ use super::*;
 const MBIT: u64 = 1_000_000;
 
 fn play(rate: u64) -> Terms {
-    Terms { purpose: Purpose::Play, rate: Bitrate(rate), connection: 0, priority: 0 }
+    Terms { purpose: Purpose::Play, rate: Bitrate(rate), connection: 0, priority: 0, live: false }
 }
 
 fn fetch(rate: u64) -> Terms {
@@ -182,6 +182,7 @@ fn terms() -> impl Strategy<Value = Terms> {
             rate: Bitrate(rate),
             connection,
             priority,
+            live: false,
         },
     )
 }

@@ -10,6 +10,7 @@ const ID: ContentId = ContentId([7; 32]);
 fn ticket(start: u64, end: Option<u64>) -> Ticket {
     Ticket {
         until: None,
+        feed: None,
         session: SessionId(1),
         title: Title::parse("a.mp4").expect("a title"),
         content: Some(ID),

@@ -1,0 +1,149 @@
+//! Live feeds: what they cost, how fast they are, and what slow viewers and lost nodes do to the others. Owns which cases
+//! there are and how large they are; each case lies in a room of its own.
+
+mod clip;
+mod fanout;
+mod goals;
+mod hall;
+mod handoff;
+mod join;
+mod lost;
+mod moq;
+mod slow;
+mod viewer;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+use crate::peers::table::{self, Book};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A smoke run: once, with few viewers, and without moq-relay; its figures tell little
+    #[arg(long)]
+    quick: bool,
+    /// Only these cases; may be given several times
+    #[arg(long, value_enum, value_name = "NAME", num_args = 1..)]
+    case: Vec<Case>,
+    /// Repetitions of `fanout` and `lost` [default: 3, with --quick 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    reps: Option<u16>,
+    /// Viewers of `fanout` [default: 100, with --quick 10]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    viewers: Option<u16>,
+    /// The folder of moq-relay and moq, if they are not on PATH
+    #[arg(long, value_name = "DIR")]
+    moq: Option<PathBuf>,
+    /// Where to write the rows as JSON too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Case {
+    /// The cost of a relayed feed for the process that relays it, beside moq-relay
+    Fanout,
+    /// From the writing of a picture to a publisher until it comes out of a player
+    Handoff,
+    /// From the start of a player to its first byte
+    Join,
+    /// Many viewers of which one takes a tenth of the rate
+    Slow,
+    /// A node is killed under its viewers
+    Lost,
+}
+
+impl Case {
+    const ALL: [Self; 5] = [Self::Fanout, Self::Handoff, Self::Join, Self::Slow, Self::Lost];
+}
+
+/// How large the cases are.
+struct Plan {
+    /// Viewers of `fanout`, how long they settle and how long they are watched.
+    viewers: usize,
+    settle: Duration,
+    window: Duration,
+    /// The clip of `fanout`: longer than its viewers come in, settle and watch.
+    fanout: Duration,
+    /// How long pictures are timed.
+    handoff: Duration,
+    /// Late joiners.
+    joins: usize,
+    /// Viewers of `slow` besides the slow one, and how long they watch.
+    crowd: usize,
+    crowded: Duration,
+    /// Viewers of `lost`.
+    orphans: usize,
+}
+
+const FULL: Plan = Plan {
+    viewers: 100,
+    settle: Duration::from_secs(4),
+    window: Duration::from_secs(15),
+    fanout: Duration::from_secs(60),
+    handoff: Duration::from_secs(20),
+    joins: 20,
+    crowd: 199,
+    crowded: Duration::from_secs(40),
+    orphans: 50,
+};
+
+const QUICK: Plan = Plan {
+    viewers: 10,
+    settle: Duration::from_secs(1),
+    window: Duration::from_secs(3),
+    fanout: Duration::from_secs(30),
+    handoff: Duration::from_secs(4),
+    joins: 3,
+    crowd: 19,
+    crowded: Duration::from_secs(8),
+    orphans: 8,
+};
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let (plan, reps) = if args.quick { (QUICK, 1) } else { (FULL, 3) };
+    let reps = args.reps.map_or(reps, usize::from);
+    let plan = Plan { viewers: args.viewers.map_or(plan.viewers, usize::from), ..plan };
+    let dir = tempfile::tempdir().context("make a temporary folder")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("start a runtime")?;
+    let cases = if args.case.is_empty() { &Case::ALL[..] } else { &args.case[..] };
+    let (mut book, mut failed) = (Book::default(), Vec::new());
+    for case in cases {
+        let book = &mut book;
+        let outcome = runtime.block_on(async {
+            match case {
+                Case::Fanout => {
+                    let peer = (!args.quick || args.moq.is_some()).then_some(args.moq.as_deref());
+                    fanout::run(&plan, peer, dir.path(), reps, book).await
+                }
+                Case::Handoff => handoff::run(&plan, dir.path(), book).await,
+                Case::Join => join::run(&plan, dir.path(), book).await,
+                Case::Slow => slow::run(&plan, dir.path(), book).await,
+                Case::Lost => lost::run(&plan, dir.path(), reps, book).await,
+            }
+        });
+        // The other cases are worth their time all the same.
+        if let Err(error) = outcome {
+            eprintln!("FAILED: {case:?}: {error:#}");
+            failed.push(format!("{case:?}"));
+        }
+    }
+    let rows = book.rows();
+    print!("{}", table::text(&rows));
+    print!("{}", goals::text(&rows));
+    if let Some(path) = &args.json {
+        fs::write(path, format!("{}\n", table::json(&rows))).with_context(|| format!("write {}", path.display()))?;
+    }
+    ensure!(failed.is_empty(), "cases that failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// The value below which this part of them lies.
+fn quantile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1);
+    values.get((last as f64 * part).round() as usize).copied().unwrap_or_default()
+}

@@ -1,0 +1,52 @@
+//! How long a viewer waits who comes late: from the start of a new `usher play --player -`, with all that a process must do
+//! first, to the first byte that comes out of it.
+
+use std::{
+    io::Read as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+
+use super::{
+    Plan,
+    clip::{Clip, RATE},
+    hall::Hall,
+    handoff::play,
+    quantile,
+};
+use crate::peers::table::{Book, SELF};
+
+pub(super) const CASE: &str = "join";
+
+pub(super) const HALF: &str = "start to first byte, p50 ms";
+
+/// Before the first joiner there is a whole group.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// Between joiners: no divisor of a group's 2 s, so that they come at all places of it.
+const APART: Duration = Duration::from_millis(270);
+
+pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+    eprintln!("{CASE}");
+    let count = u32::try_from(plan.joins)?;
+    let clip = Clip::make(dir, FIRST + (APART + Duration::from_secs(1)) * count + Duration::from_secs(5), RATE)?;
+    let hall = Hall::open(&[&[]])?;
+    let _publisher = hall.publish("join", &clip)?;
+    tokio::time::sleep(FIRST).await;
+    let mut waits = Vec::new();
+    for _ in 0..plan.joins {
+        tokio::time::sleep(APART).await;
+        let began = Instant::now();
+        let (mut player, mut output) = play(&hall, "join")?;
+        let read = output.read(&mut [0; 1]).context("read what is played")?;
+        let waited = began.elapsed();
+        player.hush();
+        ensure!(read == 1, "a player ended before its first byte");
+        waits.push(waited.as_secs_f64() * 1e3);
+    }
+    let figures = vec![(HALF, quantile(&mut waits, 0.5)), ("start to first byte, most ms", quantile(&mut waits, 1.0))];
+    book.enter(CASE, SELF, 0, figures);
+    Ok(())
+}

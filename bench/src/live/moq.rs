@@ -1,0 +1,129 @@
+//! The peer: moq-relay, moq as its publisher, and viewers that are a program of their own, because what they are made of is
+//! no part of Usher's dependencies.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, ensure};
+use tempfile::TempDir;
+use usher_certs::pin::sha256;
+
+use super::{clip::Clip, hall::Publisher};
+use crate::{cluster::Part, peers::stage::find};
+
+/// What the broadcast is called.
+const BROADCAST: &str = "bench.hang";
+
+/// The programs.
+pub(crate) struct Programs {
+    relay: PathBuf,
+    publisher: PathBuf,
+    viewers: PathBuf,
+}
+
+impl Programs {
+    /// Those in `folder`, or on PATH, and builds the viewers. Says loudly what is missing.
+    pub(crate) fn find(folder: Option<&Path>) -> Option<Self> {
+        let there = |name: &str, how: &str| match folder {
+            Some(folder) => Some(folder.join(name)).filter(|file| file.is_file()).or_else(|| find(name, how)),
+            None => find(name, how),
+        };
+        let relay = there("moq-relay", "cargo install moq-relay --no-default-features --features noq");
+        let publisher = there("moq", "cargo install moq-cli");
+        let (relay, publisher) = relay.zip(publisher)?;
+        match build() {
+            Ok(viewers) => Some(Self { relay, publisher, viewers }),
+            Err(error) => {
+                eprintln!("MISSING PEER: the viewers of moq-relay: {error:#}; going on without it");
+                None
+            }
+        }
+    }
+}
+
+/// Builds the viewers, whose sources lie beside this program's.
+fn build() -> anyhow::Result<PathBuf> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("moq");
+    let program = std::env::current_exe().context("find this program")?;
+    // Beside `release` and `debug`.
+    let target = program.parent().and_then(Path::parent).context("a folder of builds")?.join("moq");
+    eprintln!("building the viewers of moq-relay, which takes minutes the first time");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(sources.join("Cargo.toml"));
+    cargo.arg("--target-dir").arg(&target).stdin(Stdio::null());
+    ensure!(cargo.status().context("run cargo")?.success(), "they do not build");
+    Ok(target.join("release/usher-bench-moq"))
+}
+
+/// A relay and a broadcast on it.
+pub(crate) struct Stage {
+    pub(crate) relay: Part,
+    url: String,
+    pin: String,
+    _publisher: Publisher,
+    _dir: TempDir,
+}
+
+impl Stage {
+    /// Starts the relay, and publishes the clip as it plays.
+    pub(crate) fn set(programs: &Programs, clip: &Arc<Clip>) -> anyhow::Result<Self> {
+        // Alone in its folder: the relay watches it, and would read its certificates anew at each change.
+        let dir = tempfile::tempdir().context("make a temporary folder")?;
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        fs::write(&cert, issued.cert.pem()).context("write a certificate")?;
+        fs::write(&key, issued.signing_key.serialize_pem()).context("write a key")?;
+        let pin = sha256(issued.cert.der()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        // Free a moment ago; nobody else takes ports here.
+        let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().context("find a free port")?.port();
+        let mut relay = Command::new(&programs.relay);
+        relay.args(["--listen", &format!("127.0.0.1:{port}"), "--auth-public", "**", "--log-level", "info"]);
+        relay.arg("--listen-tls-cert").arg(&cert).arg("--listen-tls-key").arg(&key);
+        let mut relay = Part::run(relay.stdout(Stdio::null()))?;
+        relay.line_with("listening")?;
+        relay.hush();
+        let url = format!("moql://localhost:{port}/");
+        let mut publisher = Command::new(&programs.publisher);
+        publisher.args(["--connect", &url, "--connect-tls-fingerprint", &pin, "--log-level", "warn"]);
+        let publisher = Publisher::start(publisher.args(["--broadcast", BROADCAST, "import", "ts"]), clip)?;
+        Ok(Self { relay, url, pin, _publisher: publisher, _dir: dir })
+    }
+
+    /// Seats viewers until each has media.
+    pub(crate) fn seat(&self, programs: &Programs, viewers: usize) -> anyhow::Result<Audience> {
+        let mut command = Command::new(&programs.viewers);
+        command.args([&self.url, &self.pin, BROADCAST, &viewers.to_string()]);
+        let (mut part, ask) = Part::fed(command.stdout(Stdio::piped()))?;
+        let mut answers = BufReader::new(part.output()?);
+        part.hush();
+        let mut line = String::new();
+        answers.read_line(&mut line).context("read what the viewers say")?;
+        ensure!(line.trim_end() == "joined", "the viewers did not all join");
+        Ok(Audience { _part: part, ask, answers })
+    }
+}
+
+/// Viewers that are seated.
+pub(crate) struct Audience {
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    _part: Part,
+}
+
+impl Audience {
+    /// Media that all have got so far, in bytes, and groups that broke off.
+    pub(crate) fn bytes(&mut self) -> anyhow::Result<(u64, u64)> {
+        self.ask.write_all(b"\n").context("ask the viewers")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line).context("read what the viewers say")?;
+        let words: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let [bytes, _groups, broken] = words[..] else { anyhow::bail!("a viewer of moq-relay left: `{line}`") };
+        Ok((bytes, broken))
+    }
+}

@@ -1,0 +1,65 @@
+//! Many viewers, of whom one takes a tenth of the rate: the others miss nothing, and what the slow one costs is bounded.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use anyhow::Context as _;
+
+use super::{
+    Plan,
+    clip::{Clip, RATE},
+    hall::Hall,
+    viewer::Audience,
+};
+use crate::peers::table::{Book, SELF};
+
+pub(super) const CASE: &str = "slow";
+
+pub(super) const MISSED: &str = "groups that the others missed";
+
+pub(super) const MEMORY: &str = "node's memory growth MB";
+
+/// How much of the rate the slow one takes.
+const PART: u64 = 10;
+
+/// How long viewers may take to come in.
+const ENTRANCE: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+    eprintln!("{CASE}");
+    let clip = Clip::make(dir, plan.crowded + ENTRANCE, RATE)?;
+    let hall = Hall::open(&[&[]])?;
+    let node = hall.nodes.first().context("a node")?;
+    let before = node.resident()?;
+    let _publisher = hall.publish("slow", &clip)?;
+    let mut audience = Audience::seat(&hall, "slow", plan.crowd).await?;
+    let others = audience.seen.clone();
+    let slow = audience.add_slow(&hall, "slow", RATE / PART).await?;
+    let (from, began) = (audience.bytes(), std::time::Instant::now());
+    tokio::time::sleep(plan.crowded).await;
+    let (bytes, time) = (audience.bytes() - from, began.elapsed());
+    let grown = node.resident()?.saturating_sub(before);
+    audience.is_whole()?;
+    // Those that somebody had whole must have been had by all who were there when they began; the last may be under way.
+    let groups: Vec<_> = others.iter().map(|seen| seen.groups()).collect();
+    let all: BTreeSet<u64> = groups.iter().flat_map(|groups| &groups.whole).copied().collect();
+    let newest = all.iter().rev().nth(1).copied().unwrap_or_default();
+    let missed = |groups: &super::viewer::Groups| {
+        let first = groups.whole.iter().chain(&groups.broken).next().copied().unwrap_or_default();
+        all.range(first..=newest.max(first)).filter(|group| !groups.whole.contains(group)).count()
+    };
+    let missed: usize = groups.iter().map(missed).sum();
+    let slow = slow.groups();
+    let figures = vec![
+        (MISSED, missed as f64),
+        ("groups that the others saw", all.len() as f64),
+        ("groups that the slow one dropped, as its node says", slow.skipped as f64),
+        ("groups that the slow one had whole", slow.whole.len() as f64),
+        (MEMORY, grown as f64 / 1e6),
+        (
+            "Mbit/s of media that a viewer gets (more is better)",
+            bytes as f64 * 8.0 / 1e6 / time.as_secs_f64() / plan.crowd as f64,
+        ),
+    ];
+    book.enter(CASE, SELF, 0, figures);
+    Ok(())
+}

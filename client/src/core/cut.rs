@@ -1,0 +1,233 @@
+//! Cuts what an encoder writes into the groups of a feed: each begins at a keyframe, with what a decoder needs before it.
+//!
+//! Bytes go in as they were read, however they are cut; events come out. Trusts nothing in them: work and memory are
+//! bounded whatever a header says. Refuses to know where the bytes come from, and who gets the groups.
+
+mod clock;
+mod fmp4;
+mod mpegts;
+mod output;
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use thiserror::Error;
+use usher_proto::{
+    feed::MAX_GROUP,
+    model::Medium,
+    pb::v1::{Track, TrackKind},
+};
+
+use self::{fmp4::Fmp4, mpegts::Mpegts, output::Output};
+
+/// A group without a keyframe is cut after so long: viewers join at groups.
+pub const LONGEST: Duration = Duration::from_secs(30);
+
+/// Where a group of sound alone is cut: a keyframe's usual distance.
+const SOUND: Duration = Duration::from_secs(1);
+
+/// A group of so many bytes is cut at the next good place; what is left to [`MAX_GROUP`] is for finding it.
+const LARGEST: u64 = MAX_GROUP - (1 << 20);
+
+/// Most tracks that are told.
+const MAX_TRACKS: usize = 64;
+
+/// A container that can be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// MPEG transport stream, ISO/IEC 13818-1, in packets of 188 bytes.
+    Mpegts,
+    /// Fragmented MP4, ISO/IEC 14496-12.
+    Fmp4,
+}
+
+/// Why the input is no feed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CutError {
+    /// None of the known containers.
+    #[error("the input is neither MPEG-TS nor fragmented MP4; let ffmpeg write `-f mpegts -`")]
+    NotMedia,
+    /// Another container.
+    #[error("the input is {0}, which cannot be sent as a feed; let ffmpeg write `-f mpegts -`")]
+    Other(&'static str),
+    /// Not what --format says.
+    #[error("the input is not MPEG-TS; let ffmpeg write `-f mpegts -`, or name another format with --format")]
+    NotMpegts,
+    /// Not what --format says.
+    #[error("the input is not MP4; let ffmpeg write `-f mp4 {MOVFLAGS} -`, or name another format with --format")]
+    NotMp4,
+    /// An MP4 whose index comes once.
+    #[error("the MP4 is not fragmented as a feed must be; let ffmpeg write `-f mp4 {MOVFLAGS} -`")]
+    NotFragmented,
+    /// Too much of a transport stream is something else.
+    #[error("no MPEG-TS packet in {0} bytes; what writes the input has failed, or something else writes there too")]
+    OutOfSync(usize),
+    /// A transport stream that does not tell what is in it.
+    #[error("the MPEG-TS has no program tables (PAT and PMT) in its first {0} bytes; let ffmpeg write `-f mpegts -`")]
+    NoTables(u64),
+    /// Nothing to see or hear.
+    #[error("the input has neither video nor audio that is known here")]
+    NoTracks,
+    /// It breaks its container's rules.
+    #[error("the input is damaged: {0}")]
+    Malformed(&'static str),
+    /// A part of it is larger than a feed allows.
+    #[error("the input has {0} of {1} bytes, and a feed allows {2}; let the encoder make keyframes more often")]
+    TooLarge(&'static str, u64, u64),
+    /// It ended before there was a group.
+    #[error("the input ended before its first keyframe; does what writes it run? let ffmpeg write `-f mpegts -`")]
+    Empty,
+}
+
+/// What ffmpeg must be told to write fragments.
+const MOVFLAGS: &str = "-movflags +frag_keyframe+empty_moov+default_base_moof";
+
+/// What is odd about the input, for people; each is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Warning {
+    /// A group was cut without one.
+    #[error(
+        "no keyframe for 30 s or 63 MiB: viewers cannot join well; let the encoder make one every 1 to 2 s (ffmpeg: -g 50)"
+    )]
+    NoKeyframe,
+    /// Bytes were passed over.
+    #[error("a part of the input is damaged and was left out")]
+    Damaged,
+    /// What is before the first keyframe helps nobody.
+    #[error("the input does not begin at a keyframe; waiting for the first one")]
+    Waiting,
+}
+
+/// What was cut.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cut {
+    /// What the input consists of; first, and once.
+    Medium(Medium),
+    /// A group begins with this head, and the one before has ended.
+    Group(Bytes),
+    /// Media of the group that was begun last.
+    Piece {
+        /// 1 to 65536 bytes.
+        media: Bytes,
+        /// The media may end after it without harm.
+        whole: bool,
+    },
+    /// Something is odd.
+    Warning(Warning),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Cutter {
+    kind: Kind,
+    output: Output,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The first bytes, while there are too few to tell.
+    Unknown(Vec<u8>),
+    Mpegts(Box<Mpegts>),
+    Fmp4(Box<Fmp4>),
+}
+
+/// Bytes that tell the formats apart.
+const TELLING: usize = 12;
+
+impl Cutter {
+    /// For input of this format; `None` to find out.
+    pub fn new(format: Option<Format>) -> Self {
+        let kind = match format {
+            None => Kind::Unknown(Vec::new()),
+            Some(Format::Mpegts) => Kind::Mpegts(Box::new(Mpegts::new(true))),
+            Some(Format::Fmp4) => Kind::Fmp4(Box::new(Fmp4::new(true))),
+        };
+        Self { kind, output: Output::default() }
+    }
+
+    /// Takes what was read next.
+    ///
+    /// # Errors
+    /// What is wrong with the input; it is of no use after that.
+    pub fn push(&mut self, now: Instant, bytes: &[u8]) -> Result<(), CutError> {
+        match &mut self.kind {
+            Kind::Mpegts(cutter) => cutter.push(now, bytes, &mut self.output),
+            Kind::Fmp4(cutter) => cutter.push(now, bytes, &mut self.output),
+            Kind::Unknown(first) => {
+                first.extend_from_slice(bytes);
+                if first.len() < TELLING {
+                    return Ok(());
+                }
+                let first = std::mem::take(first);
+                self.kind = detect(&first)?;
+                self.push(now, &first)
+            }
+        }
+    }
+
+    /// The input pauses: what is there is handed on.
+    pub fn flush(&mut self) {
+        self.output.flush();
+    }
+
+    /// The input has ended.
+    ///
+    /// # Errors
+    /// [`CutError::Empty`] and the like when there was no group at all.
+    pub fn finish(&mut self) -> Result<(), CutError> {
+        match &mut self.kind {
+            Kind::Mpegts(cutter) => cutter.finish(&mut self.output)?,
+            Kind::Fmp4(cutter) => cutter.finish()?,
+            Kind::Unknown(first) if first.is_empty() => return Err(CutError::Empty),
+            Kind::Unknown(_) => return Err(CutError::NotMedia),
+        }
+        self.output.flush();
+        if self.output.has_begun() { Ok(()) } else { Err(CutError::Empty) }
+    }
+
+    /// What was cut next.
+    pub fn next_cut(&mut self) -> Option<Cut> {
+        self.output.cuts.pop_front()
+    }
+
+    /// How long the media lasts so far, by its own timestamps; jumps do not count.
+    pub fn clock(&self) -> Duration {
+        match &self.kind {
+            Kind::Mpegts(cutter) => cutter.clock(),
+            Kind::Fmp4(cutter) => cutter.clock(),
+            Kind::Unknown(_) => Duration::ZERO,
+        }
+    }
+}
+
+fn detect(first: &[u8]) -> Result<Kind, CutError> {
+    match first {
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => Err(CutError::Other("Matroska or WebM")),
+        [b'F', b'L', b'V', ..] => Err(CutError::Other("FLV")),
+        [b'R', b'I', b'F', b'F', ..] => Err(CutError::Other("RIFF")),
+        [b'O', b'g', b'g', b'S', ..] => Err(CutError::Other("Ogg")),
+        [0, 0, 0, 1, ..] | [0, 0, 1, ..] => Err(CutError::Other("a bare video stream")),
+        first if fmp4::looks(first) => Ok(Kind::Fmp4(Box::new(Fmp4::new(false)))),
+        _ => Ok(Kind::Mpegts(Box::new(Mpegts::new(false)))),
+    }
+}
+
+/// All cuts there are.
+type Cuts = VecDeque<Cut>;
+
+/// Whether a track is seen or heard.
+fn is_seen_or_heard(track: &Track) -> bool {
+    matches!(track.kind(), TrackKind::Video | TrackKind::Audio)
+}
+
+/// A language tag from bytes of the input; empty for none, and for ISO 639's "undetermined".
+fn language(tag: &[u8]) -> String {
+    let plain: String = tag.iter().take_while(|b| b.is_ascii_alphanumeric()).take(8).map(|b| char::from(*b)).collect();
+    if plain == "und" { String::new() } else { plain }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Where the media of a feed goes: a pipe or device as it comes, or a file that has its name once it is whole, however
+//! short the recording was. Refuses to know groups and nodes.
+
+use std::{
+    fs::File,
+    io::{IoSlice, Write as _},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustix::fs::{CWD, RenameFlags};
+use usher_proto::{Code, Fault};
+
+use super::{hop, pipe::fault};
+use crate::driver::Drain;
+
+/// See the module.
+#[derive(Debug)]
+pub struct LiveSink {
+    out: Arc<File>,
+    place: Option<Place>,
+}
+
+/// A file on its way.
+#[derive(Debug)]
+struct Place {
+    part: PathBuf,
+    target: PathBuf,
+    force: bool,
+}
+
+impl LiveSink {
+    /// Writes to `out`, which blocks as its reader pleases. A reader that left is [`Code::Cancelled`].
+    pub fn through(out: File) -> Self {
+        Self { out: Arc::new(out), place: None }
+    }
+
+    /// Writes to standard output.
+    ///
+    /// # Errors
+    /// [`Code::Disk`] when there is none.
+    pub fn stdout() -> Result<Self, Fault> {
+        let out = std::io::stdout().as_fd().try_clone_to_owned();
+        let out = out.map_err(|error| Fault::new(Code::Disk, format!("open standard output: {error}")))?;
+        Ok(Self::through(out.into()))
+    }
+
+    /// Writes `target`, which must not exist unless `force`; as `target.part` until [`LiveSink::keep`].
+    ///
+    /// # Errors
+    /// [`Code::Exists`], [`Code::Disk`].
+    pub fn file(target: PathBuf, force: bool) -> Result<Self, Fault> {
+        if target.exists() && !force {
+            return Err(exists(&target));
+        }
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let part = target.with_file_name(name);
+        let made = File::create(&part)
+            .map_err(|error| Fault::new(Code::Disk, format!("create {}: {error}", part.display())))?;
+        Ok(Self { out: Arc::new(made), place: Some(Place { part, target, force }) })
+    }
+
+    /// What was written is all: a file gets its name, or, when nothing was written, goes.
+    ///
+    /// # Errors
+    /// [`Code::Exists`] for a file that was made meanwhile, [`Code::Disk`].
+    pub async fn keep(self, bytes: u64) -> Result<(), Fault> {
+        let Self { out, place } = self;
+        let Some(Place { part, target, force }) = place else { return Ok(()) };
+        hop(move || {
+            let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("{}: {error}", target.display()));
+            if bytes == 0 {
+                return std::fs::remove_file(&part).map_err(failed);
+            }
+            out.sync_all().map_err(failed)?;
+            let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+            match rustix::fs::renameat_with(CWD, &part, CWD, &target, flags) {
+                Err(rustix::io::Errno::EXIST) => Err(exists(&target)),
+                // A file system without the flag.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !target.exists() || force => {
+                    std::fs::rename(&part, &target).map_err(failed)
+                }
+                renamed => renamed.map_err(|error| failed(error.into())),
+            }
+        })
+        .await
+    }
+}
+
+fn exists(target: &Path) -> Fault {
+    let text = format!("{} exists; overwrite it with --force, or choose another -o", target.display());
+    Fault::new(Code::Exists, text)
+}
+
+impl Drain for LiveSink {
+    async fn write(&mut self, media: Vec<Bytes>) -> Result<(), Fault> {
+        let out = Arc::clone(&self.out);
+        hop(move || write_all(&out, &media).map_err(|error| fault(&error))).await
+    }
+}
+
+fn write_all(mut out: &File, media: &[Bytes]) -> std::io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = media.iter().map(|media| IoSlice::new(media)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match out.write_vectored(rest) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn media() -> Vec<Bytes> {
+        ["one", "", "two"].into_iter().map(|text| Bytes::from_static(text.as_bytes())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_recording_has_its_name_once_it_is_whole() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (target, part) = (dir.path().join("a.ts"), dir.path().join("a.ts.part"));
+        let mut sink = LiveSink::file(target.clone(), false).expect("made");
+        sink.write(media()).await.expect("written");
+        assert!(part.exists() && !target.exists());
+        sink.keep(6).await.expect("kept");
+        assert_eq!((std::fs::read(&target).expect("read"), part.exists()), (b"onetwo".to_vec(), false));
+        assert_eq!(LiveSink::file(target.clone(), false).map_err(|fault| fault.code).err(), Some(Code::Exists));
+        let mut sink = LiveSink::file(target.clone(), true).expect("made");
+        sink.write(media()).await.expect("written");
+        sink.keep(6).await.expect("kept over the old one");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_nothing_and_no_other_file_is_lost() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let target = dir.path().join("a.ts");
+        LiveSink::file(target.clone(), false).expect("made").keep(0).await.expect("gone");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
+        let mut sink = LiveSink::file(target.clone(), false).expect("made");
+        sink.write(media()).await.expect("written");
+        std::fs::write(&target, "another").expect("written");
+        assert_eq!(sink.keep(6).await.map_err(|fault| fault.code), Err(Code::Exists));
+        assert_eq!(std::fs::read(&target).expect("read"), b"another");
+    }
+}

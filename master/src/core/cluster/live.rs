@@ -1,0 +1,399 @@
+//! Decisions about feeds: which node a viewer watches at, where a publisher sends, and from whom a node gets what it does
+//! not have. A node that carries the feed already costs its viewer's rate; another one costs the relay leg too, which is
+//! booked at the upstream, and is half as dear as leaving the client's zone: others there will share it.
+
+use rand::{Rng, RngExt as _};
+use usher_proto::{
+    Bitrate, Code, Fault, NodeName, SessionId, Title,
+    model::{self, Publish, RelayWanted, Requirements},
+    ticket::Purpose,
+};
+
+use super::{
+    super::{
+        NodeId, Now,
+        balancer::{self, ALTERNATES, Count, Coverage, DEFAULT_RATE, LOOKED_AT, Need, NoChoice, Verdict},
+        feeds::{Feed, Feeds, Use},
+        journal::How,
+        moves::Step,
+        roster::{Link, Roster, State},
+    },
+    Cluster, Order,
+    decide::{Ask, Choice, Decision, Refused},
+};
+
+/// Seats that a publisher is told of.
+const SEATS: usize = 3;
+
+/// When a node that found no upstream asks again.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// Sessions of feeds that leave a draining node at a time, four times a second.
+const LEAVE: usize = 12;
+
+/// Where a publisher may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingest {
+    /// Best first; at least one.
+    pub nodes: Vec<NodeId>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Why a publisher may not send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotPublished {
+    /// Another publisher sends the title, to this node.
+    Taken(NodeName),
+    /// No node can take it in.
+    NoChoice(NoChoice),
+}
+
+impl From<&NotPublished> for Fault {
+    fn from(why: &NotPublished) -> Self {
+        match why {
+            NotPublished::Taken(node) => {
+                let text = format!("another publisher sends it, to {node}");
+                Self::new(Code::Exists, text)
+            }
+            NotPublished::NoChoice(NoChoice::NotFound) => {
+                Self::new(Code::Unavailable, "no node is attached").after(AGAIN)
+            }
+            NotPublished::NoChoice(why) => Self::from(why),
+        }
+    }
+}
+
+/// The upstream that a node's word names.
+fn named(roster: &Roster) -> impl Fn(&model::FeedState) -> Option<NodeId> {
+    |state| state.upstream.as_ref().and_then(|name| roster.id(name))
+}
+
+impl Cluster {
+    /// A node tells of its feeds.
+    pub fn feeds_told(&mut self, now: Now, link: Link, told: model::Feeds) {
+        if !self.roster.is_current(link) {
+            return;
+        }
+        let rivals = self.feeds.tell(now.instant, link.node, told.0);
+        self.orders.extend(rivals.into_iter().map(Order::EndPublisher));
+    }
+
+    /// The feeds.
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
+    }
+
+    /// The rate to reserve for a feed: a viewer takes what is made, whatever it asks for.
+    fn feed_rate(feed: &Feed, asked: Option<Bitrate>) -> Bitrate {
+        let own = feed.rate().unwrap_or(DEFAULT_RATE);
+        Bitrate(asked.map_or(own.0, |asked| asked.0.max(own.0)))
+    }
+
+    /// Looks over the nodes for a viewer of a feed; leaves them, ranked, in the scratch.
+    pub(super) fn weigh_feed(
+        &mut self,
+        now: Now,
+        title: &Title,
+        ask: &Ask<'_>,
+        rng: &mut impl Rng,
+    ) -> Result<Choice, Refused> {
+        let Some(feed) = self.feeds.get(title) else {
+            let why = if self.is_gathering(now.instant) { NoChoice::Gathering } else { NoChoice::NotFound };
+            return Err(Refused::NoChoice { what: ask.what.clone(), why });
+        };
+        let rate = Self::feed_rate(feed, ask.rate);
+        let mut carried = Coverage::default();
+        let here: Vec<NodeId> =
+            feed.carriers().map(|(node, _)| node).filter(|node| self.roster.attached(*node)).collect();
+        let attached = self.roster.nodes().filter(|(_, node)| node.attached()).map(|(node, _)| node);
+        let all: Vec<NodeId> = attached.collect();
+        // Twice as much is there of it as elsewhere.
+        here.iter().chain(&all).for_each(|node| carried.add(*node));
+        // Those that carry it are looked at whatever their number.
+        let from = if all.len() > LOOKED_AT { rng.random_range(0..all.len()) } else { 0 };
+        let others = all.iter().cycle().skip(from).take(all.len()).filter(|node| !here.contains(node));
+        let looked: Vec<NodeId> = here.iter().chain(others).copied().take(LOOKED_AT.max(here.len())).collect();
+        self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let need = Need {
+            full: &[],
+            rate: rate.0,
+            exclude: &scratch.exclude,
+            zone: ask.zone,
+            needs: ask.needs,
+            coverage: Some(&carried),
+        };
+        let holders = looked.into_iter().map(|node| (node, true));
+        let count = balancer::rank(&self.view(now), &need, holders, rng, &mut scratch.ranked);
+        let ranked = &scratch.ranked;
+        let seat = match ranked.first().map(|best| best.verdict) {
+            Some(Verdict::Fit) => Ok((0, if ranked.len() == 1 { How::Only } else { How::Best })),
+            Some(Verdict::Unsure) if ask.unsure => Ok((0, How::Best)),
+            Some(Verdict::Unsure) => Err(count.refuse(rate)),
+            _ => match balancer::panic(&need, ranked).map(|at| (at, How::Panic)) {
+                Some(found) => Ok(found),
+                None => balancer::cold(ranked).map(|at| (at, How::Cold)).ok_or_else(|| count.refuse(rate)),
+            },
+        };
+        self.scratch = scratch;
+        Ok(Choice { rate, count, seat })
+    }
+
+    /// Decides where a viewer watches a feed.
+    pub(super) fn decide_feed(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        title: &Title,
+        ask: &Ask<'_>,
+        rng: &mut impl Rng,
+    ) -> Result<Decision, Refused> {
+        let choice = self.weigh_feed(now, title, ask, rng)?;
+        let record = self.record(now, Some(session), ask, &choice);
+        self.journal.keep(record);
+        let ranked = std::mem::take(&mut self.scratch.ranked);
+        for one in ranked.iter().filter(|one| one.verdict == Verdict::Unsure) {
+            self.probe(now, one.node);
+        }
+        let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
+        let Choice { rate, count, seat } = choice;
+        let decided = seat.map_err(no).and_then(|(at, how)| {
+            // Where the best one cannot get the feed from anywhere, the next one may.
+            let fit = ranked.iter().enumerate().filter(|(other, one)| *other == at || one.verdict == Verdict::Fit);
+            let mut able = fit.map(|(_, one)| one).filter_map(|one| {
+                let feed = self.feeds.get(title)?;
+                let upstreams = if feed.is_at(one.node) {
+                    Vec::new()
+                } else {
+                    self.upstreams(now, title, one.node, rate, &[], rng)?
+                };
+                Some((*one, upstreams))
+            });
+            let Some((best, upstreams)) = able.next() else { return Err(no(count.refuse(rate))) };
+            let mut others = ranked.iter().filter(|one| one.verdict == Verdict::Fit && one.node != best.node);
+            let alternates: [Option<NodeId>; ALTERNATES] = std::array::from_fn(|_| others.next().map(|one| one.node));
+            Ok(Decision {
+                session,
+                title: title.clone(),
+                content: None,
+                size: 0,
+                rate,
+                first: best.node,
+                alternates,
+                room: best.last_room(),
+                how,
+                burst: how == How::Burst || best.is_tight(rate.0),
+                count,
+                relay: upstreams.first().copied(),
+            })
+            .map(|decision| (decision, upstreams))
+        });
+        self.scratch.ranked = ranked;
+        let (decision, upstreams) = decided?;
+        self.ledger.reserve(now, session, decision.first, None, rate.0, Purpose::Play);
+        self.feeds.used(session, Use { title: title.clone(), to: None });
+        if !upstreams.is_empty() {
+            self.order_relay(now, title, decision.first, rate, &upstreams, rng);
+        }
+        Ok(decision)
+    }
+
+    /// Upstreams of a feed for a node, best first: with room for it, and none of them below that node. `None` when there
+    /// is none.
+    fn upstreams(
+        &self,
+        now: Now,
+        title: &Title,
+        to: NodeId,
+        rate: Bitrate,
+        exclude: &[NodeId],
+        rng: &mut impl Rng,
+    ) -> Option<Vec<NodeId>> {
+        const NOTHING: &Requirements =
+            &Requirements { protocol: None, labels: Vec::new(), live_ingest: false, records: false };
+        let found = self.feeds.get(title)?.upstreams(to, &named(&self.roster));
+        let zone = self.roster.node(to).map_or("", |node| node.hello.zone.as_str());
+        let need = Need { full: &[], rate: rate.0, exclude, zone, needs: NOTHING, coverage: None };
+        let mut ranked = Vec::new();
+        // Nearer to the publisher first, among equals.
+        let holders = found.into_iter().map(|(node, _)| (node, true));
+        balancer::rank(&self.view(now), &need, holders, rng, &mut ranked);
+        let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
+        let able: Vec<NodeId> = able.map(|one| one.node).collect();
+        let best = *able.first()?;
+        // The other one that it may turn to by itself is where all of it begins: of two nodes that turned to each other
+        // neither would have anything.
+        let ingest = self.feeds.get(title)?.ingest().map(|(node, _)| node);
+        let ingest = ingest.filter(|node| *node != best && able.contains(node));
+        Some(std::iter::once(best).chain(ingest).collect())
+    }
+
+    /// Tells a node from whom to get a feed; the leg is booked at the first of them.
+    fn order_relay(
+        &mut self,
+        now: Now,
+        title: &Title,
+        to: NodeId,
+        rate: Bitrate,
+        upstreams: &[NodeId],
+        rng: &mut impl Rng,
+    ) {
+        let legs: Vec<(NodeId, SessionId)> = upstreams.iter().map(|node| (*node, SessionId(rng.random()))).collect();
+        if let Some((upstream, session)) = legs.first().copied() {
+            self.ledger.reserve(now, session, upstream, None, rate.0, Purpose::Play);
+            self.feeds.ordered(now.instant, title, to, upstream);
+        }
+        for (_, session) in &legs {
+            self.feeds.used(*session, Use { title: title.clone(), to: Some(to) });
+        }
+        self.orders.push(Order::Relay { node: to, title: title.clone(), rate: rate.0, upstreams: legs });
+    }
+
+    /// A node has viewers of a feed, and no upstream.
+    pub fn relay_wanted(&mut self, now: Now, link: Link, wanted: &RelayWanted, rng: &mut impl Rng) {
+        if !self.roster.is_current(link) {
+            return;
+        }
+        let (node, title) = (link.node, &wanted.title);
+        for failed in &wanted.failed {
+            if matches!(failed.code, Code::Timeout | Code::Network) {
+                // A node's word counts like a client's: its number tells it from others.
+                self.hint(now, &failed.node, u64::MAX - u64::from(node.0));
+            }
+        }
+        let Some(feed) = self.feeds.get(title) else {
+            let code = if self.is_gathering(now.instant) { Code::Unavailable } else { Code::NotFound };
+            let text =
+                if code == Code::NotFound { "the feed is not on the air" } else { "nodes are still coming back" };
+            self.orders.push(Order::NoRelay { node, title: title.clone(), why: Fault::new(code, text).after(AGAIN) });
+            return;
+        };
+        let rate = Self::feed_rate(feed, None);
+        let exclude: Vec<NodeId> = wanted.failed.iter().filter_map(|failed| self.roster.id(&failed.node)).collect();
+        // Those that failed may be back; better them than none.
+        let lied = |node: &NodeId| {
+            let name = self.roster.node(*node).map(|node| node.name());
+            wanted.failed.iter().any(|failed| Some(&failed.node) == name && failed.code == Code::VerificationFailed)
+        };
+        let liars: Vec<NodeId> = exclude.iter().copied().filter(lied).collect();
+        let upstreams = self
+            .upstreams(now, title, node, rate, &exclude, rng)
+            .or_else(|| self.upstreams(now, title, node, rate, &liars, rng));
+        match upstreams {
+            Some(upstreams) => self.order_relay(now, &title.clone(), node, rate, &upstreams, rng),
+            None => {
+                let why = Fault::new(Code::Unavailable, "no node has the feed, and room to hand it on").after(AGAIN);
+                self.orders.push(Order::NoRelay { node, title: title.clone(), why });
+            }
+        }
+    }
+
+    /// Decides where a publisher sends its feed.
+    ///
+    /// # Errors
+    /// Another one sends it, or no node can take it.
+    pub fn publish(&mut self, now: Now, publish: &Publish, rng: &mut impl Rng) -> Result<Ingest, NotPublished> {
+        let Publish { title, publisher, rate, zone, exclude, take_over, record, .. } = publish;
+        let present = self.feeds.get(title).and_then(|feed| {
+            let (node, state) = feed.ingest()?;
+            let there = !state.interrupted && self.roster.attached(node);
+            Some((node, state.publisher, there))
+        });
+        if let Some((node, Some(other), true)) = present
+            && other != *publisher
+            && !take_over
+        {
+            let name = self.roster.node(node).map(|node| node.name().clone());
+            return Err(name.map_or(NotPublished::NoChoice(NoChoice::NotFound), NotPublished::Taken));
+        }
+        let needs = Requirements { live_ingest: true, records: *record, ..Requirements::default() };
+        let exclude: Vec<NodeId> = exclude.iter().filter_map(|name| self.roster.id(name)).collect();
+        let rate = rate.unwrap_or(DEFAULT_RATE);
+        let need = Need { full: &[], rate: rate.0, exclude: &exclude, zone, needs: &needs, coverage: None };
+        let attached: Vec<(NodeId, bool)> =
+            self.roster.nodes().filter(|(_, node)| node.attached()).map(|(node, _)| (node, true)).collect();
+        let mut ranked = Vec::new();
+        let count: Count = balancer::rank(&self.view(now), &need, attached.into_iter(), rng, &mut ranked);
+        let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
+        let mut nodes: Vec<NodeId> = able.map(|one| one.node).collect();
+        // Where the feed is, it goes on without a gap.
+        if let Some(at) = present.and_then(|(node, ..)| nodes.iter().position(|one| *one == node)) {
+            nodes[..=at].rotate_right(1);
+        }
+        nodes.truncate(SEATS);
+        let Some(best) = nodes.first() else { return Err(NotPublished::NoChoice(count.refuse(rate))) };
+        let name = self.roster.node(*best).map(|node| node.name().to_string()).unwrap_or_default();
+        let here = present.is_some_and(|(node, ..)| node == *best);
+        let why = if here { "the feed is there already" } else { "farthest from full" };
+        let reason = format!("{name}: {why}; {} of {} nodes could take it", count.fit, count.holders);
+        self.feeds.decided(title, *publisher);
+        Ok(Ingest { nodes, reason })
+    }
+
+    /// Sends sessions of feeds away from a node that drains; those that get a feed from it first. Tells how many.
+    pub(super) fn leave_feeds(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        rests: impl Fn(SessionId) -> bool,
+        rng: &mut impl Rng,
+    ) -> usize {
+        let there = |session: SessionId| self.ledger.session(session).is_some_and(|known| known.node == node);
+        let sessions = self.feeds.sessions().filter(|(session, _)| there(*session) && !rests(*session));
+        let mut sessions: Vec<(SessionId, Use)> = sessions.map(|(session, used)| (session, used.clone())).collect();
+        // Legs first: what they feed does not notice then.
+        sessions.sort_by_key(|(session, used)| (used.to.is_none(), *session));
+        let mut left = 0;
+        for (session, used) in sessions.into_iter().take(LEAVE) {
+            let Some(feed) = self.feeds.get(&used.title) else { continue };
+            let rate = Self::feed_rate(feed, None);
+            let target = match used.to {
+                Some(to) => {
+                    self.upstreams(now, &used.title, to, rate, &[node], rng).and_then(|nodes| nodes.first().copied())
+                }
+                None => self.viewers_seat(now, &used.title, node, rate, rng),
+            };
+            let Some(to) = target else { continue };
+            let step = Step { session, from: node, to, rate: rate.0 };
+            if let Some(relay) = used.to {
+                self.feeds.ordered(now.instant, &used.title, relay, to);
+            }
+            self.depart(now, &[step]);
+            left += 1;
+        }
+        left
+    }
+
+    /// Another node for a viewer, which is told where to get the feed if it does not have it.
+    fn viewers_seat(
+        &mut self,
+        now: Now,
+        title: &Title,
+        from: NodeId,
+        rate: Bitrate,
+        rng: &mut impl Rng,
+    ) -> Option<NodeId> {
+        let mut carried = Coverage::default();
+        let here = self.feeds.get(title)?.carriers().map(|(node, _)| node);
+        here.chain(self.roster.nodes().map(|(node, _)| node)).for_each(|node| carried.add(node));
+        let needs = Requirements::default();
+        let need =
+            Need { full: &[], rate: rate.0, exclude: &[from], zone: "", needs: &needs, coverage: Some(&carried) };
+        let serving =
+            self.roster.nodes().filter(|(_, node)| node.state == State::Serving).map(|(node, _)| (node, true));
+        let serving: Vec<(NodeId, bool)> = serving.collect();
+        let mut ranked = Vec::new();
+        balancer::rank(&self.view(now), &need, serving.into_iter(), rng, &mut ranked);
+        for one in ranked.iter().filter(|one| one.verdict == Verdict::Fit) {
+            if self.feeds.get(title)?.is_at(one.node) {
+                return Some(one.node);
+            }
+            if let Some(upstreams) = self.upstreams(now, title, one.node, rate, &[], rng) {
+                self.order_relay(now, title, one.node, rate, &upstreams, rng);
+                return Some(one.node);
+            }
+        }
+        None
+    }
+}

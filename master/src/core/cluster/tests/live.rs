@@ -1,0 +1,206 @@
+//! Feeds: who watches, relays and publishes where.
+
+use usher_proto::{
+    PublisherId, SessionId, Title,
+    model::{Failed, FeedState, Feeds, Medium, Publish, RelayWanted},
+};
+
+use super::*;
+use crate::core::feeds::{GRACE as LIVES, Rival};
+
+const FEED: &str = "live/a";
+
+fn title() -> Title {
+    Title::parse(FEED).expect("a title")
+}
+
+/// What a node says of the feed.
+fn state(world: &World, publisher: Option<u128>, upstream: Option<usize>) -> FeedState {
+    let name = |node: usize| world.cluster.roster().node(world.id(node)).expect("known").name().clone();
+    FeedState {
+        title: title(),
+        publisher: publisher.map(PublisherId),
+        upstream: upstream.map(name),
+        interrupted: false,
+        viewers: 1,
+        relays: 0,
+        newest: 7,
+        started_ms: 0,
+        bitrate: Bitrate(10 * MBIT),
+        medium: Medium { media_type: "video/mp2t".into(), tracks: Vec::new() },
+        window_ms: 60_000,
+    }
+}
+
+fn tell(world: &mut World, node: usize, states: Vec<FeedState>) {
+    world.cluster.feeds_told(world.now, world.links[node], Feeds(states));
+}
+
+/// Three nodes of 1 Gbit/s, of which the first takes the feed in.
+fn on_air() -> World {
+    let mut world = World::figure_4();
+    for link in world.links.clone() {
+        world.cluster.roster.current(link).expect("attached").hello.equipment.live_ingest = true;
+    }
+    let ingest = state(&world, Some(1), None);
+    tell(&mut world, 0, vec![ingest]);
+    world
+}
+
+fn publish(publisher: u128) -> Publish {
+    Publish {
+        title: title(),
+        publisher: PublisherId(publisher),
+        rate: None,
+        zone: String::new(),
+        exclude: Vec::new(),
+        failed: Vec::new(),
+        take_over: false,
+        record: false,
+    }
+}
+
+fn ingest(world: &mut World, publish: &Publish) -> Result<Ingest, NotPublished> {
+    world.cluster.publish(world.now, publish, &mut world.rng)
+}
+
+fn want(world: &mut World, node: usize, wanted: &RelayWanted) {
+    world.cluster.relay_wanted(world.now, world.links[node], wanted, &mut world.rng);
+}
+
+fn relays(world: &mut World) -> Vec<(u32, Vec<u32>)> {
+    let orders = world.cluster.orders().into_iter();
+    let relays = orders.filter_map(|order| match order {
+        Order::Relay { node, upstreams, .. } => {
+            Some((node.0, upstreams.into_iter().map(|(upstream, _)| upstream.0).collect()))
+        }
+        _ => None,
+    });
+    relays.collect()
+}
+
+#[test]
+fn a_viewer_goes_where_the_feed_is_and_costs_its_rate_there() {
+    let mut world = on_air();
+    let decision = world.resolve(FEED, |_| {}).expect("on the air");
+    assert_eq!((decision.first, decision.relay, decision.content, decision.size), (world.id(0), None, None, 0));
+    assert_eq!(decision.rate, Bitrate(11 * MBIT), "as measured, and a tenth");
+    assert_eq!((world.level(0), world.level(1)), (11 * MBIT, 0));
+    assert!(relays(&mut world).is_empty());
+    assert_eq!(why(world.resolve("live/b", |_| {})), NoChoice::NotFound);
+}
+
+#[test]
+fn a_node_without_the_feed_costs_the_relay_leg_too() {
+    let mut world = on_air();
+    let exclude = vec![NodeName::parse("node-1").expect("a name")];
+    let decision = world.resolve(FEED, |ask| ask.exclude.clone_from(&exclude)).expect("elsewhere");
+    assert_ne!(decision.first, world.id(0));
+    assert_eq!(decision.relay, Some(world.id(0)));
+    let node = decision.first.0 as usize;
+    assert_eq!((world.level(node), world.level(0)), (11 * MBIT, 11 * MBIT), "the viewer, and the leg");
+    assert_eq!(relays(&mut world), [(decision.first.0, vec![0])]);
+    let reason = world.cluster.reason(&decision).expect("known").to_string();
+    assert!(reason.contains("comes there from node-1"), "{reason}");
+    // Once that node has been told, no second leg is booked there.
+    let legs = world.level(0);
+    loop {
+        let next = world.resolve(FEED, |ask| ask.exclude.clone_from(&exclude)).expect("elsewhere");
+        if next.first == decision.first {
+            break assert_eq!((next.relay, world.level(0) - legs <= 11 * MBIT), (None, true));
+        }
+    }
+}
+
+#[test]
+fn a_full_ingest_node_hands_on_to_one_that_has_room() {
+    let mut world = on_air();
+    let mut placed = [0; 3];
+    while let Ok(decision) = world.resolve(FEED, |_| {}) {
+        placed[decision.first.0 as usize] += 1;
+    }
+    for node in 0..3 {
+        assert!(world.level(node) <= 1000 * MBIT);
+    }
+    assert!(placed.iter().all(|viewers| *viewers > 80), "{placed:?}: all nodes carry it");
+}
+
+#[test]
+fn who_lost_its_upstream_is_told_another_or_why_not() {
+    let mut world = on_air();
+    let relay = state(&world, None, Some(0));
+    tell(&mut world, 1, vec![relay]);
+    let failed = |node: &str, code| Failed { node: NodeName::parse(node).expect("a name"), code };
+    let wanted = |failed: Vec<Failed>| RelayWanted { title: title(), failed };
+    want(&mut world, 2, &wanted(vec![failed("node-1", Code::VerificationFailed)]));
+    assert_eq!(relays(&mut world), [(2, vec![1])], "not the one that lied");
+    want(&mut world, 1, &wanted(vec![]));
+    assert_eq!(relays(&mut world), [(1, vec![0])], "not from below itself");
+    let relay = state(&world, None, Some(1));
+    tell(&mut world, 2, vec![relay]);
+    for _ in 0..20 {
+        want(&mut world, 2, &wanted(vec![]));
+        let told = relays(&mut world);
+        assert!(told == [(2, vec![0])] || told == [(2, vec![1, 0])], "one, and where it begins: {told:?}");
+    }
+    want(&mut world, 1, &RelayWanted { title: Title::parse("live/b").expect("a title"), failed: Vec::new() });
+    let orders = world.cluster.orders();
+    assert!(matches!(orders.as_slice(), [Order::NoRelay { why, .. }] if why.code == Code::NotFound), "{orders:?}");
+}
+
+#[test]
+fn one_publisher_at_a_time_and_it_comes_back_to_its_node() {
+    let mut world = on_air();
+    let decide = |world: &mut World, publish: &Publish| ingest(world, publish);
+    let taken = decide(&mut world, &publish(2)).expect_err("another one sends it");
+    assert_eq!(Fault::from(&taken).code, Code::Exists);
+    let own = decide(&mut world, &publish(1)).expect("its own");
+    assert_eq!(own.nodes.first(), Some(&world.id(0)));
+    let elsewhere =
+        Publish { exclude: vec![NodeName::parse("node-1").expect("a name")], take_over: true, ..publish(2) };
+    let other = decide(&mut world, &elsewhere).expect("taken over");
+    let node = other.nodes[0];
+    assert_ne!(node, world.id(0));
+    let second = state(&world, Some(2), None);
+    tell(&mut world, node.0 as usize, vec![second]);
+    let rival = Rival { node: world.id(0), title: title(), publisher: PublisherId(1) };
+    assert_eq!(world.cluster.orders(), [Order::EndPublisher(rival)]);
+    let nobody = Publish { record: true, ..publish(1) };
+    assert!(ingest(&mut world, &Publish { take_over: true, ..nobody }).is_err(), "no node records");
+}
+
+#[test]
+fn a_feed_whose_node_is_lost_is_there_for_a_while() {
+    let mut world = on_air();
+    let link = world.links[0];
+    world.cluster.detach(world.now, link);
+    assert!(ingest(&mut world, &publish(2)).is_ok(), "nobody sends it now");
+    let wait = |world: &mut World, seconds| (0..seconds).for_each(|_| world.wait(Duration::from_secs(1)));
+    wait(&mut world, LIVES.as_secs() - 2);
+    assert!(world.cluster.feeds().get(&title()).is_some());
+    wait(&mut world, 4);
+    assert_eq!(why(world.resolve(FEED, |_| {})), NoChoice::NotFound);
+}
+
+#[test]
+fn a_node_that_drains_gives_viewers_and_legs_away() {
+    let mut world = on_air();
+    let relay = state(&world, None, Some(0));
+    tell(&mut world, 1, vec![relay.clone()]);
+    tell(&mut world, 2, vec![relay]);
+    let watcher = world.resolve(FEED, |_| {}).expect("on the air");
+    let node = watcher.first.0 as usize;
+    world.begin(node, watcher.session, FEED, 11 * MBIT);
+    let only = world.cluster.only_at(world.now, world.id(node));
+    assert!(only.is_empty(), "feeds go on anywhere: {only:?}");
+    world.cluster.presence(world.now, world.links[node], presence(true));
+    let mut moved: Vec<SessionId> = Vec::new();
+    for _ in 0..5 {
+        world.seconds(1);
+        moved.extend(world.cluster.orders().into_iter().filter_map(|order| match order {
+            Order::Move(step) if step.from == world.id(node) => Some(step.session),
+            _ => None,
+        }));
+    }
+    assert!(moved.contains(&watcher.session), "{moved:?}");
+}

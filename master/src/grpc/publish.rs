@@ -1,0 +1,86 @@
+//! Who may publish a feed, and the seats where it may be sent. Refuses to know how they are chosen.
+
+use usher_certs::{Identity, Role};
+use usher_proto::{
+    Fault, Title,
+    code::Code,
+    model::Publish,
+    pb::v1,
+    ticket::{Claims, FeedGrant, LIFETIME_SECS, Purpose, Right},
+};
+
+use crate::state::{Card, Seats, State, session, timestamp};
+
+/// Who publishes, by name, if the certificate is for this feed: `live/NAME` and `live/NAME/…`, or everything for operators.
+pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<String, Fault> {
+    let feed = title.as_str().strip_prefix("live/").unwrap_or_default();
+    match identity {
+        Some(identity) if identity.role == Role::Admin => Ok(identity.name),
+        Some(identity) if identity.role == Role::Publisher => {
+            let rest = feed.strip_prefix(&identity.name);
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+                return Ok(identity.name);
+            }
+            let text = format!(
+                "the certificate of {identity} is for live/{name} and live/{name}/…, not for `{title}`",
+                name = identity.name
+            );
+            Err(Fault::new(Code::Denied, text))
+        }
+        Some(identity) => {
+            let text = format!("{identity} may not publish; use a certificate from `usher certs issue publisher NAME`");
+            Err(Fault::new(Code::Denied, text))
+        }
+        None => {
+            let name = feed.split('/').next().unwrap_or_default();
+            let text = format!(
+                "publishing `{title}` needs a client certificate: `usher certs issue publisher {name}`, or an operator's"
+            );
+            Err(Fault::new(Code::Unauthenticated, text))
+        }
+    }
+}
+
+/// Where a publisher may send, with tickets.
+pub(super) fn answer(state: &State, publish: &Publish, id: &str) -> Result<v1::PublishResponse, Fault> {
+    let Publish { title, publisher, rate, take_over, record, .. } = publish;
+    let seats = state.ingest(publish).map_err(|why| {
+        let fault = Fault::from(&why);
+        Fault { message: format!("`{title}`: {}", fault.message), ..fault }
+    })?;
+    let Seats { cards, reason, seed, key, now } = seats;
+    let issued = now.unix_ms / 1000;
+    let (expires, session) = (issued.saturating_add(LIFETIME_SECS), session());
+    let grant = FeedGrant {
+        right: Right::Publish,
+        key,
+        publisher: *publisher,
+        first: now.unix_ms,
+        take_over: *take_over,
+        record: *record,
+    };
+    let claims = |card: &Card| Claims {
+        until: state.until(now),
+        feed: Some(grant.to_claims()),
+        aud: card.node.clone(),
+        jti: session.to_string(),
+        title: title.to_string(),
+        cid: None,
+        start: 0,
+        end: None,
+        purpose: Purpose::Play,
+        rate: rate.map_or(0, |rate| rate.0),
+        nbf: issued,
+        exp: expires,
+        rid: id.to_owned(),
+        burst: false,
+    };
+    Ok(v1::PublishResponse {
+        session_id: session.to_string(),
+        seats: cards.iter().map(|card| card.seat(&claims(card))).collect::<Result<_, Fault>>()?,
+        feed_seed: seed.to_vec(),
+        reason,
+        expires_at: Some(timestamp(expires.saturating_mul(1000))),
+        request_id: id.to_owned(),
+    })
+}

@@ -1,0 +1,67 @@
+//! What the state knows of feeds: what nodes tell of them, who may send one where, and the keys that they are signed
+//! with. Owns no decision.
+
+use std::sync::{Arc, PoisonError};
+
+use usher_proto::{
+    Title,
+    feed::FeedKey,
+    model::{Feeds, Publish, RelayWanted},
+};
+
+use super::{Card, State, now};
+use crate::core::{Now, cluster::NotPublished, roster::Link};
+
+/// Keys that are kept: more feeds than a node carries.
+const KEYS: usize = 4096;
+
+/// Where a publisher may send, and until when it is good.
+pub(crate) struct Seats {
+    /// Best first; at least one.
+    pub(crate) cards: Vec<Arc<Card>>,
+    pub(crate) reason: String,
+    pub(crate) seed: [u8; 32],
+    pub(crate) key: FeedKey,
+    pub(crate) now: Now,
+}
+
+impl State {
+    /// The key that a feed's groups are signed with.
+    pub(super) fn feed_key(&self, title: &Title) -> FeedKey {
+        // Nothing is half done under this lock.
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() >= KEYS {
+            keys.clear();
+        }
+        *keys.entry(title.clone()).or_insert_with(|| self.secret.feed_key(title))
+    }
+
+    /// Takes what a node tells of its feeds.
+    pub(crate) fn feeds(&self, link: Link, feeds: Feeds) {
+        let mut inner = self.lock();
+        let now = now();
+        inner.cluster.feeds_told(now, link, feeds);
+        self.carry(&mut inner, now);
+    }
+
+    /// A node wants an upstream.
+    pub(crate) fn relay_wanted(&self, link: Link, wanted: &RelayWanted) {
+        let mut inner = self.lock();
+        let now = now();
+        inner.cluster.relay_wanted(now, link, wanted, &mut rand::rng());
+        self.carry(&mut inner, now);
+    }
+
+    /// Decides where a publisher sends.
+    pub(crate) fn ingest(&self, publish: &Publish) -> Result<Seats, NotPublished> {
+        let mut inner = self.lock();
+        let now = now();
+        let ingest = inner.cluster.publish(now, publish, &mut rand::rng())?;
+        self.carry(&mut inner, now);
+        let cards = ingest.nodes.iter().filter_map(|node| Some(Arc::clone(&inner.channels.get(node)?.card)));
+        let cards = cards.collect();
+        drop(inner);
+        let (seed, key) = (self.secret.feed_seed(&publish.title), self.feed_key(&publish.title));
+        Ok(Seats { cards, reason: ingest.reason, seed, key, now })
+    }
+}

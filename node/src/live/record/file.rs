@@ -1,0 +1,186 @@
+//! The files of one recording: each has its name once it is whole and on the disk, and never takes another's. Everything
+//! here blocks. Refuses to know where groups come from.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, IoSlice, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use tracing::{error, info};
+
+use super::Recorder;
+use crate::core::{
+    feed::Whole,
+    record::{self, MOST, PART, Place, Plan},
+};
+
+/// So many bytes are given to the disk at a time, so that little is left to be done at the end, and little is lost by a
+/// crash.
+const SYNC: u64 = 64 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tape {
+    recorder: Arc<Recorder>,
+    place: Place,
+    /// In names.
+    time: String,
+    plan: Plan,
+    part: Option<Part>,
+    groups: u64,
+    titles: Vec<String>,
+}
+
+/// A file that is written.
+#[derive(Debug)]
+struct Part {
+    file: File,
+    path: PathBuf,
+    /// Of whole groups.
+    bytes: u64,
+    synced: u64,
+}
+
+impl Tape {
+    pub(super) fn new(recorder: Arc<Recorder>, place: Place, time: String) -> Self {
+        let plan = Plan::new(place.format);
+        Self { recorder, place, time, plan, part: None, groups: 0, titles: Vec::new() }
+    }
+
+    /// What became titles.
+    pub(super) fn titles(&self) -> &[String] {
+        &self.titles
+    }
+
+    /// Groups that were written.
+    pub(super) fn groups(&self) -> u64 {
+        self.groups
+    }
+
+    /// Appends a group. Of one that fails nothing stays.
+    pub(super) fn write(&mut self, group: &Whole) -> io::Result<()> {
+        let step = self.plan.take(&group.head);
+        if step.file || self.part.is_none() {
+            self.finish();
+            self.part = Some(Part::create(&self.folder(), &self.place, &self.time)?);
+        }
+        let Some(part) = &mut self.part else { return Ok(()) };
+        let head = step.head.then(|| group.head.head.clone());
+        let media: Vec<Bytes> = head.into_iter().chain(group.frames.iter().map(record::media)).collect();
+        part.append(&media)?;
+        self.groups += 1;
+        Ok(())
+    }
+
+    /// The present file is whole.
+    pub(super) fn finish(&mut self) {
+        let Some(part) = self.part.take() else { return };
+        let path = part.path.clone();
+        match part.keep(&self.place, &self.time) {
+            Ok(Some(name)) => {
+                let title = format!("{}/{name}", self.place.folder);
+                info!(title, "a recording has become a title");
+                self.titles.push(title);
+            }
+            Ok(None) => {}
+            Err(error) => error!(?path, %error, "a recording keeps its unfinished name until the next start"),
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.recorder.root.join(&self.place.folder)
+    }
+}
+
+impl Part {
+    /// A new file, whose name and whose later one nobody has.
+    fn create(folder: &Path, place: &Place, time: &str) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        for number in 1..=MOST {
+            let name = place.file(time, number);
+            let path = folder.join(format!("{name}{PART}"));
+            if folder.join(name).symlink_metadata().is_ok() {
+                continue;
+            }
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => {
+                    // A node that starts leaves it alone.
+                    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+                    return Ok(Self { file, path, bytes: 0, synced: 0 });
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::new(
+            ErrorKind::AlreadyExists,
+            format!("{MOST} recordings of {time} are in {}", folder.display()),
+        ))
+    }
+
+    fn append(&mut self, media: &[Bytes]) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = media.iter().map(|media| IoSlice::new(media)).collect();
+        if let Err(error) = write_all(&self.file, &mut slices) {
+            // What is torn is of no use to a player.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
+        self.bytes += media.iter().map(|media| media.len() as u64).sum::<u64>();
+        if self.bytes - self.synced >= SYNC {
+            self.synced = self.bytes;
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Gives it its name, which is returned, or removes it when nothing is in it.
+    fn keep(self, place: &Place, time: &str) -> io::Result<Option<String>> {
+        if self.bytes == 0 {
+            fs::remove_file(&self.path)?;
+            return Ok(None);
+        }
+        self.file.sync_all()?;
+        let names = (1..=MOST).map(|number| place.file(time, number));
+        rename(&self.path, names)
+    }
+}
+
+/// Gives a file the first of these names that nobody has.
+pub(super) fn rename(path: &Path, names: impl Iterator<Item = String>) -> io::Result<Option<String>> {
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    for name in names {
+        let target = folder.join(&name);
+        match rustix::fs::renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => continue,
+            // A file system without the flag.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                if target.symlink_metadata().is_ok() {
+                    continue;
+                }
+                fs::rename(path, &target)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        File::open(folder)?.sync_all()?;
+        return Ok(Some(name));
+    }
+    Err(ErrorKind::AlreadyExists.into())
+}
+
+fn write_all(mut file: &File, mut rest: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

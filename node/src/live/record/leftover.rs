@@ -1,0 +1,93 @@
+//! What a node that died left of its recordings: cut to what is whole, and made titles. Everything here blocks. Leaves
+//! alone what another node is writing, and what does not look like a recording.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use rustix::fs::FlockOperation;
+use tracing::{info, warn};
+
+use super::file::rename;
+use crate::core::record::{self, MOST, PART};
+
+/// Bytes of a packet of a transport stream.
+const PACKET: u64 = 188;
+
+/// The most parts of a title.
+const DEPTH: usize = 512;
+
+/// Rescues what lies in a folder, and below.
+pub(super) fn rescue(folder: &Path) {
+    let mut folders = vec![(folder.to_owned(), DEPTH)];
+    while let Some((folder, depth)) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                warn!(?folder, %error, "recordings in it are not looked at");
+                continue;
+            }
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && depth > 0 => folders.push((path, depth - 1)),
+                Ok(kind) if kind.is_file() => match part(&path) {
+                    Ok(Some(name)) => info!(?path, name, "an unfinished recording has become a title"),
+                    Ok(None) => {}
+                    Err(error) => warn!(?path, %error, "an unfinished recording is left as it is"),
+                },
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Makes a title of a part: its name then. `None` for what is none, is being written, or holds nothing.
+fn part(path: &Path) -> io::Result<Option<String>> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some((stem, end)) = name.strip_suffix(PART).and_then(|name| name.rsplit_once('.')) else { return Ok(None) };
+    if !matches!(end, "ts" | "mp4") {
+        return Ok(None);
+    }
+    let file = File::options().read(true).write(true).open(path)?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(None);
+    }
+    let size = file.metadata()?.len();
+    let good = if end == "ts" { size / PACKET * PACKET } else { record::good(boxes(&file), size) };
+    if good == 0 {
+        fs::remove_file(path)?;
+        return Ok(None);
+    }
+    file.set_len(good)?;
+    file.sync_all()?;
+    let names = (1..=MOST).map(|number| match number {
+        1 => format!("{stem}.{end}"),
+        number => format!("{stem}-{number}.{end}"),
+    });
+    rename(path, names)
+}
+
+/// The boxes of an MP4 file, until one is none.
+fn boxes(file: &File) -> impl Iterator<Item = ([u8; 4], u64)> {
+    let mut at = 0_u64;
+    std::iter::from_fn(move || {
+        let (mut head, mut long) = ([0; 8], [0; 8]);
+        file.read_exact_at(&mut head, at).ok()?;
+        let [a, b, c, d, kind @ ..] = head;
+        let length = match u32::from_be_bytes([a, b, c, d]) {
+            1 => {
+                file.read_exact_at(&mut long, at.checked_add(8)?).ok()?;
+                u64::from_be_bytes(long)
+            }
+            length => length.into(),
+        };
+        at = at.checked_add(length).filter(|_| length >= 8)?;
+        Some((kind, length))
+    })
+}

@@ -1,0 +1,161 @@
+//! One feed of a node: what is kept of it, who sends it here and who has it from here. Owns its lock, which is short and
+//! never held across an await. Refuses to know other feeds.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch as signal;
+use tokio_util::sync::CancellationToken;
+use usher_proto::{
+    Code, Fault, NodeName, PublisherId, Title,
+    feed::FeedKey,
+    model::{FeedState, Medium, Relay},
+    pb::{v1, wire::FeedStart},
+};
+
+use super::{lock, record};
+use crate::core::feed::Feed;
+
+/// One feed.
+pub(crate) struct Room {
+    pub(crate) title: Title,
+    pub(crate) key: FeedKey,
+    pub(super) inner: Mutex<Inner>,
+    /// Something came, or ended.
+    pub(super) changed: signal::Sender<()>,
+    pub(super) viewers: AtomicU32,
+    pub(super) relays: AtomicU32,
+}
+
+pub(super) struct Inner {
+    pub(super) feed: Feed,
+    pub(super) medium: Option<Medium>,
+    pub(super) started_ms: i64,
+    pub(super) source: Source,
+    /// One past the last group of a feed that is over.
+    pub(super) ended: Option<u64>,
+    /// Upstreams as the master named them last.
+    pub(super) upstreams: signal::Sender<Option<Relay>>,
+    /// Ends the task that looks for an upstream.
+    pub(super) relaying: Option<CancellationToken>,
+    /// The recording that runs.
+    pub(super) recording: Option<Arc<record::Recording>>,
+}
+
+/// Who sends a feed here.
+pub(super) enum Source {
+    /// Nobody, since then.
+    Nobody,
+    /// A publisher; the session is told here why it is to end.
+    Publisher { id: PublisherId, number: u64, end: signal::Sender<Option<Fault>> },
+    /// A publisher that is awaited.
+    Away(PublisherId),
+    /// Another node.
+    Upstream(NodeName),
+}
+
+impl Room {
+    pub(super) fn new(title: Title, key: FeedKey, window: Duration) -> Self {
+        let inner = Inner {
+            feed: Feed::new(window),
+            medium: None,
+            started_ms: 0,
+            source: Source::Nobody,
+            ended: None,
+            upstreams: signal::Sender::default(),
+            relaying: None,
+            recording: None,
+        };
+        let (viewers, relays) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { title, key, inner: Mutex::new(inner), changed: signal::Sender::new(()), viewers, relays }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Whether somebody has it from here.
+    pub(super) fn is_used(&self) -> bool {
+        self.viewers.load(Ordering::Relaxed) > 0 || self.relays.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until it is known what the feed consists of. For ever, if it never is.
+    pub(crate) async fn known(&self) -> Result<(), Fault> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            {
+                let inner = self.lock();
+                if inner.ended.is_some() {
+                    return Err(Fault::new(Code::NotFound, format!("`{}` is over", self.title)));
+                }
+                if inner.medium.is_some() {
+                    return Ok(());
+                }
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The least number of a publisher's next new group, which its ticket wants to be no less than `least`; and the newest
+    /// that is here.
+    pub(crate) fn first(&self, least: u64) -> (u64, u64) {
+        let newest = self.newest();
+        (least.max(newest + 1), newest)
+    }
+
+    /// The newest group that has begun; 0 for none.
+    pub(crate) fn newest(&self) -> u64 {
+        self.lock().feed.newest()
+    }
+
+    /// The group with which a viewer begins.
+    pub(crate) fn start(&self, start: &FeedStart) -> u64 {
+        self.lock().feed.start(start)
+    }
+
+    /// The set-up information, all but what is the session's own.
+    pub(crate) fn setup(&self) -> v1::Setup {
+        let inner = self.lock();
+        let medium = inner.medium.clone().unwrap_or_default();
+        v1::Setup {
+            title: self.title.to_string(),
+            media_type: medium.media_type,
+            tracks: medium.tracks,
+            bitrate_bps: inner.feed.rate().0,
+            streamable: true,
+            ..v1::Setup::default()
+        }
+    }
+
+    pub(super) fn state(&self, window_ms: u64) -> Option<FeedState> {
+        let inner = self.lock();
+        let (publisher, upstream, interrupted) = match &inner.source {
+            Source::Publisher { id, .. } => (Some(*id), None, false),
+            Source::Away(id) => (Some(*id), None, true),
+            Source::Upstream(node) => (None, Some(node.clone()), false),
+            Source::Nobody => (None, None, true),
+        };
+        let medium = inner.medium.clone().unwrap_or_default();
+        inner.ended.is_none().then(|| FeedState {
+            title: self.title.clone(),
+            publisher,
+            upstream,
+            interrupted,
+            viewers: self.viewers.load(Ordering::Relaxed),
+            relays: self.relays.load(Ordering::Relaxed),
+            newest: inner.feed.newest(),
+            started_ms: inner.started_ms,
+            bitrate: inner.feed.rate(),
+            medium,
+            window_ms,
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! Sends a feed to one who watches or relays it: group after group, each on a stream of its own, each piece as soon as it
+//! is here. Who is too slow is given the last whole group instead of those before it, and told so; nobody else notices.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{Connection, SendStream, VarInt, WriteError};
+use tokio::{
+    sync::watch as signal,
+    time::{self, Instant},
+};
+use usher_proto::{
+    Code, Fault,
+    feed::GroupHead,
+    pb::wire::{Finish, Skipped},
+    wire::{self, Kind},
+};
+
+use super::Watching;
+use crate::{
+    core::feed::Next,
+    house::Running,
+    moves::{Enrolled, Order},
+    quic::Sending,
+};
+
+/// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
+const GAP: Duration = Duration::from_millis(300);
+
+/// Why it ended early.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// The client, or the connection, is gone.
+    Gone,
+    /// The node cannot go on, or the client must not.
+    Fault(Fault),
+}
+
+/// One session.
+pub(crate) struct Watch<'a> {
+    pub(crate) watching: &'a Watching,
+    pub(crate) connection: &'a Connection,
+    /// The session's own stream.
+    pub(crate) control: &'a mut SendStream,
+    pub(crate) running: &'a mut Running,
+    pub(crate) sending: &'a Sending<'a>,
+    pub(crate) enrolled: &'a mut Enrolled,
+    pub(crate) subscription: u64,
+    /// The group to begin with.
+    pub(crate) first: u64,
+    /// How far behind it may fall.
+    pub(crate) latency: Duration,
+    /// How long its reader may take nothing.
+    pub(crate) stall: Duration,
+}
+
+/// What became of a group.
+enum Sent {
+    /// All of it was written.
+    Whole,
+    /// The viewer does not want it.
+    Unwanted,
+    /// It was given up for this one.
+    Skip(u64),
+}
+
+impl Watch<'_> {
+    /// Sends until the feed is over, or the session goes on elsewhere.
+    pub(crate) async fn run(mut self) -> Result<(), Lost> {
+        let mut changed = self.watching.follow();
+        let (mut at, mut until, mut gap) = (self.first, None, None);
+        loop {
+            changed.borrow_and_update();
+            if until.is_some_and(|until| at >= until) {
+                return Ok(());
+            }
+            let (head, ended, skips) = {
+                let inner = self.watching.room.lock();
+                let skip = inner.feed.skip(at, self.latency).filter(|_| at > self.first);
+                (inner.feed.from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
+            };
+            match (head, ended) {
+                // A publisher that was started again leaves a gap in the numbers, and nothing in it.
+                (Some(head), None)
+                    if !skips && head.sequence > at && head.previous != [0; 32] && !is_over(&mut gap) =>
+                {
+                    drop(time::timeout(GAP, self.wait(&mut changed, &mut until)).await);
+                }
+                (Some(head), _) if until.is_none_or(|until| head.sequence < until) => {
+                    gap = None;
+                    if head.sequence > at && at > self.first {
+                        self.skipped(at, head.sequence).await?;
+                    }
+                    at = match self.group(&head, &mut changed, &mut until).await? {
+                        Sent::Whole | Sent::Unwanted => head.sequence + 1,
+                        Sent::Skip(next) => {
+                            self.skipped(head.sequence, next).await?;
+                            next
+                        }
+                    };
+                }
+                (None, Some(end)) => {
+                    self.enrolled.close();
+                    let finish = Finish { content_id: Vec::new(), end_group: end };
+                    return self.say(wire::message(Kind::Finish, &finish)).await;
+                }
+                // Whatever comes from there on, the other seat sends.
+                (Some(_), _) => return Ok(()),
+                (None, None) => self.wait(&mut changed, &mut until).await?,
+            }
+        }
+    }
+
+    /// Waits for something new, or for the order to go on elsewhere.
+    async fn wait(&mut self, changed: &mut signal::Receiver<()>, until: &mut Option<u64>) -> Result<(), Lost> {
+        self.running.offers();
+        tokio::select! {
+            changed = changed.changed() => drop(changed),
+            order = self.enrolled.ordered(), if until.is_none() => *until = Some(self.leave(order).await?),
+        }
+        Ok(())
+    }
+
+    /// Tells the client where the session goes on, and with which group.
+    async fn leave(&mut self, order: Order) -> Result<u64, Lost> {
+        // What is being made comes from both: who has begun it here may not get its end.
+        let until = self.watching.room.lock().feed.resume_from();
+        self.say(Some(order.order.frame(until))).await?;
+        self.enrolled.leaves(order);
+        Ok(until)
+    }
+
+    async fn group(
+        &mut self,
+        head: &GroupHead,
+        changed: &mut signal::Receiver<()>,
+        until: &mut Option<u64>,
+    ) -> Result<Sent, Lost> {
+        let sequence = head.sequence;
+        let opened = time::timeout(self.stall, self.connection.open_uni()).await;
+        let Ok(mut stream) = opened.map_err(|_| self.stalled())? else { return Err(Lost::Gone) };
+        // Newer groups go first.
+        let newer = i32::try_from(sequence.saturating_sub(self.first)).unwrap_or(i32::MAX);
+        drop(stream.set_priority(newer));
+        let frame = wire::message(Kind::FeedGroup, &head.to_pb(self.subscription));
+        let mut next = Next::Piece(frame.ok_or_else(|| Lost::Fault(Fault::new(Code::Internal, "a head is too long")))?);
+        let mut sent = 0;
+        loop {
+            match next {
+                Next::Piece(frame) => match self.write(&mut stream, frame, sequence, changed).await? {
+                    Sent::Whole => {}
+                    other => return Ok(other),
+                },
+                Next::Whole => return Ok(whole(&mut stream)),
+                Next::Wait => self.wait(changed, until).await?,
+                Next::Gone => {
+                    give_up(&mut stream);
+                    let newest = self.watching.room.lock().feed.skip(sequence, Duration::ZERO);
+                    return Ok(Sent::Skip(newest.unwrap_or(sequence + 1)));
+                }
+            }
+            changed.borrow_and_update();
+            let ended = {
+                let inner = self.watching.room.lock();
+                next = inner.feed.next(sequence, sent);
+                inner.ended.is_some() || inner.feed.is_cut(sequence)
+            };
+            match &next {
+                Next::Piece(_) => sent += 1,
+                // It will not become whole any more.
+                Next::Wait if ended => {
+                    give_up(&mut stream);
+                    return Ok(Sent::Whole);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes a frame of a group; gives the group up as soon as the viewer is too far behind.
+    async fn write(
+        &mut self,
+        stream: &mut SendStream,
+        frame: Bytes,
+        sequence: u64,
+        changed: &mut signal::Receiver<()>,
+    ) -> Result<Sent, Lost> {
+        self.running.turn(frame.len() as u64).await;
+        let mut chunks = [frame];
+        let mut moved = Instant::now();
+        while !chunks[0].is_empty() {
+            self.running.offers();
+            tokio::select! {
+                biased;
+                written = stream.write_chunks(&mut chunks) => match written {
+                    // `write_chunks` leaves in each chunk what it did not take.
+                    Ok(written) => {
+                        self.running.sent(written.bytes as u64);
+                        self.sending.wrote(written.bytes as u64);
+                        moved = Instant::now();
+                    }
+                    Err(WriteError::Stopped(_)) => return Ok(Sent::Unwanted),
+                    Err(_) => return Err(Lost::Gone),
+                },
+                news = changed.changed() => {
+                    let next = self.watching.room.lock().feed.skip(sequence, self.latency);
+                    if let Some(next) = next {
+                        give_up(stream);
+                        return Ok(Sent::Skip(next));
+                    }
+                    if news.is_err() {
+                        return Err(Lost::Gone);
+                    }
+                }
+                () = time::sleep_until(moved + self.stall) => return Err(self.stalled()),
+            }
+        }
+        Ok(Sent::Whole)
+    }
+
+    fn stalled(&self) -> Lost {
+        Lost::Fault(Fault::new(Code::Timeout, format!("nothing was read for {} s", self.stall.as_secs())))
+    }
+
+    async fn skipped(&mut self, first: u64, end: u64) -> Result<(), Lost> {
+        self.say(wire::message(Kind::Skipped, &Skipped { first, end })).await
+    }
+
+    /// Says something short on the session's own stream.
+    async fn say(&mut self, frame: Option<Bytes>) -> Result<(), Lost> {
+        let frame = frame.ok_or_else(|| Lost::Fault(Fault::new(Code::Internal, "a frame is too long")))?;
+        match time::timeout(self.stall, self.control.write_chunk(frame)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Lost::Gone),
+            Err(_) => Err(self.stalled()),
+        }
+    }
+}
+
+/// Whether a gap was waited for, which is seen for the first time now, or again.
+fn is_over(gap: &mut Option<Instant>) -> bool {
+    gap.get_or_insert_with(Instant::now).elapsed() >= GAP
+}
+
+fn whole(stream: &mut SendStream) -> Sent {
+    if stream.finish().is_ok() { Sent::Whole } else { Sent::Unwanted }
+}
+
+fn give_up(stream: &mut SendStream) {
+    drop(stream.reset(VarInt::from_u32(Code::Timeout.quic())));
+}

@@ -1,0 +1,446 @@
+//! Feeds, as nodes, publishers and the master tell one another of them, validated.
+
+use super::{
+    MAX_EXCLUDE, MAX_FAILED,
+    invalid::{Check, Invalid},
+    node::is_media_type,
+    request::{Failed, failures},
+    setup::SeatAddress,
+};
+use crate::{
+    code::{Code, Fault},
+    feed::FeedKey,
+    id::{self, NodeName, PublisherId, SessionId},
+    pb::{v1, wire},
+    title::Title,
+    units::{Bitrate, MAX_RATE},
+};
+
+/// Most feeds of one node.
+pub const MAX_FEEDS: usize = 1000;
+
+/// Most tracks of one feed.
+const MAX_TRACKS: usize = 64;
+
+/// The name of a feed.
+pub(super) fn title(name: &str) -> Result<Title, String> {
+    let title = Title::parse(name).map_err(|error| error.to_string())?;
+    if title.is_live() { Ok(title) } else { Err(format!("a feed's name is live/NAME, not `{title}`")) }
+}
+
+pub(super) fn publisher(bytes: &[u8]) -> Result<PublisherId, &'static str> {
+    bytes.try_into().map(|bytes| PublisherId(u128::from_be_bytes(bytes))).map_err(|_| "expected 16 bytes")
+}
+
+/// What a feed consists of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Medium {
+    /// For example `video/mp2t`.
+    pub media_type: String,
+    /// Its elementary streams.
+    pub tracks: Vec<v1::Track>,
+}
+
+impl Medium {
+    fn take(check: &mut Check, media_type: String, tracks: Vec<v1::Track>) -> Self {
+        check.require(is_media_type(&media_type), "media_type", || "expected type/subtype".to_owned());
+        check.require(tracks.len() <= MAX_TRACKS, "tracks", || format!("at most {MAX_TRACKS}, not {}", tracks.len()));
+        let short = |text: &str| text.len() <= 32 && !text.chars().any(char::is_control);
+        let named = tracks.iter().all(|track| short(&track.codec) && short(&track.language));
+        check.require(named, "tracks", || "codec and language are words of at most 32 bytes".to_owned());
+        Self { media_type, tracks }
+    }
+}
+
+/// What a publisher is about to send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    /// What it consists of.
+    pub medium: Medium,
+    /// Unix milliseconds when it began.
+    pub started_ms: i64,
+}
+
+impl TryFrom<wire::FeedOffer> for Offer {
+    type Error = Invalid;
+
+    fn try_from(offer: wire::FeedOffer) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let medium = Medium::take(&mut check, offer.media_type, offer.tracks);
+        check.done(Some(Self { medium, started_ms: offer.started_ms }))
+    }
+}
+
+/// A feed that a node carries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedState {
+    /// Its name.
+    pub title: Title,
+    /// Who sends it here; `None` when it comes from another node.
+    pub publisher: Option<PublisherId>,
+    /// The node that it comes from; `None` when it is sent here, or there is none now.
+    pub upstream: Option<NodeName>,
+    /// The publisher, or the upstream, is away.
+    pub interrupted: bool,
+    /// Sessions that watch it here.
+    pub viewers: u32,
+    /// Other nodes that get it from here.
+    pub relays: u32,
+    /// The newest group that has begun; 0 for none.
+    pub newest: u64,
+    /// Unix milliseconds when its publisher began.
+    pub started_ms: i64,
+    /// As measured.
+    pub bitrate: Bitrate,
+    /// What it consists of.
+    pub medium: Medium,
+    /// Milliseconds of it that the node keeps.
+    pub window_ms: u64,
+}
+
+impl TryFrom<v1::FeedState> for FeedState {
+    type Error = Invalid;
+
+    fn try_from(feed: v1::FeedState) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let title = check.take("title", title(&feed.title));
+        let sent = !feed.publisher_id.is_empty();
+        let publisher = if sent { check.take("publisher_id", publisher(&feed.publisher_id)) } else { None };
+        let relayed = !feed.upstream.is_empty();
+        let upstream = if relayed { check.take("upstream", NodeName::parse(&feed.upstream)) } else { None };
+        check.require(feed.bitrate_bps <= MAX_RATE, "bitrate_bps", || format!("at most {MAX_RATE} bit/s"));
+        // A relay that has not got its first group yet does not know what it is.
+        let medium = if feed.media_type.is_empty() {
+            Medium::default()
+        } else {
+            Medium::take(&mut check, feed.media_type, feed.tracks)
+        };
+        check.done(title.map(|title| Self {
+            title,
+            publisher,
+            upstream,
+            interrupted: feed.interrupted,
+            viewers: feed.viewers,
+            relays: feed.relays,
+            newest: feed.newest_group,
+            started_ms: feed.started_ms,
+            bitrate: Bitrate(feed.bitrate_bps),
+            medium,
+            window_ms: feed.window_ms,
+        }))
+    }
+}
+
+impl FeedState {
+    /// As a message.
+    pub fn to_pb(&self) -> v1::FeedState {
+        v1::FeedState {
+            title: self.title.to_string(),
+            publisher_id: self.publisher.map(|id| id.0.to_be_bytes().to_vec()).unwrap_or_default(),
+            upstream: self.upstream.as_ref().map(ToString::to_string).unwrap_or_default(),
+            interrupted: self.interrupted,
+            viewers: self.viewers,
+            relays: self.relays,
+            newest_group: self.newest,
+            started_ms: self.started_ms,
+            bitrate_bps: self.bitrate.0,
+            media_type: self.medium.media_type.clone(),
+            tracks: self.medium.tracks.clone(),
+            window_ms: self.window_ms,
+        }
+    }
+}
+
+/// All feeds of a node; each title once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Feeds(pub Vec<FeedState>);
+
+impl TryFrom<v1::Feeds> for Feeds {
+    type Error = Invalid;
+
+    fn try_from(feeds: v1::Feeds) -> Result<Self, Invalid> {
+        if feeds.feeds.len() > MAX_FEEDS {
+            return Err(Invalid::one("feeds", format!("at most {MAX_FEEDS}, not {}", feeds.feeds.len())));
+        }
+        let mut check = Check::default();
+        let mut all: Vec<FeedState> = Vec::with_capacity(feeds.feeds.len());
+        for (i, feed) in feeds.feeds.into_iter().enumerate() {
+            all.extend(check.take(&format!("feeds[{i}]"), FeedState::try_from(feed)));
+        }
+        all.sort_by(|a, b| a.title.cmp(&b.title));
+        let twice = all.windows(2).any(|two| matches!(two, [a, b] if a.title == b.title));
+        check.require(!twice, "feeds", || "each title once".to_owned());
+        check.done(Some(Self(all)))
+    }
+}
+
+/// A publisher's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The feed.
+    pub title: Title,
+    /// This run of the publisher.
+    pub publisher: PublisherId,
+    /// What is expected of it, if known.
+    pub rate: Option<Bitrate>,
+    /// The publisher's zone, empty if unknown.
+    pub zone: String,
+    /// Nodes not to choose.
+    pub exclude: Vec<NodeName>,
+    /// Seats that did not serve; their nodes are in `exclude` too, unless they were full.
+    pub failed: Vec<Failed>,
+    /// It ends another publisher.
+    pub take_over: bool,
+    /// The node keeps the feed as a title.
+    pub record: bool,
+}
+
+impl TryFrom<v1::PublishRequest> for Publish {
+    type Error = Invalid;
+
+    fn try_from(request: v1::PublishRequest) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let title = check.take("title", title(&request.title));
+        let publisher = check.take("publisher_id", publisher(&request.publisher_id));
+        check.require(request.rate_bps <= MAX_RATE, "rate_bps", || format!("at most {MAX_RATE} bit/s"));
+        let zone = check.take("zone", id::zone(&request.zone)).unwrap_or_default().to_owned();
+        let (exclude, failed) = failures(&mut check, &request.exclude, &request.failed);
+        check.done(title.zip(publisher).map(|(title, publisher)| Self {
+            title,
+            publisher,
+            rate: (request.rate_bps > 0).then_some(Bitrate(request.rate_bps)),
+            zone,
+            exclude,
+            failed,
+            take_over: request.take_over,
+            record: request.record,
+        }))
+    }
+}
+
+/// Where a publisher may send its feed.
+#[derive(Clone)]
+pub struct Published {
+    /// Names the session.
+    pub session: SessionId,
+    /// Best first; at least one.
+    pub seats: Vec<SeatAddress>,
+    /// The seed of the key to sign groups with; a secret.
+    pub seed: [u8; 32],
+    /// Why the first seat.
+    pub reason: String,
+}
+
+impl TryFrom<v1::PublishResponse> for Published {
+    type Error = Invalid;
+
+    fn try_from(answer: v1::PublishResponse) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let session = check.take("session_id", answer.session_id.parse::<SessionId>());
+        let seed = check.take("feed_seed", answer.feed_seed.as_slice().try_into().map_err(|_| "expected 32 bytes"));
+        let seats: Vec<_> = answer.seats.into_iter().filter_map(|seat| SeatAddress::try_from(seat).ok()).collect();
+        check.require(!seats.is_empty(), "seats", || "no seat that can be dialled".to_owned());
+        let reason = answer.reason.chars().filter(|c| !c.is_control()).take(500).collect();
+        check.done(session.zip(seed).map(|(session, seed)| Self { session, seats, seed, reason }))
+    }
+}
+
+/// A node's need of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayWanted {
+    /// Of which feed.
+    pub title: Title,
+    /// Upstreams that did not serve.
+    pub failed: Vec<Failed>,
+}
+
+impl TryFrom<v1::RelayWanted> for RelayWanted {
+    type Error = Invalid;
+
+    fn try_from(wanted: v1::RelayWanted) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let title = check.take("title", title(&wanted.title));
+        let (_, failed) = failures(&mut check, &[], &wanted.failed);
+        check.done(title.map(|title| Self { title, failed }))
+    }
+}
+
+/// The upstreams of a feed.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Of which feed.
+    pub title: Title,
+    /// What its groups are checked with.
+    pub key: FeedKey,
+    /// Best first; or why there is none.
+    pub seats: Result<Vec<SeatAddress>, Fault>,
+    /// For logs.
+    pub request_id: String,
+}
+
+impl TryFrom<v1::Relay> for Relay {
+    type Error = Invalid;
+
+    fn try_from(relay: v1::Relay) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let title = check.take("title", title(&relay.title));
+        let key = check.take("key", FeedKey::try_from(relay.key.as_slice()));
+        let seats = match relay.refusal {
+            Some(no) => Err(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms)),
+            None => {
+                let seats = relay.seats.into_iter().take(MAX_FAILED);
+                let seats: Vec<_> = seats.filter_map(|seat| SeatAddress::try_from(seat).ok()).collect();
+                check.require(!seats.is_empty(), "seats", || "no seat that can be dialled".to_owned());
+                Ok(seats)
+            }
+        };
+        let request_id = relay.request_id.chars().filter(|c| !c.is_control()).take(64).collect();
+        check.done(title.zip(key).map(|(title, key)| Self { title, key, seats, request_id }))
+    }
+}
+
+/// A publisher's session to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndPublisher {
+    /// Of which feed.
+    pub title: Title,
+    /// Whose.
+    pub publisher: PublisherId,
+}
+
+impl TryFrom<v1::EndPublisher> for EndPublisher {
+    type Error = Invalid;
+
+    fn try_from(end: v1::EndPublisher) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let title = check.take("title", title(&end.title));
+        let publisher = check.take("publisher_id", publisher(&end.publisher_id));
+        check.done(title.zip(publisher).map(|(title, publisher)| Self { title, publisher }))
+    }
+}
+
+/// What of a feed a viewer is told before it dials.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveInfo {
+    /// What its groups are checked with.
+    pub key: FeedKey,
+    /// Unix milliseconds.
+    pub started_ms: i64,
+    /// Milliseconds back from now that can be watched.
+    pub window_ms: u64,
+}
+
+impl TryFrom<v1::Live> for LiveInfo {
+    type Error = Invalid;
+
+    fn try_from(live: v1::Live) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let key = check.take("key", FeedKey::try_from(live.key.as_slice()));
+        check.done(key.map(|key| Self { key, started_ms: live.started_ms, window_ms: live.window_ms }))
+    }
+}
+
+/// The set-up information of a feed's session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedSetupInfo {
+    /// Its name.
+    pub title: Title,
+    /// For example `video/mp2t`.
+    pub media_type: String,
+    /// As measured.
+    pub bitrate: Bitrate,
+    /// Names the streams of the session's groups.
+    pub subscription: u64,
+    /// The first group that comes, or the least number of the first that may be sent.
+    pub first: u64,
+    /// The newest that has begun; 0 for none.
+    pub newest: u64,
+    /// Milliseconds of the feed that the node keeps.
+    pub window_ms: u64,
+}
+
+impl TryFrom<v1::Setup> for FeedSetupInfo {
+    type Error = Invalid;
+
+    fn try_from(setup: v1::Setup) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let title = check.take("title", title(&setup.title));
+        check.require(is_media_type(&setup.media_type), "media_type", || "expected type/subtype".to_owned());
+        check.require(setup.feed.is_some(), "feed", || "this is no feed".to_owned());
+        let feed = setup.feed.unwrap_or_default();
+        check.done(title.map(|title| Self {
+            title,
+            media_type: setup.media_type,
+            bitrate: Bitrate(setup.bitrate_bps),
+            subscription: feed.subscription,
+            first: feed.first_group,
+            newest: feed.newest_group,
+            window_ms: feed.window_ms,
+        }))
+    }
+}
+
+const _: () = assert!(MAX_FAILED <= MAX_EXCLUDE);
+
+/// The code of a refusal that ends a publisher because another one took over.
+pub const TAKEN_OVER: Code = Code::Exists;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> v1::FeedState {
+        v1::FeedState {
+            title: "live/a".into(),
+            publisher_id: vec![1; 16],
+            bitrate_bps: 5,
+            media_type: "video/mp2t".into(),
+            ..v1::FeedState::default()
+        }
+    }
+
+    #[test]
+    fn states() {
+        let good = FeedState::try_from(state()).expect("valid");
+        assert_eq!(good.to_pb(), state());
+        for (what, wrong) in [
+            ("a file", v1::FeedState { title: "a".into(), ..state() }),
+            ("a path", v1::FeedState { title: "live/../a".into(), ..state() }),
+            ("publisher", v1::FeedState { publisher_id: vec![1; 15], ..state() }),
+            ("upstream", v1::FeedState { upstream: "A B".into(), ..state() }),
+            ("rate", v1::FeedState { bitrate_bps: u64::MAX, ..state() }),
+            ("type", v1::FeedState { media_type: "x".into(), ..state() }),
+            ("tracks", v1::FeedState { tracks: vec![v1::Track::default(); 65], ..state() }),
+        ] {
+            assert!(FeedState::try_from(wrong).is_err(), "{what}");
+        }
+        assert!(Feeds::try_from(v1::Feeds { feeds: vec![state(), state()] }).is_err(), "twice");
+        assert!(Feeds::try_from(v1::Feeds { feeds: vec![state(); MAX_FEEDS + 1] }).is_err(), "many");
+        let unknown = v1::FeedState { media_type: String::new(), publisher_id: vec![], ..state() };
+        assert!(FeedState::try_from(unknown).is_ok());
+    }
+
+    #[test]
+    fn requests_and_answers() {
+        let request = v1::PublishRequest {
+            title: "live/a".into(),
+            publisher_id: vec![1; 16],
+            failed: vec![v1::SeatFailure { node: "n".into(), reason: "TIMEOUT".into() }],
+            ..v1::PublishRequest::default()
+        };
+        let publish = Publish::try_from(request.clone()).expect("valid");
+        assert_eq!((publish.exclude.len(), publish.failed.len()), (1, 1));
+        let wrong = v1::PublishRequest { title: "a.ts".into(), publisher_id: vec![], zone: "a b".into(), ..request };
+        let Err(Invalid(violations)) = Publish::try_from(wrong) else { panic!("taken") };
+        let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["title", "publisher_id", "zone"]);
+        assert!(Published::try_from(v1::PublishResponse::default()).is_err());
+        assert!(Relay::try_from(v1::Relay { title: "live/a".into(), key: vec![0; 32], ..Default::default() }).is_err());
+        let refusal = Some(v1::Refusal { reason: "NOT_FOUND".into(), ..v1::Refusal::default() });
+        let none = v1::Relay { title: "live/a".into(), key: vec![0; 32], refusal, ..Default::default() };
+        let relay = Relay::try_from(none).expect("valid");
+        assert_eq!(relay.seats.map_err(|fault| fault.code).err(), Some(Code::NotFound));
+        assert!(LiveInfo::try_from(v1::Live { key: vec![0; 31], ..v1::Live::default() }).is_err());
+        assert!(FeedSetupInfo::try_from(v1::Setup { title: "live/a".into(), ..v1::Setup::default() }).is_err());
+    }
+}
