@@ -27,7 +27,7 @@ use usher_proto::{
     Code, Fault, PublisherId, Title,
     feed::FeedKey,
     model::{Failed, FeedState, MAX_FEEDS, Offer, Relay, TAKEN_OVER},
-    pb::v1,
+    pb::{v1, wire::FeedStart},
     ticket::FeedGrant,
 };
 
@@ -182,8 +182,15 @@ impl Live {
     ///
     /// # Errors
     /// `NO_CAPACITY` when too many feeds are here.
-    pub(crate) fn enter(self: &Arc<Self>, title: &Title, key: FeedKey, relay: bool) -> Result<Watching, Fault> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        title: &Title,
+        key: FeedKey,
+        relay: bool,
+        start: &FeedStart,
+    ) -> Result<Watching, Fault> {
         let room = self.room(title, key)?;
+        room.back_ms.fetch_max(start.back_ms.min(self.window_ms()), Ordering::Relaxed);
         let count = if relay { &room.relays } else { &room.viewers };
         count.fetch_add(1, Ordering::Relaxed);
         self.tells.notify_one();

@@ -361,3 +361,42 @@ fn a_master_that_was_started_again_knows_the_feeds() {
     let mut late = cluster.record("cam1", "b.ts", &["--duration", "2s", "--zone", "town"]);
     assert_eq!(done(&mut late)["groups"], 2, "the keys are the same");
 }
+
+#[test]
+fn draining_the_ingest_node_leaves_no_relay_behind() {
+    let cluster = zones();
+    let _feed = cluster.publish("cam1", MPEGTS, &["--zone", "studio"]);
+    // It begins before its node has anything of the feed.
+    let mut viewer = cluster.record("cam1", "a.ts", &["--from", "-20s", "--duration", "14s", "--zone", "town"]);
+    viewer.line_with("progress");
+    let said = run(&mut cluster.operate(&["drain", "node-1", "--deadline", "60s"])).expect(0);
+    assert!(!said.out.contains("60 s") && cluster.seen("node-1")["sessions"] == 0, "{}", said.out);
+    let told = done(&mut viewer);
+    assert_eq!((told["groups"].as_u64(), told["dropped_groups"].as_u64()), (Some(14), Some(0)), "{told}");
+    assert_eq!(frames(&cluster, "a.ts"), 14 * RATE);
+}
+
+#[test]
+fn a_killed_publisher_may_come_again_and_an_interrupted_recording_is_whole() {
+    let cluster = Cluster::live(&[("node-1", &[])]);
+    let mut feed = cluster.publish("cam1", MPEGTS, &[]);
+    let mut recording = cluster.record("cam1", "a.ts", &[]);
+    eventually("some groups came", || recording.seen().contains("\"groups\":3"));
+    recording.signal("INT");
+    assert!(done(&mut recording)["groups"].as_u64().is_some_and(|groups| groups >= 3));
+    assert_eq!(frames(&cluster, "a.ts") % RATE, 0, "nothing of a group that is not whole");
+    feed.publisher.signal("KILL");
+    feed.publisher.wait();
+    eventually("its node notices", || cluster.feed("cam1")["live"]["interrupted"] == true);
+    let _again = cluster.publish("cam1", MPEGTS, &[]);
+    eventually("it is on the air again", || cluster.feed("cam1")["live"]["interrupted"] == false);
+    for (args, word) in [
+        (&["fetch", "live/*"][..], "by its name"),
+        (&["fetch", "live/cam1", "--limit-rate", "1mbit"], "--limit-rate"),
+        (&["fetch", "live/cam1", "--duration", "0s"], "longer than nothing"),
+        (&["fetch", "live/cam1", "--range", "0-9"], "--from"),
+    ] {
+        let said = cluster.run(args);
+        assert!(said.code == 2 && said.err.contains(word), "{args:?}: {} {}", said.code, said.err);
+    }
+}

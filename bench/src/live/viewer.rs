@@ -31,6 +31,9 @@ use crate::peers::viewer::{endpoint, seat, tickets, trust};
 /// Viewers that come in at once.
 const AT_THE_DOOR: usize = 16;
 
+/// How far a viewer may fall behind before groups are given up: what `usher play` asks for.
+const LATENCY: Duration = Duration::from_secs(10);
+
 /// What a slow viewer may have unread, in bytes: less than its node would wait for.
 const SLOW_WINDOW: u32 = 256 * 1024;
 
@@ -155,7 +158,8 @@ async fn watch(
     let address = *seat.addresses.iter().find(|address| address.ip().is_loopback()).context("a loopback address")?;
     let connecting = endpoint.connect_with(trust(seat.pins.clone(), transport)?, address, "node.usher")?;
     let connection = connecting.await.context("dial a node")?;
-    let open = Open { ticket: seat.ticket.clone(), watch: Some(FeedStart::default()), ..Open::default() };
+    let start = FeedStart { latency_ms: u64::try_from(LATENCY.as_millis())?, ..FeedStart::default() };
+    let open = Open { ticket: seat.ticket.clone(), watch: Some(start), ..Open::default() };
     let (mut send, control) = connection.open_bi().await.context("open a stream")?;
     send.write_chunk(wire::message(Kind::Open, &open).context("a short ticket")?).await.context("send a ticket")?;
     let (throttle, mut streams) = (Arc::new(Throttle::new(rate)), JoinSet::new());

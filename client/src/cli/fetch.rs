@@ -76,7 +76,7 @@ pub struct FetchArgs {
     #[command(flatten)]
     reach: Reach,
     /// Record so much of a feed; without it, until the feed or you end it
-    #[arg(long, value_name = "TIME", value_parser = live::time, help_heading = "Feeds (live/NAME)")]
+    #[arg(long, value_name = "TIME", value_parser = live::duration, allow_hyphen_values = true, help_heading = "Feeds (live/NAME)")]
     duration: Option<Duration>,
     #[command(flatten)]
     live: LiveArgs,
@@ -194,6 +194,12 @@ impl FetchArgs {
         let [url] = self.urls.as_slice() else { return usage("a feed is recorded by a command of its own") };
         if self.range.is_some() || self.from_id {
             return usage("a feed has no bytes to choose from and no content id; --from and --duration choose");
+        }
+        if url.pattern().is_ok_and(|pattern| pattern.is_some()) {
+            return usage("a feed is recorded by its name; `usher ls` lists those on the air");
+        }
+        if self.limit_rate.is_some() {
+            return usage("a feed comes at its own rate; --limit-rate is for titles");
         }
         let output = match self.output.clone() {
             Some(path) if path.as_os_str() == "-" => None,

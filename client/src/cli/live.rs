@@ -82,6 +82,12 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     if time > LONGEST { Err("at most 24h".to_owned()) } else { Ok(time) }
 }
 
+/// How much to record.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = time(text)?;
+    if duration.is_zero() { Err("a recording is longer than nothing".to_owned()) } else { Ok(duration) }
+}
+
 /// A URL; a feed's name alone means the master of `USHER_MASTER`, or the one on this host.
 pub(super) fn url(text: &str) -> Result<Url, UrlError> {
     if !text.starts_with("live/") {
@@ -267,6 +273,8 @@ pub(super) async fn record(
     };
     let tally = *tally.lock().unwrap_or_else(PoisonError::into_inner);
     let elapsed = started.elapsed();
+    // What was begun and is not whole would end in a torn picture.
+    let tally = if output.is_some() { Tally { bytes: tally.whole, ..tally } } else { tally };
     sink.keep(tally.bytes).await?;
     match result {
         Err(fault) if fault.code == Code::Cancelled && output.is_none() => {}

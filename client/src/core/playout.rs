@@ -80,6 +80,9 @@ pub struct Playout {
     ended: bool,
     dropped: u64,
     played: u64,
+    /// Bytes given out, and those until the end of the last whole group.
+    given: u64,
+    whole: u64,
 }
 
 impl Playout {
@@ -102,6 +105,8 @@ impl Playout {
             ended: false,
             dropped: 0,
             played: 0,
+            given: 0,
+            whole: 0,
         }
     }
 
@@ -219,8 +224,8 @@ impl Playout {
 
     /// What can be written now; `None` when it is to be waited.
     pub fn next(&mut self, now: Instant) -> Option<Out> {
-        let mut out = Out::default();
-        while !self.ended && self.advance(now, &mut out) {}
+        let (mut out, given) = (Out::default(), self.given);
+        while !self.ended && self.advance(now, &mut out, given) {}
         if let Some((_, moved)) = self.finished.as_mut().filter(|_| !out.media.is_empty()) {
             *moved = now;
         }
@@ -255,14 +260,20 @@ impl Playout {
         self.played
     }
 
+    /// Bytes that were given out until the end of the last whole group.
+    pub fn whole(&self) -> u64 {
+        self.whole
+    }
+
     /// Media that waits for its turn.
     fn held(&self) -> u64 {
         let held = self.groups.values().flat_map(|group| &group.held);
         held.map(|(_, media)| media.len() as u64).sum()
     }
 
-    /// Writes of the group that is next, or goes on to the one after it. False when there is nothing to do.
-    fn advance(&mut self, now: Instant, out: &mut Out) -> bool {
+    /// Writes of the group that is next, or goes on to the one after it. False when there is nothing to do. So many bytes
+    /// were `given` out before `out`.
+    fn advance(&mut self, now: Instant, out: &mut Out, given: u64) -> bool {
         let Some((number, group)) = self.groups.first_key_value() else { return false };
         let number = *number;
         if number != self.from {
@@ -299,7 +310,7 @@ impl Playout {
             return false;
         }
         let Some(group) = self.groups.get_mut(&number) else { return false };
-        let until = group.held.iter().rposition(|(flags, _)| flags.whole || flags.last).map_or(0, |at| at + 1);
+        let until = group.held.iter().rposition(|(flags, _)| flags.whole).map_or(0, |at| at + 1);
         if until > 0 {
             let media: Vec<Bytes> = group.held.drain(..until).map(|(_, media)| media).collect();
             self.begun = true;
@@ -311,9 +322,12 @@ impl Playout {
                 self.head = Some(head);
             }
             out.media.extend(media.into_iter().filter(|media| !media.is_empty()));
+            self.given = given + out.media.iter().map(|media| media.len() as u64).sum::<u64>();
             return true;
         }
         if group.whole {
+            // What is left of it is a beginning without an end.
+            self.whole = self.given;
             self.link = Some(group.link);
             self.groups.remove(&number);
             (self.from, self.begun) = (number + 1, false);

@@ -98,6 +98,8 @@ pub struct Tally {
     pub dropped: u64,
     /// Media handed out.
     pub bytes: u64,
+    /// The same until the end of the last whole group.
+    pub whole: u64,
 }
 
 /// What a feed is watched with.
@@ -191,7 +193,8 @@ impl<'a> Live<'a> {
         while let Some(Out { media }) = playout.next(clock::now()) {
             self.bytes += media.iter().map(|media| media.len() as u64).sum::<u64>();
             drain.write(media).await?;
-            let tally = Tally { groups: playout.played(), dropped: playout.dropped(), bytes: self.bytes };
+            let (groups, dropped, whole) = (playout.played(), playout.dropped(), playout.whole());
+            let tally = Tally { groups, dropped, bytes: self.bytes, whole };
             (self.view.observer)(&Sight::Moved(tally));
         }
         Ok(playout.is_over(clock::now()))
@@ -199,8 +202,9 @@ impl<'a> Live<'a> {
 
     fn tally(&self) -> Tally {
         let playout = self.playout.as_ref();
-        let (groups, dropped) = playout.map_or((0, 0), |playout| (playout.played(), playout.dropped()));
-        Tally { groups, dropped, bytes: self.bytes }
+        let counts = |playout: &Playout| (playout.played(), playout.dropped(), playout.whole());
+        let (groups, dropped, whole) = playout.map_or((0, 0, 0), counts);
+        Tally { groups, dropped, bytes: self.bytes, whole }
     }
 
     /// Does what the resume machine wants, or begins to.

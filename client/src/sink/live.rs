@@ -63,7 +63,7 @@ impl LiveSink {
         Ok(Self { out: Arc::new(made), place: Some(Place { part, target, force }) })
     }
 
-    /// What was written is all: a file gets its name, or, when nothing was written, goes.
+    /// So much of what was written is to be kept: a file gets its name, or, when that is nothing, goes.
     ///
     /// # Errors
     /// [`Code::Exists`] for a file that was made meanwhile, [`Code::Disk`].
@@ -75,6 +75,7 @@ impl LiveSink {
             if bytes == 0 {
                 return std::fs::remove_file(&part).map_err(failed);
             }
+            out.set_len(bytes).map_err(failed)?;
             out.sync_all().map_err(failed)?;
             let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
             match rustix::fs::renameat_with(CWD, &part, CWD, &target, flags) {

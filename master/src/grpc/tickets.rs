@@ -15,7 +15,7 @@ use usher_proto::{
     ContentId, Fault, NodeName, PublisherId,
     code::Code,
     feed::FeedKey,
-    model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Renew, Resolve, What},
+    model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Range, Renew, Resolve, What},
     pb::v1::{self, tickets_server::Tickets},
     ticket::{self, Claims, FeedGrant, LIFETIME_SECS, RenewError, Right},
 };
@@ -372,11 +372,15 @@ fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> R
     })
 }
 
-/// A feed's set-up information is its node's to give.
+/// A feed has no bytes to choose from, and its set-up information is its node's to give.
 fn redirected(resolve: &Resolve) -> Result<(), Invalid> {
-    match &resolve.what {
-        What::Title(title) if title.is_live() && resolve.mode == Mode::Brokered => {
+    let live = matches!(&resolve.what, What::Title(title) if title.is_live());
+    match resolve {
+        Resolve { mode: Mode::Brokered, .. } if live => {
             Err(Invalid::one("mode", "feeds are had by MODE_REDIRECT only"))
+        }
+        Resolve { range, .. } if live && *range != Range::default() => {
+            Err(Invalid::one("range", "a feed has no bytes to choose from; its Open says where to begin"))
         }
         _ => Ok(()),
     }

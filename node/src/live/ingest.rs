@@ -22,6 +22,12 @@ const WINDOW: u32 = 8 << 20;
 /// How long the groups that were begun may take to come to their end once the feed is over.
 const LAST: Duration = Duration::from_secs(5);
 
+/// How often a publisher is looked at, which gives a sign of life each 0.3 s.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Looks in a row without a datagram after which a publisher is gone.
+const LOOKS: u32 = 4;
+
 /// How a publisher's session ended.
 pub(crate) enum Ended {
     /// The feed is over.
@@ -42,6 +48,7 @@ pub(crate) fn open(connection: &Connection) {
 pub(crate) async fn run(
     live: &Arc<Live>,
     publishing: &mut Publishing,
+    connection: &Connection,
     (board, subscription): (&Board, u64),
     (receive, decoder): (&mut RecvStream, Decoder),
 ) -> Ended {
@@ -50,6 +57,9 @@ pub(crate) async fn run(
     let mut control = Control { receive, decoder };
     let mut last = None;
     let room = Arc::clone(&publishing.room);
+    let (mut heard, mut silent) = (0, 0);
+    let mut look = time::interval(LOOK);
+    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             Some(group) = arrived.recv() => {
@@ -67,6 +77,15 @@ pub(crate) async fn run(
                 Err(fault) => return Ended::Refused(fault),
             },
             fault = publishing.ended() => return Ended::Refused(fault),
+            _ = look.tick() => {
+                let datagrams = connection.stats().udp_rx.datagrams;
+                silent = if datagrams == heard { silent + 1 } else { 0 };
+                heard = datagrams;
+                if silent >= LOOKS {
+                    // One that was killed says nothing; the next process of it need not wait for the idle timeout.
+                    return Ended::Left;
+                }
+            }
             () = until(last.map(|(_, until)| until)) => {
                 debug!(title = %room.title, "the last groups of the feed did not come");
                 let end = room.lock().feed.newest() + 1;

@@ -233,8 +233,9 @@ impl Control {
 }
 
 async fn open(room: &Room, seat: &SeatAddress, request_id: &str) -> Result<Opened, Fault> {
-    let from_group = room.lock().feed.resume_from();
-    let watch = Some(FeedStart { from_group, ..FeedStart::default() });
+    // The first viewer's beginning is the node's, while nothing has come.
+    let (from_group, back_ms) = (room.lock().feed.resume_from(), room.back_ms());
+    let watch = Some(FeedStart { from_group, back_ms, ..FeedStart::default() });
     let (ticket, request_id) = (seat.ticket.clone(), request_id.to_owned());
     let open = wire::message(Kind::Open, &Open { ticket, request_id, watch, ..Open::default() })
         .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
@@ -274,7 +275,7 @@ fn transport() -> TransportConfig {
 
 async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, control: &mut Control) -> Lost {
     let mut taking: JoinSet<Result<(), Fault>> = JoinSet::new();
-    let (mut moved, mut over): (Option<SeatAddress>, Option<(u64, Instant)>) = (None, None);
+    let mut over: Option<(u64, Instant)> = None;
     let (mut heard, mut silent) = (0, 0);
     let mut look = time::interval(KEEP_ALIVE);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -299,7 +300,11 @@ async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, contr
             },
             said = control.next(), if over.is_none() => match said {
                 Ok(Some(Frame::Finish(finish))) => over = Some((finish.end_group, Instant::now() + SETUP)),
-                Ok(Some(Frame::Moved(told))) => moved = SeatAddress::try_from(told.seat.unwrap_or_default()).ok(),
+                // From the first group that is not whole on: what it still sends may never come to its end.
+                Ok(Some(Frame::Moved(told))) => match SeatAddress::try_from(told.seat.unwrap_or_default()) {
+                    Ok(to) => return Lost::Moved(Box::new(to)),
+                    Err(error) => return Lost::Failed(Fault::new(Code::Internal, error.to_string())),
+                },
                 // What the upstream gave up for this node is missing for all of its viewers.
                 Ok(Some(Frame::Skipped(skipped))) => {
                     debug!(title = %room.title, first = skipped.first, end = skipped.end, "groups were skipped");
@@ -308,13 +313,7 @@ async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, contr
                     return Lost::Failed(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms));
                 }
                 Ok(Some(_)) => return Lost::Failed(Fault::new(Code::Internal, "it does not speak as usher/1 says")),
-                Ok(None) => {
-                    while taking.join_next().await.is_some() {}
-                    return match moved {
-                        Some(to) => Lost::Moved(Box::new(to)),
-                        None => Lost::Failed(Fault::new(Code::Network, "it ended the session")),
-                    };
-                }
+                Ok(None) => return Lost::Failed(Fault::new(Code::Network, "it ended the session")),
                 Err(fault) => return Lost::Failed(fault),
             },
             _ = look.tick() => {

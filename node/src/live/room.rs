@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,8 @@ pub(crate) struct Room {
     pub(super) changed: signal::Sender<()>,
     pub(super) viewers: AtomicU32,
     pub(super) relays: AtomicU32,
+    /// How far back somebody wanted to begin, in milliseconds.
+    pub(super) back_ms: AtomicU64,
 }
 
 pub(super) struct Inner {
@@ -72,11 +74,24 @@ impl Room {
             recording: None,
         };
         let (viewers, relays) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { title, key, inner: Mutex::new(inner), changed: signal::Sender::new(()), viewers, relays }
+        Self {
+            title,
+            key,
+            inner: Mutex::new(inner),
+            changed: signal::Sender::new(()),
+            viewers,
+            relays,
+            back_ms: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+
+    /// How far back somebody wanted to begin, in milliseconds.
+    pub(super) fn back_ms(&self) -> u64 {
+        self.back_ms.load(Ordering::Relaxed)
     }
 
     /// Whether somebody has it from here.

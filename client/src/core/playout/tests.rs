@@ -95,6 +95,21 @@ fn pieces_are_given_out_as_they_come_up_to_where_the_media_may_end() {
 }
 
 #[test]
+fn a_torn_end_is_not_given_out_and_what_is_whole_is_counted() {
+    let (now, mut source) = (Instant::now(), Source::new());
+    let mut playout = source.playout(60);
+    let one = source.simple(1);
+    let torn = source.make(2, &[(WHOLE, "2a"), (PART, "2b"), (Flags { whole: false, last: true }, "")]);
+    bring(&mut playout, now, 1, &one);
+    assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("<h>1a1b", 7));
+    assert!(playout.begin(2, torn.head.clone()).expect("may begin"));
+    playout.pieces(now, 2, torn.pieces[..1].to_vec()).expect("proven");
+    assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("2a", 7), "it may yet be cut");
+    playout.pieces(now, 2, torn.pieces[1..].to_vec()).expect("proven");
+    assert_eq!((text(&mut playout, now).as_str(), playout.whole(), playout.resume_from()), ("", 9, Some(3)));
+}
+
+#[test]
 fn what_is_not_the_publishers_is_never_given_out() {
     let (now, mut source) = (Instant::now(), Source::new());
     let good = source.simple(1);

@@ -60,7 +60,7 @@ pub(super) async fn admit(
     let role = match (right, open.watch, open.publish) {
         (Right::Watch | Right::Relay, Some(start), None) => {
             house.admits()?;
-            let watching = house.live.enter(&ticket.title, key, right == Right::Relay)?;
+            let watching = house.live.enter(&ticket.title, key, right == Right::Relay, &start)?;
             let known = time::timeout(COMES, watching.room.known()).await;
             let late = |_| {
                 let text = format!("`{}` does not come from any other node yet", ticket.title);
@@ -110,7 +110,7 @@ pub(super) async fn serve(
             let run = async {
                 say(send, Setup { feed: Some(feed), ..setup }).await?;
                 let place = (&ends.board, subscription);
-                match ingest::run(&house.live, &mut publishing, place, (receive, decoder)).await {
+                match ingest::run(&house.live, &mut publishing, &ends.connection, place, (receive, decoder)).await {
                     Ended::Finished => Ok(()),
                     Ended::Left => Err(Lost::Gone),
                     Ended::Refused(fault) => Err(Lost::Fault(fault)),
