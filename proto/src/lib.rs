@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod buffers;
 pub mod code;
+pub mod codec;
 pub mod feed;
 pub mod id;
 pub mod model;

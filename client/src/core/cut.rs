@@ -223,11 +223,5 @@ fn is_seen_or_heard(track: &Track) -> bool {
     matches!(track.kind(), TrackKind::Video | TrackKind::Audio)
 }
 
-/// A language tag from bytes of the input; empty for none, and for ISO 639's "undetermined".
-fn language(tag: &[u8]) -> String {
-    let plain: String = tag.iter().take_while(|b| b.is_ascii_alphanumeric()).take(8).map(|b| char::from(*b)).collect();
-    if plain == "und" { String::new() } else { plain }
-}
-
 #[cfg(test)]
 mod tests;

@@ -127,19 +127,6 @@ fn with_video(tracks: &[Track], video: &'static str, audio: &'static str) -> &'s
     if tracks.iter().any(|track| track.kind() == TrackKind::Video) { video } else { audio }
 }
 
-/// A short codec name from bytes of the file: lower case letters, digits, `_` and `-` only.
-fn plain(name: &[u8]) -> String {
-    let plain = name.iter().filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')).take(32);
-    plain.map(|b| char::from(b.to_ascii_lowercase())).collect()
-}
-
-/// A language tag from bytes of the file; empty for none, and for ISO 639's "undetermined".
-fn language(tag: &[u8]) -> String {
-    let plain: String =
-        tag.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').take(35).map(|b| char::from(*b)).collect();
-    if plain == "und" { String::new() } else { plain }
-}
-
 /// `value / scale` seconds in milliseconds; 0 for no scale.
 fn millis(value: u64, scale: u64) -> u64 {
     let ms = (u128::from(value) * 1000).checked_div(u128::from(scale)).unwrap_or(0);

@@ -3,9 +3,12 @@
 
 use std::io::{Read, Seek};
 
-use usher_proto::pb::v1::{Track, TrackKind};
+use usher_proto::{
+    codec::{language, plain},
+    pb::v1::{Track, TrackKind},
+};
 
-use super::{MAX_TRACKS, Probe, ProbeError, Source, language, number, plain, with_video};
+use super::{MAX_TRACKS, Probe, ProbeError, Source, number, with_video};
 
 const EBML: u32 = 0x1A45_DFA3;
 const DOC_TYPE: u32 = 0x4282;

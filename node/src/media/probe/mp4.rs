@@ -2,9 +2,12 @@
 
 use std::io::{Read, Seek};
 
-use usher_proto::pb::v1::{Track, TrackKind};
+use usher_proto::{
+    codec,
+    pb::v1::{Track, TrackKind},
+};
 
-use super::{MAX_TRACKS, Probe, ProbeError, Source, language, millis, number, plain, with_video};
+use super::{MAX_TRACKS, Probe, ProbeError, Source, millis, number, with_video};
 
 /// Boxes that one parent is searched for before it is taken as damaged.
 const MAX_CHILDREN: usize = 4096;
@@ -202,7 +205,7 @@ fn track<R: Read + Seek>(source: &mut Source<'_, R>, trak: Atom) -> Result<Optio
     let entry = body(source, table, 8 + 1024)?;
     let entry = entry.get(8..).unwrap_or_default();
     let short = |at: usize| number(entry, at, 2).and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
-    let mut track = Track { codec: codec(entry), language: iso639(packed), ..Track::default() };
+    let mut track = Track { codec: codec::of_sample_entry(entry), language: codec::iso639(packed), ..Track::default() };
     track.set_kind(kind);
     match kind {
         TrackKind::Video => (track.width, track.height) = (short(32), short(34)),
@@ -211,57 +214,6 @@ fn track<R: Read + Seek>(source: &mut Source<'_, R>, trak: Atom) -> Result<Optio
     }
     found.track = Some(track);
     Ok(Some(found))
-}
-
-/// Three letters packed into 15 bits.
-fn iso639(packed: u64) -> String {
-    let letter = |shift: u32| u8::try_from(packed >> shift & 31).unwrap_or(0).saturating_add(0x60);
-    let letters = [letter(10), letter(5), letter(0)];
-    if letters.iter().all(u8::is_ascii_lowercase) { language(&letters) } else { String::new() }
-}
-
-/// The codec of a sample entry.
-fn codec(entry: &[u8]) -> String {
-    let after = |name: &[u8; 4]| {
-        let at = entry.windows(4).skip(8).position(|window| window == name)?;
-        entry.get(at + 12..)
-    };
-    let kind = match entry.get(4..8) {
-        // Encrypted: the original format is told inside.
-        Some(b"encv" | b"enca") => after(b"frma").and_then(|rest| rest.get(..4)),
-        kind => kind,
-    };
-    let kind = kind.unwrap_or_default();
-    let name = match kind {
-        b"avc1" | b"avc3" | b"dva1" | b"dvav" => "h264",
-        b"hvc1" | b"hev1" | b"dvh1" | b"dvhe" => "hevc",
-        b"av01" => "av1",
-        b"vp08" => "vp8",
-        b"vp09" => "vp9",
-        b"mp4v" => "mpeg4",
-        b"jpeg" | b"mjpa" | b"mjpb" => "mjpeg",
-        b"apch" | b"apcn" | b"apcs" | b"apco" | b"ap4h" | b"ap4x" => "prores",
-        b"mp4a" => return mpeg4_audio(after(b"esds").unwrap_or_default()).to_owned(),
-        b"ac-3" => "ac3",
-        b"ec-3" => "eac3",
-        b"Opus" => "opus",
-        b"fLaC" => "flac",
-        b".mp3" => "mp3",
-        b"sowt" | b"twos" | b"lpcm" | b"ipcm" | b"fpcm" | b"in24" | b"in32" | b"fl32" | b"fl64" | b"raw " => "pcm",
-        b"tx3g" => "mov_text",
-        b"wvtt" => "webvtt",
-        b"stpp" => "ttml",
-        other => return plain(other),
-    };
-    name.to_owned()
-}
-
-/// `mp4a` is AAC unless its descriptor (ISO/IEC 14496-1, 7.2.6.6) says MP3.
-fn mpeg4_audio(esds: &[u8]) -> &'static str {
-    // Tag 4 begins the decoder configuration; its length takes one to four bytes, then comes the object type.
-    let config = esds.iter().skip(4).position(|b| *b == 4).and_then(|at| esds.get(at + 5..)).unwrap_or_default();
-    let object = config.iter().take(5).skip_while(|b| **b & 0x80 != 0).nth(1);
-    if matches!(object, Some(0x69 | 0x6b)) { "mp3" } else { "aac" }
 }
 
 /// First and last moment of a fragment, in milliseconds.

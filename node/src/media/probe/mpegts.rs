@@ -3,9 +3,9 @@
 
 use std::io::{Read, Seek};
 
-use usher_proto::pb::v1::{Track, TrackKind};
+use usher_proto::{codec, pb::v1::Track};
 
-use super::{MAX_TRACKS, Probe, ProbeError, Source, language, millis, number};
+use super::{MAX_TRACKS, Probe, ProbeError, Source, millis, number};
 
 /// Bytes looked at from each end, more than any sane distance between two tables or two PTS.
 const REACH: u64 = 1 << 20;
@@ -145,7 +145,7 @@ fn streams(body: &[u8]) -> Vec<Track> {
     let mut at = 9 + info;
     while let (Some(&kind), Some(len)) = (body.get(at), short(at + 3)) {
         let descriptors = body.get(at + 5..at + 5 + len).unwrap_or_default();
-        if let Some(track) = track(kind, descriptors)
+        if let Some(track) = codec::of_mpegts(kind, descriptors)
             && tracks.len() < MAX_TRACKS
         {
             tracks.push(track);
@@ -153,49 +153,6 @@ fn streams(body: &[u8]) -> Vec<Track> {
         at += 5 + len;
     }
     tracks
-}
-
-/// One stream by its type (table 2-34, and what registrations, DVB and ATSC add in descriptors).
-fn track(kind: u8, descriptors: &[u8]) -> Option<Track> {
-    let mut found = match kind {
-        0x01 => Some((TrackKind::Video, "mpeg1")),
-        0x02 => Some((TrackKind::Video, "mpeg2")),
-        0x10 => Some((TrackKind::Video, "mpeg4")),
-        0x1b => Some((TrackKind::Video, "h264")),
-        0x24 => Some((TrackKind::Video, "hevc")),
-        0x33 => Some((TrackKind::Video, "vvc")),
-        0x03 | 0x04 => Some((TrackKind::Audio, "mp2")),
-        0x0f | 0x11 => Some((TrackKind::Audio, "aac")),
-        0x81 => Some((TrackKind::Audio, "ac3")),
-        0x82 | 0x85 | 0x86 => Some((TrackKind::Audio, "dts")),
-        0x83 => Some((TrackKind::Audio, "truehd")),
-        0x84 | 0x87 => Some((TrackKind::Audio, "eac3")),
-        0x90 => Some((TrackKind::Subtitle, "pgs")),
-        _ => None,
-    };
-    let (mut spoken, mut rest) = (String::new(), descriptors);
-    while let [tag, len, tail @ ..] = rest {
-        let Some((data, after)) = tail.split_at_checked((*len).into()) else { break };
-        match (*tag, data) {
-            (0x0a, _) => spoken = language(data.get(..3).unwrap_or_default()),
-            (0x05, b"Opus") => found = Some((TrackKind::Audio, "opus")),
-            (0x05, [b'A', b'V', b'0', b'1', ..]) => found = Some((TrackKind::Video, "av1")),
-            (0x05, [b'H', b'E', b'V', b'C', ..]) => found = Some((TrackKind::Video, "hevc")),
-            (0x6a, _) => found = found.or(Some((TrackKind::Audio, "ac3"))),
-            (0x7a, _) => found = found.or(Some((TrackKind::Audio, "eac3"))),
-            (0x56, _) => found = found.or(Some((TrackKind::Subtitle, "teletext"))),
-            (0x59, _) => {
-                found = found.or(Some((TrackKind::Subtitle, "dvb_subtitle")));
-                spoken = language(data.get(..3).unwrap_or_default());
-            }
-            _ => {}
-        }
-        rest = after;
-    }
-    let (kind, codec) = found?;
-    let mut track = Track { codec: codec.to_owned(), language: spoken, ..Track::default() };
-    track.set_kind(kind);
-    Some(track)
 }
 
 /// First and last PTS seen, of any stream, in ticks of 90 kHz.

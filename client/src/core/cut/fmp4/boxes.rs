@@ -1,8 +1,11 @@
 //! What is read of boxes: tracks, and whether a fragment begins with a keyframe. Trusts no length in them.
 
-use usher_proto::pb::v1::{Track, TrackKind};
+use usher_proto::{
+    codec,
+    pb::v1::{Track, TrackKind},
+};
 
-use crate::core::cut::{CutError, MAX_TRACKS, language};
+use crate::core::cut::{CutError, MAX_TRACKS};
 
 /// Bit of a sample's flags: it is no keyframe (ISO/IEC 14496-12, 8.8.3.1).
 const NON_SYNC: u32 = 0x1_0000;
@@ -122,7 +125,11 @@ fn track(trak: &[u8]) -> Option<TrackBox> {
     let entry = child(media, &[b"minf", b"stbl", b"stsd"]).and_then(|table| table.get(8..)).unwrap_or_default();
     let about = kind.map(|kind| {
         let short = |at: usize| number(entry, at, 2).and_then(|value| u32::try_from(value).ok()).unwrap_or(0);
-        let mut track = Track { codec: codec(entry), language: iso639(packed), ..Track::default() };
+        let mut track = Track {
+            codec: codec::of_sample_entry(entry.get(..entry.len().min(1024)).unwrap_or_default()),
+            language: codec::iso639(packed),
+            ..Track::default()
+        };
         track.set_kind(kind);
         match kind {
             TrackKind::Video => (track.width, track.height) = (short(32), short(34)),
@@ -132,58 +139,6 @@ fn track(trak: &[u8]) -> Option<TrackBox> {
         track
     });
     Some(TrackBox { id, scale, flags: 0, about })
-}
-
-/// Three letters packed into 15 bits.
-fn iso639(packed: u64) -> String {
-    let letter = |shift: u32| u8::try_from(packed >> shift & 31).unwrap_or(0).saturating_add(0x60);
-    let letters = [letter(10), letter(5), letter(0)];
-    if letters.iter().all(u8::is_ascii_lowercase) { language(&letters) } else { String::new() }
-}
-
-/// The codec of a sample entry.
-fn codec(entry: &[u8]) -> String {
-    let entry = entry.get(..entry.len().min(1024)).unwrap_or_default();
-    let after = |name: &[u8; 4]| {
-        let at = entry.windows(4).skip(8).position(|window| window == name)?;
-        entry.get(at + 12..)
-    };
-    let kind = match entry.get(4..8) {
-        // Encrypted: the original format is told inside.
-        Some(b"encv" | b"enca") => after(b"frma").and_then(|rest| rest.get(..4)),
-        kind => kind,
-    };
-    let name = match kind.unwrap_or_default() {
-        b"avc1" | b"avc3" | b"dva1" | b"dvav" => "h264",
-        b"hvc1" | b"hev1" | b"dvh1" | b"dvhe" => "hevc",
-        b"av01" => "av1",
-        b"vp08" => "vp8",
-        b"vp09" => "vp9",
-        b"mp4v" => "mpeg4",
-        b"jpeg" | b"mjpa" | b"mjpb" => "mjpeg",
-        b"mp4a" => return mpeg4_audio(after(b"esds").unwrap_or_default()).to_owned(),
-        b"ac-3" => "ac3",
-        b"ec-3" => "eac3",
-        b"Opus" => "opus",
-        b"fLaC" => "flac",
-        b".mp3" => "mp3",
-        b"tx3g" => "mov_text",
-        b"wvtt" => "webvtt",
-        b"stpp" => "ttml",
-        other => {
-            let plain = other.iter().filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-            return plain.map(|b| char::from(b.to_ascii_lowercase())).collect();
-        }
-    };
-    name.to_owned()
-}
-
-/// `mp4a` is AAC unless its descriptor (ISO/IEC 14496-1, 7.2.6.6) says MP3.
-fn mpeg4_audio(esds: &[u8]) -> &'static str {
-    // Tag 4 begins the decoder configuration; its length takes one to four bytes, then comes the object type.
-    let config = esds.iter().skip(4).position(|b| *b == 4).and_then(|at| esds.get(at + 5..)).unwrap_or_default();
-    let object = config.iter().take(5).skip_while(|b| **b & 0x80 != 0).nth(1);
-    if matches!(object, Some(0x69 | 0x6b)) { "mp3" } else { "aac" }
 }
 
 /// Reads a whole `moof`.
