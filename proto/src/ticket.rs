@@ -214,6 +214,11 @@ pub struct FeedGrant {
 }
 
 impl FeedGrant {
+    /// To watch or to relay a feed.
+    pub fn to_get(right: Right, key: FeedKey) -> Self {
+        Self { right, key, publisher: PublisherId(0), first: 0, take_over: false, record: false }
+    }
+
     /// As claims.
     pub fn to_claims(&self) -> FeedClaims {
         let publisher = if self.right == Right::Publish { self.publisher.to_string() } else { String::new() };

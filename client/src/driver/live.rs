@@ -4,26 +4,18 @@
 
 mod seat;
 
-use std::{
-    collections::HashSet,
-    future::{Future, pending},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use rand::{SeedableRng as _, rngs::SmallRng};
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{self, sleep_until},
-};
+use tokio::{sync::mpsc, task::JoinSet, time};
 use usher_proto::{Code, Fault, NodeName, Title, feed::Piece, model::SeatAddress};
 
 use self::seat::{Joined, Joining, Session};
 use super::{
     Order, renewal,
+    session::{answered, until},
     words::{blame, refusal, seat_of},
 };
 use crate::{
@@ -459,19 +451,5 @@ impl<'a> Live<'a> {
         self.is_at(&at, rng);
         let fault = if fault.code == Code::VerificationFailed { blame(&at, fault.clone()) } else { fault.clone() };
         self.after(Event::Lost(&fault), &fault, rng)
-    }
-}
-
-async fn answered(asking: &mut Option<BoxFuture<'_, Result<Answer, Fault>>>) -> Result<Answer, Fault> {
-    match asking {
-        Some(asking) => asking.await,
-        None => pending().await,
-    }
-}
-
-async fn until(late: Option<time::Instant>) {
-    match late {
-        Some(late) => sleep_until(late).await,
-        None => pending().await,
     }
 }

@@ -342,14 +342,14 @@ async fn brought(current: &mut Option<Stream>) -> Batch {
     }
 }
 
-async fn answered(asking: &mut Option<BoxFuture<'_, Result<Answer, Fault>>>) -> Result<Answer, Fault> {
+pub(super) async fn answered(asking: &mut Option<BoxFuture<'_, Result<Answer, Fault>>>) -> Result<Answer, Fault> {
     match asking {
         Some(asking) => asking.await,
         None => pending().await,
     }
 }
 
-async fn until(late: Option<time::Instant>) {
+pub(super) async fn until(late: Option<time::Instant>) {
     match late {
         Some(late) => time::sleep_until(late).await,
         None => pending().await,

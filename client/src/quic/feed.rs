@@ -167,14 +167,8 @@ fn hand_on(board: &Arc<Mutex<Board>>, subscription: u64, arrived: Arrived) {
 async fn head(mut stream: RecvStream) -> Option<(u64, Arrived)> {
     let mut decoder = Decoder::default();
     loop {
-        match decoder.next_frame() {
-            Ok(Some(Frame::FeedGroup(group))) => {
-                let subscription = group.subscription;
-                let head = GroupHead::try_from(group).ok()?;
-                return Some((subscription, Arrived { stream, head, decoder }));
-            }
-            Ok(None) => {}
-            _ => return None,
+        if let Some((subscription, head)) = GroupHead::read(&mut decoder).ok()? {
+            return Some((subscription, Arrived { stream, head, decoder }));
         }
         decoder.push_chunk(stream.read_chunk(usize::MAX, true).await.ok()??.bytes);
     }

@@ -6,7 +6,7 @@ use usher_proto::{
     code::Code,
     model::Publish,
     pb::v1,
-    ticket::{Claims, FeedGrant, LIFETIME_SECS, Purpose, Right},
+    ticket::{Claims, FeedGrant, LIFETIME_SECS, Right},
 };
 
 use crate::state::{Card, Seats, State, session, timestamp};
@@ -49,8 +49,7 @@ pub(super) fn answer(state: &State, publish: &Publish, id: &str) -> Result<v1::P
         Fault { message: format!("`{title}`: {}", fault.message), ..fault }
     })?;
     let Seats { cards, reason, seed, key, now } = seats;
-    let issued = now.unix_ms / 1000;
-    let (expires, session) = (issued.saturating_add(LIFETIME_SECS), session());
+    let (expires, session) = ((now.unix_ms / 1000).saturating_add(LIFETIME_SECS), session());
     let grant = FeedGrant {
         right: Right::Publish,
         key,
@@ -59,25 +58,14 @@ pub(super) fn answer(state: &State, publish: &Publish, id: &str) -> Result<v1::P
         take_over: *take_over,
         record: *record,
     };
-    let claims = |card: &Card| Claims {
-        until: state.until(now),
-        feed: Some(grant.to_claims()),
-        aud: card.node.clone(),
-        jti: session.to_string(),
-        title: title.to_string(),
-        cid: None,
-        start: 0,
-        end: None,
-        purpose: Purpose::Play,
-        rate: rate.map_or(0, |rate| rate.0),
-        nbf: issued,
-        exp: expires,
-        rid: id.to_owned(),
-        burst: false,
+    let rate = rate.map_or(0, |rate| rate.0);
+    let seat = |card: &Card| {
+        let claims = card.feed_claims(now, state.until(now), title, session, &grant, rate);
+        card.seat(&Claims { rid: id.to_owned(), ..claims })
     };
     Ok(v1::PublishResponse {
         session_id: session.to_string(),
-        seats: cards.iter().map(|card| card.seat(&claims(card))).collect::<Result<_, Fault>>()?,
+        seats: cards.iter().map(|card| seat(card)).collect::<Result<_, Fault>>()?,
         feed_seed: seed.to_vec(),
         reason,
         expires_at: Some(timestamp(expires.saturating_mul(1000))),

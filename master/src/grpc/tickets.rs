@@ -12,7 +12,7 @@ use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 use tracing::debug;
 use usher_proto::{
-    ContentId, Fault, NodeName, PublisherId,
+    ContentId, Fault, NodeName,
     code::Code,
     feed::FeedKey,
     model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Range, Renew, Resolve, What},
@@ -338,8 +338,7 @@ fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> R
     let expires = issued.saturating_add(LIFETIME_SECS);
     let watch = live.as_ref().and_then(|live| {
         let key = FeedKey::try_from(live.key.as_slice()).ok()?;
-        let publisher = PublisherId(0);
-        Some(FeedGrant { right: Right::Watch, key, publisher, first: 0, take_over: false, record: false })
+        Some(FeedGrant::to_get(Right::Watch, key))
     });
     let claims = |card: &Card| Claims {
         until,

@@ -1,12 +1,14 @@
 //! What a client needs to reach a node, and the key that signs its tickets.
 
 use usher_proto::{
-    Fault,
+    Fault, SessionId, Title,
     code::Code,
     model::Hello,
     pb::v1,
-    ticket::{Claims, Key},
+    ticket::{Claims, FeedGrant, Key, LIFETIME_SECS, Purpose},
 };
+
+use crate::core::Now;
 
 /// See the module.
 pub(crate) struct Card {
@@ -29,6 +31,35 @@ impl Card {
             ticket,
             zone: self.zone.clone(),
         })
+    }
+
+    /// The right to a feed here, as far as `grant` goes, until `until` (`None` for ever).
+    pub(crate) fn feed_claims(
+        &self,
+        now: Now,
+        until: Option<u64>,
+        title: &Title,
+        session: SessionId,
+        grant: &FeedGrant,
+        rate: u64,
+    ) -> Claims {
+        let issued = now.unix_ms / 1000;
+        Claims {
+            until,
+            feed: Some(grant.to_claims()),
+            aud: self.node.clone(),
+            jti: session.to_string(),
+            title: title.to_string(),
+            cid: None,
+            start: 0,
+            end: None,
+            purpose: Purpose::Play,
+            rate,
+            nbf: issued,
+            exp: issued.saturating_add(LIFETIME_SECS),
+            rid: String::new(),
+            burst: false,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use usher_proto::{
-    Fault, PublisherId, SessionId, Title,
+    Fault, SessionId, Title,
     feed::FeedKey,
     pb::v1::{self, attach_response::Body},
     ticket::{Claims, FeedGrant, LIFETIME_SECS, Purpose, Right},
@@ -258,7 +258,8 @@ impl Inner {
         let used = self.cluster.feeds().session(step.session)?;
         let card = &self.channels.get(&step.to)?.card;
         let (right, until) = if used.to.is_some() { (Right::Relay, None) } else { (Right::Watch, until) };
-        let claims = feed_claims(now, until, card, title, (step.session, right), key, step.rate);
+        let grant = FeedGrant::to_get(right, key);
+        let claims = card.feed_claims(now, until, title, step.session, &grant, step.rate);
         let seat = card.seat(&Claims { rid: format!("move-{id}"), ..claims }).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
@@ -272,10 +273,11 @@ impl Inner {
         rate: u64,
         upstreams: &[(NodeId, SessionId)],
     ) -> Option<v1::Relay> {
+        let grant = FeedGrant::to_get(Right::Relay, key);
         let seats = upstreams.iter().filter_map(|(node, session)| {
             let card = &self.channels.get(node)?.card;
             // A relay lasts as long as somebody watches: its sessions are the cluster's own.
-            card.seat(&feed_claims(now, None, card, title, (*session, Right::Relay), key, rate)).ok()
+            card.seat(&card.feed_claims(now, None, title, *session, &grant, rate)).ok()
         });
         let seats: Vec<v1::Seat> = seats.collect();
         (!seats.is_empty()).then(|| v1::Relay {
@@ -303,36 +305,6 @@ impl Inner {
             rate_bps: rate,
             request_id,
         })
-    }
-}
-
-/// The right to get a feed from a node.
-fn feed_claims(
-    now: Now,
-    until: Option<u64>,
-    card: &Card,
-    title: &Title,
-    (session, right): (SessionId, Right),
-    key: FeedKey,
-    rate: u64,
-) -> Claims {
-    let issued = now.unix_ms / 1000;
-    let grant = FeedGrant { right, key, publisher: PublisherId(0), first: 0, take_over: false, record: false };
-    Claims {
-        until,
-        feed: Some(grant.to_claims()),
-        aud: card.node.clone(),
-        jti: session.to_string(),
-        title: title.to_string(),
-        cid: None,
-        start: 0,
-        end: None,
-        purpose: Purpose::Play,
-        rate,
-        nbf: issued,
-        exp: issued.saturating_add(LIFETIME_SECS),
-        rid: String::new(),
-        burst: false,
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Inner {
 
 /// Who sends a feed here.
 pub(super) enum Source {
-    /// Nobody, since then.
+    /// Nobody.
     Nobody,
     /// A publisher; the session is told here why it is to end.
     Publisher { id: PublisherId, number: u64, end: signal::Sender<Option<Fault>> },
