@@ -16,6 +16,7 @@ pub mod files;
 pub mod identity;
 pub mod media;
 pub mod pin;
+mod suite;
 pub mod tls;
 
 pub use authority::{Authority, Issued, San};

@@ -14,13 +14,14 @@ use usher_proto::ALPN;
 
 use crate::media::MediaCertResolver;
 use crate::pin::PinnedVerifier;
+use crate::suite;
 
 /// aws-lc-rs with the TLS 1.3 suites only and AES-128-GCM first: it is the cheapest per byte where AES is in hardware,
-/// and as strong as the P-256 keys beside it.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
+/// and as strong as the P-256 keys beside it. QUIC's packets are sealed by whichever library is faster here.
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            suite::aes_128_gcm(),
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
