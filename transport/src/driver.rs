@@ -23,9 +23,9 @@ use crate::{
     socket::Socket,
 };
 
-/// Turns of a driver that follow one another: three times twenty datagrams fill the largest call with some to spare,
-/// and then other connections have theirs.
-const TURNS: u32 = 3;
+/// Turns of a driver that follow one another: four times twenty datagrams fill two calls of forty, the most that whole
+/// tens fit into, and then other connections have theirs.
+const TURNS: u32 = 4;
 
 thread_local! {
     /// What the driver that has its turn on this thread sends.
