@@ -32,6 +32,9 @@ use crate::{core::window, house::House, live::Board};
 /// Sessions of one connection at a time.
 const STREAMS: u32 = 100;
 
+/// The same until it has half as many: quinn keeps memory for streams that may come.
+const FIRST_STREAMS: u32 = 8;
+
 /// What a client may send on one stream before it is read: a publisher's groups come at 32 Mbit/s over 250 ms.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
@@ -164,7 +167,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
     let tls = QuicServerConfig::try_from(tls).context("set up TLS for QUIC")?;
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(STREAMS.into())
+        .max_concurrent_bidi_streams(FIRST_STREAMS.into())
         .max_concurrent_uni_streams(0_u32.into())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
@@ -242,6 +245,7 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
         uses: uses.clone(),
     };
     let sessions = TaskTracker::new();
+    let mut several = false;
     let board = ends.board.clone();
     let unused = uses.unused(settings.unused);
     tokio::pin!(unused, cut);
@@ -266,6 +270,10 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
             Ok((send, receive)) => {
                 let session = session::run(house.clone(), settings, send, receive, ends.clone());
                 sessions.spawn(session.in_current_span());
+                if !several && sessions.len() >= FIRST_STREAMS as usize / 2 {
+                    several = true;
+                    connection.set_max_concurrent_bi_streams(STREAMS.into());
+                }
             }
             Err(error) => break error,
         }

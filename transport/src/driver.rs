@@ -1,7 +1,7 @@
 //! Runs quinn's drivers (the futures that move a connection's or an endpoint's packets) so that what one of them sends
-//! in a turn leaves in as few calls as possible. quinn hands over ten datagrams at a time and gives way after twenty;
-//! here they are gathered until the kernel's limit or until the driver has no more, and a driver that only gave way is
-//! asked again at once. Owns the batch under way on each thread.
+//! in a turn leaves in as few calls as possible. quinn hands over up to ten datagrams at a time and gives way after
+//! twenty; here they are gathered until the kernel's limit or until the driver has no more, and a driver that only gave
+//! way is asked again at once. Owns the batch under way on each thread.
 
 use std::{
     cell::RefCell,
@@ -19,13 +19,24 @@ use futures::task::AtomicWaker;
 use quinn::{UdpPoller, udp::EcnCodepoint};
 
 use crate::{
-    core::batch::{Batch, Way},
+    core::batch::{Batch, MAX_BYTES, Way},
     socket::Socket,
 };
 
-/// Turns of a driver that follow one another: four times twenty datagrams fill two calls of forty, the most that whole
-/// tens fit into, and then other connections have theirs.
-const TURNS: u32 = 4;
+/// Turns of a driver that follow one another: five times three times [`MANY`] datagrams fill three calls, and then other
+/// connections have theirs.
+const TURNS: u32 = 5;
+
+/// Datagrams that quinn makes at once for a connection that sends much: five times that, at 1452 bytes each, is what
+/// fits into a call.
+const MANY: usize = 9;
+
+/// The same for one that has not filled a call in its last turn, such as a viewer's: quinn keeps memory for so many, or
+/// for twice as many, with each connection.
+const FEW: usize = 4;
+
+/// Bytes of a call from which on a connection sends much.
+const FULL: usize = MAX_BYTES / 2;
 
 thread_local! {
     /// What the driver that has its turn on this thread sends.
@@ -39,6 +50,10 @@ thread_local! {
 struct Outgoing {
     socket: Weak<Socket>,
     batch: Batch<EcnCodepoint>,
+    /// Datagrams that are made at once.
+    at_once: usize,
+    /// A call was full.
+    filled: bool,
 }
 
 impl Outgoing {
@@ -64,6 +79,7 @@ pub(crate) fn join(
         if outgoing.socket.ptr_eq(socket) && outgoing.batch.join(way, segment, bytes, most) {
             return Some(Ok(()));
         }
+        outgoing.filled |= outgoing.batch.len() >= FULL;
         if let Err(error) = outgoing.flush() {
             return Some(Err(error));
         }
@@ -74,6 +90,11 @@ pub(crate) fn join(
     })
 }
 
+/// Datagrams that whoever has its turn on this thread is to make at once.
+pub(crate) fn at_once() -> usize {
+    UNDER_WAY.with_borrow(|under_way| under_way.as_ref().map_or(MANY, |outgoing| outgoing.at_once))
+}
+
 /// One of quinn's drivers.
 pub(crate) struct Driver {
     inner: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -81,6 +102,8 @@ pub(crate) struct Driver {
     waker: Waker,
     /// What the kernel had no room for.
     blocked: Option<(Outgoing, Pin<Box<dyn UdpPoller>>)>,
+    /// It filled a call in its last turn.
+    sends_much: bool,
     /// It is over, and only what is blocked still has to leave.
     over: bool,
 }
@@ -88,7 +111,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(inner: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
         let turn = Arc::new(Turn::default());
-        Self { inner, waker: turn.clone().into(), turn, blocked: None, over: false }
+        Self { inner, waker: turn.clone().into(), turn, blocked: None, sends_much: false, over: false }
     }
 
     /// Tries again to send what is blocked.
@@ -112,13 +135,15 @@ impl Driver {
 
     /// Lets the driver send, and sends it.
     fn drive(&mut self) {
-        let outgoing = match self.blocked.take() {
+        let mut outgoing = match self.blocked.take() {
             Some((outgoing, _)) => outgoing,
             None => Outgoing { batch: SPARE.take(), ..Outgoing::default() },
         };
+        outgoing.at_once = if self.sends_much { MANY } else { FEW };
         UNDER_WAY.set(Some(outgoing));
         self.over = self.turns().is_ready();
         let mut outgoing = UNDER_WAY.take().unwrap_or_default();
+        self.sends_much = outgoing.filled;
         match (outgoing.flush(), outgoing.socket.upgrade()) {
             (Err(error), Some(socket)) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.blocked = Some((outgoing, socket.poller()));

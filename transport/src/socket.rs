@@ -211,7 +211,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.most()
+        self.most().min(driver::at_once())
     }
 
     fn max_receive_segments(&self) -> usize {

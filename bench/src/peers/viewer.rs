@@ -30,6 +30,9 @@ const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 /// What a viewer may have unread: a second at 2 Mbit/s.
 const WINDOW: u32 = 256 * 1024;
 
+/// What a player reads at a time, in bytes.
+const SIP: usize = 32 * 1024;
+
 /// A UDP socket on loopback with large buffers. What the kernel does not grant, it grants to nobody here.
 pub(crate) fn socket() -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("open a UDP socket")?;
@@ -124,12 +127,16 @@ pub(crate) async fn read(stream: &mut RecvStream) -> anyhow::Result<(u64, Instan
     Ok((bytes, first.context("no media came")?))
 }
 
-/// Takes no more than `rate` bits per second from a session, until it ends.
+/// Takes no more than `rate` bits per second from a session, some at a time as players do, until it ends.
 pub(crate) async fn sip(stream: &mut RecvStream, rate: u64) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut bytes = 0;
-    while let Some(chunk) = stream.read_chunk(64 * 1024, true).await.context("read a session")? {
-        bytes += chunk.bytes.len() as u64;
+    let (mut bytes, mut taken) = (0, 0);
+    while let Some(chunk) = stream.read_chunk(SIP, true).await.context("read a session")? {
+        bytes += chunk.bytes.len();
+        if bytes - taken < SIP {
+            continue;
+        }
+        taken = bytes;
         let due = Duration::from_secs_f64(bytes as f64 * 8.0 / rate as f64);
         tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
     }

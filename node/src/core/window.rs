@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 /// The least, in bytes: two pieces, and 4 Gbit/s at 1 ms.
 pub const LEAST: u64 = 512 << 10;
 
-/// The least while all sessions are paced, in bytes, and what comes on top for each second of the round trip: viewers that
-/// are a few seconds ahead need no more than their rate. It is 32 Mbit/s to begin with, so that a far one has its first
-/// group as soon as others.
-const LEAST_PACED: (u64, u64) = (32 << 10, 4 << 20);
+/// The least while all sessions are paced, in bytes: what a node holds of a viewer who acknowledges late. It is 128 Mbit/s
+/// at 1 ms, and grows at once where a viewer takes more.
+const LEAST_PACED: u64 = 16 << 10;
+
+/// What a viewer has to begin with beyond that, for each second of the round trip: 32 Mbit/s, so that a far one has its
+/// first group as soon as others.
+const FIRST: u64 = 4 << 20;
 
 /// The most, in bytes: 1 Gbit/s at 64 ms, and what a client can hold that acknowledges nothing.
 pub const MOST: u64 = 8 << 20;
@@ -49,14 +52,12 @@ impl Window {
         now.saturating_duration_since(self.since) >= SPAN.max(round_trip)
     }
 
-    /// The window when a session begins, by its round trip: a viewer who is alone has the least, and a fetch what there
-    /// is, which is at least its own. `None` when it stays as it is.
+    /// The window when a session begins, by its round trip: a viewer who is alone has enough for a first group, and a fetch
+    /// what there is, which is at least its own. `None` when it stays as it is.
     pub fn begin(&mut self, round_trip: Duration, paced: bool) -> Option<u64> {
-        let least = least(round_trip, paced);
-        let bytes = if paced { least } else { self.bytes.max(least) };
-        let changed = bytes != self.bytes;
-        self.bytes = bytes;
-        changed.then_some(bytes)
+        let first = u128::from(FIRST) * round_trip.as_micros() / 1_000_000;
+        let first = u64::try_from(first).unwrap_or(LEAST).saturating_add(LEAST_PACED).min(LEAST);
+        self.set(if paced { first } else { self.bytes.max(LEAST) })
     }
 
     /// The window now that a round trip takes so long, and whether all sessions are paced; `None` when it stays as it is.
@@ -67,20 +68,16 @@ impl Window {
         self.shortest = Some((at, shortest));
         let on_its_way = u128::from(self.written) * shortest.as_nanos() / elapsed;
         let bytes = u64::try_from(on_its_way).unwrap_or(MOST).saturating_mul(TIMES);
-        let bytes = bytes.clamp(least(shortest, paced), MOST);
         (self.since, self.written) = (now, 0);
-        let changed = bytes != self.bytes;
-        self.bytes = bytes;
-        changed.then_some(bytes)
+        // Between two turns of a viewer little is written: that alone makes nothing slow.
+        let least = if paced { LEAST_PACED.max(self.bytes / 2) } else { LEAST };
+        self.set(bytes.clamp(least, MOST))
     }
-}
 
-/// The least for a path with this round trip.
-fn least(round_trip: Duration, paced: bool) -> u64 {
-    let (base, a_second) = LEAST_PACED;
-    let far = u128::from(a_second) * round_trip.as_micros() / 1_000_000;
-    let least = u64::try_from(far).unwrap_or(LEAST).saturating_add(base).min(LEAST);
-    if paced { least } else { LEAST }
+    fn set(&mut self, bytes: u64) -> Option<u64> {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        (before != bytes).then_some(bytes)
+    }
 }
 
 #[cfg(test)]
@@ -136,17 +133,38 @@ mod tests {
     fn viewers_hold_what_their_path_holds() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
         let mut window = Window::new(now);
-        assert_eq!(window.begin(ms(0), true), Some(32 << 10));
+        assert_eq!(window.begin(ms(0), true), Some(LEAST_PACED));
         assert_eq!(window.begin(ms(0), true), None, "as it is");
         assert!(window.begin(ms(30), true) > Some(128 << 10), "a first group and all before it in one round trip");
         assert_eq!(window.begin(ms(1000), true), Some(LEAST));
-        assert_eq!(window.measure(now + ms(100), ms(1), true), Some((32 << 10) + (4 << 20) / 1000));
-        assert_eq!(window.begin(ms(1), false), Some(LEAST), "a fetch came");
+        assert_eq!(window.begin(ms(1), false), None, "a fetch has no less than others");
         assert_eq!(window.measure(now + ms(200), ms(1), false), None);
         // A burst over a far path: three times what it takes.
         let mut window = Window::new(now);
         assert!(window.wrote(now + ms(100), 1_250_000));
         assert_eq!(window.measure(now + ms(100), ms(100), true), Some(3_750_000));
         assert_eq!(window.begin(ms(100), false), None, "a fetch takes what is there");
+    }
+
+    #[test]
+    fn a_viewer_who_takes_nothing_costs_little_soon() {
+        let (mut now, ms) = (Instant::now(), Duration::from_millis);
+        let mut window = Window::new(now);
+        let mut bytes = window.begin(ms(100), true).expect("another than for all");
+        for _ in 0..10 {
+            now += ms(100);
+            assert!(window.wrote(now, 1000));
+            let next = window.measure(now, ms(100), true).unwrap_or(bytes);
+            assert!(next == LEAST_PACED || next == bytes / 2, "bit by bit: {bytes} {next}");
+            bytes = next;
+        }
+        assert_eq!(bytes, LEAST_PACED);
+        // It reads on, as fast as it can: each round trip three times as much, until its path is full.
+        for _ in 0..8 {
+            now += ms(100);
+            assert!(window.wrote(now, bytes.min(500_000)));
+            bytes = window.measure(now, ms(100), true).unwrap_or(bytes);
+        }
+        assert_eq!(bytes, 1_500_000);
     }
 }

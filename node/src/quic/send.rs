@@ -40,8 +40,8 @@ impl From<Fault> for SendError {
     }
 }
 
-/// Bytes of a part that is read for a paced session: while its reader takes nothing, two of them are held, one in hand
-/// and one that is acknowledged in part. Smaller ones would cost more calls than they save memory.
+/// Bytes of a part that is read for a paced session: while its reader takes nothing, one is held that is acknowledged in
+/// part, beyond the window. Smaller ones would cost more calls than they save memory.
 const SLICE: usize = 8 * 1024;
 
 /// Buffers that are kept while they are not in use: 16 MiB for fetches, 2 MiB for viewers.
@@ -113,21 +113,26 @@ impl<'a> Sender<'a> {
     async fn write(&mut self, part: Bytes) -> Result<(), SendError> {
         let mut chunks = [part];
         while !chunks[0].is_empty() {
-            self.running.offers();
-            let written = match time::timeout(self.stall, self.stream.write_chunks(&mut chunks)).await {
-                Ok(Ok(written)) => written,
-                Ok(Err(WriteError::Stopped(_))) => return Err(SendError::Stopped),
-                Ok(Err(_)) => return Err(SendError::Gone("connection lost")),
-                Err(_) => {
-                    let stalled = format!("nothing was read for {} s", self.stall.as_secs());
-                    return Err(Fault::new(Code::Timeout, stalled).into());
-                }
-            };
-            // `write_chunks` leaves in each chunk what it did not take.
-            self.running.sent(written.bytes as u64);
-            self.sending.wrote(written.bytes as u64);
+            // It leaves in each chunk what it did not take.
+            let written = self.offer(&mut chunks).await?;
+            self.running.sent(written);
+            self.sending.wrote(written);
         }
         Ok(())
+    }
+
+    /// Waits until some of these are taken: how many bytes. Of nothing, nothing is taken when something would be.
+    async fn offer(&mut self, chunks: &mut [Bytes]) -> Result<u64, SendError> {
+        self.running.offers();
+        match time::timeout(self.stall, self.stream.write_chunks(chunks)).await {
+            Ok(Ok(written)) => Ok(written.bytes as u64),
+            Ok(Err(WriteError::Stopped(_))) => Err(SendError::Stopped),
+            Ok(Err(_)) => Err(SendError::Gone("connection lost")),
+            Err(_) => {
+                let stalled = format!("nothing was read for {} s", self.stall.as_secs());
+                Err(Fault::new(Code::Timeout, stalled).into())
+            }
+        }
     }
 
     /// Groups that one turn has room for, at least one.
@@ -153,14 +158,15 @@ impl<'a> Sender<'a> {
         self.send(frames).await
     }
 
-    /// Sends groups whose turn has come in small parts, each of them read when the one before was taken. A viewer takes
-    /// what it plays, so that the node waits for it most of the time: with little in hand.
+    /// Sends groups whose turn has come in small parts, each of them read when the connection takes more. A viewer takes
+    /// what it plays, so that the node waits for it most of the time: with nothing in hand.
     async fn slices(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SendError> {
         for group in groups {
             let len = tree::group_len(media.size(), group);
             self.write(Bytes::copy_from_slice(&wire::header(Kind::Group, len as usize))).await?;
             for at in (0..len).step_by(SLICE) {
                 let size = (len - at).min(SLICE as u64) as usize;
+                self.offer(&mut []).await?;
                 let slice = read_slice(media, group * GROUP + at, self.buffers.small.take(size)).await?;
                 self.write(slice).await?;
             }

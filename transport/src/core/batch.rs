@@ -35,6 +35,11 @@ impl<E> Default for Batch<E> {
 }
 
 impl<E: Copy + PartialEq> Batch<E> {
+    /// Bytes to send.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
