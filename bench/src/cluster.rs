@@ -119,6 +119,9 @@ pub(crate) fn address_in(line: &str) -> anyhow::Result<String> {
     Ok(line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
 }
 
+/// The capacity of a node that may send far more than one machine can, so that what is measured is the machine.
+pub(crate) const FAST: &str = "100gbit";
+
 /// What is logged of a start, and nothing of what comes after it.
 const START_ONLY: &str = "warn,usher_master::app=info,usher_node::app=info";
 
@@ -134,13 +137,12 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Makes certificates and state in `dir`, which must be there, and waits until all of `media` is offered.
-    /// The node may send far more than one machine can, so that what is measured is the machine.
     pub(crate) fn start(dir: &Path, media: &Path) -> anyhow::Result<Self> {
-        Self::with_capacity(dir, media, "100gbit")
+        Self::with(dir, media, &["--capacity", FAST])
     }
 
-    /// The same with a node of this capacity.
-    pub(crate) fn with_capacity(dir: &Path, media: &Path, capacity: &str) -> anyhow::Result<Self> {
+    /// The same with a node of these options.
+    pub(crate) fn with(dir: &Path, media: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let (certs, media) = (text(dir.join("certs")), text(media.to_owned()));
         let ca = dir.join("certs/ca.pem");
@@ -153,8 +155,8 @@ impl Cluster {
         let address = address_in(&master.line_with("master listens")?.0)?;
         let state = text(dir.join("node"));
         let node = ["node", "--name", "node-1", "--master", &address, "--media", &media, "--state", &state];
-        let limits = ["--capacity", capacity, "--max-sessions", "1000000", "--replica-quota", "0"];
-        let mut node = Part::logging(&[&node[..], &listen[..], &limits[..]].concat(), START_ONLY)?;
+        let limits = ["--max-sessions", "1000000", "--replica-quota", "0"];
+        let mut node = Part::logging(&[&node[..], &listen[..], &limits[..], options].concat(), START_ONLY)?;
         let (line, _) = node.line_with("library is scanned")?;
         let titles = line.split_once(" titles=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
         let titles = titles.context("a number of titles in the log")?;

@@ -49,6 +49,8 @@ enum Case {
     Titles,
     /// 64 clients at once, each with a title of 16 MiB
     Connections,
+    /// The same from a node that sends by one thread, beside one with a thread on each core
+    Threads,
     /// Titles of 64 KiB, one after the other on a warm connection
     Small,
     /// New connections, one after the other
@@ -64,10 +66,11 @@ enum Case {
 }
 
 impl Case {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::One,
         Self::Titles,
         Self::Connections,
+        Self::Threads,
         Self::Small,
         Self::Handshakes,
         Self::Tickets,
@@ -82,6 +85,7 @@ impl Case {
             Self::One => bulk::one(stage, rep, book),
             Self::Titles => bulk::titles(stage, rep, book),
             Self::Connections => bulk::connections(stage, rep, book),
+            Self::Threads => bulk::threads(stage, rep, book),
             Self::Small => small::run(stage, rep, book),
             Self::Handshakes => handshakes::run(stage, rep, book),
             Self::Tickets => tickets::run(stage, rep, book),

@@ -13,7 +13,7 @@ use super::{
     table::{Book, Figures, Peer, SELF},
     web::{self, Http, Web},
 };
-use crate::cluster::{Run, run_all, usage::Meter, usher};
+use crate::cluster::{Cluster, FAST, Run, run_all, usage::Meter, usher};
 
 /// What one client fetches.
 struct Client {
@@ -47,13 +47,26 @@ pub(crate) fn titles(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Resu
 }
 
 pub(crate) fn connections(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    let client = |i| Client { usher: middle(i), curl: middle(i), stock: vec![middle(i)] };
-    let clients = (0..stage.plan.titles).map(client).collect();
-    let bytes = stage.plan.titles * stage.plan.title;
-    Load { case: "connections", clients, bytes, files: false }.run(stage, rep, book)
+    Load::connections(stage, "connections").run(stage, rep, book)
+}
+
+/// A node that sends by one thread beside the node of all cases, which has one on each core.
+pub(crate) fn threads(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let load = Load::connections(stage, "threads");
+    let dir = stage.state()?;
+    let single = Cluster::with(dir.path(), &stage.media, &["--capacity", FAST, "--threads", "1"])?;
+    book.enter(load.case, Peer { name: "one thread", suffix: "" }, rep, load.usher(stage, &single)?);
+    book.enter(load.case, SELF, rep, load.usher(stage, &stage.cluster)?);
+    Ok(())
 }
 
 impl Load {
+    fn connections(stage: &Stage, case: &'static str) -> Self {
+        let client = |i| Client { usher: middle(i), curl: middle(i), stock: vec![middle(i)] };
+        let clients = (0..stage.plan.titles).map(client).collect();
+        Self { case, clients, bytes: stage.plan.titles * stage.plan.title, files: false }
+    }
+
     fn run(&self, stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
         for server in [&stage.nginx, &stage.caddy].into_iter().flatten() {
             for http in [Http::One, Http::Two] {
@@ -62,7 +75,7 @@ impl Load {
             }
         }
         enter(book, self.case, Peer { name: "stock quinn", suffix: "" }, rep, self.stock(stage));
-        book.enter(self.case, SELF, rep, self.usher(stage)?);
+        book.enter(self.case, SELF, rep, self.usher(stage, &stage.cluster)?);
         Ok(())
     }
 
@@ -87,11 +100,11 @@ impl Load {
         Ok(figures)
     }
 
-    fn usher(&self, stage: &Stage) -> anyhow::Result<Figures> {
+    fn usher(&self, stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
         let output = stage.output()?;
         let place = if self.files { output.path() } else { Path::new("/dev/null") };
-        let commands = self.clients.iter().map(|client| fetch(stage, &client.usher, place));
-        let (figures, run) = self.measure(&[stage.cluster.node.id()], commands.collect::<anyhow::Result<_>>()?)?;
+        let commands = self.clients.iter().map(|client| fetch(cluster, &client.usher, place));
+        let (figures, run) = self.measure(&[cluster.node.id()], commands.collect::<anyhow::Result<_>>()?)?;
         let bytes = if self.files { in_files(place)? } else { told(&run)? };
         ensure!(bytes == self.bytes, "usher got {bytes} bytes of {}", self.bytes);
         Ok(figures)
@@ -122,10 +135,10 @@ impl Load {
 }
 
 /// `usher fetch`, which tells what it got on stderr.
-pub(crate) fn fetch(stage: &Stage, path: &str, output: &Path) -> anyhow::Result<Command> {
+pub(crate) fn fetch(cluster: &Cluster, path: &str, output: &Path) -> anyhow::Result<Command> {
     let mut fetch = Command::new(usher()?);
-    fetch.arg("fetch").arg(format!("usher://{}/{path}", stage.cluster.address)).arg("--output").arg(output);
-    fetch.args(["--progress", "json", "--parallel", "64"]).env("USHER_CA", &stage.cluster.ca);
+    fetch.arg("fetch").arg(format!("usher://{}/{path}", cluster.address)).arg("--output").arg(output);
+    fetch.args(["--progress", "json", "--parallel", "64"]).env("USHER_CA", &cluster.ca);
     Ok(fetch)
 }
 

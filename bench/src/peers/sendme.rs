@@ -31,7 +31,7 @@ pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<
     let output = stage.output()?;
     let file = output.path().join("one.mp4");
     let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node.id()])?;
-    let run = run_all(vec![fetch(stage, "one.mp4", &file)?])?;
+    let run = run_all(vec![fetch(&stage.cluster, "one.mp4", &file)?])?;
     let figures = figures(stage, &meter, &run)?;
     let bytes = fs::metadata(&file).context("look at what was fetched")?.len();
     ensure!(bytes == stage.plan.one && told(&run)? == bytes, "usher got {bytes} bytes of {}", stage.plan.one);

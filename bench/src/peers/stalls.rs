@@ -39,7 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
     let dir = stage.state()?;
     let capacity = format!("{}mbit", CAPACITY / 1_000_000);
-    let cluster = Cluster::with_capacity(dir.path(), &stage.films(), &capacity)?;
+    let cluster = Cluster::with(dir.path(), &stage.films(), &["--capacity", &capacity])?;
     let figures = viewer::runtime()?.block_on(LocalSet::new().run_until(watch(stage, &cluster)))?;
     book.enter("stalls", SELF, rep, figures);
     Ok(())
