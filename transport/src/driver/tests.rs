@@ -71,3 +71,32 @@ async fn a_driver_that_is_woken_while_it_works_is_asked_again() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn many_are_made_at_once_while_calls_are_filled() {
+    let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let to = receiver.local_addr().expect("an address");
+    let socket = Socket::new(UdpSocket::bind("127.0.0.1:0").expect("a socket"), Offload::Auto).expect("a socket");
+    let most = socket.max_transmit_segments();
+    let mut poller = socket.clone().poller();
+    poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.expect("has room");
+    // What one turn after the other sends, and how many it is to make at once.
+    let mut turns = [0, 60, 60, 5, 0].into_iter();
+    let (told, said) = std::sync::mpsc::channel();
+    let driver = poll_fn(move |cx| {
+        let Some(count) = turns.next() else { return Poll::Ready(()) };
+        told.send(socket.max_transmit_segments()).expect("taken");
+        for _ in 0..count {
+            let contents = &[0; 1200];
+            let sent = Transmit { destination: to, ecn: None, contents, segment_size: None, src_ip: None };
+            socket.try_send(&sent).expect("has room");
+        }
+        // Later, so that this turn is over.
+        let waker = cx.waker().clone();
+        tokio::spawn(async move { waker.wake() });
+        Poll::Pending
+    });
+    tokio::spawn(Driver::new(Box::pin(driver))).await.expect("runs");
+    let few = most.min(FEW);
+    assert_eq!(said.iter().collect::<Vec<_>>(), [few, few, most, most, few]);
+}
