@@ -20,10 +20,8 @@ const LIMITS: (u64, u64) = (1 << 23, 1 << 52);
 
 static RING: LazyLock<Option<Tls13CipherSuite>> = LazyLock::new(|| {
     let suite = TLS13_AES_128_GCM_SHA256.tls13()?;
-    let CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit } = suite.common;
-    let common = CipherSuiteCommon { suite: name, hash_provider, confidentiality_limit };
     let quic: &dyn Algorithm = Box::leak(Box::new(Ring { rest: suite.quic? }));
-    Some(Tls13CipherSuite { common, hkdf_provider: suite.hkdf_provider, aead_alg: suite.aead_alg, quic: Some(quic) })
+    Some(Tls13CipherSuite { common: CipherSuiteCommon { ..suite.common }, quic: Some(quic), ..*suite })
 });
 
 /// The suite, as it is fastest here.

@@ -140,6 +140,7 @@ impl Driver {
             None => Outgoing { batch: SPARE.take(), ..Outgoing::default() },
         };
         outgoing.at_once = if self.sends_much { MANY } else { FEW };
+        outgoing.filled = false;
         UNDER_WAY.set(Some(outgoing));
         self.over = self.turns().is_ready();
         let mut outgoing = UNDER_WAY.take().unwrap_or_default();
