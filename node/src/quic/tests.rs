@@ -192,7 +192,8 @@ async fn a_hundred_videos_on_one_connection_and_one_that_stalls() {
     for got in join_all(tickets.iter().map(|ticket| viewer.play(ticket, None))).await {
         assert!(got.expect("plays").data == data);
     }
-    assert_eq!(stage.house.meter().sessions(), 1, "the one that stalls goes on");
+    // The one that stalls goes on; the node hears a little later than the viewers that theirs are over.
+    stage.house.sessions().wait_for(|count| *count == 1).await.expect("the others end");
     assert!(receive(&mut stalled).await.expect("plays").data == long);
 }
 
