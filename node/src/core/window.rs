@@ -25,6 +25,9 @@ const TIMES: u64 = 3;
 /// The rate is taken over so much time, or a round trip if that is longer.
 const SPAN: Duration = Duration::from_millis(20);
 
+/// The same while all sessions are paced: a player reads by the mouthful, and each leaves at line rate.
+const SPAN_PACED: Duration = Duration::from_millis(250);
+
 /// A round trip this old tells nothing of the path any more.
 const OLD: Duration = Duration::from_secs(10);
 
@@ -45,11 +48,11 @@ impl Window {
         Self { bytes: LEAST, since: now, written: 0, shortest: None }
     }
 
-    /// So many bytes were written. Whether it is time to [`Window::measure`].
-    pub fn wrote(&mut self, now: Instant, bytes: u64) -> bool {
+    /// So many bytes were written, and whether all sessions are paced. Whether it is time to [`Window::measure`].
+    pub fn wrote(&mut self, now: Instant, bytes: u64, paced: bool) -> bool {
         self.written = self.written.saturating_add(bytes);
         let round_trip = self.shortest.map_or(Duration::ZERO, |(_, shortest)| shortest);
-        now.saturating_duration_since(self.since) >= SPAN.max(round_trip)
+        now.saturating_duration_since(self.since) >= round_trip.max(if paced { SPAN_PACED } else { SPAN })
     }
 
     /// The window when a session begins, by its round trip: a viewer who is alone has enough for a first group, and a fetch
@@ -96,7 +99,7 @@ mod tests {
             // No more than the path takes, nor than the window lets out in each of its round trips.
             let path = rate as f64 * span.as_secs_f64();
             let allowed = bytes as f64 * span.as_secs_f64() / trip.as_secs_f64();
-            assert!(window.wrote(now, path.min(allowed) as u64));
+            assert!(window.wrote(now, path.min(allowed) as u64, false));
             bytes = window.measure(now, trip, false).unwrap_or(bytes);
         }
         bytes
@@ -121,12 +124,12 @@ mod tests {
         for trip in [1, 200] {
             for _ in 0..60 {
                 now += Duration::from_millis(200);
-                assert!(window.wrote(now, 2_000_000));
+                assert!(window.wrote(now, 2_000_000, false));
                 bytes = window.measure(now, Duration::from_millis(trip), false).unwrap_or(bytes);
             }
             assert_eq!(bytes, if trip == 1 { LEAST } else { 6_000_000 });
         }
-        assert!(!window.wrote(now, 1), "not within a round trip");
+        assert!(!window.wrote(now, 1, false), "not within a round trip");
     }
 
     #[test]
@@ -141,9 +144,25 @@ mod tests {
         assert_eq!(window.measure(now + ms(200), ms(1), false), None);
         // A burst over a far path: three times what it takes.
         let mut window = Window::new(now);
-        assert!(window.wrote(now + ms(100), 1_250_000));
-        assert_eq!(window.measure(now + ms(100), ms(100), true), Some(3_750_000));
+        assert!(!window.wrote(now + ms(100), 1_250_000, true));
+        assert!(window.wrote(now + ms(250), 1_875_000, true));
+        assert_eq!(window.measure(now + ms(250), ms(100), true), Some(3_750_000));
         assert_eq!(window.begin(ms(100), false), None, "a fetch takes what is there");
+    }
+
+    #[test]
+    fn a_mouthful_at_line_rate_is_no_rate() {
+        let (mut now, ms) = (Instant::now(), Duration::from_millis);
+        let mut window = Window::new(now);
+        assert!(window.begin(ms(10), true) > Some(56 << 10));
+        // 32 KiB at once, eight times a second, while a round trip takes 10 ms.
+        for _ in 0..16 {
+            now += ms(125);
+            if window.wrote(now, 32 << 10, true) {
+                window.measure(now, ms(10), true);
+            }
+        }
+        assert_eq!(window.bytes, LEAST_PACED);
     }
 
     #[test]
@@ -152,8 +171,8 @@ mod tests {
         let mut window = Window::new(now);
         let mut bytes = window.begin(ms(100), true).expect("another than for all");
         for _ in 0..10 {
-            now += ms(100);
-            assert!(window.wrote(now, 1000));
+            now += ms(250);
+            assert!(window.wrote(now, 1000, true));
             let next = window.measure(now, ms(100), true).unwrap_or(bytes);
             assert!(next == LEAST_PACED || next == bytes / 2, "bit by bit: {bytes} {next}");
             bytes = next;
@@ -161,8 +180,8 @@ mod tests {
         assert_eq!(bytes, LEAST_PACED);
         // It reads on, as fast as it can: each round trip three times as much, until its path is full.
         for _ in 0..8 {
-            now += ms(100);
-            assert!(window.wrote(now, bytes.min(500_000)));
+            now += ms(250);
+            assert!(window.wrote(now, bytes.min(500_000) * 5 / 2, true));
             bytes = window.measure(now, ms(100), true).unwrap_or(bytes);
         }
         assert_eq!(bytes, 1_500_000);

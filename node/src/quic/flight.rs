@@ -62,7 +62,7 @@ impl Sending<'_> {
         let connection = &self.flight.connection;
         let mut state = self.flight.lock();
         let paced = state.greedy == 0;
-        if state.window.wrote(now, bytes)
+        if state.window.wrote(now, bytes, paced)
             && let Some(bytes) = state.window.measure(now, connection.rtt(), paced)
         {
             connection.set_send_window(bytes);
