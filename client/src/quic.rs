@@ -8,7 +8,7 @@ mod incoming;
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, SendStream, TransportConfig, TransportErrorCode,
-    VarInt, crypto::rustls::QuicClientConfig,
+    ClientConfig, ConnectionError, IdleTimeout, TransportConfig, TransportErrorCode, VarInt,
+    crypto::rustls::QuicClientConfig,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
@@ -31,7 +31,7 @@ use usher_proto::{
     wire::{self, Decoder, Frame, Kind},
 };
 pub use usher_transport::Congestion;
-use usher_transport::{FIRST_GUESS, Offload, Threads};
+use usher_transport::{Connection, Endpoint, FIRST_GUESS, SendStream, Threads};
 
 use self::comeback::{Begun, Known, stays};
 pub(crate) use self::feed::{Heard, News};
@@ -299,19 +299,10 @@ impl Pool {
 
     fn endpoint(&self, address: SocketAddr) -> std::io::Result<Endpoint> {
         let mut endpoints = lock(&self.endpoints);
-        let any = match address {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
         if let Some(endpoint) = endpoints.of(address) {
             return Ok(endpoint.clone());
         }
-        let socket = UdpSocket::bind(any)?;
-        socket.set_nonblocking(true)?;
-        for (buffer, _, bytes) in usher_transport::widen(&socket) {
-            tracing::debug!(buffer, bytes, "the kernel gives the UDP socket less than was asked for");
-        }
-        let endpoint = usher_transport::endpoint(endpoints.thread()?, socket, None, Offload::Auto)?;
+        let endpoint = usher_transport::endpoint_towards(address, endpoints.thread()?)?;
         Ok(endpoints.of(address).insert(endpoint).clone())
     }
 }

@@ -15,16 +15,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use quinn::{
-    Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportConfig, VarInt, ZeroRttAccepted,
-    crypto::rustls::QuicServerConfig,
-};
+use quinn::{ConnectionError, ServerConfig, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
-use usher_transport::{Congestion, FIRST_GUESS, Offload, Threads};
+use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Offload, Threads, ZeroRttAccepted};
 
 pub(crate) use self::{flight::Sending, send::ReadBuffers};
 use crate::{core::window, house::House, live::Board};
@@ -199,7 +196,7 @@ impl Door {
                 debug!(peer = %incoming.remote_address(), "too many connections: refused");
                 incoming.refuse();
             } else if under_way >= RETRY_FROM && incoming.may_retry() && !incoming.remote_address_validated() {
-                drop(incoming.retry());
+                incoming.retry();
             } else if let Ok(permit) = handshakes.clone().try_acquire_owned() {
                 let span = debug_span!("connection", peer = %incoming.remote_address());
                 let (house, settings, stop) = (self.house.clone(), self.settings, self.stop.clone());

@@ -1,4 +1,4 @@
-//! The UDP socket: bound with clear errors, with room for bursts, and sending whole batches where a driver is at work.
+//! The UDP socket: bound with clear errors, and with room for bursts.
 
 use std::{
     fmt,
@@ -6,23 +6,18 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use anyhow::{Context as _, anyhow};
 use quinn::{
     AsyncUdpSocket, UdpPoller,
-    udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState},
+    udp::{RecvMeta, Transmit, UdpSocketState},
 };
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tracing::{debug, warn};
-
-use crate::{
-    core::batch::{Batch, Way},
-    driver,
-};
 
 /// Asked of the kernel in both directions: 60 ms of 1 Gbit/s, so that a scheduling pause loses nothing.
 const BUFFER: usize = 8 << 20;
@@ -90,8 +85,6 @@ pub(crate) struct Socket {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
     offload: Offload,
-    /// For batches, which outlive the call that begins them.
-    me: Weak<Self>,
 }
 
 impl Socket {
@@ -102,7 +95,7 @@ impl Socket {
         if offload == Offload::Auto && state.max_gso_segments() == 1 {
             warn!("this kernel takes one UDP datagram a call (no segmentation offload): sending costs twice the CPU");
         }
-        Ok(Arc::new_cyclic(|me| Self { io, state, offload, me: me.clone() }))
+        Ok(Arc::new(Self { io, state, offload }))
     }
 
     /// Datagrams of one call, at most. It becomes 1 when the network card turns out not to cut them.
@@ -111,30 +104,6 @@ impl Socket {
             Offload::Auto => self.state.max_gso_segments(),
             Offload::Off => 1,
         }
-    }
-
-    fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
-    }
-
-    /// Sends a batch and empties it. It is kept when the kernel has no room.
-    pub(crate) fn flush(&self, batch: &mut Batch<EcnCodepoint>) -> io::Result<()> {
-        if let Some((way, segment, contents)) = batch.content() {
-            self.send(&Transmit {
-                destination: way.to,
-                ecn: way.ecn,
-                contents,
-                segment_size: (contents.len() > segment).then_some(segment),
-                src_ip: way.from,
-            })?;
-            batch.clear();
-        }
-        Ok(())
-    }
-
-    /// Tells one task when the kernel has room.
-    pub(crate) fn poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Poller { socket: self, waits: None })
     }
 }
 
@@ -177,13 +146,11 @@ impl fmt::Debug for Socket {
 
 impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        self.poller()
+        Box::pin(Poller { socket: self, waits: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let way = Way { to: transmit.destination, from: transmit.src_ip, ecn: transmit.ecn };
-        let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
-        driver::join(&self.me, way, segment, transmit.contents, self.most()).unwrap_or_else(|| self.send(transmit))
+        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
     }
 
     fn poll_recv(
@@ -211,7 +178,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.most().min(driver::at_once())
+        self.most()
     }
 
     fn max_receive_segments(&self) -> usize {

@@ -2,13 +2,13 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use quinn::SendStream;
 use usher_proto::{
     Fault,
     model::{SeatAddress, SetupInfo},
     pb::{v1::ByteRange, wire::Open},
     verify::Verifier,
 };
+use usher_transport::SendStream;
 
 use super::{
     About,

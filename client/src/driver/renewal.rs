@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use quinn::Connection;
 use tokio::task::AbortHandle;
 use usher_proto::{Fault, backoff::Backoff, model::SeatAddress};
+use usher_transport::Connection;
 
 use super::join::Way;
 use crate::quic;

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use quinn::Connection;
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, ContentId, Fault,
@@ -14,6 +13,7 @@ use usher_proto::{
     tree::{self, GROUP},
     verify::Verifier,
 };
+use usher_transport::Connection;
 
 use super::{
     Ongoing, Sink,

@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use quinn::{ClientConfig, Connection, ConnectionError, RecvStream, SendStream};
+use quinn::{ClientConfig, ConnectionError};
 use usher_proto::{Fault, model::SeatAddress, pb::wire::Open};
+use usher_transport::{Connection, RecvStream, SendStream};
 
 use super::{DIAL, Pool, SERVER_NAME, connection_fault};
 

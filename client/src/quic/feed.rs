@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
+use quinn::{ReadError, VarInt};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use usher_proto::{
     Code, Fault, NodeName,
@@ -17,6 +17,7 @@ use usher_proto::{
     pb::wire::{Moved, Refused},
     wire::{Decoder, Frame},
 };
+use usher_transport::{Connection, RecvStream, SendStream};
 
 use super::{Pool, Reader, incoming::Incoming, lock, silent};
 use crate::{

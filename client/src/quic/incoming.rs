@@ -9,12 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{Connection, ReadError, RecvStream, VarInt};
+use quinn::{ReadError, VarInt};
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, Fault, NodeName,
     wire::{Decoder, Frame},
 };
+use usher_transport::{Connection, RecvStream};
 
 use super::{Throttle, connection_fault, lock, silent};
 use crate::{

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::SystemTime};
 
 use quinn::{EndpointConfig, TokioRuntime};
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use usher_certs::Authority as Cluster;
 use usher_proto::Bitrate;
 use usher_relay::{
@@ -46,9 +46,9 @@ struct Seen {
     extra: u64,
 }
 
-fn endpoint(socket: Arc<Socket>, server: Option<quinn::ServerConfig>) -> quinn::Endpoint {
-    let runtime = Arc::new(TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(EndpointConfig::default(), server, socket, runtime).expect("an endpoint")
+fn listening(socket: Arc<Socket>, server: quinn::ServerConfig) -> quinn::Endpoint {
+    let (config, runtime) = (EndpointConfig::default(), Arc::new(TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).expect("an endpoint")
 }
 
 /// A master that nobody answers for: who needs it has failed, or waits.
@@ -68,12 +68,13 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[Fault]) -> Seen
         .map(|number| {
             let socket = network.host(link(seed * 10 + number as u64));
             let address = socket.address();
-            let listen = |config| endpoint(socket, Some(config));
+            let listen = |config| listening(socket, config);
             (Node::listening(&format!("n{number}"), &titles, Manner::Slow(100), listen), address)
         })
         .collect();
     let near = network.host(link(seed * 10 + 9));
-    let pool = Arc::new(Pool::on(endpoint(near, None)));
+    let pool =
+        Arc::new(Pool::on(usher_transport::Endpoint::over(&Handle::current(), near, None).expect("an endpoint")));
     let seats =
         started.iter().map(|(node, _)| Seat::from(node).to_pb(TITLE).try_into().expect("a good seat")).collect();
     let answer = Answer {

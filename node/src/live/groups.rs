@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{ReadError, RecvStream};
+use quinn::ReadError;
 use tokio::sync::mpsc;
 use tracing::debug;
 use usher_proto::{
@@ -16,6 +16,7 @@ use usher_proto::{
     feed::{Chain, GroupHead, Link, Piece},
     wire::{self, Decoder, Frame},
 };
+use usher_transport::RecvStream;
 
 use super::{Live, Room, lock};
 use crate::core::feed::Begun;

@@ -3,13 +3,14 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use quinn::{Connection, RecvStream, VarInt};
+use quinn::VarInt;
 use tokio::{task::JoinSet, time};
 use tracing::debug;
 use usher_proto::{
     Code, Fault,
     wire::{Decoder, Frame},
 };
+use usher_transport::{Connection, RecvStream};
 
 use super::{Board, Live, Publishing, groups};
 

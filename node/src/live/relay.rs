@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{Connection, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
 use tokio::{
     sync::watch as signal,
     task::JoinSet,
@@ -19,6 +19,7 @@ use usher_proto::{
     pb::wire::{FeedStart, Open},
     wire::{self, Decoder, Frame, Kind},
 };
+use usher_transport::{Connection, RecvStream, SendStream};
 
 use super::{Live, Room, Source, groups};
 use crate::replica::source;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, SendStream, VarInt, WriteError};
+use quinn::{VarInt, WriteError};
 use tokio::{
     sync::watch as signal,
     time::{self, Instant},
@@ -15,6 +15,7 @@ use usher_proto::{
     pb::wire::{Finish, Skipped},
     wire::{self, Kind},
 };
+use usher_transport::{Connection, SendStream};
 
 use super::Watching;
 use crate::{

@@ -3,13 +3,14 @@
 
 use std::future::pending;
 
-use quinn::{ReadError, RecvStream};
+use quinn::ReadError;
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, Fault,
     pb::v1::ByteRange,
     wire::{Decoder, Frame, MAX_WAITING, WireError},
 };
+use usher_transport::RecvStream;
 
 /// What the client asks for next, or what is wrong with it; ends when it has no more.
 pub(super) type Asks = mpsc::Receiver<Result<ByteRange, Fault>>;

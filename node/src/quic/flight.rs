@@ -5,9 +5,9 @@ use std::{
     time::Instant,
 };
 
-use quinn::Connection;
+use usher_transport::Connection;
 
-use crate::core::window::Window;
+use crate::core::window::{self, Window};
 
 /// One connection, for all of its sessions.
 pub(crate) struct Flight {
@@ -30,6 +30,7 @@ pub(crate) struct Sending<'a> {
 
 impl Flight {
     pub(super) fn new(connection: Connection) -> Self {
+        connection.set_send_window(window::LEAST);
         let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0 };
         Self { connection, state: Mutex::new(state) }
     }

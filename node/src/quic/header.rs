@@ -1,11 +1,12 @@
 //! Reads what a stream begins with, an Open or a Renew message: bounded in size, and by its caller in time.
 
-use quinn::{ReadError, RecvStream};
+use quinn::ReadError;
 use usher_proto::{
     Code, Fault,
     pb::wire::{Open, Renew},
     wire::{Decoder, Frame, Kind, WireError},
 };
+use usher_transport::RecvStream;
 
 /// Why there is no such message.
 pub(super) enum HeaderError {

@@ -4,7 +4,7 @@
 use std::{io::IoSliceMut, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quinn::{SendStream, WriteError};
+use quinn::WriteError;
 use tokio::time;
 use tracing::warn;
 use usher_proto::{
@@ -13,6 +13,7 @@ use usher_proto::{
     tree::{self, GROUP},
     wire::{self, HEADER, Kind},
 };
+use usher_transport::SendStream;
 
 use super::flight::Sending;
 use crate::{

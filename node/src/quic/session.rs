@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream, StoppedError};
+use quinn::StoppedError;
 use tokio::{sync::mpsc::error::TryRecvError, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, debug, field, info, info_span};
@@ -21,6 +21,7 @@ use usher_proto::{
     tree::PAGE_GROUPS,
     wire::{self, Kind},
 };
+use usher_transport::{Connection, RecvStream, SendStream};
 
 mod feed;
 

@@ -7,7 +7,7 @@ mod renew;
 use std::{collections::HashSet, fs::File, net::Ipv4Addr, time::SystemTime};
 
 use futures::future::join_all;
-use quinn::{RecvStream, SendStream, crypto::rustls::QuicClientConfig};
+use quinn::{Endpoint, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
 use usher_certs::{pin::PinnedVerifier, tls};
 use usher_proto::{
     Bitrate, ContentId,

@@ -2,17 +2,13 @@
 //! Refuses to know what the frames mean.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, ReadError, RecvStream, TransportConfig, VarInt,
-    crypto::rustls::QuicClientConfig,
-};
-use tokio::time;
+use quinn::{ClientConfig, ConnectionError, ReadError, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
+use tokio::{runtime::Handle, time};
 use usher_certs::{pin::PinnedVerifier, tls};
 use usher_proto::{
     Bitrate, Code, Fault,
@@ -21,6 +17,7 @@ use usher_proto::{
     tree::GROUP,
     wire::{self, Decoder, Frame, Kind},
 };
+use usher_transport::{Connection, RecvStream, endpoint_towards};
 
 use super::Order;
 use crate::core::throttle::Throttle;
@@ -139,14 +136,11 @@ pub(crate) async fn dial(seat: &SeatAddress, config: &ClientConfig) -> Result<Co
     let mut last = network("it has no address".to_owned());
     for address in &seat.addresses {
         let fault = |error: &dyn std::fmt::Display| network(format!("dial {address}: {error}"));
-        let any = match address {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
         // An endpoint a connection: there are few, and it ends with it.
-        let dialled = Endpoint::client(any).map_err(|error| fault(&error)).and_then(|endpoint| {
-            endpoint.connect_with(config.clone(), *address, SERVER_NAME).map_err(|error| fault(&error))
-        });
+        let dialled =
+            endpoint_towards(*address, &Handle::current()).map_err(|error| fault(&error)).and_then(|endpoint| {
+                endpoint.connect_with(config.clone(), *address, SERVER_NAME).map_err(|error| fault(&error))
+            });
         last = match dialled {
             Ok(connecting) => match time::timeout(DIAL, connecting).await {
                 Ok(Ok(connection)) => return Ok(connection),

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use super::source::Source;
 
 /// Paths a core may not name, nor anything below them, and what to do instead.
-const FORBIDDEN: [(&str, &str); 33] = [
+const FORBIDDEN: [(&str, &str); 34] = [
     ("tokio", SHELL),
     ("tokio_stream", SHELL),
     ("tokio_util", SHELL),
     ("quinn", SHELL),
+    ("quinn_proto", SHELL),
     ("tonic", SHELL),
     ("notify", SHELL),
     ("redb", SHELL),

@@ -3,7 +3,6 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use quinn::{Connection, SendStream};
 use rand::rngs::SmallRng;
 use tokio::time;
 use usher_proto::{
@@ -12,6 +11,7 @@ use usher_proto::{
     pb::wire::{FeedStart, Open},
     wire::Frame,
 };
+use usher_transport::{Connection, SendStream};
 
 use super::{
     super::{

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quinn::{SendStream, VarInt};
+use quinn::VarInt;
 use usher_proto::{
     Bitrate, Code, Fault, Title,
     model::{FeedSetupInfo, Published, SeatAddress},
@@ -13,6 +13,7 @@ use usher_proto::{
     ticket::Purpose,
     wire::{self, Frame, Kind},
 };
+use usher_transport::SendStream;
 
 use super::{
     super::{join::Way, renewal, words},

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use quinn::{Connection, SendStream, VarInt, WriteError};
+use quinn::{VarInt, WriteError};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle},
@@ -21,6 +21,7 @@ use usher_proto::{
     feed::GroupHead,
     wire::{self, Kind},
 };
+use usher_transport::{Connection, SendStream};
 
 use crate::core::outbox::{Group, Outbox};
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use quinn::{Connection, SendStream};
+
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, Fault,
@@ -20,6 +20,7 @@ use usher_proto::{
     verify::Verifier,
     wire::{self, Kind},
 };
+use usher_transport::{Connection, SendStream};
 
 use super::{
     super::{

@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{RecvStream, SendStream};
 use tokio::time;
 use tracing::info;
 use usher_proto::{
@@ -16,6 +15,7 @@ use usher_proto::{
     ticket::{FeedGrant, Right, Ticket},
     wire::{self, Decoder, Kind},
 };
+use usher_transport::{RecvStream, SendStream};
 
 use super::{
     super::{Settings, code, idle::Use},

@@ -1,3 +1,0 @@
-//! Decisions about batches. No socket, no clock.
-
-pub mod batch;
