@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 /// The least, in bytes: two pieces, and 4 Gbit/s at 1 ms.
 pub const LEAST: u64 = 512 << 10;
 
-/// The least while all sessions are paced, in bytes: what a node holds of a viewer who acknowledges late. It is 128 Mbit/s
-/// at 1 ms, and grows at once where a viewer takes more.
-const LEAST_PACED: u64 = 16 << 10;
+/// The least while all sessions are paced, in bytes: what a node holds of a viewer who acknowledges late. It is 256 Mbit/s
+/// at 1 ms, and grows soon where a viewer takes more.
+const LEAST_PACED: u64 = 32 << 10;
 
 /// What a viewer has to begin with beyond that, for each second of the round trip: 32 Mbit/s, so that a far one has its
 /// first group as soon as others.
@@ -154,7 +154,7 @@ mod tests {
     fn a_mouthful_at_line_rate_is_no_rate() {
         let (mut now, ms) = (Instant::now(), Duration::from_millis);
         let mut window = Window::new(now);
-        assert!(window.begin(ms(10), true) > Some(56 << 10));
+        assert!(window.begin(ms(10), true) > Some(72 << 10));
         // 32 KiB at once, eight times a second, while a round trip takes 10 ms.
         for _ in 0..16 {
             now += ms(125);
