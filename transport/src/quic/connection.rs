@@ -118,6 +118,13 @@ impl State {
         early && machine.side().is_client() && !machine.is_handshaking() && !machine.accepted_0rtt()
     }
 
+    /// Wakes those who wait for the end of a stream; who finds that it has not come waits again.
+    pub(super) fn end(&mut self, id: StreamId) {
+        if let Some(ends) = self.ends.remove(&id) {
+            ends.notify_waiters();
+        }
+    }
+
     /// Wakes all who wait for streams.
     pub(super) fn wake_streams(&mut self) {
         self.writers.drain().chain(self.readers.drain()).for_each(|(_, waker)| waker.wake());

@@ -170,9 +170,9 @@ impl Driver {
                 Event::Stream(StreamEvent::Available { dir }) => self.link.opens[dir as usize].notify_waiters(),
                 Event::Stream(StreamEvent::Readable { id }) => wake(state.readers.remove(&id)),
                 Event::Stream(StreamEvent::Writable { id }) => wake(state.writers.remove(&id)),
-                Event::Stream(StreamEvent::Finished { id }) => end(state, id),
+                Event::Stream(StreamEvent::Finished { id }) => state.end(id),
                 Event::Stream(StreamEvent::Stopped { id, .. }) => {
-                    end(state, id);
+                    state.end(id);
                     wake(state.writers.remove(&id));
                 }
                 // Nobody here waits for these; datagrams are not offered.
@@ -185,12 +185,6 @@ impl Driver {
 fn wake(waker: Option<std::task::Waker>) {
     if let Some(waker) = waker {
         waker.wake();
-    }
-}
-
-fn end(state: &mut State, id: quinn_proto::StreamId) {
-    if let Some(ends) = state.ends.remove(&id) {
-        ends.notify_waiters();
     }
 }
 

@@ -184,6 +184,7 @@ impl Drop for SendStream {
         let link = self.connection.link();
         let mut state = link.lock();
         state.writers.remove(&self.id);
+        state.end(self.id);
         if state.error.is_some() || state.rejects(self.early) {
             return;
         }
