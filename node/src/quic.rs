@@ -24,7 +24,7 @@ use usher_proto::Code;
 use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Offload, Threads, ZeroRttAccepted};
 
 pub(crate) use self::{flight::Sending, send::ReadBuffers};
-use crate::{core::window, house::House, live::Board};
+use crate::{house::House, live::Board};
 
 /// Sessions of one connection at a time.
 const STREAMS: u32 = 100;
@@ -168,7 +168,6 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .max_concurrent_uni_streams(0_u32.into())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
-        .send_window(window::LEAST)
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
         .initial_rtt(FIRST_GUESS)

@@ -3,7 +3,7 @@
 //! reset) is quinn-proto's; nothing here looks into a datagram.
 
 pub mod congestion;
-pub mod quic;
+mod quic;
 mod socket;
 mod threads;
 

@@ -25,6 +25,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::Notify;
+
 /// What a panic left behind is quinn-proto's own state, which checks itself; to go on is better than to panic everywhere.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -33,6 +35,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// tokio's clock, which tests pause.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// Looks again each time that it is told to, until there is an answer.
+async fn until<T>(told: &Notify, look: impl Fn() -> Option<T>) -> T {
+    loop {
+        // From before the look, so that nothing is missed after it.
+        let told = told.notified();
+        if let Some(answer) = look() {
+            return answer;
+        }
+        told.await;
+    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use quinn_proto::{ConnectionError, ConnectionStats, Dir, StreamId, VarInt};
-use tokio::sync::{Notify, futures::Notified, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     bell::Bell,
     lock, now,
     streams::{RecvStream, SendStream},
+    until,
 };
 
 /// A connection. When the last of its handles and streams is dropped, it is closed with code 0.
@@ -242,44 +243,30 @@ impl Connection {
     }
 
     async fn open(&self, dir: Dir) -> Result<(StreamId, bool), ConnectionError> {
-        let open = |state: &mut State| {
+        let open = || {
+            let mut state = self.lock();
             if let Some(error) = &state.error {
                 return Some(Err(error.clone()));
             }
             let id = state.machine.streams().open(dir)?;
             Some(Ok((id, state.machine.side().is_client() && state.machine.is_handshaking())))
         };
-        self.until(|link| link.opens[dir as usize].notified(), open).await
+        until(&self.link().opens[dir as usize], open).await
     }
 
     async fn accept(&self, dir: Dir) -> Result<(StreamId, bool), ConnectionError> {
-        let accept = |state: &mut State| {
+        let accept = || {
+            let mut state = self.lock();
             // What had come before the end is still there.
             let Some(id) = state.machine.streams().accept(dir) else { return state.error.clone().map(Err) };
             Some(Ok((id, state.machine.is_handshaking())))
         };
-        let accepted = self.until(|link| link.comes[dir as usize].notified(), accept).await;
+        let accepted = until(&self.link().comes[dir as usize], accept).await;
         if accepted.is_ok() {
             // The peer may open another.
             self.link().ring();
         }
         accepted
-    }
-
-    /// Looks again each time that it is told to, until there is an answer.
-    pub(super) async fn until<T>(
-        &self,
-        told: impl Fn(&Link) -> Notified<'_>,
-        look: impl Fn(&mut State) -> Option<T>,
-    ) -> T {
-        loop {
-            // From before the look, so that nothing is missed after it.
-            let told = told(self.link());
-            if let Some(answer) = look(&mut self.lock()) {
-                return answer;
-            }
-            told.await;
-        }
     }
 
     /// Ends the connection at once, and tells the peer why. What was not yet delivered may not be any more.
@@ -289,7 +276,7 @@ impl Connection {
 
     /// Waits until the connection is over: why.
     pub async fn closed(&self) -> ConnectionError {
-        self.until(|link| link.closed.notified(), |state| state.error.clone()).await
+        until(&self.link().closed, || self.close_reason()).await
     }
 
     /// Why the connection is over; `None` while it is not.

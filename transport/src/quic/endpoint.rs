@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, SocketAddrV6},
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -27,7 +27,7 @@ use super::{
     bell::Bell,
     connection::{Connecting, Link, Mail, Mailbox},
     driver::{Driver, try_send},
-    lock, now,
+    lock, now, until,
 };
 
 /// What the kernel gives at once: one call's datagrams for each of these.
@@ -97,13 +97,13 @@ impl Hub {
         state.machine.handle_event(handle, event)
     }
 
-    /// A connection begins; its driver is to be set to work when the lock is gone.
+    /// A connection begins, and is moved from here on.
     fn begin(
         self: &Arc<Self>,
-        state: &mut State,
+        mut state: MutexGuard<'_, State>,
         handle: ConnectionHandle,
         machine: quinn_proto::Connection,
-    ) -> (Arc<Link>, Connecting) {
+    ) -> Connecting {
         let (link, connecting) = Link::new(machine);
         if let Some((code, reason)) = &state.closing {
             link.mailbox.put(Mail::Close(*code, reason.clone()));
@@ -112,14 +112,12 @@ impl Hub {
             link.mailbox.put(Mail::Lost);
         }
         state.mailboxes.insert(handle, link.mailbox.clone());
-        (link, connecting)
-    }
-
-    /// Has a connection moved.
-    fn drive(self: &Arc<Self>, link: Arc<Link>, handle: ConnectionHandle) {
+        // A runtime that has ended drops the driver at once, and that tells the endpoint.
+        drop(state);
         let home = if self.roams { Handle::current() } else { self.home.clone() };
         let _at_home = home.enter();
         drop(home.spawn(Driver::new(link, self.clone(), handle).in_current_span()));
+        connecting
     }
 
     /// Answers to what is no connection's. Without room it is dropped, as it might be on the way.
@@ -207,29 +205,19 @@ impl Endpoint {
             to => to,
         };
         let (handle, machine) = state.machine.connect(now(), config, address, name)?;
-        let (link, connecting) = hub.begin(&mut state, handle, machine);
-        drop(state);
-        hub.drive(link, handle);
-        Ok(connecting)
+        Ok(hub.begin(state, handle, machine))
     }
 
     /// The next peer that wants in; `None` when the endpoint is closed.
     pub async fn accept(&self) -> Option<Incoming> {
         let hub = self.hub();
-        loop {
-            // From before the look, so that nothing is missed after it.
-            let comes = hub.comes.notified();
-            {
-                let mut state = lock(&hub.state);
-                if let Some(incoming) = state.waiting.pop_front() {
-                    return Some(Incoming { incoming: Some(incoming), hub: hub.clone() });
-                }
-                if state.lost || state.closing.is_some() {
-                    return None;
-                }
-            }
-            comes.await;
-        }
+        let next = || {
+            let mut state = lock(&hub.state);
+            let incoming = state.waiting.pop_front();
+            (incoming.is_some() || state.lost || state.closing.is_some()).then_some(incoming)
+        };
+        let incoming = until(&hub.comes, next).await?;
+        Some(Incoming { incoming: Some(incoming), hub: hub.clone() })
     }
 
     /// Closes every connection, and lets nobody in any more.
@@ -247,13 +235,7 @@ impl Endpoint {
     /// Waits until nothing is left of any connection: until their peers know that they are over, or would know by now.
     pub async fn wait_idle(&self) {
         let hub = self.hub();
-        loop {
-            let idle = hub.idle.notified();
-            if lock(&hub.state).mailboxes.is_empty() {
-                return;
-            }
-            idle.await;
-        }
+        until(&hub.idle, || lock(&hub.state).mailboxes.is_empty().then_some(())).await;
     }
 
     /// The address that is bound.
@@ -297,12 +279,7 @@ impl Incoming {
         let mut state = lock(&self.hub.state);
         let mut answer = Vec::new();
         match state.machine.accept(incoming, now(), &mut answer, None) {
-            Ok((handle, machine)) => {
-                let (link, connecting) = self.hub.begin(&mut state, handle, machine);
-                drop(state);
-                self.hub.drive(link, handle);
-                Ok(connecting)
-            }
+            Ok((handle, machine)) => Ok(self.hub.begin(state, handle, machine)),
             Err(error) => {
                 if let Some(transmit) = error.response {
                     self.hub.respond(&transmit, &answer);

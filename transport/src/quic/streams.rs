@@ -105,7 +105,7 @@ impl SendStream {
         drop(state);
         match finished {
             Ok(()) => self.connection.link().ring(),
-            Err(FinishError::ClosedStream) => return Err(closed()),
+            Err(FinishError::ClosedStream) => return Err(ClosedStream::default()),
             // The peer wants none of it: then it is as good as finished.
             Err(FinishError::Stopped(_)) => {}
         }
@@ -167,10 +167,6 @@ fn stopped(state: &mut State, id: StreamId, early: bool) -> Option<Result<Option
         Ok(Some(code)) => Some(Ok(Some(code))),
         Ok(None) => state.error.clone().map(|error| Err(StoppedError::ConnectionLost(error))),
     }
-}
-
-fn closed() -> ClosedStream {
-    ClosedStream::default()
 }
 
 impl fmt::Debug for SendStream {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use futures::FutureExt as _;
-
 use tokio::sync::mpsc;
 use usher_proto::{
     Code, Fault,
