@@ -13,10 +13,10 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use quinn::{
     AsyncUdpSocket, UdpPoller,
-    udp::{RecvMeta, Transmit, UdpSocketState},
+    udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState},
 };
 use rustix::net::sockopt;
-use tokio::io::Interest;
+use tokio::io::{Interest, unix::AsyncFd};
 use tracing::{debug, warn};
 
 /// Asked of the kernel in both directions: 60 ms of 1 Gbit/s, so that a scheduling pause loses nothing.
@@ -81,8 +81,11 @@ pub fn widen(socket: &UdpSocket) -> Vec<(&'static str, &'static str, usize)> {
 }
 
 /// What quinn sends and receives by.
+///
+/// It is watched for what arrives, and only who has found no room watches it for room: each datagram that has left makes
+/// some, and would wake the thread to learn of it.
 pub(crate) struct Socket {
-    io: tokio::net::UdpSocket,
+    io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
     offload: Offload,
 }
@@ -91,7 +94,7 @@ impl Socket {
     /// Takes a socket over; it belongs to the runtime of the calling thread.
     pub(crate) fn new(socket: UdpSocket, offload: Offload) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
-        let io = tokio::net::UdpSocket::from_std(socket)?;
+        let io = watch(socket, Interest::READABLE)?;
         if offload == Offload::Auto && state.max_gso_segments() == 1 {
             warn!("this kernel takes one UDP datagram a call (no segmentation offload): sending costs twice the CPU");
         }
@@ -105,6 +108,25 @@ impl Socket {
             Offload::Off => 1,
         }
     }
+
+    /// Waits until the kernel has room.
+    fn room(&self) -> impl Future<Output = io::Result<()>> + Send + Sync + 'static {
+        let watched = self.io.get_ref().try_clone();
+        async move {
+            // A second descriptor of the same socket: the first is watched for something else.
+            let watched = watch(watched?, Interest::WRITABLE)?;
+            watched.writable().await.map(|_room| ())
+        }
+    }
+}
+
+/// Has the runtime of the calling thread watch a socket for one thing alone; tokio's own socket is always watched for both.
+#[expect(
+    deprecated,
+    reason = "what took its place is unsafe, for types that may change their descriptor; this one does not"
+)]
+fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 struct Poller {
@@ -118,15 +140,7 @@ type Waits = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 impl UdpPoller for Poller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, waits } = &mut *self;
-        // Asked before every send, and nearly always there is room: no future for that.
-        if waits.is_none() && socket.io.try_io(Interest::WRITABLE, || Ok(())).is_ok() {
-            return Poll::Ready(Ok(()));
-        }
-        let wait = waits.get_or_insert_with(|| {
-            let socket = socket.clone();
-            Box::pin(async move { socket.io.writable().await })
-        });
-        let room = ready!(wait.as_mut().poll(cx));
+        let room = ready!(waits.get_or_insert_with(|| Box::pin(socket.room())).as_mut().poll(cx));
         *waits = None;
         Poll::Ready(room)
     }
@@ -150,7 +164,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
+        self.state.send(self.io.get_ref().into(), transmit)
     }
 
     fn poll_recv(
@@ -160,17 +174,18 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let received = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta));
-            match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                received => return Poll::Ready(received),
+            let mut there = ready!(self.io.poll_read_ready(cx))?;
+            let Ok(received) = there.try_io(|io| self.state.recv(io.get_ref().into(), bufs, meta)) else { continue };
+            // It gave all there was: another call would only say so.
+            if received.as_ref().is_ok_and(|count| *count < bufs.len().min(BATCH_SIZE)) {
+                there.clear_ready();
             }
+            return Poll::Ready(received);
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr()
+        self.io.get_ref().local_addr()
     }
 
     fn may_fragment(&self) -> bool {
@@ -183,5 +198,54 @@ impl AsyncUdpSocket for Socket {
 
     fn max_receive_segments(&self) -> usize {
         self.state.gro_segments()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        io::IoSliceMut,
+        net::{Ipv4Addr, SocketAddr},
+        sync::Arc,
+    };
+
+    use quinn::{AsyncUdpSocket, udp};
+
+    use super::*;
+
+    fn socket() -> Arc<Socket> {
+        let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
+        Socket::new(socket, Offload::Auto).expect("watched")
+    }
+
+    async fn receive(socket: &Socket, most: usize) -> Vec<Vec<u8>> {
+        let mut buffers = vec![[0; 64]; most];
+        let mut metas = vec![RecvMeta::default(); most];
+        let mut parts: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        let count = poll_fn(|cx| socket.poll_recv(cx, &mut parts, &mut metas)).await.expect("received");
+        drop(parts);
+        buffers.iter().zip(metas).take(count).map(|(buffer, meta)| buffer[..meta.len].to_vec()).collect()
+    }
+
+    #[tokio::test]
+    async fn everything_that_arrives_is_seen_however_few_are_asked_for() {
+        let (here, there) = (socket(), socket());
+        let destination = there.local_addr().expect("an address");
+        let mut poller = here.clone().create_io_poller();
+        for round in 0..50_u8 {
+            for number in 0..round % 5 + 1 {
+                poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.expect("there is room");
+                let contents = &[round, number][..];
+                let transmit = udp::Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+                here.try_send(&transmit).expect("sent");
+            }
+            let mut seen = Vec::new();
+            while seen.len() < usize::from(round % 5) + 1 {
+                seen.extend(receive(&there, usize::from(round % 3) + 1).await);
+            }
+            let sent: Vec<_> = (0..round % 5 + 1).map(|number| vec![round, number]).collect();
+            assert_eq!(seen, sent);
+        }
     }
 }

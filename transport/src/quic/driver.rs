@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quinn::{
@@ -32,6 +32,10 @@ const CALL: usize = 65_507;
 /// Calls of one turn: then others on the thread have theirs.
 const CALLS: usize = 3;
 
+/// How much too early a timer may ring. Between packets it moves on and on by less; between two mouthfuls of a player by
+/// more, and then setting it costs less than waking up for nothing.
+const EARLY: Duration = Duration::from_millis(200);
+
 thread_local! {
     /// Where the datagrams of a call are made, one after the other.
     static OUTGOING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -42,7 +46,7 @@ pub(super) struct Driver {
     hub: Arc<Hub>,
     handle: ConnectionHandle,
     timer: Pin<Box<Sleep>>,
-    /// When the timer rings. That may be too early: it is not set anew when it is needed only later.
+    /// When the timer rings. That may be too early by [`EARLY`]: it is not set anew when it is needed only a little later.
     rings: Option<Instant>,
     /// What the kernel had no room for.
     blocked: Option<Blocked>,
@@ -129,7 +133,7 @@ impl Driver {
                 state.machine.handle_timeout(now);
                 return true;
             }
-            if self.rings.is_none_or(|rings| rings > due) {
+            if self.rings.is_none_or(|rings| rings > due || rings + EARLY < due) {
                 self.rings = Some(due);
                 self.timer.as_mut().reset(due.into());
             }
