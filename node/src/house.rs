@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use usher_proto::{
     Bitrate, Code, ContentId, Fault, NodeName, SessionId,
+    buffers::Buffers,
     model::Begun,
     pb::v1::{self, ByteRange},
     ticket::{Key, Purpose, Ticket},
@@ -33,7 +34,7 @@ use crate::{
     live::{self, Live},
     media::{FindError, Library, OpenError, OpenMedia},
     moves::Moves,
-    quic::ReadBuffers,
+    quic,
     replica::{self, Puller},
     turns::{Part, Turns},
 };
@@ -46,7 +47,9 @@ pub(crate) struct House {
     replay: Mutex<Replay>,
     meter: Mutex<Meter>,
     /// Between disk and network.
-    pub(crate) buffers: ReadBuffers,
+    pub(crate) buffers: Buffers,
+    /// Sessions that are paced and send.
+    pub(crate) viewers: Arc<AtomicUsize>,
     /// Whose bytes go next.
     pub(crate) turns: Arc<Turns>,
     draining: AtomicBool,
@@ -87,7 +90,8 @@ impl House {
             keys: ArcSwap::default(),
             replay: Mutex::default(),
             meter: Mutex::new(Meter::new(now, limits)),
-            buffers: ReadBuffers::default(),
+            buffers: quic::buffers(),
+            viewers: Arc::default(),
             turns: Turns::new(limits.capacity),
             draining: AtomicBool::new(false),
             moves: Arc::default(),

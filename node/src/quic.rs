@@ -23,7 +23,7 @@ use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
 use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Offload, Threads, ZeroRttAccepted};
 
-pub(crate) use self::{flight::Sending, send::ReadBuffers};
+pub(crate) use self::{flight::Sending, send::buffers};
 use crate::{house::House, live::Board};
 
 /// Sessions of one connection at a time.
@@ -237,7 +237,7 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
         stop: stop.clone(),
         connection: connection.clone(),
         board: Board::default(),
-        flight: Arc::new(flight::Flight::new(connection.clone())),
+        flight: Arc::new(flight::Flight::new(connection.clone(), house.viewers.clone())),
         uses: uses.clone(),
     };
     let sessions = TaskTracker::new();

@@ -145,6 +145,14 @@ impl Stage {
         let pins = self.presence.subscribe().borrow().certificates.clone();
         Viewer::dial(self.address, pins).await
     }
+
+    /// A viewer who has no more than so many bytes of a stream unread.
+    pub(crate) async fn sipping(&self, window: u32) -> Viewer {
+        let pins = self.presence.subscribe().borrow().certificates.clone();
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(window.into());
+        Viewer::dial_with(self.address, pins, transport).await
+    }
 }
 
 /// How a session ended that did not end well.
@@ -169,10 +177,15 @@ pub(crate) struct Viewer {
 
 impl Viewer {
     pub(crate) async fn dial(address: SocketAddr, pins: Vec<[u8; 32]>) -> Self {
+        Self::dial_with(address, pins, quinn::TransportConfig::default()).await
+    }
+
+    async fn dial_with(address: SocketAddr, pins: Vec<[u8; 32]>, transport: quinn::TransportConfig) -> Self {
         let tls = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
         let tls = QuicClientConfig::try_from(tls).expect("TLS for QUIC");
         let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
-        let config = quinn::ClientConfig::new(Arc::new(tls));
+        let mut config = quinn::ClientConfig::new(Arc::new(tls));
+        config.transport_config(Arc::new(transport));
         let connecting = endpoint.connect_with(config, address, NODE).expect("can be dialled");
         let connection = connecting.await.expect("a connection");
         Self { connection }

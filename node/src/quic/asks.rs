@@ -21,6 +21,11 @@ pub(super) fn channel() -> (mpsc::Sender<Result<ByteRange, Fault>>, Asks) {
     mpsc::channel(MAX_WAITING + 1)
 }
 
+/// The next ask of a client that may have some; `None` when it has no more.
+pub(super) async fn next(asks: &mut Option<Asks>) -> Option<Result<ByteRange, Fault>> {
+    asks.as_mut()?.recv().await
+}
+
 /// Reads until the client has no more; returns only when it left. What came behind its Open is in the `decoder`.
 pub(super) async fn read(receive: &mut RecvStream, mut decoder: Decoder, asks: mpsc::Sender<Result<ByteRange, Fault>>) {
     let bad = |error: &WireError| Err(error.into());

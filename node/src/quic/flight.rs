@@ -1,18 +1,23 @@
 //! What of a connection is on its way: keeps quinn's send window as `core::window` says.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
 use usher_transport::Connection;
 
-use crate::core::window::{self, Window};
+use crate::core::window::{self, Senders, Window};
 
 /// One connection, for all of its sessions.
 pub(crate) struct Flight {
     connection: Connection,
     state: Mutex<State>,
+    /// Paced sessions of the whole node.
+    viewers: Arc<AtomicUsize>,
 }
 
 struct State {
@@ -29,15 +34,24 @@ pub(crate) struct Sending<'a> {
 }
 
 impl Flight {
-    pub(super) fn new(connection: Connection) -> Self {
+    /// Counts its viewers among those of the node.
+    pub(super) fn new(connection: Connection, viewers: Arc<AtomicUsize>) -> Self {
         connection.set_send_window(window::LEAST);
         let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0 };
-        Self { connection, state: Mutex::new(state) }
+        Self { connection, state: Mutex::new(state), viewers }
     }
 
     /// Each change is one of numbers or of a pure type, so a panic elsewhere leaves nothing half done.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn senders(&self, state: &State) -> Senders {
+        if state.greedy == 0 {
+            Senders::Paced { on_node: self.viewers.load(Ordering::Relaxed) }
+        } else {
+            Senders::Greedy
+        }
     }
 
     /// A session begins to send.
@@ -46,9 +60,11 @@ impl Flight {
         let alone = state.sessions == 0;
         state.sessions += 1;
         state.greedy += usize::from(!paced);
+        self.viewers.fetch_add(usize::from(paced), Ordering::Relaxed);
+        let senders = self.senders(&state);
         // A viewer beside others changes nothing.
         if (alone || !paced)
-            && let Some(bytes) = state.window.begin(self.connection.rtt(), paced)
+            && let Some(bytes) = state.window.begin(self.connection.rtt(), senders)
         {
             self.connection.set_send_window(bytes);
         }
@@ -62,9 +78,9 @@ impl Sending<'_> {
         let now = Instant::now();
         let connection = &self.flight.connection;
         let mut state = self.flight.lock();
-        let paced = state.greedy == 0;
-        if state.window.wrote(now, bytes, paced)
-            && let Some(bytes) = state.window.measure(now, connection.rtt(), paced)
+        let senders = self.flight.senders(&state);
+        if state.window.wrote(now, bytes, senders)
+            && let Some(bytes) = state.window.measure(now, connection.rtt(), senders)
         {
             connection.set_send_window(bytes);
         }
@@ -76,5 +92,6 @@ impl Drop for Sending<'_> {
         let mut state = self.flight.lock();
         state.sessions -= 1;
         state.greedy -= usize::from(!self.paced);
+        self.flight.viewers.fetch_sub(usize::from(self.paced), Ordering::Relaxed);
     }
 }

@@ -1,9 +1,10 @@
 //! Sends frames on a stream, a turn at a time; counts them as they are taken, and gives up when the reader takes nothing
 //! for long. A session that waits for its turn holds no buffer.
 
-use std::{io::IoSliceMut, ops::Range, sync::Arc, time::Duration};
+use std::{cell::Cell, io::IoSliceMut, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use quinn::WriteError;
 use tokio::time;
 use tracing::warn;
@@ -35,31 +36,43 @@ pub(super) enum SendError {
     Refused(Fault),
 }
 
+impl From<WriteError> for SendError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(_) => Self::Stopped,
+            WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {
+                Self::Gone("connection lost")
+            }
+        }
+    }
+}
+
 impl From<Fault> for SendError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
 }
 
-/// Bytes of a part that is read for a paced session: while its reader takes nothing, one is held that is acknowledged in
-/// part, beyond the window. Smaller ones would cost more calls than they save memory.
-const SLICE: usize = 8 * 1024;
+/// Bytes that are read for a paced session at a time, at most.
+const MOUTHFUL: usize = 32 * 1024;
 
-/// Buffers that are kept while they are not in use: 16 MiB for fetches, 2 MiB for viewers.
-const SPARE: (usize, usize) = (64, 256);
+/// The same at least: a page of the kernel's.
+const LEAST_MOUTHFUL: usize = 4 * 1024;
 
-/// What sessions read into.
-pub(crate) struct ReadBuffers {
-    /// For a turn of groups.
-    large: Buffers,
-    /// For a part of a group.
-    small: Buffers,
+/// Bytes that the connection copies into one allocation, which it holds until the last of them is acknowledged.
+const BITE: usize = 8 * 1024;
+
+/// Buffers for a turn of groups that are kept while they are not in use: 32 MiB.
+const SPARE: usize = 128;
+
+/// What fetches read into.
+pub(crate) fn buffers() -> Buffers {
+    Buffers::new(MOST_PIECE, SPARE)
 }
 
-impl Default for ReadBuffers {
-    fn default() -> Self {
-        Self { large: Buffers::new(MOST_PIECE, SPARE.0), small: Buffers::new(SLICE, SPARE.1) }
-    }
+thread_local! {
+    /// What viewers read into, one after the other: the connection has a copy of what it takes, and nothing else is held.
+    static MOUTH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// One session's way out.
@@ -67,18 +80,20 @@ pub(super) struct Sender<'a> {
     stream: &'a mut SendStream,
     sending: &'a Sending<'a>,
     running: &'a mut Running,
-    buffers: &'a ReadBuffers,
+    buffers: &'a Buffers,
     stall: Duration,
+    /// Bytes that the connection is likely to take at once.
+    mouthful: usize,
 }
 
 impl<'a> Sender<'a> {
     pub(super) fn new(
         (stream, sending): (&'a mut SendStream, &'a Sending<'a>),
         running: &'a mut Running,
-        buffers: &'a ReadBuffers,
+        buffers: &'a Buffers,
         stall: Duration,
     ) -> Self {
-        Self { stream, sending, running, buffers, stall }
+        Self { stream, sending, running, buffers, stall, mouthful: MOUTHFUL }
     }
 
     /// What comes next is not here yet: it is not for this node to send it sooner.
@@ -127,8 +142,7 @@ impl<'a> Sender<'a> {
         self.running.offers();
         match time::timeout(self.stall, self.stream.write_chunks(chunks)).await {
             Ok(Ok(written)) => Ok(written.bytes as u64),
-            Ok(Err(WriteError::Stopped(_))) => Err(SendError::Stopped),
-            Ok(Err(_)) => Err(SendError::Gone("connection lost")),
+            Ok(Err(error)) => Err(error.into()),
             Err(_) => {
                 let stalled = format!("nothing was read for {} s", self.stall.as_secs());
                 Err(Fault::new(Code::Timeout, stalled).into())
@@ -152,27 +166,53 @@ impl<'a> Sender<'a> {
         let len = len(media, &groups);
         let part = self.part(len);
         if self.running.paced() && part == len {
-            return self.slices(media, groups).await;
+            return self.mouthfuls(media, groups).await;
         }
-        let mut frames = read(media, groups, self.buffers.large.take(len)).await?;
+        let mut frames = read(media, groups, self.buffers.take(len)).await?;
         self.write(frames.split_to(part)).await?;
         self.send(frames).await
     }
 
-    /// Sends groups whose turn has come in small parts, each of them read when the connection takes more. A viewer takes
+    /// Sends groups whose turn has come in mouthfuls, each of them read when the connection takes more. A viewer takes
     /// what it plays, so that the node waits for it most of the time: with nothing in hand.
-    async fn slices(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SendError> {
+    async fn mouthfuls(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SendError> {
         for group in groups {
             let len = tree::group_len(media.size(), group);
             self.write(Bytes::copy_from_slice(&wire::header(Kind::Group, len as usize))).await?;
-            for at in (0..len).step_by(SLICE) {
-                let size = (len - at).min(SLICE as u64) as usize;
+            let mut at = 0;
+            while at < len {
                 self.offer(&mut []).await?;
-                let slice = read_slice(media, group * GROUP + at, self.buffers.small.take(size)).await?;
-                self.write(slice).await?;
+                let size = self.mouthful.min(usize::try_from(len - at).unwrap_or(self.mouthful));
+                let taken = self.feed(media, group * GROUP + at, size).await?;
+                at += taken as u64;
+                // What is not taken has to be read again: so the next one is about as large as this one was.
+                let next = if taken == size { self.mouthful * 2 } else { taken };
+                self.mouthful = next.clamp(LEAST_MOUTHFUL, MOUTHFUL);
             }
         }
         Ok(())
+    }
+
+    /// Reads so many bytes from `offset`, and has the connection copy what it takes of them at once: how many.
+    async fn feed(&mut self, media: &Arc<OpenMedia>, offset: u64, size: usize) -> Result<usize, SendError> {
+        let mut mouth = MOUTH.take();
+        mouth.resize(MOUTHFUL, 0);
+        if media.read_cached(offset, &mut [IoSliceMut::new(&mut mouth[..size])]) < size {
+            let media = media.clone();
+            mouth = house::blocking(move || fill(&media, offset, &mut mouth[..size]).map(|()| mouth)).await??;
+        }
+        let mut taken = 0;
+        for bite in mouth[..size].chunks(BITE) {
+            let bitten = self.stream.write(bite).now_or_never().unwrap_or(Ok(0))?;
+            taken += bitten;
+            if bitten < bite.len() {
+                break;
+            }
+        }
+        MOUTH.set(mouth);
+        self.running.sent(taken as u64);
+        self.sending.wrote(taken as u64);
+        Ok(taken)
     }
 }
 
@@ -200,16 +240,6 @@ async fn read(media: &Arc<OpenMedia>, groups: Range<u64>, mut buffer: Buffer) ->
         Ok(buffer.freeze())
     })
     .await?
-}
-
-/// Fills a buffer from `offset`, in the same way.
-async fn read_slice(media: &Arc<OpenMedia>, offset: u64, mut buffer: Buffer) -> Result<Bytes, Fault> {
-    let wanted = buffer.bytes_mut().len();
-    if media.read_cached(offset, &mut [IoSliceMut::new(buffer.bytes_mut())]) == wanted {
-        return Ok(buffer.freeze());
-    }
-    let media = media.clone();
-    house::blocking(move || fill(&media, offset, buffer.bytes_mut()).map(|()| buffer.freeze())).await?
 }
 
 /// Reads until `bytes` is full. Blocks.

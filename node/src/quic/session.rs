@@ -71,7 +71,7 @@ enum Admitted {
 
 /// One of a title with a file.
 struct AdmittedFile {
-    opened: Opened,
+    opened: Box<Opened>,
     running: Running,
     /// Of its stream.
     priority: i32,
@@ -109,16 +109,15 @@ pub(super) async fn run(
                 feed::serve(&house, settings, *admitted, (&mut send, &mut receive, decoder), &ends).await;
             }
             Ok(Admitted::File(admitted)) => {
-                let (sender, asks) = asks::channel();
+                let (sender, asks) = more.then(asks::channel).unzip();
                 let asking = async {
-                    if more {
-                        asks::read(&mut receive, decoder, sender).await;
-                    } else {
-                        drop(sender);
-                        pending().await
+                    match sender {
+                        // Few ask for more: the others should not hold room for it.
+                        Some(sender) => Box::pin(asks::read(&mut receive, decoder, sender)).await,
+                        None => pending().await,
                     }
                 };
-                serve(&house, settings, *admitted, &mut send, (asks, asking), &ends).await;
+                serve(&house, settings, admitted, &mut send, (asks, asking), &ends).await;
             }
             Err(fault) => refuse(&mut send, &fault, gone).await,
         }
@@ -143,7 +142,7 @@ async fn admit(house: &Arc<House>, open: Open, ends: &Ends) -> Result<Admitted, 
             return Ok(Admitted::Feed(Box::new(feed::admit(house, ticket, open, stream, held).await?)));
         }
         house.redeem(&ticket)?;
-        let opened = house.open(ticket, open.range, open.more).await?;
+        let opened = Box::new(house.open(ticket, open.range, open.more).await?);
         let running = house.begin(&opened, stream)?;
         Ok(Admitted::File(Box::new(AdmittedFile { opened, running, priority: open.priority, _use: held })))
     };
@@ -181,12 +180,12 @@ async fn say(send: &mut SendStream, frame: &[u8], gone: &CancellationToken) {
 async fn serve(
     house: &Arc<House>,
     settings: Settings,
-    admitted: AdmittedFile,
+    admitted: Box<AdmittedFile>,
     send: &mut SendStream,
-    (asks, asking): (Asks, impl Future<Output = ()>),
+    (asks, asking): (Option<Asks>, impl Future<Output = ()>),
     ends: &Ends,
 ) {
-    let AdmittedFile { opened, mut running, priority, _use } = admitted;
+    let AdmittedFile { opened, mut running, priority, _use } = *admitted;
     let mut enrolled = house.moves.enrol(opened.session.ticket().session);
     let ticket = opened.session.ticket().clone();
     let (held, media) = (house.leases.enter(&ticket), opened.media.clone());
@@ -249,18 +248,18 @@ fn log(ticket: &Ticket, running: &Running, outcome: &str) {
 async fn deliver(
     house: &House,
     settings: Settings,
-    opened: Opened,
+    mut opened: Box<Opened>,
     (send, flight): (&mut SendStream, &Flight),
-    mut asks: Asks,
+    mut asks: Option<Asks>,
     running: &mut Running,
     enrolled: &mut Enrolled,
 ) -> Result<(), SendError> {
-    let Opened { media, mut session, setup, .. } = opened;
+    let Opened { media, session, setup, .. } = &mut *opened;
     let sending = flight.join(running.paced());
     let mut sender = Sender::new((send, &sending), running, &house.buffers, settings.stall_timeout);
-    sender.send(framed(Kind::Setup, wire::message(Kind::Setup, &setup))?).await?;
+    sender.send(framed(Kind::Setup, wire::message(Kind::Setup, setup))?).await?;
     loop {
-        heed(&mut session, &mut asks)?;
+        heed(session, &mut asks)?;
         let Some(step) = session.next_step(sender.step()) else { break };
         let media = media.clone();
         let changed = |error: anyhow::Error| Fault::new(Code::ContentChanged, format!("read hashes: {error:#}"));
@@ -290,7 +289,7 @@ async fn deliver(
                     // What was sent before is whole groups, so the client goes on at the edge of one.
                     order = enrolled.ordered() => {
                         session.again(&groups);
-                        send_on(order, (&mut session, media.groups()), &mut sender, enrolled).await?;
+                        send_on(order, (&mut *session, media.groups()), &mut sender, enrolled).await?;
                         continue;
                     }
                     ready = ready => ready?,
@@ -300,12 +299,12 @@ async fn deliver(
             Step::AwaitRange => {
                 sender.comes_in();
                 tokio::select! {
-                    ask = time::timeout(settings.stall_timeout, asks.recv()) => {
+                    ask = time::timeout(settings.stall_timeout, asks::next(&mut asks)) => {
                         let late = |_| Fault::new(Code::Timeout, "no other range was asked for");
-                        take(&mut session, ask.map_err(late)?)?;
+                        take(session, ask.map_err(late)?)?;
                     }
                     order = enrolled.ordered() => {
-                        send_on(order, (&mut session, media.groups()), &mut sender, enrolled).await?;
+                        send_on(order, (&mut *session, media.groups()), &mut sender, enrolled).await?;
                     }
                 }
             }
@@ -328,7 +327,8 @@ async fn deliver(
 }
 
 /// Takes in what the client asked for meanwhile.
-fn heed(session: &mut Session, asks: &mut Asks) -> Result<(), SendError> {
+fn heed(session: &mut Session, asks: &mut Option<Asks>) -> Result<(), SendError> {
+    let Some(asks) = asks else { return Ok(()) };
     loop {
         match asks.try_recv() {
             Ok(ask) => take(session, Some(ask))?,

@@ -63,6 +63,22 @@ async fn titles_of_every_shape_arrive_verified() {
 }
 
 #[tokio::test]
+async fn a_viewer_has_every_byte_however_few_it_takes_at_a_time() {
+    let data = mp4(5, 4 * GROUP as usize + 3);
+    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    // Less than is read at a time, about as much, and more.
+    for window in [700, 5_000, 33_000, 200_000] {
+        let viewer = stage.sipping(window).await;
+        let mut claims = claims("a.mp4", Some(id(&data)));
+        (claims.purpose, claims.rate) = (Purpose::Play, 100_000_000);
+        let got = viewer.play(&stage.sign(&claims), None).await.expect("plays");
+        assert!(got.data == data, "{window}");
+    }
+    stage.house.idle().await;
+    assert_eq!(stage.house.viewers.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn a_title_is_served_before_it_is_hashed() {
     let data = mp4(4, (PAGE + 3 * GROUP) as usize + 1);
     let stage = Stage::set(&[("big.mp4", &data)], settings(), Bitrate(100_000_000_000), false).await;
