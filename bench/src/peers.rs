@@ -45,6 +45,8 @@ pub(crate) struct Args {
 enum Case {
     /// One title of 1 GiB on one connection, thrown away
     One,
+    /// The same into a file; stock quinn throws away
+    File,
     /// 64 titles of 16 MiB on one connection; Usher and curl write files, stock quinn throws away
     Titles,
     /// 64 clients at once, each with a title of 16 MiB
@@ -66,8 +68,9 @@ enum Case {
 }
 
 impl Case {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::One,
+        Self::File,
         Self::Titles,
         Self::Connections,
         Self::Threads,
@@ -83,6 +86,7 @@ impl Case {
     fn run(self, stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
         match self {
             Self::One => bulk::one(stage, rep, book),
+            Self::File => bulk::file(stage, rep, book),
             Self::Titles => bulk::titles(stage, rep, book),
             Self::Connections => bulk::connections(stage, rep, book),
             Self::Threads => bulk::threads(stage, rep, book),

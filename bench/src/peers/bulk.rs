@@ -28,14 +28,16 @@ struct Load {
     clients: Vec<Client>,
     /// All clients' bytes.
     bytes: u64,
-    /// Several titles a client: Usher wants a folder for them, so curl writes files too.
+    /// Into files, in a folder; Usher wants that for several titles a client.
     files: bool,
 }
 
 pub(crate) fn one(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    let path = "one.mp4".to_owned();
-    let client = Client { usher: path.clone(), curl: path.clone(), stock: vec![path] };
-    Load { case: "one", clients: vec![client], bytes: stage.plan.one, files: false }.run(stage, rep, book)
+    Load::one(stage, "one", false).run(stage, rep, book)
+}
+
+pub(crate) fn file(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    Load::one(stage, "file", true).run(stage, rep, book)
 }
 
 pub(crate) fn titles(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
@@ -61,6 +63,12 @@ pub(crate) fn threads(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Res
 }
 
 impl Load {
+    fn one(stage: &Stage, case: &'static str, files: bool) -> Self {
+        let path = "one.mp4".to_owned();
+        let client = Client { usher: path.clone(), curl: path.clone(), stock: vec![path] };
+        Self { case, clients: vec![client], bytes: stage.plan.one, files }
+    }
+
     fn connections(stage: &Stage, case: &'static str) -> Self {
         let client = |i| Client { usher: middle(i), curl: middle(i), stock: vec![middle(i)] };
         let clients = (0..stage.plan.titles).map(client).collect();
