@@ -46,9 +46,9 @@ pub(crate) struct House {
     keys: ArcSwap<Keyring>,
     replay: Mutex<Replay>,
     meter: Mutex<Meter>,
-    /// Between disk and network.
+    /// For what is read of a turn of groups.
     pub(crate) buffers: Buffers,
-    /// Sessions that are paced and send.
+    /// Viewers of titles, as far as they are paced.
     pub(crate) viewers: Arc<AtomicUsize>,
     /// Whose bytes go next.
     pub(crate) turns: Arc<Turns>,

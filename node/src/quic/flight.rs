@@ -16,28 +16,40 @@ use crate::core::window::{self, Senders, Window};
 pub(crate) struct Flight {
     connection: Connection,
     state: Mutex<State>,
-    /// Paced sessions of the whole node.
+    /// Viewers of titles on the whole node.
     viewers: Arc<AtomicUsize>,
 }
 
 struct State {
     window: Window,
-    /// Sessions that send, and those of them that take all they can get.
+    /// Sessions that send; those of them that take all they can get, and those of feeds.
     sessions: usize,
     greedy: usize,
+    feeds: usize,
+}
+
+/// How a session sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// All that it can get.
+    Greedy,
+    /// A title, at its rate.
+    Viewer,
+    /// A feed, as it is made. What waits is in memory for all of its viewers anyway.
+    Feed,
 }
 
 /// A session that sends, until it drops.
 pub(crate) struct Sending<'a> {
     flight: &'a Flight,
-    paced: bool,
+    pace: Pace,
 }
 
 impl Flight {
     /// Counts its viewers among those of the node.
     pub(super) fn new(connection: Connection, viewers: Arc<AtomicUsize>) -> Self {
         connection.set_send_window(window::LEAST);
-        let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0 };
+        let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0, feeds: 0 };
         Self { connection, state: Mutex::new(state), viewers }
     }
 
@@ -47,28 +59,31 @@ impl Flight {
     }
 
     fn senders(&self, state: &State) -> Senders {
-        if state.greedy == 0 {
-            Senders::Paced { on_node: self.viewers.load(Ordering::Relaxed) }
-        } else {
-            Senders::Greedy
+        match state {
+            State { greedy: 1.., .. } => Senders::Greedy,
+            State { feeds: 1.., .. } => Senders::Paced { on_node: 0 },
+            State { .. } => Senders::Paced { on_node: self.viewers.load(Ordering::Relaxed) },
         }
     }
 
     /// A session begins to send.
-    pub(super) fn join(&self, paced: bool) -> Sending<'_> {
+    pub(super) fn join(&self, pace: Pace) -> Sending<'_> {
         let mut state = self.lock();
         let alone = state.sessions == 0;
         state.sessions += 1;
-        state.greedy += usize::from(!paced);
-        self.viewers.fetch_add(usize::from(paced), Ordering::Relaxed);
+        match pace {
+            Pace::Greedy => state.greedy += 1,
+            Pace::Viewer => drop(self.viewers.fetch_add(1, Ordering::Relaxed)),
+            Pace::Feed => state.feeds += 1,
+        }
         let senders = self.senders(&state);
         // A viewer beside others changes nothing.
-        if (alone || !paced)
+        if (alone || pace == Pace::Greedy)
             && let Some(bytes) = state.window.begin(self.connection.rtt(), senders)
         {
             self.connection.set_send_window(bytes);
         }
-        Sending { flight: self, paced }
+        Sending { flight: self, pace }
     }
 }
 
@@ -91,7 +106,10 @@ impl Drop for Sending<'_> {
     fn drop(&mut self) {
         let mut state = self.flight.lock();
         state.sessions -= 1;
-        state.greedy -= usize::from(!self.paced);
-        self.flight.viewers.fetch_sub(usize::from(self.paced), Ordering::Relaxed);
+        match self.pace {
+            Pace::Greedy => state.greedy -= 1,
+            Pace::Viewer => drop(self.flight.viewers.fetch_sub(1, Ordering::Relaxed)),
+            Pace::Feed => state.feeds -= 1,
+        }
     }
 }

@@ -59,13 +59,14 @@ const MOUTHFUL: usize = 32 * 1024;
 /// The same at least: a page of the kernel's.
 const LEAST_MOUTHFUL: usize = 4 * 1024;
 
-/// Bytes that the connection copies into one allocation, which it holds until the last of them is acknowledged.
-const BITE: usize = 8 * 1024;
+/// Bytes that the connection copies into one allocation, which it holds, and counts as unacknowledged, until the last of
+/// them is acknowledged: so several of them are in half of the least window.
+const BITE: usize = 4 * 1024;
 
 /// Buffers for a turn of groups that are kept while they are not in use: 32 MiB.
 const SPARE: usize = 128;
 
-/// What fetches read into.
+/// What a turn of groups is read into.
 pub(crate) fn buffers() -> Buffers {
     Buffers::new(MOST_PIECE, SPARE)
 }
@@ -185,7 +186,8 @@ impl<'a> Sender<'a> {
                 let size = self.mouthful.min(usize::try_from(len - at).unwrap_or(self.mouthful));
                 let taken = self.feed(media, group * GROUP + at, size).await?;
                 at += taken as u64;
-                // What is not taken has to be read again: so the next one is about as large as this one was.
+                // What is not taken has to be read again: so the next one is as large as this one was, or twice that
+                // where all of it was taken.
                 let next = if taken == size { self.mouthful * 2 } else { taken };
                 self.mouthful = next.clamp(LEAST_MOUTHFUL, MOUTHFUL);
             }
@@ -198,8 +200,8 @@ impl<'a> Sender<'a> {
         let mut mouth = MOUTH.take();
         mouth.resize(MOUTHFUL, 0);
         if media.read_cached(offset, &mut [IoSliceMut::new(&mut mouth[..size])]) < size {
-            let media = media.clone();
-            mouth = house::blocking(move || fill(&media, offset, &mut mouth[..size]).map(|()| mouth)).await??;
+            MOUTH.set(mouth);
+            return self.feed_slowly(media, offset, size).await;
         }
         let mut taken = 0;
         for bite in mouth[..size].chunks(BITE) {
@@ -213,6 +215,21 @@ impl<'a> Sender<'a> {
         self.running.sent(taken as u64);
         self.sending.wrote(taken as u64);
         Ok(taken)
+    }
+
+    /// The same where a disk may take its time. Meanwhile the room may be gone, to other sessions of the connection: what
+    /// was read waits for the next, or it might be read again and again.
+    async fn feed_slowly(&mut self, media: &Arc<OpenMedia>, offset: u64, size: usize) -> Result<usize, SendError> {
+        // It waits for the node now, not for its reader.
+        self.running.sent(0);
+        let media = media.clone();
+        let read = move || {
+            let mut bytes = vec![0; size];
+            fill(&media, offset, &mut bytes).map(|()| bytes)
+        };
+        let bytes = house::blocking(read).await??;
+        self.write(bytes.into()).await?;
+        Ok(size)
     }
 }
 

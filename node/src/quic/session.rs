@@ -29,7 +29,7 @@ use super::{
     Settings,
     asks::{self, Asks},
     code,
-    flight::Flight,
+    flight::{Flight, Pace},
     header::{self, First},
     idle::{Use, Uses},
     send::{SendError, Sender},
@@ -255,7 +255,7 @@ async fn deliver(
     enrolled: &mut Enrolled,
 ) -> Result<(), SendError> {
     let Opened { media, session, setup, .. } = &mut *opened;
-    let sending = flight.join(running.paced());
+    let sending = flight.join(if running.paced() { Pace::Viewer } else { Pace::Greedy });
     let mut sender = Sender::new((send, &sending), running, &house.buffers, settings.stall_timeout);
     sender.send(framed(Kind::Setup, wire::message(Kind::Setup, setup))?).await?;
     loop {

@@ -18,7 +18,7 @@ use usher_proto::{
 use usher_transport::{RecvStream, SendStream};
 
 use super::{
-    super::{Settings, code, idle::Use},
+    super::{Settings, code, flight::Pace, idle::Use},
     Ends, FAREWELL, LAST_WORD, framed, refuse,
 };
 use crate::{
@@ -125,7 +125,7 @@ pub(super) async fn serve(
         }
         Role::Viewer { watching, mut running, start } => {
             let mut enrolled = house.moves.enrol(ticket.session);
-            let sending = ends.flight.join(true);
+            let sending = ends.flight.join(Pace::Feed);
             let first = watching.room.start(&start);
             let (setup, newest) = (watching.room.setup(), watching.room.newest());
             let feed =
