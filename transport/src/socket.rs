@@ -203,14 +203,7 @@ impl AsyncUdpSocket for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::poll_fn,
-        io::IoSliceMut,
-        net::{Ipv4Addr, SocketAddr},
-        sync::Arc,
-    };
-
-    use quinn::{AsyncUdpSocket, udp};
+    use std::{future::poll_fn, io::IoSliceMut, net::Ipv4Addr};
 
     use super::*;
 
@@ -237,7 +230,7 @@ mod tests {
             for number in 0..round % 5 + 1 {
                 poll_fn(|cx| poller.as_mut().poll_writable(cx)).await.expect("there is room");
                 let contents = &[round, number][..];
-                let transmit = udp::Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+                let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
                 here.try_send(&transmit).expect("sent");
             }
             let mut seen = Vec::new();

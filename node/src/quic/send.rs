@@ -56,11 +56,8 @@ impl From<Fault> for SendError {
 /// Bytes that are read for a paced session at a time, at most.
 const MOUTHFUL: usize = 32 * 1024;
 
-/// The same at least: a page of the kernel's.
-const LEAST_MOUTHFUL: usize = 4 * 1024;
-
-/// Bytes that the connection copies into one allocation, which it holds, and counts as unacknowledged, until the last of
-/// them is acknowledged: so several of them are in half of the least window.
+/// The same at least, and what the connection copies into one allocation. It holds that, and counts it as unacknowledged,
+/// until its last byte is acknowledged: so several of them are in half of the least window.
 const BITE: usize = 4 * 1024;
 
 /// Buffers for a turn of groups that are kept while they are not in use: 32 MiB.
@@ -132,10 +129,15 @@ impl<'a> Sender<'a> {
         while !chunks[0].is_empty() {
             // It leaves in each chunk what it did not take.
             let written = self.offer(&mut chunks).await?;
-            self.running.sent(written);
-            self.sending.wrote(written);
+            self.took(written);
         }
         Ok(())
+    }
+
+    /// The connection took so many bytes.
+    fn took(&mut self, bytes: u64) {
+        self.running.sent(bytes);
+        self.sending.wrote(bytes);
     }
 
     /// Waits until some of these are taken: how many bytes. Of nothing, nothing is taken when something would be.
@@ -189,7 +191,7 @@ impl<'a> Sender<'a> {
                 // What is not taken has to be read again: so the next one is as large as this one was, or twice that
                 // where all of it was taken.
                 let next = if taken == size { self.mouthful * 2 } else { taken };
-                self.mouthful = next.clamp(LEAST_MOUTHFUL, MOUTHFUL);
+                self.mouthful = next.clamp(BITE, MOUTHFUL);
             }
         }
         Ok(())
@@ -212,8 +214,7 @@ impl<'a> Sender<'a> {
             }
         }
         MOUTH.set(mouth);
-        self.running.sent(taken as u64);
-        self.sending.wrote(taken as u64);
+        self.took(taken as u64);
         Ok(taken)
     }
 

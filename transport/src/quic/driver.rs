@@ -118,10 +118,11 @@ impl Driver {
             match blocked.room.as_mut().poll_writable(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(())) if !try_send(&self.hub, &blocked.transmit, &blocked.bytes) => {}
-                Poll::Ready(Ok(())) => self.blocked = None,
-                Poll::Ready(Err(error)) => {
-                    // As good as a loss on the way.
-                    debug!(%error, "wait for room in the socket");
+                Poll::Ready(room) => {
+                    if let Err(error) = room {
+                        // As good as a loss on the way.
+                        debug!(%error, "wait for room in the socket");
+                    }
                     self.blocked = None;
                 }
             }
