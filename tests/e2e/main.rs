@@ -8,6 +8,7 @@ mod control;
 mod copies;
 mod damage;
 mod demo;
+mod docs;
 mod explain;
 mod fetch;
 mod grpc;
