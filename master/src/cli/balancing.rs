@@ -42,8 +42,6 @@ pub(super) enum Rule {
     Margin,
     /// The most bandwidth free
     Headroom,
-    /// The least growth of a cost that rises exponentially with what is used
-    Exponential,
 }
 
 /// What may be said on the command line.
@@ -170,7 +168,6 @@ impl From<Rule> for balancer::Rule {
         match rule {
             Rule::Margin => Self::Margin,
             Rule::Headroom => Self::Headroom,
-            Rule::Exponential => Self::Exponential,
         }
     }
 }

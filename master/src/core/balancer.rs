@@ -44,8 +44,6 @@ pub enum Rule {
     Margin,
     /// The most bit/s free, as the system of 2000 chose.
     Headroom,
-    /// The least cost when each node's cost grows exponentially with the part of it that is used.
-    Exponential,
 }
 
 /// How many of the titles asked for together each node could serve, by number.
@@ -224,7 +222,6 @@ pub fn look(view: &View<'_>, need: &Need<'_>, id: NodeId) -> Candidate {
     let cost = match view.rule {
         Rule::Margin => zones::cost(margin, price),
         Rule::Headroom => -i64::try_from(available.rate.saturating_sub(level)).unwrap_or(i64::MAX),
-        Rule::Exponential => exponential(available.rate, level, need.rate),
     };
     Candidate { verdict, available, level, margin, cost, ..none }
 }
@@ -273,17 +270,6 @@ fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) 
     } else {
         Verdict::Full
     }
-}
-
-/// The growth of the node's cost by this request, when it is e to the eighth times what is used: with these eight, a
-/// full node costs three thousand times an empty one.
-fn exponential(available: u64, level: u64, rate: u64) -> i64 {
-    let used = |level: u64| {
-        let unused = available.saturating_sub(level);
-        let part = (u128::from(unused) * 8_000_000 / u128::from(available.max(1))) as u64;
-        zones::exp_minus(part)
-    };
-    i64::try_from(used(level.saturating_add(rate)).saturating_sub(used(level))).unwrap_or(i64::MAX)
 }
 
 /// The first of the holders that are suspect or held, when there is no other: those who may be well are better than

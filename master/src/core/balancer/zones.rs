@@ -55,7 +55,7 @@ pub(super) fn cost(margin: i64, price: i64) -> i64 {
 }
 
 /// exp(-x) of [`UNIT`], x in millionths.
-pub(super) fn exp_minus(millionths: u64) -> u64 {
+fn exp_minus(millionths: u64) -> u64 {
     // Beyond this, nothing is left.
     let millionths = millionths.min(32_000_000);
     fixed::exp_neg((millionths << 32) / 1_000_000)
