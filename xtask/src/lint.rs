@@ -1,28 +1,39 @@
-//! `cargo xtask lint`: formatting, clippy, rustdoc, house rules. Owns their order; every step runs even when an
-//! earlier one failed, so that one run tells all.
+//! `cargo xtask lint`: formatting, clippy, rustdoc, the project's rules. Owns their order; every step runs even when an
+//! earlier one failed, so that one run reports everything.
 
 use anyhow::{Result, bail};
 
-use crate::{doc, house, shell};
+use crate::{doc, rules, shell};
 
-/// One thing that lint looks at.
-type Step = fn() -> Result<()>;
+/// How much to check.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Check every rule in every folder, also where it is not in force yet
+    #[arg(long)]
+    strict: bool,
+}
+
+/// One check.
+type Step = fn(&Args) -> Result<()>;
 
 /// Runs every step and fails with the names of those that failed.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let steps: [(&str, Step); 4] = [
-        ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
-        ("clippy", || {
+        ("format", |_| shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
+        ("clippy", |_| {
             let mut clippy = shell::cargo();
             clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
             shell::run(&mut clippy)
         }),
-        ("rustdoc", || doc::build(false)),
-        ("house", check_house),
+        ("rustdoc", |_| doc::build(false)),
+        ("rules", |args| {
+            eprintln!("xtask: the project's rules");
+            rules::check(args.strict)
+        }),
     ];
     let mut failed = Vec::new();
     for (name, step) in steps {
-        if let Err(error) = step() {
+        if let Err(error) = step(args) {
             eprintln!("xtask: {name}: {error:#}");
             failed.push(name);
         }
@@ -30,18 +41,6 @@ pub(crate) fn run() -> Result<()> {
     if !failed.is_empty() {
         bail!("lint failed: {}", failed.join(", "));
     }
-    eprintln!("xtask: lint is clean: format, clippy, rustdoc, house");
-    Ok(())
-}
-
-fn check_house() -> Result<()> {
-    eprintln!("xtask: house rules");
-    let findings = house::inspect(&shell::root())?;
-    for finding in &findings {
-        println!("{finding}");
-    }
-    if !findings.is_empty() {
-        bail!("{} findings", findings.len());
-    }
+    eprintln!("xtask: lint is clean: format, clippy, rustdoc, rules");
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 mod doc;
 mod fuzz;
-mod house;
 mod lint;
 mod media;
 mod parts;
+mod rules;
 mod shell;
 mod test;
 
@@ -26,8 +26,10 @@ struct Cli {
 enum Recipe {
     /// Provide the real parts that tests start (ffmpeg, mpv, grpcurl…), then build and run every test
     Test(test::Args),
-    /// Formatting, clippy, rustdoc and the house rules, each with warnings as errors
-    Lint,
+    /// Formatting, clippy, rustdoc and the project's own rules, each with warnings as errors
+    Lint(lint::Args),
+    /// Print or count the findings of the project's own rules
+    Rules(rules::Args),
     /// Build the documentation of every crate, warnings as errors
     Doc(doc::Args),
     /// Run every fuzz target for a while; a finding fails
@@ -39,7 +41,8 @@ enum Recipe {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().recipe {
         Recipe::Test(args) => test::run(&args),
-        Recipe::Lint => lint::run(),
+        Recipe::Lint(args) => lint::run(&args),
+        Recipe::Rules(args) => rules::run(&args),
         Recipe::Doc(args) => doc::run(&args),
         Recipe::Fuzz(args) => fuzz::run(&args),
         Recipe::Media => media::run(),

@@ -21,23 +21,23 @@ pub(crate) struct Part {
     /// The option that makes it print its version and exit with 0.
     version: &'static str,
     /// Where it comes from.
-    source: Source,
+    origin: Origin,
 }
 
 /// Where a part comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
+enum Origin {
     /// A Debian package.
     Debian(&'static str),
     /// [`GRPCURL_PACKAGE`], put into a private virtual environment under the target folder.
     Grpcurl,
 }
 
-const FFMPEG: Part = Part { tool: "ffmpeg", version: "-version", source: Source::Debian("ffmpeg") };
-const FFPROBE: Part = Part { tool: "ffprobe", version: "-version", source: Source::Debian("ffmpeg") };
-const MPV: Part = Part { tool: "mpv", version: "--version", source: Source::Debian("mpv") };
-const B3SUM: Part = Part { tool: "b3sum", version: "--version", source: Source::Debian("b3sum") };
-const GRPCURL: Part = Part { tool: "grpcurl", version: "--version", source: Source::Grpcurl };
+const FFMPEG: Part = Part { tool: "ffmpeg", version: "-version", origin: Origin::Debian("ffmpeg") };
+const FFPROBE: Part = Part { tool: "ffprobe", version: "-version", origin: Origin::Debian("ffmpeg") };
+const MPV: Part = Part { tool: "mpv", version: "--version", origin: Origin::Debian("mpv") };
+const B3SUM: Part = Part { tool: "b3sum", version: "--version", origin: Origin::Debian("b3sum") };
+const GRPCURL: Part = Part { tool: "grpcurl", version: "--version", origin: Origin::Grpcurl };
 
 /// What the workspace's tests start.
 pub(crate) const FOR_TESTS: [Part; 5] = [FFMPEG, FFPROBE, MPV, B3SUM, GRPCURL];
@@ -88,7 +88,7 @@ impl Provided {
 pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
     let machine = machine();
     let mut lacking = lacking(parts);
-    if machine == Machine::AptAsRoot && lacking.iter().any(|part| matches!(part.source, Source::Debian(_))) {
+    if machine == Machine::AptAsRoot && lacking.iter().any(|part| matches!(part.origin, Origin::Debian(_))) {
         let packages = packages(&lacking);
         eprintln!("xtask: installing {}", packages.join(" "));
         apt_get_install(&packages)?;
@@ -151,9 +151,9 @@ fn machine() -> Machine {
 fn packages(lacking: &[Part]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for part in lacking {
-        let package = match part.source {
-            Source::Debian(package) => package,
-            Source::Grpcurl => "python3-venv",
+        let package = match part.origin {
+            Origin::Debian(package) => package,
+            Origin::Grpcurl => "python3-venv",
         };
         if !packages.contains(&package) {
             packages.push(package);

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::paths::{path, tokens, use_tree};
 use super::source::Source;
 
 /// Paths a core may not name, nor anything below them, and what to do instead.
@@ -104,114 +105,6 @@ fn resolve(mut path: Vec<String>, aliases: &HashMap<String, Vec<String>>) -> Str
         path = full.iter().cloned().chain(path.into_iter().skip(1)).collect();
     }
     path.join("::")
-}
-
-/// A word or a mark of the source.
-struct Token {
-    text: String,
-    /// From 1.
-    line: usize,
-}
-
-impl Token {
-    fn is_name(&self) -> bool {
-        self.text.starts_with(|c: char| c.is_alphabetic() || c == '_')
-    }
-}
-
-/// The code as words and marks; `::` is one mark.
-fn tokens(code: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    for (index, text) in code.lines().enumerate() {
-        let mut rest = text.trim_start();
-        while let Some(first) = rest.chars().next() {
-            let length = if first.is_alphanumeric() || first == '_' {
-                rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
-            } else if rest.starts_with("::") {
-                2
-            } else {
-                first.len_utf8()
-            };
-            tokens.push(Token { text: rest[..length].to_owned(), line: index + 1 });
-            rest = rest[length..].trim_start();
-        }
-    }
-    tokens
-}
-
-/// What one branch of a `use` tree brings in.
-struct Import {
-    line: usize,
-    path: Vec<String>,
-    alias: String,
-}
-
-/// The imports of the `use` tree that starts at `at`, and where the tree ends.
-fn use_tree(tokens: &[Token], mut at: usize) -> (Vec<Import>, usize) {
-    let mut imports = Vec::new();
-    // The path so far, and the length that each open brace goes back to.
-    let mut prefix: Vec<String> = Vec::new();
-    let mut braces: Vec<usize> = Vec::new();
-    let mut alias = None;
-    let mut line = 0;
-    let mut fresh = false;
-    while let Some(token) = tokens.get(at) {
-        at += 1;
-        match token.text.as_str() {
-            "::" => {}
-            "as" => {
-                alias = tokens.get(at).map(|name| name.text.clone());
-                at += 1;
-            }
-            "{" => {
-                braces.push(prefix.len());
-                fresh = false;
-            }
-            mark @ ("," | "}" | ";") => {
-                if fresh {
-                    imports.push(import(&prefix, alias.take(), line));
-                    fresh = false;
-                }
-                if mark == "}" {
-                    braces.pop();
-                }
-                prefix.truncate(braces.last().copied().unwrap_or_default());
-                if mark == ";" {
-                    break;
-                }
-            }
-            name => {
-                prefix.push(name.to_owned());
-                line = token.line;
-                fresh = true;
-            }
-        }
-    }
-    (imports, at)
-}
-
-/// `a::b::self` brings in `a::b`.
-fn import(path: &[String], alias: Option<String>, line: usize) -> Import {
-    let path = match path {
-        [path @ .., last] if last == "self" => path,
-        path => path,
-    };
-    let alias = alias.or_else(|| path.last().cloned()).unwrap_or_default();
-    Import { line, path: path.to_vec(), alias }
-}
-
-/// The path whose first name is at `at`, and where it ends.
-fn path(tokens: &[Token], mut at: usize) -> (Vec<String>, usize) {
-    let mut path = vec![tokens[at].text.clone()];
-    at += 1;
-    while let [mark, name, ..] = tokens.get(at..).unwrap_or_default() {
-        if mark.text != "::" || !(name.is_name() || name.text == "*") {
-            break;
-        }
-        path.push(name.text.clone());
-        at += 2;
-    }
-    (path, at)
 }
 
 #[cfg(test)]

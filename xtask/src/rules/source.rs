@@ -6,12 +6,19 @@ pub(super) struct Source {
     text: String,
     /// `text` with comments and the insides of literals turned to spaces. Lines are kept.
     code: String,
+    /// The lines of its comments, from 1, markers included.
+    comments: Vec<(usize, String)>,
 }
 
 impl Source {
     pub(super) fn new(text: String) -> Self {
-        let code = blank_prose(&text);
-        Self { text, code }
+        let (code, comments) = split(&text);
+        Self { text, code, comments }
+    }
+
+    /// The lines of its comments, each with its number, from 1; the text begins with the comment's marker.
+    pub(super) fn comments(&self) -> &[(usize, String)] {
+        &self.comments
     }
 
     /// All of it, comments too.
@@ -28,7 +35,12 @@ impl Source {
     /// The names of the modules declared as `#[cfg(test)] mod NAME;`, whose text lies in a file of its own.
     pub(super) fn test_modules(&self) -> impl Iterator<Item = &str> {
         self.code.split("#[cfg(test)]").skip(1).filter_map(|rest| {
-            let rest = rest.trim_start().strip_prefix("mod ")?;
+            let (visibility, rest) = rest.split_once("mod ")?;
+            let visibility = visibility.trim();
+            let plain = visibility.is_empty() || visibility == "pub" || visibility.starts_with("pub(");
+            if !plain || visibility.contains(';') {
+                return None;
+            }
             let (name, end) = rest.split_at(rest.find([';', '{'])?);
             end.starts_with(';').then_some(name.trim())
         })
@@ -68,22 +80,29 @@ fn item_end(code: &str) -> usize {
     code.len()
 }
 
-/// `text` with every comment and the inside of every string and character literal turned to spaces.
-fn blank_prose(text: &str) -> String {
+/// `text` with every comment and the inside of every string and character literal turned to spaces, and the lines of the
+/// comments.
+fn split(text: &str) -> (String, Vec<(usize, String)>) {
     let chars: Vec<char> = text.chars().collect();
-    let mut code = String::with_capacity(text.len());
-    let mut at = 0;
+    let (mut code, mut comments) = (String::with_capacity(text.len()), Vec::new());
+    let (mut at, mut line) = (0, 1);
     while at < chars.len() {
         let end = prose_end(&chars, at);
         if end > at {
             code.extend(chars[at..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+            if chars[at] == '/' {
+                let comment: String = chars[at..end].iter().collect();
+                comments.extend((line..).zip(comment.lines().map(str::to_owned)));
+            }
+            line += chars[at..end].iter().filter(|c| **c == '\n').count();
             at = end;
         } else {
             code.push(chars[at]);
+            line += usize::from(chars[at] == '\n');
             at += 1;
         }
     }
-    code
+    (code, comments)
 }
 
 /// The end of the comment or literal that starts at `at`; `at` itself if none does.
@@ -173,8 +192,16 @@ mod tests {
             ("char::from(b'\"'); \"x\"", "char::from(b   );    "),
         ];
         for (text, expected) in table {
-            assert_eq!(blank_prose(text), expected, "{text}");
+            assert_eq!(split(text).0, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn comments_keep_their_lines_and_markers() {
+        let (_, comments) = split("//! a\nf(\"// b\n\") // c\n/* d\n e */ g");
+        let expected =
+            [(1, "//! a"), (3, "// c"), (4, "/* d"), (5, " e */")].map(|(line, text)| (line, text.to_owned()));
+        assert_eq!(comments, expected);
     }
 
     #[test]
@@ -187,8 +214,7 @@ mod tests {
 
     #[test]
     fn test_modules_in_files_of_their_own_are_named() {
-        let text =
-            "//! mod no;\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\nmod inline { }\n#[cfg(test)] mod more ;\nmod other;";
+        let text = "//! mod no;\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\nmod inline { }\n#[cfg(test)]\npub(crate) mod more ;\nmod other;";
         let source = Source::new(text.to_owned());
         assert_eq!(source.test_modules().collect::<Vec<_>>(), ["tests", "more"]);
     }
