@@ -1,5 +1,6 @@
 //! The services of `usher.v1`: what arrives is validated, given to the state, and answered. Refuses to decide.
 
+mod answers;
 pub(crate) mod catalog;
 pub(crate) mod cluster;
 mod peer;

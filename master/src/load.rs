@@ -9,9 +9,13 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
-use usher_proto::model::{Presence, Report, Sessions};
+use usher_proto::model::Report;
 
-use crate::{core::roster::Link, metrics::Level, state::State};
+use crate::{
+    core::roster::Link,
+    metrics::Level,
+    state::{NodeUpdate, State},
+};
 
 /// Messages that may wait: those of two seconds of a thousand nodes.
 pub(crate) const LENGTH: usize = 4096;
@@ -23,50 +27,29 @@ const BATCH: usize = 64;
 /// sessions is longer than this.
 const ENTRIES: usize = 1024;
 
-/// Something that a node told.
-pub(crate) enum Told {
-    /// Its report.
-    Report(Link, Report),
-    /// What happened to its sessions.
-    Sessions(Link, Sessions),
-    /// Where it can be reached, and whether it drains.
-    Presence(Link, Presence),
-    /// All before this has been applied when it is answered.
-    Fence(oneshot::Sender<()>),
-}
-
-impl Told {
-    fn entries(&self) -> usize {
-        match self {
-            Self::Sessions(_, told) => 1 + told.begun.len() + told.ended.len() + told.turned.len(),
-            Self::Report(..) | Self::Presence(..) | Self::Fence(_) => 1,
-        }
-    }
-}
-
 /// The end of the queue that nodes' channels have.
 #[derive(Clone)]
 pub(crate) struct Load {
-    sender: mpsc::Sender<Told>,
+    sender: mpsc::Sender<NodeUpdate>,
     waiting: Level,
 }
 
 impl Load {
     /// A queue that shows its length, and what its worker takes from.
-    pub(crate) fn new(length: usize, waiting: Level) -> (Self, mpsc::Receiver<Told>) {
+    pub(crate) fn new(length: usize, waiting: Level) -> (Self, mpsc::Receiver<NodeUpdate>) {
         let (sender, receiver) = mpsc::channel(length);
         (Self { sender, waiting }, receiver)
     }
 
     /// Puts a report into the queue; false when it is full.
     pub(crate) fn report(&self, link: Link, report: Report) -> bool {
-        let taken = self.sender.try_send(Told::Report(link, report)).is_ok();
+        let taken = self.sender.try_send(NodeUpdate::Report(link, report)).is_ok();
         self.show();
         taken
     }
 
     /// Puts what must not be lost into the queue, and waits for a place: the node's channel is read on only then.
-    pub(crate) async fn tell(&self, told: Told) {
+    pub(crate) async fn tell(&self, told: NodeUpdate) {
         // Without a worker the master ends, and nothing is wanted any more.
         let _ending = self.sender.send(told).await;
         self.show();
@@ -75,7 +58,7 @@ impl Load {
     /// Waits until all that was told before has been applied.
     pub(crate) async fn settled(&self) {
         let (sender, applied) = oneshot::channel();
-        self.tell(Told::Fence(sender)).await;
+        self.tell(NodeUpdate::Fence(sender)).await;
         // Without a worker, too, there is nothing to wait for.
         let _ending = applied.await;
     }
@@ -86,7 +69,7 @@ impl Load {
 }
 
 /// Applies what nodes tell until no channel is left.
-pub(crate) async fn work(state: Arc<State>, mut told: mpsc::Receiver<Told>) {
+pub(crate) async fn work(state: Arc<State>, mut told: mpsc::Receiver<NodeUpdate>) {
     let mut batch = Vec::with_capacity(BATCH);
     while told.recv_many(&mut batch, BATCH).await > 0 {
         state.metrics().load_queue.set(told.len() as u64);
@@ -110,7 +93,10 @@ pub(crate) async fn work(state: Arc<State>, mut told: mpsc::Receiver<Told>) {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use usher_proto::{Bitrate, BootId, NodeName, model::Hello};
+    use usher_proto::{
+        Bitrate, BootId, NodeName,
+        model::{Hello, Presence, Sessions},
+    };
 
     use super::*;
     use crate::core::{Now, roster::Roster};
@@ -144,13 +130,13 @@ mod tests {
         assert!(load.report(link, Report::default()) && load.report(link, Report::default()));
         assert!(!load.report(link, Report::default()), "full");
         assert_eq!(waiting.get(), 2);
-        let sessions = load.tell(Told::Sessions(link, Sessions::default()));
+        let sessions = load.tell(NodeUpdate::Sessions(link, Sessions::default()));
         let mut sessions = std::pin::pin!(sessions);
         assert!(sessions.as_mut().now_or_never().is_none(), "it waits for a place");
-        assert!(matches!(told.recv().await, Some(Told::Report(..))));
+        assert!(matches!(told.recv().await, Some(NodeUpdate::Report(..))));
         sessions.await;
         assert!(!load.report(link, Report::default()), "full again");
-        assert!(matches!(told.recv().await, Some(Told::Report(..))));
-        assert!(matches!(told.recv().await, Some(Told::Sessions(..))), "in their order");
+        assert!(matches!(told.recv().await, Some(NodeUpdate::Report(..))));
+        assert!(matches!(told.recv().await, Some(NodeUpdate::Sessions(..))), "in their order");
     }
 }

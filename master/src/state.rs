@@ -7,10 +7,19 @@ mod feeds;
 mod figures;
 mod operate;
 mod orders;
-mod told;
+mod prepare;
+mod resolve;
+mod updates;
 mod view;
 
-pub(crate) use self::{card::Card, feeds::Seats, operate::Followed, view::timestamp};
+pub(crate) use self::{
+    card::Card,
+    feeds::Seats,
+    operate::Followed,
+    resolve::{Seated, Unseated},
+    updates::NodeUpdate,
+    view::timestamp,
+};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,27 +28,25 @@ use std::{
 };
 
 use rand::RngExt as _;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use usher_proto::{
-    Fault, NodeName, SessionId, Title,
-    code::Code,
+    NodeName, SessionId, Title,
     feed::FeedKey,
-    model::{CatalogPage, Hello, Resolve, What},
+    model::{CatalogPage, Hello, What},
     pb::v1,
     ticket::{ClusterSecret, Key},
     units,
 };
 
-use self::{card::card, orders::Sent};
+use self::{card::card, orders::Sent, prepare::Pending};
 use crate::{
     core::{
         NodeId, Now,
-        balancer::{NoChoice, Verdict},
         catalog::PageError,
-        cluster::{Ask, Cluster, Decision, Event, Refused, Settings},
-        roster::{AttachError, Link, PROBE},
+        cluster::{Cluster, Event, Settings},
+        roster::{AttachError, Link},
     },
     metrics::Metrics,
 };
@@ -53,9 +60,6 @@ const PAGE_STEP: usize = 256;
 /// What goes down a node's channel.
 pub(crate) type ToNode = mpsc::Sender<Result<v1::AttachResponse, tonic::Status>>;
 
-/// A node's answer to a `Prepare`.
-pub(crate) type Answer = Result<v1::Setup, Fault>;
-
 /// The channel of an attached node.
 struct Channel {
     link: Link,
@@ -65,38 +69,6 @@ struct Channel {
     replaced: CancellationToken,
     /// It tells the whole list of its sessions, of which many began long ago.
     listing: bool,
-}
-
-/// A `Prepare` without an answer.
-struct Pending {
-    link: Link,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// A decision with what its answer needs.
-pub(crate) struct Seated {
-    pub(crate) decision: Decision,
-    /// The first seat, then the alternates.
-    pub(crate) cards: Vec<Arc<Card>>,
-    pub(crate) reason: String,
-    pub(crate) now: Now,
-    /// Of a feed.
-    pub(crate) live: Option<v1::Live>,
-}
-
-/// Why there is no seat.
-pub(crate) struct Unseated {
-    pub(crate) refused: Box<Refused>,
-    /// Set when there may be one as soon as a silent node answers.
-    pub(crate) silence: Option<Silence>,
-}
-
-/// Nodes that were asked for a sign of life.
-pub(crate) struct Silence {
-    nodes: Vec<NodeId>,
-    /// When they should have answered.
-    until: Instant,
-    signs: watch::Receiver<()>,
 }
 
 #[derive(Default)]
@@ -232,73 +204,6 @@ impl State {
         Ok(())
     }
 
-    /// Decides one request; `tag` names it in the journal.
-    pub(crate) fn resolve(&self, session: SessionId, resolve: &Resolve, tag: u64) -> Result<Seated, Unseated> {
-        let started = Instant::now();
-        let mut inner = self.lock();
-        let now = now();
-        let ask = Ask { tag, ..Ask::from(resolve) };
-        let decision = inner.cluster.resolve(now, session, &ask, &mut rand::rng());
-        self.carry(&mut inner, now);
-        let seated = self.seat(&inner, now, decision, tag);
-        drop(inner);
-        self.metrics.decided(started.elapsed(), 1);
-        seated
-    }
-
-    /// Decides several requests; see [`Cluster::resolve_many`].
-    pub(crate) fn resolve_many(&self, resolves: &[(SessionId, &Resolve, u64)]) -> Vec<Result<Seated, Unseated>> {
-        let started = Instant::now();
-        let asks = resolves.iter().map(|(session, resolve, tag)| (*session, Ask { tag: *tag, ..Ask::from(*resolve) }));
-        let asks: Vec<_> = asks.collect();
-        let mut inner = self.lock();
-        let now = now();
-        let decisions = inner.cluster.resolve_many(now, &asks, &mut rand::rng());
-        self.carry(&mut inner, now);
-        let seated = decisions.into_iter().zip(resolves);
-        let seated = seated.map(|(decision, (_, _, tag))| self.seat(&inner, now, decision, *tag)).collect();
-        drop(inner);
-        self.metrics.decided(started.elapsed(), resolves.len());
-        seated
-    }
-
-    fn seat(&self, inner: &Inner, now: Now, decision: Result<Decision, Refused>, tag: u64) -> Result<Seated, Unseated> {
-        self.metrics.outcome(&decision);
-        decision.map(|decision| self.seated(inner, now, decision)).map_err(|refused| {
-            let silent = matches!(refused, Refused::NoChoice { why: NoChoice::Probing(_), .. });
-            let record = inner.cluster.decided(tag).filter(|_| silent);
-            let silence = record.map(|record| {
-                let unsure = record.looked.iter().flatten().filter(|one| one.verdict == Verdict::Unsure);
-                let nodes = unsure.map(|one| one.node).collect();
-                Silence { nodes, until: now.instant + PROBE, signs: self.signs.subscribe() }
-            });
-            Unseated { refused: Box::new(refused), silence }
-        })
-    }
-
-    fn seated(&self, inner: &Inner, now: Now, decision: Decision) -> Seated {
-        let live = decision.title.is_live().then(|| {
-            let feed = inner.cluster.feeds().get(&decision.title);
-            feed.map(|feed| view::live(&inner.cluster, feed, self.feed_key(&decision.title))).unwrap_or_default()
-        });
-        Seated { live, ..inner.seat(now, decision) }
-    }
-
-    /// Waits until one of the nodes has given a sign of life, or left, or all of them should have.
-    pub(crate) async fn sign(&self, Silence { nodes, until, mut signs }: Silence) {
-        let answered = async {
-            // The sender lives as long as this state.
-            while signs.changed().await.is_ok() {
-                let inner = self.lock();
-                if nodes.iter().any(|node| !inner.silent.contains(node)) {
-                    return;
-                }
-            }
-        };
-        // What is known then is the answer.
-        let _late = tokio::time::timeout_at(until.into(), answered).await;
-    }
-
     /// A client, told from others by a number, says that nodes do not answer.
     pub(crate) fn hint<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeName>, client: u64) {
         let mut inner = self.lock();
@@ -321,31 +226,6 @@ impl State {
     /// Ends a reservation whose session will not be.
     pub(crate) fn release(&self, session: SessionId) {
         self.lock().cluster.release(session);
-    }
-
-    /// Sends a `Prepare` to a node. The receiver fails when the channel is lost; `None` when there is none or it is
-    /// full. Dropping [`Prepare`] forgets the question.
-    pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<Prepare> {
-        let (sender, answer) = oneshot::channel();
-        let mut inner = self.lock();
-        let id = inner.number();
-        let channel = inner.channels.get(&node)?;
-        let body = v1::attach_response::Body::Prepare(v1::Prepare { id, ticket, request_id: request_id.to_owned() });
-        channel.to_node.try_send(Ok(v1::AttachResponse { body: Some(body) })).ok()?;
-        let link = channel.link;
-        inner.pending.insert(id, Pending { link, answer: sender });
-        Some(Prepare { state: Arc::clone(self), id, answer })
-    }
-
-    /// A node's answer to a `Prepare`. One that comes too late, or was never asked for, is left out.
-    pub(crate) fn prepared(&self, link: Link, id: u64, answer: Answer) {
-        let mut inner = self.lock();
-        if inner.pending.get(&id).is_some_and(|pending| pending.link == link)
-            && let Some(pending) = inner.pending.remove(&id)
-            && pending.answer.send(answer).is_err()
-        {
-            tracing::debug!(id, "nobody waits for this answer any more");
-        }
     }
 
     /// What time alone brings.
@@ -393,34 +273,6 @@ impl Inner {
     fn number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
-    }
-
-    fn seat(&self, now: Now, decision: Decision) -> Seated {
-        let nodes = std::iter::once(decision.first).chain(decision.alternates.iter().flatten().copied());
-        let cards = nodes.filter_map(|node| Some(Arc::clone(&self.channels.get(&node)?.card))).collect();
-        let reason = self.cluster.reason(&decision).map(|reason| reason.to_string()).unwrap_or_default();
-        Seated { decision, cards, reason, now, live: None }
-    }
-}
-
-/// A question to a node that waits for its answer.
-pub(crate) struct Prepare {
-    state: Arc<State>,
-    id: u64,
-    answer: oneshot::Receiver<Answer>,
-}
-
-impl Prepare {
-    /// The node's answer; a fault too when its channel closes.
-    pub(crate) async fn answer(&mut self) -> Answer {
-        let lost = || Fault::new(Code::Unavailable, "its channel to the master closed");
-        (&mut self.answer).await.unwrap_or_else(|_| Err(lost()))
-    }
-}
-
-impl Drop for Prepare {
-    fn drop(&mut self) {
-        self.state.lock().pending.remove(&self.id);
     }
 }
 

@@ -7,6 +7,7 @@
 //! whole new catalog, or the loss of a node, is then one number, in force at once, and what it made invalid is
 //! collected later in small steps ([`Catalog::sweep`]), so that no caller waits while a hundred thousand titles go.
 
+mod copy;
 mod lookup;
 mod media;
 mod names;
@@ -22,11 +23,15 @@ use usher_proto::{
     model::{CatalogCopy, CatalogPage, Origin},
 };
 
-pub use self::lookup::{CopyView, Facts, Found, Key, Work};
 use self::{
+    copy::{Copy, GROWING, HASHED, REPLICA, STREAMABLE},
     media::MediaTypes,
     names::Names,
     slab::{NONE, Slab},
+};
+pub use self::{
+    copy::{CopyView, Key},
+    lookup::{Facts, Found, Work},
 };
 use super::NodeId;
 
@@ -52,31 +57,6 @@ pub struct PageOutcome {
     /// The first of them.
     pub example: Option<Title>,
 }
-
-/// One file on one volume of one node. 80 bytes.
-struct Copy {
-    /// Zeros unless `HASHED`.
-    content: [u8; 32],
-    size: u64,
-    modified_ms: i64,
-    bitrate: u64,
-    /// Capped at 49 days.
-    duration_ms: u32,
-    node: u32,
-    generation: u32,
-    title: u32,
-    /// The title's next copy, or the next free slot.
-    next: u32,
-    volume: u16,
-    /// Index of the media type, and the flags in the four top bits.
-    media: u16,
-}
-
-const HASHED: u16 = 1 << 15;
-const STREAMABLE: u16 = 1 << 14;
-const REPLICA: u16 = 1 << 13;
-const GROWING: u16 = 1 << 12;
-const MEDIA: u16 = GROWING - 1;
 
 /// A title: its name and its first copy.
 struct Entry {
@@ -386,20 +366,6 @@ impl Catalog {
 
     fn live(&self, title: u32) -> impl Iterator<Item = (u32, &Copy)> {
         self.all(title).filter(|(_, copy)| self.is_live(copy))
-    }
-}
-
-impl Copy {
-    fn hashed(&self) -> Option<ContentId> {
-        (self.media & HASHED != 0).then_some(ContentId(self.content))
-    }
-
-    fn origin(&self) -> Origin {
-        match self.media & (REPLICA | GROWING) {
-            0 => Origin::Operator,
-            REPLICA => Origin::Replica,
-            _ => Origin::Growing,
-        }
     }
 }
 

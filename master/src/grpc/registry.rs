@@ -25,8 +25,8 @@ use usher_proto::{
 use super::peer;
 use crate::{
     core::roster::{LEASE, Link, REPORT_INTERVAL},
-    load::{Load, Told},
-    state::State,
+    load::Load,
+    state::{NodeUpdate, State},
 };
 
 /// How long a node may take to introduce itself.
@@ -206,11 +206,11 @@ impl Attachment {
             }
             Some(Body::Presence(presence)) => {
                 let presence = presence.try_into().map_err(invalid)?;
-                self.load.tell(Told::Presence(self.link, presence)).await;
+                self.load.tell(NodeUpdate::Presence(self.link, presence)).await;
             }
             Some(Body::Sessions(sessions)) => {
                 let sessions = Sessions::try_from(sessions).map_err(invalid)?;
-                self.load.tell(Told::Sessions(self.link, sessions)).await;
+                self.load.tell(NodeUpdate::Sessions(self.link, sessions)).await;
             }
             Some(Body::Probed(_)) => self.state.probed(self.link),
             Some(Body::Moved(moved)) => {

@@ -5,29 +5,29 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 use tracing::debug;
 use usher_proto::{
-    ContentId, Fault, NodeName,
+    Fault, NodeName,
     code::Code,
-    feed::FeedKey,
-    model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Range, Renew, Resolve, What},
+    model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Renew, Resolve},
     pb::v1::{self, tickets_server::Tickets},
-    ticket::{self, Claims, FeedGrant, LIFETIME_SECS, RenewError, Right},
+    ticket::{self, RenewError},
 };
 
-use super::{peer, publish, queue::Queue, request_id};
-use crate::state::{Card, Seated, State, Unseated, now, session, timestamp};
+use super::{
+    answers::{PREPARE, after_refusal, answer, redirected, tell},
+    peer, publish,
+    queue::Queue,
+    request_id,
+};
+use crate::state::{Seated, State, Unseated, now, session};
 
 /// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
 const AT_ONCE: usize = 16;
-
-/// How long a node may take to open a title: a spinning disk that wakes up needs longer, and another holder does not.
-const PREPARE: Duration = Duration::from_secs(2);
 
 /// Nodes that are asked for one brokered request at most.
 const ATTEMPTS: usize = 8;
@@ -324,88 +324,5 @@ impl Service {
             }),
         };
         v1::ResolveResult { result: Some(result) }
-    }
-}
-
-/// The seats with their tickets, signed outside the lock; sessions may run on them until `until`.
-fn answer(resolve: &Resolve, seated: &Seated, until: Option<u64>, id: &str) -> Result<v1::ResolveResponse, Fault> {
-    let Seated { decision, cards, reason, now, live } = seated;
-    if cards.is_empty() {
-        // Its channel closed between the decision and this, under the same lock: not seen to happen, and not an answer.
-        return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE));
-    }
-    let issued = now.unix_ms / 1000;
-    let expires = issued.saturating_add(LIFETIME_SECS);
-    let watch = live.as_ref().and_then(|live| {
-        let key = FeedKey::try_from(live.key.as_slice()).ok()?;
-        Some(FeedGrant::to_get(Right::Watch, key))
-    });
-    let claims = |card: &Card| Claims {
-        until,
-        feed: watch.as_ref().map(FeedGrant::to_claims),
-        aud: card.node.clone(),
-        jti: decision.session.to_string(),
-        title: decision.title.to_string(),
-        cid: decision.content.as_ref().map(ContentId::to_string),
-        start: resolve.range.start,
-        end: resolve.range.end,
-        purpose: resolve.purpose,
-        rate: decision.rate.0,
-        nbf: issued,
-        exp: expires,
-        rid: id.to_owned(),
-        burst: decision.burst,
-    };
-    Ok(v1::ResolveResponse {
-        session_id: decision.session.to_string(),
-        title: decision.title.to_string(),
-        content_id: decision.content.map(|content| content.to_string()).unwrap_or_default(),
-        size: decision.size,
-        rate_bps: decision.rate.0,
-        seats: cards.iter().map(|card| card.seat(&claims(card))).collect::<Result<_, Fault>>()?,
-        setup: None,
-        reason: reason.clone(),
-        expires_at: Some(timestamp(expires.saturating_mul(1000))),
-        request_id: id.to_owned(),
-        live: live.clone(),
-    })
-}
-
-/// A feed has no bytes to choose from, and its set-up information is its node's to give.
-fn redirected(resolve: &Resolve) -> Result<(), Invalid> {
-    let live = matches!(&resolve.what, What::Title(title) if title.is_live());
-    match resolve {
-        Resolve { mode: Mode::Brokered, .. } if live => {
-            Err(Invalid::one("mode", "feeds are had by MODE_REDIRECT only"))
-        }
-        Resolve { range, .. } if live && *range != Range::default() => {
-            Err(Invalid::one("range", "a feed has no bytes to choose from; its Open says where to begin"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The refusal of the last node that could be asked, in the client's words.
-fn after_refusal(node: &str, fault: Fault) -> Fault {
-    let message = format!("no other holder can serve, and {node} refused: {}", fault.message);
-    let retry_after = fault.retry_after.or_else(|| fault.code.retry().then_some(PREPARE));
-    Fault { message, retry_after, ..fault }
-}
-
-/// One event per decision.
-fn tell(id: &str, resolve: &Resolve, done: &Result<v1::ResolveResponse, Fault>) {
-    match done {
-        Ok(response) => debug!(
-            request_id = id,
-            title = %response.title,
-            session = %response.session_id,
-            node = response.seats.first().map_or("", |seat| &seat.node),
-            rate = response.rate_bps,
-            reason = %response.reason,
-            "resolved"
-        ),
-        Err(fault) => {
-            debug!(request_id = id, what = %resolve.what, code = fault.code.reason(), %fault, "not resolved");
-        }
     }
 }

@@ -2,18 +2,12 @@
 
 use std::{cmp::Reverse, ops::Bound};
 
-use usher_proto::{Bitrate, ContentId, Title, model::Origin};
+use usher_proto::{Bitrate, ContentId, Title};
 
-use super::{Catalog, Copy, MEDIA, NodeId, STREAMABLE, TitleId};
-
-/// What makes copies of one title the same thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key {
-    /// The same content. Goes before `Sized`.
-    Hashed(ContentId),
-    /// Not hashed yet, the same size: taken for the same until hashed.
-    Sized(u64),
-}
+use super::{
+    Catalog, NodeId, TitleId,
+    copy::{Copy, CopyView, Key, MEDIA, STREAMABLE},
+};
 
 /// One content of one title, for as long as the title is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,19 +47,6 @@ pub struct Facts<'a> {
     pub media_type: &'a str,
     /// Whether it plays before it is whole.
     pub streamable: bool,
-}
-
-/// One file on one volume of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CopyView {
-    /// The node.
-    pub node: NodeId,
-    /// Its volume.
-    pub volume: u16,
-    /// Unix milliseconds.
-    pub modified_ms: i64,
-    /// How it came there.
-    pub origin: Origin,
 }
 
 /// Names of one content that are looked at: a placeholder may stand under a hundred thousand.
@@ -227,16 +208,6 @@ impl Catalog {
         });
         let conflict = tallies.iter().filter(|tally| matches!(tally.key, Key::Hashed(_))).count() > 1;
         tallies.iter().map(|tally| Found { title, newest: tally.newest, key: tally.key, conflict }).collect()
-    }
-}
-
-impl Copy {
-    fn view(&self) -> CopyView {
-        CopyView { node: NodeId(self.node), volume: self.volume, modified_ms: self.modified_ms, origin: self.origin() }
-    }
-
-    fn key(&self) -> Key {
-        self.hashed().map_or(Key::Sized(self.size), Key::Hashed)
     }
 }
 

@@ -1,176 +1,26 @@
 //! The decision: look up, choose, reserve. Owns the order of these, and the words that explain it.
 
-use std::fmt;
-
 use rand::{Rng, RngExt as _};
-use thiserror::Error;
 use usher_proto::{
-    Bitrate, ContentId, NodeName, SessionId, Title,
-    code::{Code, Fault},
-    model::{Failed, Origin, Range, Requirements, Resolve, What},
+    Bitrate, SessionId,
+    code::Code,
+    model::{Origin, What},
     ticket::Purpose,
 };
 
 use super::{
     super::{
         NodeId, Now,
-        balancer::{self, ALTERNATES, Candidate, Count, Coverage, DEFAULT_RATE, LOOKED_AT, Need, NoChoice, Verdict},
+        balancer::{self, Candidate, Count, Coverage, DEFAULT_RATE, LOOKED_AT, Need, NoChoice, Verdict},
         catalog::Found,
         journal::{self, How, Outcome, Record},
     },
     Cluster, Search, Step,
+    request::{Ask, Decision, Reason, Refused},
 };
 
 /// A fetch reserves at most one part in this many of its largest node.
 const FETCH_SHARE: u64 = 4;
-
-/// A request as the core sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
-    /// Which title.
-    pub what: &'a What,
-    /// What it is wanted for.
-    pub purpose: Purpose,
-    /// Which bytes of it.
-    pub range: Range,
-    /// The rate to reserve, if not the title's own.
-    pub rate: Option<Bitrate>,
-    /// Nodes that must not be chosen.
-    pub exclude: &'a [NodeName],
-    /// The client's zone, empty if unknown.
-    pub zone: &'a str,
-    /// What the node must be able to do.
-    pub needs: &'a Requirements,
-    /// Names the request in the journal; 0 for none.
-    pub tag: u64,
-    /// Seats that did not serve; those that were full may be chosen again once room is made.
-    pub failed: &'a [Failed],
-    /// Nodes that have been silent for a while may be chosen before they answered a probe.
-    pub unsure: bool,
-}
-
-impl<'a> Ask<'a> {
-    /// The feed that is wanted, if it is one.
-    pub(super) fn feed(&self) -> Option<&'a Title> {
-        match self.what {
-            What::Title(title) if title.is_live() => Some(title),
-            _ => None,
-        }
-    }
-}
-
-impl<'a> From<&'a Resolve> for Ask<'a> {
-    fn from(resolve: &'a Resolve) -> Self {
-        let Resolve { what, purpose, range, rate, exclude, zone, needs, failed, .. } = resolve;
-        Self {
-            what,
-            purpose: *purpose,
-            range: *range,
-            rate: *rate,
-            exclude,
-            zone,
-            needs,
-            failed,
-            tag: 0,
-            unsure: false,
-        }
-    }
-}
-
-/// What was decided. The first seat's rate is reserved under the session's id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The session.
-    pub session: SessionId,
-    /// The title on the chosen nodes.
-    pub title: Title,
-    /// The content, once hashed.
-    pub content: Option<ContentId>,
-    /// Bytes.
-    pub size: u64,
-    /// Bit/s reserved on the first seat.
-    pub rate: Bitrate,
-    /// The chosen node.
-    pub first: NodeId,
-    /// Others that could serve, best first.
-    pub alternates: [Option<NodeId>; ALTERNATES],
-    /// Bit/s that the first had free before this request.
-    pub room: u64,
-    /// Which rule found it.
-    pub how: How,
-    /// The node may promise a tenth more than its capacity for it: what fills it is others' traffic, which changes.
-    pub burst: bool,
-    /// Where the holders stand.
-    pub count: Count,
-    /// The node that the chosen one gets a feed from, if it does not carry it yet.
-    pub relay: Option<NodeId>,
-}
-
-/// Why there is no decision.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Refused {
-    /// Nothing could be chosen.
-    #[error("`{what}`: {why}")]
-    NoChoice {
-        /// The title or content.
-        what: What,
-        /// Why.
-        why: NoChoice,
-    },
-    /// The range is not in the title.
-    #[error("the range begins at byte {start}, and `{what}` has {size}")]
-    Range {
-        /// The title or content.
-        what: What,
-        /// First byte asked for.
-        start: u64,
-        /// Bytes of the title.
-        size: u64,
-    },
-}
-
-impl From<&Refused> for Fault {
-    fn from(error: &Refused) -> Self {
-        let message = error.to_string();
-        match error {
-            Refused::NoChoice { why, .. } => Self { message, ..Self::from(why) },
-            Refused::Range { .. } => Self::new(Code::BadRange, message),
-        }
-    }
-}
-
-/// Why the first seat was chosen, for people.
-pub struct Reason<'a> {
-    decision: &'a Decision,
-    node: &'a str,
-    capacity: Bitrate,
-    /// Where it gets a feed from that it does not carry yet.
-    relay: Option<&'a str>,
-}
-
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { decision, node, capacity, relay } = self;
-        let free = Bitrate(decision.room);
-        if let Some(relay) = relay {
-            write!(f, "the feed comes there from {relay}; ")?;
-        }
-        match decision.how {
-            How::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
-            How::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
-            How::Panic => write!(f, "all holders are in doubt, most room on {node}; ")?,
-            How::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
-            How::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
-            How::Cold => write!(f, "every holder is full, and {node} gives of its reserve; ")?,
-            How::Burst => write!(f, "{node} is full only by a short burst of other traffic; ")?,
-        }
-        write!(f, "{} of {} holders could serve", decision.count.fit, decision.count.holders)?;
-        match decision.count.unfit() {
-            unfit if unfit.is_empty() => Ok(()),
-            unfit => write!(f, " ({unfit})"),
-        }
-    }
-}
 
 /// Kept between decisions so that none allocates beyond its answer.
 #[derive(Default)]

@@ -19,7 +19,8 @@ use super::{
         roster::{Link, Roster, State},
     },
     Cluster, Order,
-    decide::{Ask, Choice, Decision, Refused},
+    decide::Choice,
+    request::{Ask, Decision, Refused},
 };
 
 /// Seats that a publisher is told of.

@@ -2,7 +2,7 @@
 
 use usher_proto::{Bitrate, model::Equipment};
 
-use super::*;
+use super::{node::SUSPECT_HALVES, *};
 
 fn hello(name: &str, boot: u128, attachment: u64) -> Hello {
     Hello {

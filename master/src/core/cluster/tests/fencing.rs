@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::core::world::{copy, hello};
-use usher_proto::model::{CatalogCopy, Hello, Origin, Report};
+use usher_proto::model::{CatalogCopy, Origin};
 
 fn page(restart: bool, copies: Vec<CatalogCopy>, removals: &[&str]) -> CatalogPage {
     let removals = removals.iter().map(|title| (Title::parse(title).expect("a title"), 0)).collect();

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use usher_proto::model::CatalogPage;
 
 use super::*;
 use crate::core::world::{copy, hello};

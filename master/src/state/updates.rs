@@ -2,27 +2,48 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use usher_proto::model::{Presence, Report, Sessions};
 
 use super::{Inner, State, card, now};
 use crate::{
     core::{Now, roster::Link},
-    load::Told,
     metrics::Reason,
 };
 
+/// Something that a node told.
+pub(crate) enum NodeUpdate {
+    /// Its report.
+    Report(Link, Report),
+    /// What happened to its sessions.
+    Sessions(Link, Sessions),
+    /// Where it can be reached, and whether it drains.
+    Presence(Link, Presence),
+    /// All before this has been applied when it is answered.
+    Fence(oneshot::Sender<()>),
+}
+
+impl NodeUpdate {
+    pub(crate) fn entries(&self) -> usize {
+        match self {
+            Self::Sessions(_, told) => 1 + told.begun.len() + told.ended.len() + told.turned.len(),
+            Self::Report(..) | Self::Presence(..) | Self::Fence(_) => 1,
+        }
+    }
+}
+
 impl State {
     /// Takes what nodes told, in its order, under one hold of the lock.
-    pub(crate) fn apply(&self, told: impl Iterator<Item = Told>) {
+    pub(crate) fn apply(&self, told: impl Iterator<Item = NodeUpdate>) {
         let mut inner = self.lock();
         let now = now();
         let mut fences = Vec::new();
         for one in told {
             match one {
-                Told::Report(link, report) => self.report(&mut inner, now, link, report),
-                Told::Sessions(link, sessions) => self.sessions(&mut inner, now, link, sessions),
-                Told::Presence(link, presence) => presence_of(&mut inner, now, link, presence),
-                Told::Fence(applied) => fences.push(applied),
+                NodeUpdate::Report(link, report) => self.report(&mut inner, now, link, report),
+                NodeUpdate::Sessions(link, sessions) => self.sessions(&mut inner, now, link, sessions),
+                NodeUpdate::Presence(link, presence) => presence_of(&mut inner, now, link, presence),
+                NodeUpdate::Fence(applied) => fences.push(applied),
             }
         }
         self.publish(&mut inner, now);

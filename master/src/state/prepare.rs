@@ -1,0 +1,66 @@
+//! `Prepare`: a question to a node for a brokered request, and the wait for its answer.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use usher_proto::{Fault, code::Code, pb::v1};
+
+use super::State;
+use crate::core::{NodeId, roster::Link};
+
+/// A node's answer to a `Prepare`.
+pub(crate) type Answer = Result<v1::Setup, Fault>;
+
+/// A `Prepare` without an answer.
+pub(super) struct Pending {
+    pub(super) link: Link,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl State {
+    /// Sends a `Prepare` to a node. The receiver fails when the channel is lost; `None` when there is none or it is
+    /// full. Dropping [`Prepare`] forgets the question.
+    pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<Prepare> {
+        let (sender, answer) = oneshot::channel();
+        let mut inner = self.lock();
+        let id = inner.number();
+        let channel = inner.channels.get(&node)?;
+        let body = v1::attach_response::Body::Prepare(v1::Prepare { id, ticket, request_id: request_id.to_owned() });
+        channel.to_node.try_send(Ok(v1::AttachResponse { body: Some(body) })).ok()?;
+        let link = channel.link;
+        inner.pending.insert(id, Pending { link, answer: sender });
+        Some(Prepare { state: Arc::clone(self), id, answer })
+    }
+
+    /// A node's answer to a `Prepare`. One that comes too late, or was never asked for, is left out.
+    pub(crate) fn prepared(&self, link: Link, id: u64, answer: Answer) {
+        let mut inner = self.lock();
+        if inner.pending.get(&id).is_some_and(|pending| pending.link == link)
+            && let Some(pending) = inner.pending.remove(&id)
+            && pending.answer.send(answer).is_err()
+        {
+            tracing::debug!(id, "nobody waits for this answer any more");
+        }
+    }
+}
+
+/// A question to a node that waits for its answer.
+pub(crate) struct Prepare {
+    state: Arc<State>,
+    id: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Prepare {
+    /// The node's answer; a fault too when its channel closes.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let lost = || Fault::new(Code::Unavailable, "its channel to the master closed");
+        (&mut self.answer).await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+impl Drop for Prepare {
+    fn drop(&mut self) {
+        self.state.lock().pending.remove(&self.id);
+    }
+}
