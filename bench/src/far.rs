@@ -20,7 +20,7 @@ use usher_relay::{TcpRelay, UdpRelay};
 use crate::cluster::{Part, ask};
 
 /// A real clip that the repository ships.
-const CLIP: &[u8] = include_bytes!("../../media/B.mp4");
+const CLIP: &[u8] = include_bytes!("../../media/samples/B.mp4");
 
 /// An authority and a master; nodes are added.
 pub(crate) struct Far {

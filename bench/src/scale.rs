@@ -21,7 +21,7 @@ pub(crate) struct Args {
 }
 
 /// A real clip that the repository ships; its first packets are a playable title of some kilobytes.
-const CLIP: &[u8] = include_bytes!("../../media/G.ts");
+const CLIP: &[u8] = include_bytes!("../../media/samples/G.ts");
 
 /// Bytes of an MPEG-TS packet (ISO/IEC 13818-1, section 2.4.3).
 const PACKET: usize = 188;

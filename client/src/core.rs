@@ -1,7 +1,6 @@
 //! The client's decisions, pure: no runtime, no sockets, no files, no clock; time and randomness are arguments.
 
 pub mod assembler;
-pub mod cut;
 pub mod limit;
 pub mod outbox;
 pub mod playout;

@@ -4,7 +4,7 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use usher_node::media::probe;
+use usher_media::probe::probe;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(found) = probe(&mut Cursor::new(data), data.len() as u64) {

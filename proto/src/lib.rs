@@ -4,7 +4,6 @@
 pub mod backoff;
 pub mod buffers;
 pub mod code;
-pub mod codec;
 pub mod feed;
 pub mod id;
 pub mod model;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 macro_rules! clip {
     ($name:literal) => {
-        ($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/media/", $name)))
+        ($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/media/samples/", $name)))
     };
 }
 

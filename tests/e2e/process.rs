@@ -177,7 +177,7 @@ pub(crate) fn real_part(name: &str) -> PathBuf {
 
 /// A clip that the repository ships.
 pub(crate) fn clip(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("media").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("media/samples").join(name)
 }
 
 /// BLAKE3 of a file in hex.

@@ -34,7 +34,7 @@ enum Recipe {
     Doc(doc::Args),
     /// Run every fuzz target for a while; a finding fails
     Fuzz(fuzz::Args),
-    /// Remake the demo's clips in media/ with ffmpeg
+    /// Remake the demo's clips in media/samples/ with ffmpeg
     Media,
 }
 

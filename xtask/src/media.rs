@@ -1,4 +1,4 @@
-//! Remakes the clips of `media/`: pictures and tones that ffmpeg generates, nothing recorded, nothing borrowed.
+//! Remakes the clips of `media/samples/`: pictures and tones that ffmpeg generates, nothing recorded, nothing borrowed.
 //! Owns which title looks like what; the demo owns which node holds which title.
 
 use std::path::{Path, PathBuf};
@@ -133,7 +133,7 @@ impl Clip {
 
 /// The folder of the shipped clips.
 fn folder() -> PathBuf {
-    shell::root().join("media")
+    shell::root().join("media/samples")
 }
 
 /// Remakes every clip, and says what each weighs.

@@ -16,16 +16,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
+use usher_media::cut::Format;
 use usher_proto::{Bitrate, Code, Fault, Title, id::PublisherId};
 
 use self::{board::Board, rights::Rights};
 use super::{DefaultMaster, Failure, Reach, meter::Mode, print, tell_request, zone};
 use crate::{
     client::{Client, Options},
-    core::{
-        cut::Format,
-        url::{Address, Url},
-    },
+    core::url::{Address, Url},
     driver::publish::{Feed, Input, Told},
     master::Authority,
     quic::Congestion,

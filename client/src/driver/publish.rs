@@ -1,7 +1,7 @@
 //! A feed to whichever node takes it: cut, signed, sent group by group, and after a loss elsewhere, from the oldest group on
 //! that has not arrived whole. The input is read on whatever happens.
 //!
-//! Decides little: where groups begin is `core::cut`'s, what waits `core::outbox`'s, what to try next `core::resume`'s, when
+//! Decides little: where groups begin is `usher_media::cut`'s, what waits `core::outbox`'s, what to try next `core::resume`'s, when
 //! to worry `core::vigil`'s. Refuses to know where the input comes from.
 
 mod input;
@@ -18,6 +18,7 @@ use std::{
 use futures::future::BoxFuture;
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tokio::{sync::mpsc, time};
+use usher_media::cut::{Cut, Cutter, Format};
 use usher_proto::{
     Bitrate, Code, Fault, NodeName, Title,
     id::PublisherId,
@@ -31,7 +32,6 @@ use super::join::Way;
 use crate::{
     clock,
     core::{
-        cut::{Cut, Cutter, Format},
         outbox::{MOST, Outbox},
         resume::{Event, Resume},
         vigil::LOOK,

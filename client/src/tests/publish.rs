@@ -7,6 +7,7 @@ use std::{
 
 use clap::Parser;
 use tokio::sync::mpsc;
+use usher_media::cut::Format;
 use usher_proto::Bitrate;
 
 use super::{
@@ -15,7 +16,6 @@ use super::{
 };
 use crate::{
     cli::{Failure, PublishArgs},
-    core::cut::Format,
     driver::publish::{Feed, Input, Status, Told},
 };
 

@@ -9,12 +9,13 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::Notify;
+use usher_media::probe::MediaType;
 use usher_proto::{
     Bitrate, ContentId, Title,
     model::{CatalogCopy, Origin},
 };
 
-use super::{index::Bad, probe::MediaType};
+use super::index::Bad;
 
 /// Copies and removals of one batch of changes: half of what one page to the master may hold, so that a batch is
 /// always one page.

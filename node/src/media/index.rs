@@ -13,16 +13,14 @@ use redb::{
     Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition,
     TableError, WriteTransaction,
 };
+use usher_media::probe::{self, Probe};
 use usher_proto::{
     ContentId,
     pb::v1::Track,
     tree::{self, Hashes, Value},
 };
 
-use super::{
-    probe::{self, Probe},
-    volume::Fingerprint,
-};
+use super::volume::Fingerprint;
 
 /// Memory for pages of the file: enough for the upper levels of a tree; the kernel keeps the rest.
 const CACHE: usize = 1 << 20;

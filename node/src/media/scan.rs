@@ -11,12 +11,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use usher_media::probe::{self, MediaType, ProbeError};
 use usher_proto::{Title, model::Origin};
 
 use super::{
     catalog::{Key, Record, lock},
     index::{Entry, Finding, Known},
-    probe::{self, MediaType, ProbeError},
     settle::{Place, YOUNG},
     shared::Shared,
     volume::{Fingerprint, Node, Volume, open_in, parent},

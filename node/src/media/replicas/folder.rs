@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FlockOperation, OFlags, flock, statvfs};
+use usher_media::probe;
 use usher_proto::{
     ContentId, Title,
     model::SetupInfo,
@@ -21,7 +22,7 @@ use usher_proto::{
     wire::{self, Decoder, Frame, HEADER, Kind, MAX_SETUP},
 };
 
-use super::super::{open::read_at, probe};
+use super::super::open::read_at;
 use crate::core::room;
 
 /// Bytes of a hash value.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use usher_media::probe;
 use usher_proto::{
     Code, ContentId, Fault, Title,
     model::{Origin, SetupInfo},
@@ -13,10 +14,7 @@ use usher_proto::{
     tree,
 };
 
-use super::{
-    super::{catalog::Record, probe},
-    folder::Files,
-};
+use super::{super::catalog::Record, folder::Files};
 
 /// How much of a copy is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! What is read of boxes: tracks, and whether a fragment begins with a keyframe. Trusts no length in them.
 
-use usher_proto::{
-    codec,
-    pb::v1::{Track, TrackKind},
-};
+use usher_proto::pb::v1::{Track, TrackKind};
 
-use crate::core::cut::{CutError, MAX_TRACKS};
+use crate::{
+    codec,
+    cut::{CutError, MAX_TRACKS},
+};
 
 /// Bit of a sample's flags: it is no keyframe (ISO/IEC 14496-12, 8.8.3.1).
 const NON_SYNC: u32 = 0x1_0000;

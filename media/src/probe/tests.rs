@@ -1,11 +1,17 @@
 //! Probes against real clips, written files, and noise.
 
-use std::io::Cursor;
+use std::{fs, io::Cursor, path::Path};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::media::clips::{boxed, clip, element, mka, moof, moov, mp4};
+use crate::samples::{boxed, element, mka, moof, moov, mp4};
+
+/// A clip of the demo.
+fn clip(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
+}
 
 fn run(data: &[u8]) -> Result<Probe, ProbeError> {
     probe(&mut Cursor::new(data), data.len() as u64)

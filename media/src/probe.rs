@@ -102,22 +102,22 @@ pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeE
 }
 
 /// The constant equal to a media type that was stored; `None` for one that no probe tells.
-pub(crate) fn media_type(text: &str) -> Option<&'static str> {
+pub fn media_type(text: &str) -> Option<&'static str> {
     MEDIA_TYPES.into_iter().find(|known| *known == text)
 }
 
 /// A media type in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MediaType(u8);
+pub struct MediaType(u8);
 
 impl MediaType {
     /// Of a text that a probe told.
-    pub(crate) fn of(text: &str) -> Self {
+    pub fn of(text: &str) -> Self {
         Self((0..).zip(MEDIA_TYPES).find(|(_, known)| *known == text).map_or(0, |(at, _)| at))
     }
 
     /// The text.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         MEDIA_TYPES.get(usize::from(self.0)).copied().unwrap_or("application/octet-stream")
     }
 }

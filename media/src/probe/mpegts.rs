@@ -3,7 +3,9 @@
 
 use std::io::{Read, Seek};
 
-use usher_proto::{codec, pb::v1::Track};
+use usher_proto::pb::v1::Track;
+
+use crate::codec;
 
 use super::{MAX_TRACKS, Probe, ProbeError, Source, millis, number};
 

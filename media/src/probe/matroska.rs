@@ -3,10 +3,9 @@
 
 use std::io::{Read, Seek};
 
-use usher_proto::{
-    codec::{language, plain},
-    pb::v1::{Track, TrackKind},
-};
+use usher_proto::pb::v1::{Track, TrackKind};
+
+use crate::codec::{language, plain};
 
 use super::{MAX_TRACKS, Probe, ProbeError, Source, number, with_video};
 

@@ -2,10 +2,9 @@
 
 use std::io::{Read, Seek};
 
-use usher_proto::{
-    codec,
-    pb::v1::{Track, TrackKind},
-};
+use usher_proto::pb::v1::{Track, TrackKind};
+
+use crate::codec;
 
 use super::{MAX_TRACKS, Probe, ProbeError, Source, millis, number, with_video};
 

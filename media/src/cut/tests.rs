@@ -302,8 +302,8 @@ fn no_group_is_larger_than_a_feed_allows() {
 #[test]
 fn what_is_no_feed_is_told_what_to_do() {
     let mp4 = ffmpeg("-c:v libx264 -movflags frag_keyframe -f mp4");
-    let progressive = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../media/A.mp4")).expect("a clip");
-    let webm = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../media/F.webm")).expect("a clip");
+    let progressive = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/samples/A.mp4")).expect("a clip");
+    let webm = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/samples/F.webm")).expect("a clip");
     let text = "a text that is none\n".repeat(10_000);
     let data_only = ffmpeg("-c:v libx264 -f mpegts")[..188 * 2].repeat(100_000);
     for (what, bytes, expected) in [

@@ -1,13 +1,10 @@
 //! The first program's tables (ISO/IEC 13818-1, 2.4.4): what it consists of, and the packets that say so.
 
 use bytes::Bytes;
-use usher_proto::{
-    codec,
-    pb::v1::{Track, TrackKind},
-};
+use usher_proto::pb::v1::{Track, TrackKind};
 
 use super::{Packet, packet::Parsed};
-use crate::core::cut::MAX_TRACKS;
+use crate::{codec, cut::MAX_TRACKS};
 
 /// The PID of the program association table.
 const PAT: u16 = 0;

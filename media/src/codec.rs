@@ -1,7 +1,7 @@
 //! The names of codecs and languages in a [`Track`], out of what containers call them: what is told of a file and of a feed
 //! is the same. Trusts nothing in the bytes, and refuses to know where they are in a container.
 
-use crate::pb::v1::{Track, TrackKind};
+use usher_proto::pb::v1::{Track, TrackKind};
 
 /// An elementary stream of a transport stream by its type (table 2-34, and what registrations, DVB and ATSC add in descriptors).
 pub fn of_mpegts(kind: u8, descriptors: &[u8]) -> Option<Track> {
