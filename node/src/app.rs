@@ -18,15 +18,17 @@ use usher_proto::{
 };
 
 use crate::{
-    attach::Link,
+    attach::Dialer,
+    context::NodeContext,
     core::guard::{Limits, MAX_SESSIONS},
     drain::Drain,
-    house::House,
-    link::Interface,
+    interface::Interface,
     live::{self, record::Recorder},
     media::{self, Library},
     presence::Presence,
     quic::{self, Server},
+    report::Reporter,
+    services::Services,
 };
 
 pub use crate::attach::{Master, MasterError};
@@ -237,13 +239,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         memory: config.live_memory,
         grace: config.live_grace,
     };
-    let house = House::new(name, library, limits, feeds);
+    let context = NodeContext::new(name, library, limits);
+    let services = Services::new(context.clone(), feeds);
     if let Some(recorder) = recorder {
-        house.live.record_with(recorder);
+        services.live.record_with(recorder);
     }
 
     // The addresses are known once the sockets are bound, and the certificate is needed for that.
-    let settings = quic::Settings {
+    let settings = quic::QuicSettings {
         congestion: config.congestion,
         offload: config.offload,
         threads: match config.threads {
@@ -256,19 +259,19 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         unused: quic::UNUSED,
         ticket_grace: config.ticket_grace,
     };
-    let presence = Presence::new(house.name.as_str(), config.media_cert_lifetime, config.advertise)?;
-    let server = Server::start(&house, presence.resolver(), sockets, settings)?;
+    let presence = Presence::new(context.name.as_str(), config.media_cert_lifetime, config.advertise)?;
+    let server = Server::start(&services, presence.resolver(), sockets, settings)?;
     let addresses = server.local_addrs()?;
     let presence = Arc::new(presence.listening_on(addresses.clone()));
 
     let (attached, watch) = watch::channel(false);
-    let drain = Arc::new(Drain::new(house.clone(), presence.clone()));
-    let link = Link {
-        house: house.clone(),
+    let drain = Arc::new(Drain::new(services.clone(), presence.clone()));
+    let dialer = Dialer { masters: config.masters, identity: config.identity, presence: presence.clone() };
+    let reporter = Reporter {
+        services: services.clone(),
         drain: drain.clone(),
         presence: presence.clone(),
-        masters: config.masters,
-        identity: config.identity,
+        dialer,
         boot: BootId(rand::rng().random()),
         zone: config.zone,
         capacity: config.capacity,
@@ -276,19 +279,19 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         interface,
         attached,
     };
-    info!(node = %house.name, listen = ?addresses, capacity = %config.capacity, "node started");
+    info!(node = %context.name, listen = ?addresses, capacity = %config.capacity, "node started");
     let (rotation, deadlines) = (presence, drain.clone());
     let tasks = vec![
-        tokio::spawn(link.keep()),
+        tokio::spawn(reporter.run()),
         tokio::spawn(async move { deadlines.keep().await }),
         tokio::spawn(async move { rotation.keep().await }),
-        tokio::spawn(tell_of(house.library.clone())),
+        tokio::spawn(log_library(context.library.clone())),
     ];
-    Ok(Running { house, server, drain, addresses, attached: watch, tasks })
+    Ok(Running { services, server, drain, addresses, attached: watch, tasks })
 }
 
 /// Tells the operator when the library is ready, and what that took.
-async fn tell_of(library: Library) {
+async fn log_library(library: Library) {
     library.scanned().await;
     let stats = library.stats();
     info!(
@@ -303,7 +306,7 @@ async fn tell_of(library: Library) {
 
 /// A running node. Dropping it leaves it running until the runtime ends; [`Running::shutdown`] takes it down.
 pub struct Running {
-    pub(crate) house: Arc<House>,
+    pub(crate) services: Arc<Services>,
     server: Server,
     drain: Arc<Drain>,
     addresses: Vec<SocketAddr>,
@@ -320,17 +323,17 @@ impl Running {
 
     /// Its name.
     pub fn name(&self) -> &NodeName {
-        &self.house.name
+        &self.services.context.name
     }
 
     /// Its library.
     pub fn library(&self) -> &Library {
-        &self.house.library
+        &self.services.context.library
     }
 
     /// Sessions that run now.
     pub fn sessions(&self) -> usize {
-        self.house.meter().sessions()
+        self.services.context.meter().sessions()
     }
 
     /// Waits until a master has its whole catalog.
@@ -347,22 +350,22 @@ impl Running {
 
     /// Waits until no session runs.
     pub async fn idle(&self) {
-        self.house.idle().await;
+        self.services.context.idle().await;
     }
 
     /// Ends what still runs, and everything else. Clients learn that the node is draining.
     pub async fn shutdown(self) {
         self.drain.end_now();
         self.server.close().await;
-        self.house.live.close().await;
+        self.services.live.close().await;
         for task in self.tasks {
             task.abort();
             // Ends with the cancellation just asked for.
             drop(task.await);
         }
-        self.house.puller.close().await;
-        self.house.library.close().await;
-        info!(node = %self.house.name, "node ended");
+        self.services.puller.close().await;
+        self.services.context.library.close().await;
+        info!(node = %self.services.context.name, "node ended");
     }
 }
 

@@ -1,34 +1,26 @@
-//! Dials the masters in turn, for as long as the node runs, and keeps one channel up. Logs when that changes, not each
-//! try. What travels on the channel is in `report`.
+//! Dials masters, and classifies and logs the loss of a channel. The messages of a channel are in `report`.
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{sync::watch, time};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tokio::time;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tracing::{debug, error, info, warn};
 use usher_certs::files::PemSet;
-use usher_proto::{Bitrate, BootId, Fault, MASTER_PORT, backoff::Backoff, model::Equipment};
+use usher_proto::{Fault, MASTER_PORT};
 
-use crate::{drain::Drain, house::House, link::Interface, presence::Presence, report};
+use crate::presence::Presence;
 
-/// The first wait is at most this.
-const FAST: Duration = Duration::from_millis(200);
-
-/// The longest wait for a master that is not there: one that was started again knows nothing until its nodes are back.
-/// A thousand nodes then try about once a second each, scattered over the two.
-const AWAY: Duration = Duration::from_secs(2);
-
-/// The wait after a refusal that only a person can put right.
+/// The wait after a refusal that only an operator can resolve.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// How long one step of dialling may take.
+/// Time limit of one step of dialling.
 const DIAL: Duration = Duration::from_secs(5);
 
-/// A master that answers no ping for this long is gone.
+/// Time after which a master that answers no ping counts as lost.
 const PING: Duration = Duration::from_secs(5);
 
-/// Where a master listens.
+/// Address of a master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Master {
     host: String,
@@ -79,35 +71,25 @@ impl fmt::Display for Master {
     }
 }
 
-/// All that an attachment needs.
-pub(crate) struct Link {
-    pub(crate) house: Arc<House>,
-    pub(crate) presence: Arc<Presence>,
-    pub(crate) drain: Arc<Drain>,
+/// Dials masters with the node's certificate.
+pub(crate) struct Dialer {
     pub(crate) masters: Vec<Master>,
     pub(crate) identity: PemSet,
-    pub(crate) boot: BootId,
-    pub(crate) zone: String,
-    pub(crate) capacity: Bitrate,
-    pub(crate) equipment: Equipment,
-    /// Where others' traffic is seen; `None` to see none.
-    pub(crate) interface: Option<Interface>,
-    /// True while a master has this node's whole catalog.
-    pub(crate) attached: watch::Sender<bool>,
+    pub(crate) presence: Arc<Presence>,
 }
 
-/// Why a channel is not, or no longer, there.
+/// The reason why there is no channel to a master.
 #[derive(Debug)]
-pub(crate) enum Lost {
-    /// It may work the next time, or elsewhere.
+pub(crate) enum AttachError {
+    /// The next attempt may succeed, perhaps at another master.
     Away(anyhow::Error),
     /// Another process is attached under this node's name.
     Taken(Fault),
-    /// The master does not want this node as it is.
+    /// The master refuses this node as it is configured.
     Rejected(Fault),
 }
 
-impl From<tonic::Status> for Lost {
+impl From<tonic::Status> for AttachError {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
         let fault = Fault::from_status(&status);
@@ -125,13 +107,13 @@ impl From<tonic::Status> for Lost {
     }
 }
 
-impl From<anyhow::Error> for Lost {
+impl From<anyhow::Error> for AttachError {
     fn from(error: anyhow::Error) -> Self {
         Self::Away(error)
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Away(error) => write!(f, "{error:#}"),
@@ -150,57 +132,25 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What was logged last, so that it is not logged again.
-#[derive(PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Attached,
-    Away,
-    Taken(String),
-    Rejected(String),
-}
-
-impl Link {
-    /// Keeps the node attached, for ever.
-    pub(crate) async fn keep(self) {
-        let mut backoff = Backoff::new(FAST, AWAY);
-        let mut told = Told::Nothing;
-        for attachment in 1.. {
-            // The list is not empty: the configuration is checked for that.
-            let turn = usize::try_from(attachment - 1).unwrap_or(0) % self.masters.len().max(1);
-            let Some(master) = self.masters.get(turn) else { return };
-            let welcomed = || {
-                backoff.reset();
-                info!(%master, attachment, "attached");
-                told = Told::Attached;
-            };
-            let lost = self.attach(master, attachment, welcomed).await;
-            self.attached.send_replace(false);
-            self.house.meter().away();
-            let wait = tell(&mut told, master, &lost).unwrap_or_else(|| backoff.wait(&mut rand::rng()));
-            time::sleep(wait).await;
+impl Dialer {
+    /// Dials a master at each of its addresses until one answers.
+    ///
+    /// # Errors
+    /// [`AttachError::Away`] when none does, or none suits the addresses of this node.
+    pub(crate) async fn dial(&self, master: &Master) -> Result<Channel, AttachError> {
+        match time::timeout(DIAL * 2, self.dial_any(master)).await {
+            Ok(dialled) => Ok(dialled?),
+            Err(_) => Err(anyhow::anyhow!("master {master} does not answer").into()),
         }
     }
 
-    async fn attach(&self, master: &Master, attachment: u64, welcomed: impl FnOnce()) -> Lost {
-        let dialled = match time::timeout(DIAL * 2, self.dial(master)).await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return error.into(),
-            Err(_) => return anyhow::anyhow!("master {master} does not answer").into(),
-        };
-        match report::attach(self, dialled, attachment, welcomed).await {
-            Ok(never) => match never {},
-            Err(lost) => lost,
-        }
-    }
-
-    async fn dial(&self, master: &Master) -> anyhow::Result<tonic::transport::Channel> {
+    async fn dial_any(&self, master: &Master) -> anyhow::Result<Channel> {
         let text = master.to_string();
         let found = tokio::net::lookup_host((master.host.as_str(), master.port)).await;
         let found = found.with_context(|| format!("look up master {text}"))?;
-        // Addresses that none of this node's suits are of no use: the master could not tell clients where it is.
         let mut last = anyhow::anyhow!("master {text} has no address");
         for address in found {
+            // A master at an address that suits none of this node's could not tell clients where the node is.
             if let Err(error) = self.presence.locate(address) {
                 last = error;
                 continue;
@@ -213,7 +163,7 @@ impl Link {
         Err(last)
     }
 
-    async fn dial_at(&self, master: &Master, address: SocketAddr) -> anyhow::Result<tonic::transport::Channel> {
+    async fn dial_at(&self, master: &Master, address: SocketAddr) -> anyhow::Result<Channel> {
         let text = master.to_string();
         let tls = ClientTlsConfig::new()
             .domain_name(&master.host)
@@ -231,40 +181,50 @@ impl Link {
     }
 }
 
-/// Logs a loss, if it is news. Returns the wait, if it is not the usual one.
-fn tell(told: &mut Told, master: &Master, lost: &Lost) -> Option<Duration> {
-    match lost {
-        Lost::Away(_) if *told == Told::Away => {
-            debug!(%master, %lost, "still no master");
-            None
-        }
-        Lost::Away(_) => {
-            warn!(%master, %lost, "not attached to a master; running sessions go on, and the node keeps trying");
-            *told = Told::Away;
-            None
-        }
-        Lost::Taken(fault) => {
-            let text = fault.to_string();
-            if *told == Told::Taken(text.clone()) {
-                debug!(%master, %lost, "still kept out by another process of this name");
-            } else {
-                error!(%master, %lost, "not attached: the name is taken; the node keeps trying");
-                *told = Told::Taken(text);
-            }
+/// Logs changes of the attachment, not each attempt.
+#[derive(Default)]
+pub(crate) struct AttachLog(Logged);
+
+/// The last logged state.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Logged {
+    #[default]
+    Nothing,
+    Attached,
+    Away,
+    Taken(String),
+    Rejected(String),
+}
+
+impl AttachLog {
+    pub(crate) fn attached(&mut self, master: &Master, attachment: u64) {
+        info!(%master, attachment, "attached");
+        self.0 = Logged::Attached;
+    }
+
+    /// Logs an error, if the last one was another. Returns the wait before the next attempt, if it is not the usual one.
+    pub(crate) fn lost(&mut self, master: &Master, error: &AttachError) -> Option<Duration> {
+        let (logged, wait) = match error {
+            AttachError::Away(_) => (Logged::Away, None),
             // A process that was killed gives its name back within a lease.
-            None
-        }
-        Lost::Rejected(fault) => {
-            let text = fault.to_string();
-            if *told == Told::Rejected(text.clone()) {
-                debug!(%master, %lost, "still refused by the master");
-            } else {
-                let reason = fault.code.reason();
-                error!(%master, reason, %lost, "the master refuses this node; correct its certificate or settings");
-                *told = Told::Rejected(text);
+            AttachError::Taken(fault) => (Logged::Taken(fault.to_string()), None),
+            AttachError::Rejected(fault) => (Logged::Rejected(fault.to_string()), Some(SLOW)),
+        };
+        match error {
+            _ if self.0 == logged => debug!(%master, %error, "still not attached"),
+            AttachError::Away(_) => {
+                warn!(%master, %error, "not attached to a master; running sessions go on, and the node keeps trying");
             }
-            Some(SLOW)
+            AttachError::Taken(_) => {
+                error!(%master, %error, "not attached: the name is taken; the node keeps trying");
+            }
+            AttachError::Rejected(fault) => {
+                let reason = fault.code.reason();
+                error!(%master, reason, %error, "the master refuses this node; correct its certificate or settings");
+            }
         }
+        self.0 = logged;
+        wait
     }
 }
 
@@ -291,19 +251,19 @@ mod tests {
     #[test]
     fn a_loss_is_logged_once() {
         let master = "m".parse().expect("a master");
-        let away = || Lost::Away(anyhow::anyhow!("gone"));
-        let rejected = |text: &str| Lost::from(tonic::Status::permission_denied(text));
-        let mut told = Told::Attached;
-        assert_eq!(tell(&mut told, &master, &away()), None);
-        assert!(told == Told::Away);
-        assert_eq!(tell(&mut told, &master, &rejected("a")), Some(SLOW));
-        assert!(told == Told::Rejected("a".into()));
-        assert_eq!(tell(&mut told, &master, &rejected("b")), Some(SLOW));
-        assert!(told == Told::Rejected("b".into()));
-        let taken = |text: &str| Lost::from(tonic::Status::already_exists(text));
-        assert_eq!(tell(&mut told, &master, &taken("c")), None);
-        assert!(matches!(&told, Told::Taken(text) if text.contains('c')));
-        assert_eq!(tell(&mut told, &master, &away()), None);
-        assert!(told == Told::Away);
+        let away = || AttachError::Away(anyhow::anyhow!("gone"));
+        let rejected = |text: &str| AttachError::from(tonic::Status::permission_denied(text));
+        let mut log = AttachLog(Logged::Attached);
+        assert_eq!(log.lost(&master, &away()), None);
+        assert!(log.0 == Logged::Away);
+        assert_eq!(log.lost(&master, &rejected("a")), Some(SLOW));
+        assert!(log.0 == Logged::Rejected("a".into()));
+        assert_eq!(log.lost(&master, &rejected("b")), Some(SLOW));
+        assert!(log.0 == Logged::Rejected("b".into()));
+        let taken = |text: &str| AttachError::from(tonic::Status::already_exists(text));
+        assert_eq!(log.lost(&master, &taken("c")), None);
+        assert!(matches!(&log.0, Logged::Taken(text) if text.contains('c')));
+        assert_eq!(log.lost(&master, &away()), None);
+        assert!(log.0 == Logged::Away);
     }
 }

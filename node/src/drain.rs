@@ -12,14 +12,14 @@ use std::{
 use tokio::{sync::watch, time};
 use tracing::{info, warn};
 
-use crate::{house::House, presence::Presence};
+use crate::{presence::Presence, services::Services};
 
 /// The longest time that a drain may be given: a day.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// See the module.
 pub(crate) struct Drain {
-    house: Arc<House>,
+    services: Arc<Services>,
     presence: Arc<Presence>,
     /// When what still runs is ended; `None` when nothing is to be, or it has been.
     ends: watch::Sender<Option<Instant>>,
@@ -29,8 +29,8 @@ pub(crate) struct Drain {
 
 impl Drain {
     /// Of a node that serves.
-    pub(crate) fn new(house: Arc<House>, presence: Arc<Presence>) -> Self {
-        Self { house, presence, ends: watch::Sender::new(None), ending: AtomicBool::new(false) }
+    pub(crate) fn new(services: Arc<Services>, presence: Arc<Presence>) -> Self {
+        Self { services, presence, ends: watch::Sender::new(None), ending: AtomicBool::new(false) }
     }
 
     /// The operator wants the node empty: it takes no new sessions, and ends those that run after `left`. Said again, it
@@ -52,14 +52,14 @@ impl Drain {
     /// The process ends now. What still runs is ended with it.
     pub(crate) fn end_now(&self) {
         self.ending.store(true, Ordering::Relaxed);
-        self.house.drain();
+        self.services.drain();
         self.presence.drained();
     }
 
     fn begin(&self, left: Duration) {
         let ends = Instant::now() + left.min(LONGEST);
-        info!(sessions = self.house.meter().sessions(), seconds = left.as_secs(), "draining");
-        self.house.drain();
+        info!(sessions = self.services.context.meter().sessions(), seconds = left.as_secs(), "draining");
+        self.services.drain();
         self.presence.drain(ends);
         self.ends.send_replace(Some(ends));
     }
@@ -71,7 +71,7 @@ impl Drain {
         }
         info!("draining no more");
         self.ends.send_replace(None);
-        self.house.undrain();
+        self.services.undrain();
         self.presence.undrain();
     }
 
@@ -100,7 +100,7 @@ impl Drain {
     }
 
     fn cut(&self, due: Option<Instant>) {
-        let sessions = self.house.meter().sessions();
+        let sessions = self.services.context.meter().sessions();
         // Not when another deadline was set just now.
         let over = self.ends.send_if_modified(|ends| {
             let over = *ends == due;
@@ -114,7 +114,7 @@ impl Drain {
                 warn!(sessions, "the time to drain is over: ending the sessions that still run");
             }
             self.presence.drained();
-            self.house.cut();
+            self.services.context.disconnect_all();
         }
     }
 }

@@ -15,8 +15,8 @@ use tokio::{sync::watch, time};
 use usher_proto::{Code, Fault, SessionId, Title, ticket::Ticket};
 
 use crate::{
+    context::unix_now,
     core::lease::{self, Tie},
-    house::unix_now,
 };
 
 /// For ever, where a number must say it.
@@ -42,11 +42,11 @@ impl Default for Leases {
 
 impl Leases {
     /// A session runs on this ticket, until what is returned drops.
-    pub(crate) fn enter(self: &Arc<Self>, ticket: &Ticket) -> Held {
+    pub(crate) fn enter(self: &Arc<Self>, ticket: &Ticket) -> RunningLease {
         let until = AtomicU64::new(ticket.until.unwrap_or(EVER));
         let lease = Arc::new(Lease { title: ticket.title.clone(), until });
         self.running().insert(ticket.session, lease.clone());
-        Held { leases: self.clone(), id: ticket.session, lease }
+        RunningLease { leases: self.clone(), id: ticket.session, lease }
     }
 
     /// Lets a session run until this ticket's end, or its own if that is later. Returns the seconds from now; 0 for ever.
@@ -72,7 +72,7 @@ impl Leases {
         Tied(self.clone())
     }
 
-    /// Held for one call of the map, so a panic elsewhere cannot have left it half changed.
+    /// RunningLease for one call of the map, so a panic elsewhere cannot have left it half changed.
     fn running(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Lease>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,15 +88,15 @@ impl Drop for Tied {
 }
 
 /// A session that runs on a ticket.
-pub(crate) struct Held {
+pub(crate) struct RunningLease {
     leases: Arc<Leases>,
     id: SessionId,
     lease: Arc<Lease>,
 }
 
-impl Held {
+impl RunningLease {
     /// Waits until the session is over, where nobody can renew a ticket by the `grace` later.
-    pub(crate) async fn over(&self, grace: Duration) {
+    pub(crate) async fn expired(&self, grace: Duration) {
         let mut tie = self.leases.tie.subscribe();
         loop {
             let until = self.lease.until.load(Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for RunningLease {
     fn drop(&mut self) {
         self.leases.running().remove(&self.id);
     }

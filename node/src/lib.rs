@@ -7,11 +7,11 @@
 pub mod app;
 mod attach;
 pub mod cli;
+mod context;
 pub mod core;
 mod drain;
-mod house;
+mod interface;
 mod leases;
-mod link;
 mod live;
 pub mod media;
 mod moves;
@@ -19,8 +19,10 @@ mod presence;
 mod quic;
 mod replica;
 mod report;
+mod scheduler;
+mod send_window;
+mod services;
 #[cfg(test)]
-mod stage;
-mod turns;
+mod test_node;
 
 pub use app::{Config, Running, start};

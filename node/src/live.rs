@@ -31,7 +31,7 @@ use usher_proto::{
     ticket::FeedGrant,
 };
 
-pub(crate) use self::groups::Board;
+pub(crate) use self::groups::GroupRouter;
 use self::room::{Inner, Room, Source};
 
 /// How long a feed waits for a publisher that left without a word.

@@ -11,53 +11,53 @@ use tokio::sync::oneshot;
 use tracing::{debug, info};
 use usher_proto::{Code, Fault, NodeName, SessionId, model, pb::v1};
 
-use crate::house::House;
+use crate::context::NodeContext;
 
 /// The sessions that can be moved.
 #[derive(Default)]
 pub(crate) struct Moves {
-    running: Mutex<HashMap<SessionId, oneshot::Sender<Order>>>,
+    running: Mutex<HashMap<SessionId, oneshot::Sender<MoveOrder>>>,
 }
 
 /// Where a session goes.
-pub(crate) struct Order {
+pub(crate) struct MoveOrder {
     pub(crate) order: model::Move,
     /// Learns that the client was told; it is dropped when the session ended before, or stays.
-    told: oneshot::Sender<()>,
+    done: oneshot::Sender<()>,
 }
 
 impl Moves {
     /// From here on the session can be moved, once, until what is returned drops.
-    pub(crate) fn enrol(self: &Arc<Self>, id: SessionId) -> Enrolled {
+    pub(crate) fn enrol(self: &Arc<Self>, id: SessionId) -> Movable {
         let (sender, order) = oneshot::channel();
         self.running().insert(id, sender);
-        Enrolled { moves: Arc::clone(self), id, order: Some(order), leaving: None }
+        Movable { moves: Arc::clone(self), id, order: Some(order), leaving: None }
     }
 
     /// Leaves an order for a session; `false` when it cannot be moved.
-    fn order(&self, id: SessionId, order: Order) -> bool {
+    fn order(&self, id: SessionId, order: MoveOrder) -> bool {
         self.running().remove(&id).is_some_and(|session| session.send(order).is_ok())
     }
 
     /// Held for one call of the map, so a panic elsewhere cannot have left it half changed.
-    fn running(&self) -> MutexGuard<'_, HashMap<SessionId, oneshot::Sender<Order>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<SessionId, oneshot::Sender<MoveOrder>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A session that can be moved.
-pub(crate) struct Enrolled {
+pub(crate) struct Movable {
     moves: Arc<Moves>,
     id: SessionId,
     /// `None` when none can come any more.
-    order: Option<oneshot::Receiver<Order>>,
+    order: Option<oneshot::Receiver<MoveOrder>>,
     /// What its client was told.
-    leaving: Option<Order>,
+    leaving: Option<MoveOrder>,
 }
 
-impl Enrolled {
+impl Movable {
     /// Waits for the order; for ever when none can come any more.
-    pub(crate) async fn ordered(&mut self) -> Order {
+    pub(crate) async fn ordered(&mut self) -> MoveOrder {
         let order = match &mut self.order {
             Some(order) => order.await,
             None => pending().await,
@@ -70,7 +70,7 @@ impl Enrolled {
     }
 
     /// The client is being told of the order.
-    pub(crate) fn leaves(&mut self, order: Order) {
+    pub(crate) fn leaves(&mut self, order: MoveOrder) {
         self.leaving = Some(order);
     }
 
@@ -82,9 +82,9 @@ impl Enrolled {
     /// The session that was leaving is over here, and its client knows where to go on: answers the order. Returns the
     /// node of the new seat; `None` when the session was not leaving.
     pub(crate) fn left(&mut self) -> Option<NodeName> {
-        let Order { order, told } = self.leaving.take()?;
+        let MoveOrder { order, done } = self.leaving.take()?;
         // Nobody waits for it when the channel to the master was lost meanwhile.
-        let _unheard = told.send(());
+        let _unheard = done.send(());
         Some(order.to)
     }
 
@@ -96,42 +96,45 @@ impl Enrolled {
     }
 }
 
-impl Drop for Enrolled {
+impl Drop for Movable {
     fn drop(&mut self) {
         self.moves.running().remove(&self.id);
     }
 }
 
-/// Does what the master orders, and answers once the client was told and the session is over here. Its rate is given
-/// back at once: what it still sends is its last.
-pub(crate) async fn carry_out(house: Arc<House>, order: v1::Move) -> v1::Moved {
-    let id = order.id;
-    let refusal = match move_on(&house, order).await {
-        Ok(()) => None,
-        Err(fault) => {
-            debug!(reason = fault.code.reason(), %fault, "session not moved");
-            Some(refusal(fault))
-        }
-    };
-    v1::Moved { id, refusal }
-}
-
-async fn move_on(house: &House, order: v1::Move) -> Result<(), Fault> {
-    let bad = |error: model::Invalid| Fault::new(Code::BadRequest, error.to_string());
-    let order = model::Move::try_from(order).map_err(bad)?;
-    let (session, to) = (order.session, order.to.clone());
-    let gone = || Fault::new(Code::NotFound, format!("session {session} does not run here, or has all that it wants"));
-    let (told, heard) = oneshot::channel();
-    if !house.moves.order(session, Order { order, told }) {
-        return Err(gone());
+impl Moves {
+    /// Moves a session as the master orders, and answers once the client has the order and the session is over here.
+    /// Gives its rate back at once, since it sends only a few last groups.
+    pub(crate) async fn carry_out(self: Arc<Self>, context: Arc<NodeContext>, order: v1::Move) -> v1::Moved {
+        let id = order.id;
+        let refusal = match self.move_session(&context, order).await {
+            Ok(()) => None,
+            Err(fault) => {
+                debug!(reason = fault.code.reason(), error = %fault, "session not moved");
+                Some(refusal(fault))
+            }
+        };
+        v1::Moved { id, refusal }
     }
-    house.meter().leaving(session);
-    heard.await.map_err(|_| gone())?;
-    info!(%session, %to, "session moved");
-    Ok(())
+
+    async fn move_session(&self, context: &NodeContext, order: v1::Move) -> Result<(), Fault> {
+        let bad = |error: model::Invalid| Fault::new(Code::BadRequest, error.to_string());
+        let order = model::Move::try_from(order).map_err(bad)?;
+        let (session, to) = (order.session, order.to.clone());
+        let gone =
+            || Fault::new(Code::NotFound, format!("session {session} does not run here, or has all that it wants"));
+        let (done, moved) = oneshot::channel();
+        if !self.order(session, MoveOrder { order, done }) {
+            return Err(gone());
+        }
+        context.meter().leaving(session);
+        moved.await.map_err(|_| gone())?;
+        info!(%session, %to, "session moved");
+        Ok(())
+    }
 }
 
-/// A node's no, as a message.
+/// A fault as a refusal message.
 pub(crate) fn refusal(fault: Fault) -> v1::Refusal {
     v1::Refusal {
         reason: fault.code.reason().to_owned(),

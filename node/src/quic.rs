@@ -1,12 +1,16 @@
 //! The QUIC server: sockets, handshakes, connections. One task a connection, one a session, all on the thread where the
 //! connection lives; a session's work is in `session`. Refuses to know what is sent, and who may have it.
 
-mod asks;
-mod flight;
+mod ending;
+mod feed;
 mod header;
-mod idle;
-mod send;
+mod ranges;
+mod scope;
 mod session;
+mod settings;
+mod title;
+mod uses;
+mod writer;
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -15,16 +19,17 @@ use std::{
 };
 
 use anyhow::Context as _;
-use quinn::{ConnectionError, ServerConfig, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
+use quinn::{ConnectionError, ServerConfig, TransportConfig, crypto::rustls::QuicServerConfig};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::Code;
-use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Offload, Threads, ZeroRttAccepted};
+use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Threads, ZeroRttAccepted};
 
-pub(crate) use self::{flight::Sending, send::buffers};
-use crate::{house::House, live::Board};
+pub(crate) use self::settings::{QuicSettings, UNUSED};
+use self::{ending::code, scope::ConnectionScope, uses::Uses};
+use crate::{live::GroupRouter, send_window::SendWindow, services::Services};
 
 /// Sessions of one connection at a time.
 const STREAMS: u32 = 100;
@@ -41,39 +46,16 @@ const CONNECTION_WINDOW: u32 = 1600 * 1024;
 /// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// How long a connection may be without a session: long enough for a client that goes from title to title, short enough
-/// that those who only ping take no place from others.
-pub(crate) const UNUSED: Duration = Duration::from_secs(30);
-
 /// Handshakes under way from which on a client must prove its address first (RFC 9000, section 8.1.2).
 const RETRY_FROM: usize = 64;
 
 /// Handshakes under way from which on no more are begun.
 const HANDSHAKES: usize = 1024;
 
-/// Settings of the server.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) congestion: Congestion,
-    pub(crate) offload: Offload,
-    /// Threads that send.
-    pub(crate) threads: usize,
-    /// Connections at a time.
-    pub(crate) max_connections: usize,
-    /// How long a client may take for its Open message.
-    pub(crate) open_timeout: Duration,
-    /// How long a reader may take nothing before its session is closed.
-    pub(crate) stall_timeout: Duration,
-    /// How long a connection may be without a session.
-    pub(crate) unused: Duration,
-    /// How long after its ticket's end a session may run while there is no master to renew it at.
-    pub(crate) ticket_grace: Duration,
-}
-
 /// The running server.
 pub(crate) struct Server {
     endpoints: Vec<Endpoint>,
-    house: Arc<House>,
+    services: Arc<Services>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -84,23 +66,23 @@ impl Server {
     /// # Errors
     /// Names the socket that cannot be served on.
     pub(crate) fn start(
-        house: &Arc<House>,
+        services: &Arc<Services>,
         resolver: Arc<MediaCertResolver>,
         sockets: Vec<UdpSocket>,
-        settings: Settings,
+        settings: QuicSettings,
     ) -> anyhow::Result<Self> {
         let config = server_config(resolver, settings.congestion)?;
         let threads = Arc::new(Threads::start(settings.threads).context("start the threads that send")?);
         let mut server = Self {
             endpoints: Vec::new(),
-            house: house.clone(),
+            services: services.clone(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
         server.tasks.spawn_on(
             {
-                let (turns, stop) = (house.turns.clone(), server.stop.clone());
-                async move { stop.run_until_cancelled(turns.keep()).await.unwrap_or_default() }
+                let (scheduler, stop) = (services.context.scheduler.clone(), server.stop.clone());
+                async move { stop.run_until_cancelled(scheduler.keep()).await.unwrap_or_default() }
             },
             threads.handle(0),
         );
@@ -109,14 +91,14 @@ impl Server {
             let here = threads.handle(number);
             let endpoint = usher_transport::endpoint(here, socket, Some(config.clone()), settings.offload)
                 .with_context(|| format!("serve QUIC on udp {address}"))?;
-            let door = Door {
-                house: house.clone(),
+            let acceptor = Acceptor {
+                services: services.clone(),
                 settings,
                 threads: threads.clone(),
                 tasks: server.tasks.clone(),
                 stop: server.stop.clone(),
             };
-            server.tasks.spawn_on(door.accept(endpoint.clone()), here);
+            server.tasks.spawn_on(acceptor.accept(endpoint.clone()), here);
             server.endpoints.push(endpoint);
         }
         Ok(server)
@@ -133,7 +115,7 @@ impl Server {
         // Sessions first: with their data still waiting, the congestion controller would hold the close back too, and
         // quinn forgets a closed connection soon.
         self.stop.cancel();
-        drop(tokio::time::timeout(session::FAREWELL * 2, self.house.idle()).await);
+        drop(tokio::time::timeout(ending::FAREWELL * 2, self.services.context.idle()).await);
         self.tasks.close();
         for endpoint in &self.endpoints {
             endpoint.close(code(Code::Draining), b"the node is shutting down");
@@ -152,11 +134,6 @@ impl Server {
 /// Names the address that cannot be bound.
 pub(crate) fn bind(listen: &[SocketAddr]) -> anyhow::Result<Vec<UdpSocket>> {
     listen.iter().map(|address| usher_transport::bind(*address)).collect()
-}
-
-/// A code as QUIC carries it.
-fn code(code: Code) -> VarInt {
-    VarInt::from_u32(code.quic())
 }
 
 fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> anyhow::Result<ServerConfig> {
@@ -178,15 +155,15 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
 }
 
 /// Lets connections in.
-struct Door {
-    house: Arc<House>,
-    settings: Settings,
+struct Acceptor {
+    services: Arc<Services>,
+    settings: QuicSettings,
     threads: Arc<Threads>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl Door {
+impl Acceptor {
     async fn accept(self, endpoint: Endpoint) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         while let Some(incoming) = endpoint.accept().await {
@@ -198,7 +175,7 @@ impl Door {
                 incoming.retry();
             } else if let Ok(permit) = handshakes.clone().try_acquire_owned() {
                 let span = debug_span!("connection", peer = %incoming.remote_address());
-                let (house, settings, stop) = (self.house.clone(), self.settings, self.stop.clone());
+                let (services, settings, stop) = (self.services.clone(), self.settings, self.stop.clone());
                 let place = self.threads.place();
                 let there = place.handle().clone();
                 let connection = async move {
@@ -209,7 +186,7 @@ impl Door {
                         drop(permit);
                         info!(peer = %connection.remote_address(), "connection opened");
                     };
-                    tokio::join!(handshake, serve(&house, settings, &connection, &stop));
+                    tokio::join!(handshake, serve(&services, settings, &connection, &stop));
                     drop(place);
                 };
                 self.tasks.spawn_on(connection.instrument(span), &there);
@@ -229,20 +206,20 @@ fn accept(incoming: Incoming) -> Option<(Connection, ZeroRttAccepted)> {
 }
 
 /// Serves the sessions of a connection until it is lost; none outlives it.
-async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, stop: &CancellationToken) {
-    let uses = idle::Uses::default();
-    let (stop, cut) = (stop.child_token(), house.is_cut());
-    let ends = session::Ends {
+async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Connection, stop: &CancellationToken) {
+    let uses = Uses::default();
+    let (stop, cut) = (stop.child_token(), services.context.disconnected());
+    let scope = ConnectionScope {
         gone: stop.child_token(),
         stop: stop.clone(),
         connection: connection.clone(),
-        board: Board::default(),
-        flight: Arc::new(flight::Flight::new(connection.clone(), house.viewers.clone())),
+        router: GroupRouter::default(),
+        window: Arc::new(SendWindow::new(connection.clone(), services.context.viewers.clone())),
         uses: uses.clone(),
     };
     let sessions = TaskTracker::new();
     let mut several = false;
-    let board = ends.board.clone();
+    let router = scope.router.clone();
     let unused = uses.unused(settings.unused);
     tokio::pin!(unused, cut);
     let error = loop {
@@ -250,7 +227,7 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
             accepted = connection.accept_bi() => accepted,
             // Only where a publisher is let in.
             Ok(group) = connection.accept_uni() => {
-                sessions.spawn(board.clone().bring(group).in_current_span());
+                sessions.spawn(router.clone().bring(group).in_current_span());
                 continue;
             }
             () = &mut unused => {
@@ -264,7 +241,7 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
         };
         match accepted {
             Ok((send, receive)) => {
-                let session = session::run(house.clone(), settings, send, receive, ends.clone());
+                let session = session::run(services.clone(), settings, send, receive, scope.clone());
                 sessions.spawn(session.in_current_span());
                 if !several && sessions.len() >= FIRST_STREAMS as usize / 2 {
                     several = true;
@@ -275,7 +252,7 @@ async fn serve(house: &Arc<House>, settings: Settings, connection: &Connection, 
         }
     };
     debug!(%error, "connection ended");
-    ends.gone.cancel();
+    scope.gone.cancel();
     sessions.close();
     sessions.wait().await;
     if stop.is_cancelled() {

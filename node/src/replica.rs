@@ -25,7 +25,7 @@ use usher_proto::{
     tree, units,
 };
 
-use crate::{core::pull::Wanted, house, media::Replicas};
+use crate::{context, core::pull::Wanted, media::Replicas};
 
 /// Copies that come in at a time: as many as a master sends to one node; more would only share the same disk and link.
 const PULLS: usize = 6;
@@ -168,7 +168,7 @@ impl Puller {
         let content = order.wanted.content;
         running.insert(title.clone(), Running { content, cancel: cancel.clone(), outcome: outcome.clone() });
         drop(running);
-        let (puller, span) = (self.clone(), info_span!("copy", rid = house::request_id(&order.request_id)));
+        let (puller, span) = (self.clone(), info_span!("copy", rid = context::request_id(&order.request_id)));
         let copy = async move {
             let began = Instant::now();
             let result = pull::run(&replicas, &order, puller.stall, &cancel).await;
@@ -195,7 +195,7 @@ impl Puller {
             drop(outcome.wait_for(Option::is_some).await);
         }
         let name = title.clone();
-        match house::blocking(move || replicas.evict(&name, content)).await {
+        match context::blocking(move || replicas.evict(&name, content)).await {
             Ok(true) => info!(%title, "copy evicted"),
             Ok(false) => debug!(%title, "an eviction found no copy"),
             Err(fault) => warn!(%title, %fault, "copy not evicted"),

@@ -1,9 +1,12 @@
-//! One attachment: Hello and Welcome, the catalog and its changes, sessions as they come and go, a report each second,
-//! the master's Prepares.
-//! Refuses to know who is dialled and when.
+//! The standing channel to a master: Hello and Welcome, the catalog and its changes, sessions as they start and end, a
+//! report each second, and the orders of the master. Keeps one channel up for as long as the node runs.
+
+mod catalog;
+mod orders;
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,223 +15,187 @@ use futures::{
     FutureExt as _,
     future::{try_join, try_join5},
 };
-use tokio::{sync::mpsc, task::JoinSet, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
-use tracing::{debug, info, warn};
+use tonic::transport::Channel;
+use tracing::debug;
 use usher_proto::{
-    Code, ContentId, Fault, Title,
-    model::{self, CatalogCopy, EndPublisher, FeedState, Relay},
+    Bitrate, BootId,
+    backoff::Backoff,
+    model::{self, Equipment, FeedState},
     pb::v1::{
-        self, AttachRequest, AttachResponse, attach_request::Body, attach_response::Body as Answer,
-        prepared::Result as Outcome, registry_client::RegistryClient,
+        self, AttachRequest, attach_request::Body, attach_response::Body as Order, registry_client::RegistryClient,
     },
     ticket::Key,
 };
 
 use crate::{
-    attach::{Link, Lost},
-    house::{self, House},
-    media::{Changes, Key as CopyKey},
-    moves,
+    attach::{AttachError, AttachLog, Dialer},
+    context::{NodeContext, unix_now},
+    drain::Drain,
+    interface::Interface,
+    presence::Presence,
+    services::Services,
 };
 
-/// Messages that wait to be sent: a page of the catalog must not make a report wait behind many of its kind.
+/// Maximum of the first wait between two attempts to attach.
+const FAST: Duration = Duration::from_millis(200);
+
+/// Maximum wait for a master that is not there: a restarted one knows nothing until its nodes are back. A thousand nodes
+/// then try about once a second each, scattered over the two.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// Messages that wait to be sent: a report must not wait behind many pages of the catalog.
 const QUEUE: usize = 4;
 
-/// Entries of one page of the catalog: about 100 kB, far below gRPC's limit of 4 MiB.
-const PAGE: usize = 1000;
-
-/// Least time between two pages of changes: a title is hashed in a moment, a library not.
-const CHANGES: Duration = Duration::from_millis(100);
-
-/// How long the list of sessions waits for the catalog at most: a master that knows their titles can do more with it,
+/// Maximum time that the list of sessions waits for the catalog: a master that knows their titles can do more with it,
 /// but must not take the node for empty.
-const CATALOG: Duration = Duration::from_secs(1);
+const CATALOG_WAIT: Duration = Duration::from_secs(1);
 
-/// How long the master may take for its Welcome.
+/// Time that the master has for its Welcome.
 const WELCOME: Duration = Duration::from_secs(10);
 
-/// Prepares that are worked on at a time; each may wait for a disk.
-const PREPARES: usize = 64;
-
-/// Sessions that are being moved at a time; each may wait for its reader. A node that drains is told of 60 a second.
-const MOVES: usize = 1024;
-/// Orders of copies that are waited for at a time; few of them run, and others may name the same copies.
-const COPIES: usize = 64;
-
-/// Bounds of the report interval that a master may set.
+/// Bounds of the report interval that a master may set, in milliseconds.
 const INTERVAL: std::ops::RangeInclusive<u64> = 50..=60_000;
 
-/// The least time between two messages about feeds, and the time after which numbers that only grow are told.
-const FEEDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Minimum time between two messages about feeds.
+const FEED_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Interval at which counters of feeds are reported.
+const FEED_COUNTERS: Duration = Duration::from_secs(1);
 
 type Outbox = mpsc::Sender<AttachRequest>;
 
+/// Keeps the node attached and reports to the master.
+pub(crate) struct Reporter {
+    pub(crate) services: Arc<Services>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) dialer: Dialer,
+    pub(crate) boot: BootId,
+    pub(crate) zone: String,
+    pub(crate) capacity: Bitrate,
+    pub(crate) equipment: Equipment,
+    /// Interface whose other traffic is reported, if any.
+    pub(crate) interface: Option<Interface>,
+    /// True while a master has this node's whole catalog.
+    pub(crate) attached: watch::Sender<bool>,
+}
+
+impl Reporter {
+    /// Keeps the node attached to one of its masters, tried in turn, forever.
+    pub(crate) async fn run(self) {
+        let mut backoff = Backoff::new(FAST, AWAY);
+        let mut log = AttachLog::default();
+        for attachment in 1.. {
+            // The list is not empty: the configuration is checked for that.
+            let turn = usize::try_from(attachment - 1).unwrap_or(0) % self.dialer.masters.len().max(1);
+            let Some(master) = self.dialer.masters.get(turn) else { return };
+            let welcomed = || {
+                backoff.reset();
+                log.attached(master, attachment);
+            };
+            let error = match self.dialer.dial(master).await {
+                Ok(channel) => match attach(&self, channel, attachment, welcomed).await {
+                    Ok(never) => match never {},
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            self.attached.send_replace(false);
+            self.services.context.meter().away();
+            let wait = log.lost(master, &error).unwrap_or_else(|| backoff.wait(&mut rand::rng()));
+            time::sleep(wait).await;
+        }
+    }
+}
+
 /// Attaches, calls `welcomed`, and reports until the channel is lost.
-pub(crate) async fn attach(
-    link: &Link,
+async fn attach(
+    reporter: &Reporter,
     channel: Channel,
     attachment: u64,
     welcomed: impl FnOnce(),
-) -> Result<Infallible, Lost> {
+) -> Result<Infallible, AttachError> {
     let (outbox, requests) = mpsc::channel(QUEUE);
-    let mut presence = link.presence.subscribe();
+    let mut presence = reporter.presence.subscribe();
     let hello = v1::Hello {
-        node: link.house.name.to_string(),
-        boot_id: link.boot.to_string(),
+        node: reporter.services.context.name.to_string(),
+        boot_id: reporter.boot.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        zone: link.zone.clone(),
-        capacity_bps: link.capacity.0,
-        presence: Some(link.presence.to_pb(&presence.borrow_and_update())),
+        zone: reporter.zone.clone(),
+        capacity_bps: reporter.capacity.0,
+        presence: Some(reporter.presence.to_pb(&presence.borrow_and_update())),
         attachment,
-        equipment: Some(link.equipment.to_pb()),
-        replica_bytes: link.house.puller.quota(),
+        equipment: Some(reporter.equipment.to_pb()),
+        replica_bytes: reporter.services.puller.quota(),
     };
-    // The server answers the call only once it has seen the first message.
+    // The server orders the call only once it has seen the first message.
     post(&outbox, Body::Hello(hello)).await?;
     let mut client = RegistryClient::new(channel);
     let opening = async {
-        let mut answers = client.attach(ReceiverStream::new(requests)).await?.into_inner();
-        let first = answers.message().await?;
-        Ok::<_, Lost>((answers, first))
+        let mut orders = client.attach(ReceiverStream::new(requests)).await?.into_inner();
+        let first = orders.message().await?;
+        Ok::<_, AttachError>((orders, first))
     };
     let opened = time::timeout(WELCOME, opening).await;
-    let (answers, first) = opened.map_err(|_| anyhow!("the master sent no Welcome in {} s", WELCOME.as_secs()))??;
-    let Some(Answer::Welcome(welcome)) = first.and_then(|answer| answer.body) else {
+    let (orders, first) = opened.map_err(|_| anyhow!("the master sent no Welcome in {} s", WELCOME.as_secs()))??;
+    let Some(Order::Welcome(welcome)) = first.and_then(|answer| answer.body) else {
         return Err(anyhow!("the master did not begin with Welcome; is it a master of this version?").into());
     };
-    let interval = take_welcome(&link.house, &welcome)?;
+    let interval = accept_welcome(&reporter.services.context, &welcome)?;
     welcomed();
-    let _tied = link.house.leases.tie(house::unix_now());
+    let _tied = reporter.services.leases.tie(unix_now());
     try_join5(
-        catalog(link, &outbox),
-        sessions(link, &outbox),
-        reports(link, &outbox, interval),
-        try_join(follow(link, presence, &outbox), feeds(link, &outbox)),
-        answer(link, &outbox, answers),
+        catalog::send(reporter, &outbox),
+        sessions(reporter, &outbox),
+        reports(reporter, &outbox, interval),
+        try_join(follow(reporter, presence, &outbox), feeds(reporter, &outbox)),
+        orders::answer(reporter, &outbox, orders),
     )
     .await
     .map(|(never, ..)| never)
 }
 
-async fn post(outbox: &Outbox, body: Body) -> Result<(), Lost> {
+async fn post(outbox: &Outbox, body: Body) -> Result<(), AttachError> {
     let sent = outbox.send(AttachRequest { body: Some(body) }).await;
     sent.map_err(|_| anyhow!("the channel to the master broke").into())
 }
 
 /// Takes the keys, and returns the report interval.
-fn take_welcome(house: &House, welcome: &v1::Welcome) -> Result<Duration, Lost> {
+fn accept_welcome(context: &NodeContext, welcome: &v1::Welcome) -> Result<Duration, AttachError> {
     let secrets = welcome.keys.iter().map(|key| <[u8; 32]>::try_from(key.secret.as_slice()).map(Key::new));
     let keys: Vec<Key> = secrets.collect::<Result<_, _>>().unwrap_or_default();
     if keys.is_empty() {
         return Err(anyhow!("the master sent no ticket key that can be used").into());
     }
-    house.welcome(&keys);
+    context.accept_keys(&keys);
     let interval = welcome.report_interval_ms.clamp(*INTERVAL.start(), *INTERVAL.end());
     Ok(Duration::from_millis(interval))
 }
 
-/// Sends the whole catalog, then its changes as they come.
-async fn catalog(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
-    let library = &link.house.library;
-    // Half a catalog would make the master forget the other half.
-    library.scanned().await;
-    let mut subscription = library.subscribe();
-    loop {
-        let bad = Bad { rejected: subscription.rejected_files(), damaged: subscription.damaged_files() };
-        let mut count = 0;
-        for page in whole(bad, |after| subscription.page(after, PAGE)) {
-            count += page.copies.len();
-            post(outbox, Body::Catalog(page)).await?;
-        }
-        info!(copies = count, "catalog sent");
-        link.attached.send_replace(true);
-        loop {
-            let changes = subscription.changed().await;
-            if changes.resync {
-                break;
-            }
-            debug!(copies = changes.copies.len(), removals = changes.removals.len(), "catalog changed");
-            for page in pages(changes) {
-                post(outbox, Body::Catalog(page)).await?;
-            }
-            time::sleep(CHANGES).await;
-        }
-    }
-}
-
-/// Files that are not offered, and those of them that are damaged.
-#[derive(Clone, Copy)]
-struct Bad {
-    rejected: u32,
-    damaged: u32,
-}
-
-/// The pages of a whole catalog, at least one; `next` gives the copies behind the one named, [`PAGE`] unless they are
-/// the last.
-fn whole(
-    bad: Bad,
-    mut next: impl FnMut(Option<&CopyKey>) -> Vec<CatalogCopy>,
-) -> impl Iterator<Item = v1::CatalogPage> {
-    let (mut after, mut complete) = (None, false);
-    std::iter::from_fn(move || {
-        if complete {
-            return None;
-        }
-        let copies = next(after.as_ref());
-        let restart = after.is_none();
-        complete = copies.len() < PAGE;
-        after = copies.last().map(|copy| (copy.title.clone(), copy.volume));
-        Some(v1::CatalogPage {
-            restart,
-            complete,
-            copies: copies.iter().map(CatalogCopy::to_pb).collect(),
-            removals: Vec::new(),
-            rejected_files: bad.rejected,
-            damaged_files: bad.damaged,
-        })
-    })
-}
-
-/// Cuts changes into pages; at least one.
-fn pages(changes: Changes) -> impl Iterator<Item = v1::CatalogPage> {
-    let Changes { copies, removals, rejected_files, damaged_files, .. } = changes;
-    let count = copies.len().div_ceil(PAGE).max(removals.len().div_ceil(PAGE)).max(1);
-    let (mut copies, mut removals) = (copies.into_iter(), removals.into_iter());
-    (0..count).map(move |_| v1::CatalogPage {
-        restart: false,
-        complete: true,
-        copies: copies.by_ref().take(PAGE).map(|copy| copy.to_pb()).collect(),
-        removals: removals
-            .by_ref()
-            .take(PAGE)
-            .map(|(title, volume)| v1::CatalogRemoval { title: title.to_string(), volume: volume.into() })
-            .collect(),
-        rejected_files,
-        damaged_files,
-    })
-}
-
 /// Tells of all sessions, and then of each that begins, ends or is refused.
-async fn sessions(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
-    let house = &link.house;
-    house.meter().listen();
+async fn sessions(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, AttachError> {
+    let context = &reporter.services.context;
+    context.meter().listen();
     // A scan may take long, and who waits for it has no sessions to tell of.
-    if house.library.scanned().now_or_never().is_some() {
-        let mut attached = link.attached.subscribe();
-        drop(time::timeout(CATALOG, attached.wait_for(|attached| *attached)).await);
+    if context.library.scanned().now_or_never().is_some() {
+        let mut attached = reporter.attached.subscribe();
+        drop(time::timeout(CATALOG_WAIT, attached.wait_for(|attached| *attached)).await);
     }
     loop {
-        let due = house.meter().due(Instant::now());
+        let due = context.meter().due(Instant::now());
         let Some(due) = due else {
-            house.happens().await;
+            context.session_event().await;
             continue;
         };
         time::sleep_until(due.into()).await;
         // What happens while the channel is full is told together.
         let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
-        let told = house.meter().tell(Instant::now());
+        let told = context.meter().tell(Instant::now());
         if let Some(told) = told {
             place.send(AttachRequest { body: Some(Body::Sessions(told.to_pb())) });
         }
@@ -236,13 +203,13 @@ async fn sessions(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
 }
 
 /// Reports what was sent, at each interval.
-async fn reports(link: &Link, outbox: &Outbox, interval: Duration) -> Result<Infallible, Lost> {
+async fn reports(reporter: &Reporter, outbox: &Outbox, interval: Duration) -> Result<Infallible, AttachError> {
     let mut ticks = time::interval(interval);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
-        let sent = link.interface.as_ref().and_then(|interface| match interface.sent() {
+        let sent = reporter.interface.as_ref().and_then(|interface| match interface.sent() {
             Ok(sent) => Some(sent),
             Err(error) => {
                 debug!(%error, "the network interface is gone; the last that was seen of others' traffic stays");
@@ -251,11 +218,11 @@ async fn reports(link: &Link, outbox: &Outbox, interval: Duration) -> Result<Inf
         });
         let now = Instant::now();
         let report = {
-            let mut meter = link.house.meter();
+            let mut meter = reporter.services.context.meter();
             sent.into_iter().for_each(|bytes| meter.link(now, bytes));
             meter.report(now)
         };
-        let report = model::Report { replica_free: link.house.puller.free(), ..report };
+        let report = model::Report { replica_free: reporter.services.puller.free(), ..report };
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
     }
 }
@@ -279,22 +246,22 @@ fn to_pb(report: &model::Report) -> v1::Report {
 
 /// Tells changes of the presence.
 async fn follow(
-    link: &Link,
+    reporter: &Reporter,
     mut presence: tokio::sync::watch::Receiver<model::Presence>,
     outbox: &Outbox,
-) -> Result<Infallible, Lost> {
+) -> Result<Infallible, AttachError> {
     loop {
         presence.changed().await.map_err(|_| anyhow!("the node is shutting down"))?;
-        let now = link.presence.to_pb(&presence.borrow_and_update());
+        let now = reporter.presence.to_pb(&presence.borrow_and_update());
         post(outbox, Body::Presence(now)).await?;
     }
 }
 
 /// Tells of all feeds, and then of each change: at once, or, where only numbers grow, each second.
-async fn feeds(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
-    let live = &link.house.live;
+async fn feeds(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, AttachError> {
+    let live = &reporter.services.live;
     let mut told: Option<v1::Feeds> = None;
-    let mut ticks = time::interval(FEEDS.1);
+    let mut ticks = time::interval(FEED_COUNTERS);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -310,118 +277,8 @@ async fn feeds(link: &Link, outbox: &Outbox) -> Result<Infallible, Lost> {
         for wanted in live.take_wanted() {
             post(outbox, Body::RelayWanted(wanted)).await?;
         }
-        time::sleep(FEEDS.0).await;
+        time::sleep(FEED_INTERVAL).await;
     }
-}
-
-/// Does what the master asks.
-async fn answer(link: &Link, outbox: &Outbox, mut answers: Streaming<AttachResponse>) -> Result<Infallible, Lost> {
-    let house = &link.house;
-    let (mut prepares, mut moved, mut copies) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
-    loop {
-        let message = tokio::select! {
-            message = answers.message() => message?,
-            Some(done) = prepares.join_next() => {
-                if let Ok(prepared) = done {
-                    post(outbox, Body::Prepared(prepared)).await?;
-                }
-                continue;
-            }
-            Some(done) = moved.join_next() => {
-                if let Ok(answer) = done {
-                    post(outbox, Body::Moved(answer)).await?;
-                }
-                continue;
-            }
-            Some(done) = copies.join_next() => {
-                if let Ok(replicated) = done {
-                    post(outbox, Body::Replicated(replicated)).await?;
-                }
-                continue;
-            }
-        };
-        match message.ok_or_else(|| anyhow!("the master closed the channel"))?.body {
-            Some(Answer::Welcome(welcome)) => {
-                take_welcome(house, &welcome)?;
-            }
-            Some(Answer::Prepare(request)) if prepares.len() < PREPARES => {
-                let house = house.clone();
-                prepares.spawn(async move { prepare(&house, request).await });
-            }
-            Some(Answer::Prepare(request)) => {
-                warn!(rid = request.request_id, "too many sessions are being prepared");
-                let fault = Fault::new(Code::Unavailable, "too many sessions are being prepared");
-                let fault = fault.after(Duration::from_secs(1));
-                post(outbox, Body::Prepared(prepared(request.id, Err(fault)))).await?;
-            }
-            Some(Answer::Probe(probe)) => post(outbox, Body::Probed(v1::Probed { id: probe.id })).await?,
-            Some(Answer::Move(order)) if moved.len() < MOVES => {
-                moved.spawn(moves::carry_out(house.clone(), order));
-            }
-            Some(Answer::Move(order)) => {
-                let fault = Fault::new(Code::Unavailable, "too many sessions are being moved");
-                let refusal = Some(moves::refusal(fault.after(Duration::from_secs(1))));
-                post(outbox, Body::Moved(v1::Moved { id: order.id, refusal })).await?;
-            }
-            Some(Answer::Replicate(order)) if copies.len() < COPIES => {
-                let (id, copy) = (order.id, house.puller.clone());
-                copies.spawn(async move { replicated(id, copy.order(order).await) });
-            }
-            Some(Answer::Replicate(order)) => {
-                let fault = Fault::new(Code::NoCapacity, "too many copies are ordered");
-                let fault = fault.after(Duration::from_secs(5));
-                post(outbox, Body::Replicated(replicated(order.id, Err(fault)))).await?;
-            }
-            // In its turn, so that an order after it finds the room.
-            Some(Answer::Evict(evict)) => house.puller.evict(evict).await,
-            Some(Answer::Recheck(order)) => recheck(house, &order),
-            Some(Answer::Drain(order)) => link.drain.order(Duration::from_millis(order.deadline_ms)),
-            Some(Answer::Undrain(_)) => link.drain.undo(),
-            Some(Answer::Relay(order)) => match Relay::try_from(order) {
-                Ok(relay) => house.live.ordered(relay),
-                Err(error) => warn!(%error, "an order for a feed was ignored"),
-            },
-            Some(Answer::EndPublisher(order)) => match EndPublisher::try_from(order) {
-                Ok(EndPublisher { title, publisher }) => house.live.end_publisher(&title, publisher),
-                Err(error) => warn!(%error, "an order to end a publisher was ignored"),
-            },
-            None => debug!("a message of a newer master was ignored"),
-        }
-    }
-}
-
-/// Looks again at what a client got wrong bytes of.
-fn recheck(house: &House, order: &v1::Recheck) {
-    let named = Title::parse(&order.title).ok().zip(ContentId::try_from(order.content_id.as_slice()).ok());
-    let Some((title, content)) = named else { return debug!(title = ?order.title, "a recheck of nothing was ignored") };
-    let copies = house.library.recheck(&title, content);
-    debug!(%title, copies, "a client got wrong bytes; what is here is hashed again");
-}
-
-/// Opens the title of a session about to begin, so that its set-up information is sure. The ticket stays good.
-async fn prepare(house: &House, request: v1::Prepare) -> v1::Prepared {
-    let result = async {
-        let ticket = house.verify(&request.ticket)?;
-        Ok(house.open(ticket, None, false).await?.setup)
-    };
-    let result: Result<v1::Setup, Fault> = result.await;
-    match &result {
-        Ok(setup) => debug!(rid = request.request_id, title = setup.title, "prepared"),
-        Err(fault) => debug!(rid = request.request_id, reason = fault.code.reason(), %fault, "not prepared"),
-    }
-    prepared(request.id, result)
-}
-
-fn prepared(id: u64, result: Result<v1::Setup, Fault>) -> v1::Prepared {
-    let outcome = match result {
-        Ok(setup) => Outcome::Setup(setup),
-        Err(fault) => Outcome::Refusal(moves::refusal(fault)),
-    };
-    v1::Prepared { id, result: Some(outcome) }
-}
-
-fn replicated(id: u64, result: Result<(), Fault>) -> v1::Replicated {
-    v1::Replicated { id, refusal: result.err().map(moves::refusal) }
 }
 
 #[cfg(test)]

@@ -39,11 +39,11 @@ const MOST_GROUPS: u64 = 4;
 /// A whole group's frame, in bytes.
 const FRAME: u64 = GROUP + HEADER as u64;
 
-/// The most that [`Schedule::piece`] says, in bytes.
-pub const MOST_PIECE: usize = (MOST_GROUPS * FRAME) as usize;
+/// The most that [`Schedule::quantum`] says, in bytes.
+pub const MAX_QUANTUM: usize = (MOST_GROUPS * FRAME) as usize;
 
 /// The playing time that a viewer asks for at once, where that is less.
-const PIECE: Duration = Duration::from_millis(250);
+const QUANTUM: Duration = Duration::from_millis(250);
 
 /// How much later than a viewer's the bytes of a fetch are due, and how far it may fall behind its rate and still catch
 /// up: nobody looks at them.
@@ -175,8 +175,8 @@ impl Schedule {
     }
 
     /// Bytes that a session of these terms should ask for at once: whole groups with their headers where it can be.
-    pub fn piece(&self, terms: &Terms) -> u64 {
-        let most = if terms.paced() { terms.rate.bytes_in(PIECE) } else { u64::MAX };
+    pub fn quantum(&self, terms: &Terms) -> u64 {
+        let most = if terms.paced() { terms.rate.bytes_in(QUANTUM) } else { u64::MAX };
         let groups = (most / FRAME).clamp(1, MOST_GROUPS) * FRAME;
         let half = self.burst() / 2;
         if groups <= half {
@@ -199,7 +199,7 @@ impl Schedule {
         key
     }
 
-    /// A session wants to send so many bytes, at most [`Schedule::piece`]. A session that waits goes on waiting.
+    /// A session wants to send so many bytes, at most [`Schedule::quantum`]. A session that waits goes on waiting.
     pub fn ask(&mut self, now: Instant, key: Key, bytes: u64) -> Answer {
         let (now, burst) = (self.since(now), self.burst());
         let Some(session) = self.sessions.get_mut(&key) else { return Answer::Waits };

@@ -6,7 +6,7 @@ use usher_proto::{Code, tree::GROUP};
 use super::*;
 use crate::{
     media::clips::mp4,
-    stage::{End, NODE, Stage, receive_after},
+    test_node::{End, NODE, TestNode, receive_after},
 };
 
 fn presence() -> Arc<Presence> {
@@ -23,49 +23,49 @@ fn told(presence: &Presence) -> (bool, bool) {
 #[tokio::test]
 async fn what_runs_may_run_until_the_deadline_and_then_the_node_stays_empty() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
     let presence = presence();
-    let drain = Arc::new(Drain::new(stage.house.clone(), presence.clone()));
+    let drain = Arc::new(Drain::new(node.services.clone(), presence.clone()));
     let keeper = drain.clone();
     let keeper = tokio::spawn(async move { keeper.keep().await });
-    let viewer = stage.viewer().await;
-    let mut running = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let viewer = node.viewer().await;
+    let mut running = viewer.open(&node.ticket("a.mp4", None), None).await;
     let mut head = [0];
     running.read_exact(&mut head).await.expect("something");
     assert_eq!(told(&presence), (false, false));
 
     drain.order(Duration::from_secs(3600));
     assert_eq!(told(&presence), (true, true));
-    assert_eq!(viewer.play(&stage.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
-    assert_eq!(stage.house.meter().sessions(), 1, "the one from before runs on");
+    assert_eq!(viewer.play(&node.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
+    assert_eq!(node.context.meter().sessions(), 1, "the one from before runs on");
 
     // Said again, the deadline is another: now.
     drain.order(Duration::ZERO);
     drain.over().await;
     assert_eq!(receive_after(&head, &mut running).await, Err(End::Reset(Code::Draining)));
-    stage.house.idle().await;
+    node.context.idle().await;
     let end = viewer.connection.closed().await;
     let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
     assert_eq!(u64::from(close.error_code), u64::from(Code::Draining.quic()));
     assert_eq!(told(&presence), (true, false));
-    let again = stage.viewer().await;
-    assert_eq!(again.play(&stage.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
+    let again = node.viewer().await;
+    assert_eq!(again.play(&node.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
 
     // That the deadline has passed keeps nobody from taking it back, and the same connection is good.
     drain.undo();
     assert_eq!(told(&presence), (false, false));
-    assert!(again.play(&stage.ticket("a.mp4", None), None).await.is_ok());
+    assert!(again.play(&node.ticket("a.mp4", None), None).await.is_ok());
     keeper.abort();
 }
 
 #[tokio::test]
 async fn an_undrained_node_ends_nothing_and_an_ending_one_is_not_undrained() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
     let presence = presence();
-    let drain = Arc::new(Drain::new(stage.house.clone(), presence.clone()));
-    let viewer = stage.viewer().await;
-    let mut running = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let drain = Arc::new(Drain::new(node.services.clone(), presence.clone()));
+    let viewer = node.viewer().await;
+    let mut running = viewer.open(&node.ticket("a.mp4", None), None).await;
     running.read_exact(&mut [0]).await.expect("something");
     drain.order(Duration::ZERO);
     drain.undo();
@@ -73,8 +73,8 @@ async fn an_undrained_node_ends_nothing_and_an_ending_one_is_not_undrained() {
     let keeper = drain.clone();
     let keeper = tokio::spawn(async move { keeper.keep().await });
     drain.over().await;
-    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.is_ok());
-    stage.house.sessions().wait_for(|count| *count == 1).await.expect("that one ends, and the other goes on");
+    assert!(viewer.play(&node.ticket("a.mp4", None), None).await.is_ok());
+    node.context.sessions().wait_for(|count| *count == 1).await.expect("that one ends, and the other goes on");
 
     drain.end(Duration::from_secs(3600));
     drain.undo();

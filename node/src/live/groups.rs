@@ -30,11 +30,11 @@ pub(crate) struct Arrived {
 
 /// The publishers of one connection, by their subscriptions.
 #[derive(Clone, Default)]
-pub(crate) struct Board(Arc<Mutex<HashMap<u64, mpsc::Sender<Arrived>>>>);
+pub(crate) struct GroupRouter(Arc<Mutex<HashMap<u64, mpsc::Sender<Arrived>>>>);
 
 /// A publisher's place on its connection's board, until it drops.
 pub(crate) struct Place {
-    board: Board,
+    board: GroupRouter,
     subscription: u64,
 }
 
@@ -44,7 +44,7 @@ impl Drop for Place {
     }
 }
 
-impl Board {
+impl GroupRouter {
     /// From here on the groups of this subscription come to the receiver.
     pub(crate) fn sit(&self, subscription: u64, streams: usize) -> (Place, mpsc::Receiver<Arrived>) {
         let (sender, groups) = mpsc::channel(streams);

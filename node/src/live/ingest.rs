@@ -12,7 +12,7 @@ use usher_proto::{
 };
 use usher_transport::{Connection, RecvStream};
 
-use super::{Board, Live, Publishing, groups};
+use super::{GroupRouter, Live, Publishing, groups};
 
 /// Groups that a publisher may have on their way.
 const STREAMS: u32 = 16;
@@ -50,7 +50,7 @@ pub(crate) async fn run(
     live: &Arc<Live>,
     publishing: &mut Publishing,
     connection: &Connection,
-    (board, subscription): (&Board, u64),
+    (board, subscription): (&GroupRouter, u64),
     (receive, decoder): (&mut RecvStream, Decoder),
 ) -> Ended {
     let (_place, mut arrived) = board.sit(subscription, STREAMS as usize);

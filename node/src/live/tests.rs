@@ -1,4 +1,4 @@
-//! Feeds on a stage: a publisher and viewers who speak the protocol by hand, on loopback.
+//! Feeds on a node: a publisher and viewers who speak the protocol by hand, on loopback.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use usher_proto::{
 };
 
 use super::*;
-use crate::stage::{NODE, Stage, Viewer, claims};
+use crate::test_node::{NODE, TestNode, Viewer, claims};
 
 const NAME: &str = "live/a";
 const WHOLE: Flags = Flags { whole: true, last: false };
@@ -27,7 +27,7 @@ fn signer() -> FeedSigner {
     FeedSigner::from_seed(&[9; 32])
 }
 
-fn feed_ticket(stage: &Stage, right: Right, change: impl FnOnce(&mut FeedGrant)) -> String {
+fn feed_ticket(node: &TestNode, right: Right, change: impl FnOnce(&mut FeedGrant)) -> String {
     let mut grant = FeedGrant {
         right,
         key: signer().key(),
@@ -37,7 +37,7 @@ fn feed_ticket(stage: &Stage, right: Right, change: impl FnOnce(&mut FeedGrant))
         record: false,
     };
     change(&mut grant);
-    stage.sign(&Claims { feed: Some(grant.to_claims()), purpose: Purpose::Play, ..claims(NAME, None) })
+    node.sign(&Claims { feed: Some(grant.to_claims()), purpose: Purpose::Play, ..claims(NAME, None) })
 }
 
 /// The frames of one stream.
@@ -81,11 +81,11 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn open(stage: &Stage, change: impl FnOnce(&mut FeedGrant)) -> Result<Self, Code> {
-        let ticket = feed_ticket(stage, Right::Publish, change);
+    async fn open(node: &TestNode, change: impl FnOnce(&mut FeedGrant)) -> Result<Self, Code> {
+        let ticket = feed_ticket(node, Right::Publish, change);
         let publish = Some(FeedOffer { media_type: "video/mp2t".into(), ..FeedOffer::default() });
         let open = wire::message(Kind::Open, &Open { ticket, publish, ..Open::default() }).expect("short enough");
-        let viewer = stage.viewer().await;
+        let viewer = node.viewer().await;
         let (send, receive) = viewer.send(&open).await;
         let mut control = Frames::new(receive);
         let feed = setup(&mut control).await?.feed.expect("a feed's");
@@ -153,10 +153,10 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn open(stage: &Stage, start: FeedStart) -> Result<Self, Code> {
-        let ticket = feed_ticket(stage, Right::Watch, |_| {});
+    async fn open(node: &TestNode, start: FeedStart) -> Result<Self, Code> {
+        let ticket = feed_ticket(node, Right::Watch, |_| {});
         let open = wire::message(Kind::Open, &Open { ticket, watch: Some(start), ..Open::default() });
-        let viewer = stage.viewer().await;
+        let viewer = node.viewer().await;
         // A client lets streams in once it watches.
         viewer.connection.set_max_concurrent_uni_streams(32_u32.into());
         let (send, receive) = viewer.send(&open.expect("short enough")).await;
@@ -182,10 +182,10 @@ impl Watcher {
 }
 
 /// Waits until the node's feed is so.
-async fn until(stage: &Stage, what: &str, so: impl Fn(Option<&FeedState>) -> bool) {
+async fn until(node: &TestNode, what: &str, so: impl Fn(Option<&FeedState>) -> bool) {
     let seen = async {
         loop {
-            if so(stage.house.live.states().first()) {
+            if so(node.services.live.states().first()) {
                 return;
             }
             tokio::task::yield_now().await;
@@ -196,17 +196,17 @@ async fn until(stage: &Stage, what: &str, so: impl Fn(Option<&FeedState>) -> boo
 
 #[tokio::test]
 async fn what_goes_in_comes_out_to_everyone_from_the_last_whole_group_on() {
-    let stage = Stage::with(&[]).await;
-    let mut publisher = Publisher::open(&stage, |_| {}).await.expect("let in");
+    let node = TestNode::with(&[]).await;
+    let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     assert_eq!(publisher.first, 100, "as its ticket says");
     publisher.whole(100).await;
     publisher.whole(101).await;
     let frames = publisher.group(102, &[(WHOLE, "102"), (LAST, "!")]);
     let mut newest = publisher.begin(&frames[..2]).await;
-    until(&stage, "the third group has begun", |feed| feed.is_some_and(|feed| feed.newest == 102)).await;
-    let watcher = Watcher::open(&stage, FeedStart::default()).await.expect("let in");
-    let eager = Watcher::open(&stage, FeedStart { newest: true, ..FeedStart::default() }).await.expect("let in");
-    let early = Watcher::open(&stage, FeedStart { from_group: 1, ..FeedStart::default() }).await.expect("let in");
+    until(&node, "the third group has begun", |feed| feed.is_some_and(|feed| feed.newest == 102)).await;
+    let watcher = Watcher::open(&node, FeedStart::default()).await.expect("let in");
+    let eager = Watcher::open(&node, FeedStart { newest: true, ..FeedStart::default() }).await.expect("let in");
+    let early = Watcher::open(&node, FeedStart { from_group: 1, ..FeedStart::default() }).await.expect("let in");
     assert_eq!((watcher.first, eager.first, early.first), (101, 102, 100));
     newest.write_all(&frames[2]).await.expect("written");
     newest.finish().expect("finished");
@@ -215,45 +215,45 @@ async fn what_goes_in_comes_out_to_everyone_from_the_last_whole_group_on() {
         assert_eq!(watcher.group().await, (102, "102!".into(), true));
     }
     assert_eq!(early.group().await, (100, "100!".into(), true));
-    until(&stage, "all are counted", |feed| feed.is_some_and(|feed| feed.viewers == 3)).await;
+    until(&node, "all are counted", |feed| feed.is_some_and(|feed| feed.viewers == 3)).await;
     publisher.finish(103).await;
     let mut control = watcher.control;
     let Some(Frame::Finish(finish)) = control.next().await else { panic!("no end") };
     assert_eq!(finish.end_group, 103);
-    assert!(stage.house.live.states().is_empty());
-    assert_eq!(stage.house.live.bytes(), 0);
-    assert_eq!(Publisher::open(&stage, |_| {}).await.map(|publisher| publisher.first), Ok(100), "it may come again");
+    assert!(node.services.live.states().is_empty());
+    assert_eq!(node.services.live.bytes(), 0);
+    assert_eq!(Publisher::open(&node, |_| {}).await.map(|publisher| publisher.first), Ok(100), "it may come again");
 }
 
 #[tokio::test]
 async fn one_publisher_at_a_time() {
-    let stage = Stage::with(&[]).await;
-    let mut first = Publisher::open(&stage, |_| {}).await.expect("let in");
+    let node = TestNode::with(&[]).await;
+    let mut first = Publisher::open(&node, |_| {}).await.expect("let in");
     first.whole(100).await;
     let other = |grant: &mut FeedGrant| grant.publisher = PublisherId(2);
-    assert_eq!(Publisher::open(&stage, other).await.err(), Some(Code::Exists));
+    assert_eq!(Publisher::open(&node, other).await.err(), Some(Code::Exists));
     let take_over = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
-    let second = Publisher::open(&stage, take_over).await.expect("taken over");
+    let second = Publisher::open(&node, take_over).await.expect("taken over");
     assert_eq!((first.refused().await, second.first), (Code::Exists, 101));
     // One that comes back as itself takes its own place.
-    let again = Publisher::open(&stage, |grant| grant.publisher = PublisherId(2)).await;
+    let again = Publisher::open(&node, |grant| grant.publisher = PublisherId(2)).await;
     assert!(again.is_ok());
 }
 
 #[tokio::test]
 async fn a_group_that_is_sent_again_goes_on_where_it_was_cut() {
-    let stage = Stage::with(&[]).await;
-    let mut publisher = Publisher::open(&stage, |_| {}).await.expect("let in");
+    let node = TestNode::with(&[]).await;
+    let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     let frames = publisher.group(100, &[(WHOLE, "a"), (WHOLE, "b"), (LAST, "c")]);
     let cut = publisher.begin(&frames[..2]).await;
     let watcher = {
-        until(&stage, "its beginning is here", |feed| feed.is_some_and(|feed| feed.newest == 100)).await;
-        Watcher::open(&stage, FeedStart::default()).await.expect("let in")
+        until(&node, "its beginning is here", |feed| feed.is_some_and(|feed| feed.newest == 100)).await;
+        Watcher::open(&node, FeedStart::default()).await.expect("let in")
     };
     publisher.viewer.connection.close(0_u32.into(), b"");
     drop(cut);
-    until(&stage, "it is awaited", |feed| feed.is_some_and(|feed| feed.interrupted)).await;
-    let mut again = Publisher::open(&stage, |_| {}).await.expect("let in");
+    until(&node, "it is awaited", |feed| feed.is_some_and(|feed| feed.interrupted)).await;
+    let mut again = Publisher::open(&node, |_| {}).await.expect("let in");
     let frames = again.group(100, &[(WHOLE, "a"), (WHOLE, "b"), (LAST, "c")]);
     let mut whole = again.begin(&frames).await;
     whole.finish().expect("finished");
@@ -262,7 +262,7 @@ async fn a_group_that_is_sent_again_goes_on_where_it_was_cut() {
     let previous = again.previous;
     let frames = again.group(101, &[(WHOLE, "y")]);
     let _open = again.begin(&frames).await;
-    until(&stage, "its beginning is here", |feed| feed.is_some_and(|feed| feed.newest == 101)).await;
+    until(&node, "its beginning is here", |feed| feed.is_some_and(|feed| feed.newest == 101)).await;
     again.previous = previous;
     let frames = again.group(101, &[(WHOLE, "x")]);
     let _open = again.begin(&frames).await;
@@ -271,10 +271,10 @@ async fn a_group_that_is_sent_again_goes_on_where_it_was_cut() {
 
 #[tokio::test]
 async fn what_is_not_signed_goes_no_further() {
-    let stage = Stage::with(&[]).await;
-    let mut publisher = Publisher::open(&stage, |_| {}).await.expect("let in");
+    let node = TestNode::with(&[]).await;
+    let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     publisher.whole(100).await;
-    let watcher = Watcher::open(&stage, FeedStart::default()).await.expect("let in");
+    let watcher = Watcher::open(&node, FeedStart::default()).await.expect("let in");
     assert_eq!(watcher.group().await.0, 100);
     let mut frames = publisher.group(101, &[(WHOLE, "good")]);
     let mut forged = frames[1].to_vec();
@@ -282,16 +282,16 @@ async fn what_is_not_signed_goes_no_further() {
     frames[1] = forged.into();
     publisher.begin(&frames).await;
     assert_eq!(publisher.refused().await, Code::VerificationFailed);
-    assert_eq!(stage.house.live.states().first().map(|feed| feed.newest), Some(100));
+    assert_eq!(node.services.live.states().first().map(|feed| feed.newest), Some(100));
 }
 
 #[tokio::test]
 async fn what_a_publisher_must_not_say() {
-    let stage = Stage::with(&[]).await;
+    let node = TestNode::with(&[]).await;
     for (what, frames) in
         [("a control frame", vec![wire::values(Kind::Hashes, &[[0; 32]])]), ("a piece after the last", vec![])]
     {
-        let mut publisher = Publisher::open(&stage, |_| {}).await.expect("let in");
+        let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
         let mut group = publisher.group(100, &[(LAST, "")]);
         if frames.is_empty() {
             let more = publisher.group(101, &[(WHOLE, "more")]);
@@ -305,8 +305,8 @@ async fn what_a_publisher_must_not_say() {
         let code = publisher.refused().await;
         assert!(matches!(code, Code::BadRequest | Code::VerificationFailed), "{what}: {code:?}");
     }
-    let ticket = feed_ticket(&stage, Right::Publish, |_| {});
-    let viewer = stage.viewer().await;
+    let ticket = feed_ticket(&node, Right::Publish, |_| {});
+    let viewer = node.viewer().await;
     let watch = Some(FeedStart::default());
     let open = wire::message(Kind::Open, &Open { ticket, watch, ..Open::default() }).expect("short enough");
     let (_send, receive) = viewer.send(&open).await;
@@ -318,12 +318,12 @@ async fn what_a_publisher_must_not_say() {
 
 #[tokio::test]
 async fn who_reads_nothing_is_skipped_ahead_and_nobody_else_misses_anything() {
-    let stage = Stage::with(&[]).await;
-    let mut publisher = Publisher::open(&stage, |_| {}).await.expect("let in");
+    let node = TestNode::with(&[]).await;
+    let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     publisher.whole(100).await;
     let latency_ms = 3000;
-    let mut slow = Watcher::open(&stage, FeedStart { latency_ms, ..FeedStart::default() }).await.expect("let in");
-    let well = Watcher::open(&stage, FeedStart { latency_ms, ..FeedStart::default() }).await.expect("let in");
+    let mut slow = Watcher::open(&node, FeedStart { latency_ms, ..FeedStart::default() }).await.expect("let in");
+    let well = Watcher::open(&node, FeedStart { latency_ms, ..FeedStart::default() }).await.expect("let in");
     assert_eq!(well.group().await.0, 100);
     // More than any window of a connection holds.
     let much = "x".repeat(60_000);
@@ -337,17 +337,17 @@ async fn who_reads_nothing_is_skipped_ahead_and_nobody_else_misses_anything() {
     }
     let Some(Frame::Skipped(skipped)) = slow.control.next().await else { panic!("not told") };
     assert!(skipped.first >= 100 && skipped.end > skipped.first && skipped.end <= 141, "{skipped:?}");
-    assert!(stage.house.live.bytes() <= 64 << 20, "the oldest went");
+    assert!(node.services.live.bytes() <= 64 << 20, "the oldest went");
 }
 
 #[tokio::test]
 async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
-    let (origin, second, edge) = (Stage::with(&[]).await, Stage::with(&[]).await, Stage::with(&[]).await);
-    let seat = |stage: &Stage, change: &dyn Fn(&mut FeedGrant)| SeatAddress {
+    let (origin, second, edge) = (TestNode::with(&[]).await, TestNode::with(&[]).await, TestNode::with(&[]).await);
+    let seat = |node: &TestNode, change: &dyn Fn(&mut FeedGrant)| SeatAddress {
         node: NodeName::parse(NODE).expect("a name"),
-        addresses: vec![stage.address],
-        pins: stage.presence.subscribe().borrow().certificates.clone(),
-        ticket: feed_ticket(stage, Right::Relay, |grant| change(grant)),
+        addresses: vec![node.address],
+        pins: node.presence.subscribe().borrow().certificates.clone(),
+        ticket: feed_ticket(node, Right::Relay, |grant| change(grant)),
         lifetime: None,
     };
     let title = Title::parse(NAME).expect("a title");
@@ -361,13 +361,13 @@ async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
     publisher.whole(100).await;
     publisher.whole(101).await;
     // The second node has it from the first, and the edge from the second.
-    second.house.live.ordered(relay(vec![seat(&origin, &|_| {})]));
-    edge.house.live.ordered(relay(vec![seat(&second, &|_| {}), seat(&origin, &|_| {})]));
+    second.services.live.ordered(relay(vec![seat(&origin, &|_| {})]));
+    edge.services.live.ordered(relay(vec![seat(&second, &|_| {}), seat(&origin, &|_| {})]));
     let watcher = Watcher::open(&edge, FeedStart::default()).await.expect("let in");
     assert_eq!(watcher.group().await, (101, "101!".into(), true));
     publisher.whole(102).await;
     assert_eq!(watcher.group().await.0, 102);
-    assert_eq!(second.house.live.states().first().map(|feed| (feed.relays, feed.viewers)), Some((1, 0)));
+    assert_eq!(second.services.live.states().first().map(|feed| (feed.relays, feed.viewers)), Some((1, 0)));
     // The second one dies: the edge goes on at the next that it was told of.
     second.server.close().await;
     publisher.whole(103).await;
@@ -382,14 +382,14 @@ async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
             other => assert!(other.is_some(), "no end"),
         }
     }
-    assert_eq!(Bitrate(0), edge.house.live.states().first().map_or(Bitrate(0), |feed| feed.bitrate));
+    assert_eq!(Bitrate(0), edge.services.live.states().first().map_or(Bitrate(0), |feed| feed.bitrate));
 }
 
 #[tokio::test]
 async fn a_node_that_has_no_upstream_asks_for_one() {
-    let stage = Stage::with(&[]).await;
-    let live = Arc::clone(&stage.house.live);
-    let opening = tokio::spawn(async move { Watcher::open(&stage, FeedStart::default()).await.map(|_| ()) });
+    let node = TestNode::with(&[]).await;
+    let live = Arc::clone(&node.services.live);
+    let opening = tokio::spawn(async move { Watcher::open(&node, FeedStart::default()).await.map(|_| ()) });
     live.tells().await;
     let wanted = async {
         loop {
@@ -410,10 +410,10 @@ async fn a_node_that_has_no_upstream_asks_for_one() {
 
 #[tokio::test]
 async fn a_draining_node_sends_publishers_elsewhere() {
-    let stage = Stage::with(&[]).await;
-    let mut publisher = Publisher::open(&stage, |_| {}).await.expect("let in");
+    let node = TestNode::with(&[]).await;
+    let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     publisher.whole(100).await;
-    stage.house.drain();
+    node.services.drain();
     assert_eq!(publisher.refused().await, Code::Draining);
-    assert_eq!(Publisher::open(&stage, |_| {}).await.err(), Some(Code::Draining));
+    assert_eq!(Publisher::open(&node, |_| {}).await.err(), Some(Code::Draining));
 }

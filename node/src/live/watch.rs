@@ -19,10 +19,10 @@ use usher_transport::{Connection, SendStream};
 
 use super::Watching;
 use crate::{
+    context::ActiveSession,
     core::feed::Next,
-    house::Running,
-    moves::{Enrolled, Order},
-    quic::Sending,
+    moves::{Movable, MoveOrder},
+    send_window::WindowShare,
 };
 
 /// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
@@ -30,7 +30,7 @@ const GAP: Duration = Duration::from_millis(300);
 
 /// Why it ended early.
 #[derive(Debug)]
-pub(crate) enum Lost {
+pub(crate) enum WatchError {
     /// The client, or the connection, is gone.
     Gone,
     /// The node cannot go on, or the client must not.
@@ -43,9 +43,9 @@ pub(crate) struct Watch<'a> {
     pub(crate) connection: &'a Connection,
     /// The session's own stream.
     pub(crate) control: &'a mut SendStream,
-    pub(crate) running: &'a mut Running,
-    pub(crate) sending: &'a Sending<'a>,
-    pub(crate) enrolled: &'a mut Enrolled,
+    pub(crate) active: &'a mut ActiveSession,
+    pub(crate) share: &'a WindowShare<'a>,
+    pub(crate) movable: &'a mut Movable,
     pub(crate) subscription: u64,
     /// The group to begin with.
     pub(crate) first: u64,
@@ -67,7 +67,7 @@ enum Sent {
 
 impl Watch<'_> {
     /// Sends until the feed is over, or the session goes on elsewhere.
-    pub(crate) async fn run(mut self) -> Result<(), Lost> {
+    pub(crate) async fn run(mut self) -> Result<(), WatchError> {
         let mut changed = self.watching.follow();
         let (mut at, mut until, mut gap) = (self.first, None, None);
         loop {
@@ -101,7 +101,7 @@ impl Watch<'_> {
                     };
                 }
                 (None, Some(end)) => {
-                    self.enrolled.close();
+                    self.movable.close();
                     let finish = Finish { content_id: Vec::new(), end_group: end };
                     return self.say(wire::message(Kind::Finish, &finish)).await;
                 }
@@ -113,21 +113,21 @@ impl Watch<'_> {
     }
 
     /// Waits for something new, or for the order to go on elsewhere.
-    async fn wait(&mut self, changed: &mut signal::Receiver<()>, until: &mut Option<u64>) -> Result<(), Lost> {
-        self.running.offers();
+    async fn wait(&mut self, changed: &mut signal::Receiver<()>, until: &mut Option<u64>) -> Result<(), WatchError> {
+        self.active.offers();
         tokio::select! {
             changed = changed.changed() => drop(changed),
-            order = self.enrolled.ordered(), if until.is_none() => *until = Some(self.leave(order).await?),
+            order = self.movable.ordered(), if until.is_none() => *until = Some(self.leave(order).await?),
         }
         Ok(())
     }
 
     /// Tells the client where the session goes on, and with which group.
-    async fn leave(&mut self, order: Order) -> Result<u64, Lost> {
+    async fn leave(&mut self, order: MoveOrder) -> Result<u64, WatchError> {
         // What is being made comes from both: who has begun it here may not get its end.
         let until = self.watching.room.lock().feed.resume_from();
         self.say(Some(order.order.frame(until))).await?;
-        self.enrolled.leaves(order);
+        self.movable.leaves(order);
         Ok(until)
     }
 
@@ -136,15 +136,16 @@ impl Watch<'_> {
         head: &GroupHead,
         changed: &mut signal::Receiver<()>,
         until: &mut Option<u64>,
-    ) -> Result<Sent, Lost> {
+    ) -> Result<Sent, WatchError> {
         let sequence = head.sequence;
         let opened = time::timeout(self.stall, self.connection.open_uni()).await;
-        let Ok(mut stream) = opened.map_err(|_| self.stalled())? else { return Err(Lost::Gone) };
+        let Ok(mut stream) = opened.map_err(|_| self.stalled())? else { return Err(WatchError::Gone) };
         // Newer groups go first.
         let newer = i32::try_from(sequence.saturating_sub(self.first)).unwrap_or(i32::MAX);
         drop(stream.set_priority(newer));
         let frame = wire::message(Kind::FeedGroup, &head.to_pb(self.subscription));
-        let mut next = Next::Piece(frame.ok_or_else(|| Lost::Fault(Fault::new(Code::Internal, "a head is too long")))?);
+        let mut next =
+            Next::Piece(frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a head is too long")))?);
         let mut sent = 0;
         loop {
             match next {
@@ -185,23 +186,23 @@ impl Watch<'_> {
         frame: Bytes,
         sequence: u64,
         changed: &mut signal::Receiver<()>,
-    ) -> Result<Sent, Lost> {
-        self.running.turn(frame.len() as u64).await;
+    ) -> Result<Sent, WatchError> {
+        self.active.turn(frame.len() as u64).await;
         let mut chunks = [frame];
         let mut moved = Instant::now();
         while !chunks[0].is_empty() {
-            self.running.offers();
+            self.active.offers();
             tokio::select! {
                 biased;
                 written = stream.write_chunks(&mut chunks) => match written {
                     // `write_chunks` leaves in each chunk what it did not take.
                     Ok(written) => {
-                        self.running.sent(written.bytes as u64);
-                        self.sending.wrote(written.bytes as u64);
+                        self.active.sent(written.bytes as u64);
+                        self.share.wrote(written.bytes as u64);
                         moved = Instant::now();
                     }
                     Err(WriteError::Stopped(_)) => return Ok(Sent::Unwanted),
-                    Err(_) => return Err(Lost::Gone),
+                    Err(_) => return Err(WatchError::Gone),
                 },
                 news = changed.changed() => {
                     let next = self.watching.room.lock().feed.skip(sequence, self.latency);
@@ -210,7 +211,7 @@ impl Watch<'_> {
                         return Ok(Sent::Skip(next));
                     }
                     if news.is_err() {
-                        return Err(Lost::Gone);
+                        return Err(WatchError::Gone);
                     }
                 }
                 () = time::sleep_until(moved + self.stall) => return Err(self.stalled()),
@@ -219,20 +220,20 @@ impl Watch<'_> {
         Ok(Sent::Whole)
     }
 
-    fn stalled(&self) -> Lost {
-        Lost::Fault(Fault::new(Code::Timeout, format!("nothing was read for {} s", self.stall.as_secs())))
+    fn stalled(&self) -> WatchError {
+        WatchError::Fault(Fault::new(Code::Timeout, format!("nothing was read for {} s", self.stall.as_secs())))
     }
 
-    async fn skipped(&mut self, first: u64, end: u64) -> Result<(), Lost> {
+    async fn skipped(&mut self, first: u64, end: u64) -> Result<(), WatchError> {
         self.say(wire::message(Kind::Skipped, &Skipped { first, end })).await
     }
 
     /// Says something short on the session's own stream.
-    async fn say(&mut self, frame: Option<Bytes>) -> Result<(), Lost> {
-        let frame = frame.ok_or_else(|| Lost::Fault(Fault::new(Code::Internal, "a frame is too long")))?;
+    async fn say(&mut self, frame: Option<Bytes>) -> Result<(), WatchError> {
+        let frame = frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a frame is too long")))?;
         match time::timeout(self.stall, self.control.write_chunk(frame)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Lost::Gone),
+            Ok(Err(_)) => Err(WatchError::Gone),
             Err(_) => Err(self.stalled()),
         }
     }

@@ -1,4 +1,4 @@
-//! Reads what a stream begins with, an Open or a Renew message: bounded in size, and by its caller in time.
+//! Reads the first message of a stream, Open or Renew. Bounds its size; the caller bounds its time.
 
 use quinn::ReadError;
 use usher_proto::{
@@ -8,24 +8,24 @@ use usher_proto::{
 };
 use usher_transport::RecvStream;
 
-/// Why there is no such message.
+/// The reason why there is no first message.
 pub(super) enum HeaderError {
-    /// The client sent something else, and is told.
+    /// The client sent something else, and receives the fault.
     Bad(Fault),
-    /// There is no client any more.
+    /// The client is gone.
     Gone,
 }
 
-/// What a stream begins with.
-pub(super) enum First {
-    /// A session. What came behind its message is in the decoder.
+/// The first message of a stream.
+pub(super) enum FirstMessage {
+    /// Opens a session. The decoder holds the bytes behind the message.
     Open(Box<Open>, Decoder),
-    /// A session of another stream is to run on.
+    /// Renews the session of another stream.
     Renew(Renew),
 }
 
-/// Reads the first frame.
-pub(super) async fn read(receive: &mut RecvStream) -> Result<First, HeaderError> {
+/// Reads the first message.
+pub(super) async fn read(receive: &mut RecvStream) -> Result<FirstMessage, HeaderError> {
     let mut decoder = Decoder::default();
     let mut buffer = [0; 2048];
     let mut first = true;
@@ -36,17 +36,17 @@ pub(super) async fn read(receive: &mut RecvStream) -> Result<First, HeaderError>
             Err(ReadError::Reset(_) | ReadError::ConnectionLost(_)) => return Err(HeaderError::Gone),
             Err(error) => return Err(HeaderError::Bad(Fault::new(Code::BadRequest, error.to_string()))),
         };
-        // Other frames may be longer than these: what is not one is refused before it is kept.
+        // Other frames may be longer than these two, so they are refused before they are buffered.
         if std::mem::take(&mut first) && ![Kind::Open, Kind::Renew].iter().any(|kind| buffer[0] == *kind as u8) {
             return Err(bad(&WireError::Kind(buffer[0])));
         }
         decoder.push(&buffer[..read]);
         match decoder.next_frame() {
             Ok(None) => {}
-            Ok(Some(Frame::Open(open))) => return Ok(First::Open(Box::new(open), decoder)),
-            // Nothing follows it; what comes nevertheless is not read.
-            Ok(Some(Frame::Renew(renew))) => return Ok(First::Renew(renew)),
-            // The first byte is that of one of them.
+            Ok(Some(Frame::Open(open))) => return Ok(FirstMessage::Open(Box::new(open), decoder)),
+            // Nothing may follow it; further bytes are not read.
+            Ok(Some(Frame::Renew(renew))) => return Ok(FirstMessage::Renew(renew)),
+            // Unreachable: the first byte is the kind of one of them.
             Ok(Some(_)) => return Err(bad(&WireError::Malformed(Kind::Open))),
             Err(error) => return Err(bad(&error)),
         }

@@ -22,7 +22,7 @@ use usher_proto::{
 use super::*;
 use crate::{
     media::clips::{mp4, rot},
-    stage::{End, Stage, Viewer, claims, open, receive, settings},
+    test_node::{End, TestNode, Viewer, claims, open, receive, settings},
 };
 
 fn id(data: &[u8]) -> ContentId {
@@ -41,71 +41,71 @@ async fn titles_of_every_shape_arrive_verified() {
         ("pages.mp4", mp4(3, (PAGE + 9 * GROUP) as usize + 11)),
     ];
     let named: Vec<(&str, &[u8])> = files.iter().map(|(name, data)| (*name, data.as_slice())).collect();
-    let stage = Stage::with(&named).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&named).await;
+    let viewer = node.viewer().await;
     for (name, data) in &files {
         let content = id(data);
-        let got = viewer.play(&stage.ticket(name, Some(content)), None).await.expect("plays");
+        let got = viewer.play(&node.ticket(name, Some(content)), None).await.expect("plays");
         assert!(got.data == *data && got.content == content, "{name}");
         assert_eq!((got.setup.title.as_str(), got.setup.size), (*name, data.len() as u64));
         // A ticket from before it was hashed is as good.
-        let got = viewer.play(&stage.ticket(name, None), range(0, 1)).await.expect("plays");
+        let got = viewer.play(&node.ticket(name, None), range(0, 1)).await.expect("plays");
         assert_eq!(got.data, data[..data.len().min(GROUP as usize)]);
     }
     let data = &files[2].1;
-    let got = viewer.play(&stage.ticket("pages.mp4", Some(id(data))), range(PAGE - 1, PAGE + 1)).await.expect("plays");
+    let got = viewer.play(&node.ticket("pages.mp4", Some(id(data))), range(PAGE - 1, PAGE + 1)).await.expect("plays");
     assert_eq!(got.setup.range, range(PAGE - GROUP, PAGE + GROUP));
     assert!(got.data == data[(PAGE - GROUP) as usize..(PAGE + GROUP) as usize]);
-    stage.house.idle().await;
+    node.context.idle().await;
     let sent: usize = files.iter().map(|(_, data)| data.len()).sum();
-    assert!(stage.house.meter().sent_bytes() > sent as u64);
-    assert_eq!(stage.house.meter().sessions(), 0);
+    assert!(node.context.meter().sent_bytes() > sent as u64);
+    assert_eq!(node.context.meter().sessions(), 0);
 }
 
 #[tokio::test]
 async fn a_viewer_has_every_byte_however_few_it_takes_at_a_time() {
     let data = mp4(5, 4 * GROUP as usize + 3);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
     // Less than is read at a time, about as much, and more.
     for window in [700, 5_000, 33_000, 200_000] {
-        let viewer = stage.sipping(window).await;
+        let viewer = node.sipping(window).await;
         let mut claims = claims("a.mp4", Some(id(&data)));
         (claims.purpose, claims.rate) = (Purpose::Play, 100_000_000);
-        let got = viewer.play(&stage.sign(&claims), None).await.expect("plays");
+        let got = viewer.play(&node.sign(&claims), None).await.expect("plays");
         assert!(got.data == data, "{window}");
     }
-    stage.house.idle().await;
-    assert_eq!(stage.house.viewers.load(std::sync::atomic::Ordering::Relaxed), 0);
+    node.context.idle().await;
+    assert_eq!(node.context.viewers.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn a_title_is_served_before_it_is_hashed() {
     let data = mp4(4, (PAGE + 3 * GROUP) as usize + 1);
-    let stage = Stage::set(&[("big.mp4", &data)], settings(), Bitrate(100_000_000_000), false).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::set(&[("big.mp4", &data)], settings(), Bitrate(100_000_000_000), false).await;
+    let viewer = node.viewer().await;
     // Hashed meanwhile or not: the viewer checks what comes in either order.
-    let got = viewer.play(&stage.ticket("big.mp4", None), range(GROUP, 0)).await.expect("plays");
+    let got = viewer.play(&node.ticket("big.mp4", None), range(GROUP, 0)).await.expect("plays");
     assert!(got.data == data[GROUP as usize..] && got.content == id(&data));
-    assert_eq!(stage.house.library.stats().unhashed, 0);
+    assert_eq!(node.context.library.stats().unhashed, 0);
 }
 
 #[tokio::test]
 async fn only_a_good_ticket_opens() {
     let data = mp4(1, 3 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    stage.house.meter().listen();
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    node.context.meter().listen();
+    let viewer = node.viewer().await;
     let good = claims("a.mp4", Some(id(&data)));
     let expired = |mut claims: usher_proto::ticket::Claims| {
         (claims.nbf, claims.exp) = (claims.nbf - 200, claims.exp - 140);
-        stage.sign(&claims)
+        node.sign(&claims)
     };
-    let mut altered = stage.sign(&good);
+    let mut altered = node.sign(&good);
     altered.replace_range(altered.len() - 4..altered.len() - 2, if altered.contains("AA") { "BB" } else { "AA" });
     let with = |change: fn(&mut usher_proto::ticket::Claims)| {
         let mut claims = claims("a.mp4", Some(id(&data)));
         change(&mut claims);
-        stage.sign(&claims)
+        node.sign(&claims)
     };
     let table = [
         ("altered", altered, None, Code::TicketInvalid),
@@ -113,21 +113,21 @@ async fn only_a_good_ticket_opens() {
         ("none", String::new(), None, Code::TicketInvalid),
         ("expired", expired(good.clone()), None, Code::TicketExpired),
         ("other node", with(|claims| claims.aud = "node-2".into()), None, Code::TicketMismatch),
-        ("other title", stage.ticket("b.mp4", None), None, Code::ContentChanged),
-        ("other content", stage.ticket("a.mp4", Some(ContentId([1; 32]))), None, Code::ContentChanged),
+        ("other title", node.ticket("b.mp4", None), None, Code::ContentChanged),
+        ("other content", node.ticket("a.mp4", Some(ContentId([1; 32]))), None, Code::ContentChanged),
         ("outside the title", with(|_| {}), range(1 << 30, 0), Code::BadRange),
         ("outside the ticket", with(|claims| claims.end = Some(5)), range(GROUP, 0), Code::TicketMismatch),
     ];
     for (what, ticket, range, code) in table {
         assert_eq!(viewer.play(&ticket, range).await, Err(End::Refused(code)), "{what}");
     }
-    let ticket = stage.sign(&good);
+    let ticket = node.sign(&good);
     assert!(viewer.play(&ticket, None).await.is_ok());
     assert_eq!(viewer.play(&ticket, None).await, Err(End::Refused(Code::TicketReplayed)));
     // Refused or begun, whatever had a good signature is settled, once.
-    stage.house.idle().await;
+    node.context.idle().await;
     let mut settled = HashSet::new();
-    let told = || stage.house.meter().tell(std::time::Instant::now());
+    let told = || node.context.meter().tell(std::time::Instant::now());
     while let Some(told) = told() {
         let ids = told.turned.iter().map(|turned| turned.session).chain(told.ended);
         ids.for_each(|id| assert!(settled.insert(id)));
@@ -138,9 +138,9 @@ async fn only_a_good_ticket_opens() {
 #[tokio::test]
 async fn a_ticket_shown_many_times_at_once_opens_one_session() {
     let data = mp4(1, 3 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
-    let ticket = stage.ticket("a.mp4", None);
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let ticket = node.ticket("a.mp4", None);
     let ends = join_all((0..20).map(|_| viewer.play(&ticket, None))).await;
     assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1);
     assert_eq!(ends.iter().filter(|end| **end == Err(End::Refused(Code::TicketReplayed))).count(), 19);
@@ -149,10 +149,10 @@ async fn a_ticket_shown_many_times_at_once_opens_one_session() {
 #[tokio::test]
 async fn a_bad_header_harms_nobody_else() {
     let data = mp4(1, 40 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
-    let mut other = viewer.open(&stage.ticket("a.mp4", None), None).await;
-    let good = open(&stage.ticket("a.mp4", None), None);
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let mut other = viewer.open(&node.ticket("a.mp4", None), None).await;
+    let good = open(&node.ticket("a.mp4", None), None);
     let oversized = [&[1][..], &(MAX_OPEN as u32 + 1).to_be_bytes(), &[0; 64]].concat();
     let undecodable = [&header(usher_proto::wire::Kind::Open, 9)[..], &[0xff; 9]].concat();
     for (what, bytes) in [
@@ -184,9 +184,9 @@ async fn a_bad_header_harms_nobody_else() {
 
 #[tokio::test]
 async fn a_client_that_says_nothing_is_told_so() {
-    let quick = Settings { open_timeout: Duration::from_millis(20), ..settings() };
-    let stage = Stage::set(&[("a.mp4", &mp4(1, 9))], quick, Bitrate(1_000_000_000), true).await;
-    let viewer = stage.viewer().await;
+    let quick = QuicSettings { open_timeout: Duration::from_millis(20), ..settings() };
+    let node = TestNode::set(&[("a.mp4", &mp4(1, 9))], quick, Bitrate(1_000_000_000), true).await;
+    let viewer = node.viewer().await;
     let (_send, mut stream) = viewer.send(&[1]).await;
     assert_eq!(receive(&mut stream).await, Err(End::Refused(Code::Timeout)));
 }
@@ -195,34 +195,34 @@ async fn a_client_that_says_nothing_is_told_so() {
 async fn a_hundred_videos_on_one_connection_and_one_that_stalls() {
     // More than a stream's window of the one that stalls.
     let (data, long) = (mp4(1, 8 * GROUP as usize), mp4(2, 40 * GROUP as usize));
-    let stage = Stage::with(&[("a.mp4", &data), ("long.mp4", &long)]).await;
-    let viewer = stage.viewer().await;
-    let mut stalled = viewer.open(&stage.ticket("long.mp4", None), None).await;
+    let node = TestNode::with(&[("a.mp4", &data), ("long.mp4", &long)]).await;
+    let viewer = node.viewer().await;
+    let mut stalled = viewer.open(&node.ticket("long.mp4", None), None).await;
     let tickets: Vec<String> = (0..100)
         .map(|i| {
             let mut claims = claims("a.mp4", Some(id(&data)));
             claims.purpose = if i % 2 == 0 { Purpose::Play } else { Purpose::Fetch };
-            stage.sign(&claims)
+            node.sign(&claims)
         })
         .collect();
     for got in join_all(tickets.iter().map(|ticket| viewer.play(ticket, None))).await {
         assert!(got.expect("plays").data == data);
     }
     // The one that stalls goes on; the node hears a little later than the viewers that theirs are over.
-    stage.house.sessions().wait_for(|count| *count == 1).await.expect("the others end");
+    node.context.sessions().wait_for(|count| *count == 1).await.expect("the others end");
     assert!(receive(&mut stalled).await.expect("plays").data == long);
 }
 
 #[tokio::test]
 async fn a_reader_who_takes_nothing_is_given_up() {
-    let quick = Settings { stall_timeout: Duration::from_millis(50), ..settings() };
+    let quick = QuicSettings { stall_timeout: Duration::from_millis(50), ..settings() };
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
-    let viewer = stage.viewer().await;
-    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let viewer = node.viewer().await;
+    let mut stream = viewer.open(&node.ticket("a.mp4", None), None).await;
     let mut first = [0];
     stream.read_exact(&mut first).await.expect("something");
-    stage.house.idle().await;
+    node.context.idle().await;
     // What had arrived may be read; then comes the reset.
     let mut rest = vec![0; 100_000];
     let end = loop {
@@ -237,45 +237,45 @@ async fn a_reader_who_takes_nothing_is_given_up() {
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_session() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000_000), true).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::set(&[("a.mp4", &data)], settings(), Bitrate(8_000_000), true).await;
+    let viewer = node.viewer().await;
     // They wait for their readers and for the pacer: all of it takes 12 s at 1 MB/s.
     let mut fetch = claims("a.mp4", None);
     (fetch.purpose, fetch.rate) = (Purpose::Fetch, 8_000);
     let mut streams = Vec::new();
-    for ticket in [stage.ticket("a.mp4", None), stage.sign(&fetch), stage.ticket("a.mp4", None)] {
+    for ticket in [node.ticket("a.mp4", None), node.sign(&fetch), node.ticket("a.mp4", None)] {
         let mut stream = viewer.open(&ticket, None).await;
         stream.read_exact(&mut [0]).await.expect("something");
         streams.push(stream);
     }
-    assert_eq!(stage.house.meter().sessions(), 3);
+    assert_eq!(node.context.meter().sessions(), 3);
     for mut stream in streams.drain(..2) {
         stream.stop(0_u32.into()).expect("stopped");
     }
-    let mut sessions = stage.house.sessions();
+    let mut sessions = node.context.sessions();
     sessions.wait_for(|count| *count == 1).await.expect("two ended");
     viewer.connection.close(0_u32.into(), b"");
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 #[tokio::test]
 async fn a_certificate_changes_under_a_session() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
-    let mut running = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let mut running = viewer.open(&node.ticket("a.mp4", None), None).await;
     running.read_exact(&mut [0; 5]).await.expect("the first header");
-    let before = stage.presence.subscribe().borrow().certificates.clone();
+    let before = node.presence.subscribe().borrow().certificates.clone();
     // Half a life on the next is announced, at three quarters it is served.
-    let deadline = stage.presence.rotate(SystemTime::now());
-    let deadline = stage.presence.rotate(deadline);
-    let announced = stage.presence.subscribe().borrow().certificates.clone();
-    stage.presence.rotate(deadline);
-    let after = stage.presence.subscribe().borrow().certificates.clone();
+    let deadline = node.presence.rotate(SystemTime::now());
+    let deadline = node.presence.rotate(deadline);
+    let announced = node.presence.subscribe().borrow().certificates.clone();
+    node.presence.rotate(deadline);
+    let after = node.presence.subscribe().borrow().certificates.clone();
     assert!(before.len() == 1 && announced.len() == 2 && announced[0] == before[0] && after[0] == announced[1]);
     assert!(after.contains(&before[0]), "a seat from just before is still announced");
     // The newest alone is served; the certificate is dated from its making on, which lies ahead of this test's clock.
-    let served = stage.presence.resolver().current();
+    let served = node.presence.resolver().current();
     assert_eq!(usher_certs::pin::sha256(&served.cert[0]), after[0]);
     let mut rest = Vec::new();
     let mut buffer = vec![0; 100_000];
@@ -288,39 +288,39 @@ async fn a_certificate_changes_under_a_session() {
 #[tokio::test]
 async fn a_node_that_drains_finishes_what_runs() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
-    let mut running = viewer.open(&stage.ticket("a.mp4", None), None).await;
-    let mut sessions = stage.house.sessions();
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let mut running = viewer.open(&node.ticket("a.mp4", None), None).await;
+    let mut sessions = node.context.sessions();
     sessions.wait_for(|count| *count == 1).await.expect("it began");
-    stage.house.drain();
-    assert_eq!(viewer.play(&stage.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
+    node.services.drain();
+    assert_eq!(viewer.play(&node.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
     assert!(receive(&mut running).await.expect("goes on").data == data);
-    stage.house.idle().await;
+    node.context.idle().await;
 
     // Forced, the clients learn why.
-    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(8_000), true).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::set(&[("a.mp4", &data)], settings(), Bitrate(8_000), true).await;
+    let viewer = node.viewer().await;
     let mut fetch = claims("a.mp4", None);
     (fetch.purpose, fetch.rate) = (Purpose::Fetch, 8_000);
-    let mut running = viewer.open(&stage.sign(&fetch), None).await;
+    let mut running = viewer.open(&node.sign(&fetch), None).await;
     running.read_exact(&mut [0]).await.expect("something");
-    stage.server.close().await;
+    node.server.close().await;
     assert_eq!(receive(&mut running).await, Err(End::Reset(Code::Draining)));
     let end = viewer.connection.closed().await;
     let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
     assert_eq!(close.error_code, code(Code::Draining));
-    assert_eq!(stage.house.meter().sessions(), 0);
+    assert_eq!(node.context.meter().sessions(), 0);
 }
 
 #[tokio::test]
 async fn a_file_cut_under_a_session_ends_it_with_a_reason() {
     let data = mp4(1, 400 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
-    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let mut stream = viewer.open(&node.ticket("a.mp4", None), None).await;
     stream.read_exact(&mut [0]).await.expect("something");
-    File::options().write(true).open(stage.path("a.mp4")).expect("a file").set_len(GROUP).expect("cut");
+    File::options().write(true).open(node.path("a.mp4")).expect("a file").set_len(GROUP).expect("cut");
     let mut buffer = vec![0; 100_000];
     let end = loop {
         match stream.read(&mut buffer).await {
@@ -329,22 +329,22 @@ async fn a_file_cut_under_a_session_ends_it_with_a_reason() {
         }
     };
     assert_eq!(end, Err(quinn::ReadError::Reset(code(Code::ContentChanged))));
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 #[tokio::test]
 async fn a_file_that_is_found_damaged_ends_its_sessions_with_a_reason() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data), ("b.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data), ("b.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     // Both wait for their readers.
-    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
-    let mut other = viewer.open(&stage.ticket("b.mp4", None), None).await;
-    let mut sessions = stage.house.sessions();
+    let mut stream = viewer.open(&node.ticket("a.mp4", None), None).await;
+    let mut other = viewer.open(&node.ticket("b.mp4", None), None).await;
+    let mut sessions = node.context.sessions();
     sessions.wait_for(|count| *count == 2).await.expect("both began");
-    rot(&stage.path("a.mp4"), 59 * GROUP);
+    rot(&node.path("a.mp4"), 59 * GROUP);
     let title = usher_proto::Title::parse("a.mp4").expect("a title");
-    assert_eq!(stage.house.library.recheck(&title, id(&data)), 1);
+    assert_eq!(node.context.library.recheck(&title, id(&data)), 1);
     sessions.wait_for(|count| *count == 1).await.expect("one ended");
     let mut buffer = vec![0; 100_000];
     let end = loop {
@@ -355,23 +355,27 @@ async fn a_file_that_is_found_damaged_ends_its_sessions_with_a_reason() {
     };
     assert_eq!(end, Err(quinn::ReadError::Reset(code(Code::ContentChanged))));
     assert!(receive(&mut other).await.expect("plays").data == data);
-    assert_eq!(viewer.play(&stage.ticket("a.mp4", None), None).await, Err(End::Refused(Code::ContentChanged)));
+    assert_eq!(viewer.play(&node.ticket("a.mp4", None), None).await, Err(End::Refused(Code::ContentChanged)));
 }
 
 #[tokio::test]
 async fn what_does_not_speak_usher_is_not_let_in() {
-    let stage =
-        Stage::set(&[("a.mp4", &mp4(1, 9))], Settings { max_connections: 1, ..settings() }, Bitrate(1 << 30), true)
-            .await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::set(
+        &[("a.mp4", &mp4(1, 9))],
+        QuicSettings { max_connections: 1, ..settings() },
+        Bitrate(1 << 30),
+        true,
+    )
+    .await;
+    let viewer = node.viewer().await;
     // The second connection of two is one too many.
-    let pins = stage.presence.subscribe().borrow().certificates.clone();
-    let other = tokio::spawn(Viewer::dial(stage.address, pins));
+    let pins = node.presence.subscribe().borrow().certificates.clone();
+    let other = tokio::spawn(Viewer::dial(node.address, pins));
     assert!(other.await.is_err_and(|error| error.is_panic()));
-    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.is_ok());
+    assert!(viewer.play(&node.ticket("a.mp4", None), None).await.is_ok());
     // The port is in use.
-    let error = usher_transport::bind(stage.address).expect_err("in use").to_string();
-    assert!(error.contains(&stage.address.to_string()) && error.contains("in use"), "{error}");
+    let error = usher_transport::bind(node.address).expect_err("in use").to_string();
+    assert!(error.contains(&node.address.to_string()) && error.contains("in use"), "{error}");
     assert!(usher_transport::bind((Ipv4Addr::LOCALHOST, 0).into()).is_ok());
 }
 
@@ -379,9 +383,9 @@ async fn what_does_not_speak_usher_is_not_let_in() {
 async fn tickets_shown_at_once_never_exceed_the_capacity() {
     // Ten of them, where four fit.
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::set(&[("a.mp4", &data)], settings(), Bitrate(4_000_000), true).await;
-    let viewer = stage.viewer().await;
-    let tickets: Vec<String> = (0..10).map(|_| stage.ticket("a.mp4", None)).collect();
+    let node = TestNode::set(&[("a.mp4", &data)], settings(), Bitrate(4_000_000), true).await;
+    let viewer = node.viewer().await;
+    let tickets: Vec<String> = (0..10).map(|_| node.ticket("a.mp4", None)).collect();
     let shown = join_all(tickets.iter().map(|ticket| async {
         let mut stream = viewer.open(ticket, None).await;
         let mut kind = [0];
@@ -390,11 +394,11 @@ async fn tickets_shown_at_once_never_exceed_the_capacity() {
     }));
     let shown = shown.await;
     assert_eq!(shown.iter().filter(|(admitted, _)| *admitted).count(), 4);
-    assert_eq!(stage.house.meter().sessions(), 4);
+    assert_eq!(node.context.meter().sessions(), 4);
     // Who leaves makes room.
     drop(shown);
-    stage.house.idle().await;
-    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    node.context.idle().await;
+    let mut stream = viewer.open(&node.ticket("a.mp4", None), None).await;
     let mut kind = [0];
     stream.read_exact(&mut kind).await.expect("an answer");
     assert_eq!(kind[0], wire::Kind::Setup as u8);
@@ -403,10 +407,10 @@ async fn tickets_shown_at_once_never_exceed_the_capacity() {
 #[tokio::test]
 async fn a_connection_without_sessions_is_closed() {
     let data = mp4(1, 60 * GROUP as usize);
-    let quick = Settings { unused: Duration::from_millis(50), ..settings() };
-    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
-    let (viewer, idler) = (stage.viewer().await, stage.viewer().await);
-    let mut stream = viewer.open(&stage.ticket("a.mp4", None), None).await;
+    let quick = QuicSettings { unused: Duration::from_secs(2), ..settings() };
+    let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let (viewer, idler) = (node.viewer().await, node.viewer().await);
+    let mut stream = viewer.open(&node.ticket("a.mp4", None), None).await;
     stream.read_exact(&mut [0]).await.expect("something");
     // A stream on which no good ticket comes holds nothing.
     let (_send, _receive) = idler.send(&[1]).await;
@@ -420,8 +424,8 @@ async fn a_connection_without_sessions_is_closed() {
 }
 
 /// Opens a session to which further ranges may be added: what to write them to, and what comes.
-async fn open_for_more(stage: &Stage, viewer: &Viewer, wanted: Option<ByteRange>) -> (SendStream, RecvStream) {
-    let open = Open { ticket: stage.ticket("a.mp4", None), range: wanted, more: true, ..Open::default() };
+async fn open_for_more(node: &TestNode, viewer: &Viewer, wanted: Option<ByteRange>) -> (SendStream, RecvStream) {
+    let open = Open { ticket: node.ticket("a.mp4", None), range: wanted, more: true, ..Open::default() };
     viewer.send(&wire::message(Kind::Open, &open).expect("short enough")).await
 }
 
@@ -442,9 +446,9 @@ async fn frames(stream: &mut RecvStream) -> Vec<Frame> {
 #[tokio::test]
 async fn one_session_serves_range_after_range() {
     let data = mp4(5, (2 * PAGE + 3 * GROUP) as usize + 7);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
-    let (mut send, mut receive) = open_for_more(&stage, &viewer, range(0, GROUP)).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let (mut send, mut receive) = open_for_more(&node, &viewer, range(0, GROUP)).await;
     // The end of the title, what lies over the edge of two pages, and one of them again.
     let ranges = [(2 * PAGE + GROUP, data.len() as u64), (PAGE - GROUP, PAGE + 2 * GROUP), (PAGE, PAGE + 1)];
     for (start, end) in ranges {
@@ -470,44 +474,44 @@ async fn one_session_serves_range_after_range() {
     assert_eq!(indices, [0, 2 * page + 1, 2 * page + 2, 2 * page + 3, page - 1, page, page + 1, page]);
     assert!(got.iter().all(|(index, group)| data[(index * GROUP) as usize..].starts_with(group)));
     assert_eq!(done, Some(id(&data)));
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 #[tokio::test]
 async fn wrong_ranges_are_refused_and_a_client_that_leaves_ends_the_session() {
     let data = mp4(5, 3 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     let garbage = bytes::Bytes::from_static(&[Kind::Range as u8, 0, 0, 0, 1, 0xff]);
     let cut = ask(0, 1).slice(..3);
     for (asked, code) in [(ask(5, 5), Code::BadRange), (garbage, Code::BadRequest), (cut, Code::BadRequest)] {
-        let (mut send, mut receive) = open_for_more(&stage, &viewer, None).await;
+        let (mut send, mut receive) = open_for_more(&node, &viewer, None).await;
         send.write_all(&asked).await.expect("sent");
         send.finish().expect("finished");
         let frames = frames(&mut receive).await;
         let Some(Frame::Refused(refused)) = frames.last() else { panic!("{:?}", frames.last()) };
         assert_eq!(Code::from_reason(&refused.reason), code);
     }
-    let (mut send, mut receive) = open_for_more(&stage, &viewer, None).await;
+    let (mut send, mut receive) = open_for_more(&node, &viewer, None).await;
     receive.read_exact(&mut [0]).await.expect("something");
     send.reset(0_u32.into()).expect("reset");
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 #[tokio::test]
 async fn who_comes_back_opens_a_session_along_with_its_hello_and_nobody_can_say_it_again() {
     let data = mp4(1, 3 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let pins = stage.presence.subscribe().borrow().certificates.clone();
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let pins = node.presence.subscribe().borrow().certificates.clone();
     let config = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).expect("TLS for QUIC")));
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
-    let dial = || endpoint.connect_with(config.clone(), stage.address, "node").expect("can be dialled");
+    let dial = || endpoint.connect_with(config.clone(), node.address, "node").expect("can be dialled");
     let first = Viewer { connection: dial().into_0rtt().err().expect("nothing is known yet").await.expect("connects") };
-    assert_eq!(first.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data, data);
+    assert_eq!(first.play(&node.ticket("a.mp4", None), None).await.expect("plays").data, data);
     first.connection.close(0_u32.into(), b"");
 
-    let ticket = stage.ticket("a.mp4", None);
+    let ticket = node.ticket("a.mp4", None);
     let (connection, accepted) = dial().into_0rtt().expect("known");
     let again = Viewer { connection };
     let mut stream = again.open(&ticket, None).await;

@@ -9,8 +9,8 @@ use usher_proto::{Code, Fault};
 
 use super::{Order, source::Source};
 use crate::{
+    context::blocking,
     core::pull::{Piece, Pull},
-    house::blocking,
     media::{Growing, Replicas},
 };
 

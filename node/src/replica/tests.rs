@@ -17,15 +17,15 @@ use super::*;
 use crate::{
     core::room,
     media::clips::{mp4, rot},
-    stage::{self, End, NODE, Stage, claims},
+    test_node::{self, End, NODE, TestNode, claims},
 };
 use script::Script;
 
 /// Enough for every test.
 const QUOTA: u64 = 100_000_000;
 
-async fn target() -> Stage {
-    Stage::taking(TempDir::new().expect("a folder"), QUOTA).await
+async fn target() -> TestNode {
+    TestNode::taking(TempDir::new().expect("a folder"), QUOTA).await
 }
 
 /// An order of a title of these bytes from a node that shows these certificates.
@@ -51,7 +51,7 @@ fn order(title: &str, data: &[u8], address: std::net::SocketAddr, pins: &[[u8; 3
 }
 
 /// An order of a title that a real node has.
-fn from_stage(source: &Stage, title: &str, data: &[u8]) -> Replicate {
+fn seat_at(source: &TestNode, title: &str, data: &[u8]) -> Replicate {
     let mut claims = claims(title, Some(tree::single(data)));
     (claims.purpose, claims.rate) = (Purpose::Fetch, 0);
     let pins = source.presence.subscribe().borrow().certificates.clone();
@@ -72,22 +72,22 @@ fn files(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// Ends a node, and starts another in its place.
-async fn restart(stage: Stage, quota: u64) -> Stage {
-    stage.server.close().await;
-    stage.house.puller.close().await;
-    stage.house.library.close().await;
-    let Stage { dir, house, presence, server, .. } = stage;
-    drop((house, presence, server));
-    Stage::taking(dir, quota).await
+async fn restart(node: TestNode, quota: u64) -> TestNode {
+    node.server.close().await;
+    node.services.puller.close().await;
+    node.context.library.close().await;
+    let TestNode { dir, context, services, presence, server, .. } = node;
+    drop((context, services, presence, server));
+    TestNode::taking(dir, quota).await
 }
 
 #[tokio::test]
 async fn a_damaged_copy_is_deleted_and_can_be_ordered_again() {
     let data = mp4(6, (PAGE + 3 * GROUP) as usize + 5);
-    let (source, target) = (Stage::with(&[("a.mp4", &data)]).await, target().await);
-    target.house.puller.order(from_stage(&source, "a.mp4", &data)).await.expect("copied");
+    let (source, target) = (TestNode::with(&[("a.mp4", &data)]).await, target().await);
+    target.services.puller.order(seat_at(&source, "a.mp4", &data)).await.expect("copied");
     let (title, content) = (Title::parse("a.mp4").expect("a title"), tree::single(&data));
-    let library = target.house.library.clone();
+    let library = target.context.library.clone();
     let mut view = library.subscribe();
     assert_eq!(view.page(None, 9).len(), 1);
     // A word that is not true changes nothing.
@@ -102,7 +102,7 @@ async fn a_damaged_copy_is_deleted_and_can_be_ordered_again() {
     open.damaged().await;
     assert_eq!(files(target.dir.path()), Vec::<std::path::PathBuf>::new());
     assert_eq!(library.stats().rejected_files, 0, "it is no file of the operator's");
-    target.house.puller.order(from_stage(&source, "a.mp4", &data)).await.expect("copied again");
+    target.services.puller.order(seat_at(&source, "a.mp4", &data)).await.expect("copied again");
     let got = target.viewer().await.play(&target.ticket("a.mp4", Some(content)), None).await.expect("plays");
     assert!(got.data == data);
 }
@@ -111,13 +111,13 @@ async fn a_damaged_copy_is_deleted_and_can_be_ordered_again() {
 async fn a_whole_copy_is_served_like_any_other_and_outlives_a_restart() {
     for (seed, len) in [(1, 500), (2, 5 * GROUP as usize + 7), (3, (PAGE + 9 * GROUP) as usize + 11)] {
         let data = mp4(seed, len);
-        let source = Stage::with(&[("deep/a.mp4", &data)]).await;
+        let source = TestNode::with(&[("deep/a.mp4", &data)]).await;
         let target = target().await;
-        let before = target.house.library.replicas().expect("takes copies").last_free();
+        let before = target.context.library.replicas().expect("takes copies").last_free();
         assert_eq!(before, QUOTA);
-        let mut changes = target.house.library.subscribe();
+        let mut changes = target.context.library.subscribe();
         assert!(changes.page(None, 10).is_empty());
-        target.house.puller.order(from_stage(&source, "deep/a.mp4", &data)).await.expect("a copy");
+        target.services.puller.order(seat_at(&source, "deep/a.mp4", &data)).await.expect("a copy");
         let copy = loop {
             let copy = changes.changed().await.copies.pop().expect("a copy");
             if copy.origin == Origin::Replica {
@@ -126,24 +126,24 @@ async fn a_whole_copy_is_served_like_any_other_and_outlives_a_restart() {
             assert_eq!(copy.origin, Origin::Growing);
         };
         assert_eq!((copy.content, copy.size, copy.duration_ms), (Some(tree::single(&data)), data.len() as u64, 10_000));
-        let free = target.house.library.replicas().expect("takes copies");
+        let free = target.context.library.replicas().expect("takes copies");
         free.look();
         assert_eq!(free.last_free(), QUOTA - room::cost(data.len() as u64));
         // Ordered again, nothing is asked for: the ticket would not be good.
         let again = order("deep/a.mp4", &data, source.address, &[[0; 32]], "x".into());
-        target.house.puller.order(again).await.expect("it is here");
+        target.services.puller.order(again).await.expect("it is here");
 
-        let plays = async |stage: &Stage| {
-            let ticket = stage.ticket("deep/a.mp4", Some(tree::single(&data)));
-            let got = stage.viewer().await.play(&ticket, None).await.expect("plays");
+        let plays = async |node: &TestNode| {
+            let ticket = node.ticket("deep/a.mp4", Some(tree::single(&data)));
+            let got = node.viewer().await.play(&ticket, None).await.expect("plays");
             assert!(got.data == data && got.setup.duration_ms == 10_000 && got.setup.tracks.len() == 1);
         };
         plays(&target).await;
         assert_eq!(fs::read_dir(target.path("")).expect("the operator's folder").count(), 0);
         let target = restart(target, QUOTA).await;
         plays(&target).await;
-        assert_eq!(target.house.library.stats().hashed_bytes, 0);
-        let page = target.house.library.subscribe().page(None, 10);
+        assert_eq!(target.context.library.stats().hashed_bytes, 0);
+        let page = target.context.library.subscribe().page(None, 10);
         assert!(page.len() == 1 && page[0].origin == Origin::Replica && page[0].volume == u16::MAX, "{page:?}");
     }
 }
@@ -151,20 +151,20 @@ async fn a_whole_copy_is_served_like_any_other_and_outlives_a_restart() {
 #[tokio::test]
 async fn a_copy_of_a_copy_beside_the_operators_own() {
     let data = mp4(2, 20 * GROUP as usize);
-    let source = Stage::with(&[("a.mp4", &data)]).await;
+    let source = TestNode::with(&[("a.mp4", &data)]).await;
     let (first, second) = (target().await, target().await);
-    first.house.puller.order(from_stage(&source, "a.mp4", &data)).await.expect("a copy");
-    second.house.puller.order(from_stage(&first, "a.mp4", &data)).await.expect("a copy of the copy");
+    first.services.puller.order(seat_at(&source, "a.mp4", &data)).await.expect("a copy");
+    second.services.puller.order(seat_at(&first, "a.mp4", &data)).await.expect("a copy of the copy");
     crate::media::clips::put_old(&second.path("a.mp4"), &data);
-    let mut changes = second.house.library.subscribe();
+    let mut changes = second.context.library.subscribe();
     while changes.page(None, 10).iter().filter(|copy| copy.content.is_some()).count() < 2 {
         changes.changed().await;
     }
     let origins: Vec<_> = changes.page(None, 10).iter().map(|copy| copy.origin).collect();
     assert_eq!(origins, [Origin::Operator, Origin::Replica]);
     // The operator's file is never evicted.
-    second.house.puller.evict(evict("a.mp4", &data)).await;
-    second.house.puller.evict(evict("a.mp4", &data)).await;
+    second.services.puller.evict(evict("a.mp4", &data)).await;
+    second.services.puller.evict(evict("a.mp4", &data)).await;
     // It may be looked at once more meanwhile, since it was written a moment ago.
     while changes.page(None, 10).iter().map(|copy| copy.origin).ne([Origin::Operator]) {
         changes.changed().await;
@@ -175,58 +175,58 @@ async fn a_copy_of_a_copy_beside_the_operators_own() {
 #[tokio::test]
 async fn an_evicted_copy_is_served_to_its_end() {
     let data = mp4(2, 60 * GROUP as usize);
-    let source = Stage::with(&[("a.mp4", &data)]).await;
+    let source = TestNode::with(&[("a.mp4", &data)]).await;
     let target = target().await;
-    target.house.puller.order(from_stage(&source, "a.mp4", &data)).await.expect("a copy");
-    let mut changes = target.house.library.subscribe();
+    target.services.puller.order(seat_at(&source, "a.mp4", &data)).await.expect("a copy");
+    let mut changes = target.context.library.subscribe();
     assert_eq!(changes.page(None, 10).len(), 1);
     let viewer = target.viewer().await;
     // More than a stream's window is still to be read from the disk.
     let mut stream = viewer.open(&target.ticket("a.mp4", None), None).await;
     let mut head = [0; 5];
     stream.read_exact(&mut head).await.expect("something");
-    target.house.puller.evict(evict("a.mp4", b"other content")).await;
+    target.services.puller.evict(evict("a.mp4", b"other content")).await;
     assert_eq!(files(target.dir.path()).len(), 2);
-    target.house.puller.evict(evict("a.mp4", &data)).await;
+    target.services.puller.evict(evict("a.mp4", &data)).await;
     assert!(files(target.dir.path()).is_empty());
     assert_eq!(changes.changed().await.removals.len(), 1);
-    assert_eq!(target.house.library.replicas().expect("takes copies").last_free(), QUOTA);
+    assert_eq!(target.context.library.replicas().expect("takes copies").last_free(), QUOTA);
     let refused = viewer.play(&target.ticket("a.mp4", None), None).await;
     assert_eq!(refused, Err(End::Refused(Code::ContentChanged)));
-    let got = stage::receive_after(&head, &mut stream).await.expect("goes on");
+    let got = test_node::receive_after(&head, &mut stream).await.expect("goes on");
     assert!(got.data == data);
 }
 
 #[tokio::test]
 async fn copies_stay_within_their_quota() {
     let (small, large) = (mp4(1, 3 * GROUP as usize), mp4(2, 9 * GROUP as usize));
-    let source = Stage::with(&[("small.mp4", &small), ("large.mp4", &large)]).await;
+    let source = TestNode::with(&[("small.mp4", &small), ("large.mp4", &large)]).await;
     let cost = |data: &[u8]| room::cost(data.len() as u64);
-    let target = Stage::taking(TempDir::new().expect("a folder"), cost(&small) + cost(&large) - 1).await;
-    target.house.puller.order(from_stage(&source, "small.mp4", &small)).await.expect("a copy");
-    let full = target.house.puller.order(from_stage(&source, "large.mp4", &large)).await.expect_err("no room");
+    let target = TestNode::taking(TempDir::new().expect("a folder"), cost(&small) + cost(&large) - 1).await;
+    target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect("a copy");
+    let full = target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect_err("no room");
     assert_eq!(full.code, Code::Disk);
     assert!(full.message.contains(&format!("{} of", units::bytes(cost(&large) - 1))), "{full}");
-    target.house.puller.evict(evict("small.mp4", &small)).await;
-    target.house.puller.order(from_stage(&source, "large.mp4", &large)).await.expect("there is room now");
+    target.services.puller.evict(evict("small.mp4", &small)).await;
+    target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect("there is room now");
     // A smaller quota deletes nothing by itself, and takes nothing more.
     let target = restart(target, 1000).await;
-    assert_eq!((target.house.puller.quota(), target.house.puller.free()), (1000, 0));
-    assert!(target.house.library.find(&Title::parse("large.mp4").expect("a title"), None).is_ok());
-    let full = target.house.puller.order(from_stage(&source, "small.mp4", &small)).await.expect_err("no room");
+    assert_eq!((target.services.puller.quota(), target.services.puller.free()), (1000, 0));
+    assert!(target.context.library.find(&Title::parse("large.mp4").expect("a title"), None).is_ok());
+    let full = target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect_err("no room");
     assert_eq!(full.code, Code::Disk);
     // A node that takes none says so.
-    let none = Stage::with(&[]).await;
-    let refused = none.house.puller.order(from_stage(&source, "small.mp4", &small)).await.expect_err("takes none");
-    assert_eq!((refused.code, none.house.puller.quota()), (Code::Disk, 0));
+    let none = TestNode::with(&[]).await;
+    let refused = none.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect_err("takes none");
+    assert_eq!((refused.code, none.services.puller.quota()), (Code::Disk, 0));
 }
 
 #[tokio::test]
 async fn orders_that_make_no_sense_are_refused() {
     let data = mp4(1, 3 * GROUP as usize);
-    let source = Stage::with(&[("a.mp4", &data)]).await;
+    let source = TestNode::with(&[("a.mp4", &data)]).await;
     let target = target().await;
-    let good = || from_stage(&source, "a.mp4", &data);
+    let good = || seat_at(&source, "a.mp4", &data);
     let stranger = |seat: Seat| Seat { certificate_sha256: vec!["00".repeat(32)], ..seat };
     let seat = || good().source.expect("a seat");
     let table = [
@@ -241,13 +241,13 @@ async fn orders_that_make_no_sense_are_refused() {
         ("stranger", Replicate { source: Some(stranger(seat())), ..good() }, Code::Network),
     ];
     for (what, order, code) in table {
-        let fault = target.house.puller.order(order).await.expect_err(what);
+        let fault = target.services.puller.order(order).await.expect_err(what);
         assert_eq!(fault.code, code, "{what}: {fault}");
     }
     assert!(files(target.dir.path()).is_empty());
-    assert_eq!(target.house.library.stats().titles, 0);
-    target.house.drain();
-    assert_eq!(target.house.puller.order(good()).await.expect_err("drains").code, Code::Draining);
+    assert_eq!(target.context.library.stats().titles, 0);
+    target.services.drain();
+    assert_eq!(target.services.puller.order(good()).await.expect_err("drains").code, Code::Draining);
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn six_copies_come_in_at_a_time_each_once() {
     let mut script = Script::start();
     let target = target().await;
     let begin = |title: &str| {
-        let puller = target.house.puller.clone();
+        let puller = target.services.puller.clone();
         let order = script.order(title, &data);
         puller.begin(order.try_into().expect("a good order")).map_err(|fault| fault.code)
     };
@@ -265,13 +265,13 @@ async fn six_copies_come_in_at_a_time_each_once() {
     assert_eq!(begin("g").err(), Some(Code::NoCapacity));
     assert!(begin("a").is_ok_and(|again| again.same_channel(&outcomes[0])));
     let other = Replicate { content_id: vec![1; 32], ..script.order("a", &data) };
-    let other = target.house.puller.begin(other.try_into().expect("a good order"));
+    let other = target.services.puller.begin(other.try_into().expect("a good order"));
     assert_eq!(other.err().map(|fault| fault.code), Some(Code::Exists));
     let mut calls = Vec::new();
     for _ in 0..6 {
         calls.push(script.call().await);
     }
-    target.house.puller.close().await;
+    target.services.puller.close().await;
     for outcome in outcomes {
         assert!(matches!(&*outcome.borrow(), Some(Err(fault)) if fault.code == Code::Interrupted));
     }
@@ -280,25 +280,25 @@ async fn six_copies_come_in_at_a_time_each_once() {
 #[tokio::test]
 async fn a_title_has_one_copy() {
     let (one, two) = (mp4(1, 3 * GROUP as usize), mp4(2, 3 * GROUP as usize));
-    let (first, second) = (Stage::with(&[("a.mp4", &one)]).await, Stage::with(&[("a.mp4", &two)]).await);
+    let (first, second) = (TestNode::with(&[("a.mp4", &one)]).await, TestNode::with(&[("a.mp4", &two)]).await);
     let target = target().await;
-    target.house.puller.order(from_stage(&first, "a.mp4", &one)).await.expect("a copy");
-    let other = target.house.puller.order(from_stage(&second, "a.mp4", &two)).await.expect_err("another is here");
+    target.services.puller.order(seat_at(&first, "a.mp4", &one)).await.expect("a copy");
+    let other = target.services.puller.order(seat_at(&second, "a.mp4", &two)).await.expect_err("another is here");
     assert_eq!(other.code, Code::Exists);
-    target.house.puller.evict(evict("a.mp4", &one)).await;
-    target.house.puller.order(from_stage(&second, "a.mp4", &two)).await.expect("a copy");
+    target.services.puller.evict(evict("a.mp4", &one)).await;
+    target.services.puller.order(seat_at(&second, "a.mp4", &two)).await.expect("a copy");
 }
 
 #[tokio::test]
 async fn a_copy_comes_in_at_its_rate() {
     let (small, large) = (mp4(1, 4 * GROUP as usize), mp4(2, 200 * GROUP as usize));
-    let source = Stage::with(&[("small.mp4", &small), ("large.mp4", &large)]).await;
+    let source = TestNode::with(&[("small.mp4", &small), ("large.mp4", &large)]).await;
     let target = target().await;
-    let puller = &target.house.puller;
+    let puller = &target.services.puller;
     // After its first read it would wait for an hour.
-    let slow = Replicate { rate_bps: 1, ..from_stage(&source, "small.mp4", &small) };
+    let slow = Replicate { rate_bps: 1, ..seat_at(&source, "small.mp4", &small) };
     let outcome = puller.begin(slow.try_into().expect("a good order")).expect("begins");
-    puller.order(from_stage(&source, "large.mp4", &large)).await.expect("a copy");
+    puller.order(seat_at(&source, "large.mp4", &large)).await.expect("a copy");
     assert!(outcome.borrow().is_none());
     puller.evict(evict("small.mp4", &small)).await;
     assert!(matches!(&*outcome.borrow(), Some(Err(fault)) if fault.code == Code::Interrupted));

@@ -6,17 +6,25 @@ mod moves;
 use std::fs;
 
 use usher_proto::{
-    Bitrate, BootId, ContentId, NodeName, SessionId, Title,
+    Code, ContentId, NodeName, SessionId, Title,
+    model::CatalogCopy,
+    pb::v1::prepared::Result as Outcome,
     ticket::{ClusterSecret, Purpose},
 };
 
 use master::Master;
 
-use super::*;
+use super::{
+    catalog::{BadFiles, PAGE, pages, whole},
+    *,
+};
 use crate::{
     app::{self, Config, Running},
-    media::clips::{mp4, put_old, rot},
-    stage::{self, End, Viewer},
+    media::{
+        Changes, Key as CopyKey,
+        clips::{mp4, put_old, rot},
+    },
+    test_node::{self, End, Viewer},
 };
 
 fn copies(count: usize) -> Vec<CatalogCopy> {
@@ -46,7 +54,7 @@ fn behind(copies: &[CatalogCopy], after: Option<&CopyKey>) -> Vec<CatalogCopy> {
 fn a_catalog_has_one_beginning_and_one_end() {
     for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE, 0]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
         let copies = copies(count);
-        let pages: Vec<_> = whole(Bad { rejected: 3, damaged: 2 }, |after| behind(&copies, after)).collect();
+        let pages: Vec<_> = whole(BadFiles { rejected: 3, damaged: 2 }, |after| behind(&copies, after)).collect();
         assert_eq!(pages.iter().map(|page| page.copies.len()).collect::<Vec<_>>(), lens);
         for (i, page) in pages.iter().enumerate() {
             assert_eq!((page.restart, page.complete), (i == 0, i + 1 == pages.len()), "page {i} of {count}");
@@ -72,7 +80,7 @@ async fn a_copy_in_doubt_is_hashed_again_and_leaves_the_catalog_when_it_is_damag
     let mut call = master.call().await;
     assert_eq!(call.catalog().await, ["a.mp4", "deep/b.mp4"]);
     let recheck = |title: &str, content: ContentId| {
-        Answer::Recheck(v1::Recheck { title: title.into(), content_id: content.0.to_vec() })
+        Order::Recheck(v1::Recheck { title: title.into(), content_id: content.0.to_vec() })
     };
     let content = |data: &[u8]| usher_proto::tree::single(data);
     rot(&master.dir.path().join("films/a.mp4"), 100_000);
@@ -96,14 +104,14 @@ fn config(master: &Master) -> Config {
     let index = master.dir.path().join("state/index.redb");
     let films = master.dir.path().join("films");
     fs::create_dir_all(&films).expect("a folder");
-    let mut config = Config::new(vec![master.address.into()], vec![films], master.identity(stage::NODE), index);
+    let mut config = Config::new(vec![master.address.into()], vec![films], master.identity(test_node::NODE), index);
     config.listen = vec![([127, 0, 0, 1], 0).into()];
     config.zone = "z".into();
     config
 }
 
 fn key(boot: BootId) -> Key {
-    ClusterSecret::new([3; 32]).node_key(&NodeName::parse(stage::NODE).expect("a name"), boot)
+    ClusterSecret::new([3; 32]).node_key(&NodeName::parse(test_node::NODE).expect("a name"), boot)
 }
 
 #[tokio::test]
@@ -112,7 +120,7 @@ async fn a_node_introduces_itself_and_tells_what_it_has() {
     let node = node(&master).await;
     let mut call = master.call().await;
     let hello = call.hello.clone();
-    assert_eq!((hello.node.as_str(), hello.zone.as_str(), hello.attachment), (stage::NODE, "z", 1));
+    assert_eq!((hello.node.as_str(), hello.zone.as_str(), hello.attachment), (test_node::NODE, "z", 1));
     assert_eq!(hello.capacity, Bitrate(1_000_000_000));
     assert_eq!(hello.presence.addresses, [node.local_addr()]);
     let mut titles = call.catalog().await;
@@ -137,7 +145,7 @@ async fn sessions_are_prepared_opened_and_reported() {
     let mut call = master.call().await;
     node.attached().await;
     let key = key(call.hello.boot);
-    let mut claims = stage::claims("a.mp4", None);
+    let mut claims = test_node::claims("a.mp4", None);
     (claims.purpose, claims.rate, claims.end) = (Purpose::Fetch, 5_000_000, Some(70_000));
     let ticket = key.sign(&claims).expect("signs");
 
@@ -178,7 +186,7 @@ async fn who_attaches_is_told_who_runs() {
     let (boot, pins) = (call.hello.boot, call.hello.presence.certificates.clone());
     let viewer = Viewer::dial(node.local_addr(), pins).await;
     let open = async |viewer: &Viewer| {
-        let claims = stage::claims("a.mp4", None);
+        let claims = test_node::claims("a.mp4", None);
         let mut stream = viewer.open(&key(boot).sign(&claims).expect("signs"), None).await;
         stream.read_exact(&mut [0]).await.expect("something");
         (claims.jti.parse::<SessionId>().expect("an id"), stream)
@@ -220,12 +228,12 @@ async fn copies_on_two_disks_share_the_sessions() {
     let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
     let mut streams = Vec::new();
     for _ in 0..4 {
-        let ticket = key(call.hello.boot).sign(&stage::claims("a.mp4", None)).expect("signs");
+        let ticket = key(call.hello.boot).sign(&test_node::claims("a.mp4", None)).expect("signs");
         let mut stream = viewer.open(&ticket, None).await;
         stream.read_exact(&mut [0]).await.expect("something");
         streams.push(stream);
     }
-    let loads = node.house.meter().volumes().clone();
+    let loads = node.services.context.meter().volumes().clone();
     assert_eq!((loads.of(0), loads.of(1)), (2_000_000, 2_000_000));
     node.shutdown().await;
 }
@@ -248,7 +256,7 @@ async fn a_full_node_refuses_and_says_so() {
     call.until(|call| call.complete && !call.told.is_empty()).await;
     let key = key(call.hello.boot);
     let ticket = |rate, purpose| {
-        let claims = usher_proto::ticket::Claims { rate, purpose, ..stage::claims("a.mp4", None) };
+        let claims = usher_proto::ticket::Claims { rate, purpose, ..test_node::claims("a.mp4", None) };
         (claims.jti.parse::<SessionId>().expect("an id"), key.sign(&claims).expect("signs"))
     };
     let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
@@ -292,7 +300,7 @@ async fn a_lost_master_is_found_again_and_sessions_do_not_notice() {
     // Without any master, tickets are still honoured.
     master.stop().await;
     let viewer = Viewer::dial(node.local_addr(), pins).await;
-    let ticket = key(boot).sign(&stage::claims("a.mp4", None)).expect("signs");
+    let ticket = key(boot).sign(&test_node::claims("a.mp4", None)).expect("signs");
     let played = viewer.play(&ticket, None).await.map(|got| got.data.len());
     assert!(played.as_ref().is_ok_and(|len| *len > 200_000), "{played:?}");
     node.shutdown().await;
@@ -326,7 +334,7 @@ async fn presence_follows_drain_and_a_drained_node_ends() {
     let address = call.hello.presence.addresses[0];
     let viewer = Viewer::dial(address, call.hello.presence.certificates.clone()).await;
     // A slow reader holds the node up.
-    let mut fetch = stage::claims("a.mp4", None);
+    let mut fetch = test_node::claims("a.mp4", None);
     fetch.rid.clear();
     let mut stream = viewer.open(&key(call.hello.boot).sign(&fetch).expect("signs"), None).await;
     stream.read_exact(&mut [0]).await.expect("something");
@@ -346,7 +354,7 @@ async fn a_node_drains_at_its_masters_word_and_the_next_master_hears_of_it() {
     call.until(|call| call.complete).await;
     assert!(!call.hello.presence.draining);
     let hour = Duration::from_secs(3600);
-    call.reply(Answer::Drain(v1::Drain { deadline_ms: 3_600_000 })).await;
+    call.reply(Order::Drain(v1::Drain { deadline_ms: 3_600_000 })).await;
     call.until(|call| call.draining).await;
     assert!(!call.drain_left.is_zero() && call.drain_left <= hour, "{:?}", call.drain_left);
     // The drain is the node's own: a master that knows nothing learns of it at once.
@@ -354,12 +362,12 @@ async fn a_node_drains_at_its_masters_word_and_the_next_master_hears_of_it() {
     let mut again = master.call().await;
     let presence = &again.hello.presence;
     assert!(presence.draining && !presence.drain_left.is_zero() && presence.drain_left <= hour);
-    again.reply(Answer::Drain(v1::Drain { deadline_ms: 0 })).await;
+    again.reply(Order::Drain(v1::Drain { deadline_ms: 0 })).await;
     again.until(|call| call.draining && call.drain_left.is_zero()).await;
-    again.reply(Answer::Undrain(v1::Undrain {})).await;
+    again.reply(Order::Undrain(v1::Undrain {})).await;
     again.until(|call| !call.draining).await;
     let viewer = Viewer::dial(node.local_addr(), again.hello.presence.certificates.clone()).await;
-    let ticket = key(again.hello.boot).sign(&stage::claims("a.mp4", None)).expect("signs");
+    let ticket = key(again.hello.boot).sign(&test_node::claims("a.mp4", None)).expect("signs");
     assert!(viewer.play(&ticket, None).await.is_ok());
     node.shutdown().await;
 }
@@ -382,11 +390,11 @@ async fn a_wrong_certificate_is_refused_at_once() {
 /// A seat of this node, with a ticket for a copy.
 fn seat(call: &master::Call, title: &str) -> v1::Seat {
     let presence = call.hello.presence.clone();
-    let mut claims = stage::claims(title, None);
+    let mut claims = test_node::claims(title, None);
     (claims.purpose, claims.rate) = (Purpose::Fetch, 0);
     v1::Seat {
         lifetime_s: 0,
-        node: stage::NODE.into(),
+        node: test_node::NODE.into(),
         addresses: presence.addresses.iter().map(ToString::to_string).collect(),
         certificate_sha256: presence.certificates.iter().map(|pin| ContentId(*pin).to_string()).collect(),
         ticket: key(call.hello.boot).sign(&claims).expect("signs"),
@@ -416,16 +424,16 @@ async fn copies_are_ordered_told_of_and_evicted() {
         let title = title.to_string();
         v1::Replicate { id, title, content_id, size: copy.size, source, rate_bps: 0, request_id: "r".into() }
     };
-    call.reply(Answer::Replicate(order(1, None))).await;
+    call.reply(Order::Replicate(order(1, None))).await;
     call.until(|call| call.replicated.len() == 1).await;
     let refused = call.replicated.pop().expect("just came");
     assert_eq!((refused.id, refused.refusal.map(|no| no.reason)), (1, Some("BAD_REQUEST".to_owned())));
 
-    call.reply(Answer::Replicate(order(2, Some(seat(&from, "a.mp4"))))).await;
+    call.reply(Order::Replicate(order(2, Some(seat(&from, "a.mp4"))))).await;
     call.until(|call| !call.replicated.is_empty() && call.titles.contains("a.mp4")).await;
     assert_eq!(call.replicated, [v1::Replicated { id: 2, refusal: None }]);
     call.until(|call| call.last.replica_free < 50_000_000 - copy.size).await;
-    call.reply(Answer::Evict(v1::Evict { title: title.to_string(), content_id: content_id.clone() })).await;
+    call.reply(Order::Evict(v1::Evict { title: title.to_string(), content_id: content_id.clone() })).await;
     call.until(|call| call.titles.is_empty() && call.last.replica_free == 50_000_000).await;
     target.shutdown().await;
     source.shutdown().await;

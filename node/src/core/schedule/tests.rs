@@ -47,7 +47,7 @@ fn run(capacity: u64, sessions: &[Greedy], time: Duration) -> Vec<Turn> {
                 continue;
             }
             let key = *keys[i].get_or_insert_with(|| schedule.join(start + now, terms));
-            match schedule.ask(start + now, key, schedule.piece(&terms)) {
+            match schedule.ask(start + now, key, schedule.quantum(&terms)) {
                 Answer::Waits => {}
                 Answer::NotBefore(at) => {
                     assert!(at > start + now, "a wait has an end that is not yet");
@@ -160,9 +160,9 @@ fn who_leaves_makes_room_and_who_asks_twice_waits_once() {
 }
 
 #[test]
-fn pieces_are_whole_groups_where_they_can_be() {
+fn quanta_are_whole_groups_where_they_can_be() {
     let frame = GROUP + HEADER as u64;
-    for (capacity, terms, piece) in [
+    for (capacity, terms, quantum) in [
         (10_000 * MBIT, fetch(0), 4 * frame),
         (10_000 * MBIT, play(2 * MBIT), frame),
         (10_000 * MBIT, play(8 * MBIT), 3 * frame),
@@ -171,7 +171,7 @@ fn pieces_are_whole_groups_where_they_can_be() {
         (100 * MBIT, fetch(0), 62_500),
         (MBIT, play(MBIT), 750),
     ] {
-        assert_eq!(Schedule::new(Instant::now(), Bitrate(capacity)).piece(&terms), piece, "{capacity} {terms:?}");
+        assert_eq!(Schedule::new(Instant::now(), Bitrate(capacity)).quantum(&terms), quantum, "{capacity} {terms:?}");
     }
 }
 

@@ -16,8 +16,8 @@ const WINDOW: u32 = 1 << 20;
 const DATAGRAM: usize = 2000;
 
 /// What a client needs to dial this node.
-fn client(stage: &Stage, transport: TransportConfig) -> ClientConfig {
-    let pins = stage.presence.subscribe().borrow().certificates.clone();
+fn client(node: &TestNode, transport: TransportConfig) -> ClientConfig {
+    let pins = node.presence.subscribe().borrow().certificates.clone();
     let tls = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS for QUIC")));
     config.transport_config(Arc::new(transport));
@@ -31,36 +31,36 @@ fn endpoint() -> Endpoint {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_opens_and_never_reads_holds_little_and_nobody_up() {
     let data = mp4(1, 40 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
     let mut transport = TransportConfig::default();
     transport.receive_window(WINDOW.into());
-    let dialled = endpoint().connect_with(client(&stage, transport), stage.address, "node").expect("can be dialled");
+    let dialled = endpoint().connect_with(client(&node, transport), node.address, "node").expect("can be dialled");
     let idle = Viewer { connection: dialled.await.expect("a connection") };
     let mut unread = Vec::new();
     for _ in 0..50 {
-        unread.push(idle.open(&stage.ticket("a.mp4", None), None).await);
+        unread.push(idle.open(&node.ticket("a.mp4", None), None).await);
     }
-    let mut sessions = stage.house.sessions();
+    let mut sessions = node.context.sessions();
     sessions.wait_for(|count| *count == 50).await.expect("all began");
-    let viewer = stage.viewer().await;
-    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data == data);
+    let viewer = node.viewer().await;
+    assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
     // 130 MB wait for the one that does not read. Of them its window alone is handed on, beside what the other has played:
     // its bytes and 1 % for hashes and headers.
     let played = (data.len() + data.len() / 100) as u64;
-    let sent = stage.house.meter().sent_bytes();
+    let sent = node.context.meter().sent_bytes();
     assert!(sent <= u64::from(WINDOW) + played, "{sent} bytes for a reader who takes none and one of {}", data.len());
     // The viewer's own runs until its last acknowledgement has come.
     sessions.wait_for(|count| *count == 50).await.expect("it ended");
-    assert_eq!(stage.house.meter().sessions(), 50);
+    assert_eq!(node.context.meter().sessions(), 50);
     idle.connection.close(VarInt::from_u32(0), b"");
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 #[tokio::test]
 async fn ten_thousand_streams_are_no_more_than_the_limit_at_once() {
     let data = mp4(1, 3 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let (greedy, viewer) = (stage.viewer().await, stage.viewer().await);
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let (greedy, viewer) = (node.viewer().await, node.viewer().await);
     // A client that took more than it was allowed would lose its connection (RFC 9000, section 4.6).
     let mut held = Vec::new();
     for _ in 0..10_000 {
@@ -75,7 +75,7 @@ async fn ten_thousand_streams_are_no_more_than_the_limit_at_once() {
         held.push((send, receive));
     }
     assert_eq!(held.len(), STREAMS as usize);
-    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data == data);
+    assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
     // Those that end make room for as many, of which a client is told by the dozen.
     for (mut send, mut receive) in held.split_off(held.len() / 2) {
         send.finish().expect("finished");
@@ -86,16 +86,16 @@ async fn ten_thousand_streams_are_no_more_than_the_limit_at_once() {
         (0..10_000).map_while(|_| greedy.connection.open_bi().now_or_never()).map(|stream| stream.expect("one")),
     );
     assert!(held.len() + more.len() <= STREAMS as usize, "{} beside {}", more.len(), held.len());
-    assert_eq!(stage.house.meter().sessions(), 0);
+    assert_eq!(node.context.meter().sessions(), 0);
 }
 
 #[tokio::test]
 async fn headers_that_never_end_are_ended() {
     let data = mp4(1, 3 * GROUP as usize);
-    let quick = Settings { open_timeout: Duration::from_millis(100), ..settings() };
-    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
-    let (slow, viewer) = (stage.viewer().await, stage.viewer().await);
-    let whole = open(&stage.ticket("a.mp4", None), None);
+    let quick = QuicSettings { open_timeout: Duration::from_millis(100), ..settings() };
+    let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let (slow, viewer) = (node.viewer().await, node.viewer().await);
+    let whole = open(&node.ticket("a.mp4", None), None);
     let ends = join_all((0..STREAMS).map(|_| async {
         let (mut send, mut receive) = slow.connection.open_bi().await.expect("a stream");
         // Each byte is on time; all of them would take far longer than there is.
@@ -113,7 +113,7 @@ async fn headers_that_never_end_are_ended() {
             () = drip => unreachable!("it drips for ever"),
         }
     }));
-    let ticket = stage.ticket("a.mp4", None);
+    let ticket = node.ticket("a.mp4", None);
     let (ends, played) = tokio::join!(ends, viewer.play(&ticket, None));
     assert!(ends.iter().all(|end| *end == Err(End::Refused(Code::Timeout))), "{ends:?}");
     assert!(played.expect("plays").data == data);
@@ -123,8 +123,8 @@ async fn headers_that_never_end_are_ended() {
 async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
     let data = mp4(1, 2 * GROUP as usize + 9);
     let size = data.len() as u64;
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     let edges = [0, 1, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP, size - 1, size, size + 1, u64::MAX - 1, u64::MAX];
     let pairs = edges.iter().flat_map(|start| edges.iter().map(move |end| (*start, *end)));
     // A byte by itself, then one that overlaps the one before, all through the title.
@@ -133,7 +133,7 @@ async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
     assert!(ranges.len() > 900, "{}", ranges.len());
     for some in ranges.chunks(64) {
         let got = join_all(some.iter().map(async |(start, end)| {
-            let ticket = stage.ticket("a.mp4", None);
+            let ticket = node.ticket("a.mp4", None);
             viewer.play(&ticket, range(*start, *end)).await
         }));
         for ((start, end), got) in some.iter().zip(got.await) {
@@ -148,15 +148,15 @@ async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
             assert!(got == due.as_ref().copied(), "{start}-{end}: {:?}", got.map(<[u8]>::len));
         }
     }
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 /// The first datagram of a client that dials, taken before it reaches anyone.
-async fn first_datagram(stage: &Stage) -> Vec<u8> {
+async fn first_datagram(node: &TestNode) -> Vec<u8> {
     let trap = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
     let to: SocketAddr = trap.local_addr().expect("bound");
     let client = endpoint();
-    let dialling = client.connect_with(client_config(stage), to, "node").expect("can be dialled");
+    let dialling = client.connect_with(client_config(node), to, "node").expect("can be dialled");
     let mut datagram = vec![0; DATAGRAM];
     let taken = tokio::select! {
         taken = trap.recv(&mut datagram) => taken.expect("a datagram"),
@@ -166,8 +166,8 @@ async fn first_datagram(stage: &Stage) -> Vec<u8> {
     datagram
 }
 
-fn client_config(stage: &Stage) -> ClientConfig {
-    client(stage, TransportConfig::default())
+fn client_config(node: &TestNode) -> ClientConfig {
+    client(node, TransportConfig::default())
 }
 
 /// Whether a datagram begins with a Retry packet (RFC 9000, sections 17.2 and 17.2.5).
@@ -178,12 +178,12 @@ fn is_retry(datagram: &[u8]) -> bool {
 #[tokio::test]
 async fn a_source_that_may_be_forged_must_prove_itself_under_load() {
     let data = mp4(1, 3 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
     // Each dials and never answers, as one does whose address was forged.
     let mut begun = 0;
     let retry = loop {
         let forged = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
-        forged.send_to(&first_datagram(&stage).await, stage.address).await.expect("sent");
+        forged.send_to(&first_datagram(&node).await, node.address).await.expect("sent");
         let mut answer = vec![0; DATAGRAM];
         let len = forged.recv(&mut answer).await.expect("an answer");
         answer.truncate(len);
@@ -196,6 +196,6 @@ async fn a_source_that_may_be_forged_must_prove_itself_under_load() {
     assert!(begun >= 16, "a few honest clients at once are not sent round: {begun}");
     assert!(retry.len() < 400, "an answer to a forged source is short: {} bytes", retry.len());
     // Who answers is let in all the same.
-    let viewer = stage.viewer().await;
-    assert!(viewer.play(&stage.ticket("a.mp4", None), None).await.expect("plays").data == data);
+    let viewer = node.viewer().await;
+    assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
 }

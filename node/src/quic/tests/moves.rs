@@ -3,7 +3,6 @@
 use usher_proto::{SessionId, pb::v1};
 
 use super::*;
-use crate::moves::carry_out;
 
 fn seat() -> v1::Seat {
     v1::Seat {
@@ -66,12 +65,12 @@ async fn last(stream: &mut RecvStream, mut decoder: Decoder) -> u64 {
 #[tokio::test]
 async fn a_viewer_who_waits_for_the_next_group_is_told_at_once() {
     let data = mp4(1, 300 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     let mut claims = claims("a.mp4", None);
     // After its first 2 MiB, a group of this one comes in 7 minutes.
     (claims.purpose, claims.rate) = (Purpose::Play, 1_000);
-    let mut stream = viewer.open(&stage.sign(&claims), None).await;
+    let mut stream = viewer.open(&node.sign(&claims), None).await;
     let mut decoder = Decoder::default();
     let mut next = async || loop {
         if let Some(frame) = decoder.next_frame().expect("a good frame") {
@@ -85,27 +84,27 @@ async fn a_viewer_who_waits_for_the_next_group_is_told_at_once() {
     while groups < (2 << 20) / GROUP - 1 {
         groups += u64::from(matches!(next().await, Frame::Group(_)));
     }
-    let moving = tokio::spawn(carry_out(stage.house.clone(), order(&claims)));
+    let moving = tokio::spawn(node.services.moves.clone().carry_out(node.context.clone(), order(&claims)));
     let Frame::Moved(moved) = next().await else { panic!("told at once") };
     assert_eq!((moved.until, moved.seat), ((groups + 2) * GROUP, Some(seat())));
-    assert_eq!(stage.house.meter().sessions(), 1, "it goes on, as slowly as before");
+    assert_eq!(node.context.meter().sessions(), 1, "it goes on, as slowly as before");
     // A client that has the new seat need not wait.
     stream.stop(0_u32.into()).expect("stopped");
     assert_eq!(reason(moving.await.expect("no panic")), None);
-    stage.house.idle().await;
+    node.context.idle().await;
 }
 
 #[tokio::test]
 async fn what_is_sent_after_the_word_is_what_was_said() {
     let data = mp4(1, 300 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     for (purpose, rate) in [(Purpose::Fetch, 1_000_000), (Purpose::Play, 10_000_000)] {
         let mut claims = claims("a.mp4", None);
         (claims.purpose, claims.rate) = (purpose, rate);
-        let mut stream = viewer.open(&stage.sign(&claims), None).await;
+        let mut stream = viewer.open(&node.sign(&claims), None).await;
         let begun = began(&mut stream).await;
-        let moving = tokio::spawn(carry_out(stage.house.clone(), order(&claims)));
+        let moving = tokio::spawn(node.services.moves.clone().carry_out(node.context.clone(), order(&claims)));
         let (before, until, decoder) = told(&mut stream, begun).await;
         let lead = until / GROUP - before;
         match purpose {
@@ -114,17 +113,17 @@ async fn what_is_sent_after_the_word_is_what_was_said() {
         }
         assert_eq!(last(&mut stream, decoder).await, lead);
         assert_eq!(reason(moving.await.expect("no panic")), None);
-        stage.house.idle().await;
+        node.context.idle().await;
     }
 }
 
 #[tokio::test]
 async fn a_session_between_ranges_ends_at_once_and_one_that_has_all_it_wants_stays() {
     let data = mp4(1, 3 * GROUP as usize + 5);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     let claims = claims("a.mp4", None);
-    let open = Open { ticket: stage.sign(&claims), more: true, ..Open::default() };
+    let open = Open { ticket: node.sign(&claims), more: true, ..Open::default() };
     let (_send, mut receive) = viewer.send(&wire::message(Kind::Open, &open).expect("short enough")).await;
     let mut groups = 0;
     let mut decoder = Decoder::default();
@@ -135,15 +134,15 @@ async fn a_session_between_ranges_ends_at_once_and_one_that_has_all_it_wants_sta
             groups += u64::from(matches!(frame, Frame::Group(_)));
         }
     }
-    let moving = tokio::spawn(carry_out(stage.house.clone(), order(&claims)));
+    let moving = tokio::spawn(node.services.moves.clone().carry_out(node.context.clone(), order(&claims)));
     let (after, until, decoder) = told(&mut receive, decoder).await;
     assert_eq!((after, until, last(&mut receive, decoder).await), (0, 0, 0));
     assert_eq!(reason(moving.await.expect("no panic")), None);
 
     // A whole title that is less than the lead of any fetch.
     let claims = super::claims("a.mp4", None);
-    let mut stream = viewer.open(&stage.sign(&claims), None).await;
-    let moved = carry_out(stage.house.clone(), order(&claims));
+    let mut stream = viewer.open(&node.sign(&claims), None).await;
+    let moved = carry_out(&node, order(&claims));
     let (moved, received) = tokio::join!(moved, receive_whole(&mut stream));
     assert_eq!(reason(moved).as_deref(), Some("NOT_FOUND"));
     assert!(received == data);
@@ -151,4 +150,9 @@ async fn a_session_between_ranges_ends_at_once_and_one_that_has_all_it_wants_sta
 
 async fn receive_whole(stream: &mut RecvStream) -> Vec<u8> {
     receive(stream).await.expect("all of it, with its Finish").data
+}
+
+/// Moves a session as the master orders.
+async fn carry_out(node: &TestNode, order: v1::Move) -> v1::Moved {
+    node.services.moves.clone().carry_out(node.context.clone(), order).await
 }

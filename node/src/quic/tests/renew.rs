@@ -7,7 +7,7 @@ use usher_proto::{
 };
 
 use super::*;
-use crate::house::unix_now;
+use crate::context::unix_now;
 
 /// Claims on a title that was opened in time, for a session that may run until so many seconds from now.
 fn until(title: &str, seconds: i64) -> Claims {
@@ -27,8 +27,8 @@ async fn renew(viewer: &Viewer, ticket: &str) -> Result<Renewed, Code> {
 }
 
 /// A session that waits for its reader.
-async fn stuck(stage: &Stage, viewer: &Viewer, claims: &Claims) -> RecvStream {
-    let mut stream = viewer.open(&stage.sign(claims), None).await;
+async fn stuck(node: &TestNode, viewer: &Viewer, claims: &Claims) -> RecvStream {
+    let mut stream = viewer.open(&node.sign(claims), None).await;
     stream.read_exact(&mut [0]).await.expect("it began");
     stream
 }
@@ -48,53 +48,53 @@ async fn end(stream: &mut RecvStream) -> Result<(), Code> {
 #[tokio::test]
 async fn a_session_that_is_not_renewed_ends_when_there_is_a_master_to_do_it() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let viewer = stage.viewer().await;
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
     // Over for all but the grace of a node that is alone.
     let (lost, kept, endless) = (until("a.mp4", -100), until("a.mp4", -100), claims("a.mp4", None));
-    let mut lost_stream = stuck(&stage, &viewer, &lost).await;
-    let mut kept_stream = stuck(&stage, &viewer, &kept).await;
-    let mut endless_stream = stuck(&stage, &viewer, &endless).await;
-    assert_eq!(stage.house.meter().sessions(), 3);
-    let later = stage.sign(&Claims { until: Some(unix_now() + 500), nbf: 0, exp: 60, ..kept });
+    let mut lost_stream = stuck(&node, &viewer, &lost).await;
+    let mut kept_stream = stuck(&node, &viewer, &kept).await;
+    let mut endless_stream = stuck(&node, &viewer, &endless).await;
+    assert_eq!(node.context.meter().sessions(), 3);
+    let later = node.sign(&Claims { until: Some(unix_now() + 500), nbf: 0, exp: 60, ..kept });
     let renewed = renew(&viewer, &later).await.expect("renewed");
     assert!((400..=500).contains(&renewed.lifetime_s), "{renewed:?}");
     // Whose master has just come back gets a chance.
-    let tied = stage.house.leases.tie(unix_now());
+    let tied = node.services.leases.tie(unix_now());
     tokio::task::yield_now().await;
-    assert_eq!(stage.house.meter().sessions(), 3);
+    assert_eq!(node.context.meter().sessions(), 3);
     drop(tied);
-    let _tied = stage.house.leases.tie(unix_now() - 100);
+    let _tied = node.services.leases.tie(unix_now() - 100);
     assert_eq!(end(&mut lost_stream).await, Err(Code::TicketExpired));
     assert_eq!(end(&mut kept_stream).await, Ok(()));
     assert_eq!(end(&mut endless_stream).await, Ok(()));
-    stage.house.idle().await;
+    node.context.idle().await;
     assert_eq!(renew(&viewer, &later).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
 async fn a_node_without_a_master_keeps_to_its_grace() {
     let data = mp4(1, 60 * GROUP as usize);
-    let brief = Settings { ticket_grace: Duration::from_secs(50), ..settings() };
-    let stage = Stage::set(&[("a.mp4", &data)], brief, Bitrate(100_000_000_000), true).await;
-    let viewer = stage.viewer().await;
-    let mut over = viewer.open(&stage.sign(&until("a.mp4", -100)), None).await;
+    let brief = QuicSettings { ticket_grace: Duration::from_secs(50), ..settings() };
+    let node = TestNode::set(&[("a.mp4", &data)], brief, Bitrate(100_000_000_000), true).await;
+    let viewer = node.viewer().await;
+    let mut over = viewer.open(&node.sign(&until("a.mp4", -100)), None).await;
     assert_eq!(end(&mut over).await, Err(Code::TicketExpired));
-    let mut within = viewer.open(&stage.sign(&until("a.mp4", -30)), None).await;
+    let mut within = viewer.open(&node.sign(&until("a.mp4", -30)), None).await;
     assert_eq!(end(&mut within).await, Ok(()));
 }
 
 #[tokio::test]
 async fn a_bad_renewal_leaves_the_session_as_it_was() {
     let data = mp4(1, 60 * GROUP as usize);
-    let stage = Stage::with(&[("a.mp4", &data)]).await;
-    let (viewer, other) = (stage.viewer().await, stage.viewer().await);
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let (viewer, other) = (node.viewer().await, node.viewer().await);
     let good = until("a.mp4", 300);
-    let mut stream = stuck(&stage, &viewer, &good).await;
+    let mut stream = stuck(&node, &viewer, &good).await;
     let with = |change: fn(&mut Claims)| {
         let mut claims = Claims { until: Some(unix_now() + 500), ..good.clone() };
         change(&mut claims);
-        stage.sign(&claims)
+        node.sign(&claims)
     };
     for (what, ticket, code) in [
         ("none", String::new(), Code::TicketInvalid),
@@ -112,21 +112,21 @@ async fn a_bad_renewal_leaves_the_session_as_it_was() {
     assert!((200..=300).contains(&renewed.lifetime_s), "{renewed:?}");
     assert!(renew(&other, &with(|_| {})).await.is_ok_and(|renewed| renewed.lifetime_s > 400));
     assert_eq!(renew(&other, &with(|claims| claims.until = None)).await, Ok(Renewed { lifetime_s: 0 }));
-    assert_eq!(stage.house.meter().sessions(), 1);
+    assert_eq!(node.context.meter().sessions(), 1);
     assert_eq!(end(&mut stream).await, Ok(()));
 }
 
 #[tokio::test]
 async fn renewals_keep_no_connection_open() {
     let data = mp4(1, 60 * GROUP as usize);
-    let quick = Settings { unused: Duration::from_millis(50), ..settings() };
-    let stage = Stage::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
-    let (viewer, other) = (stage.viewer().await, stage.viewer().await);
+    let quick = QuicSettings { unused: Duration::from_secs(2), ..settings() };
+    let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
+    let (viewer, other) = (node.viewer().await, node.viewer().await);
     let claims = until("a.mp4", 300);
-    let _stream = stuck(&stage, &viewer, &claims).await;
+    let _stream = stuck(&node, &viewer, &claims).await;
     // As often as it likes: what it renews runs elsewhere.
     let end = loop {
-        let renew = wire::message(Kind::Renew, &Renew { ticket: stage.sign(&claims) }).expect("short enough");
+        let renew = wire::message(Kind::Renew, &Renew { ticket: node.sign(&claims) }).expect("short enough");
         let Ok((mut send, mut receive)) = other.connection.open_bi().await else {
             break other.connection.closed().await;
         };

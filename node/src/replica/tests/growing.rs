@@ -9,10 +9,10 @@ use super::{
     script::{Call, encode},
     *,
 };
-use crate::{core::pull::tests::frames, stage::receive_after};
+use crate::{core::pull::tests::frames, test_node::receive_after};
 
-fn spawn(target: &Stage, order: Replicate) -> JoinHandle<Result<(), Fault>> {
-    let puller = target.house.puller.clone();
+fn spawn(target: &TestNode, order: Replicate) -> JoinHandle<Result<(), Fault>> {
+    let puller = target.services.puller.clone();
     tokio::spawn(async move { puller.order(order).await })
 }
 
@@ -27,21 +27,21 @@ fn until(frames: &[Frame], group: usize) -> usize {
 }
 
 /// A script whose source sent so many groups of `data` and waits; the target has them on its disk.
-async fn begun(target: &Stage, data: &[u8], groups: u64) -> (Script, Call, JoinHandle<Result<(), Fault>>) {
+async fn begun(target: &TestNode, data: &[u8], groups: u64) -> (Script, Call, JoinHandle<Result<(), Fault>>) {
     let mut script = Script::start();
     let title = Title::parse("a.mp4").expect("a title");
-    let mut changes = target.house.library.subscribe();
+    let mut changes = target.context.library.subscribe();
     let order = spawn(target, script.order("a.mp4", data));
     let mut call = script.call().await;
     let frames = frames(data, 0);
     call.say(&frames[..until(&frames, groups as usize - 1)]).await;
     let copy = loop {
-        match target.house.library.find(&title, None) {
+        match target.context.library.find(&title, None) {
             Ok(copy) => break copy,
             Err(_) => drop(changes.changed().await),
         }
     };
-    let media = target.house.library.open_copy(&copy).expect("opens");
+    let media = target.context.library.open_copy(&copy).expect("opens");
     media.ready(groups).await.expect("comes");
     assert_eq!(media.groups(), groups);
     (script, call, order)
@@ -52,7 +52,7 @@ async fn a_viewer_watches_while_the_copy_comes_in() {
     let data = mp4(7, (PAGE + 5 * GROUP) as usize);
     let target = target().await;
     let (_script, mut call, order) = begun(&target, &data, 20).await;
-    let copy = target.house.library.subscribe().page(None, 1).pop().expect("a copy");
+    let copy = target.context.library.subscribe().page(None, 1).pop().expect("a copy");
     assert_eq!((copy.origin, copy.content, copy.size), (Origin::Growing, Some(tree::single(&data)), data.len() as u64));
 
     let viewer = target.viewer().await;
@@ -86,7 +86,7 @@ async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
     let viewer = target.viewer().await;
     let mut stream = viewer.open(&target.ticket("a.mp4", None), None).await;
     stream.read_exact(&mut [0; 5]).await.expect("something");
-    let mut changes = target.house.library.subscribe();
+    let mut changes = target.context.library.subscribe();
     assert_eq!(changes.page(None, 2).len(), 1);
     call.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
@@ -103,7 +103,7 @@ async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
 
     // What came is kept over a restart; what the disk did to it since is found out.
     let target = restart(target, QUOTA).await;
-    assert_eq!(target.house.library.stats().titles, 0);
+    assert_eq!(target.context.library.stats().titles, 0);
     let part = files(target.dir.path()).into_iter().find(|path| path.extension().is_some_and(|end| end == "part"));
     let part = File::options().write(true).open(part.expect("a part")).expect("opens");
     std::os::unix::fs::FileExt::write_all_at(&part, b"bad", 18 * GROUP + 5).expect("written");
@@ -137,7 +137,7 @@ async fn a_source_that_lies_is_not_believed() {
     call.left().await;
     // All of it was that source's: nothing is kept.
     assert!(files(target.dir.path()).is_empty());
-    assert_eq!(target.house.library.stats().titles, 0);
+    assert_eq!(target.context.library.stats().titles, 0);
 
     let order = spawn(&target, script.order("a.mp4", &data));
     let mut call = script.call().await;
@@ -165,7 +165,7 @@ async fn a_source_that_lies_is_not_believed() {
 async fn a_source_that_says_nothing_is_given_up() {
     let data = mp4(7, 4 * GROUP as usize);
     let target = target().await;
-    let puller = Puller::new(target.house.library.replicas().cloned(), Duration::from_millis(50));
+    let puller = Puller::new(target.context.library.replicas().cloned(), Duration::from_millis(50));
     let mut script = Script::start();
     let order = script.order("a.mp4", &data);
     let (result, _call) = tokio::join!(puller.order(order), script.call());
@@ -177,30 +177,30 @@ async fn an_eviction_ends_a_copy_that_comes_in() {
     let data = mp4(7, 40 * GROUP as usize);
     let target = target().await;
     let (_script, mut call, order) = begun(&target, &data, 10).await;
-    target.house.puller.evict(evict("a.mp4", &data)).await;
+    target.services.puller.evict(evict("a.mp4", &data)).await;
     assert_eq!(outcome(order).await, Err(Code::Interrupted));
     call.left().await;
     assert!(files(target.dir.path()).is_empty());
-    assert_eq!(target.house.library.stats().titles, 0);
-    assert_eq!(target.house.library.replicas().expect("takes copies").last_free(), QUOTA);
+    assert_eq!(target.context.library.stats().titles, 0);
+    assert_eq!(target.context.library.replicas().expect("takes copies").last_free(), QUOTA);
 }
 
 #[tokio::test]
 async fn what_is_kept_makes_room_and_gets_old() {
     let (data, other) = (mp4(7, 40 * GROUP as usize), mp4(1, 40 * GROUP as usize));
     let quota = room::cost(data.len() as u64) + GROUP;
-    let target = Stage::taking(TempDir::new().expect("a folder"), quota).await;
+    let target = TestNode::taking(TempDir::new().expect("a folder"), quota).await;
     let (_script, mut call, order) = begun(&target, &data, 30).await;
     call.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
-    assert_eq!((files(target.dir.path()).len(), target.house.puller.free()), (2, quota));
-    let source = Stage::with(&[("b.mp4", &other)]).await;
-    target.house.puller.order(from_stage(&source, "b.mp4", &other)).await.expect("there is room");
+    assert_eq!((files(target.dir.path()).len(), target.services.puller.free()), (2, quota));
+    let source = TestNode::with(&[("b.mp4", &other)]).await;
+    target.services.puller.order(seat_at(&source, "b.mp4", &other)).await.expect("there is room");
     let left = files(target.dir.path());
     let id = tree::single(&other).to_string();
     assert!(left.len() == 2 && left.iter().all(|path| path.to_string_lossy().contains(&id)), "{left:?}");
 
-    target.house.puller.evict(evict("b.mp4", &other)).await;
+    target.services.puller.evict(evict("b.mp4", &other)).await;
     let (_script, mut call, order) = begun(&target, &data, 30).await;
     call.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));

@@ -43,7 +43,7 @@ async fn a_session_is_sent_on_at_the_edge_of_a_group() {
     let mut call = master.call().await;
     node.attached().await;
     let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
-    let claims = stage::claims("long.mp4", None);
+    let claims = test_node::claims("long.mp4", None);
     let session: SessionId = claims.jti.parse().expect("an id");
     let mut stream = viewer.open(&key(call.hello.boot).sign(&claims).expect("signs"), None).await;
     call.until(|call| call.last.committed == Bitrate(1_000_000) && call.last.sent_bytes > STUCK).await;
@@ -93,7 +93,7 @@ async fn what_cannot_be_moved_is_refused() {
     }
     // A reader that leaves before it was told ends the order too.
     let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
-    let claims = stage::claims("long.mp4", None);
+    let claims = test_node::claims("long.mp4", None);
     let stream = viewer.open(&key(call.hello.boot).sign(&claims).expect("signs"), None).await;
     call.until(|call| call.last.sessions == 1 && call.last.sent_bytes > STUCK).await;
     call.send_on(order(4, claims.jti.parse().expect("an id"))).await;

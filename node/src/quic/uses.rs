@@ -1,29 +1,29 @@
-//! Whether a connection is used: a client who holds one without a session is asked to leave, however often it pings.
+//! Detects unused connections: one without a session is closed, however often its client pings.
 
 use std::time::Duration;
 
 use tokio::{sync::watch, time};
 
-/// Counts the good tickets of one connection that are being served.
+/// Number of valid tickets of one connection that are being served.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Uses(watch::Sender<usize>);
 
-/// One of them, until it drops.
+/// One valid ticket, counted until it drops.
 #[derive(Debug)]
-pub(super) struct Use(watch::Sender<usize>);
+pub(super) struct InUse(watch::Sender<usize>);
 
 impl Uses {
-    /// A good ticket was shown.
-    pub(super) fn enter(&self) -> Use {
+    /// Counts a valid ticket.
+    pub(super) fn enter(&self) -> InUse {
         self.0.send_modify(|count| *count += 1);
-        Use(self.0.clone())
+        InUse(self.0.clone())
     }
 
-    /// Waits until none was served for so long.
+    /// Waits until the connection has been unused for `patience`.
     pub(super) async fn unused(&self, patience: Duration) {
         let mut uses = self.0.subscribe();
         loop {
-            // A change is one even when the count is the same again.
+            // A change counts even when it restores the number.
             let used = *uses.borrow_and_update() > 0;
             let changed = uses.changed();
             if used {
@@ -35,7 +35,7 @@ impl Uses {
     }
 }
 
-impl Drop for Use {
+impl Drop for InUse {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
@@ -66,7 +66,7 @@ mod tests {
         drop(second);
         assert!(!after(0).await);
         assert!(!after(29).await);
-        // Begun and ended between two looks.
+        // Started and ended between two polls.
         drop(uses.enter());
         assert!(!after(0).await);
         assert!(!after(29).await);

@@ -24,14 +24,16 @@ use usher_proto::{
     tree::{self, GROUP, Value},
     wire::{self, Decoder, Frame, Kind},
 };
+use usher_transport::{Congestion, Offload};
 
 use crate::{
-    app::{Congestion, Offload},
-    house::House,
+    context::NodeContext,
+    core::guard::Limits,
     live,
     media::{self, Library, clips},
     presence::Presence,
-    quic::{self, Server, Settings},
+    quic::{self, QuicSettings, Server},
+    services::Services,
 };
 
 pub(crate) const NODE: &str = "node-1";
@@ -40,8 +42,8 @@ pub(crate) const NODE: &str = "node-1";
 const FEEDS: live::Settings =
     live::Settings { ingest: true, window: Duration::from_secs(60), memory: 64 << 20, grace: live::GRACE };
 
-pub(crate) fn settings() -> Settings {
-    Settings {
+pub(crate) fn settings() -> QuicSettings {
+    QuicSettings {
         congestion: Congestion::Cubic,
         offload: Offload::Auto,
         threads: 2,
@@ -75,36 +77,37 @@ pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
     }
 }
 
-pub(crate) struct Stage {
+pub(crate) struct TestNode {
     pub(crate) dir: TempDir,
-    pub(crate) house: Arc<House>,
+    pub(crate) context: Arc<NodeContext>,
+    pub(crate) services: Arc<Services>,
     pub(crate) presence: Presence,
     pub(crate) server: Server,
     pub(crate) key: Key,
     pub(crate) address: SocketAddr,
 }
 
-impl Stage {
+impl TestNode {
     /// A node that holds these files, hashed.
     pub(crate) async fn with(files: &[(&str, &[u8])]) -> Self {
         Self::set(files, settings(), Bitrate(100_000_000_000), true).await
     }
 
     /// The same; perhaps not `hashed` yet.
-    pub(crate) async fn set(files: &[(&str, &[u8])], settings: Settings, capacity: Bitrate, hashed: bool) -> Self {
-        Self::stage(TempDir::new().expect("a folder"), files, settings, capacity, hashed, None).await
+    pub(crate) async fn set(files: &[(&str, &[u8])], settings: QuicSettings, capacity: Bitrate, hashed: bool) -> Self {
+        Self::start(TempDir::new().expect("a folder"), files, settings, capacity, hashed, None).await
     }
 
     /// A node without films that takes copies of so many bytes, with what is in this folder from before.
     pub(crate) async fn taking(dir: TempDir, quota: u64) -> Self {
         let replicas = media::ReplicaConfig { folder: dir.path().join("replicas"), quota: Some(quota) };
-        Self::stage(dir, &[], settings(), Bitrate(100_000_000_000), true, Some(replicas)).await
+        Self::start(dir, &[], settings(), Bitrate(100_000_000_000), true, Some(replicas)).await
     }
 
-    async fn stage(
+    async fn start(
         dir: TempDir,
         files: &[(&str, &[u8])],
-        settings: Settings,
+        settings: QuicSettings,
         capacity: Bitrate,
         hashed: bool,
         replicas: Option<media::ReplicaConfig>,
@@ -118,15 +121,16 @@ impl Stage {
             library.hashed().await;
         }
         assert!(taking || library.stats().titles == files.len() as u64, "{:?}", library.rejected());
-        let house = House::new(NodeName::parse(NODE).expect("a name"), library, capacity, FEEDS);
+        let context = NodeContext::new(NodeName::parse(NODE).expect("a name"), library, Limits::from(capacity));
+        let services = Services::new(context.clone(), FEEDS);
         let key = Key::new([5; 32]);
-        house.welcome(std::slice::from_ref(&key));
+        context.accept_keys(std::slice::from_ref(&key));
         let presence = Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate");
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let sockets = quic::bind(&[any]).expect("a socket");
-        let server = Server::start(&house, presence.resolver(), sockets, settings).expect("a server");
+        let server = Server::start(&services, presence.resolver(), sockets, settings).expect("a server");
         let address = server.local_addrs().expect("an address")[0];
-        Self { dir, house, presence, server, key, address }
+        Self { dir, context, services, presence, server, key, address }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

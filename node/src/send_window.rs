@@ -1,4 +1,4 @@
-//! What of a connection is on its way: keeps quinn's send window as `core::window` says.
+//! What of a connection is on its way: keeps quinn's send window as `core::send_window` says.
 
 use std::{
     sync::{
@@ -10,10 +10,10 @@ use std::{
 
 use usher_transport::Connection;
 
-use crate::core::window::{self, Senders, Window};
+use crate::core::send_window::{self, Senders, Window};
 
 /// One connection, for all of its sessions.
-pub(crate) struct Flight {
+pub(crate) struct SendWindow {
     connection: Connection,
     state: Mutex<State>,
     /// Viewers of titles on the whole node.
@@ -40,15 +40,15 @@ pub(crate) enum Pace {
 }
 
 /// A session that sends, until it drops.
-pub(crate) struct Sending<'a> {
-    flight: &'a Flight,
+pub(crate) struct WindowShare<'a> {
+    window: &'a SendWindow,
     pace: Pace,
 }
 
-impl Flight {
+impl SendWindow {
     /// Counts its viewers among those of the node.
-    pub(super) fn new(connection: Connection, viewers: Arc<AtomicUsize>) -> Self {
-        connection.set_send_window(window::LEAST);
+    pub(crate) fn new(connection: Connection, viewers: Arc<AtomicUsize>) -> Self {
+        connection.set_send_window(send_window::LEAST);
         let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0, feeds: 0 };
         Self { connection, state: Mutex::new(state), viewers }
     }
@@ -67,7 +67,7 @@ impl Flight {
     }
 
     /// A session begins to send.
-    pub(super) fn join(&self, pace: Pace) -> Sending<'_> {
+    pub(crate) fn join(&self, pace: Pace) -> WindowShare<'_> {
         let mut state = self.lock();
         let alone = state.sessions == 0;
         state.sessions += 1;
@@ -83,17 +83,17 @@ impl Flight {
         {
             self.connection.set_send_window(bytes);
         }
-        Sending { flight: self, pace }
+        WindowShare { window: self, pace }
     }
 }
 
-impl Sending<'_> {
+impl WindowShare<'_> {
     /// So many bytes were written to a stream.
     pub(crate) fn wrote(&self, bytes: u64) {
         let now = Instant::now();
-        let connection = &self.flight.connection;
-        let mut state = self.flight.lock();
-        let senders = self.flight.senders(&state);
+        let connection = &self.window.connection;
+        let mut state = self.window.lock();
+        let senders = self.window.senders(&state);
         if state.window.wrote(now, bytes, senders)
             && let Some(bytes) = state.window.measure(now, connection.rtt(), senders)
         {
@@ -102,13 +102,13 @@ impl Sending<'_> {
     }
 }
 
-impl Drop for Sending<'_> {
+impl Drop for WindowShare<'_> {
     fn drop(&mut self) {
-        let mut state = self.flight.lock();
+        let mut state = self.window.lock();
         state.sessions -= 1;
         match self.pace {
             Pace::Greedy => state.greedy -= 1,
-            Pace::Viewer => drop(self.flight.viewers.fetch_sub(1, Ordering::Relaxed)),
+            Pace::Viewer => drop(self.window.viewers.fetch_sub(1, Ordering::Relaxed)),
             Pace::Feed => state.feeds -= 1,
         }
     }

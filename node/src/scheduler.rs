@@ -1,4 +1,4 @@
-//! Waits for turns: the schedule of `core::schedule` with a clock, and wakes those whose turn it is. Owns its lock, which
+//! Waits for scheduler: the schedule of `core::schedule` with a clock, and wakes those whose turn it is. Owns its lock, which
 //! is short and never held across an await.
 
 use std::{
@@ -18,17 +18,17 @@ use usher_proto::Bitrate;
 
 use crate::core::schedule::{Answer, Key, Schedule, Terms};
 
-/// The turns of a node.
-pub(crate) struct Turns {
+/// The scheduler of a node.
+pub(crate) struct Scheduler {
     inner: Mutex<Inner>,
-    /// The next turn comes sooner than [`Turns::keep`] thinks.
+    /// The next turn comes sooner than [`Scheduler::keep`] thinks.
     sooner: Notify,
 }
 
 struct Inner {
     schedule: Schedule,
     waiting: HashMap<Key, Arc<Gate>>,
-    /// When [`Turns::keep`] looks again.
+    /// When [`Scheduler::keep`] looks again.
     looks: Option<Instant>,
 }
 
@@ -41,15 +41,15 @@ struct Gate {
 }
 
 /// One session's part, until it drops.
-pub(crate) struct Part {
-    turns: Arc<Turns>,
+pub(crate) struct Slot {
+    scheduler: Arc<Scheduler>,
     key: Key,
     gate: Arc<Gate>,
-    piece: u64,
+    quantum: u64,
     paced: bool,
 }
 
-impl Turns {
+impl Scheduler {
     pub(crate) fn new(capacity: Bitrate) -> Arc<Self> {
         let schedule = Schedule::new(Instant::now(), capacity);
         let inner = Inner { schedule, waiting: HashMap::new(), looks: None };
@@ -62,14 +62,14 @@ impl Turns {
     }
 
     /// A session begins.
-    pub(crate) fn join(self: &Arc<Self>, terms: Terms) -> Part {
+    pub(crate) fn join(self: &Arc<Self>, terms: Terms) -> Slot {
         let mut inner = self.lock();
         let key = inner.schedule.join(Instant::now(), terms);
-        let piece = inner.schedule.piece(&terms);
-        Part { turns: self.clone(), key, gate: Arc::default(), piece, paced: terms.paced() }
+        let quantum = inner.schedule.quantum(&terms);
+        Slot { scheduler: self.clone(), key, gate: Arc::default(), quantum, paced: terms.paced() }
     }
 
-    /// Gives turns as time passes, for as long as the node runs. For one caller.
+    /// Gives scheduler as time passes, for as long as the node runs. For one caller.
     pub(crate) async fn keep(&self) {
         loop {
             let deadline = {
@@ -86,7 +86,7 @@ impl Turns {
         }
     }
 
-    /// Gives the turns that are due, and sees to it that the next one is not missed.
+    /// Gives the scheduler that are due, and sees to it that the next one is not missed.
     fn give(&self, mut inner: MutexGuard<'_, Inner>, now: Instant) {
         inner.give(now);
         let deadline = inner.schedule.deadline();
@@ -109,10 +109,10 @@ impl Inner {
     }
 }
 
-impl Part {
+impl Slot {
     /// Bytes to ask for at a time.
-    pub(crate) fn piece(&self) -> u64 {
-        self.piece
+    pub(crate) fn quantum(&self) -> u64 {
+        self.quantum
     }
 
     /// Whether it is paced by its rate.
@@ -120,7 +120,7 @@ impl Part {
         self.paced
     }
 
-    /// Waits until so many bytes may be sent, at most [`Part::piece`].
+    /// Waits until so many bytes may be sent, at most [`Slot::quantum`].
     pub(crate) async fn turn(&self, bytes: u64) {
         // One that came when nobody waited for it any more is as good.
         if self.gate.given.swap(0, Ordering::Acquire) > 0 {
@@ -134,11 +134,11 @@ impl Part {
 
     fn ask(&self, bytes: u64) -> Answer {
         let now = Instant::now();
-        let mut inner = self.turns.lock();
+        let mut inner = self.scheduler.lock();
         let answer = inner.schedule.ask(now, self.key, bytes);
         if answer == Answer::Waits {
             inner.waiting.insert(self.key, self.gate.clone());
-            self.turns.give(inner, now);
+            self.scheduler.give(inner, now);
         }
         answer
     }
@@ -157,12 +157,12 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut inner = self.turns.lock();
+        let mut inner = self.scheduler.lock();
         inner.waiting.remove(&self.key);
         inner.schedule.leave(self.key);
-        self.turns.give(inner, Instant::now());
+        self.scheduler.give(inner, Instant::now());
     }
 }
 
@@ -178,13 +178,13 @@ mod tests {
 
     #[tokio::test]
     async fn turns_come_as_time_passes_and_when_another_leaves() {
-        let turns = Turns::new(Bitrate(8_000_000));
+        let scheduler = Scheduler::new(Bitrate(8_000_000));
         let keeper = tokio::spawn({
-            let turns = turns.clone();
-            async move { turns.keep().await }
+            let scheduler = scheduler.clone();
+            async move { scheduler.keep().await }
         });
         // The bucket, and then four times as much.
-        let (first, second) = (turns.join(fetch()), turns.join(fetch()));
+        let (first, second) = (scheduler.join(fetch()), scheduler.join(fetch()));
         for _ in 0..5 {
             first.turn(5000).await;
             second.turn(5000).await;
@@ -194,7 +194,7 @@ mod tests {
         drop(first);
         second.turn(10_000).await;
         drop(second);
-        assert!(turns.lock().waiting.is_empty());
+        assert!(scheduler.lock().waiting.is_empty());
         keeper.abort();
     }
 }

@@ -1,0 +1,125 @@
+//! An active session: counted by the meter, scheduled, and reported to the master until it drops.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use usher_proto::{
+    Bitrate, ContentId, Fault, SessionId,
+    model::Begun,
+    ticket::{Purpose, Ticket},
+};
+
+use super::{NodeContext, OpenedTitle};
+use crate::{core::schedule::Terms, scheduler::Slot};
+
+/// The meter's volume number of feeds, which are read from memory.
+const NO_VOLUME: u16 = u16::MAX - 1;
+
+/// The stream that a session runs on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamOf {
+    /// Identifies the connection.
+    pub(crate) connection: u64,
+    /// Priority among the streams of the connection; higher goes first.
+    pub(crate) priority: i32,
+}
+
+/// A session that is counted as active until it drops.
+pub(crate) struct ActiveSession {
+    context: Arc<NodeContext>,
+    id: SessionId,
+    slot: Slot,
+    began: Instant,
+    bytes: u64,
+}
+
+impl NodeContext {
+    /// Starts a session for a title, if admission control still allows it.
+    ///
+    /// # Errors
+    /// `NO_CAPACITY`, `UNEQUIPPED` for a rate above the limit of one session, `TICKET_REPLAYED` for an active session,
+    /// `DRAINING` when a drain began while the title was opened.
+    pub(crate) fn begin(self: &Arc<Self>, opened: &OpenedTitle, stream: StreamOf) -> Result<ActiveSession, Fault> {
+        let ticket = opened.session.ticket();
+        let StreamOf { connection, priority } = stream;
+        let (purpose, rate) = (ticket.purpose, Bitrate(ticket.rate));
+        let terms = Terms { purpose, rate, connection, priority, live: false };
+        self.activate(ticket, opened.media.content(), opened.volume, terms)
+    }
+
+    /// Starts a session that watches or relays a feed.
+    ///
+    /// # Errors
+    /// As [`NodeContext::begin`].
+    pub(crate) fn begin_feed(self: &Arc<Self>, ticket: &Ticket, stream: StreamOf) -> Result<ActiveSession, Fault> {
+        let StreamOf { connection, priority } = stream;
+        let terms = Terms { purpose: Purpose::Play, rate: Bitrate(ticket.rate), connection, priority, live: true };
+        self.activate(ticket, None, NO_VOLUME, terms)
+    }
+
+    fn activate(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        content: Option<ContentId>,
+        volume: u16,
+        terms: Terms,
+    ) -> Result<ActiveSession, Fault> {
+        self.ensure_serving()?;
+        let Terms { rate, purpose, .. } = terms;
+        let (now, session) = (Instant::now(), ticket.session);
+        let begun = Begun { session, title: ticket.title.clone(), content, rate, purpose };
+        self.meter().begin(now, begun, volume, ticket.burst)?;
+        self.session_events.notify_one();
+        self.sessions.send_modify(|count| *count += 1);
+        let slot = self.scheduler.join(terms);
+        Ok(ActiveSession { context: self.clone(), id: session, slot, began: now, bytes: 0 })
+    }
+}
+
+impl ActiveSession {
+    /// Bytes to send at a time.
+    pub(crate) fn quantum(&self) -> u64 {
+        self.slot.quantum()
+    }
+
+    /// Whether the scheduler limits it to its rate in the long run.
+    pub(crate) fn paced(&self) -> bool {
+        self.slot.paced()
+    }
+
+    /// Waits until `bytes` may be sent, at most [`ActiveSession::quantum`].
+    pub(crate) async fn turn(&self, bytes: u64) {
+        self.slot.turn(bytes).await;
+    }
+
+    /// Marks that only the reader limits the session from here until [`ActiveSession::sent`].
+    pub(crate) fn offers(&self) {
+        self.context.meter().offers(Instant::now(), self.id);
+    }
+
+    /// Counts written bytes.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.context.meter().sent(Instant::now(), self.id, bytes);
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Time since the session started.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+impl Drop for ActiveSession {
+    fn drop(&mut self) {
+        self.context.meter().end(Instant::now(), self.id);
+        self.context.session_events.notify_one();
+        self.context.sessions.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
