@@ -17,7 +17,7 @@ use usher_certs::{
     Identity, Role, San,
     files::{self, PemSet},
 };
-use usher_client::{Authority, Client, Options, cli::FetchArgs, core::url::Url};
+use usher_client::{Authority, Client, Options, Url, cli::FetchArgs};
 use usher_master::app as master;
 use usher_node::app as node;
 use usher_proto::{Bitrate, MASTER_PORT, pb::v1};
@@ -163,7 +163,7 @@ impl Demo {
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         loop {
             tick.tick().await;
-            let titles = client.titles("", usize::MAX).await?;
+            let titles = client.list("", usize::MAX).await?;
             let known: usize = titles.iter().map(|title| title.nodes.len()).sum();
             if known as u64 >= held && titles.iter().all(|title| !title.content_id.is_empty()) {
                 client.close().await;

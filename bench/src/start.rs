@@ -10,11 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use usher_client::{
-    Authority, Client, Options,
-    core::{assembler::Piece, url::Address},
-    driver::{About, Progress, Sink},
-};
+use usher_client::{Address, Authority, Client, FetchEvent, Options, Piece, Sink, TransferInfo};
 use usher_proto::{Code, ContentId, Fault, Title};
 use usher_relay::{Direction, Settings, UdpRelay};
 
@@ -134,8 +130,8 @@ async fn second(ca: &Path, address: &str) -> anyhow::Result<Marks> {
     let title = |name: &str| Title::parse(name).context("a title");
     client.fetch_to(&title("one.mp4")?, &mut Eye { until_first: false, first: None }, &|_| ()).await?;
     let (began, seated) = (Instant::now(), Mutex::new(None));
-    let observer = |progress: &Progress| {
-        if let (Progress::Seated { .. }, Ok(mut seated)) = (progress, seated.lock()) {
+    let observer = |progress: &FetchEvent| {
+        if let (FetchEvent::Seated { .. }, Ok(mut seated)) = (progress, seated.lock()) {
             seated.get_or_insert_with(|| began.elapsed());
         }
     };
@@ -154,7 +150,7 @@ struct Eye {
 }
 
 impl Sink for Eye {
-    async fn begin(&mut self, _about: &About) -> Result<u64, Fault> {
+    async fn begin(&mut self, _about: &TransferInfo) -> Result<u64, Fault> {
         Ok(0)
     }
 

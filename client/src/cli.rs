@@ -87,7 +87,7 @@ impl Reach {
 impl Reach {
     /// A client for questions only, which says on standard error that it waits for an absent master.
     fn asking(&self, address: Address) -> Result<Client, Failure> {
-        Ok(self.client(address, Options::default())?.telling(waits))
+        Ok(self.client(address, Options::default())?.on_wait(waits))
     }
 }
 

@@ -1,16 +1,17 @@
-//! The client as a library: one master, the nodes that it names, and what can be asked of them.
+//! The client as a library: fetch titles, watch and publish feeds, and ask a master what it knows.
+
+mod operate;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time};
 use usher_certs::files::PemSet;
 use usher_proto::{
-    Bitrate, Code, Fault, Title,
+    Bitrate, Code, ContentId, Fault, NodeName, Title,
     backoff::Backoff,
     model::{Range, What},
     pb::v1,
     ticket::Purpose,
-    units,
 };
 
 use crate::{
@@ -20,27 +21,27 @@ use crate::{
         url::Address,
     },
     driver::{
-        self, Drain, Means, Order, Outcome, Progress, Sight, Sink, Start, Tally, View, Watch,
-        publish::{Feed, Input, Status, Told},
+        self, Connector, Context, FeedEvent, FeedSink, FeedStats, FetchEvent, MediaInput, Order, Outcome, Publication,
+        PublishEvent, PublishStats, Sink, StartAt, WatchOrder,
     },
     master::{Answer, Authority, Master},
     quic::{Congestion, Pool, Throttle},
 };
 
-/// How a client behaves.
+/// Settings of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Without any progress for this long, work fails.
+    /// A transfer or call fails after this time without progress.
     pub timeout: Duration,
     /// The client's zone; empty if unknown.
     pub zone: String,
-    /// The rate of all transfers together; `None` for no limit.
+    /// Rate of all transfers together; `None` for no limit.
     pub limit: Option<Bitrate>,
-    /// What the master is shown, if it wants to know who asks.
+    /// Certificate and key that the master sees; `None` for an anonymous client.
     pub identity: Option<PemSet>,
-    /// How congestion on the way to the nodes is answered.
+    /// Congestion control towards the nodes.
     pub congestion: Congestion,
-    /// Nodes that may send a fetched title at once; `None` for as many as help.
+    /// Nodes that may send a fetched title at once; `None` for as many as make it faster.
     pub sources: Option<usize>,
 }
 
@@ -51,284 +52,349 @@ impl Default for Options {
     }
 }
 
-/// A client of one master. Sessions share connections to nodes.
+/// A master's choice of nodes for a title.
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    /// The title.
+    pub title: Title,
+    /// Its content id; `None` while no node has hashed it, and of a feed.
+    pub content: Option<ContentId>,
+    /// Size of the title in bytes; 0 of a feed.
+    pub size: u64,
+    /// Rate reserved at the first node.
+    pub rate: Bitrate,
+    /// The chosen nodes, the best first.
+    pub nodes: Vec<NodeName>,
+    /// Why the first node was chosen.
+    pub reason: String,
+    /// Id of the request, for `usher explain --request`.
+    pub request_id: String,
+}
+
+/// A client of one master.
+///
+/// Sessions share their connections to nodes. Calls take `&self` and may run at once; a caller that drops a call cancels it.
+/// Every method needs a Tokio runtime with time and I/O enabled.
+///
+/// ```
+/// use usher_client::{Address, Authority, Client, Options, Url};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let url: Url = "usher://media.example/films/dune.mp4".parse()?;
+/// assert_eq!(url.title()?.as_str(), "films/dune.mp4");
+/// // The certificate that every master and node of the cluster is trusted by.
+/// let pem = "not a certificate".to_owned();
+/// let authority = Authority { pem, source: "ca.pem".into() };
+/// let refused = Client::new(url.master, authority, Options::default());
+/// assert!(refused.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Client {
-    master: Arc<Master>,
-    pool: Arc<Pool>,
-    throttle: Option<Throttle>,
+    connector: Connector,
     options: Options,
-    waits: Option<fn(&Fault)>,
+    on_wait: Option<fn(&Fault)>,
 }
 
 impl Client {
-    /// A client of the master at `address`; dials nothing yet.
+    /// A client of the master at `address`, which must show a certificate of `authority`. Dials nothing yet.
     ///
     /// # Errors
-    /// [`Code::Usage`] when the authority's certificate cannot be used.
+    /// [`Code::Usage`] when a certificate cannot be used.
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
         let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
         let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
         let pool = Arc::new(Pool::new(options.congestion));
-        Ok(Self { master: Arc::new(master), pool, throttle, options, waits: None })
+        let connector = Connector { master: Arc::new(master), pool, throttle };
+        Ok(Self { connector, options, on_wait: None })
     }
 
-    /// Tells `waits` once in each call why it waits for the master. Transfers tell their observer instead.
+    /// Calls `on_wait` once in each call that waits for the master, with the reason. Transfers report it to their observer
+    /// instead.
     #[must_use]
-    pub fn telling(mut self, waits: fn(&Fault)) -> Self {
-        self.waits = Some(waits);
+    pub fn on_wait(mut self, on_wait: fn(&Fault)) -> Self {
+        self.on_wait = Some(on_wait);
         self
     }
 
     /// The master's address.
     pub fn address(&self) -> &Address {
-        self.master.address()
+        self.connector.master.address()
     }
 
-    /// What names everything that this client asks for, in logs and for [`Client::explain`].
+    /// Id of this client's requests in the logs of the cluster, and for `usher explain --request`.
     pub fn request_id(&self) -> &str {
-        self.master.request_id()
+        self.connector.master.request_id()
     }
 
-    /// Fetches a whole title into `sink`, and tells `observer` how it goes.
+    /// Fetches a title into `sink` and verifies every byte. `observer` receives the events of the transfer.
+    ///
+    /// Nodes that fail, move the session or fall silent are replaced without a gap in the bytes.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usher_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use usher_client::{FetchEvent, Title, sink::FileSink};
+    ///
+    /// let title = Title::parse("films/dune.mp4")?;
+    /// let mut sink = FileSink::new("dune.mp4".into(), false);
+    /// let outcome = client
+    ///     .fetch_to(&title, &mut sink, &|event| {
+    ///         if let FetchEvent::Progress { verified, total, .. } = event {
+    ///             eprintln!("{verified} of {total} bytes");
+    ///         }
+    ///     })
+    ///     .await?;
+    /// println!("{} bytes, BLAKE3 {}", outcome.bytes, outcome.content);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// The [`Fault`] that ended it, after other seats and the timeout. The sink was told to pause.
+    /// The last [`Fault`], once no other node helped within the timeout; [`Code::Disk`] and other failures of the sink at
+    /// once. The sink was paused, so that a later run can resume.
     pub async fn fetch_to(
         &self,
         title: &Title,
         sink: &mut impl Sink,
-        observer: &(dyn Fn(&Progress) + Send + Sync),
+        observer: &(dyn Fn(&FetchEvent) + Send + Sync),
     ) -> Result<Outcome, Fault> {
         let order = self.order(What::Title(title.clone()), Purpose::Fetch, Range::default());
-        self.run(&order, sink, observer, None).await
+        self.fetch_order(&order, sink, observer, None).await
     }
 
-    /// An order under this client's options.
-    pub(crate) fn order(&self, what: What, purpose: Purpose, range: Range) -> Order {
-        let Options { timeout, zone, sources, limit, .. } = self.options.clone();
-        // A viewer's rate is reserved at one node, and where a limit makes it slow, others do not help.
-        let alone = purpose == Purpose::Play || limit.is_some() && sources.is_none();
-        let sources = if alone { Some(1) } else { sources };
-        Order { what, purpose, range, zone, timeout, sources }
-    }
-
-    /// Runs an order; `first` is the master's answer if it was asked already.
-    pub(crate) async fn run(
-        &self,
-        order: &Order,
-        sink: &mut impl Sink,
-        observer: &(dyn Fn(&Progress) + Send + Sync),
-        first: Option<Result<Answer, Fault>>,
-    ) -> Result<Outcome, Fault> {
-        let means = Means { master: &self.master, pool: &self.pool, throttle: self.throttle.as_ref(), observer };
-        driver::run(means, order, sink, first).await
-    }
-
-    /// What is wanted of a feed, under this client's options.
-    pub(crate) fn watch_order(
-        &self,
-        title: &Title,
-        purpose: Purpose,
-        start: Start,
-        latency: Duration,
-        duration: Option<Duration>,
-    ) -> Watch {
-        let order = self.order(What::Title(title.clone()), purpose, Range::default());
-        Watch { title: title.clone(), order, start, latency, duration }
-    }
-
-    /// Plays a feed into `drain` from `start` on until it is over, and tells `observer` how it goes. Groups are dropped when
-    /// it falls behind by more than `latency`.
+    /// Plays a feed into `sink`, from `start` to its end. Groups are dropped once the sink falls behind by more than
+    /// `latency`. `observer` receives the events of the feed.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usher_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use usher_client::{StartAt, Title, sink::LiveSink};
+    ///
+    /// let title = Title::parse("live/cam1")?;
+    /// let mut sink = LiveSink::stdout()?;
+    /// let latency = Duration::from_secs(10);
+    /// let stats = client.play(&title, StartAt::LastWhole, latency, &mut sink, &|_| ()).await?;
+    /// eprintln!("{} groups, {} dropped", stats.groups, stats.dropped);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// The [`Fault`] that ended it, after other seats and the timeout.
-    pub async fn play_to(
+    /// The last [`Fault`], once no other node helped within the timeout; failures of the sink at once.
+    pub async fn play(
         &self,
         title: &Title,
-        start: Start,
+        start: StartAt,
         latency: Duration,
-        drain: &mut impl Drain,
-        observer: &(dyn Fn(&Sight) + Send + Sync),
-    ) -> Result<Tally, Fault> {
-        let watch = self.watch_order(title, Purpose::Play, start, latency, None);
-        self.watch_feed(&watch, drain, observer).await
+        sink: &mut impl FeedSink,
+        observer: &(dyn Fn(&FeedEvent) + Send + Sync),
+    ) -> Result<FeedStats, Fault> {
+        let order = self.watch_order(title, Purpose::Play, start, latency, None);
+        self.watch_feed(&order, sink, observer).await
     }
 
-    /// Watches a feed until it is over, or enough came of it.
-    pub(crate) async fn watch_feed(
+    /// Publishes a feed until its input ends, or a message on `stop` asks to stop; a second message ends it at once.
+    /// `observer` receives the events of the feed.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usher_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use usher_client::{MediaInput, Publication, Title};
+    ///
+    /// let input = MediaInput::read(std::fs::File::open("clip.ts")?, "clip.ts", true)?;
+    /// let publication = Publication::new(Title::parse("live/cam1")?);
+    /// let (stop, mut stopped) = tokio::sync::mpsc::channel(1);
+    /// let stats = client.publish(&publication, input, &mut stopped, &|_| ()).await?;
+    /// eprintln!("{} groups", stats.groups);
+    /// # drop(stop);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What was wrong with the input; the last [`Fault`], once no node received the feed within the timeout;
+    /// [`Code::Exists`] when another publisher has the feed.
+    pub async fn publish(
         &self,
-        watch: &Watch,
-        drain: &mut impl Drain,
-        observer: &(dyn Fn(&Sight) + Send + Sync),
-    ) -> Result<Tally, Fault> {
-        driver::watch(View { master: &self.master, pool: &self.pool, observer }, watch, drain).await
-    }
-
-    /// Publishes a feed until its input ends, or a message asks to stop; a second one ends it at once.
-    pub(crate) async fn publish(
-        &self,
-        feed: &Feed,
-        input: Input,
+        publication: &Publication,
+        input: MediaInput,
         stop: &mut mpsc::Receiver<()>,
-        observer: &(dyn Fn(&Told) + Send + Sync),
-    ) -> Result<Status, Fault> {
-        driver::publish::run((&self.master, &self.pool), feed, input, stop, observer).await
+        observer: &(dyn Fn(&PublishEvent) + Send + Sync),
+    ) -> Result<PublishStats, Fault> {
+        driver::publish(&self.connector, publication, input, stop, observer).await
     }
 
-    /// Asks for nodes for several orders at once, so that one node may serve them all.
-    pub(crate) async fn resolve_many(&self, orders: &[&Order]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
-        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[], &[])).collect();
-        self.patiently(|| self.master.resolve_many(requests.clone())).await
-    }
-
-    /// All titles that begin with `prefix`, in order; at most `most` of them.
+    /// Lists titles and feeds that begin with `prefix`, in order; at most `most` of them.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usher_client::Client) -> Result<(), usher_client::Fault> {
+    /// for title in client.list("films/", 100).await? {
+    ///     println!("{} {} bytes, {} copies", title.title, title.size, title.nodes.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// What the master, or the way to it, had wrong.
-    pub async fn titles(&self, prefix: &str, most: usize) -> Result<Vec<v1::Title>, Fault> {
+    /// The master's refusal, or the failure to reach it within the timeout.
+    pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<v1::Title>, Fault> {
         let mut titles: Vec<v1::Title> = Vec::new();
         let mut page_token = String::new();
         loop {
             let page_size = u32::try_from(most.saturating_sub(titles.len())).unwrap_or(u32::MAX).min(1000);
             let request = v1::ListTitlesRequest { prefix: prefix.to_owned(), page_size, page_token };
-            let page = self.patiently(|| self.master.list_titles(request.clone())).await?;
+            let page = self.retry_unavailable(|| self.connector.master.list_titles(request.clone())).await?;
             let empty = page.titles.is_empty();
             titles.extend(page.titles);
             titles.truncate(most);
             page_token = page.next_page_token;
-            // A page without titles and with a token would go round for ever.
+            // An empty page with a token would never end.
             if page_token.is_empty() || empty || titles.len() >= most {
                 return Ok(titles);
             }
         }
     }
 
-    /// Every content and copy of a title.
+    /// Lists every content and copy of a title.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usher_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use usher_client::{Title, What};
+    ///
+    /// for version in client.locate(&What::Title(Title::parse("films/dune.mp4")?)).await? {
+    ///     for copy in version.copies {
+    ///         println!("{}", copy.node);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`Code::NotFound`], or what the master, or the way to it, had wrong.
+    /// [`Code::NotFound`], the master's refusal, or the failure to reach it within the timeout.
     pub async fn locate(&self, what: &What) -> Result<Vec<v1::Version>, Fault> {
         let what = match what {
             What::Title(title) => v1::locate_request::What::Title(title.to_string()),
             What::Content(content) => v1::locate_request::What::ContentId(content.to_string()),
         };
-        Ok(self.patiently(|| self.master.locate(what.clone())).await?.versions)
+        Ok(self.retry_unavailable(|| self.connector.master.locate(what.clone())).await?.versions)
     }
 
-    /// The roster.
+    /// Asks the master which nodes would serve a title now. The master reserves capacity for the answer until its ticket
+    /// expires, so this is no cheap way to poll.
+    ///
+    /// ```no_run
+    /// # async fn example(client: usher_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use usher_client::{Purpose, Title, What};
+    ///
+    /// let title = What::Title(Title::parse("films/dune.mp4")?);
+    /// let choice = client.resolve(&title, Purpose::Play).await?;
+    /// println!("{:?}: {}", choice.nodes, choice.reason);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// What the master, or the way to it, had wrong.
-    pub async fn nodes(&self) -> Result<Vec<v1::Node>, Fault> {
-        self.patiently(|| self.master.list_nodes()).await
+    /// [`Code::NotFound`], [`Code::NoCapacity`], another refusal of the master, or the failure to reach it within the
+    /// timeout.
+    pub async fn resolve(&self, what: &What, purpose: Purpose) -> Result<Resolution, Fault> {
+        let request = self.order(what.clone(), purpose, Range::default()).request(None, &[], &[]);
+        let answer = self.retry_unavailable(|| self.connector.master.resolve(request.clone())).await?;
+        let Answer { title, content, size, rate, seats, reason, request_id, .. } = answer;
+        let nodes = seats.into_iter().map(|seat| seat.node).collect();
+        Ok(Resolution { title, content, size, rate, nodes, reason, request_id })
     }
 
-    /// One node with its history.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], or what the master, or the way to it, had wrong.
-    pub async fn node(&self, name: &str) -> Result<v1::GetNodeResponse, Fault> {
-        self.patiently(|| self.master.node(name.to_owned())).await
-    }
-
-    /// Why a decision falls, or fell, as it does.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], or what the master, or the way to it, had wrong.
-    pub async fn explain(&self, about: v1::explain_request::About) -> Result<v1::ExplainResponse, Fault> {
-        self.patiently(|| self.master.explain(about.clone())).await
-    }
-
-    /// Tells `each` about every node, then about every change, until it answers `false` or the channel ends.
-    ///
-    /// # Errors
-    /// What the master, or the way to it, had wrong.
-    pub async fn watch(&self, mut each: impl FnMut(v1::WatchResponse) -> bool) -> Result<(), Fault> {
-        let mut changes = self.patiently(|| self.master.watch()).await?;
-        while let Some(change) = changes.message().await.map_err(|status| self.master.fault(&status))? {
-            if !each(change) {
-                return Ok(());
-            }
-        }
-        Err(Fault::new(Code::Network, format!("the master at {} ended the watch", self.master.address())))
-    }
-
-    /// Empties a node within `deadline`: tells `each` how that goes, until it is empty, there is no more to tell, or
-    /// `each` answers `false`. The drain goes on without who follows it.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], [`Code::Unavailable`] for a node that cannot be told, or what the master, or the way to it, had
-    /// wrong.
-    pub async fn drain(
-        &self,
-        node: &str,
-        deadline: Duration,
-        mut each: impl FnMut(v1::DrainResponse) -> bool,
-    ) -> Result<(), Fault> {
-        let deadline_ms = units::millis(deadline);
-        let request = v1::DrainRequest { node: node.to_owned(), deadline_ms };
-        let mut answers = self.while_absent(|| self.master.drain(request.clone())).await?;
-        while let Some(answer) = answers.message().await.map_err(|status| self.master.fault(&status))? {
-            if !each(answer) {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets a node take sessions again.
-    ///
-    /// # Errors
-    /// As [`Client::drain`].
-    pub async fn undrain(&self, node: &str) -> Result<(), Fault> {
-        self.while_absent(|| self.master.undrain(node.to_owned())).await
-    }
-
-    /// Spreads load evenly by at most `most` moves, or, with `dry_run`, only tells them.
-    ///
-    /// # Errors
-    /// What the master, or the way to it, had wrong.
-    pub async fn rebalance(&self, most: u32, dry_run: bool) -> Result<Vec<v1::PlannedMove>, Fault> {
-        self.while_absent(|| self.master.rebalance(v1::RebalanceRequest { dry_run, most })).await
-    }
-
-    /// Says goodbye to the nodes.
+    /// Closes the connections to all nodes, and waits for them a moment.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.connector.pool.close().await;
     }
 
-    /// Tries until the timeout while the master is not there, or cannot serve yet.
-    async fn patiently<T, F: Future<Output = Result<T, Fault>>>(&self, call: impl FnMut() -> F) -> Result<T, Fault> {
-        self.trying(call, |code| matches!(code, Code::Network | Code::Timeout | Code::Unavailable)).await
+    /// An order under this client's options.
+    pub(crate) fn order(&self, what: What, purpose: Purpose, range: Range) -> Order {
+        let Options { timeout, zone, sources, limit, .. } = self.options.clone();
+        // A viewer's rate is reserved at one node; under a rate limit further nodes do not help.
+        let alone = purpose == Purpose::Play || limit.is_some() && sources.is_none();
+        let sources = if alone { Some(1) } else { sources };
+        Order { what, purpose, range, zone, timeout, sources }
     }
 
-    /// Tries until the timeout while the master is not there. That a node is not there, is an answer.
-    async fn while_absent<T, F: Future<Output = Result<T, Fault>>>(&self, call: impl FnMut() -> F) -> Result<T, Fault> {
-        self.trying(call, |code| code == Code::Network).await
-    }
-
-    async fn trying<T, F: Future<Output = Result<T, Fault>>>(
+    /// Runs an order; `first` is the master's answer if it was asked already.
+    pub(crate) async fn fetch_order(
         &self,
-        mut call: impl FnMut() -> F,
-        again: impl Fn(Code) -> bool,
-    ) -> Result<T, Fault> {
+        order: &Order,
+        sink: &mut impl Sink,
+        observer: &(dyn Fn(&FetchEvent) + Send + Sync),
+        first: Option<Result<Answer, Fault>>,
+    ) -> Result<Outcome, Fault> {
+        driver::fetch(Context { connector: &self.connector, observer }, order, sink, first).await
+    }
+
+    /// An order for a feed under this client's options.
+    pub(crate) fn watch_order(
+        &self,
+        title: &Title,
+        purpose: Purpose,
+        start: StartAt,
+        latency: Duration,
+        duration: Option<Duration>,
+    ) -> WatchOrder {
+        let order = self.order(What::Title(title.clone()), purpose, Range::default());
+        WatchOrder { title: title.clone(), order, start, latency, duration }
+    }
+
+    /// Watches a feed until it is over, or its wanted duration was received.
+    pub(crate) async fn watch_feed(
+        &self,
+        order: &WatchOrder,
+        sink: &mut impl FeedSink,
+        observer: &(dyn Fn(&FeedEvent) + Send + Sync),
+    ) -> Result<FeedStats, Fault> {
+        driver::watch(&self.connector, order, sink, observer).await
+    }
+
+    /// Resolves several orders at once, so that one node may serve them all.
+    pub(crate) async fn resolve_many(&self, orders: &[&Order]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
+        let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[], &[])).collect();
+        self.retry_unavailable(|| self.connector.master.resolve_many(requests.clone())).await
+    }
+
+    /// Retries until the timeout while the master cannot be reached, or cannot serve yet.
+    async fn retry_unavailable<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        self.retry(call, |code| matches!(code, Code::Network | Code::Timeout | Code::Unavailable)).await
+    }
+
+    /// Retries until the timeout while the master cannot be reached.
+    async fn retry_unreachable<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        self.retry(call, |code| code == Code::Network).await
+    }
+
+    async fn retry<T, F>(&self, mut call: impl FnMut() -> F, again: impl Fn(Code) -> bool) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        let mut waits = self.waits;
-        let deadline = tokio::time::Instant::now() + self.options.timeout;
+        let mut on_wait = self.on_wait;
+        let deadline = time::Instant::now() + self.options.timeout;
         loop {
             let fault = match call().await {
                 Err(fault) if again(fault.code) => fault,
                 other => return other,
             };
             let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());
-            if tokio::time::Instant::now() + wait >= deadline {
+            if time::Instant::now() + wait >= deadline {
                 return Err(fault);
             }
-            if let Some(tell) = waits.take() {
-                tell(&fault);
+            if let Some(report) = on_wait.take() {
+                report(&fault);
             }
-            tracing::debug!(%fault, ?wait, "the master is tried again");
-            tokio::time::sleep(wait).await;
+            tracing::debug!(error = %fault, ?wait, "call to the master failed; retrying");
+            time::sleep(wait).await;
         }
     }
 }

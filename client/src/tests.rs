@@ -25,7 +25,7 @@ use self::{
 use crate::{
     Authority, Client, Options,
     core::url::Address,
-    driver::{Outcome, Progress, Sink as _},
+    driver::{FetchEvent, Outcome, Sink as _},
     sink::{FileSink, PipeSink},
 };
 
@@ -44,8 +44,8 @@ fn client(running: &Running, timeout: Duration) -> Client {
 /// Fetches the title; gives what came, and what was tried on the way.
 async fn fetch(client: &Client) -> (Result<Outcome, Fault>, Vec<u8>, Vec<Fault>) {
     let (mut bytes, lost) = (Vec::new(), Mutex::new(Vec::new()));
-    let observer = |progress: &Progress| {
-        if let Progress::Lost(fault) = progress {
+    let observer = |progress: &FetchEvent| {
+        if let FetchEvent::SeatFailed(fault) = progress {
             lost.lock().expect("not poisoned").push(fault.clone());
         }
     };
@@ -201,7 +201,7 @@ async fn an_absent_master_and_a_foreign_one() {
     assert_eq!(fault.code, Code::Network);
     assert!(fault.message.contains(&format!("127.0.0.1:{port}")) && fault.message.contains("usher master"), "{fault}");
     static TOLD: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-    let telling = client(&absent, Duration::from_secs(1)).telling(|_| {
+    let telling = client(&absent, Duration::from_secs(1)).on_wait(|_| {
         TOLD.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     });
     let fault = telling.nodes().await.expect_err("absent");
@@ -225,7 +225,7 @@ async fn ranges_are_exact() {
         let what = What::Title(Title::parse(TITLE).expect("valid"));
         let order = client.order(what, Purpose::Fetch, Range { start, end });
         let mut bytes = Vec::new();
-        let outcome = client.run(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
+        let outcome = client.fetch_order(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
         let wanted = &data[start as usize..end.map_or(data.len(), |end| data.len().min(end as usize))];
         assert!(bytes == wanted && outcome.bytes == wanted.len() as u64, "{start} to {end:?}");
     }
@@ -234,7 +234,7 @@ async fn ranges_are_exact() {
         Purpose::Fetch,
         Range { start: 1 << 40, end: None },
     );
-    let fault = client.run(&order, &mut PipeSink::new(Vec::new()), &|_| (), None).await.expect_err("outside");
+    let fault = client.fetch_order(&order, &mut PipeSink::new(Vec::new()), &|_| (), None).await.expect_err("outside");
     assert_eq!(fault.code, Code::BadRange);
 }
 
@@ -248,8 +248,8 @@ async fn what_was_fetched_before_an_interruption_is_not_fetched_again() {
     let running = Master::start(&titles, vec![Seat::from(&slow)], true).await;
     let slow = client(&running, Duration::from_secs(3600));
     let enough = tokio::sync::Notify::new();
-    let observer = |progress: &Progress| {
-        if matches!(progress, Progress::Moved { verified, .. } if *verified == 3 * GROUP) {
+    let observer = |progress: &FetchEvent| {
+        if matches!(progress, FetchEvent::Progress { verified, .. } if *verified == 3 * GROUP) {
             enough.notify_one();
         }
     };

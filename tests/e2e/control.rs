@@ -153,13 +153,13 @@ fn a_session_outlives_its_ticket_which_is_renewed_also_by_a_master_that_was_away
     let mut player = Player::logging(&cluster, "film.mp4", "usher_client=debug");
     player.part();
     for _ in 0..3 {
-        player.process.line_with("the ticket was renewed");
+        player.process.line_with("ticket renewed");
     }
     cluster.kill_master();
-    player.process.line_with("the ticket was not renewed");
+    player.process.line_with("ticket not renewed");
     player.part();
     cluster.restart_master();
-    player.process.line_with("the ticket was renewed");
+    player.process.line_with("ticket renewed");
     let Rest { mut process, film: data } = player.rest();
     let data = data.join().expect("no panic");
     assert_eq!(process.wait(), 0, "{}", process.seen());

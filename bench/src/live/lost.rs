@@ -11,11 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use tokio::{sync::watch, task::JoinSet};
-use usher_client::{
-    Authority, Client, Options,
-    core::url::Address,
-    driver::{Drain, Sight, Start, Tally},
-};
+use usher_client::{Address, Authority, Client, FeedEvent, FeedSink, FeedStats, Options, StartAt};
 use usher_proto::{Fault, Title};
 
 use super::{
@@ -125,17 +121,17 @@ async fn once(plan: &Plan, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<
     Ok((waits, [again as f64, missed as f64, failed]))
 }
 
-async fn play(address: &str, ca: &Path, name: &str, mut drain: Screen, viewer: &Viewer) -> anyhow::Result<Tally> {
+async fn play(address: &str, ca: &Path, name: &str, mut drain: Screen, viewer: &Viewer) -> anyhow::Result<FeedStats> {
     let authority = Authority::load(Some(ca.to_owned())).map_err(anyhow::Error::msg)?;
     let address: Address = address.parse().context("the master's address")?;
     let client = Client::new(address, authority, Options { zone: "east".to_owned(), ..Options::default() })?;
     let title = Title::parse(name).context("a title")?;
-    let observer = |sight: &Sight| {
-        if let Sight::Seated { node, .. } = sight {
+    let observer = |sight: &FeedEvent| {
+        if let FeedEvent::Seated { node, .. } = sight {
             viewer.lock().nodes.push(node.to_string());
         }
     };
-    Ok(client.play_to(&title, Start::LastWhole, LATENCY, &mut drain, &observer).await?)
+    Ok(client.play(&title, StartAt::LastWhole, LATENCY, &mut drain, &observer).await?)
 }
 
 /// One who watches.
@@ -163,7 +159,7 @@ struct Screen {
     viewer: Arc<Viewer>,
 }
 
-impl Drain for Screen {
+impl FeedSink for Screen {
     async fn write(&mut self, media: Vec<Bytes>) -> Result<(), Fault> {
         let now = Instant::now();
         let mut seen = self.viewer.lock();

@@ -36,7 +36,7 @@ impl Operator {
         let authority = Authority::load(self.reach.ca.clone())?;
         let identity = self.admin.identity(&authority)?;
         let options = Options { timeout: self.reach.timeout, zone: zone.to_owned(), identity, ..Options::default() };
-        Ok(Client::new(address, authority, options)?.telling(waits))
+        Ok(Client::new(address, authority, options)?.on_wait(waits))
     }
 
     /// The same of that master, of no zone.

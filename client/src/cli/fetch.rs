@@ -430,9 +430,9 @@ impl Task {
     async fn pour(
         &self,
         mut sink: impl Sink,
-        observer: &(dyn Fn(&crate::driver::Progress) + Send + Sync),
+        observer: &(dyn Fn(&crate::driver::FetchEvent) + Send + Sync),
     ) -> Result<Option<Outcome>, Fault> {
-        let run = self.job.client.run(&self.order, &mut sink, observer, self.first.clone());
+        let run = self.job.client.fetch_order(&self.order, &mut sink, observer, self.first.clone());
         tokio::select! {
             result = run => match result {
                 Err(fault) if fault.code == Code::Cancelled => Ok(None),
@@ -447,7 +447,7 @@ impl Task {
     /// `None` when the reader of the output left.
     async fn transfer(&self, meter: &super::meter::Meter) -> Result<Option<Outcome>, Fault> {
         let Self { job, order, first, stop, .. } = self;
-        let observer = |progress: &crate::driver::Progress| meter.show(progress);
+        let observer = |progress: &crate::driver::FetchEvent| meter.show(progress);
         let title = &job.title;
         match &job.output {
             Output::Stdout => self.pour(ThroughSink::stdout()?, &observer).await,
@@ -461,7 +461,7 @@ impl Task {
             Output::File(path) => {
                 let mut sink = FileSink::new(path.clone(), self.force);
                 let result = tokio::select! {
-                    result = job.client.run(order, &mut sink, &observer, first.clone()) => result.map(Some),
+                    result = job.client.fetch_order(order, &mut sink, &observer, first.clone()) => result.map(Some),
                     () = stop.cancelled() => Err(Fault::new(Code::Interrupted, "")),
                 };
                 if result.as_ref().is_err_and(|fault| fault.code == Code::Interrupted) {

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     client::Client,
     core::url::{Address, Url, UrlError},
-    driver::{Sight, Start, Tally},
+    driver::{FeedEvent, FeedStats, StartAt},
     sink::LiveSink,
 };
 
@@ -44,7 +44,7 @@ const JSON_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct LiveArgs {
     /// Begin so long ago, for example -30s, or at `newest`: the group that is being made [default: the last whole group]
     #[arg(long, value_name = "-TIME|newest", value_parser = from, allow_hyphen_values = true)]
-    from: Option<Start>,
+    from: Option<StartAt>,
     /// Fall behind by at most this before groups are dropped [default: 10s, or what --from asks for and 10s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     latency: Option<Duration>,
@@ -61,19 +61,19 @@ impl LiveArgs {
 
     fn latency(&self) -> Duration {
         let back = match self.from {
-            Some(Start::Back(back)) => back,
+            Some(StartAt::Back(back)) => back,
             _ => Duration::ZERO,
         };
         self.latency.unwrap_or(LATENCY + back)
     }
 }
 
-fn from(text: &str) -> Result<Start, String> {
+fn from(text: &str) -> Result<StartAt, String> {
     if text == "newest" {
-        return Ok(Start::Newest);
+        return Ok(StartAt::Newest);
     }
     let back = text.strip_prefix('-').ok_or("write a time back from now, for example -30s, or `newest`")?;
-    Ok(Start::Back(time(back)?))
+    Ok(StartAt::Back(time(back)?))
 }
 
 /// A length of time.
@@ -122,22 +122,22 @@ impl<'a> Board<'a> {
         Self { title, mode, told, dropped, said, started: Instant::now() }
     }
 
-    fn show(&self, sight: &Sight) {
+    fn show(&self, sight: &FeedEvent) {
         let title = self.title;
         if self.mode == Mode::Json {
             return self.json(sight);
         }
         match sight {
-            Sight::Seated { node, reason } if reason.is_empty() => note(&format!("{title}: from {node}")),
-            Sight::Seated { node, reason } => note(&format!("{title}: from {node} ({reason})")),
-            Sight::Lost(fault) => {
+            FeedEvent::Seated { node, reason } if reason.is_empty() => note(&format!("{title}: from {node}")),
+            FeedEvent::Seated { node, reason } => note(&format!("{title}: from {node} ({reason})")),
+            FeedEvent::SeatFailed(fault) => {
                 let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
                 if *told != fault.message {
                     note(&format!("{fault}; trying on"));
                     told.clone_from(&fault.message);
                 }
             }
-            Sight::Moved(tally) => {
+            FeedEvent::Progress(tally) => {
                 self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 let before = self.dropped.swap(tally.dropped, Ordering::Relaxed);
                 if tally.dropped > before {
@@ -151,16 +151,16 @@ impl<'a> Board<'a> {
         }
     }
 
-    fn json(&self, sight: &Sight) {
+    fn json(&self, sight: &FeedEvent) {
         let title = self.title.as_str();
         let line = match sight {
-            Sight::Seated { node, reason } => {
+            FeedEvent::Seated { node, reason } => {
                 json!({ "event": "seated", "title": title, "node": node.as_str(), "reason": reason })
             }
-            Sight::Lost(fault) => {
+            FeedEvent::SeatFailed(fault) => {
                 json!({ "event": "lost", "title": title, "reason": fault.code.reason(), "message": fault.message })
             }
-            Sight::Moved(tally) => {
+            FeedEvent::Progress(tally) => {
                 let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
                 if said.is_some_and(|said| said.elapsed() < JSON_EVERY) {
                     return;
@@ -173,7 +173,7 @@ impl<'a> Board<'a> {
     }
 }
 
-fn tally_json(event: &str, title: &str, tally: Tally, elapsed: Duration) -> serde_json::Value {
+fn tally_json(event: &str, title: &str, tally: FeedStats, elapsed: Duration) -> serde_json::Value {
     json!({
         "event": event,
         "title": title,
@@ -191,7 +191,7 @@ fn groups(count: u64) -> String {
 /// Plays a feed until it, or the player, ends.
 pub(super) async fn play(client: &Client, title: &Title, args: &LiveArgs, player: Option<Player>) -> Result<(), Fault> {
     let board = Board::new(title, Mode::None);
-    let observer = |sight: &Sight| board.show(sight);
+    let observer = |sight: &FeedEvent| board.show(sight);
     let watch = client.watch_order(title, Purpose::Play, args.from.unwrap_or_default(), args.latency(), None);
     let Some(player) = player else {
         let mut sink = LiveSink::stdout()?;
@@ -246,9 +246,9 @@ pub(super) async fn record(
         other => other,
     };
     let board = Board::new(title, mode);
-    let tally = Mutex::new(Tally::default());
-    let observer = |sight: &Sight| {
-        if let Sight::Moved(now) = sight {
+    let tally = Mutex::new(FeedStats::default());
+    let observer = |sight: &FeedEvent| {
+        if let FeedEvent::Progress(now) = sight {
             *tally.lock().unwrap_or_else(PoisonError::into_inner) = *now;
         }
         board.show(sight);
@@ -274,7 +274,7 @@ pub(super) async fn record(
     let tally = *tally.lock().unwrap_or_else(PoisonError::into_inner);
     let elapsed = started.elapsed();
     // What was begun and is not whole would end in a torn picture.
-    let tally = if output.is_some() { Tally { bytes: tally.whole, ..tally } } else { tally };
+    let tally = if output.is_some() { FeedStats { bytes: tally.whole, ..tally } } else { tally };
     sink.keep(tally.bytes).await?;
     match result {
         Err(fault) if fault.code == Code::Cancelled && output.is_none() => {}
@@ -327,12 +327,12 @@ mod tests {
 
     #[test]
     fn beginnings() {
-        assert_eq!(from("-30s"), Ok(Start::Back(Duration::from_secs(30))));
-        assert_eq!(from("newest"), Ok(Start::Newest));
+        assert_eq!(from("-30s"), Ok(StartAt::Back(Duration::from_secs(30))));
+        assert_eq!(from("newest"), Ok(StartAt::Newest));
         for wrong in ["30s", "-", "-x", "-25h", "now"] {
             assert!(from(wrong).is_err(), "{wrong}");
         }
-        let args = LiveArgs { from: Some(Start::Back(Duration::from_secs(30))), latency: None };
+        let args = LiveArgs { from: Some(StartAt::Back(Duration::from_secs(30))), latency: None };
         assert_eq!(args.latency(), Duration::from_secs(40));
         assert!(args.none().is_err() && LiveArgs::default().none().is_ok());
     }

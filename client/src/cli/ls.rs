@@ -38,11 +38,11 @@ impl LsArgs {
         let url = self.url.unwrap_or_else(|| none(self.master.master));
         let client = self.reach.asking(url.master.clone())?;
         // A title may have the characters of a pattern: the literal prefix is tried first.
-        let mut titles = client.titles(&url.path, usize::MAX).await?;
+        let mut titles = client.list(&url.path, usize::MAX).await?;
         if titles.is_empty()
             && let Ok(Some(pattern)) = url.pattern()
         {
-            titles = client.titles(&pattern.prefix, usize::MAX).await?;
+            titles = client.list(&pattern.prefix, usize::MAX).await?;
             titles.retain(|title| pattern.matches(&title.title));
         }
         if self.json {

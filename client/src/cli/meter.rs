@@ -11,7 +11,7 @@ use serde_json::json;
 use usher_proto::{Bitrate, Fault, NodeName};
 
 use super::note;
-use crate::driver::{Outcome, Progress};
+use crate::driver::{FetchEvent, Outcome};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -106,16 +106,16 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Shows what the driver tells.
-    pub(super) fn show(&self, progress: &Progress) {
+    pub(super) fn show(&self, progress: &FetchEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match progress {
-            Progress::Seated { node, .. } => {
+            FetchEvent::Seated { node, .. } => {
                 state.node = node.to_string();
                 if let Some(bar) = &self.bar {
                     bar.set_message(format!("from {node}"));
                 }
             }
-            Progress::Shared(nodes) => {
+            FetchEvent::Sources(nodes) => {
                 let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
                 state.node = names.join(", ");
                 if let Some(bar) = &self.bar {
@@ -125,8 +125,8 @@ impl Meter {
                     self.json(&json!({ "event": "sources", "title": self.title, "nodes": names }));
                 }
             }
-            Progress::Moved { verified, received, total } => self.moved(&mut state, *verified, *received, *total),
-            Progress::Lost(fault) => match self.board {
+            FetchEvent::Progress { verified, received, total } => self.moved(&mut state, *verified, *received, *total),
+            FetchEvent::SeatFailed(fault) => match self.board {
                 Board::Json => self.json(&json!({
                     "event": "lost", "title": self.title, "node": state.node,
                     "reason": fault.code.reason(), "message": fault.message,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     client::{Client, Options},
     core::{table::clean, url::Url},
-    driver::{Order, Progress},
+    driver::{FetchEvent, Order},
     master::Answer,
     quic::Congestion,
     sink::{FileSink, ThroughSink},
@@ -93,10 +93,10 @@ impl PlayArgs {
 
 async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<(), Fault> {
     let told = std::sync::Mutex::new(String::new());
-    let observer = |progress: &Progress| match progress {
-        Progress::Seated { node, reason, about } if reason.is_empty() => note(&format!("{}: from {node}", about.title)),
-        Progress::Seated { node, reason, about } => note(&format!("{}: from {node} ({reason})", about.title)),
-        Progress::Lost(fault) => {
+    let observer = |progress: &FetchEvent| match progress {
+        FetchEvent::Seated { node, reason, info } if reason.is_empty() => note(&format!("{}: from {node}", info.title)),
+        FetchEvent::Seated { node, reason, info } => note(&format!("{}: from {node} ({reason})", info.title)),
+        FetchEvent::SeatFailed(fault) => {
             let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             // While the same failure repeats, nothing is new.
             if *told != fault.message {
@@ -104,12 +104,12 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
                 told.clone_from(&fault.message);
             }
         }
-        Progress::Moved { .. } | Progress::Shared(_) => {}
+        FetchEvent::Progress { .. } | FetchEvent::Sources(_) => {}
     };
     let order = client.order(what.clone(), Purpose::Play, Range::default());
     let Some(player) = player else {
         let mut sink = ThroughSink::stdout()?;
-        return match client.run(&order, &mut sink, &observer, None).await {
+        return match client.fetch_order(&order, &mut sink, &observer, None).await {
             // The reader has seen enough.
             Err(fault) if fault.code == Code::Cancelled => Ok(()),
             result => result.map(drop),
@@ -133,7 +133,7 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
     let folder = tempfile::Builder::new().prefix("usher-play-").tempdir().map_err(failed)?;
     let file = Title::parse(&about.title).map_or_else(|_| "title.mp4".to_owned(), |title| title.file_name().to_owned());
     let mut sink = FileSink::new(folder.path().join(file), false);
-    client.run(&order, &mut sink, &observer, first).await?;
+    client.fetch_order(&order, &mut sink, &observer, first).await?;
     let mut child = player.start(&Feed::File(sink.target()), Stdio::null())?;
     ended(&player, &mut child).await
 }
@@ -143,7 +143,7 @@ async fn pipe(
     client: &Client,
     order: &Order,
     first: Option<Result<Answer, Fault>>,
-    observer: &(dyn Fn(&Progress) + Send + Sync),
+    observer: &(dyn Fn(&FetchEvent) + Send + Sync),
     player: &Player,
 ) -> Result<(), Fault> {
     let mut child = player.start(&Feed::Stdin, Stdio::piped())?;
@@ -152,7 +152,7 @@ async fn pipe(
     let feed = async {
         let mut sink = ThroughSink::new(input.into());
         // The sink, and with it the player's input, ends with this block: the player sees the end of the title.
-        client.run(order, &mut sink, observer, first).await.map(drop)
+        client.fetch_order(order, &mut sink, observer, first).await.map(drop)
     };
     let fed = tokio::select! {
         fed = feed => fed,

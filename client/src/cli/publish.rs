@@ -24,7 +24,7 @@ use super::{DefaultMaster, Failure, Reach, meter::Mode, print, tell_request, zon
 use crate::{
     client::{Client, Options},
     core::url::{Address, Url},
-    driver::publish::{Feed, Input, Told},
+    driver::{MediaInput, Publication, PublishEvent},
     master::Authority,
     quic::Congestion,
 };
@@ -152,7 +152,7 @@ impl PublishArgs {
         if self.verbose {
             tell_request(&client);
         }
-        let feed = Feed {
+        let feed = Publication {
             title: self.feed.title,
             publisher: PublisherId(rand::random()),
             rate: self.rate.unwrap_or_default(),
@@ -163,7 +163,7 @@ impl PublishArgs {
             format: self.format.map(Format::from),
         };
         let board = Board::new(self.progress, &feed.title);
-        let observer = |told: &Told| board.show(told);
+        let observer = |told: &PublishEvent| board.show(told);
         let result = Box::pin(client.publish(&feed, input, &mut stop, &observer)).await;
         client.close().await;
         let status = result.map_err(|fault| {
@@ -202,7 +202,7 @@ fn signals() -> mpsc::Receiver<()> {
     receiver
 }
 
-fn standard_input() -> Result<Input, Failure> {
+fn standard_input() -> Result<MediaInput, Failure> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         let text = "standard input is a terminal; pipe a feed in, for example `ffmpeg -re -i FILE -c copy -f mpegts - | \
@@ -212,10 +212,10 @@ fn standard_input() -> Result<Input, Failure> {
     // Not through the buffer of the standard library, which is smaller than a pipe.
     let owned = stdin.as_fd().try_clone_to_owned();
     let owned = owned.map_err(|error| Failure::new(Code::Disk, format!("open standard input: {error}")))?;
-    Ok(Input::read(File::from(owned), "standard input", false)?)
+    Ok(MediaInput::read(File::from(owned), "standard input", false)?)
 }
 
-fn file_input(path: &Path) -> Result<Input, Failure> {
+fn file_input(path: &Path) -> Result<MediaInput, Failure> {
     let name = path.display().to_string();
     let wrong = |error: &dyn std::fmt::Display| Failure::new(Code::Usage, format!("open {name}: {error}"));
     let about = std::fs::metadata(path).map_err(|error| wrong(&error))?;
@@ -224,9 +224,9 @@ fn file_input(path: &Path) -> Result<Input, Failure> {
     }
     if about.is_file() {
         let file = File::open(path).map_err(|error| wrong(&error))?;
-        return Ok(Input::read(file, &name, true)?);
+        return Ok(MediaInput::read(file, &name, true)?);
     }
-    Ok(Input::read(Late { path: path.to_owned(), file: None }, &name, false)?)
+    Ok(MediaInput::read(Late { path: path.to_owned(), file: None }, &name, false)?)
 }
 
 /// A FIFO, whose opening waits for a writer.

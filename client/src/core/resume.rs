@@ -138,7 +138,7 @@ const TICKETS: u32 = 2;
 
 /// Moves without a verified byte between them: a chain of two is what a balancer orders, more is two nodes that play
 /// ball.
-const MOVES: u32 = 8;
+pub const MOVES: u32 = 8;
 
 /// Nodes that are remembered to have been named: a title has fewer holders.
 const NAMED: usize = 256;

@@ -1,6 +1,6 @@
 //! From a seat to a stream whose groups can be verified. Refuses to know what is asked for next.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use usher_proto::{
     Fault,
@@ -11,21 +11,10 @@ use usher_proto::{
 use usher_transport::SendStream;
 
 use super::{
-    About,
+    Connector, TransferInfo,
     words::{begin, blame},
 };
-use crate::{
-    master::Master,
-    quic::{Incoming, Pool, Throttle, silent},
-};
-
-/// What leads to nodes. Shared, so that a seat is opened while this side does something else.
-#[derive(Clone)]
-pub(super) struct Way {
-    pub(super) master: Arc<Master>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) throttle: Option<Throttle>,
-}
+use crate::quic::Incoming;
 
 /// What is asked of a seat first.
 pub(super) struct Ask {
@@ -48,18 +37,16 @@ pub(super) struct Joined {
 
 /// Opens a session and takes its set-up information.
 pub(super) async fn join(
-    way: &Way,
+    connector: &Connector,
     at: &SeatAddress,
     ask: Ask,
-    about: &About,
+    about: &TransferInfo,
     timeout: Duration,
 ) -> Result<Joined, Fault> {
     let Ask { range, wide, request_id, more } = ask;
     let range = Some(ByteRange { start: range.start, end: range.end });
     let open = Open { ticket: at.ticket.clone(), range, request_id, more, ..Open::default() };
-    let stream = way.pool.open(way.master.address(), at, &open, way.throttle.clone());
-    let opened = tokio::time::timeout(timeout, stream).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)));
-    let (mut incoming, send) = opened?;
+    let (mut incoming, send) = connector.open(at, &open, timeout).await?;
     let setup = begin(&mut incoming, at, timeout, about, wide).await?;
     let verifier = Verifier::new(&setup, about.content).map_err(|error| blame(at, error.into()))?;
     Ok(Joined { incoming, send, setup, verifier })

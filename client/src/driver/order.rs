@@ -1,4 +1,4 @@
-//! What is wanted of a master, and the request that says so. Refuses to know how it is got.
+//! What a session asks the master for. Leaves the transport to [`crate::master`].
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use usher_proto::{
     ticket::Purpose,
 };
 
-/// What is wanted.
+/// A wanted title, and the terms on which it is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) what: What,
     pub(crate) purpose: Purpose,
     pub(crate) range: Range,
     pub(crate) zone: String,
-    /// Without any progress for this long the order fails.
+    /// The order fails after this time without progress.
     pub(crate) timeout: Duration,
-    /// Nodes that may send it at once; `None` for as many as help.
+    /// Nodes that may send at once; `None` for as many as help.
     pub(crate) sources: Option<usize>,
 }
 
 impl Order {
-    /// The request for it, or, once the content is known, for exactly that; without these nodes, and telling of those
-    /// that failed.
+    /// The request to the master; for exactly `content` once that is known, without the nodes in `exclude`, and with a
+    /// report of the seats that failed.
     pub(crate) fn request(
         &self,
         content: Option<ContentId>,
@@ -40,9 +40,6 @@ impl Order {
             Purpose::Play => v1::Purpose::Play,
             Purpose::Fetch => v1::Purpose::Fetch,
         };
-        let failed = failed
-            .iter()
-            .map(|failed| v1::SeatFailure { node: failed.node.to_string(), reason: failed.code.reason().to_owned() });
         v1::ResolveRequest {
             what: Some(what),
             purpose: purpose.into(),
@@ -51,8 +48,15 @@ impl Order {
             exclude: exclude.iter().map(ToString::to_string).collect(),
             zone: self.zone.clone(),
             rate_bps: 0,
-            failed: failed.collect(),
+            failed: failures(failed),
             requirements: None,
         }
     }
+}
+
+/// Reports of failed seats, as the master takes them.
+pub(super) fn failures(failed: &[Failed]) -> Vec<v1::SeatFailure> {
+    let one =
+        |failed: &Failed| v1::SeatFailure { node: failed.node.to_string(), reason: failed.code.reason().to_owned() };
+    failed.iter().map(one).collect()
 }

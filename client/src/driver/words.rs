@@ -10,7 +10,7 @@ use usher_proto::{
     wire::Frame,
 };
 
-use super::{About, check::Last};
+use super::{TransferInfo, fetch::StreamEnd};
 use crate::quic::Incoming;
 
 /// Takes the set-up information, or the refusal.
@@ -18,7 +18,7 @@ pub(super) async fn begin(
     incoming: &mut Incoming,
     at: &SeatAddress,
     timeout: Duration,
-    about: &About,
+    about: &TransferInfo,
     wide: Range<u64>,
 ) -> Result<SetupInfo, Fault> {
     let setup = match incoming.next(timeout).await? {
@@ -62,16 +62,16 @@ pub(super) fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
 }
 
 /// The failure that an end is.
-pub(super) fn failure(at: &SeatAddress, last: Last) -> Fault {
+pub(super) fn failure(at: &SeatAddress, last: StreamEnd) -> Fault {
     match last {
-        Last::Refused(refused) => refusal(at, &refused),
-        Last::Wrong(error) => blame(at, error.into()),
-        Last::Lost(fault) => fault,
-        Last::Early(wanted) => {
+        StreamEnd::Refused(refused) => refusal(at, &refused),
+        StreamEnd::Wrong(error) => blame(at, error.into()),
+        StreamEnd::Lost(fault) => fault,
+        StreamEnd::Early(wanted) => {
             Fault::new(Code::Network, format!("node {} ended the stream where {wanted} should be", at.node))
         }
         // Its ticket is used up, and it will serve the rest in one range under another.
-        Last::OneRange => Fault::new(Code::TicketReplayed, format!("node {} sends one range a session", at.node)),
-        Last::Done(_) => Fault::new(Code::Network, format!("node {} ended the session early", at.node)),
+        StreamEnd::OneRange => Fault::new(Code::TicketReplayed, format!("node {} sends one range a session", at.node)),
+        StreamEnd::Done(_) => Fault::new(Code::Network, format!("node {} ended the session early", at.node)),
     }
 }

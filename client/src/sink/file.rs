@@ -19,7 +19,7 @@ use self::part::{Names, Part, Wanted, fault};
 use super::hop;
 use crate::{
     core::{assembler::Piece, state::Header},
-    driver::{About, Sink},
+    driver::{Sink, TransferInfo},
 };
 
 /// A file on its way.
@@ -116,7 +116,7 @@ fn stem(target: &Path) -> OsString {
 }
 
 impl Sink for FileSink {
-    async fn begin(&mut self, about: &About) -> Result<u64, Fault> {
+    async fn begin(&mut self, about: &TransferInfo) -> Result<u64, Fault> {
         self.check()?;
         let header = about.content.map(|content| Header {
             content,

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, RenameFlags};
 use usher_proto::{Code, Fault};
 
 use super::{hop, pipe::fault};
-use crate::driver::Drain;
+use crate::driver::FeedSink;
 
 /// See the module.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ fn exists(target: &Path) -> Fault {
     Fault::new(Code::Exists, text)
 }
 
-impl Drain for LiveSink {
+impl FeedSink for LiveSink {
     async fn write(&mut self, media: Vec<Bytes>) -> Result<(), Fault> {
         let out = Arc::clone(&self.out);
         hop(move || write_all(&out, &media).map_err(|error| fault(&error))).await

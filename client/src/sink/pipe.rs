@@ -7,7 +7,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use usher_proto::{Code, ContentId, Fault};
 
 use super::hop;
-use crate::{core::assembler::Piece, driver::About, driver::Sink};
+use crate::{core::assembler::Piece, driver::Sink, driver::TransferInfo};
 
 /// Writes bytes in order. A reader that left is [`Code::Cancelled`].
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) fn fault(error: &std::io::Error) -> Fault {
 }
 
 impl<W: AsyncWrite + Send + Unpin> Sink for PipeSink<W> {
-    async fn begin(&mut self, _about: &About) -> Result<u64, Fault> {
+    async fn begin(&mut self, _about: &TransferInfo) -> Result<u64, Fault> {
         Ok(0)
     }
 

@@ -9,7 +9,7 @@ use usher_proto::{Code, ContentId, Fault};
 use super::{file::write_all, hop, pipe::fault};
 use crate::{
     core::assembler::Piece,
-    driver::{About, Sink},
+    driver::{Sink, TransferInfo},
 };
 
 /// Writes bytes in order. A reader that left is [`Code::Cancelled`].
@@ -36,7 +36,7 @@ impl ThroughSink {
 }
 
 impl Sink for ThroughSink {
-    async fn begin(&mut self, _about: &About) -> Result<u64, Fault> {
+    async fn begin(&mut self, _about: &TransferInfo) -> Result<u64, Fault> {
         Ok(0)
     }
 

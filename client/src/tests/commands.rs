@@ -233,7 +233,7 @@ async fn listings_reach_the_master() {
     assert_eq!(code(bench.run(&["nodes", &url, "n9"]).await), Err(Code::NotFound));
     assert_eq!(code(bench.run(&["nodes", "a", "b"]).await), Err(Code::Usage));
     let client = client(&bench.running, Duration::from_secs(5));
-    let titles = client.titles("films/", usize::MAX).await.expect("lists");
+    let titles = client.list("films/", usize::MAX).await.expect("lists");
     assert_eq!(titles.len(), 4, "over all pages");
 }
 

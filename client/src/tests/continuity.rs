@@ -6,17 +6,20 @@ use crate::driver::Order;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Plays the title; gives what came and what was tried. `each` sees everything that is told.
-async fn play(client: &Client, each: impl Fn(&Progress) + Send + Sync) -> (Result<Outcome, Fault>, Vec<u8>, Vec<Code>) {
+async fn play(
+    client: &Client,
+    each: impl Fn(&FetchEvent) + Send + Sync,
+) -> (Result<Outcome, Fault>, Vec<u8>, Vec<Code>) {
     let (mut bytes, lost) = (Vec::new(), Mutex::new(Vec::new()));
-    let observer = |progress: &Progress| {
-        if let Progress::Lost(fault) = progress {
+    let observer = |progress: &FetchEvent| {
+        if let FetchEvent::SeatFailed(fault) = progress {
             lost.lock().expect("not poisoned").push(fault.code);
         }
         each(progress);
     };
     let what = What::Title(Title::parse(TITLE).expect("valid"));
     let order: Order = client.order(what, Purpose::Play, Range::default());
-    let result = client.run(&order, &mut PipeSink::new(&mut bytes), &observer, None).await;
+    let result = client.fetch_order(&order, &mut PipeSink::new(&mut bytes), &observer, None).await;
     (result, bytes, lost.into_inner().expect("not poisoned"))
 }
 
@@ -102,8 +105,8 @@ async fn a_node_that_sends_again_keeps_the_session() {
     let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
     let gate = node.gate.clone();
     // Nobody else has it. The node goes on once the client has given it up.
-    let each = move |progress: &Progress| {
-        if matches!(progress, Progress::Lost(_)) {
+    let each = move |progress: &FetchEvent| {
+        if matches!(progress, FetchEvent::SeatFailed(_)) {
             gate.add_permits(1);
         }
     };

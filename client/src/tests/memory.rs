@@ -14,7 +14,7 @@ use usher_relay::{
 
 use super::*;
 use crate::{
-    driver::{self, Means},
+    driver::{self, Connector, Context},
     master::{Answer, Master as Asked},
     quic::Pool,
 };
@@ -99,13 +99,13 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[Fault]) -> Seen
     }
     let began = Instant::now();
     let times = Mutex::new(Vec::new());
-    let observer = |progress: &Progress| {
-        if matches!(progress, Progress::Moved { received, .. } if *received > 0) {
+    let observer = |progress: &FetchEvent| {
+        if matches!(progress, FetchEvent::Progress { received, .. } if *received > 0) {
             times.lock().expect("not poisoned").push(began.elapsed());
         }
     };
-    let client = Arc::new(away());
-    let means = Means { master: &client, pool: &pool, throttle: None, observer: &observer };
+    let connector = Connector { master: Arc::new(away()), pool, throttle: None };
+    let context = Context { connector: &connector, observer: &observer };
     let order = driver::Order {
         what: What::Title(Title::parse(TITLE).expect("valid")),
         purpose: Purpose::Play,
@@ -115,7 +115,7 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[Fault]) -> Seen
         sources: Some(1),
     };
     let mut bytes = Vec::new();
-    let result = driver::run(means, &order, &mut PipeSink::new(&mut bytes), Some(Ok(answer))).await;
+    let result = driver::fetch(context, &order, &mut PipeSink::new(&mut bytes), Some(Ok(answer))).await;
     assert!(result.is_ok() && bytes == data, "seed {seed}: {result:?}");
     let times = times.into_inner().expect("not poisoned");
     let sent: u64 = started.iter().map(|(node, _)| node.sent.load(std::sync::atomic::Ordering::Relaxed)).sum();

@@ -68,7 +68,7 @@ async fn ranges_are_exact_after_a_move() {
         let what = What::Title(Title::parse(TITLE).expect("valid"));
         let order: Order = client.order(what, Purpose::Fetch, Range { start, end });
         let mut bytes = Vec::new();
-        client.run(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
+        client.fetch_order(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
         let wanted = &pair.data[start as usize..end.map_or(pair.data.len(), |end| end as usize)];
         assert!(bytes == wanted, "{start} to {end:?} moved after {after}");
         assert_eq!(pair.to.starts(), [resumes_at], "{start} to {end:?}");

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::{Failure, PublishArgs},
-    driver::publish::{Feed, Input, Status, Told},
+    driver::{MediaInput, Publication, PublishEvent, PublishStats},
 };
 
 /// An MPEG-TS packet with a payload.
@@ -67,9 +67,9 @@ impl Read for Pipe {
 struct Publisher {
     write: Option<std::sync::mpsc::Sender<Vec<u8>>>,
     stop: mpsc::Sender<()>,
-    told: Arc<Mutex<Vec<Told>>>,
+    told: Arc<Mutex<Vec<PublishEvent>>>,
     news: Arc<tokio::sync::Notify>,
-    task: tokio::task::JoinHandle<Result<Status, Fault>>,
+    task: tokio::task::JoinHandle<Result<PublishStats, Fault>>,
 }
 
 impl Publisher {
@@ -77,9 +77,9 @@ impl Publisher {
         let (write, read) = std::sync::mpsc::channel();
         let (stop, mut stopped) = mpsc::channel(4);
         let client = client(running, timeout);
-        let told: Arc<Mutex<Vec<Told>>> = Arc::default();
-        let input = Input::read(Pipe(read, Vec::new()), "the test", false).expect("a thread");
-        let feed = Feed {
+        let told: Arc<Mutex<Vec<PublishEvent>>> = Arc::default();
+        let input = MediaInput::read(Pipe(read, Vec::new()), "the test", false).expect("a thread");
+        let feed = Publication {
             title: Title::parse(title).expect("a title"),
             publisher: usher_proto::id::PublisherId(77),
             rate: Bitrate(0),
@@ -92,7 +92,7 @@ impl Publisher {
         let news: Arc<tokio::sync::Notify> = Arc::default();
         let (words, new) = (told.clone(), news.clone());
         let task = tokio::spawn(async move {
-            let observer = |word: &Told| {
+            let observer = |word: &PublishEvent| {
                 words.lock().expect("not poisoned").push(word.clone());
                 new.notify_one();
             };
@@ -112,13 +112,13 @@ impl Publisher {
         self.write = None;
     }
 
-    async fn result(mut self) -> Result<Status, Fault> {
+    async fn result(mut self) -> Result<PublishStats, Fault> {
         self.end();
         tokio::time::timeout(Duration::from_secs(20), self.task).await.expect("it ends").expect("no panic")
     }
 
     /// Waits until this was told.
-    async fn until(&self, what: &str, holds: impl Fn(&Told) -> bool) {
+    async fn until(&self, what: &str, holds: impl Fn(&PublishEvent) -> bool) {
         let told = async {
             while !self.told.lock().expect("not poisoned").iter().any(&holds) {
                 self.news.notified().await;
@@ -129,13 +129,15 @@ impl Publisher {
 
     /// Waits until no more than so much has not arrived.
     async fn until_waiting(&self, most: u64) {
-        let waits = |told: &Told| matches!(told, Told::Status(status) if status.waiting <= most);
+        let waits = |told: &PublishEvent| matches!(told, PublishEvent::Progress(status) if status.waiting <= most);
         self.until("acknowledged", waits).await;
     }
 
     fn lost(&self) -> Vec<Code> {
         let told = self.told.lock().expect("not poisoned");
-        told.iter().filter_map(|told| if let Told::Lost(fault) = told { Some(fault.code) } else { None }).collect()
+        told.iter()
+            .filter_map(|told| if let PublishEvent::SeatFailed(fault) = told { Some(fault.code) } else { None })
+            .collect()
     }
 }
 
@@ -276,7 +278,8 @@ async fn a_node_that_falls_silent_is_left_and_one_that_comes_back_is_kept() {
         };
         hole(true);
         publisher.write(groups[1..].concat());
-        let silent = |told: &Told| matches!(told, Told::Lost(fault) if fault.code == Code::Timeout);
+        let silent =
+            |told: &PublishEvent| matches!(told, PublishEvent::SeatFailed(fault) if fault.code == Code::Timeout);
         publisher.until("it was noticed", silent).await;
         if others {
             let all = |came: &ingest::Came| came.groups.lock().expect("not poisoned").contains_key(&(FIRST + 2));

@@ -132,7 +132,7 @@ async fn ranges_stay_within_what_was_asked_for() {
         let what = What::Title(Title::parse(TITLE).expect("valid"));
         let order = client.order(what, Purpose::Fetch, Range { start, end });
         let mut bytes = Vec::new();
-        client.run(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
+        client.fetch_order(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("fetched");
         let end = end.map_or(cluster.data.len(), |end| end as usize);
         assert!(bytes == cluster.data[start as usize..end], "{start} to {end}");
     }
@@ -148,8 +148,8 @@ async fn a_file_resumes_after_several_sources() {
     let title = Title::parse(TITLE).expect("valid");
     let client = cluster.client(Some(2));
     let enough = tokio::sync::Notify::new();
-    let observer = |progress: &Progress| {
-        if matches!(progress, Progress::Moved { verified, .. } if *verified >= 8 * GROUP) {
+    let observer = |progress: &FetchEvent| {
+        if matches!(progress, FetchEvent::Progress { verified, .. } if *verified >= 8 * GROUP) {
             enough.notify_one();
         }
     };
@@ -186,7 +186,7 @@ async fn viewers_have_one_source() {
     let client = cluster.client(Some(2));
     let order = client.order(What::Title(Title::parse(TITLE).expect("valid")), Purpose::Play, Range::default());
     let mut bytes = Vec::new();
-    client.run(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("played");
+    client.fetch_order(&order, &mut PipeSink::new(&mut bytes), &|_| (), None).await.expect("played");
     assert!(bytes == cluster.data);
     assert_eq!(cluster.sessions(), [1, 0]);
 }

@@ -61,11 +61,11 @@ pub(super) async fn titles(url: &Url, client: &Arc<Client>, from_id: bool) -> Re
     };
     // A title that looks like a pattern sorts first among those that begin with it.
     if let Ok(title) = url.title()
-        && client.titles(title.as_str(), 1).await?.first().is_some_and(|first| first.title == title.as_str())
+        && client.list(title.as_str(), 1).await?.first().is_some_and(|first| first.title == title.as_str())
     {
         return Ok(vec![named(title, false)]);
     }
-    let found = client.titles(&pattern.prefix, usize::MAX).await?;
+    let found = client.list(&pattern.prefix, usize::MAX).await?;
     // A feed has no end: it is recorded by its name.
     let found = found.iter().filter(|title| title.live.is_none() && pattern.matches(&title.title));
     let jobs: Vec<Job> = found.filter_map(|title| Title::parse(&title.title).ok()).map(|t| named(t, true)).collect();

@@ -11,7 +11,7 @@ use usher_proto::{Fault, NodeName, Title};
 use crate::{
     cli::{duration, meter::Mode, note},
     core::table::clean,
-    driver::publish::{Status, Told},
+    driver::{PublishEvent, PublishStats},
 };
 
 /// See the module.
@@ -52,15 +52,15 @@ impl Board {
     }
 
     /// Shows what the driver tells.
-    pub(super) fn show(&self, told: &Told) {
+    pub(super) fn show(&self, told: &PublishEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.how == How::Json {
             return note(&event(&self.title, told).to_string());
         }
         let title = &self.title;
         let line = match told {
-            Told::Medium(_) => return,
-            Told::Seated { node, reason } => {
+            PublishEvent::Medium(_) => return,
+            PublishEvent::Seated { node, reason } => {
                 state.told.clear();
                 if reason.is_empty() {
                     format!("{title}: to {node}")
@@ -68,13 +68,13 @@ impl Board {
                     format!("{title}: to {node} ({})", clean(reason))
                 }
             }
-            Told::Lost(fault) if state.told == fault.message => return,
-            Told::Lost(fault) => {
+            PublishEvent::SeatFailed(fault) if state.told == fault.message => return,
+            PublishEvent::SeatFailed(fault) => {
                 state.told.clone_from(&fault.message);
                 format!("{title}: {fault}; trying on")
             }
-            Told::Warning(text) => format!("{title}: warning: {text}"),
-            Told::Status(status) => {
+            PublishEvent::Warning(text) => format!("{title}: warning: {text}"),
+            PublishEvent::Progress(status) => {
                 if self.how == How::Line {
                     rewrite(&mut state, &text(title, status));
                 }
@@ -82,14 +82,14 @@ impl Board {
             }
         };
         // Trouble is told to everybody.
-        if self.how != How::None || !matches!(told, Told::Seated { .. }) {
+        if self.how != How::None || !matches!(told, PublishEvent::Seated { .. }) {
             rewrite(&mut state, "");
             note(&line);
         }
     }
 
     /// The feed is over.
-    pub(super) fn done(&self, status: &Status) {
+    pub(super) fn done(&self, status: &PublishStats) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         rewrite(&mut state, "");
         match self.how {
@@ -127,9 +127,9 @@ fn rewrite(state: &mut State, text: &str) {
     state.line = text.len();
 }
 
-fn text(title: &str, status: &Status) -> String {
+fn text(title: &str, status: &PublishStats) -> String {
     let time = duration(usher_proto::units::millis(status.elapsed));
-    let Status { node, rate, groups, given_up, waiting, .. } = status;
+    let PublishStats { node, rate, groups, given_up, waiting, .. } = status;
     let place = node.as_ref().map_or_else(|| "nowhere yet".to_owned(), |node| format!("to {node}"));
     let mut text = format!("{title}: {place}, {time}, {rate}, {groups} groups");
     if *given_up > 0 {
@@ -141,26 +141,26 @@ fn text(title: &str, status: &Status) -> String {
     text
 }
 
-fn event(title: &str, told: &Told) -> serde_json::Value {
+fn event(title: &str, told: &PublishEvent) -> serde_json::Value {
     match told {
-        Told::Medium(medium) => {
+        PublishEvent::Medium(medium) => {
             let codecs: Vec<&str> = medium.tracks.iter().map(|track| track.codec.as_str()).collect();
             json!({ "event": "input", "title": title, "media_type": medium.media_type, "codecs": codecs })
         }
-        Told::Seated { node, reason } => {
+        PublishEvent::Seated { node, reason } => {
             json!({ "event": "node", "title": title, "node": node.as_str(), "why": reason })
         }
-        Told::Lost(fault) => {
+        PublishEvent::SeatFailed(fault) => {
             let (reason, message) = (fault.code.reason(), &fault.message);
             json!({ "event": "lost", "title": title, "reason": reason, "message": message })
         }
-        Told::Warning(text) => json!({ "event": "warning", "title": title, "message": text }),
-        Told::Status(status) => status_json("progress", title, status),
+        PublishEvent::Warning(text) => json!({ "event": "warning", "title": title, "message": text }),
+        PublishEvent::Progress(status) => status_json("progress", title, status),
     }
 }
 
 /// How a feed goes, as JSON.
-pub(super) fn status_json(event: &str, title: impl std::fmt::Display, status: &Status) -> serde_json::Value {
+pub(super) fn status_json(event: &str, title: impl std::fmt::Display, status: &PublishStats) -> serde_json::Value {
     json!({
         "event": event,
         "title": title.to_string(),
@@ -184,20 +184,20 @@ mod tests {
 
     #[test]
     fn how_it_goes_for_people_and_programs() {
-        let mut status = Status {
+        let mut status = PublishStats {
             node: NodeName::parse("n1").ok(),
             rate: Bitrate(8_000_000),
             bytes: 5,
             groups: 7,
             elapsed: Duration::from_secs(65),
-            ..Status::default()
+            ..PublishStats::default()
         };
         assert_eq!(text("live/a", &status), format!("live/a: to n1, 1:05, {}, 7 groups", Bitrate(8_000_000)));
         (status.node, status.given_up, status.waiting) = (None, 2, 3 << 20);
         assert!(text("live/a", &status).ends_with("7 groups, 2 given up, 3 MiB waiting"));
-        let line = event("live/a", &Told::Status(status));
+        let line = event("live/a", &PublishEvent::Progress(status));
         assert_eq!((&line["event"], &line["node"], &line["given_up"]), (&json!("progress"), &json!(null), &json!(2)));
-        let line = event("live/a", &Told::Lost(Fault::new(Code::Draining, "x")));
+        let line = event("live/a", &PublishEvent::SeatFailed(Fault::new(Code::Draining, "x")));
         assert_eq!((&line["event"], &line["reason"]), (&json!("lost"), &json!("DRAINING")));
     }
 }

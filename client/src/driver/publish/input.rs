@@ -1,4 +1,4 @@
-//! What is published, as it is read on a thread of its own. Refuses to know what it is.
+//! The input of a published feed, read on a thread of its own. Leaves its format to `usher_media`.
 
 use std::{
     io::{ErrorKind, Read},
@@ -9,20 +9,20 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, time};
 use usher_proto::{Code, Fault};
 
-/// Read at once: what a pipe holds.
-const READ: usize = 64 * 1024;
+/// Bytes of one read: the capacity of a pipe.
+const READ_MAX: usize = 64 * 1024;
 
-/// Of a file at once, so that what is sent keeps its time: seven packets of a transport stream.
+/// Bytes of a paced input that are taken at once: seven packets of a transport stream.
 const STEP: usize = 7 * 188;
 
-/// Reads that wait to be taken.
+/// Reads that wait in the queue.
 const WAITING: usize = 4;
 
-/// Shorter waits are not worth it.
-const LEAST: Duration = Duration::from_millis(2);
+/// Shorter waits are skipped.
+const MIN_WAIT: Duration = Duration::from_millis(2);
 
-/// See the module.
-pub(crate) struct Input {
+/// The input of a published feed.
+pub struct MediaInput {
     reads: mpsc::Receiver<std::io::Result<Bytes>>,
     /// For messages.
     name: String,
@@ -31,14 +31,15 @@ pub(crate) struct Input {
     due: Option<time::Instant>,
 }
 
-impl Input {
-    /// Begins to read. What is `paced` is taken in small steps, each when it is time for it.
+impl MediaInput {
+    /// Begins to read `from`, which messages call `name`. A `paced` input, such as a file, is sent at the speed at which it
+    /// plays.
     ///
     /// # Errors
-    /// There is no thread to be had.
-    pub(crate) fn read(from: impl Read + Send + 'static, name: &str, paced: bool) -> Result<Self, Fault> {
+    /// [`Code::Internal`] when no thread can be started.
+    pub fn read(from: impl Read + Send + 'static, name: &str, paced: bool) -> Result<Self, Fault> {
         let (sender, reads) = mpsc::channel(WAITING);
-        // Not one of the runtime's: a read from a pipe may never return.
+        // Not a thread of the runtime: a read from a pipe may never return.
         let thread = std::thread::Builder::new().name("input".to_owned());
         thread
             .spawn(move || read(from, &sender))
@@ -46,19 +47,19 @@ impl Input {
         Ok(Self { reads, name: name.to_owned(), paced, rest: Bytes::new(), due: None })
     }
 
-    /// Whether it is sent at the media's own speed.
+    /// Whether it is sent at the speed at which it plays.
     pub(super) fn is_paced(&self) -> bool {
         self.paced
     }
 
-    /// What comes next is due at this time; answers whether that is worth a wait.
+    /// Delays the next bytes until this time; returns false where the wait is too short to matter.
     pub(super) fn wait_until(&mut self, now: Instant, due: Instant) -> bool {
-        let waits = due.saturating_duration_since(now) >= LEAST;
+        let waits = due.saturating_duration_since(now) >= MIN_WAIT;
         self.due = waits.then(|| due.into());
         waits
     }
 
-    /// What was read next; `None` at the end. Loses nothing when it is dropped.
+    /// The next bytes; `None` at the end. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         if let Some(due) = self.due {
             time::sleep_until(due).await;
@@ -78,9 +79,9 @@ impl Input {
     }
 }
 
-/// Reads until the end, or until nobody takes it.
+/// Reads until the end, or until the receiver is dropped.
 fn read(mut from: impl Read, sender: &mpsc::Sender<std::io::Result<Bytes>>) {
-    let mut buffer = vec![0; READ];
+    let mut buffer = vec![0; READ_MAX];
     loop {
         let read = match from.read(&mut buffer) {
             Ok(0) => return,

@@ -1,4 +1,5 @@
-//! One stream a group, all at once, the newest first. Owns what was handed to which, and what became of it.
+//! The streams of a feed to one node: one stream a group, several at once, the newest first. Owns what was handed to each
+//! stream, and what became of it.
 
 use std::{
     collections::BTreeMap,
@@ -25,172 +26,173 @@ use usher_transport::{Connection, SendStream};
 
 use crate::core::outbox::{Group, Outbox};
 
-/// Groups that waited may be on their way at a time: a node cuts the oldest of more than 8, and needs room for new ones.
-const ABREAST: usize = 4;
+/// Late groups that are sent at once: a node drops the oldest of more than 8, and needs room for new ones.
+const LATE_GROUPS: usize = 4;
 
-/// Groups that may be written at a time. On a way that is slower than the feed there would be more and more.
-const MOST: usize = 4;
+/// Groups that are written at once. A path slower than the feed would otherwise collect more and more of them.
+const MAX_WRITING: usize = 4;
 
-/// What became of a group's stream.
+/// End of a group's stream.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct StreamEnded {
     number: u64,
-    how: How,
+    how: GroupEnd,
 }
 
 #[derive(Debug)]
-enum How {
-    /// The node has all of it.
+enum GroupEnd {
+    /// The node acknowledged all of it.
     Arrived,
-    /// The node wants no more of it.
+    /// The node stopped the stream.
     Stopped(VarInt),
-    /// The connection is gone, which its session tells.
+    /// The connection failed; its session reports that.
     Lost,
 }
 
 /// The streams to one node.
-pub(super) struct Streams {
+pub(super) struct GroupStreams {
     connection: Connection,
     subscription: u64,
     /// By the group's number.
-    open: BTreeMap<u64, Sent>,
-    tasks: FuturesUnordered<JoinHandle<Ended>>,
-    /// The first group that was begun here.
+    open: BTreeMap<u64, GroupStream>,
+    tasks: FuturesUnordered<JoinHandle<StreamEnded>>,
+    /// The first group that was sent here.
     first: Option<u64>,
 }
 
-/// What was handed to one. Its task ends with it, and resets the stream unless it has ended.
-struct Sent {
+/// One stream. Its task ends with it, and resets the stream unless it has ended.
+struct GroupStream {
     /// Frames, and whether each is the last.
     frames: mpsc::UnboundedSender<(Bytes, bool)>,
+    /// Frames handed to the task.
     handed: usize,
-    /// The node has it, or does not want it.
+    /// The node has the group, or stopped the stream.
     over: bool,
-    /// Another was newer when it was begun.
-    waited: bool,
-    /// All of it has been taken by its stream.
+    /// A newer group existed when it was opened.
+    late: bool,
+    /// All frames were written to the stream.
     written: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
-impl Sent {
+impl GroupStream {
     fn is_being_written(&self) -> bool {
         !self.over && !self.written.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Sent {
+impl Drop for GroupStream {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Streams {
+impl GroupStreams {
     pub(super) fn new(connection: Connection, subscription: u64) -> Self {
         Self { connection, subscription, open: BTreeMap::new(), tasks: FuturesUnordered::new(), first: None }
     }
 
-    /// Hands on what of the groups is new, and forgets what has arrived.
+    /// Hands new frames to the streams, and removes groups that have arrived.
     pub(super) fn send(&mut self, outbox: &mut Outbox) {
         let mut over = Vec::new();
         let newest = outbox.groups().next_back().map_or(0, |group| group.head().sequence);
-        let mut waited = self.open.values().filter(|sent| sent.waited && !sent.over).count();
+        let mut late = self.open.values().filter(|stream| stream.late && !stream.over).count();
         for group in outbox.groups() {
             let number = group.head().sequence;
             if !self.open.contains_key(&number) {
-                // The newest waits for nobody; of the others the oldest are awaited most.
-                if number != newest && waited >= ABREAST {
+                // The newest group is sent at once; of the late ones the oldest are needed first.
+                if number != newest && late >= LATE_GROUPS {
                     continue;
                 }
-                waited += usize::from(number != newest);
-                self.begin(group, number != newest);
+                late += usize::from(number != newest);
+                self.open(group, number != newest);
             }
-            let Some(sent) = self.open.get_mut(&number) else { continue };
-            if sent.over {
+            let Some(stream) = self.open.get_mut(&number) else { continue };
+            if stream.over {
                 if group.is_ended() {
                     over.push(number);
                 }
                 continue;
             }
             let frames = group.frames();
-            for (at, frame) in frames.iter().enumerate().skip(sent.handed) {
+            for (at, frame) in frames.iter().enumerate().skip(stream.handed) {
                 let last = group.is_ended() && at + 1 == frames.len();
-                // Who does not take it has ended, and will say so.
-                let _ended = sent.frames.send((frame.clone(), last));
+                // A task that has ended reports that itself.
+                let _ended = stream.frames.send((frame.clone(), last));
             }
-            sent.handed = frames.len();
+            stream.handed = frames.len();
         }
         for number in over {
             outbox.done(number);
             self.open.remove(&number);
         }
         let oldest = outbox.groups().next().map_or(u64::MAX, |group| group.head().sequence);
-        // Those before were given up.
+        // Groups before it were given up.
         self.open.retain(|number, _| *number >= oldest);
-        // On a way that is too slow the newest is what counts; the others begin anew once there is room.
-        let written = self.open.iter().rev().filter(|(_, sent)| sent.is_being_written());
-        if let Some(slow) = written.map(|(number, _)| *number).nth(MOST) {
+        // On a slow path the newest groups go first; the others are sent again from their beginning once there is room.
+        let writing = self.open.iter().rev().filter(|(_, stream)| stream.is_being_written());
+        if let Some(slow) = writing.map(|(number, _)| *number).nth(MAX_WRITING) {
             self.open.remove(&slow);
         }
     }
 
-    fn begin(&mut self, group: &Group, waited: bool) {
+    fn open(&mut self, group: &Group, late: bool) {
         let (frames, taken) = mpsc::unbounded_channel();
         let number = group.head().sequence;
         let first = *self.first.get_or_insert(number);
-        // Newer groups go first, whichever was begun first.
+        // Newer groups have priority, whichever was opened first.
         let priority = i32::try_from(number.saturating_sub(first)).unwrap_or(i32::MAX - 1);
         let written = Arc::<AtomicBool>::default();
-        let to = To { connection: self.connection.clone(), subscription: self.subscription, priority };
+        let to = Destination { connection: self.connection.clone(), subscription: self.subscription, priority };
         let stream = stream(to, group.head().clone(), taken, Arc::clone(&written));
         let running = tokio::spawn(stream);
         let task = running.abort_handle();
         self.tasks.push(running);
-        self.open.insert(number, Sent { frames, handed: 0, over: false, waited, written, task });
+        self.open.insert(number, GroupStream { frames, handed: 0, over: false, late, written, task });
     }
 
-    /// The next stream that ended.
-    pub(super) async fn next(&mut self) -> Ended {
+    /// Waits for the end of a stream. Cancel safe.
+    pub(super) async fn next(&mut self) -> StreamEnded {
         loop {
             match self.tasks.next().await {
                 Some(Ok(ended)) => return ended,
-                // One that was given up has nothing to say.
+                // A group that was given up.
                 Some(Err(_)) => {}
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// A stream ended; whether that is progress.
-    pub(super) fn ended(&mut self, ended: &Ended) -> bool {
+    /// Handles the end of a stream; returns whether that is progress.
+    pub(super) fn ended(&mut self, ended: &StreamEnded) -> bool {
         match ended.how {
-            How::Lost => return false,
-            How::Arrived => {}
-            How::Stopped(code) => {
+            GroupEnd::Lost => return false,
+            GroupEnd::Arrived => {}
+            GroupEnd::Stopped(code) => {
                 let reason = Code::from_quic(code.into_inner()).reason();
-                tracing::debug!(group = ended.number, reason, "the node takes no more of a group");
+                tracing::debug!(group = ended.number, reason, "node stopped the stream of a group");
             }
         }
-        if let Some(sent) = self.open.get_mut(&ended.number) {
-            sent.over = true;
+        if let Some(stream) = self.open.get_mut(&ended.number) {
+            stream.over = true;
         }
         true
     }
 }
 
-/// Resets the stream when it is dropped before its end: quinn would finish it, as if that were all.
-struct Sending(SendStream);
+/// Resets the stream when it is dropped before its end: quinn would finish it, as if the group were complete.
+struct ResetOnDrop(SendStream);
 
-impl Drop for Sending {
+impl Drop for ResetOnDrop {
     fn drop(&mut self) {
         if self.0.reset(VarInt::from_u32(Code::Cancelled.quic())).is_err() {
-            tracing::trace!("the stream had ended already");
+            tracing::trace!("stream had ended already");
         }
     }
 }
 
-/// Where a group goes.
-struct To {
+/// Where and how urgently a group is sent.
+struct Destination {
     connection: Connection,
     subscription: u64,
     priority: i32,
@@ -198,32 +200,37 @@ struct To {
 
 type Frames = mpsc::UnboundedReceiver<(Bytes, bool)>;
 
-async fn stream(to: To, head: GroupHead, frames: Frames, written: Arc<AtomicBool>) -> Ended {
+async fn stream(to: Destination, head: GroupHead, frames: Frames, written: Arc<AtomicBool>) -> StreamEnded {
     let how = send(to, &head, frames, &written).await;
-    Ended { number: head.sequence, how: how.unwrap_or_else(|how| how) }
+    StreamEnded { number: head.sequence, how: how.unwrap_or_else(|how| how) }
 }
 
-async fn send(to: To, head: &GroupHead, mut frames: Frames, written: &AtomicBool) -> Result<How, How> {
+async fn send(
+    to: Destination,
+    head: &GroupHead,
+    mut frames: Frames,
+    written: &AtomicBool,
+) -> Result<GroupEnd, GroupEnd> {
     let failed = |error: WriteError| match error {
-        WriteError::Stopped(code) => How::Stopped(code),
-        _ => How::Lost,
+        WriteError::Stopped(code) => GroupEnd::Stopped(code),
+        _ => GroupEnd::Lost,
     };
-    let mut stream = Sending(to.connection.open_uni().await.map_err(|_| How::Lost)?);
+    let mut stream = ResetOnDrop(to.connection.open_uni().await.map_err(|_| GroupEnd::Lost)?);
     let _ended = stream.0.set_priority(to.priority);
-    let first = wire::message(Kind::FeedGroup, &head.to_pb(to.subscription)).ok_or(How::Lost)?;
+    let first = wire::message(Kind::FeedGroup, &head.to_pb(to.subscription)).ok_or(GroupEnd::Lost)?;
     stream.0.write_chunk(first).await.map_err(failed)?;
     loop {
-        let (frame, last) = frames.recv().await.ok_or(How::Lost)?;
+        let (frame, last) = frames.recv().await.ok_or(GroupEnd::Lost)?;
         stream.0.write_chunk(frame).await.map_err(failed)?;
         if last {
             break;
         }
     }
-    stream.0.finish().map_err(|_| How::Lost)?;
+    stream.0.finish().map_err(|_| GroupEnd::Lost)?;
     written.store(true, Ordering::Relaxed);
     match stream.0.stopped().await {
-        Ok(None) => Ok(How::Arrived),
-        Ok(Some(code)) => Ok(How::Stopped(code)),
-        Err(_) => Ok(How::Lost),
+        Ok(None) => Ok(GroupEnd::Arrived),
+        Ok(Some(code)) => Ok(GroupEnd::Stopped(code)),
+        Err(_) => Ok(GroupEnd::Lost),
     }
 }

@@ -8,12 +8,12 @@ use usher_proto::{
 
 use super::*;
 
-fn about(data: &[u8], start: u64) -> About {
+fn about(data: &[u8], start: u64) -> TransferInfo {
     let mut builder = tree::Builder::default();
     data.chunks(GROUP as usize).for_each(|group| builder.push(group));
     let title = Title::parse("a.mp4").expect("valid");
     let size = data.len() as u64;
-    About { title, content: Some(builder.finish().content), size, range: start..size }
+    TransferInfo { title, content: Some(builder.finish().content), size, range: start..size }
 }
 
 fn pieces(data: &[u8], start: u64) -> Vec<Piece> {
@@ -32,7 +32,7 @@ fn data() -> Vec<u8> {
 }
 
 /// Writes the first `groups` groups and stops.
-async fn begin(target: &Path, about: &About, pieces: &[Piece], groups: usize) -> FileSink {
+async fn begin(target: &Path, about: &TransferInfo, pieces: &[Piece], groups: usize) -> FileSink {
     let mut sink = FileSink::new(target.to_owned(), false);
     assert_eq!(sink.begin(about).await, Ok(0));
     for piece in &pieces[..groups] {

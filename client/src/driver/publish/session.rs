@@ -1,68 +1,58 @@
-//! A node that takes a feed: how it is found, opened, watched and left.
+//! A node that receives a feed: how it is opened, watched and left.
 
 use std::time::{Duration, Instant};
 
 use quinn::VarInt;
+use tokio::time;
 use usher_proto::{
     Bitrate, Code, Fault, Title,
-    model::{FeedSetupInfo, Published, SeatAddress},
-    pb::{
-        v1,
-        wire::{FeedOffer, Finish, Open},
-    },
+    model::{FeedSetupInfo, SeatAddress},
+    pb::wire::{FeedOffer, Finish, Open},
     ticket::Purpose,
     wire::{self, Frame, Kind},
 };
 use usher_transport::SendStream;
 
-use super::{
-    super::{join::Way, renewal, words},
-    streams::Streams,
-};
+use super::streams::GroupStreams;
 use crate::{
     clock,
     core::vigil::{Look, Terms, Vigil},
+    driver::{Connector, renewal, words},
     quic::{Incoming, silent},
 };
 
-/// Asks the master for seats, after a wait.
-pub(super) async fn ask(way: &Way, request: v1::PublishRequest, after: Duration) -> Result<Published, Fault> {
-    tokio::time::sleep(after).await;
-    way.master.publish(request).await
-}
-
-/// An open session.
-pub(super) struct Joined {
-    pub(super) incoming: Incoming,
-    /// Our side of its stream.
-    pub(super) control: SendStream,
+/// An open seat, before anything is sent.
+pub(super) struct OpenIngest {
+    incoming: Incoming,
+    /// Our side of the session's stream.
+    control: SendStream,
     pub(super) info: FeedSetupInfo,
 }
 
-/// Opens a session and takes its set-up information.
+/// Opens a session and reads its set-up information.
 pub(super) async fn join(
-    way: &Way,
+    connector: &Connector,
     at: &SeatAddress,
     offer: FeedOffer,
     title: &Title,
     patience: Duration,
-) -> Result<Joined, Fault> {
+) -> Result<OpenIngest, Fault> {
     let open = Open {
         ticket: at.ticket.clone(),
-        request_id: way.master.request_id().to_owned(),
+        request_id: connector.master.request_id().to_owned(),
         publish: Some(offer),
         ..Open::default()
     };
     let joined = async {
-        let (mut incoming, control) = way.pool.open(way.master.address(), at, &open, None).await?;
+        let (mut incoming, control) = connector.open(at, &open, patience).await?;
         let control = control.ok_or_else(|| Fault::new(Code::Internal, "a feed's session has two sides"))?;
-        let info = begin(&mut incoming, at, title, patience).await?;
-        Ok(Joined { incoming, control, info })
+        let info = setup(&mut incoming, at, title, patience).await?;
+        Ok(OpenIngest { incoming, control, info })
     };
-    tokio::time::timeout(patience, joined).await.unwrap_or_else(|_| Err(silent(&at.node, patience)))
+    time::timeout(patience, joined).await.unwrap_or_else(|_| Err(silent(&at.node, patience)))
 }
 
-async fn begin(
+async fn setup(
     incoming: &mut Incoming,
     at: &SeatAddress,
     title: &Title,
@@ -83,13 +73,13 @@ async fn begin(
     if info.title == *title { Ok(info) } else { Err(wrong(format!("takes {} in the place of {title}", info.title))) }
 }
 
-/// A node that takes the feed.
-pub(super) struct Session {
+/// A session in which a node receives the feed.
+pub(super) struct IngestSession {
     pub(super) at: SeatAddress,
     pub(super) incoming: Incoming,
-    pub(super) streams: Streams,
+    pub(super) streams: GroupStreams,
     pub(super) since: Instant,
-    /// It has fallen silent, and another is sought.
+    /// Its connection is silent, and another node is sought.
     pub(super) silent: bool,
     control: SendStream,
     vigil: Vigil,
@@ -97,17 +87,18 @@ pub(super) struct Session {
     _renewal: Option<renewal::Renewal>,
 }
 
-impl Session {
-    pub(super) fn new(way: &Way, at: SeatAddress, incoming: Incoming, control: SendStream, subscription: u64) -> Self {
+impl IngestSession {
+    pub(super) fn new(connector: &Connector, at: SeatAddress, open: OpenIngest) -> Self {
+        let OpenIngest { incoming, control, info } = open;
         let now = clock::now();
         let connection = incoming.connection().clone();
-        let renewal = renewal::keep(way, &connection, &at);
-        // What the node says goes before any media; a stream that is gone tells so by itself.
+        let renewal = renewal::keep(connector, &connection, &at);
+        // Control frames go before media; a stream that has ended is noticed where it is read.
         let _ended = control.set_priority(i32::MAX);
         Self {
             at,
             incoming,
-            streams: Streams::new(connection, subscription),
+            streams: GroupStreams::new(connection, info.subscription),
             since: now,
             silent: false,
             control,
@@ -117,44 +108,44 @@ impl Session {
         }
     }
 
-    /// Whether the node has fallen silent, and whether anything was heard of it since the last look.
+    /// Whether the node has fallen silent, and whether anything was received from it since the last call.
     pub(super) fn look(&mut self, now: Instant) -> (Look, bool) {
         let stats = self.incoming.connection().stats();
         let datagrams = stats.udp_rx.datagrams;
-        let heard = std::mem::replace(&mut self.datagrams, datagrams) != datagrams;
-        if heard {
-            // The session's stream is silent by its nature: any sign of life is enough.
+        let received = std::mem::replace(&mut self.datagrams, datagrams) != datagrams;
+        if received {
+            // A node sends little on the session's stream: any datagram is a sign of life.
             self.vigil.resume(now, datagrams);
         }
-        (self.vigil.look(now, datagrams, stats.path.rtt), heard)
+        (self.vigil.look(now, datagrams, stats.path.rtt), received)
     }
 
-    /// How long nothing was heard.
+    /// Time for which nothing was received.
     pub(super) fn silence(&self, now: Instant) -> Duration {
         self.vigil.silence(now)
     }
 
-    /// The feed is over: says so, and waits for the node to take note.
+    /// Ends the feed, and waits for the node to acknowledge that.
     pub(super) async fn finish(mut self, patience: Duration) {
         let Some(frame) = wire::message(Kind::Finish, &Finish::default()) else { return };
-        let said = async {
+        let acknowledged = async {
             self.control.write_chunk(frame).await.ok()?;
             self.control.finish().ok()?;
-            // Once it has ended its side too, it will not take the end of the connection for a loss.
+            // Once the node has ended its side too, it does not take the end of the connection for a failure.
             while let Ok(Some(_)) = self.incoming.next(patience).await {}
             Some(())
         };
-        if tokio::time::timeout(patience, said).await.is_err() {
-            tracing::debug!(node = %self.at.node, "the node did not take note of the end");
+        if time::timeout(patience, acknowledged).await.is_err() {
+            tracing::debug!(node = %self.at.node, "end of the feed not acknowledged");
         }
     }
 }
 
-impl Drop for Session {
+impl Drop for IngestSession {
     fn drop(&mut self) {
-        // Unlike an end that is not told of, which is a feed's.
+        // A stream that finishes would be the end of the feed.
         if self.control.reset(VarInt::from_u32(Code::Cancelled.quic())).is_err() {
-            tracing::trace!("the session had ended already");
+            tracing::trace!("stream had ended already");
         }
     }
 }

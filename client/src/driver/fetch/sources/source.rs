@@ -1,4 +1,4 @@
-//! One source: an open session that takes further ranges. Refuses to know which.
+//! One source: an open session that is asked for range after range. Leaves the choice of ranges to its owner.
 
 use std::{
     ops::Range,
@@ -21,24 +21,22 @@ use usher_proto::{
 };
 use usher_transport::{Connection, SendStream};
 
-use super::{
-    super::{
-        About,
-        join::{Ask, Joined, Way, join},
-        renewal::{self, Renewal},
-        stream::HASHING,
-    },
-    Found,
-};
+use super::candidate::Candidate;
 use crate::{
     core::{sources::Id, vigil::Terms},
+    driver::{
+        Connector, TransferInfo,
+        fetch::stream::HASHING,
+        join::{Ask, Joined, join},
+        renewal::{self, Renewal},
+    },
     quic::{Batch, Due, Patience, Reader},
 };
 
-/// A source that is on its way, and the groups that it is to send first.
-pub(super) struct Joining {
+/// A source whose session is being opened, and the groups that it is asked for first.
+pub(super) struct OpeningSource {
     pub(super) id: Id,
-    pub(super) found: Found,
+    pub(super) candidate: Candidate,
     pub(super) groups: Range<u64>,
 }
 
@@ -49,7 +47,7 @@ pub(super) struct Source {
     pub(super) reason: String,
     pub(super) moves: u32,
     send: SendStream,
-    /// Away while a batch is checked.
+    /// `None` while a batch is being verified.
     pub(super) verifier: Option<Verifier>,
     due: Due,
     pub(super) connection: Connection,
@@ -58,42 +56,42 @@ pub(super) struct Source {
 }
 
 /// The wanted bytes of these groups.
-fn bytes(groups: &Range<u64>, about: &About) -> Range<u64> {
-    (groups.start * GROUP).max(about.range.start)..(groups.end * GROUP).min(about.range.end)
+fn bytes(groups: &Range<u64>, info: &TransferInfo) -> Range<u64> {
+    (groups.start * GROUP).max(info.range.start)..(groups.end * GROUP).min(info.range.end)
 }
 
-impl Joining {
+impl OpeningSource {
     /// Opens the session.
     pub(super) fn open(
         &self,
-        way: Way,
-        about: &About,
+        connector: Connector,
+        info: &TransferInfo,
         timeout: Duration,
     ) -> impl Future<Output = Result<Joined, Fault>> + Send + use<> {
-        let (at, about, range) = (self.found.at.clone(), about.clone(), bytes(&self.groups, about));
-        let wide = self.groups.start * GROUP..(self.groups.end * GROUP).min(about.size);
-        let ask = Ask { range, wide, request_id: self.found.request_id.clone(), more: true };
-        async move { join(&way, &at, ask, &about, timeout).await }
+        let (at, info, range) = (self.candidate.at.clone(), info.clone(), bytes(&self.groups, info));
+        let wide = self.groups.start * GROUP..(self.groups.end * GROUP).min(info.size);
+        let ask = Ask { range, wide, request_id: self.candidate.request_id.clone(), more: true };
+        async move { join(&connector, &at, ask, &info, timeout).await }
     }
 
-    /// The source that it is now; what it sends goes to `batches`.
+    /// The open source, which sends to `batches`.
     pub(super) fn into_source(
         self,
         joined: Joined,
-        way: &Way,
+        connector: &Connector,
         terms: Terms,
         timeout: Duration,
         batches: mpsc::Sender<Batch>,
     ) -> Result<Source, Fault> {
-        let Self { id, found: Found { at, reason, moves, .. }, groups } = self;
-        let lost = || Fault::new(Code::Internal, "our side of the stream is missing");
+        let Self { id, candidate: Candidate { at, reason, moves, .. }, groups } = self;
+        let lost = || Fault::new(Code::Internal, "our side of the session's stream is missing");
         let send = joined.send.ok_or_else(lost)?;
         let due: Due = Arc::new(AtomicU64::new(groups.end - groups.start));
-        // While nothing is asked of it, the connection's keep-alive tells whether it lives.
+        // While it owes nothing, the connection's keep-alive shows whether it lives.
         let patience = Patience { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due), terms };
         let connection = joined.incoming.connection().clone();
-        let renewal = renewal::keep(way, &connection, &at);
-        let reader = way.pool.gather(joined.incoming, id, patience, batches)?;
+        let renewal = renewal::keep(connector, &connection, &at);
+        let reader = connector.pool.gather(joined.incoming, id, patience, batches)?;
         let verifier = Some(joined.verifier);
         let (_reader, _renewal) = (reader, renewal);
         Ok(Source { id, at, reason, moves, send, verifier, due, connection, _reader, _renewal })
@@ -101,29 +99,29 @@ impl Joining {
 }
 
 impl Source {
-    /// Asks for these groups too.
-    pub(super) fn ask(&mut self, groups: Range<u64>, about: &About) -> Result<(), Fault> {
+    /// Asks for these groups, after those that it was asked for before.
+    pub(super) fn ask(&mut self, groups: Range<u64>, info: &TransferInfo) -> Result<(), Fault> {
         let node = &self.at.node;
         let fault = |why: &dyn std::fmt::Display| Fault::new(Code::Network, format!("ask node {node} for more: {why}"));
-        let bytes = bytes(&groups, about);
+        let bytes = bytes(&groups, info);
         let range = ByteRange { start: bytes.start, end: bytes.end };
         let frame = wire::message(Kind::Range, &range).ok_or_else(|| fault(&"the range is too long"))?;
         // Before the node can answer.
-        let verifier = self.verifier.as_mut().ok_or_else(|| fault(&"its batch is being checked"))?;
+        let verifier = self.verifier.as_mut().ok_or_else(|| fault(&"a batch of it is being verified"))?;
         verifier.extend(bytes).map_err(|error| fault(&error))?;
         self.due.fetch_add(groups.end - groups.start, Ordering::Relaxed);
         match self.send.write_chunk(frame).now_or_never() {
-            // A node that ended the session says why on its own side.
+            // A node that ended the session gives the reason on its side of the stream.
             Some(Ok(()) | Err(_)) => Ok(()),
-            // A few ranges always fit what a node lets be sent: this one does not keep to the protocol.
-            None => Err(fault(&"it does not read what it is asked")),
+            // A few ranges always fit a node's stream window: this node violates the protocol.
+            None => Err(fault(&"it does not read requests")),
         }
     }
 
-    /// Nothing more is wanted.
+    /// Ends our side of the session: no further range is wanted.
     pub(super) fn finish(&mut self) {
         if self.send.finish().is_err() {
-            tracing::trace!("the stream had ended already");
+            tracing::trace!("stream had ended already");
         }
     }
 }
