@@ -232,7 +232,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         None => None,
     };
     let (volumes, replicas) = (volumes(config.media, config.recordings), Some(config.replicas));
-    let library = Library::open(media::Config { volumes, index: config.index, replicas }).await?;
+    let library = Library::open(media::LibraryConfig { volumes, index: config.index, replicas }).await?;
     let feeds = live::Settings {
         ingest: config.ingest,
         window: config.live_window,

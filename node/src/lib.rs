@@ -22,6 +22,7 @@ mod report;
 mod scheduler;
 mod send_window;
 mod services;
+mod sync;
 #[cfg(test)]
 mod test_node;
 

@@ -334,7 +334,7 @@ impl Live {
             };
             let mut inner = room.lock();
             let before = inner.feed.bytes();
-            inner.feed.forget_oldest();
+            inner.feed.evict_oldest();
             self.kept(&inner, before);
         }
         Ok(())

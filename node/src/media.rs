@@ -1,19 +1,21 @@
-//! The media library: the volumes (folders) that hold the titles, what each file is, its hashes, and the index on
-//! disk that remembers all of it. It refuses to know QUIC, gRPC, tickets and sessions: it answers "which titles are
-//! there", "what changed" and "open this one".
+//! The media library: the volumes (folders) that hold the titles, the type and hashes of each file, and the index on
+//! disk. Knows no QUIC, gRPC, tickets or sessions: it lists titles, reports changes and opens copies.
 //!
-//! Three threads per library: the keeper (scans, watches, decides when a file is complete), the hasher, and the
-//! watcher's own. None of them is waited for while a title is found or opened.
+//! Each library has three threads: the indexer (scans, watches, decides when a file is complete), the hasher, and the
+//! file system watcher's own. Finding and opening a title wait for none of them.
 
 mod catalog;
+mod copy;
+mod debounce;
 mod hashing;
 mod index;
-mod keeper;
+mod indexer;
 mod library;
 mod open;
+mod queue;
+mod read;
 mod replicas;
 mod scan;
-mod settle;
 mod shared;
 mod volume;
 mod walk;
@@ -24,8 +26,9 @@ pub(crate) mod clips;
 #[cfg(test)]
 mod tests;
 
-pub use catalog::{Changes, Copy, FindError, Key, Subscription};
-pub use library::{Config, Library, Rejected, Stats};
-pub use open::{OpenError, OpenMedia};
-pub use replicas::Config as ReplicaConfig;
-pub(crate) use replicas::{Growing, Replicas};
+pub use catalog::{Changes, Subscription};
+pub use copy::{Copy, CopyKey, FindError, OpenError};
+pub use library::{Library, LibraryConfig, LibraryStats, RejectedFile};
+pub use open::OpenMedia;
+pub use replicas::ReplicaConfig;
+pub(crate) use replicas::{IncomingReplica, ReplicaStore};

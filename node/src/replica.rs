@@ -25,7 +25,7 @@ use usher_proto::{
     tree, units,
 };
 
-use crate::{context, core::pull::Wanted, media::Replicas};
+use crate::{context, core::pull::ReplicaSpec, media::ReplicaStore};
 
 /// Copies that come in at a time: as many as a master sends to one node; more would only share the same disk and link.
 const PULLS: usize = 6;
@@ -48,7 +48,7 @@ struct Running {
 
 /// What the master ordered, checked.
 struct Order {
-    wanted: Wanted,
+    wanted: ReplicaSpec,
     seat: SeatAddress,
     /// At most this; 0 for no limit.
     rate: Bitrate,
@@ -67,14 +67,14 @@ impl TryFrom<Replicate> for Order {
             return Err(bad(format!("a title has 1 to {} bytes, not {}", tree::MAX_SIZE, order.size)));
         }
         let seat = SeatAddress::try_from(order.source.unwrap_or_default()).map_err(|error| bad(error.to_string()))?;
-        let wanted = Wanted { title, content, size: order.size };
+        let wanted = ReplicaSpec { title, content, size: order.size };
         Ok(Self { wanted, seat, rate: Bitrate(order.rate_bps), request_id: order.request_id })
     }
 }
 
 /// The copies of one node that come in.
 pub(crate) struct Puller {
-    replicas: Option<Arc<Replicas>>,
+    replicas: Option<Arc<ReplicaStore>>,
     /// How long a source may send nothing.
     stall: Duration,
     running: Mutex<HashMap<Title, Running>>,
@@ -86,7 +86,7 @@ pub(crate) struct Puller {
 }
 
 impl Puller {
-    pub(crate) fn new(replicas: Option<Arc<Replicas>>, stall: Duration) -> Arc<Self> {
+    pub(crate) fn new(replicas: Option<Arc<ReplicaStore>>, stall: Duration) -> Arc<Self> {
         Arc::new(Self {
             replicas,
             stall,
@@ -114,7 +114,7 @@ impl Puller {
         if !self.looking.swap(true, Ordering::AcqRel) {
             let puller = self.clone();
             self.tasks.spawn_blocking(move || {
-                puller.replicas.iter().for_each(|replicas| replicas.look());
+                puller.replicas.iter().for_each(|replicas| replicas.refresh_free());
                 puller.looking.store(false, Ordering::Release);
             });
         }

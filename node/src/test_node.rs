@@ -114,7 +114,7 @@ impl TestNode {
     ) -> Self {
         let taking = replicas.is_some();
         let films = clips::folder(&dir.path().join("films"), files);
-        let config = media::Config { volumes: vec![films], index: dir.path().join("index.redb"), replicas };
+        let config = media::LibraryConfig { volumes: vec![films], index: dir.path().join("index.redb"), replicas };
         let library = Library::open(config).await.expect("a library");
         library.scanned().await;
         if hashed {

@@ -1,8 +1,8 @@
-//! A feed as a node keeps it: its newest groups, within a window of time and memory, as frames that all of its viewers
-//! share. Owns where a viewer begins, what is given up for one who is slow, and what a group that is sent again must be.
-//! Refuses to know who sends and who watches; that pieces are proven is its callers' part.
+//! The newest groups of a feed, within a window of time and memory, as frames that all viewers share. Owns the group a
+//! viewer starts with, the groups a slow viewer skips, and the check that a group sent again is the same. Knows no
+//! publishers and viewers; callers verify the pieces.
 
-mod whole;
+mod complete;
 
 use std::{
     collections::VecDeque,
@@ -16,111 +16,111 @@ use usher_proto::{
     pb::wire::FeedStart,
 };
 
-pub use whole::Whole;
+pub use complete::CompleteGroup;
 
-/// The rate is measured over so much of the feed, or the last two groups.
-const MEASURED: Duration = Duration::from_secs(10);
+/// The bitrate is measured over this much of the feed, or its last two groups.
+const BITRATE_SPAN: Duration = Duration::from_secs(10);
 
-/// Groups that are kept whatever the bounds are: the one that is made, and the last whole one.
-const LEAST: usize = 2;
+/// Groups kept regardless of the bounds: the one in progress, and the last complete one.
+const MIN_GROUPS: usize = 2;
 
-/// One group.
+/// One group of a feed.
 #[derive(Debug)]
 pub struct Group {
-    /// What it is.
+    /// Number, time and head.
     pub head: GroupHead,
-    /// Milliseconds of the publisher's clock that never go back.
+    /// Milliseconds of the publisher's clock; never decreases from group to group.
     at_ms: u64,
     began: Instant,
-    /// The link before the first piece, and after each.
+    /// The link before the first piece, and after each piece.
     links: Vec<Link>,
-    /// Pieces as they are sent.
+    /// Pieces in their wire form.
     frames: Vec<Bytes>,
     bytes: u64,
-    whole: bool,
-    /// Its stream ended before it was whole.
-    cut: bool,
+    complete: bool,
+    /// Its stream ended before it was complete.
+    truncated: bool,
 }
 
-/// What a group that comes is.
+/// Whether a group's pieces are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begun {
-    /// It is wanted, all of it or what is not here yet.
+pub enum GroupStatus {
+    /// All pieces, or the missing ones, are needed.
     Wanted,
-    /// It is here, or too old.
+    /// The group is complete, or too old.
     Known,
 }
 
-/// What a viewer is to be sent next.
+/// What to send next to a viewer of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// This piece of its group.
+pub enum NextPiece {
+    /// This piece.
     Piece(Bytes),
-    /// Its group is whole, and was sent.
-    Whole,
+    /// Nothing: the group is complete.
+    Complete,
     /// Nothing yet.
     Wait,
-    /// Its group is not here any more.
+    /// The group is no longer cached.
     Gone,
 }
 
-/// See the module.
+/// The cached groups of one feed.
 #[derive(Debug)]
-pub struct Feed {
+pub struct FeedCache {
     window: Duration,
     groups: VecDeque<Group>,
     bytes: u64,
-    /// The newest group that was forgotten; 0 for none.
-    gone: u64,
-    /// Of the newest group there ever was.
+    /// Number of the newest evicted group; 0 for none.
+    evicted: u64,
+    /// Number of the newest group so far.
     newest: u64,
     newest_ms: u64,
 }
 
-impl Feed {
-    /// Nothing has come; so much of it is kept.
+impl FeedCache {
+    /// An empty cache that keeps groups for `window`.
     pub fn new(window: Duration) -> Self {
-        Self { window, groups: VecDeque::new(), bytes: 0, gone: 0, newest: 0, newest_ms: 0 }
+        Self { window, groups: VecDeque::new(), bytes: 0, evicted: 0, newest: 0, newest_ms: 0 }
     }
 
-    /// The number of the newest group that has begun; 0 when none has.
+    /// Number of the newest group; 0 for none.
     pub fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// Media that is kept.
+    /// Bytes of cached media.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The first group to ask for where the feed goes on from: the newest if it is not whole, or the one after it; 0 when
-    /// none has come.
+    /// The first group to request when the feed resumes: the newest one if it is incomplete, else the one after it; 0
+    /// for an empty cache.
     pub fn resume_from(&self) -> u64 {
         match self.groups.back() {
-            Some(group) if !group.whole => group.head.sequence,
+            Some(group) if !group.complete => group.head.sequence,
             _ if self.newest > 0 => self.newest + 1,
             _ => 0,
         }
     }
 
-    /// A group comes; `link` is the one before its first piece.
+    /// Handles the start of a group; `link` is the one before its first piece.
     ///
     /// # Errors
-    /// `BAD_REQUEST` when another group of its number is here.
-    pub fn begin(&mut self, now: Instant, head: GroupHead, link: Link) -> Result<Begun, Fault> {
+    /// `BAD_REQUEST` when another group with its number is cached.
+    pub fn handle_group(&mut self, now: Instant, head: GroupHead, link: Link) -> Result<GroupStatus, Fault> {
         let sequence = head.sequence;
-        if let Some(at) = self.place(sequence)
+        if let Some(at) = self.position(sequence)
             && let Some(group) = self.groups.get_mut(at)
         {
-            group.cut = false;
+            group.truncated = false;
             if group.links.first() != Some(&link) {
-                return Err(other(sequence));
+                return Err(mismatch(sequence));
             }
-            return Ok(if group.whole { Begun::Known } else { Begun::Wanted });
+            return Ok(if group.complete { GroupStatus::Known } else { GroupStatus::Wanted });
         }
         // Groups may overtake one another, as streams do.
-        if sequence <= self.gone {
-            return Ok(Begun::Known);
+        if sequence <= self.evicted {
+            return Ok(GroupStatus::Known);
         }
         let place = self.groups.partition_point(|group| group.head.sequence < sequence);
         if sequence > self.newest {
@@ -130,16 +130,19 @@ impl Feed {
         let before = place.checked_sub(1).and_then(|before| self.groups.get(before));
         let at_ms = before.map_or(head.at_ms, |group| head.at_ms.max(group.at_ms)).min(self.newest_ms);
         let (links, frames) = (vec![link], Vec::new());
-        self.groups.insert(place, Group { head, at_ms, began: now, links, frames, bytes: 0, whole: false, cut: false });
-        Ok(Begun::Wanted)
+        self.groups.insert(
+            place,
+            Group { head, at_ms, began: now, links, frames, bytes: 0, complete: false, truncated: false },
+        );
+        Ok(GroupStatus::Wanted)
     }
 
-    /// A proven piece of a group comes, the one of this number: its frame, its media's length, the link after it, and
-    /// whether it is the last. Whether it is new.
+    /// Handles a verified piece: its position in the group, its frame, the bytes of its media, the link after it, and
+    /// whether it is the last. Returns whether it is new.
     ///
     /// # Errors
-    /// `BAD_REQUEST` when another piece is at its place.
-    pub fn piece(
+    /// `BAD_REQUEST` when another piece is at its position.
+    pub fn handle_piece(
         &mut self,
         sequence: u64,
         number: usize,
@@ -148,67 +151,67 @@ impl Feed {
         link: Link,
         last: bool,
     ) -> Result<bool, Fault> {
-        // Not here any more: it came too slowly.
-        let Some(at) = self.place(sequence) else { return Ok(false) };
+        // Evicted: the piece arrived too late.
+        let Some(at) = self.position(sequence) else { return Ok(false) };
         let Some(group) = self.groups.get_mut(at) else { return Ok(false) };
         match group.links.get(number + 1) {
             Some(known) if *known == link => return Ok(false),
-            Some(_) => return Err(other(sequence)),
-            None if number != group.frames.len() || group.whole => return Err(other(sequence)),
+            Some(_) => return Err(mismatch(sequence)),
+            None if number != group.frames.len() || group.complete => return Err(mismatch(sequence)),
             None => {}
         }
         group.frames.push(frame);
         group.links.push(link);
         group.bytes += media;
-        group.whole = last;
+        group.complete = last;
         self.bytes += media;
         Ok(true)
     }
 
-    /// A group's stream ended. Unless it is whole, the rest of it comes only if it is sent again.
-    pub fn cut(&mut self, sequence: u64) {
-        if let Some(at) = self.place(sequence)
+    /// Handles the end of a group's stream. An incomplete group is truncated until it is sent again.
+    pub fn handle_stream_end(&mut self, sequence: u64) {
+        if let Some(at) = self.position(sequence)
             && let Some(group) = self.groups.get_mut(at)
         {
-            group.cut = !group.whole;
+            group.truncated = !group.complete;
         }
     }
 
-    /// Whether the rest of a group will not come: its stream ended, and newer ones have begun.
-    pub fn is_cut(&self, sequence: u64) -> bool {
-        sequence < self.newest && self.group(sequence).is_some_and(|group| group.cut)
+    /// Whether a group will stay incomplete: its stream ended, and newer groups started.
+    pub fn is_truncated(&self, sequence: u64) -> bool {
+        sequence < self.newest && self.group(sequence).is_some_and(|group| group.truncated)
     }
 
-    /// Forgets the groups that are out of the window. The media that went with them.
+    /// Evicts the groups outside the window. Returns the bytes of media evicted.
     pub fn trim(&mut self) -> u64 {
         let mut gone = 0;
-        while self.groups.len() > LEAST
+        while self.groups.len() > MIN_GROUPS
             && let Some(front) = self.groups.front()
             && u128::from(self.newest_ms.saturating_sub(front.at_ms)) > self.window.as_millis()
         {
-            gone += self.forget_oldest();
+            gone += self.evict_oldest();
         }
         gone
     }
 
-    /// Forgets the oldest group, if more are here than must be. The media that went with it.
-    pub fn forget_oldest(&mut self) -> u64 {
-        if self.groups.len() <= LEAST {
+    /// Evicts the oldest group, unless it must be kept. Returns the bytes of media evicted.
+    pub fn evict_oldest(&mut self) -> u64 {
+        if self.groups.len() <= MIN_GROUPS {
             return 0;
         }
         let Some(group) = self.groups.pop_front() else { return 0 };
-        self.gone = group.head.sequence;
+        self.evicted = group.head.sequence;
         self.bytes -= group.bytes;
         group.bytes
     }
 
-    /// When its oldest group began, if it may be forgotten.
+    /// When the oldest group started, if it may be evicted.
     pub fn oldest(&self) -> Option<Instant> {
-        self.groups.front().filter(|_| self.groups.len() > LEAST).map(|group| group.began)
+        self.groups.front().filter(|_| self.groups.len() > MIN_GROUPS).map(|group| group.began)
     }
 
-    /// The group with which a viewer begins; one that is still to come when there is none.
-    pub fn start(&self, start: &FeedStart) -> u64 {
+    /// The group a viewer starts with; the next one when none is cached.
+    pub fn start_group(&self, start: &FeedStart) -> u64 {
         let first = |groups: &mut dyn Iterator<Item = &Group>| groups.next().map(|group| group.head.sequence);
         if start.from_group > 0 {
             let after = first(&mut self.groups.iter().filter(|group| group.head.sequence >= start.from_group));
@@ -216,39 +219,39 @@ impl Feed {
         }
         let found = if start.back_ms > 0 {
             let then = self.newest_ms.saturating_sub(start.back_ms);
-            // The one that was being made then, or the oldest.
+            // The group in progress at that time, or the oldest one.
             let at = self.groups.partition_point(|group| group.at_ms <= then);
             self.groups.get(at.saturating_sub(1))
         } else if start.newest {
             self.groups.back()
         } else {
-            self.groups.iter().rev().find(|group| group.whole).or_else(|| self.groups.back())
+            self.groups.iter().rev().find(|group| group.complete).or_else(|| self.groups.back())
         };
         found.map_or(self.newest + 1, |group| group.head.sequence)
     }
 
-    /// The first group from this number on.
-    pub fn from(&self, sequence: u64) -> Option<&GroupHead> {
+    /// The first cached group from this number on.
+    pub fn first_from(&self, sequence: u64) -> Option<&GroupHead> {
         let at = self.groups.partition_point(|group| group.head.sequence < sequence);
         self.groups.get(at).map(|group| &group.head)
     }
 
-    /// What a viewer that was sent so many pieces of a group gets next.
-    pub fn next(&self, sequence: u64, sent: usize) -> Next {
+    /// What to send next to a viewer that received `sent` pieces of a group.
+    pub fn next_piece(&self, sequence: u64, sent: usize) -> NextPiece {
         match self.group(sequence) {
-            None => Next::Gone,
+            None => NextPiece::Gone,
             Some(group) => match group.frames.get(sent) {
-                Some(frame) => Next::Piece(frame.clone()),
-                None if group.whole => Next::Whole,
-                None => Next::Wait,
+                Some(frame) => NextPiece::Piece(frame.clone()),
+                None if group.complete => NextPiece::Complete,
+                None => NextPiece::Wait,
             },
         }
     }
 
-    /// The group that a viewer goes on with that is sending, or about to send, this one, and wants to be no farther
-    /// behind than `latency`: the last whole one, if it is that far. `None` when it may go on.
-    pub fn skip(&self, sequence: u64, latency: Duration) -> Option<u64> {
-        let last = self.groups.iter().rev().find(|group| group.whole)?;
+    /// The group to which a viewer of `sequence` skips when it is farther behind than `latency`: the last complete one.
+    /// `None` while it may continue.
+    pub fn skip_target(&self, sequence: u64, latency: Duration) -> Option<u64> {
+        let last = self.groups.iter().rev().find(|group| group.complete)?;
         if last.head.sequence <= sequence {
             return None;
         }
@@ -257,12 +260,12 @@ impl Feed {
         (u128::from(behind) > latency.as_millis()).then_some(last.head.sequence)
     }
 
-    /// The rate of the last seconds, as far as it is known.
-    pub fn rate(&self) -> Bitrate {
+    /// Bitrate over the last seconds; 0 while unknown.
+    pub fn bitrate(&self) -> Bitrate {
         let Some(last) = self.groups.back() else { return Bitrate(0) };
         let (mut bytes, mut since) = (0, last.at_ms);
         for group in self.groups.iter().rev().skip(1) {
-            if u128::from(last.at_ms.saturating_sub(since)) >= MEASURED.as_millis() {
+            if u128::from(last.at_ms.saturating_sub(since)) >= BITRATE_SPAN.as_millis() {
                 break;
             }
             bytes += group.bytes;
@@ -271,16 +274,16 @@ impl Feed {
         Bitrate::over(bytes, Duration::from_millis(last.at_ms.saturating_sub(since)))
     }
 
-    fn place(&self, sequence: u64) -> Option<usize> {
+    fn position(&self, sequence: u64) -> Option<usize> {
         self.groups.binary_search_by_key(&sequence, |group| group.head.sequence).ok()
     }
 
     fn group(&self, sequence: u64) -> Option<&Group> {
-        self.groups.get(self.place(sequence)?)
+        self.groups.get(self.position(sequence)?)
     }
 }
 
-fn other(sequence: u64) -> Fault {
+fn mismatch(sequence: u64) -> Fault {
     Fault::new(
         Code::BadRequest,
         format!("another group {sequence} of the feed, or another piece of it, is here already"),

@@ -1,5 +1,5 @@
-//! A copy on its way in: what the frames of its source must be, and what of them may be kept. Everything that leaves
-//! here is verified against the content id. Knows no stream and no file.
+//! Verifies the frames of a copy that is being received: each frame that leaves here belongs to the content id. Knows
+//! no stream and no file.
 
 use bytes::Bytes;
 use usher_proto::{
@@ -11,10 +11,10 @@ use usher_proto::{
     wire::Frame,
 };
 
-/// What is to be copied.
+/// The copy to receive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its name.
+pub struct ReplicaSpec {
+    /// Its title.
     pub title: Title,
     /// Its content.
     pub content: ContentId,
@@ -22,100 +22,102 @@ pub struct Wanted {
     pub size: u64,
 }
 
-/// What a frame brought, verified; in the order in which it has to be kept.
+/// A verified frame, in the order in which it must be stored.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
-    /// The set-up information, as it is kept: of the whole title.
+pub enum VerifiedFrame {
+    /// The set-up information of the whole title.
     Setup(Box<Setup>),
     /// The values of all pages.
     Pages(Vec<Value>),
     /// The values of the groups of a page.
     Hashes(u64, Vec<Value>),
-    /// A group: its number and its bytes.
+    /// A group: its number and bytes.
     Group(u64, Bytes),
-    /// Everything came.
-    Whole,
+    /// The copy is complete.
+    Finish,
 }
 
-/// One copy, from a group on.
+/// The verification of one copy, from a group on.
 #[derive(Debug)]
 pub struct Pull {
-    wanted: Wanted,
+    wanted: ReplicaSpec,
     from: u64,
-    /// After the set-up information came.
+    /// Set after the set-up information.
     verifier: Option<Verifier>,
     /// The page whose group values come next.
     page: u64,
 }
 
 impl Pull {
-    /// A copy whose groups before `from` are here already; `from` is below the title's number of groups.
-    pub fn new(wanted: Wanted, from: u64) -> Self {
+    /// Starts at group `from`, which must be below the title's number of groups; the groups before it are stored
+    /// already.
+    pub fn new(wanted: ReplicaSpec, from: u64) -> Self {
         Self { wanted, from, verifier: None, page: from / PAGE_GROUPS }
     }
 
-    /// What to ask the source for; `None` for the whole title.
+    /// The range to request from the source; `None` for the whole title.
     pub fn range(&self) -> Option<ByteRange> {
         (self.from > 0).then_some(ByteRange { start: self.from * GROUP, end: 0 })
     }
 
-    /// What should come next, in words.
-    pub fn awaited(&self) -> String {
+    /// The next expected frame, for error messages.
+    pub fn expected(&self) -> String {
         self.verifier.as_ref().map_or_else(|| "the set-up information".to_owned(), Verifier::wanted)
     }
 
-    /// Takes the next frame. After an error the stream is of no use; what left before is good.
+    /// Handles the next frame. After an error the stream must be dropped; frames returned before stay valid.
     ///
     /// # Errors
-    /// The source's own when it refuses; `CONTENT_CHANGED` when it has something else, `VERIFICATION_FAILED` when
-    /// it lies, `UNAVAILABLE` when it sends to another seat.
-    pub fn take(&mut self, frame: Frame) -> Result<Option<Piece>, Fault> {
+    /// The source's own when it refuses; `CONTENT_CHANGED` when it has another content, `VERIFICATION_FAILED` when a
+    /// frame is not of this content, `UNAVAILABLE` when the source moves the session to another seat.
+    pub fn handle_frame(&mut self, frame: Frame) -> Result<Option<VerifiedFrame>, Fault> {
         let piece = match &frame {
             Frame::Refused(refused) => {
                 return Err(Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms));
             }
-            Frame::Moved(_) => return Err(Fault::new(Code::Unavailable, "the source gives up its sessions")),
-            Frame::Pages(values) => Some(Piece::Pages(values.clone())),
-            Frame::Hashes(values) => Some(Piece::Hashes(self.page, values.clone())),
+            Frame::Moved(_) => {
+                return Err(Fault::new(Code::Unavailable, "the source moves its sessions to other nodes"));
+            }
+            Frame::Pages(values) => Some(VerifiedFrame::Pages(values.clone())),
+            Frame::Hashes(values) => Some(VerifiedFrame::Hashes(self.page, values.clone())),
             _ => None,
         };
         let Some(verifier) = &mut self.verifier else { return self.set_up(frame).map(Some) };
         match verifier.take(frame)? {
             Step::More => {
-                self.page += u64::from(matches!(piece, Some(Piece::Hashes(..))));
+                self.page += u64::from(matches!(piece, Some(VerifiedFrame::Hashes(..))));
                 Ok(piece)
             }
-            Step::Group(group) => Ok(Some(Piece::Group(group.index, group.data))),
-            Step::Done(_) => Ok(Some(Piece::Whole)),
+            Step::Group(group) => Ok(Some(VerifiedFrame::Group(group.index, group.data))),
+            Step::Done(_) => Ok(Some(VerifiedFrame::Finish)),
         }
     }
 
-    fn set_up(&mut self, frame: Frame) -> Result<Piece, Fault> {
+    fn set_up(&mut self, frame: Frame) -> Result<VerifiedFrame, Fault> {
         let Frame::Setup(setup) = frame else {
-            return Err(Fault::new(Code::VerificationFailed, "something came before the set-up information"));
+            return Err(Fault::new(Code::VerificationFailed, "a frame came before the set-up information"));
         };
-        let lie = |what: String| Fault::new(Code::VerificationFailed, format!("set-up information: {what}"));
-        let info = SetupInfo::try_from(setup.clone()).map_err(|error| lie(error.to_string()))?;
+        let invalid = |what: String| Fault::new(Code::VerificationFailed, format!("set-up information: {what}"));
+        let info = SetupInfo::try_from(setup.clone()).map_err(|error| invalid(error.to_string()))?;
         if (&info.title, info.size) != (&self.wanted.title, self.wanted.size) {
             let what = format!(
-                "`{}` of {} bytes where `{}` of {} was asked for",
+                "`{}` of {} bytes instead of `{}` of {}",
                 info.title, info.size, self.wanted.title, self.wanted.size
             );
             return Err(Fault::new(Code::ContentChanged, what));
         }
         let expected = self.from * GROUP..info.size;
         if info.range != expected {
-            return Err(lie(format!("bytes {:?} where {expected:?} were asked for", info.range)));
+            return Err(invalid(format!("bytes {:?} instead of {expected:?}", info.range)));
         }
         self.verifier = Some(Verifier::new(&info, Some(self.wanted.content))?);
         let range = Some(ByteRange { start: 0, end: info.size });
-        Ok(Piece::Setup(Box::new(Setup { range, ..setup })))
+        Ok(VerifiedFrame::Setup(Box::new(Setup { range, ..setup })))
     }
 }
 
-/// Groups of the title.
-impl Wanted {
-    /// How many groups it has.
+impl ReplicaSpec {
+    /// Number of groups.
     pub fn groups(&self) -> u64 {
         tree::groups(self.size)
     }

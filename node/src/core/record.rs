@@ -1,5 +1,5 @@
-//! What becomes of a feed that is recorded: whether it can be, under which names, and what is written before a group.
-//! Refuses to know files.
+//! The layout of recordings: which feeds can be recorded, the names of the files, and what is written before a group.
+//! Knows no file system.
 
 use bytes::Bytes;
 use usher_proto::{
@@ -8,29 +8,29 @@ use usher_proto::{
     wire::{HEADER, PIECE_HEAD},
 };
 
-/// The folder of all recordings, which begins their titles.
+/// The folder of all recordings, the first part of their titles.
 pub const FOLDER: &str = "recordings";
 
-/// What the name of a file ends with while it is written.
-pub const PART: &str = ".part";
+/// Suffix of a file that is being written.
+pub const PART_EXTENSION: &str = ".part";
 
-/// The most files of one folder and time.
-pub const MOST: u32 = 9999;
+/// Most files with the same folder and time.
+pub const MAX_FILES: u32 = 9999;
 
-/// Characters that a file's name takes at most, with what it ends with while it is written.
-const NAME: usize = "/20261126T110800Z-9999.mp4.part".len();
+/// Most bytes of a file's name, with slash and suffix.
+const MAX_NAME: usize = "/20261126T110800Z-9999.mp4.part".len();
 
-/// How the media of a feed lie in a file.
+/// The container of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum RecordingFormat {
     /// An MPEG transport stream.
     Ts,
     /// Fragmented MP4.
     Mp4,
 }
 
-impl Format {
-    /// What its files' names end with.
+impl RecordingFormat {
+    /// File name extension.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Ts => "ts",
@@ -39,95 +39,96 @@ impl Format {
     }
 }
 
-/// Where the recordings of a feed are, and how.
+/// Folder and container of a feed's recordings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The title of the folder.
+pub struct RecordingTarget {
+    /// Title of the folder.
     pub folder: String,
-    /// How.
-    pub format: Format,
+    /// Container.
+    pub format: RecordingFormat,
 }
 
-impl Place {
-    /// Of a feed.
+impl RecordingTarget {
+    /// The target for a feed.
     ///
     /// # Errors
-    /// `BAD_REQUEST` for one whose recordings could not be titles.
-    pub fn of(feed: &Title, media_type: &str) -> Result<Self, Fault> {
+    /// `BAD_REQUEST` when the recordings could not be titles.
+    pub fn new(feed: &Title, media_type: &str) -> Result<Self, Fault> {
         let bad = |what: String| Err(Fault::new(Code::BadRequest, what));
         let format = match media_type {
-            "video/mp2t" => Format::Ts,
-            "video/mp4" | "audio/mp4" => Format::Mp4,
+            "video/mp2t" => RecordingFormat::Ts,
+            "video/mp4" | "audio/mp4" => RecordingFormat::Mp4,
             other => return bad(format!("a feed of `{other}` cannot be recorded; publish it without --record")),
         };
         let name = feed.as_str().strip_prefix("live/").unwrap_or(feed.as_str());
-        // Libraries pass over such names.
-        let passed = |part: &str| part.starts_with('.') || [PART, ".tmp", "~"].iter().any(|end| part.ends_with(end));
+        // The library skips such names.
+        let passed =
+            |part: &str| part.starts_with('.') || [PART_EXTENSION, ".tmp", "~"].iter().any(|end| part.ends_with(end));
         if feed.parts().any(passed) {
             return bad(format!(
                 "`{feed}` cannot be recorded: parts of its name begin with . or end with ~, .part or .tmp"
             ));
         }
         let folder = format!("{FOLDER}/{name}");
-        if folder.len() + NAME > usher_proto::title::MAX_BYTES {
+        if folder.len() + MAX_NAME > usher_proto::title::MAX_BYTES {
             return bad(format!("`{feed}` cannot be recorded: its name is too long"));
         }
         Ok(Self { folder, format })
     }
 
-    /// The name of a file, the `number`th of its time, counted from 1.
+    /// Name of the `number`th file of a time, counted from 1.
     pub fn file(&self, time: &str, number: u32) -> String {
         let end = self.format.extension();
         if number == 1 { format!("{time}.{end}") } else { format!("{time}-{number}.{end}") }
     }
 }
 
-/// What is to be done for a group.
+/// How to write a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// It begins a file.
+pub struct RecordStep {
+    /// Start a new file.
     pub file: bool,
-    /// Its head goes before its media.
+    /// Write the group's head before its media.
     pub head: bool,
 }
 
-/// What was written of a feed, group after group.
+/// Decides how each group of a feed is written.
 #[derive(Debug)]
-pub struct Plan {
-    format: Format,
+pub struct RecordingPlan {
+    format: RecordingFormat,
     head: Option<Bytes>,
 }
 
-impl Plan {
-    /// Nothing yet.
-    pub fn new(format: Format) -> Self {
+impl RecordingPlan {
+    /// A plan for a new recording.
+    pub fn new(format: RecordingFormat) -> Self {
         Self { format, head: None }
     }
 
-    /// A group is next.
-    pub fn take(&mut self, group: &GroupHead) -> Step {
+    /// Handles the next group.
+    pub fn handle_group(&mut self, group: &GroupHead) -> RecordStep {
         let first = self.head.is_none();
         let same = self.head.as_ref() == Some(&group.head);
         self.head = Some(group.head.clone());
         match self.format {
-            // A group's head is the packets of tables before its media.
-            Format::Ts => Step { file: first, head: true },
-            // The times of another publisher begin anew, which no file tells of.
-            Format::Mp4 => {
+            // A transport stream's head holds the tables, which may precede any media.
+            RecordingFormat::Ts => RecordStep { file: first, head: true },
+            // Another publisher's timestamps start anew, which a single file cannot express.
+            RecordingFormat::Mp4 => {
                 let file = !same || group.previous == [0; 32];
-                Step { file, head: file }
+                RecordStep { file, head: file }
             }
         }
     }
 }
 
-/// The media of a piece as it is sent.
+/// The media of a piece in its wire form.
 pub fn media(frame: &Bytes) -> Bytes {
     frame.slice((HEADER + PIECE_HEAD).min(frame.len())..)
 }
 
-/// How much of a file is good that lost its end, from the boxes it begins with: their kinds and lengths.
-pub fn good(boxes: impl Iterator<Item = ([u8; 4], u64)>, size: u64) -> u64 {
+/// Length of the complete part of a truncated MP4 file, from the kinds and lengths of its boxes.
+pub fn complete_len(boxes: impl Iterator<Item = ([u8; 4], u64)>, size: u64) -> u64 {
     let (mut at, mut good) = (0_u64, 0);
     for (kind, length) in boxes {
         at = at.saturating_add(length);
@@ -150,8 +151,8 @@ mod tests {
 
     use super::*;
 
-    fn place(name: &str, media_type: &str) -> Result<Place, Fault> {
-        Place::of(&Title::parse(name).expect("a title"), media_type)
+    fn place(name: &str, media_type: &str) -> Result<RecordingTarget, Fault> {
+        RecordingTarget::new(&Title::parse(name).expect("a title"), media_type)
     }
 
     #[test]
@@ -184,12 +185,12 @@ mod tests {
         };
         let groups = [group("a", 0), group("a", 1), group("b", 1), group("b", 1), group("b", 0)];
         let steps = |format| {
-            let mut plan = Plan::new(format);
-            groups.iter().map(|group| plan.take(group)).map(|step| (step.file, step.head)).collect::<Vec<_>>()
+            let mut plan = RecordingPlan::new(format);
+            groups.iter().map(|group| plan.handle_group(group)).map(|step| (step.file, step.head)).collect::<Vec<_>>()
         };
         let (new, on) = ((true, true), (false, false));
-        assert_eq!(steps(Format::Mp4), [new, on, new, on, new]);
-        assert_eq!(steps(Format::Ts), [new, (false, true), (false, true), (false, true), (false, true)]);
+        assert_eq!(steps(RecordingFormat::Mp4), [new, on, new, on, new]);
+        assert_eq!(steps(RecordingFormat::Ts), [new, (false, true), (false, true), (false, true), (false, true)]);
     }
 
     #[test]
@@ -200,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_good_of_a_torn_file() {
+    fn the_complete_part_of_a_truncated_file() {
         let boxes = [(*b"ftyp", 10), (*b"moov", 20), (*b"moof", 5), (*b"mdat", 7), (*b"moof", 5), (*b"mdat", 7)];
-        let good = |size| super::good(boxes.into_iter(), size);
+        let good = |size| super::complete_len(boxes.into_iter(), size);
         assert_eq!([0, 30, 41, 42, 47, 53, 54].map(good), [0, 0, 0, 42, 42, 42, 54]);
     }
 }

@@ -19,7 +19,7 @@ use usher_proto::{
 use usher_transport::RecvStream;
 
 use super::{Live, Room, lock};
-use crate::core::feed::Begun;
+use crate::core::feed::GroupStatus;
 
 /// A group's stream and its head, and what of it was read beyond.
 pub(crate) struct Arrived {
@@ -101,7 +101,7 @@ struct Ends<'a> {
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.room.lock().feed.cut(self.sequence);
+        self.room.lock().feed.handle_stream_end(self.sequence);
         self.room.changed.send_replace(());
     }
 }
@@ -168,12 +168,12 @@ fn keep(
         let before = inner.feed.bytes();
         // Only what is proven makes a group.
         if let Some((head, link)) = begins.take()
-            && inner.feed.begin(Instant::now(), head, link)? == Begun::Known
+            && inner.feed.handle_group(Instant::now(), head, link)? == GroupStatus::Known
         {
             return Ok(false);
         }
         for (number, Kept { frame, media, link, last }) in (first..).zip(pieces) {
-            news |= inner.feed.piece(sequence, number, frame, media, link, last)?;
+            news |= inner.feed.handle_piece(sequence, number, frame, media, link, last)?;
         }
         inner.feed.trim();
         live.kept(&inner, before);

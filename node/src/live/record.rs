@@ -23,8 +23,8 @@ use usher_proto::{Code, Fault, Title, feed::Link, model::Offer, ticket::FeedGran
 use self::file::Tape;
 use super::{Inner, Live, Room, Source};
 use crate::core::{
-    feed::Whole,
-    record::{FOLDER, Place},
+    feed::CompleteGroup,
+    record::{FOLDER, RecordingTarget},
 };
 
 /// The last second that has four digits for its year.
@@ -64,7 +64,7 @@ impl Recorder {
 /// A recording that runs.
 #[derive(Debug)]
 pub(super) struct Recording {
-    place: Place,
+    place: RecordingTarget,
     /// One past its last group, once that is known.
     until: AtomicU64,
 }
@@ -78,19 +78,24 @@ impl Live {
     /// Where the feed of a publisher is recorded; `None` when it does not ask for that.
     ///
     /// # Errors
-    /// `UNEQUIPPED` where nothing is, as [`Place::of`].
-    pub(super) fn place(&self, title: &Title, grant: &FeedGrant, offer: &Offer) -> Result<Option<Place>, Fault> {
+    /// `UNEQUIPPED` where nothing is, as [`RecordingTarget::new`].
+    pub(super) fn place(
+        &self,
+        title: &Title,
+        grant: &FeedGrant,
+        offer: &Offer,
+    ) -> Result<Option<RecordingTarget>, Fault> {
         if !grant.record {
             return Ok(None);
         }
         if self.recorder.get().is_none() {
             return Err(Fault::new(Code::Unequipped, "this node records no feeds (--recordings); resolve again"));
         }
-        Place::of(title, &offer.medium.media_type).map(Some)
+        RecordingTarget::new(title, &offer.medium.media_type).map(Some)
     }
 
     /// A publisher has come whose feed is recorded at `place`, or is not. To be called under the room's lock.
-    pub(super) fn record(self: &Arc<Self>, room: &Arc<Room>, inner: &mut Inner, place: Option<Place>) {
+    pub(super) fn record(self: &Arc<Self>, room: &Arc<Room>, inner: &mut Inner, place: Option<RecordingTarget>) {
         if inner.recording.as_ref().map(|running| &running.place) == place.as_ref() {
             // It goes on in the same file.
             return;
@@ -109,7 +114,7 @@ impl Live {
 
 /// What is to be done for a recording.
 enum Next {
-    Write(Whole),
+    Write(CompleteGroup),
     Wait,
     Over,
 }
@@ -120,7 +125,7 @@ impl Room {
         let until = recording.until.load(Ordering::Relaxed);
         let here = matches!(inner.source, Source::Publisher { .. } | Source::Away(_)) && inner.ended.is_none();
         let over = !here || until < u64::MAX || live.stop.is_cancelled();
-        match inner.feed.whole(from, last, over.then_some(until)) {
+        match inner.feed.next_complete(from, last, over.then_some(until)) {
             Some(group) => Next::Write(group),
             None if over => {
                 // Under the lock, so that a publisher who comes now has a recording of its own.

@@ -19,7 +19,7 @@ use usher_proto::{
 };
 
 use super::{lock, record};
-use crate::core::feed::Feed;
+use crate::core::feed::FeedCache;
 
 /// One feed.
 pub(crate) struct Room {
@@ -35,7 +35,7 @@ pub(crate) struct Room {
 }
 
 pub(super) struct Inner {
-    pub(super) feed: Feed,
+    pub(super) feed: FeedCache,
     pub(super) medium: Option<Medium>,
     pub(super) started_ms: i64,
     pub(super) source: Source,
@@ -64,7 +64,7 @@ pub(super) enum Source {
 impl Room {
     pub(super) fn new(title: Title, key: FeedKey, window: Duration) -> Self {
         let inner = Inner {
-            feed: Feed::new(window),
+            feed: FeedCache::new(window),
             medium: None,
             started_ms: 0,
             source: Source::Nobody,
@@ -133,7 +133,7 @@ impl Room {
 
     /// The group with which a viewer begins.
     pub(crate) fn start(&self, start: &FeedStart) -> u64 {
-        self.lock().feed.start(start)
+        self.lock().feed.start_group(start)
     }
 
     /// The set-up information, all but what is the session's own.
@@ -144,7 +144,7 @@ impl Room {
             title: self.title.to_string(),
             media_type: medium.media_type,
             tracks: medium.tracks,
-            bitrate_bps: inner.feed.rate().0,
+            bitrate_bps: inner.feed.bitrate().0,
             streamable: true,
             ..v1::Setup::default()
         }
@@ -168,7 +168,7 @@ impl Room {
             relays: self.relays.load(Ordering::Relaxed),
             newest: inner.feed.newest(),
             started_ms: inner.started_ms,
-            bitrate: inner.feed.rate(),
+            bitrate: inner.feed.bitrate(),
             medium,
             window_ms,
         })

@@ -20,7 +20,7 @@ use usher_transport::{Connection, SendStream};
 use super::Watching;
 use crate::{
     context::ActiveSession,
-    core::feed::Next,
+    core::feed::NextPiece,
     moves::{Movable, MoveOrder},
     send_window::WindowShare,
 };
@@ -77,8 +77,8 @@ impl Watch<'_> {
             }
             let (head, ended, skips) = {
                 let inner = self.watching.room.lock();
-                let skip = inner.feed.skip(at, self.latency).filter(|_| at > self.first);
-                (inner.feed.from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
+                let skip = inner.feed.skip_target(at, self.latency).filter(|_| at > self.first);
+                (inner.feed.first_from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
             };
             match (head, ended) {
                 // A publisher that was started again leaves a gap in the numbers, and nothing in it.
@@ -145,32 +145,32 @@ impl Watch<'_> {
         drop(stream.set_priority(newer));
         let frame = wire::message(Kind::FeedGroup, &head.to_pb(self.subscription));
         let mut next =
-            Next::Piece(frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a head is too long")))?);
+            NextPiece::Piece(frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a head is too long")))?);
         let mut sent = 0;
         loop {
             match next {
-                Next::Piece(frame) => match self.write(&mut stream, frame, sequence, changed).await? {
+                NextPiece::Piece(frame) => match self.write(&mut stream, frame, sequence, changed).await? {
                     Sent::Whole => {}
                     other => return Ok(other),
                 },
-                Next::Whole => return Ok(whole(&mut stream)),
-                Next::Wait => self.wait(changed, until).await?,
-                Next::Gone => {
+                NextPiece::Complete => return Ok(whole(&mut stream)),
+                NextPiece::Wait => self.wait(changed, until).await?,
+                NextPiece::Gone => {
                     give_up(&mut stream);
-                    let newest = self.watching.room.lock().feed.skip(sequence, Duration::ZERO);
+                    let newest = self.watching.room.lock().feed.skip_target(sequence, Duration::ZERO);
                     return Ok(Sent::Skip(newest.unwrap_or(sequence + 1)));
                 }
             }
             changed.borrow_and_update();
             let ended = {
                 let inner = self.watching.room.lock();
-                next = inner.feed.next(sequence, sent);
-                inner.ended.is_some() || inner.feed.is_cut(sequence)
+                next = inner.feed.next_piece(sequence, sent);
+                inner.ended.is_some() || inner.feed.is_truncated(sequence)
             };
             match &next {
-                Next::Piece(_) => sent += 1,
+                NextPiece::Piece(_) => sent += 1,
                 // It will not become whole any more.
-                Next::Wait if ended => {
+                NextPiece::Wait if ended => {
                     give_up(&mut stream);
                     return Ok(Sent::Whole);
                 }
@@ -205,7 +205,7 @@ impl Watch<'_> {
                     Err(_) => return Err(WatchError::Gone),
                 },
                 news = changed.changed() => {
-                    let next = self.watching.room.lock().feed.skip(sequence, self.latency);
+                    let next = self.watching.room.lock().feed.skip_target(sequence, self.latency);
                     if let Some(next) = next {
                         give_up(stream);
                         return Ok(Sent::Skip(next));

@@ -14,7 +14,7 @@ pub(crate) fn clip(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
-/// Writes a file that nobody has touched for an hour, so that no one waits for its writer.
+/// Writes a file with an age of an hour, so that it has no writer to wait for.
 pub(crate) fn put_old(path: &Path, data: &[u8]) {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).expect("make a folder");
@@ -29,7 +29,7 @@ pub(crate) fn age(path: &Path) {
     file.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("set a time");
 }
 
-/// Turns a byte of a file as a failing disk does: its size and time stay, and nobody who watches its folder hears of it.
+/// Flips a bit of a byte as a failing disk does: size and time stay, and watchers of the folder receive no event.
 pub(crate) fn rot(path: &Path, at: u64) {
     use std::os::unix::fs::FileExt as _;
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).expect("a time");

@@ -1,6 +1,7 @@
-//! The index on disk: what each file was found to be, and its hashes, so that a restart neither probes nor hashes
-//! what did not change. One redb file; keyed by the volume's path, so that the order of volumes may change. Refuses
-//! to know where files are and when they are looked at.
+//! The index on disk: the type and hashes of each file, so that a restart neither probes nor hashes unchanged files.
+//! One redb file, keyed by the volume's path, so that the order of volumes may change. Does not access the media files.
+
+mod rows;
 
 use std::{
     fs,
@@ -13,23 +14,15 @@ use redb::{
     Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition,
     TableError, WriteTransaction,
 };
-use usher_media::probe::{self, Probe};
-use usher_proto::{
-    ContentId,
-    pb::v1::Track,
-    tree::{self, Hashes, Value},
-};
+use usher_media::probe::Probe;
+use usher_proto::tree::{self, Hashes, Value};
 
-use super::volume::Fingerprint;
+pub(crate) use self::rows::IndexEntry;
+use self::rows::{FileRow, entry, row};
+use super::{copy::RejectedCounts, volume::Fingerprint};
 
-/// Memory for pages of the file: enough for the upper levels of a tree; the kernel keeps the rest.
+/// Bytes of page cache: enough for the upper levels of a tree; the kernel caches the rest.
 const CACHE: usize = 1 << 20;
-
-/// Kind, codec, width, height, sample rate, channels, language.
-type TrackRow<'a> = (i32, &'a str, u32, u32, u32, u32, &'a str);
-
-/// Id, (size, mtime, inode, device), duration, streamable, media type, content, tracks.
-type FileRow<'a> = (u64, (u64, i64, u64, u64), u64, bool, &'a str, Option<[u8; 32]>, Vec<TrackRow<'a>>);
 
 /// Volume path → number in the index.
 const VOLUMES: TableDefinition<'_, &[u8], u32> = TableDefinition::new("volumes");
@@ -37,67 +30,51 @@ const VOLUMES: TableDefinition<'_, &[u8], u32> = TableDefinition::new("volumes")
 const FILES: TableDefinition<'_, &[u8], FileRow<'static>> = TableDefinition::new("files.1");
 /// The same key → size, mtime, inode, device, reason.
 const REJECTED: TableDefinition<'_, &[u8], (u64, i64, u64, u64, &str)> = TableDefinition::new("rejected.1");
-/// The keys of those rejected ones whose bytes are not what they were.
+/// Keys of the rejected files whose bytes changed since they were hashed.
 const DAMAGED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("damaged");
-/// File id and page → its group values; the page values lie at [`TOP`].
+/// File id and page → its group values; the page values are at [`TOP`].
 const VALUES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("values.1");
 /// The next file id.
 const COUNTER: TableDefinition<'_, (), u64> = TableDefinition::new("counter");
 
-/// Where the page values of a file lie: no file has so many pages.
+/// The page number of a file's page values: no file has so many pages.
 const TOP: u64 = u64::MAX;
 
-/// What the index knows of a file.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry {
-    /// Names this state of the file, and its hashes; never used twice.
-    pub(crate) id: u64,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) probe: Probe,
-    pub(crate) content: Option<ContentId>,
-}
+/// The fingerprint of no real file, so that the next inspection finds a change.
+const NEVER: Fingerprint = Fingerprint { size: 0, mtime_ns: i64::MIN, inode: 0, device: 0 };
 
-/// What is remembered of a path.
+/// The stored state of a path.
 #[derive(Clone, Debug)]
-pub(crate) enum Known {
-    Offered(Entry),
+pub(crate) enum KnownFile {
+    Offered(IndexEntry),
     Rejected(Fingerprint),
-    /// Rejected until it is another file: what is in it looks as it did.
+    /// Rejected until its fingerprint changes.
     Damaged(Fingerprint),
 }
 
-/// What was learnt of a file.
+/// The result of inspecting a path.
 pub(crate) enum Finding {
-    /// It is offered.
+    /// A file to offer.
     Offered(Fingerprint, Probe),
-    /// It is not; without a fingerprint it is looked at again whenever it is met.
+    /// A file not to offer; without a fingerprint it is inspected again each time.
     Rejected(Option<Fingerprint>, String),
-    /// It is not, since its bytes are not what they were when it was hashed.
+    /// A file not to offer because its bytes changed since it was hashed.
     Damaged(Fingerprint, String),
-    /// It is not there, or of no interest.
+    /// No file, or one to ignore.
     Gone,
 }
 
-/// A rejected path, and why it is.
-pub(crate) type Reason = (Vec<u8>, String);
-
-/// Files that are not offered; or by how much their number changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Bad {
-    /// All of them.
-    pub(crate) rejected: i64,
-    /// Those whose bytes are not what they were.
-    pub(crate) damaged: i64,
-}
+/// A rejected path and the reason.
+pub(crate) type RejectedPath = (Vec<u8>, String);
 
 /// The open index.
 pub(crate) struct Index {
     db: Database,
-    /// Something was committed that a power failure would undo.
+    /// A commit is not on the disk yet.
     unflushed: AtomicBool,
 }
 
-/// A path of a volume as a key.
+/// The key of a path on a volume.
 pub(crate) fn key(volume: u32, path: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(4 + path.len());
     key.extend_from_slice(&volume.to_be_bytes());
@@ -106,18 +83,20 @@ pub(crate) fn key(volume: u32, path: &[u8]) -> Vec<u8> {
 }
 
 impl Index {
-    /// Opens or makes the file. One that is damaged is set aside and begun anew: all of it can be found out again.
+    /// Opens or creates the file. A damaged file is renamed aside and replaced: its content can be rebuilt from the
+    /// media.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("make the index's folder {}", parent.display()))?;
+            fs::create_dir_all(parent)
+                .with_context(|| format!("create the folder of the index {}", parent.display()))?;
         }
         match Self::try_open(path) {
             Ok(index) => Ok(index),
             Err(error) if damaged(&error) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".corrupt");
-                tracing::warn!(index = %path.display(), error = format!("{error:#}"), "index damaged; set aside and begun anew");
-                fs::rename(path, &aside).with_context(|| format!("set the damaged index {} aside", path.display()))?;
+                tracing::warn!(index = %path.display(), error = format!("{error:#}"), "index damaged: renamed with the suffix .corrupt and rebuilt");
+                fs::rename(path, &aside).with_context(|| format!("rename the damaged index {}", path.display()))?;
                 Self::try_open(path)
             }
             Err(error) => Err(error),
@@ -143,8 +122,8 @@ impl Index {
         Ok(Self { db, unflushed: AtomicBool::new(false) })
     }
 
-    /// The number of a volume, given on first sight.
-    pub(crate) fn volume(&self, path: &[u8]) -> Result<u32> {
+    /// The number of a volume; assigns one to a new volume.
+    pub(crate) fn volume_number(&self, path: &[u8]) -> Result<u32> {
         let write = self.db.begin_write()?;
         let number = {
             let mut table = write.open_table(VOLUMES)?;
@@ -162,37 +141,37 @@ impl Index {
         Ok(number)
     }
 
-    /// What is known of each of these paths.
-    pub(crate) fn known(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Known>>> {
+    /// The stored states of these paths.
+    pub(crate) fn known(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<KnownFile>>> {
         let read = self.db.begin_read()?;
         let (files, rejected) = (read.open_table(FILES)?, read.open_table(REJECTED)?);
         let damaged = read.open_table(DAMAGED)?;
-        let known = |key: &Vec<u8>| -> Result<Option<Known>> {
+        let known = |key: &Vec<u8>| -> Result<Option<KnownFile>> {
             if let Some(row) = files.get(key.as_slice())? {
-                return Ok(entry(row.value()).map(Known::Offered));
+                return Ok(entry(row.value()).map(KnownFile::Offered));
             }
             let Some(row) = rejected.get(key.as_slice())? else { return Ok(None) };
             let (size, mtime_ns, inode, device, _) = row.value();
             let fingerprint = Fingerprint { size, mtime_ns, inode, device };
             let is_damaged = damaged.get(key.as_slice())?.is_some();
-            Ok(Some(if is_damaged { Known::Damaged(fingerprint) } else { Known::Rejected(fingerprint) }))
+            Ok(Some(if is_damaged { KnownFile::Damaged(fingerprint) } else { KnownFile::Rejected(fingerprint) }))
         };
         keys.iter().map(known).collect()
     }
 
-    /// What is known of one path that is offered.
-    pub(crate) fn entry(&self, key: &[u8]) -> Result<Option<Entry>> {
+    /// The entry of an offered path.
+    pub(crate) fn entry(&self, key: &[u8]) -> Result<Option<IndexEntry>> {
         let read = self.db.begin_read()?;
         let row = read.open_table(FILES)?.get(key)?;
         Ok(row.and_then(|row| entry(row.value())))
     }
 
-    /// Takes findings, in one commit that reaches the disk with the next [`Self::flush`]. Returns the entries of what
-    /// is offered, in order, and by how much the numbers of files that are not changed.
-    pub(crate) fn take(&self, findings: Vec<(Vec<u8>, Finding)>) -> Result<(Vec<Option<Entry>>, Bad)> {
+    /// Applies findings in one commit, which the next [`Self::flush`] makes durable. Returns the entries of the offered
+    /// files, in order, and the changes of the counts of rejected files.
+    pub(crate) fn apply(&self, findings: Vec<(Vec<u8>, Finding)>) -> Result<(Vec<Option<IndexEntry>>, RejectedCounts)> {
         let mut write = self.db.begin_write()?;
         write.set_durability(Durability::None)?;
-        let (mut entries, mut delta) = (Vec::with_capacity(findings.len()), Bad::default());
+        let (mut entries, mut delta) = (Vec::with_capacity(findings.len()), RejectedCounts::default());
         {
             let (mut files, mut rejected) = (write.open_table(FILES)?, write.open_table(REJECTED)?);
             let mut damaged = write.open_table(DAMAGED)?;
@@ -210,28 +189,24 @@ impl Index {
                     damaged.insert(key, ())?;
                     delta.damaged += 1;
                 }
-                entries.push(match finding {
+                let (at, reason) = match finding {
                     Finding::Offered(fingerprint, probe) => {
-                        let entry = Entry { id: next, fingerprint, probe, content: None };
+                        let entry = IndexEntry { id: next, fingerprint, probe, content: None };
                         next += 1;
                         files.insert(key, row(&entry))?;
-                        Some(entry)
+                        entries.push(Some(entry));
+                        continue;
                     }
-                    Finding::Rejected(at, reason) => {
-                        // No real file has this mtime, so that the next look does not find it unchanged.
-                        let never = Fingerprint { size: 0, mtime_ns: i64::MIN, inode: 0, device: 0 };
-                        let at = at.unwrap_or(never);
-                        rejected.insert(key, (at.size, at.mtime_ns, at.inode, at.device, reason.as_str()))?;
-                        delta.rejected += 1;
-                        None
+                    Finding::Gone => {
+                        entries.push(None);
+                        continue;
                     }
-                    Finding::Damaged(at, reason) => {
-                        rejected.insert(key, (at.size, at.mtime_ns, at.inode, at.device, reason.as_str()))?;
-                        delta.rejected += 1;
-                        None
-                    }
-                    Finding::Gone => None,
-                });
+                    Finding::Rejected(at, reason) => (at.unwrap_or(NEVER), reason),
+                    Finding::Damaged(at, reason) => (at, reason),
+                };
+                rejected.insert(key, (at.size, at.mtime_ns, at.inode, at.device, reason.as_str()))?;
+                delta.rejected += 1;
+                entries.push(None);
             }
             counter.insert((), next)?;
         }
@@ -240,8 +215,8 @@ impl Index {
         Ok((entries, delta))
     }
 
-    /// Keeps the hashes of a file, unless it changed since it got this id. Returns whether it was so.
-    pub(crate) fn hashed(&self, key: &[u8], id: u64, hashes: &Hashes) -> Result<bool> {
+    /// Stores the hashes of a file, unless it changed since it got this id. Returns whether they were stored.
+    pub(crate) fn set_hashes(&self, key: &[u8], id: u64, hashes: &Hashes) -> Result<bool> {
         let mut write = self.db.begin_write()?;
         write.set_durability(Durability::None)?;
         {
@@ -275,12 +250,13 @@ impl Index {
         self.group_values(id, TOP)
     }
 
-    /// Rejected files of a volume: how many, and at most `most` with their reasons.
-    pub(crate) fn rejected(&self, volume: u32, most: usize) -> Result<(u32, Vec<Reason>)> {
+    /// Number of rejected files of a volume, and at most `most` of them with their reasons.
+    pub(crate) fn rejected(&self, volume: u32, most: usize) -> Result<(u32, Vec<RejectedPath>)> {
         let read = self.db.begin_read()?;
         let table = read.open_table(REJECTED)?;
         let (mut count, mut some) = (0_u32, Vec::new());
-        for row in table.range(span(volume).0.as_slice()..span(volume).1.as_slice())? {
+        let (start, end) = span(volume);
+        for row in table.range(start.as_slice()..end.as_slice())? {
             let (key, value) = row?;
             count = count.saturating_add(1);
             if some.len() < most {
@@ -290,19 +266,15 @@ impl Index {
         Ok((count, some))
     }
 
-    /// How many files of a volume are damaged; they are among the rejected ones.
-    pub(crate) fn damaged(&self, volume: u32) -> Result<i64> {
+    /// Number of damaged files of a volume; they are among the rejected ones.
+    pub(crate) fn damaged_count(&self, volume: u32) -> Result<i64> {
         let read = self.db.begin_read()?;
         let table = read.open_table(DAMAGED)?;
-        let mut count = 0;
-        for row in table.range(span(volume).0.as_slice()..span(volume).1.as_slice())? {
-            row?;
-            count += 1;
-        }
-        Ok(count)
+        let (start, end) = span(volume);
+        table.range(start.as_slice()..end.as_slice())?.try_fold(0, |count, row| Ok(row.map(|_| count + 1)?))
     }
 
-    /// Up to `most` paths that are known below a folder of a volume, after `after`; in order.
+    /// At most `most` known paths below a folder of a volume, after `after`, in order.
     pub(crate) fn paths(&self, volume: u32, folder: &[u8], after: Option<&[u8]>, most: usize) -> Result<Vec<Vec<u8>>> {
         let read = self.db.begin_read()?;
         let mut prefix = key(volume, folder);
@@ -331,7 +303,7 @@ impl Index {
         Ok(found)
     }
 
-    /// Makes everything so far outlast a power failure.
+    /// Makes all commits durable.
     pub(crate) fn flush(&self) -> Result<()> {
         if self.unflushed.swap(false, Ordering::AcqRel) {
             self.db.begin_write()?.commit().context("write the index to the disk")?;
@@ -340,7 +312,7 @@ impl Index {
     }
 }
 
-/// The keys of a volume.
+/// The key range of a volume.
 fn span(volume: u32) -> (Vec<u8>, Vec<u8>) {
     (key(volume, &[]), key(volume.saturating_add(1), &[]))
 }
@@ -351,48 +323,7 @@ fn remove_values(write: &WriteTransaction, id: u64) -> Result<()> {
     Ok(())
 }
 
-fn row(entry: &Entry) -> FileRow<'_> {
-    let track = |track: &'_ Track| -> (i32, u32, u32, u32, u32) {
-        (track.kind, track.width, track.height, track.sample_rate, track.channels)
-    };
-    let tracks = entry.probe.tracks.iter().map(|of| {
-        let (kind, width, height, rate, channels) = track(of);
-        (kind, of.codec.as_str(), width, height, rate, channels, of.language.as_str())
-    });
-    let Fingerprint { size, mtime_ns, inode, device } = entry.fingerprint;
-    (
-        entry.id,
-        (size, mtime_ns, inode, device),
-        entry.probe.duration_ms,
-        entry.probe.streamable,
-        entry.probe.media_type,
-        entry.content.map(|content| content.0),
-        tracks.collect(),
-    )
-}
-
-/// The entry of a row; `None` for one that another version wrote.
-fn entry(row: FileRow<'_>) -> Option<Entry> {
-    let (id, (size, mtime_ns, inode, device), duration_ms, streamable, media_type, content, tracks) = row;
-    let tracks = tracks.into_iter().map(|(kind, codec, width, height, sample_rate, channels, language)| Track {
-        kind,
-        codec: codec.to_owned(),
-        width,
-        height,
-        sample_rate,
-        channels,
-        language: language.to_owned(),
-    });
-    let probe = Probe { media_type: probe::media_type(media_type)?, duration_ms, streamable, tracks: tracks.collect() };
-    Some(Entry {
-        id,
-        fingerprint: Fingerprint { size, mtime_ns, inode, device },
-        probe,
-        content: content.map(ContentId),
-    })
-}
-
-/// Whether an error says that the file's content is wrong, not that the disk failed.
+/// Whether an error reports wrong content of the file, not a failing disk.
 fn damaged(error: &anyhow::Error) -> bool {
     let storage = |error: &StorageError| match error {
         StorageError::Corrupted(_) => true,
@@ -413,7 +344,7 @@ fn damaged(error: &anyhow::Error) -> bool {
     })
 }
 
-/// What to say of hashes that are not there any more.
-pub(crate) fn changed() -> anyhow::Error {
+/// The error for hashes that are no longer stored.
+pub(crate) fn hashes_gone() -> anyhow::Error {
     anyhow!("the file changed since it was opened: its hashes are gone")
 }

@@ -1,10 +1,14 @@
-//! A copy that is open for serving: its bytes, its set-up information, its hashes. The file stays the one that was
-//! opened, even when another takes its name; its hashes go when that happens.
+//! A copy that is open for serving: its bytes, set-up information and hashes. The open file stays the same when another
+//! takes its name; its hashes are dropped then.
 
-use std::{fs::File, io, io::IoSliceMut, os::unix::fs::FileExt as _, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Result;
-use thiserror::Error;
 use usher_proto::{
     ContentId, Fault, Title,
     pb::v1,
@@ -12,56 +16,43 @@ use usher_proto::{
 };
 
 use super::{
-    catalog::{Copy, Key, bitrate},
-    index::{Entry, changed},
-    replicas::{self, Files, Held},
+    copy::{Copy, CopyKey, OpenError, bitrate},
+    index::{IndexEntry, hashes_gone},
+    read::{read_at, read_cached},
+    replicas::{self, Replica, ReplicaFiles},
     shared::Shared,
-    volume::Node,
+    volume::OpenedPath,
 };
 
-/// Why a copy cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// It is not there any more; the catalog will say so in a moment.
-    #[error("the file is gone")]
-    Gone,
-    /// It is not the file that was found any more; it is being looked at again.
-    #[error("the file changed")]
-    Changed,
-    /// The disk failed, or the file may not be read.
-    #[error("open the file: {0}")]
-    Io(#[from] io::Error),
-}
-
 /// A file open for serving.
-pub struct OpenMedia(Source);
+pub struct OpenMedia(Backing);
 
-enum Source {
+enum Backing {
     Volume {
         file: File,
-        key: Key,
-        // Boxed: large beside the other kind.
-        entry: Box<Entry>,
+        key: CopyKey,
+        // Boxed: large beside the other variant.
+        entry: Box<IndexEntry>,
         shared: Arc<Shared>,
     },
     Replica {
-        held: Arc<Held>,
-        files: Arc<Files>,
+        replica: Arc<Replica>,
+        files: Arc<ReplicaFiles>,
     },
 }
 
 impl OpenMedia {
     pub(crate) fn open(shared: &Arc<Shared>, copy: &Copy) -> Result<Self, OpenError> {
         if copy.volume == replicas::VOLUME {
-            let (held, files) = shared.replicas.as_ref().ok_or(OpenError::Gone)?.open_copy(copy)?;
-            return Ok(Self(Source::Replica { held, files }));
+            let (replica, files) = shared.replicas.as_ref().ok_or(OpenError::Gone)?.open_copy(copy)?;
+            return Ok(Self(Backing::Replica { replica, files }));
         }
         let volume = shared.volume(copy.volume).ok_or(OpenError::Gone)?;
         let path = Path::new(copy.title.as_str());
-        let again = || shared.look_again(copy.volume, path);
-        let (file, fingerprint) = match volume.open_node(path) {
-            Ok(Node::File(file, fingerprint)) => (file, fingerprint),
-            Ok(Node::Folder | Node::Other | Node::Missing) => {
+        let again = || shared.reinspect(copy.volume, path);
+        let (file, fingerprint) = match volume.open_path(path) {
+            Ok(OpenedPath::File(file, fingerprint)) => (file, fingerprint),
+            Ok(OpenedPath::Folder | OpenedPath::Other | OpenedPath::Missing) => {
                 again();
                 return Err(OpenError::Gone);
             }
@@ -76,10 +67,10 @@ impl OpenMedia {
             Some(entry) if entry.id == copy.id && entry.fingerprint == fingerprint => {
                 let key = (copy.title.clone(), copy.volume);
                 if entry.content.is_none() {
-                    // Whoever opened it will wait for its hashes when all is sent: they had better be there then.
-                    shared.queue.hurry(key.clone());
+                    // The session waits for the hashes after the last byte: have them ready by then.
+                    shared.queue.push_urgent(key.clone());
                 }
-                Ok(Self(Source::Volume { file, key, entry: Box::new(entry), shared: shared.clone() }))
+                Ok(Self(Backing::Volume { file, key, entry: Box::new(entry), shared: shared.clone() }))
             }
             _ => {
                 again();
@@ -88,10 +79,10 @@ impl OpenMedia {
         }
     }
 
-    /// The set-up information, all but the range: that is the session's.
+    /// The set-up information without the range, which depends on the session.
     pub fn setup(&self) -> v1::Setup {
         match &self.0 {
-            Source::Volume { key, entry, .. } => {
+            Backing::Volume { key, entry, .. } => {
                 let (size, probe) = (self.size(), &entry.probe);
                 v1::Setup {
                     title: key.0.to_string(),
@@ -107,116 +98,116 @@ impl OpenMedia {
                     feed: None,
                 }
             }
-            Source::Replica { held, .. } => v1::Setup { range: None, ..held.setup.clone() },
+            Backing::Replica { replica, .. } => v1::Setup { range: None, ..replica.setup.clone() },
         }
     }
 
-    /// What it is called.
+    /// The title.
     pub fn title(&self) -> &Title {
         match &self.0 {
-            Source::Volume { key, .. } => &key.0,
-            Source::Replica { held, .. } => &held.title,
+            Backing::Volume { key, .. } => &key.0,
+            Backing::Replica { replica, .. } => &replica.title,
         }
     }
 
     /// Bytes of the whole title.
     pub fn size(&self) -> u64 {
         match &self.0 {
-            Source::Volume { entry, .. } => entry.fingerprint.size,
-            Source::Replica { held, .. } => held.size,
+            Backing::Volume { entry, .. } => entry.fingerprint.size,
+            Backing::Replica { replica, .. } => replica.size,
         }
     }
 
-    /// Its content, if it was hashed when it was opened; [`Self::hashed`] waits for it.
+    /// The content, if it was hashed when it was opened; [`Self::hashed`] waits for it.
     pub fn content(&self) -> Option<ContentId> {
         match &self.0 {
-            Source::Volume { entry, .. } => entry.content,
-            Source::Replica { held, .. } => Some(held.content),
+            Backing::Volume { entry, .. } => entry.content,
+            Backing::Replica { replica, .. } => Some(replica.content),
         }
     }
 
-    /// Groups, from the first on, that can be read now: all of them, unless the copy is still coming in.
+    /// Number of groups, from the first on, that can be read now: all of them, unless the copy is incoming.
     pub fn groups(&self) -> u64 {
         match &self.0 {
-            Source::Volume { .. } => tree::groups(self.size()),
-            Source::Replica { held, .. } => held.groups(),
+            Backing::Volume { .. } => tree::groups(self.size()),
+            Backing::Replica { replica, .. } => replica.groups(),
         }
     }
 
-    /// Waits until so many groups, from the first on, can be read, and the hashes of their pages.
+    /// Waits until this many groups, from the first on, and the hashes of their pages can be read.
     ///
     /// # Errors
-    /// `UNAVAILABLE` when they will not come.
+    /// `UNAVAILABLE` when they will not arrive.
     pub async fn ready(&self, groups: u64) -> Result<(), Fault> {
         match &self.0 {
-            Source::Volume { .. } => Ok(()),
-            Source::Replica { held, .. } => held.ready(groups).await,
+            Backing::Volume { .. } => Ok(()),
+            Backing::Replica { replica, .. } => replica.ready(groups).await,
         }
     }
 
     /// Reads at `offset` until `buf` is full or the file ends. Blocks.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Source::Volume { file, .. } => read_at(file, offset, buf),
-            Source::Replica { files, .. } => files.read_at(offset, buf),
+            Backing::Volume { file, .. } => read_at(file, offset, buf),
+            Backing::Replica { files, .. } => files.read_at(offset, buf),
         }
     }
 
-    /// Reads from `offset` on what is in memory already, until it is not or all of `bufs` is full; the bytes that were
-    /// read. Blocks for no disk. Also 0 where the system cannot tell.
+    /// Reads cached bytes from `offset` until one is not in memory or `bufs` is full. Returns the number of bytes read,
+    /// 0 where the system cannot tell. Never waits for a disk.
     pub fn read_cached(&self, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> usize {
         let file = match &self.0 {
-            Source::Volume { file, .. } => file,
-            Source::Replica { files, .. } => files.media(),
+            Backing::Volume { file, .. } => file,
+            Backing::Replica { files, .. } => files.media(),
         };
         read_cached(file, offset, bufs)
     }
 
-    /// Chaining values of all pages; empty for a title of one page or less. Blocks; fails when the title is not
-    /// hashed, or its file changed since.
+    /// Chaining values of all pages; empty for a title of one page or less. Blocks. Fails when the title is not hashed,
+    /// or its file changed since.
     pub fn page_values(&self) -> Result<Vec<Value>> {
         if tree::pages(self.size()) <= 1 {
             return Ok(Vec::new());
         }
         match &self.0 {
-            Source::Volume { entry, shared, .. } => shared.index.page_values(entry.id)?.ok_or_else(changed),
-            Source::Replica { files, .. } => Ok(files.page_values()?),
+            Backing::Volume { entry, shared, .. } => shared.index.page_values(entry.id)?.ok_or_else(hashes_gone),
+            Backing::Replica { files, .. } => Ok(files.page_values()?),
         }
     }
 
-    /// Chaining values of the groups of one page; empty for a title of one group. Blocks; fails when the title is
-    /// not hashed, or its file changed since.
+    /// Chaining values of the groups of one page; empty for a title of one group. Blocks. Fails when the title is not
+    /// hashed, or its file changed since.
     pub fn group_values(&self, page: u64) -> Result<Vec<Value>> {
         if self.size() <= GROUP {
             return Ok(Vec::new());
         }
         match &self.0 {
-            Source::Volume { entry, shared, .. } => shared.index.group_values(entry.id, page)?.ok_or_else(changed),
-            Source::Replica { files, .. } => Ok(files.group_values(page)?),
+            Backing::Volume { entry, shared, .. } => shared.index.group_values(entry.id, page)?.ok_or_else(hashes_gone),
+            Backing::Replica { files, .. } => Ok(files.group_values(page)?),
         }
     }
 
-    /// Waits until the copy is found to be damaged: what is sent of it is not its content.
+    /// Waits until the copy is found to be damaged: the bytes sent are not its content.
     pub(crate) async fn damaged(&self) {
         match &self.0 {
-            Source::Volume { entry, shared, .. } => {
+            Backing::Volume { entry, shared, .. } => {
                 let mut damaged = shared.damaged.subscribe();
-                // Fails only when the sender is gone, which is in `self`.
+                // Fails only when the sender is dropped, which `self` holds.
                 drop(damaged.wait_for(|ids| ids.contains(&entry.id)).await);
             }
-            Source::Replica { held, .. } => held.damaged().await,
+            Backing::Replica { replica, .. } => replica.damaged().await,
         }
     }
 
-    /// The title's content: hashed next, if it is not yet. `None` when the file changed or went meanwhile, or the
+    /// The title's content, hashed next if it is not yet. `None` when the file changed or was removed meanwhile, or the
     /// library is closed.
     pub async fn hashed(&self) -> Option<ContentId> {
-        let Source::Volume { key, entry, shared, .. } = &self.0 else { return self.content() };
+        let Backing::Volume { key, entry, shared, .. } = &self.0 else { return self.content() };
         if entry.content.is_some() {
             return entry.content;
         }
         let mut progress = shared.progress.subscribe();
-        shared.queue.hurry(key.clone());
+        shared.queue.push_urgent(key.clone());
         loop {
             progress.mark_unchanged();
             let copy = shared.catalog.copy(key).filter(|copy| copy.id == entry.id)?;
@@ -229,30 +220,4 @@ impl OpenMedia {
             progress.changed().await.ok()?;
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn read_cached(file: &File, offset: u64, bufs: &mut [IoSliceMut<'_>]) -> usize {
-    use rustix::io::{ReadWriteFlags, preadv2};
-    // Any error, also that the file system does not know the flag, is for the reading that may wait to meet.
-    preadv2(file, bufs, offset, ReadWriteFlags::NOWAIT).unwrap_or_default()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn read_cached(_file: &File, _offset: u64, _bufs: &mut [IoSliceMut<'_>]) -> usize {
-    0
-}
-
-/// Fills `buf` from `offset`, less only at the end of the file.
-pub(crate) fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-    let mut have = 0;
-    while have < buf.len() {
-        match file.read_at(&mut buf[have..], offset.saturating_add(have as u64)) {
-            Ok(0) => break,
-            Ok(n) => have += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(have)
 }

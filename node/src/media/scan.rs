@@ -1,5 +1,5 @@
-//! Looks at everything below a folder: two threads share the work, so that one waits for the disk while the other
-//! parses. Owns what is learnt of one file, and how it reaches index, catalog and queue.
+//! The scan of a folder with all below it, on two threads: one parses while the other waits for the disk. Owns the
+//! inspection of a file, and how its result reaches index, catalog and queue.
 
 use std::{
     ffi::OsStr,
@@ -15,53 +15,54 @@ use usher_media::probe::{self, MediaType, ProbeError};
 use usher_proto::{Title, model::Origin};
 
 use super::{
-    catalog::{Key, Record, lock},
-    index::{Entry, Finding, Known},
-    settle::{Place, YOUNG},
+    copy::{CopyKey, CopyRecord},
+    debounce::{VolumePath, YOUNG},
+    index::{Finding, IndexEntry, KnownFile},
     shared::Shared,
-    volume::{Fingerprint, Node, Volume, open_in, parent},
-    walk::{self, Seen},
-    watch::Watch,
+    volume::{Fingerprint, OpenedPath, Volume, open_entry, parent},
+    walk::{self, EntryKind},
+    watch::FolderWatcher,
 };
+use crate::sync::lock;
 
-/// Files that are looked at together: one transaction of the index each.
+/// Files inspected together: one transaction of the index each.
 const BATCH: usize = 256;
 
-/// Files not offered that are logged one by one; the rest of a scan is counted.
-const TOLD: u64 = 100;
+/// Rejected files logged one by one at info; the others of a scan are counted.
+const LOGGED_MAX: u64 = 100;
 
 /// Threads of one scan.
 const THREADS: usize = 2;
 
 /// A file that is too young to be offered.
-pub(crate) type Young = (Place, Fingerprint);
+pub(crate) type YoungFile = (VolumePath, Fingerprint);
 
-enum Work {
+enum ScanJob {
     Folder(PathBuf),
     Files(PathBuf, Vec<Vec<u8>>),
 }
 
 #[derive(Default)]
-struct Todo {
-    work: Vec<Work>,
+struct ScanQueue {
+    work: Vec<ScanJob>,
     busy: usize,
 }
 
 /// One scan of one volume.
 struct Scan<'a> {
     shared: &'a Shared,
-    watch: &'a Watch,
+    watch: &'a FolderWatcher,
     volume: &'a Volume,
-    todo: Mutex<Todo>,
+    todo: Mutex<ScanQueue>,
     wake: Condvar,
-    young: Mutex<Vec<Young>>,
+    young: Mutex<Vec<YoungFile>>,
 }
 
-/// Watches and looks at everything below a folder of a volume; the empty path is all of it. Returns the files that
-/// may still be written.
-pub(crate) fn folder(shared: &Shared, watch: &Watch, volume: &Volume, folder: &Path) -> Vec<Young> {
+/// Watches and inspects everything below a folder of a volume; the empty path is the whole volume. Returns the files
+/// that may still be written.
+pub(crate) fn scan_folder(shared: &Shared, watch: &FolderWatcher, volume: &Volume, folder: &Path) -> Vec<YoungFile> {
     shared.not_offered.store(0, Ordering::Relaxed);
-    let todo = Todo { work: vec![Work::Folder(folder.to_owned())], busy: 0 };
+    let todo = ScanQueue { work: vec![ScanJob::Folder(folder.to_owned())], busy: 0 };
     let scan = Scan { shared, watch, volume, todo: todo.into(), wake: Condvar::new(), young: Mutex::default() };
     std::thread::scope(|scope| {
         for _ in 1..THREADS {
@@ -72,11 +73,11 @@ pub(crate) fn folder(shared: &Shared, watch: &Watch, volume: &Volume, folder: &P
     if !shared.stopping()
         && let Err(error) = sweep(shared, volume, folder)
     {
-        tracing::error!(error = format!("{error:#}"), "the index could not be tidied");
+        tracing::error!(error = format!("{error:#}"), "cannot remove deleted files from the index");
     }
-    let more = shared.not_offered.load(Ordering::Relaxed).saturating_sub(TOLD);
+    let more = shared.not_offered.load(Ordering::Relaxed).saturating_sub(LOGGED_MAX);
     if more > 0 {
-        tracing::info!(more, "more files are not offered; they are logged at debug");
+        tracing::info!(more, "more files not offered: logged at debug");
     }
     scan.young.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
@@ -86,7 +87,7 @@ impl Scan<'_> {
         while let Some(work) = self.next() {
             if let Err((path, error)) = self.work(work) {
                 let path = self.volume.path.join(path);
-                tracing::warn!(?path, error = format!("{error:#}"), "not scanned");
+                tracing::warn!(?path, error = format!("{error:#}"), "folder not scanned");
             }
             let mut todo = lock(&self.todo);
             todo.busy -= 1;
@@ -96,7 +97,7 @@ impl Scan<'_> {
         }
     }
 
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<ScanJob> {
         let mut todo = lock(&self.todo);
         loop {
             if self.shared.stopping() {
@@ -113,15 +114,15 @@ impl Scan<'_> {
         }
     }
 
-    fn add(&self, work: Work) {
+    fn add(&self, work: ScanJob) {
         lock(&self.todo).work.push(work);
         self.wake.notify_one();
     }
 
-    fn work(&self, work: Work) -> Result<(), (PathBuf, anyhow::Error)> {
+    fn work(&self, work: ScanJob) -> Result<(), (PathBuf, anyhow::Error)> {
         match work {
-            Work::Folder(path) => self.folder(&path).map_err(|error| (path, error)),
-            Work::Files(path, names) => self.files(&path, &names).map_err(|error| (path, error)),
+            ScanJob::Folder(path) => self.folder(&path).map_err(|error| (path, error)),
+            ScanJob::Files(path, names) => self.files(&path, &names).map_err(|error| (path, error)),
         }
     }
 
@@ -131,16 +132,16 @@ impl Scan<'_> {
             && !matches!(error.kind, notify::ErrorKind::PathNotFound)
             && !self.shared.unwatched.swap(true, Ordering::AcqRel)
         {
-            // Said once: where one fails, thousands do.
-            tracing::warn!(folder = ?absolute, %error, "some folders cannot be watched and are scanned every 30 s; on Linux raise fs.inotify.max_user_watches");
+            // Logged once: where one watch fails, thousands do.
+            tracing::warn!(folder = ?absolute, %error, "cannot watch some folders: scanning them every 30 s; on Linux raise fs.inotify.max_user_watches");
         }
         let folder = self.volume.open_folder(path).context("open folder")?;
-        let names = walk::names(&folder).context("read folder")?;
+        let names = walk::read_folder(&folder).context("read folder")?;
         for name in names.folders {
-            self.add(Work::Folder(path.join(OsStr::from_bytes(&name))));
+            self.add(ScanJob::Folder(path.join(OsStr::from_bytes(&name))));
         }
         for names in names.files.chunks(BATCH) {
-            self.add(Work::Files(path.to_owned(), names.to_vec()));
+            self.add(ScanJob::Files(path.to_owned(), names.to_vec()));
         }
         Ok(())
     }
@@ -152,90 +153,92 @@ impl Scan<'_> {
         let known = self.shared.index.known(&keys).context("read the index")?;
         let mut findings = Vec::new();
         for ((name, path), known) in names.iter().zip(paths).zip(known) {
-            match file(self.shared, self.volume, &folder, (name, &path), known, true) {
-                Look::Same => {}
-                Look::Young(fingerprint) => lock(&self.young).push(((self.volume.number, path), fingerprint)),
-                Look::Found(finding) => findings.push((path, finding)),
+            match inspect(self.shared, self.volume, &folder, (name, &path), known, true) {
+                Inspection::Unchanged => {}
+                Inspection::Young(fingerprint) => lock(&self.young).push(((self.volume.number, path), fingerprint)),
+                Inspection::Found(finding) => findings.push((path, finding)),
             }
         }
         apply(self.shared, self.volume, findings)
     }
 }
 
-/// What a look at a file told.
-pub(crate) enum Look {
-    /// What was known.
-    Same,
+/// The result of inspecting a file.
+pub(crate) enum Inspection {
+    /// The stored state is still true.
+    Unchanged,
     /// It may still be written.
     Young(Fingerprint),
-    /// News.
+    /// A new state.
     Found(Finding),
 }
 
-/// Looks at one file of an open folder; at its content only if it is not as known. With `wait`, a file that was
+/// Inspects one file of an open folder; reads its content only if its fingerprint changed. With `wait`, a file that was
 /// written a moment ago is left for later.
-pub(crate) fn file(
+pub(crate) fn inspect(
     shared: &Shared,
     volume: &Volume,
     folder: &OwnedFd,
     (name, path): (&[u8], &Path),
-    known: Option<Known>,
+    known: Option<KnownFile>,
     wait: bool,
-) -> Look {
-    let seen = match walk::look(folder, OsStr::from_bytes(name)) {
-        Ok(Seen::File(fingerprint)) => fingerprint,
-        Ok(Seen::Folder | Seen::Nothing) => return Look::Found(Finding::Gone),
-        Err(error) => return Look::Found(Finding::Rejected(None, format!("cannot be read: {error}"))),
+) -> Inspection {
+    let seen = match walk::entry_kind(folder, OsStr::from_bytes(name)) {
+        Ok(EntryKind::File(fingerprint)) => fingerprint,
+        Ok(EntryKind::Folder | EntryKind::Other) => return Inspection::Found(Finding::Gone),
+        Err(error) => return Inspection::Found(Finding::Rejected(None, format!("cannot be read: {error}"))),
     };
     match known {
-        Some(Known::Offered(entry)) if entry.fingerprint == seen => {
+        Some(KnownFile::Offered(entry)) if entry.fingerprint == seen => {
             offer(shared, volume, path, &entry);
-            return Look::Same;
+            return Inspection::Unchanged;
         }
-        Some(Known::Rejected(fingerprint) | Known::Damaged(fingerprint)) if fingerprint == seen => return Look::Same,
+        Some(KnownFile::Rejected(fingerprint) | KnownFile::Damaged(fingerprint)) if fingerprint == seen => {
+            return Inspection::Unchanged;
+        }
         _ => {}
     }
     if wait && seen.younger_than(YOUNG, SystemTime::now()) {
-        return Look::Young(seen);
+        return Inspection::Young(seen);
     }
     match Title::from_bytes(path.as_os_str().as_bytes()) {
         Ok(title) if title.is_live() => {
             let reason = "names under live/ are those of feeds; move it to another folder";
-            return Look::Found(Finding::Rejected(Some(seen), reason.to_owned()));
+            return Inspection::Found(Finding::Rejected(Some(seen), reason.to_owned()));
         }
         Ok(_) => {}
-        Err(error) => return Look::Found(Finding::Rejected(Some(seen), error.to_string())),
+        Err(error) => return Inspection::Found(Finding::Rejected(Some(seen), error.to_string())),
     }
-    match open_in(folder, name) {
-        Ok(Node::File(file, fingerprint)) => probe_file(shared, file, fingerprint),
-        Ok(Node::Folder | Node::Other | Node::Missing) => Look::Found(Finding::Gone),
-        // Permissions change without a trace in size and mtime: it is tried again whenever it is met.
-        Err(error) => Look::Found(Finding::Rejected(None, format!("cannot be opened: {error}"))),
+    match open_entry(folder, name) {
+        Ok(OpenedPath::File(file, fingerprint)) => probe_file(shared, file, fingerprint),
+        Ok(OpenedPath::Folder | OpenedPath::Other | OpenedPath::Missing) => Inspection::Found(Finding::Gone),
+        // Permissions change without a change of size and mtime: it is tried again each time.
+        Err(error) => Inspection::Found(Finding::Rejected(None, format!("cannot be opened: {error}"))),
     }
 }
 
-fn probe_file(shared: &Shared, mut file: File, fingerprint: Fingerprint) -> Look {
+fn probe_file(shared: &Shared, mut file: File, fingerprint: Fingerprint) -> Inspection {
     shared.probed.fetch_add(1, Ordering::Relaxed);
     let probed = probe::probe(&mut file, fingerprint.size);
     match Fingerprint::of(&file) {
-        Ok(Some(after)) if after != fingerprint => return Look::Young(after),
+        Ok(Some(after)) if after != fingerprint => return Inspection::Young(after),
         _ => {}
     }
-    Look::Found(match probed {
+    Inspection::Found(match probed {
         Ok(probe) => Finding::Offered(fingerprint, probe),
         Err(ProbeError::Io(error)) => Finding::Rejected(None, format!("cannot be read: {error}")),
         Err(error) => Finding::Rejected(Some(fingerprint), error.to_string()),
     })
 }
 
-/// Offers what the index knows, unless it is offered already.
-fn offer(shared: &Shared, volume: &Volume, path: &Path, entry: &Entry) {
+/// Offers an indexed file, unless it is offered already.
+fn offer(shared: &Shared, volume: &Volume, path: &Path, entry: &IndexEntry) {
     let Ok(title) = Title::from_bytes(path.as_os_str().as_bytes()) else { return };
-    let key: Key = (title, volume.number);
+    let key: CopyKey = (title, volume.number);
     if shared.catalog.copy(&key).is_some_and(|copy| copy.id == entry.id) {
         return;
     }
-    let record = Record {
+    let record = CopyRecord {
         id: entry.id,
         size: entry.fingerprint.size,
         modified_ms: entry.fingerprint.modified_ms(),
@@ -251,7 +254,7 @@ fn offer(shared: &Shared, volume: &Volume, path: &Path, entry: &Entry) {
     }
 }
 
-/// Writes findings to the index, and offers or withdraws accordingly.
+/// Writes findings to the index, then offers or withdraws the files.
 pub(crate) fn apply(shared: &Shared, volume: &Volume, findings: Vec<(PathBuf, Finding)>) -> Result<()> {
     if findings.is_empty() {
         return Ok(());
@@ -260,8 +263,8 @@ pub(crate) fn apply(shared: &Shared, volume: &Volume, findings: Vec<(PathBuf, Fi
     for (path, finding) in paths.iter().zip(&findings) {
         if let Finding::Rejected(_, reason) = finding {
             let path = volume.path.join(path);
-            // `Debug` escapes what would forge a line.
-            if shared.not_offered.fetch_add(1, Ordering::Relaxed) < TOLD {
+            // `Debug` escapes control characters, which could forge a line.
+            if shared.not_offered.fetch_add(1, Ordering::Relaxed) < LOGGED_MAX {
                 tracing::info!(?path, reason, "file not offered");
             } else {
                 tracing::debug!(?path, reason, "file not offered");
@@ -269,32 +272,32 @@ pub(crate) fn apply(shared: &Shared, volume: &Volume, findings: Vec<(PathBuf, Fi
         }
     }
     let keys = paths.iter().map(|path| shared.key(volume, path));
-    let (entries, delta) = shared.index.take(keys.zip(findings).collect()).context("write the index")?;
+    let (entries, delta) = shared.index.apply(keys.zip(findings).collect()).context("write the index")?;
     for (path, entry) in paths.iter().zip(entries) {
         match entry {
             Some(entry) => offer(shared, volume, path, &entry),
             None => withdraw(shared, volume, path),
         }
     }
-    shared.catalog.count_bad(delta);
+    shared.catalog.add_rejected(delta);
     shared.tick();
     Ok(())
 }
 
-/// Takes a path out of the offer.
+/// Withdraws a path.
 pub(crate) fn withdraw(shared: &Shared, volume: &Volume, path: &Path) {
     if let Ok(title) = Title::from_bytes(path.as_os_str().as_bytes()) {
         shared.withdraw(volume.number, title);
     }
 }
 
-/// Forgets what is known below a folder and not there any more.
+/// Removes the paths below a folder that no longer exist.
 pub(crate) fn sweep(shared: &Shared, volume: &Volume, folder: &Path) -> Result<()> {
-    if !volume.is_up() {
+    if !volume.is_present() {
         return Ok(());
     }
-    // A disk that is not mounted leaves an empty folder behind: its titles are not to be had, but what was learnt of
-    // them is kept for its return.
+    // A disk that is not mounted leaves an empty folder behind: its titles are withdrawn, but their entries are kept
+    // for its return.
     let empty = folder.as_os_str().is_empty() && volume.open_folder(folder).and_then(|root| walk::is_empty(&root))?;
     if empty {
         shared.catalog.of_volume(volume.number).into_iter().for_each(|title| shared.withdraw(volume.number, title));
@@ -314,7 +317,7 @@ pub(crate) fn sweep(shared: &Shared, volume: &Volume, folder: &Path) -> Result<(
                 open = Some((above.to_owned(), volume.open_folder(above)));
             }
             let there = match open.as_ref().map(|(_, folder)| folder) {
-                Some(Ok(folder)) => !matches!(walk::look(folder, name), Ok(Seen::Folder | Seen::Nothing)),
+                Some(Ok(folder)) => !matches!(walk::entry_kind(folder, name), Ok(EntryKind::Folder | EntryKind::Other)),
                 _ => false,
             };
             if !there {

@@ -1,5 +1,5 @@
-//! What the library's threads share: the volumes, the index, the catalog, the hashing queue and the state of affairs.
-//! Owns no decision.
+//! State shared by the library's threads: the volumes, the index, the catalog, the hashing queue and the progress.
+//! Decides nothing.
 
 use std::{
     collections::HashSet,
@@ -16,52 +16,53 @@ use tokio::sync::watch;
 use usher_proto::Title;
 
 use super::{
-    catalog::{Catalog, Key},
-    hashing::Queue,
+    catalog::Catalog,
+    copy::CopyKey,
     index,
-    replicas::Replicas,
+    queue::HashQueue,
+    replicas::ReplicaStore,
     volume::Volume,
-    watch::Message,
+    watch::{FileReport, IndexerMessage},
 };
 
-/// The state of affairs, for those who wait.
+/// Progress of the library's threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The first scan is done.
     pub(crate) scanned: bool,
-    /// Grows whenever a title was hashed, changed or went.
+    /// Incremented whenever a title is hashed, changes or is removed.
     pub(crate) tick: u64,
 }
 
-/// Shared by all threads of one library.
+/// State shared by all threads of one library.
 pub(crate) struct Shared {
     pub(crate) volumes: Vec<Volume>,
     /// Numbers of the volumes in the index, in the same order.
     pub(crate) indexed: Vec<u32>,
     pub(crate) index: index::Index,
-    /// What the master ordered; `None` on a node that takes nothing.
-    pub(crate) replicas: Option<Arc<Replicas>>,
+    /// The copies ordered by the master; `None` on a node that takes none.
+    pub(crate) replicas: Option<Arc<ReplicaStore>>,
     pub(crate) catalog: Catalog,
-    pub(crate) queue: Queue,
+    pub(crate) queue: HashQueue,
     pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) keeper: SyncSender<Message>,
-    /// The ids of files that were found damaged since the start, for who has them open.
+    pub(crate) indexer: SyncSender<IndexerMessage>,
+    /// Ids of the files found damaged since the start, for sessions that have them open.
     pub(crate) damaged: watch::Sender<HashSet<u64>>,
-    /// The watcher told more than the keeper could take: everything is scanned again.
+    /// The watcher dropped events: everything is scanned again.
     pub(crate) overflow: Arc<AtomicBool>,
-    /// Some folder is not watched: only scans see its changes.
+    /// Some folder is not watched: only scans find its changes.
     pub(crate) unwatched: AtomicBool,
     pub(crate) stopping: AtomicBool,
-    /// Files that were not offered since the last scan began.
+    /// Files not offered since the last scan began.
     pub(crate) not_offered: AtomicU64,
-    /// Files whose content was looked at since the start.
+    /// Files probed since the start.
     pub(crate) probed: AtomicU64,
     /// Bytes hashed since the start.
     pub(crate) hashed_bytes: AtomicU64,
 }
 
 impl Shared {
-    /// The volume of this number.
+    /// The volume with this number.
     pub(crate) fn volume(&self, number: u16) -> Option<&Volume> {
         self.volumes.get(usize::from(number))
     }
@@ -73,28 +74,28 @@ impl Shared {
     }
 
     /// The index key of a copy.
-    pub(crate) fn copy_key(&self, (title, volume): &Key) -> Option<Vec<u8>> {
+    pub(crate) fn copy_key(&self, (title, volume): &CopyKey) -> Option<Vec<u8>> {
         self.volume(*volume).map(|volume| self.key(volume, Path::new(title.as_str())))
     }
 
-    /// Tells those who wait that something changed.
+    /// Wakes the tasks that wait for progress.
     pub(crate) fn tick(&self) {
         self.progress.send_modify(|progress| progress.tick = progress.tick.wrapping_add(1));
     }
 
-    /// Whether the threads are to end.
+    /// Whether the threads must end.
     pub(crate) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Asks the keeper to look at a file again.
-    pub(crate) fn look_again(&self, volume: u16, path: impl Into<PathBuf>) {
-        if self.keeper.try_send(Message::Look(volume, path.into())).is_err() {
+    /// Has the indexer inspect a file again.
+    pub(crate) fn reinspect(&self, volume: u16, path: impl Into<PathBuf>) {
+        if self.indexer.try_send(IndexerMessage::File(volume, path.into(), FileReport::Outdated)).is_err() {
             self.overflow.store(true, Ordering::Release);
         }
     }
 
-    /// Takes a title out of the offer, if it is in.
+    /// Withdraws a title, if it is offered.
     pub(crate) fn withdraw(&self, volume: u16, title: Title) {
         if self.catalog.remove(&(title, volume)) {
             self.tick();

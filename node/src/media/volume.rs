@@ -1,5 +1,5 @@
-//! One volume: a folder that holds titles. Owns the rule that nothing outside it is ever opened: every part of a path
-//! is opened from the directory before it, and no link is followed. Knows nothing of what is in the files.
+//! One volume: a folder that holds titles. Owns the rule that nothing outside it is ever opened: each part of a path is
+//! opened relative to the directory before it, and no link is followed. Knows nothing of the files' content.
 
 use std::{
     fs::File,
@@ -19,18 +19,18 @@ use rustix::{
     io::Errno,
 };
 
-use super::catalog::lock;
+use crate::sync::lock;
 
-/// What tells one state of a file from another.
+/// Identifies a state of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fingerprint {
     /// Bytes.
     pub(crate) size: u64,
     /// Nanoseconds since 1970.
     pub(crate) mtime_ns: i64,
-    /// A file replaced by another within the clock's resolution differs here.
+    /// Differs for a file that was replaced within the clock's resolution.
     pub(crate) inode: u64,
-    /// Not compared: one disk may have another number after each boot.
+    /// Not compared: a disk may get another number at each boot.
     pub(crate) device: u64,
 }
 
@@ -43,14 +43,14 @@ impl PartialEq for Fingerprint {
 impl Eq for Fingerprint {}
 
 impl Fingerprint {
-    /// Of an open regular file; `None` for anything else.
+    /// Fingerprint of an open regular file; `None` for anything else.
     pub(crate) fn of(file: &File) -> io::Result<Option<Self>> {
         let stat = fstat(file)?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         Ok(regular.then(|| Self::from_stat(&stat)))
     }
 
-    /// From what the system tells.
+    /// Fingerprint from the result of a `stat` call.
     pub(crate) fn from_stat(stat: &Stat) -> Self {
         #[allow(clippy::unnecessary_cast, reason = "the fields' widths differ between platforms")]
         let (seconds, nanos, inode, device) =
@@ -64,7 +64,7 @@ impl Fingerprint {
         self.mtime_ns.div_euclid(1_000_000)
     }
 
-    /// Whether the file was written within `age` of `now`: it may still be.
+    /// Whether the file was modified within `age` of `now`.
     pub(crate) fn younger_than(&self, age: Duration, now: SystemTime) -> bool {
         let modified = Duration::from_nanos(u64::try_from(self.mtime_ns).unwrap_or(0));
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -72,8 +72,8 @@ impl Fingerprint {
     }
 }
 
-/// What lies under a path of a volume.
-pub(crate) enum Node {
+/// What a path of a volume opens.
+pub(crate) enum OpenedPath {
     File(File, Fingerprint),
     Folder,
     /// A link, a pipe, a device: never offered, not even reported.
@@ -85,15 +85,15 @@ pub(crate) enum Node {
 pub(crate) struct Volume {
     /// Counted from 0, as configured.
     pub(crate) number: u16,
-    /// Without links.
+    /// Canonical path.
     pub(crate) path: PathBuf,
-    /// `None` while the folder is away.
+    /// `None` while the folder is missing.
     root: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
-/// Without `NONBLOCK` opening a pipe would wait for its writer.
+/// Without `NONBLOCK`, opening a pipe would wait for its writer.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 impl Volume {
@@ -130,9 +130,9 @@ impl Volume {
         Ok(open(&self.path, FOLDER, Mode::empty())?)
     }
 
-    /// Looks whether the folder is there, and is the one that was opened. `Some(true)`: it is back or another one.
-    /// `Some(false)`: it went away. `None`: as before.
-    pub(crate) fn check(&self) -> Option<bool> {
+    /// Checks whether the folder is still the opened one. `Some(true)`: it is back or another one. `Some(false)`: it is
+    /// missing. `None`: unchanged.
+    pub(crate) fn refresh(&self) -> Option<bool> {
         let identity = |fd: &OwnedFd| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
         let now = self.open_root().ok();
         let mut root = lock(&self.root);
@@ -145,8 +145,8 @@ impl Volume {
         Some(there)
     }
 
-    /// Whether the folder is there.
-    pub(crate) fn is_up(&self) -> bool {
+    /// Whether the folder is present.
+    pub(crate) fn is_present(&self) -> bool {
         lock(&self.root).is_some()
     }
 
@@ -157,7 +157,7 @@ impl Volume {
     /// Opens a folder of the volume; the empty path is the volume's own.
     pub(crate) fn open_folder(&self, path: &Path) -> io::Result<OwnedFd> {
         let root = self.root()?;
-        // Another description of the root: reading its entries moves a position that must not be shared.
+        // A new descriptor for the root: reading entries moves a position that must not be shared.
         let mut folder = openat(root.as_fd(), ".", FOLDER, Mode::empty())?;
         for part in path.as_os_str().as_bytes().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
             if matches!(part, b"." | b"..") {
@@ -168,47 +168,47 @@ impl Volume {
         Ok(folder)
     }
 
-    /// Opens what is at a path of the volume.
-    pub(crate) fn open_node(&self, path: &Path) -> io::Result<Node> {
-        let Some(name) = path.file_name() else { return Ok(Node::Folder) };
+    /// Opens a path of the volume.
+    pub(crate) fn open_path(&self, path: &Path) -> io::Result<OpenedPath> {
+        let Some(name) = path.file_name() else { return Ok(OpenedPath::Folder) };
         let folder = match self.open_folder(parent(path)) {
             Ok(folder) => folder,
             Err(error) => return absent(error),
         };
-        open_in(&folder, name.as_bytes())
+        open_entry(&folder, name.as_bytes())
     }
 
-    /// A path below the volume's folder, from one that the watcher tells.
+    /// The path relative to the volume's folder, from an absolute one.
     pub(crate) fn relative<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         path.strip_prefix(&self.path).ok()
     }
 }
 
-/// The folder of a path; of a path of one part, the volume's own.
+/// The parent folder of a path; empty for a path of one part.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or_else(|| Path::new(""))
 }
 
-/// Opens what has this name in a folder.
-pub(crate) fn open_in(folder: &OwnedFd, name: &[u8]) -> io::Result<Node> {
+/// Opens a name in a folder.
+pub(crate) fn open_entry(folder: &OwnedFd, name: &[u8]) -> io::Result<OpenedPath> {
     let file = match openat(folder, name, FILE, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(error) => return absent(error.into()),
     };
     match Fingerprint::of(&file)? {
-        Some(fingerprint) => Ok(Node::File(file, fingerprint)),
-        None if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory => Ok(Node::Folder),
-        None => Ok(Node::Other),
+        Some(fingerprint) => Ok(OpenedPath::File(file, fingerprint)),
+        None if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::Directory => Ok(OpenedPath::Folder),
+        None => Ok(OpenedPath::Other),
     }
 }
 
-/// What a failure to open says about what is there.
-fn absent(error: io::Error) -> io::Result<Node> {
+/// The kind of path that a failure to open indicates.
+fn absent(error: io::Error) -> io::Result<OpenedPath> {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT | Errno::NOTDIR) => Ok(Node::Missing),
+        Some(Errno::NOENT | Errno::NOTDIR) => Ok(OpenedPath::Missing),
         // A link, a socket, a device without a driver.
-        Some(Errno::LOOP | Errno::NXIO | Errno::NODEV) => Ok(Node::Other),
-        _ if error.kind() == io::ErrorKind::NotFound => Ok(Node::Missing),
+        Some(Errno::LOOP | Errno::NXIO | Errno::NODEV) => Ok(OpenedPath::Other),
+        _ if error.kind() == io::ErrorKind::NotFound => Ok(OpenedPath::Missing),
         _ => Err(error),
     }
 }

@@ -1,5 +1,5 @@
-//! Listens to the file system. Turns its events into hints for the keeper and never waits: what does not fit the
-//! keeper's channel becomes "look at everything".
+//! Watches the file system. Turns its events into hints for the indexer and never waits: events that do not fit the
+//! indexer's channel cause a full scan.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,87 +16,93 @@ use notify::{
     event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind, RenameMode},
 };
 
-use super::catalog::lock;
+use crate::sync::lock;
 
-/// What may have happened to a path. The keeper looks for itself: a hint says when, not what.
+/// What may have happened to a path. A hint only says when to inspect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hint {
-    /// It is new.
+pub(crate) enum ChangeHint {
+    /// A new path.
     Created,
     /// Bytes were written to it.
     Written,
-    /// Its writer closed it, or it came under this name as it is.
+    /// Its writer closed it, or a rename put it in place.
     Complete,
-    /// It is not there any more.
+    /// It was removed.
     Gone,
     /// Anything else.
     Touched,
 }
 
-/// To the keeper.
-pub(crate) enum Message {
-    /// The file system told of an absolute path.
-    Event(Hint, PathBuf),
-    /// Someone found that a file is not as the index says.
-    Look(u16, PathBuf),
-    /// A file with this id could not be read to its end.
-    Unreadable(u16, PathBuf, u64, String),
-    /// The bytes of a file with this id hash to something else than they did.
-    Damaged(u16, PathBuf, u64),
+/// A message to the indexer.
+pub(crate) enum IndexerMessage {
+    /// The file system reported a change of an absolute path.
+    Event(ChangeHint, PathBuf),
+    /// A report on a file of a volume.
+    File(u16, PathBuf, FileReport),
     /// The library is closed.
     Stop,
 }
 
-/// The hint in an event; `None` for what the library itself does, and for halves of what comes whole.
-fn hint(kind: EventKind) -> Option<Hint> {
+/// A difference between a file and its index entry.
+pub(crate) enum FileReport {
+    /// Any difference.
+    Outdated,
+    /// The file with this id cannot be read to its end, for this reason.
+    Unreadable(u64, String),
+    /// The file with this id no longer has its hash.
+    Damaged(u64),
+}
+
+/// The hint of an event; `None` for events caused by the library itself, and for halves of a pair.
+fn hint(kind: EventKind) -> Option<ChangeHint> {
     match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Hint::Complete),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(ChangeHint::Complete),
         EventKind::Access(_) => None,
-        EventKind::Create(CreateKind::Folder) => Some(Hint::Complete),
-        EventKind::Create(_) => Some(Hint::Created),
-        EventKind::Modify(ModifyKind::Data(_)) => Some(Hint::Written),
-        EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Some(Hint::Gone),
+        EventKind::Create(CreateKind::Folder) => Some(ChangeHint::Complete),
+        EventKind::Create(_) => Some(ChangeHint::Created),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(ChangeHint::Written),
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Some(ChangeHint::Gone),
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
-        EventKind::Modify(ModifyKind::Name(_)) => Some(Hint::Complete),
+        EventKind::Modify(ModifyKind::Name(_)) => Some(ChangeHint::Complete),
         EventKind::Remove(RemoveKind::Any | RemoveKind::File | RemoveKind::Folder | RemoveKind::Other) => {
-            Some(Hint::Gone)
+            Some(ChangeHint::Gone)
         }
-        EventKind::Modify(_) | EventKind::Any | EventKind::Other => Some(Hint::Touched),
+        EventKind::Modify(_) | EventKind::Any | EventKind::Other => Some(ChangeHint::Touched),
     }
 }
 
-/// The watcher of all volumes, folder by folder: each is watched before it is read, so that nothing falls between.
-pub(crate) struct Watch(Mutex<RecommendedWatcher>);
+/// The watcher of all volumes, folder by folder. Each folder is watched before it is read, so that no change is missed.
+pub(crate) struct FolderWatcher(Mutex<RecommendedWatcher>);
 
-impl Watch {
-    /// Begins to listen; to nothing yet. Its thread outlives this value by a moment, so it holds the keeper's channel
-    /// only, and no file.
-    pub(crate) fn new(keeper: SyncSender<Message>, overflow: Arc<AtomicBool>) -> Result<Self> {
-        let missed = move |keeper: &SyncSender<Message>| {
+impl FolderWatcher {
+    /// Starts without folders. Its thread outlives this value briefly, so it holds only the indexer's channel, and no
+    /// file.
+    pub(crate) fn new(indexer: SyncSender<IndexerMessage>, overflow: Arc<AtomicBool>) -> Result<Self> {
+        let missed = move |indexer: &SyncSender<IndexerMessage>| {
             overflow.store(true, Ordering::Release);
-            // Wakes the keeper; it is awake if this does not fit.
-            drop(keeper.try_send(Message::Event(Hint::Touched, PathBuf::new())));
+            // Wakes the indexer; if the channel is full, the indexer is awake.
+            drop(indexer.try_send(IndexerMessage::Event(ChangeHint::Touched, PathBuf::new())));
         };
         let handler = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) if event.need_rescan() => missed(&keeper),
+            Ok(event) if event.need_rescan() => missed(&indexer),
             Ok(event) => {
                 let Some(hint) = hint(event.kind) else { return };
                 for path in event.paths {
-                    if keeper.try_send(Message::Event(hint, path)).is_err() {
-                        missed(&keeper);
+                    if indexer.try_send(IndexerMessage::Event(hint, path)).is_err() {
+                        missed(&indexer);
                     }
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "watching media folders failed; they are scanned again");
-                missed(&keeper);
+                tracing::warn!(%error, "watching media folders failed: scanning them again");
+                missed(&indexer);
             }
         };
         let config = notify::Config::default().with_follow_symlinks(false);
         Ok(Self(Mutex::new(RecommendedWatcher::new(handler, config)?)))
     }
 
-    /// Listens to a folder, not to those below.
+    /// Watches a folder, without those below it.
     pub(crate) fn add(&self, folder: &Path) -> notify::Result<()> {
         lock(&self.0).watch(folder, RecursiveMode::NonRecursive)
     }
@@ -113,15 +119,15 @@ mod tests {
         for (kind, expected) in [
             (EventKind::Access(AccessKind::Open(AccessMode::Any)), None),
             (EventKind::Access(AccessKind::Close(AccessMode::Read)), None),
-            (EventKind::Access(AccessKind::Close(AccessMode::Write)), Some(Hint::Complete)),
-            (EventKind::Create(CreateKind::File), Some(Hint::Created)),
-            (EventKind::Create(CreateKind::Folder), Some(Hint::Complete)),
-            (EventKind::Modify(ModifyKind::Data(DataChange::Any)), Some(Hint::Written)),
-            (EventKind::Modify(ModifyKind::Name(RenameMode::From)), Some(Hint::Gone)),
-            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), Some(Hint::Complete)),
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), Some(ChangeHint::Complete)),
+            (EventKind::Create(CreateKind::File), Some(ChangeHint::Created)),
+            (EventKind::Create(CreateKind::Folder), Some(ChangeHint::Complete)),
+            (EventKind::Modify(ModifyKind::Data(DataChange::Any)), Some(ChangeHint::Written)),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::From)), Some(ChangeHint::Gone)),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), Some(ChangeHint::Complete)),
             (EventKind::Modify(ModifyKind::Name(RenameMode::Both)), None),
-            (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), Some(Hint::Touched)),
-            (EventKind::Remove(RemoveKind::File), Some(Hint::Gone)),
+            (EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), Some(ChangeHint::Touched)),
+            (EventKind::Remove(RemoveKind::File), Some(ChangeHint::Gone)),
         ] {
             assert_eq!(hint(kind), expected, "{kind:?}");
         }

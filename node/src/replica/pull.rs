@@ -10,8 +10,8 @@ use usher_proto::{Code, Fault};
 use super::{Order, source::Source};
 use crate::{
     context::blocking,
-    core::pull::{Piece, Pull},
-    media::{Growing, Replicas},
+    core::pull::{Pull, VerifiedFrame},
+    media::{IncomingReplica, ReplicaStore},
 };
 
 /// Pieces between source and disk: 4 MiB of groups.
@@ -22,29 +22,29 @@ const QUEUE: usize = 64;
 /// # Errors
 /// As [`super::Puller::order`].
 pub(super) async fn run(
-    replicas: &Arc<Replicas>,
+    replicas: &Arc<ReplicaStore>,
     order: &Order,
     stall: Duration,
     cancel: &CancellationToken,
 ) -> Result<u64, Fault> {
     let (store, wanted) = (replicas.clone(), order.wanted.clone());
-    let Some(mut growing) = blocking(move || store.begin(&wanted)).await?? else { return Ok(0) };
-    if growing.has_all() {
-        blocking(move || growing.finish()).await??;
+    let Some(mut incoming) = blocking(move || IncomingReplica::begin(&store, &wanted)).await?? else { return Ok(0) };
+    if incoming.has_all_groups() {
+        blocking(move || incoming.finish()).await??;
         return Ok(0);
     }
-    let pull = Pull::new(order.wanted.clone(), growing.groups());
+    let pull = Pull::new(order.wanted.clone(), incoming.groups());
     let (pieces, queue) = mpsc::channel(QUEUE);
-    let writer = tokio::task::spawn_blocking(move || write(growing, queue));
+    let writer = tokio::task::spawn_blocking(move || write(incoming, queue));
     let read = tokio::select! {
         read = fetch(order, pull, stall, pieces) => read,
         () = cancel.cancelled() => Err(Fault::new(Code::Interrupted, "the copy was called off")),
     };
     // The queue is closed in either case: the writer ends.
     let written = writer.await.map_err(|error| Fault::new(Code::Internal, format!("write a copy: {error}")))?;
-    let Some((growing, failed)) = written else { return read };
+    let Some((incoming, failed)) = written else { return read };
     let lied = matches!(&read, Err(fault) if matches!(fault.code, Code::VerificationFailed | Code::ContentChanged));
-    blocking(move || growing.give_up(lied)).await?;
+    blocking(move || incoming.abandon(lied)).await?;
     match failed {
         Some(fault) => Err(fault),
         None => read.and_then(|_| Err(Fault::new(Code::Internal, "the copy ended before it was whole"))),
@@ -52,16 +52,21 @@ pub(super) async fn run(
 }
 
 /// Reads the source to its end. Returns the bytes that came.
-async fn fetch(order: &Order, mut pull: Pull, stall: Duration, pieces: mpsc::Sender<Piece>) -> Result<u64, Fault> {
+async fn fetch(
+    order: &Order,
+    mut pull: Pull,
+    stall: Duration,
+    pieces: mpsc::Sender<VerifiedFrame>,
+) -> Result<u64, Fault> {
     let node = &order.seat.node;
     let blame = |fault: Fault| Fault { message: format!("node {node}: {}", fault.message), ..fault };
     let mut source = Source::open(order, pull.range(), stall).await.map_err(blame)?;
     loop {
         let frame = source.next().await.map_err(blame)?.ok_or_else(|| {
-            blame(Fault::new(Code::Network, format!("the stream ended where {} should be", pull.awaited())))
+            blame(Fault::new(Code::Network, format!("the stream ended where {} should be", pull.expected())))
         })?;
-        let Some(piece) = pull.take(frame).map_err(blame)? else { continue };
-        let whole = piece == Piece::Whole;
+        let Some(piece) = pull.handle_frame(frame).map_err(blame)? else { continue };
+        let whole = piece == VerifiedFrame::Finish;
         if pieces.send(piece).await.is_err() || whole {
             // The writer says what was wrong with the disk.
             return Ok(source.bytes());
@@ -70,14 +75,17 @@ async fn fetch(order: &Order, mut pull: Pull, stall: Duration, pieces: mpsc::Sen
 }
 
 /// Writes what comes until it is whole; else gives back what there is, with what was wrong with the disk.
-fn write(mut growing: Growing, mut queue: mpsc::Receiver<Piece>) -> Option<(Growing, Option<Fault>)> {
+fn write(
+    mut incoming: IncomingReplica,
+    mut queue: mpsc::Receiver<VerifiedFrame>,
+) -> Option<(IncomingReplica, Option<Fault>)> {
     let mut batch = Vec::with_capacity(QUEUE);
     while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
-        match growing.take(batch.drain(..)) {
+        match incoming.write(batch.drain(..)) {
             Ok(true) => return None,
             Ok(false) => {}
-            Err(fault) => return Some((growing, Some(fault))),
+            Err(fault) => return Some((incoming, Some(fault))),
         }
     }
-    Some((growing, None))
+    Some((incoming, None))
 }

@@ -15,7 +15,7 @@ use usher_proto::{
 
 use super::*;
 use crate::{
-    core::room,
+    core::quota,
     media::clips::{mp4, rot},
     test_node::{self, End, NODE, TestNode, claims},
 };
@@ -127,8 +127,8 @@ async fn a_whole_copy_is_served_like_any_other_and_outlives_a_restart() {
         };
         assert_eq!((copy.content, copy.size, copy.duration_ms), (Some(tree::single(&data)), data.len() as u64, 10_000));
         let free = target.context.library.replicas().expect("takes copies");
-        free.look();
-        assert_eq!(free.last_free(), QUOTA - room::cost(data.len() as u64));
+        free.refresh_free();
+        assert_eq!(free.last_free(), QUOTA - quota::disk_bytes(data.len() as u64));
         // Ordered again, nothing is asked for: the ticket would not be good.
         let again = order("deep/a.mp4", &data, source.address, &[[0; 32]], "x".into());
         target.services.puller.order(again).await.expect("it is here");
@@ -201,7 +201,7 @@ async fn an_evicted_copy_is_served_to_its_end() {
 async fn copies_stay_within_their_quota() {
     let (small, large) = (mp4(1, 3 * GROUP as usize), mp4(2, 9 * GROUP as usize));
     let source = TestNode::with(&[("small.mp4", &small), ("large.mp4", &large)]).await;
-    let cost = |data: &[u8]| room::cost(data.len() as u64);
+    let cost = |data: &[u8]| quota::disk_bytes(data.len() as u64);
     let target = TestNode::taking(TempDir::new().expect("a folder"), cost(&small) + cost(&large) - 1).await;
     target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect("a copy");
     let full = target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect_err("no room");

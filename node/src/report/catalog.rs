@@ -12,7 +12,7 @@ use usher_proto::{
 use super::{Outbox, Reporter, post};
 use crate::{
     attach::AttachError,
-    media::{Changes, Key},
+    media::{Changes, CopyKey},
 };
 
 /// Entries of one page: about 100 kB, far below gRPC's limit of 4 MiB.
@@ -62,7 +62,7 @@ pub(super) struct BadFiles {
 /// last.
 pub(super) fn whole(
     bad: BadFiles,
-    mut next: impl FnMut(Option<&Key>) -> Vec<CatalogCopy>,
+    mut next: impl FnMut(Option<&CopyKey>) -> Vec<CatalogCopy>,
 ) -> impl Iterator<Item = v1::CatalogPage> {
     let (mut after, mut complete) = (None, false);
     std::iter::from_fn(move || {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     app::{self, Config, Running},
     media::{
-        Changes, Key as CopyKey,
+        Changes, CopyKey,
         clips::{mp4, put_old, rot},
     },
     test_node::{self, End, Viewer},

@@ -1,4 +1,4 @@
-//! Honest sources and lying ones, as lists of frames.
+//! Honest and dishonest sources, as lists of frames.
 
 use usher_proto::{
     pb::wire::{Finish, Refused},
@@ -17,9 +17,9 @@ fn hashes(data: &[u8]) -> Hashes {
     builder.finish()
 }
 
-fn wanted(data: &[u8]) -> Wanted {
+fn wanted(data: &[u8]) -> ReplicaSpec {
     let title = Title::parse("a.mp4").expect("a title");
-    Wanted { title, content: hashes(data).content, size: data.len() as u64 }
+    ReplicaSpec { title, content: hashes(data).content, size: data.len() as u64 }
 }
 
 /// The frames of an honest source of `a.mp4` from a group on.
@@ -49,33 +49,35 @@ pub(crate) fn frames(data: &[u8], from: u64) -> Vec<Frame> {
     frames
 }
 
-/// What comes of these frames.
-fn run(wanted: Wanted, from: u64, frames: Vec<Frame>) -> Result<Vec<Piece>, Code> {
+/// The verified frames.
+fn run(wanted: ReplicaSpec, from: u64, frames: Vec<Frame>) -> Result<Vec<VerifiedFrame>, Code> {
     let mut pull = Pull::new(wanted, from);
-    let pieces = frames.into_iter().map(|frame| pull.take(frame));
+    let pieces = frames.into_iter().map(|frame| pull.handle_frame(frame));
     pieces.collect::<Result<Vec<_>, _>>().map(|pieces| pieces.into_iter().flatten().collect()).map_err(|f| f.code)
 }
 
 #[test]
-fn an_honest_source_is_kept_whole() {
+fn an_honest_source_is_stored_completely() {
     for (len, from) in [(5, 0), (3 * GROUP + 7, 0), (3 * GROUP + 7, 2), (PAGE + 2 * GROUP, 0), (PAGE + 9, 256)] {
         let (data, mut got) = (data(len), Vec::new());
         let (hashes, mut groups, mut pages) = (hashes(&data), vec![[0; 32]; (len / PAGE_GROUPS) as usize], Vec::new());
         let pieces = run(wanted(&data), from, frames(&data, from)).expect("good");
-        assert!(matches!(&pieces[0], Piece::Setup(setup) if setup.range == Some(ByteRange { start: 0, end: len })));
-        assert_eq!(pieces.last(), Some(&Piece::Whole));
+        assert!(
+            matches!(&pieces[0], VerifiedFrame::Setup(setup) if setup.range == Some(ByteRange { start: 0, end: len }))
+        );
+        assert_eq!(pieces.last(), Some(&VerifiedFrame::Finish));
         for piece in pieces {
             match piece {
-                Piece::Pages(values) => pages = values,
-                Piece::Hashes(page, values) => {
+                VerifiedFrame::Pages(values) => pages = values,
+                VerifiedFrame::Hashes(page, values) => {
                     let start = (page * PAGE_GROUPS) as usize;
                     groups[start..start + values.len()].copy_from_slice(&values);
                 }
-                Piece::Group(index, bytes) => {
+                VerifiedFrame::Group(index, bytes) => {
                     assert_eq!(index * GROUP, from * GROUP + got.len() as u64);
                     got.extend_from_slice(&bytes);
                 }
-                Piece::Setup(_) | Piece::Whole => {}
+                VerifiedFrame::Setup(_) | VerifiedFrame::Finish => {}
             }
         }
         assert!(got == data[(from * GROUP) as usize..], "{len} from {from}");
@@ -86,7 +88,7 @@ fn an_honest_source_is_kept_whole() {
 }
 
 #[test]
-fn a_wrong_source_is_found_out() {
+fn a_wrong_source_is_detected() {
     let data = data(3 * GROUP + 7);
     let change = |at: usize, frame: Frame| {
         let mut frames = frames(&data, 0);

@@ -14,8 +14,8 @@ use tracing::{error, info};
 
 use super::Recorder;
 use crate::core::{
-    feed::Whole,
-    record::{self, MOST, PART, Place, Plan},
+    feed::CompleteGroup,
+    record::{self, MAX_FILES, PART_EXTENSION, RecordingPlan, RecordingTarget},
 };
 
 /// So many bytes are given to the disk at a time, so that little is left to be done at the end, and little is lost by a
@@ -26,10 +26,10 @@ const SYNC: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Tape {
     recorder: Arc<Recorder>,
-    place: Place,
+    place: RecordingTarget,
     /// In names.
     time: String,
-    plan: Plan,
+    plan: RecordingPlan,
     part: Option<Part>,
     groups: u64,
     titles: Vec<String>,
@@ -46,8 +46,8 @@ struct Part {
 }
 
 impl Tape {
-    pub(super) fn new(recorder: Arc<Recorder>, place: Place, time: String) -> Self {
-        let plan = Plan::new(place.format);
+    pub(super) fn new(recorder: Arc<Recorder>, place: RecordingTarget, time: String) -> Self {
+        let plan = RecordingPlan::new(place.format);
         Self { recorder, place, time, plan, part: None, groups: 0, titles: Vec::new() }
     }
 
@@ -62,8 +62,8 @@ impl Tape {
     }
 
     /// Appends a group. Of one that fails nothing stays.
-    pub(super) fn write(&mut self, group: &Whole) -> io::Result<()> {
-        let step = self.plan.take(&group.head);
+    pub(super) fn write(&mut self, group: &CompleteGroup) -> io::Result<()> {
+        let step = self.plan.handle_group(&group.head);
         if step.file || self.part.is_none() {
             self.finish();
             self.part = Some(Part::create(&self.folder(), &self.place, &self.time)?);
@@ -98,11 +98,11 @@ impl Tape {
 
 impl Part {
     /// A new file, whose name and whose later one nobody has.
-    fn create(folder: &Path, place: &Place, time: &str) -> io::Result<Self> {
+    fn create(folder: &Path, place: &RecordingTarget, time: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        for number in 1..=MOST {
+        for number in 1..=MAX_FILES {
             let name = place.file(time, number);
-            let path = folder.join(format!("{name}{PART}"));
+            let path = folder.join(format!("{name}{PART_EXTENSION}"));
             if folder.join(name).symlink_metadata().is_ok() {
                 continue;
             }
@@ -118,7 +118,7 @@ impl Part {
         }
         Err(io::Error::new(
             ErrorKind::AlreadyExists,
-            format!("{MOST} recordings of {time} are in {}", folder.display()),
+            format!("{MAX_FILES} recordings of {time} are in {}", folder.display()),
         ))
     }
 
@@ -138,13 +138,13 @@ impl Part {
     }
 
     /// Gives it its name, which is returned, or removes it when nothing is in it.
-    fn keep(self, place: &Place, time: &str) -> io::Result<Option<String>> {
+    fn keep(self, place: &RecordingTarget, time: &str) -> io::Result<Option<String>> {
         if self.bytes == 0 {
             fs::remove_file(&self.path)?;
             return Ok(None);
         }
         self.file.sync_all()?;
-        let names = (1..=MOST).map(|number| place.file(time, number));
+        let names = (1..=MAX_FILES).map(|number| place.file(time, number));
         rename(&self.path, names)
     }
 }

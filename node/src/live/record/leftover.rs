@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
 use super::file::rename;
-use crate::core::record::{self, MOST, PART};
+use crate::core::record::{self, MAX_FILES, PART_EXTENSION};
 
 /// Bytes of a packet of a transport stream.
 const PACKET: u64 = 188;
@@ -50,7 +50,9 @@ pub(super) fn rescue(folder: &Path) {
 /// Makes a title of a part: its name then. `None` for what is none, is being written, or holds nothing.
 fn part(path: &Path) -> io::Result<Option<String>> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some((stem, end)) = name.strip_suffix(PART).and_then(|name| name.rsplit_once('.')) else { return Ok(None) };
+    let Some((stem, end)) = name.strip_suffix(PART_EXTENSION).and_then(|name| name.rsplit_once('.')) else {
+        return Ok(None);
+    };
     if !matches!(end, "ts" | "mp4") {
         return Ok(None);
     }
@@ -59,14 +61,14 @@ fn part(path: &Path) -> io::Result<Option<String>> {
         return Ok(None);
     }
     let size = file.metadata()?.len();
-    let good = if end == "ts" { size / PACKET * PACKET } else { record::good(boxes(&file), size) };
+    let good = if end == "ts" { size / PACKET * PACKET } else { record::complete_len(boxes(&file), size) };
     if good == 0 {
         fs::remove_file(path)?;
         return Ok(None);
     }
     file.set_len(good)?;
     file.sync_all()?;
-    let names = (1..=MOST).map(|number| match number {
+    let names = (1..=MAX_FILES).map(|number| match number {
         1 => format!("{stem}.{end}"),
         number => format!("{stem}-{number}.{end}"),
     });

@@ -86,13 +86,13 @@ fn group(room: &Room, sequence: u64, head: &'static str, begins: bool, whole: bo
         let mut inner = room.lock();
         let previous = if begins { [0; 32] } else { link(sequence - 1, 2) };
         let head = GroupHead { sequence, at_ms: sequence * 1000, previous, head: Bytes::from_static(head.as_bytes()) };
-        inner.feed.begin(Instant::now(), head, link(sequence, 0)).expect("taken");
+        inner.feed.handle_group(Instant::now(), head, link(sequence, 0)).expect("taken");
         for (number, text) in [(1, format!("{sequence}")), (2, "!".to_owned())].into_iter().take(1 + usize::from(whole))
         {
             let piece = Piece { flags: Flags::default(), signature: [0; SIGNATURE], media: Bytes::from(text) };
             let (frame, media) = (wire::piece(&piece), piece.media.len() as u64);
             let at = usize::from(number) - 1;
-            inner.feed.piece(sequence, at, frame, media, link(sequence, number), number == 2).expect("taken");
+            inner.feed.handle_piece(sequence, at, frame, media, link(sequence, number), number == 2).expect("taken");
         }
         inner.feed.trim();
     }
@@ -118,7 +118,7 @@ async fn each_whole_group_is_written_once_and_in_order_also_after_its_publisher_
     group(&room, 4, "h", false, true);
     // Another one takes over, and leaves a gap in the numbers with nothing in it.
     let other = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
-    again.room.lock().feed.cut(5);
+    again.room.lock().feed.handle_stream_end(5);
     group(&room, 5, "h", false, false);
     let mut second = set.publish("video/mp2t", other).expect("taken over");
     group(&room, 9, "h", true, true);

@@ -1,36 +1,42 @@
-//! What is found in the folder of copies at a start, whatever somebody did to it.
+//! The folder of copies at a start, with files changed behind the node's back.
 
-use std::fs;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use usher_proto::tree::{Builder, GROUP};
+use usher_proto::{
+    Code, Title,
+    tree::{Builder, GROUP},
+};
 
 use super::*;
 use crate::{
-    core::pull::{Piece, Pull, tests::frames},
-    media::clips::mp4,
+    core::{
+        pull::{Pull, ReplicaSpec, VerifiedFrame, tests::frames},
+        quota,
+    },
+    media::{catalog::Catalog, clips::mp4, copy::OpenError},
 };
 
 const QUOTA: u64 = 100_000_000;
 
-fn config(dir: &TempDir) -> Config {
-    Config { folder: dir.path().join("replicas"), quota: Some(QUOTA) }
+fn config(dir: &TempDir) -> ReplicaConfig {
+    ReplicaConfig { folder: dir.path().join("replicas"), quota: Some(QUOTA) }
 }
 
-fn open(dir: &TempDir) -> Arc<Replicas> {
+fn open(dir: &TempDir) -> Arc<ReplicaStore> {
     let volumes = std::iter::empty();
-    Replicas::open(&config(dir), volumes, Catalog::default()).expect("opens").expect("takes copies")
+    ReplicaStore::open(&config(dir), volumes, Catalog::default()).expect("opens").expect("takes copies")
 }
 
-fn wanted(data: &[u8]) -> Wanted {
+fn wanted(data: &[u8]) -> ReplicaSpec {
     let mut builder = Builder::default();
     data.chunks(GROUP as usize).for_each(|group| builder.push(group));
     let title = Title::parse("a.mp4").expect("a title");
-    Wanted { title, content: builder.finish().content, size: data.len() as u64 }
+    ReplicaSpec { title, content: builder.finish().content, size: data.len() as u64 }
 }
 
-/// The files in the folder of copies, but for its lock.
+/// The files in the folder of copies except its lock.
 fn files(dir: &TempDir) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir.path().join("replicas")).expect("a folder");
     let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -39,26 +45,28 @@ fn files(dir: &TempDir) -> Vec<PathBuf> {
     files
 }
 
-/// A folder with a whole copy; the paths of its two files.
+/// A folder with a complete copy, and the paths of its two files.
 fn filled(data: &[u8]) -> (TempDir, PathBuf, PathBuf) {
     let dir = TempDir::new().expect("a folder");
     let replicas = open(&dir);
-    let mut growing = replicas.begin(&wanted(data)).expect("there is room").expect("it is not here");
+    let mut incoming =
+        IncomingReplica::begin(&replicas, &wanted(data)).expect("there is room").expect("it is not here");
     let mut pull = Pull::new(wanted(data), 0);
-    let pieces: Vec<Piece> = frames(data, 0).into_iter().filter_map(|frame| pull.take(frame).expect("good")).collect();
-    assert_eq!(growing.take(pieces.into_iter()), Ok(true));
-    drop((growing, replicas));
+    let pieces: Vec<VerifiedFrame> =
+        frames(data, 0).into_iter().filter_map(|frame| pull.handle_frame(frame).expect("good")).collect();
+    assert_eq!(incoming.write(pieces.into_iter()), Ok(true));
+    drop((incoming, replicas));
     let [media, meta] = files(&dir).try_into().expect("two files");
     (dir, media, meta)
 }
 
 #[test]
-fn damaged_files_are_told_apart() {
+fn damaged_files_are_deleted() {
     let data = mp4(3, 5 * GROUP as usize);
     let (dir, media, meta) = filled(&data);
     let (whole, good) = (fs::read(&media).expect("read"), fs::read(&meta).expect("read"));
-    let stranger = dir.path().join("replicas/notes.txt");
-    fs::write(&stranger, "mine").expect("written");
+    let foreign = dir.path().join("replicas/notes.txt");
+    fs::write(&foreign, "mine").expect("written");
     let mut wrong_hash = good.clone();
     *wrong_hash.last_mut().expect("a byte") ^= 1;
     for (what, bytes, file) in [
@@ -72,12 +80,12 @@ fn damaged_files_are_told_apart() {
     ] {
         fs::write(&media, &whole).expect("written");
         fs::write(&meta, &good).expect("written");
-        assert_eq!(open(&dir).last_free(), QUOTA - room::cost(data.len() as u64));
+        assert_eq!(open(&dir).last_free(), QUOTA - quota::disk_bytes(data.len() as u64));
         fs::write(file, bytes).expect("written");
         assert_eq!(open(&dir).last_free(), QUOTA, "{what}");
-        assert_eq!(files(&dir), std::slice::from_ref(&stranger), "{what}");
+        assert_eq!(files(&dir), std::slice::from_ref(&foreign), "{what}");
     }
-    // A file that goes while the node runs is noticed when it is wanted.
+    // A file that is removed while the node runs is noticed when the copy is opened.
     fs::write(&media, &whole).expect("written");
     fs::write(&meta, &good).expect("written");
     let replicas = open(&dir);
@@ -89,36 +97,36 @@ fn damaged_files_are_told_apart() {
 }
 
 #[test]
-fn a_folder_has_one_node_and_lies_apart() {
+fn a_folder_belongs_to_one_node_and_overlaps_no_volume() {
     let dir = TempDir::new().expect("a folder");
     let first = open(&dir);
-    let error = Replicas::open(&config(&dir), std::iter::empty(), Catalog::default()).err().expect("in use");
+    let error = ReplicaStore::open(&config(&dir), std::iter::empty(), Catalog::default()).err().expect("in use");
     assert!(error.to_string().contains("in use by another node"), "{error}");
     drop(first);
     let films = dir.path().join("films").canonicalize().unwrap_or_else(|_| dir.path().join("films"));
     fs::create_dir_all(&films).expect("a folder");
     for folder in [films.clone(), films.join("new/copies"), dir.path().to_owned()] {
         let inside = |quota| {
-            let config = Config { folder: folder.clone(), quota };
-            Replicas::open(&config, [films.as_path()].into_iter(), Catalog::default())
+            let config = ReplicaConfig { folder: folder.clone(), quota };
+            ReplicaStore::open(&config, [films.as_path()].into_iter(), Catalog::default())
         };
         let error = inside(Some(1)).err().expect("overlaps").to_string();
         assert!(error.contains("--replicas"), "{error}");
         assert!(inside(None).expect("no copies were asked for").is_none());
     }
     assert_eq!(fs::read_dir(&films).expect("a folder").count(), 0);
-    let none = Config { folder: dir.path().join("none"), quota: Some(0) };
-    assert!(Replicas::open(&none, std::iter::empty(), Catalog::default()).expect("opens").is_none());
+    let none = ReplicaConfig { folder: dir.path().join("none"), quota: Some(0) };
+    assert!(ReplicaStore::open(&none, std::iter::empty(), Catalog::default()).expect("opens").is_none());
     assert!(!none.folder.exists());
 }
 
 #[test]
-fn the_default_is_a_part_of_the_disk() {
+fn the_default_quota_is_a_fraction_of_the_disk() {
     let dir = TempDir::new().expect("a folder");
-    let config = Config { quota: None, ..config(&dir) };
-    let replicas = Replicas::open(&config, std::iter::empty(), Catalog::default()).expect("opens").expect("some");
+    let config = ReplicaConfig { quota: None, ..config(&dir) };
+    let replicas = ReplicaStore::open(&config, std::iter::empty(), Catalog::default()).expect("opens").expect("some");
     let free = replicas.folder.free().expect("a disk");
-    assert!(replicas.quota() <= room::DEFAULT && replicas.quota() <= free / 5, "{} of {free}", replicas.quota());
+    assert!(replicas.quota() <= quota::DEFAULT && replicas.quota() <= free / 5, "{} of {free}", replicas.quota());
 }
 
 #[test]
@@ -126,19 +134,20 @@ fn a_disk_that_fails_is_an_error() {
     let data = mp4(3, 5 * GROUP as usize);
     let dir = TempDir::new().expect("a folder");
     let replicas = open(&dir);
-    let mut growing = replicas.begin(&wanted(&data)).expect("there is room").expect("it is not here");
+    let mut incoming =
+        IncomingReplica::begin(&replicas, &wanted(&data)).expect("there is room").expect("it is not here");
     fs::remove_dir_all(dir.path().join("replicas")).expect("removed");
     let mut pull = Pull::new(wanted(&data), 0);
-    let setup = pull.take(frames(&data, 0).remove(0)).expect("good");
-    assert_eq!(growing.take(setup.into_iter()).map_err(|fault| fault.code), Err(Code::Disk));
-    growing.give_up(false);
-    let full = replicas.begin(&wanted(&data)).err().expect("no disk");
+    let setup = pull.handle_frame(frames(&data, 0).remove(0)).expect("good");
+    assert_eq!(incoming.write(setup.into_iter()).map_err(|fault| fault.code), Err(Code::Disk));
+    incoming.abandon(false);
+    let full = IncomingReplica::begin(&replicas, &wanted(&data)).err().expect("no disk");
     assert_eq!(full.code, Code::Disk);
 }
 
-/// Whatever a byte or a cut does to what lies beside a copy: it is of no use, or still this copy.
+/// After any change or truncation of the meta file, the copy is deleted or still has its content.
 #[test]
-fn no_byte_beside_a_copy_does_harm() {
+fn a_corrupt_meta_file_is_harmless() {
     let data = mp4(3, 2 * GROUP as usize);
     let (dir, media, meta) = filled(&data);
     let (whole, good) = (fs::read(&media).expect("read"), fs::read(&meta).expect("read"));

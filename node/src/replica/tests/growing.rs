@@ -188,7 +188,7 @@ async fn an_eviction_ends_a_copy_that_comes_in() {
 #[tokio::test]
 async fn what_is_kept_makes_room_and_gets_old() {
     let (data, other) = (mp4(7, 40 * GROUP as usize), mp4(1, 40 * GROUP as usize));
-    let quota = room::cost(data.len() as u64) + GROUP;
+    let quota = quota::disk_bytes(data.len() as u64) + GROUP;
     let target = TestNode::taking(TempDir::new().expect("a folder"), quota).await;
     let (_script, mut call, order) = begun(&target, &data, 30).await;
     call.finish();
