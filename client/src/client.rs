@@ -13,10 +13,14 @@ use usher_proto::{
     pb::v1,
     ticket::Purpose,
 };
+use usher_session::{
+    ConnectionSettings, Pool, RateLimit,
+    core::rate::{LEAST_BURST, TokenBucket},
+};
+use usher_transport::Congestion;
 
 use crate::{
     core::{
-        limit::Limit,
         resume::{FIRST_WAIT, LONGEST_WAIT},
         url::Address,
     },
@@ -25,7 +29,6 @@ use crate::{
         PublishEvent, PublishStats, Sink, StartAt, WatchOrder,
     },
     master::{Answer, Authority, Master},
-    quic::{Congestion, Pool, Throttle},
 };
 
 /// Settings of a [`Client`].
@@ -103,8 +106,9 @@ impl Client {
     /// [`Code::Usage`] when a certificate cannot be used.
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
         let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
-        let throttle = options.limit.map(|rate| Throttle::new(std::sync::Mutex::new(Limit::new(rate))));
-        let pool = Arc::new(Pool::new(options.congestion));
+        let throttle = options.limit.map(|rate| RateLimit::new(TokenBucket::new(rate, LEAST_BURST).into()));
+        let pool =
+            Arc::new(Pool::new(ConnectionSettings { congestion: options.congestion, ..ConnectionSettings::default() }));
         let connector = Connector { master: Arc::new(master), pool, throttle };
         Ok(Self { connector, options, on_wait: None })
     }

@@ -1,7 +1,6 @@
 //! The client's decisions, pure: no runtime, no sockets, no files, no clock; time and randomness are arguments.
 
 pub mod assembler;
-pub mod limit;
 pub mod outbox;
 pub mod playout;
 pub mod range;
@@ -10,4 +9,3 @@ pub mod sources;
 pub mod state;
 pub mod table;
 pub mod url;
-pub mod vigil;

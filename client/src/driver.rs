@@ -9,8 +9,8 @@ mod join;
 mod order;
 mod publish;
 mod renewal;
+mod replies;
 mod watch;
-mod words;
 
 pub(crate) use self::{
     connector::Connector,

@@ -13,11 +13,11 @@ use usher_proto::{
     Code, Fault, NodeName,
     model::{Failed, SeatAddress},
 };
+use usher_session::fault::silent;
 
 use crate::{
     clock,
     core::resume::{Action, Event, Resume},
-    quic::silent,
 };
 
 /// Time after which a seat that does not answer is late: a dial and an Open take two round trips, and a disk may be slow.

@@ -29,14 +29,14 @@
 #[doc(hidden)]
 pub mod cli;
 mod client;
-mod clock;
 #[doc(hidden)]
 pub mod core;
 mod driver;
 mod failover;
 mod master;
-mod quic;
 pub mod sink;
+
+use usher_session::clock;
 
 pub use client::{Client, Options, Resolution};
 pub use driver::{
@@ -44,9 +44,9 @@ pub use driver::{
     StartAt, TransferInfo,
 };
 pub use master::Authority;
-pub use quic::Congestion;
 pub use usher_media::cut::Format;
 pub use usher_proto::{Bitrate, Code, ContentId, Fault, NodeName, Title, model::What, ticket::Purpose};
+pub use usher_transport::Congestion;
 
 pub use crate::core::{
     assembler::Piece,

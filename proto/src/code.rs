@@ -233,7 +233,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// At most 500 characters of a peer's text, without control characters.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(500).collect()
 }
 

@@ -14,6 +14,7 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use usher_proto::{Bitrate, Code, ContentId, Fault, Title, model::Range, ticket::Purpose, units};
+use usher_transport::Congestion;
 
 use self::plan::{Clients, Job, Output};
 use super::{
@@ -27,7 +28,6 @@ use crate::{
     core::{range, url::Url},
     driver::{Order, Outcome, Sink},
     master::Answer,
-    quic::Congestion,
     sink::{FileSink, ThroughSink},
 };
 

@@ -4,6 +4,7 @@ use std::{process::Stdio, sync::Arc};
 
 use tokio::process::Child;
 use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose};
+use usher_transport::Congestion;
 
 use super::{
     Failure, Reach, interrupted,
@@ -17,7 +18,6 @@ use crate::{
     core::{table::clean, url::Url},
     driver::{FetchEvent, Order},
     master::Answer,
-    quic::Congestion,
     sink::{FileSink, ThroughSink},
 };
 

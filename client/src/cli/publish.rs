@@ -18,6 +18,7 @@ use tokio::{
 };
 use usher_media::cut::Format;
 use usher_proto::{Bitrate, Code, Fault, Title, id::PublisherId};
+use usher_transport::Congestion;
 
 use self::{board::Board, rights::Rights};
 use super::{DefaultMaster, Failure, Reach, meter::Mode, print, tell_request, zone};
@@ -26,7 +27,6 @@ use crate::{
     core::url::{Address, Url},
     driver::{MediaInput, Publication, PublishEvent},
     master::Authority,
-    quic::Congestion,
 };
 
 /// Send a live feed: what ffmpeg writes as MPEG-TS or fragmented MP4.

@@ -5,19 +5,17 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time;
 use usher_proto::{Fault, model::SeatAddress, pb::wire::Open};
+use usher_session::{FrameReader, Pool, RateLimit, fault::silent};
 use usher_transport::{Connection, SendStream};
 
-use crate::{
-    master::Master,
-    quic::{Incoming, Pool, Throttle, silent},
-};
+use crate::master::Master;
 
 /// Opens sessions at seats. Clones share the master, the connections and the rate limit.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) master: Arc<Master>,
     pub(crate) pool: Arc<Pool>,
-    pub(crate) throttle: Option<Throttle>,
+    pub(crate) throttle: Option<RateLimit>,
 }
 
 impl Connector {
@@ -35,18 +33,18 @@ impl Connector {
         at: &SeatAddress,
         open: &Open,
         timeout: Duration,
-    ) -> Result<(Incoming, Option<SendStream>), Fault> {
+    ) -> Result<(FrameReader, Option<SendStream>), Fault> {
         let opening = self.pool.open(self.master.address(), at, open, self.throttle.clone());
         time::timeout(timeout, opening).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)))
     }
 
     /// Dials a seat unless it is connected; a session there then takes one round trip.
     pub(super) async fn reach(&self, at: &SeatAddress) -> Result<(), Fault> {
-        self.pool.reach(self.master.address(), at).await
+        self.pool.connect(self.master.address(), at).await
     }
 
     /// Opens no further session on this connection to a seat: it seems to be dead.
     pub(super) fn distrust(&self, at: &SeatAddress, connection: &Connection) {
-        self.pool.doubt(self.master.address(), &at.node, connection);
+        self.pool.retire(self.master.address(), &at.node, connection);
     }
 }

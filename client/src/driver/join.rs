@@ -8,13 +8,13 @@ use usher_proto::{
     pb::{v1::ByteRange, wire::Open},
     verify::Verifier,
 };
+use usher_session::{
+    FrameReader,
+    replies::{blame, title_setup},
+};
 use usher_transport::SendStream;
 
-use super::{
-    Connector, TransferInfo,
-    words::{begin, blame},
-};
-use crate::quic::Incoming;
+use super::{Connector, TransferInfo};
 
 /// What is asked of a seat first.
 pub(super) struct Ask {
@@ -28,7 +28,7 @@ pub(super) struct Ask {
 
 /// An open session.
 pub(super) struct Joined {
-    pub(super) incoming: Incoming,
+    pub(super) incoming: FrameReader,
     /// Our side of the stream, where further ranges follow.
     pub(super) send: Option<SendStream>,
     pub(super) setup: SetupInfo,
@@ -47,7 +47,7 @@ pub(super) async fn join(
     let range = Some(ByteRange { start: range.start, end: range.end });
     let open = Open { ticket: at.ticket.clone(), range, request_id, more, ..Open::default() };
     let (mut incoming, send) = connector.open(at, &open, timeout).await?;
-    let setup = begin(&mut incoming, at, timeout, about, wide).await?;
+    let setup = title_setup(&mut incoming, at, timeout, (&about.title, about.size), wide).await?;
     let verifier = Verifier::new(&setup, about.content).map_err(|error| blame(at, error.into()))?;
     Ok(Joined { incoming, send, setup, verifier })
 }

@@ -1,7 +1,7 @@
 //! Publishes one feed: its input is cut into groups, signed, and sent group by group to a node; after a failure to another,
 //! from the oldest group on that no node has acknowledged. The input is read all the while.
 //!
-//! Where groups begin is decided in `usher_media::cut`, what waits in `core::outbox`, when a node is silent in `core::vigil`. Leaves
+//! Where groups begin is decided in `usher_media::cut`, what waits in `core::outbox`, when a node is silent in `usher_session::core::stall`. Leaves
 //! the source of the input to [`MediaInput`].
 
 mod input;
@@ -23,6 +23,7 @@ use usher_proto::{
     units,
     wire::Frame,
 };
+use usher_session::core::stall::CHECK_INTERVAL;
 
 use self::session::{IngestSession, OpenIngest};
 pub use self::{
@@ -32,10 +33,7 @@ pub use self::{
 use super::Connector;
 use crate::{
     clock,
-    core::{
-        outbox::{MOST, Outbox},
-        vigil::LOOK,
-    },
+    core::outbox::{MOST, Outbox},
     failover::{Failover, Update},
 };
 
@@ -136,7 +134,7 @@ enum Wakeup {
 
 impl Publisher<'_> {
     async fn drive(&mut self, stop: &mut mpsc::Receiver<()>) -> Result<PublishStats, Fault> {
-        let mut ticks = time::interval(LOOK);
+        let mut ticks = time::interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             let may_read = self.may_read();

@@ -8,7 +8,6 @@ use usher_proto::{Fault, backoff::Backoff, model::SeatAddress};
 use usher_transport::Connection;
 
 use super::Connector;
-use crate::quic;
 
 /// Part of a lifetime after which the ticket is renewed: a third is left for a master that is being restarted.
 const DUE: (u32, u32) = (2, 3);
@@ -56,7 +55,7 @@ async fn run(connector: Connector, connection: Connection, mut at: SeatAddress, 
 
 async fn renew(connector: &Connector, connection: &Connection, at: &mut SeatAddress) -> Result<Duration, Fault> {
     let (ticket, _) = connector.master.renew(&at.node, at.ticket.clone()).await?;
-    let lifetime = quic::renew(connection, &at.node, ticket.clone()).await?;
+    let lifetime = usher_session::renew(connection, &at.node, ticket.clone()).await?;
     at.ticket = ticket;
     Ok(lifetime)
 }

@@ -9,17 +9,17 @@ mod session;
 
 use tokio::sync::mpsc;
 use usher_proto::{Code, Fault, model::SeatAddress};
+use usher_session::{SessionEvent, replies::blame};
 
 pub(crate) use self::interface::WatchOrder;
 pub use self::interface::{FeedEvent, FeedSink, FeedStats, StartAt};
 use self::session::{FeedSession, OpenFeed};
-use super::{Connector, words::blame};
+use super::Connector;
 use crate::{
     clock,
     core::playout::{Out, Playout},
     failover::{Attempt, Failover, Next, Query, Update, until},
     master::Answer,
-    quic::News,
 };
 
 /// Events that wait; while the queue is full nothing is read, and the node sees a slow viewer.
@@ -60,8 +60,8 @@ struct Watcher<'a> {
     sessions: Vec<FeedSession>,
     /// Number of the session that brought something last.
     current: Option<u64>,
-    sender: mpsc::Sender<News>,
-    events: mpsc::Receiver<News>,
+    sender: mpsc::Sender<SessionEvent>,
+    events: mpsc::Receiver<SessionEvent>,
     /// Media written, in bytes.
     bytes: u64,
 }

@@ -11,12 +11,12 @@ use usher_relay::{
     core::lane::Settings,
     memory::{Network, Socket},
 };
+use usher_session::{ConnectionSettings, Pool};
 
 use super::*;
 use crate::{
     driver::{self, Connector, Context},
     master::{Answer, Master as Asked},
-    quic::Pool,
 };
 
 /// Groups of the title. Its nodes send one each 100 ms, 5.2 Mbit/s, a quarter more than its rate.
@@ -73,8 +73,8 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[Fault]) -> Seen
         })
         .collect();
     let near = network.host(link(seed * 10 + 9));
-    let pool =
-        Arc::new(Pool::on(usher_transport::Endpoint::over(&Handle::current(), near, None).expect("an endpoint")));
+    let endpoint = usher_transport::Endpoint::over(&Handle::current(), near, None).expect("an endpoint");
+    let pool = Arc::new(Pool::over(ConnectionSettings::default(), endpoint));
     let seats =
         started.iter().map(|(node, _)| Seat::from(node).to_pb(TITLE).try_into().expect("a good seat")).collect();
     let answer = Answer {

@@ -7,8 +7,7 @@ use usher_proto::{
     verify::{Group, Step, Verifier, VerifyError},
     wire::Frame,
 };
-
-use crate::quic::{Alarm, Batch};
+use usher_session::batch::{Alarm, Batch};
 
 /// Why a stream brings no more groups.
 #[derive(Debug)]

@@ -2,6 +2,10 @@
 //! session that its node moves, or that falls silent, is opened elsewhere before it is closed here.
 
 use usher_proto::{Code, Fault, model::SeatAddress, tree::GROUP};
+use usher_session::{
+    batch::{Alarm, Batch},
+    core::stall::Expectation,
+};
 use usher_transport::Connection;
 
 use super::{
@@ -9,13 +13,11 @@ use super::{
     stream::{Stream, StreamOutcome},
 };
 use crate::{
-    core::vigil::Terms,
     driver::{
         join::{Ask, Joined, join},
-        words::nowhere,
+        replies::nowhere,
     },
     failover::{Attempt, PendingSwitch, Update},
-    quic::{Alarm, Batch},
 };
 
 impl Fetch<'_> {
@@ -67,8 +69,8 @@ impl Fetch<'_> {
         let moved = matches!(self.failover.switch(), Some(PendingSwitch::Move { .. }));
         self.seated(&at);
         let rate = self.answer.as_ref().map(|answer| answer.rate).unwrap_or_default();
-        let terms = Terms::new(self.order.purpose, rate);
-        let stream = Stream::new(self.context.connector, at, reason, joined, terms, self.order.timeout)?;
+        let expected = Expectation::new(self.order.purpose, rate);
+        let stream = Stream::new(self.context.connector, at, reason, joined, expected, self.order.timeout)?;
         if moved && self.current.is_some() {
             self.next = Some(stream);
         } else {

@@ -18,6 +18,10 @@ use usher_proto::{
     model::Failed,
     tree::{self, GROUP},
 };
+use usher_session::{
+    batch::{Batch, QUEUED_BATCHES},
+    core::stall::Expectation,
+};
 
 use self::{
     candidate::Candidate,
@@ -35,11 +39,9 @@ use crate::{
     core::{
         resume::LONGEST_WAIT,
         sources::{Growth, Id, RUN, Wish},
-        vigil::Terms,
     },
     driver::Order,
     failover::{Attempt, LATE},
-    quic::{Batch, WAITING},
 };
 
 /// Missing groups from which on several sources are used by default: below 16 MiB the first source is done too soon.
@@ -69,7 +71,7 @@ struct SourceSet<'a> {
     end: Option<SpreadEnd>,
     /// The first source serves one range a session.
     one_range: bool,
-    terms: Terms,
+    expected: Expectation,
     /// A replacement of silent sources is being sought, and the time from which on the next one may be.
     seeking: bool,
     seek_from: Instant,
@@ -98,9 +100,9 @@ impl Fetch<'_> {
         if transfer.assembler.ask().is_none() {
             return Ok(content);
         }
-        let (send, mut batches) = mpsc::channel(WAITING);
-        let terms = Terms::new(self.order.purpose, answer.rate);
-        let mut set = SourceSet::new(self.context, self.order, transfer, terms, send);
+        let (send, mut batches) = mpsc::channel(QUEUED_BATCHES);
+        let expected = Expectation::new(self.order.purpose, answer.rate);
+        let mut set = SourceSet::new(self.context, self.order, transfer, expected, send);
         let Attempt { at, reason, .. } = attempt;
         let request_id = answer.request_id.clone();
         set.open(Candidate { at, request_id, reason, moves: 0, requested: false }, transfer);
@@ -146,7 +148,7 @@ impl<'a> SourceSet<'a> {
         context: Context<'a>,
         order: &'a Order,
         transfer: &mut Transfer,
-        terms: Terms,
+        expected: Expectation,
         batches: mpsc::Sender<Batch>,
     ) -> Self {
         let wanted = transfer.assembler.next()..tree::groups(transfer.info.range.end);
@@ -166,7 +168,7 @@ impl<'a> SourceSet<'a> {
             batches,
             end: None,
             one_range: false,
-            terms,
+            expected,
             seeking: false,
             seek_from: now + LATE,
             backoff: Backoff::new(LATE, LONGEST_WAIT),

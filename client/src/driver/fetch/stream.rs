@@ -13,6 +13,12 @@ use usher_proto::{
     tree::{self, GROUP},
     verify::Verifier,
 };
+use usher_session::{
+    ReaderTask,
+    batch::{Alarm, Batch, QUEUED_BATCHES, ReadTimeouts},
+    core::stall::Expectation,
+    replies::{blame, moved_seat},
+};
 use usher_transport::Connection;
 
 use super::{
@@ -20,15 +26,11 @@ use super::{
     check::{CheckedBatch, StreamEnd, check},
     transfer::Transfer,
 };
-use crate::{
-    core::vigil::Terms,
-    driver::{
-        Connector,
-        join::Joined,
-        renewal::{self, Renewal},
-        words::{blame, failure, seat_of},
-    },
-    quic::{Alarm, Batch, Patience, Reader, WAITING},
+use crate::driver::{
+    Connector,
+    join::Joined,
+    renewal::{self, Renewal},
+    replies::failure,
 };
 
 /// Time that a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
@@ -46,7 +48,7 @@ pub(super) struct Stream {
     batches: mpsc::Receiver<Batch>,
     /// Its node has moved the session, and stops at this byte.
     until: Option<u64>,
-    _reader: Reader,
+    _reader: ReaderTask,
     _renewal: Option<Renewal>,
 }
 
@@ -77,7 +79,7 @@ impl Stream {
         at: SeatAddress,
         reason: String,
         joined: Joined,
-        terms: Terms,
+        expected: Expectation,
         timeout: Duration,
     ) -> Result<Self, Fault> {
         let Joined { incoming, setup, verifier, .. } = joined;
@@ -85,9 +87,9 @@ impl Stream {
         let due = tree::groups(setup.range.end) - setup.range.start / GROUP;
         // After the last group the node hashes the title; the connection's keep-alive shows whether it lives.
         let done = if setup.content.is_none() { timeout.max(HASHING) } else { timeout };
-        let patience = Patience { due: timeout, done, groups: Arc::new(AtomicU64::new(due)), terms };
-        let (send, batches) = mpsc::channel(WAITING);
-        let reader = connector.pool.gather(incoming, 0, patience, send)?;
+        let timeouts = ReadTimeouts { due: timeout, done, groups: Arc::new(AtomicU64::new(due)), expected };
+        let (send, batches) = mpsc::channel(QUEUED_BATCHES);
+        let reader = connector.pool.read_batches(incoming, 0, timeouts, send)?;
         let renewal = renewal::keep(connector, &connection, &at);
         let verifier = Some(verifier);
         Ok(Self { at, reason, connection, setup, verifier, batches, until: None, _reader: reader, _renewal: renewal })
@@ -135,7 +137,7 @@ impl Stream {
         let moved = moved.map(|moved| {
             let until = moved.until;
             self.until = Some(until);
-            (seat_of(&self.at, moved), until)
+            (moved_seat(&self.at, moved), until)
         });
         let end = match (wrong, last) {
             (Some(error), _) => Some(StreamOutcome::Lost(blame(&self.at, error.into()))),

@@ -10,16 +10,15 @@ use usher_proto::{
     pb::{v1, wire},
     wire::Frame,
 };
+use usher_session::{core::stall::Health, fault::silent, replies};
 
 use super::{
     PublishEvent, Publisher,
     session::{IngestSession, OpenIngest, join},
 };
 use crate::{
-    core::vigil::Look,
-    driver::{order::failures, words},
+    driver::order::failures,
     failover::{Attempt, LATE, Next, Query, Update},
-    quic::silent,
 };
 
 /// Ceiling of the time that a seat has to answer; it doubles from [`LATE`] after each failed seat.
@@ -116,18 +115,18 @@ impl Publisher<'_> {
         let alone = !self.failover.is_pending();
         match frame {
             Ok(Some(Frame::Refused(refused))) => {
-                let fault = words::refusal(&at, &refused);
+                let fault = replies::refusal(&at, &refused);
                 if fault.code == TAKEN_OVER && alone {
                     let text = format!("another publisher has taken {} over", self.feed.title);
                     return Err(Fault::new(TAKEN_OVER, text));
                 }
                 self.lost(&fault)
             }
-            Ok(Some(Frame::Moved(moved))) => match words::seat_of(&at, moved) {
+            Ok(Some(Frame::Moved(moved))) => match replies::moved_seat(&at, moved) {
                 Ok(to) => self.moved(&at, to),
                 Err(fault) => self.lost(&fault),
             },
-            Ok(Some(_)) => self.lost(&words::blame(&at, Fault::new(Code::Internal, "sends an unexpected frame"))),
+            Ok(Some(_)) => self.lost(&replies::blame(&at, Fault::new(Code::Internal, "sends an unexpected frame"))),
             Ok(None) => self.lost(&Fault::new(Code::Network, format!("node {} ended the session", at.node))),
             Err(fault) if fault.code == TAKEN_OVER && alone => Err(fault),
             Err(fault) => self.lost(&fault),
@@ -149,7 +148,7 @@ impl Publisher<'_> {
         if received && std::mem::replace(&mut session.silent, false) {
             tracing::debug!(node = %at.node, "silent session delivers again");
             self.failover.seated(&at);
-        } else if look == Look::Silent && !session.silent {
+        } else if look == Health::Silent && !session.silent {
             session.silent = true;
             let fault = silent(&at.node, session.silence(now));
             self.connector.distrust(&at, session.incoming.connection());

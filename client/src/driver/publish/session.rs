@@ -9,21 +9,25 @@ use usher_proto::{
     model::{FeedSetupInfo, SeatAddress},
     pb::wire::{FeedOffer, Finish, Open},
     ticket::Purpose,
-    wire::{self, Frame, Kind},
+    wire::{self, Kind},
+};
+use usher_session::{
+    FrameReader,
+    core::stall::{Expectation, Health, StallDetector},
+    fault::silent,
+    replies::feed_setup,
 };
 use usher_transport::SendStream;
 
 use super::streams::GroupStreams;
 use crate::{
     clock,
-    core::vigil::{Look, Terms, Vigil},
-    driver::{Connector, renewal, words},
-    quic::{Incoming, silent},
+    driver::{Connector, renewal},
 };
 
 /// An open seat, before anything is sent.
 pub(super) struct OpenIngest {
-    incoming: Incoming,
+    incoming: FrameReader,
     /// Our side of the session's stream.
     control: SendStream,
     pub(super) info: FeedSetupInfo,
@@ -46,43 +50,22 @@ pub(super) async fn join(
     let joined = async {
         let (mut incoming, control) = connector.open(at, &open, patience).await?;
         let control = control.ok_or_else(|| Fault::new(Code::Internal, "a feed's session has two sides"))?;
-        let info = setup(&mut incoming, at, title, patience).await?;
+        let (info, _) = feed_setup(&mut incoming, at, patience, title).await?;
         Ok(OpenIngest { incoming, control, info })
     };
     time::timeout(patience, joined).await.unwrap_or_else(|_| Err(silent(&at.node, patience)))
 }
 
-async fn setup(
-    incoming: &mut Incoming,
-    at: &SeatAddress,
-    title: &Title,
-    patience: Duration,
-) -> Result<FeedSetupInfo, Fault> {
-    let wrong = |text: String| words::blame(at, Fault::new(Code::Internal, text));
-    let info = match incoming.next(patience).await? {
-        Some(Frame::Setup(setup)) => {
-            FeedSetupInfo::try_from(setup).map_err(|error| wrong(format!("set-up information: {error}")))?
-        }
-        Some(Frame::Refused(refused)) => return Err(words::refusal(at, &refused)),
-        Some(_) => return Err(wrong("something else came before the set-up information".to_owned())),
-        None => {
-            let fault = Fault::new(Code::Network, "the stream ended before the set-up information");
-            return Err(words::blame(at, fault));
-        }
-    };
-    if info.title == *title { Ok(info) } else { Err(wrong(format!("takes {} in the place of {title}", info.title))) }
-}
-
 /// A session in which a node receives the feed.
 pub(super) struct IngestSession {
     pub(super) at: SeatAddress,
-    pub(super) incoming: Incoming,
+    pub(super) incoming: FrameReader,
     pub(super) streams: GroupStreams,
     pub(super) since: Instant,
     /// Its connection is silent, and another node is sought.
     pub(super) silent: bool,
     control: SendStream,
-    vigil: Vigil,
+    detector: StallDetector,
     datagrams: u64,
     _renewal: Option<renewal::Renewal>,
 }
@@ -102,27 +85,27 @@ impl IngestSession {
             since: now,
             silent: false,
             control,
-            vigil: Vigil::new(now, Terms::new(Purpose::Fetch, Bitrate(0))),
+            detector: StallDetector::new(now, Expectation::new(Purpose::Fetch, Bitrate(0))),
             datagrams: 0,
             _renewal: renewal,
         }
     }
 
     /// Whether the node has fallen silent, and whether anything was received from it since the last call.
-    pub(super) fn look(&mut self, now: Instant) -> (Look, bool) {
+    pub(super) fn look(&mut self, now: Instant) -> (Health, bool) {
         let stats = self.incoming.connection().stats();
         let datagrams = stats.udp_rx.datagrams;
         let received = std::mem::replace(&mut self.datagrams, datagrams) != datagrams;
         if received {
             // A node sends little on the session's stream: any datagram is a sign of life.
-            self.vigil.resume(now, datagrams);
+            self.detector.handle_resume(now, datagrams);
         }
-        (self.vigil.look(now, datagrams, stats.path.rtt), received)
+        (self.detector.poll_health(now, datagrams, stats.path.rtt), received)
     }
 
     /// Time for which nothing was received.
     pub(super) fn silence(&self, now: Instant) -> Duration {
-        self.vigil.silence(now)
+        self.detector.silence(now)
     }
 
     /// Ends the feed, and waits for the node to acknowledge that.

@@ -1,21 +1,20 @@
 //! Reactions to the events of a watched feed's sessions: what they send, and how they move, fall silent and end.
 
 use usher_proto::{Fault, feed::Piece};
+use usher_session::{
+    FeedSignal, SessionEvent, StreamEvent,
+    replies::{moved_seat, refusal},
+};
 
 use super::{FeedSession, Watcher};
-use crate::{
-    clock,
-    driver::words::{refusal, seat_of},
-    failover::PendingSwitch,
-    quic::{Heard, News},
-};
+use crate::{clock, failover::PendingSwitch};
 
 impl Watcher<'_> {
     /// Handles events, pieces of one stream together.
-    pub(super) fn handle_all(&mut self, events: impl Iterator<Item = News>) -> Result<(), Fault> {
+    pub(super) fn handle_all(&mut self, events: impl Iterator<Item = SessionEvent>) -> Result<(), Fault> {
         let mut pieces: Option<(u64, u64, Vec<Piece>)> = None;
-        for News { session, heard } in events {
-            if let Heard::Piece(stream, piece) = heard {
+        for SessionEvent { session, event } in events {
+            if let StreamEvent::Piece(stream, piece) = event {
                 match &mut pieces {
                     Some((_, of, more)) if *of == stream => more.push(piece),
                     other => {
@@ -29,7 +28,7 @@ impl Watcher<'_> {
             if let Some((session, stream, pieces)) = pieces.take() {
                 self.pieces(session, stream, pieces)?;
             }
-            self.handle(session, heard)?;
+            self.handle(session, event)?;
         }
         match pieces {
             Some((session, stream, pieces)) => self.pieces(session, stream, pieces),
@@ -71,33 +70,41 @@ impl Watcher<'_> {
         self.end_streams(&gone);
     }
 
-    fn handle(&mut self, number: u64, heard: Heard) -> Result<(), Fault> {
+    fn handle(&mut self, number: u64, event: StreamEvent) -> Result<(), Fault> {
         let Some(session) = self.sessions.iter_mut().find(|session| session.number == number) else { return Ok(()) };
         let Some(playout) = &mut self.playout else { return Ok(()) };
         let at = session.at.clone();
-        match heard {
-            Heard::Group(stream, head) => match playout.begin(stream, head) {
-                Ok(true) => drop(session.streams.insert(stream)),
-                Ok(false) => {}
+        let signal = match event {
+            StreamEvent::Group(stream, head) => match playout.begin(stream, head) {
+                Ok(begun) => {
+                    if begun {
+                        session.streams.insert(stream);
+                    }
+                    return Ok(());
+                }
                 Err(fault) => return self.lost(number, &fault),
             },
             // Handled together with others.
-            Heard::Piece(..) => {}
-            Heard::End(stream, given_up) => {
+            StreamEvent::Piece(..) => return Ok(()),
+            StreamEvent::End(stream, given_up) => {
                 session.streams.remove(&stream);
                 playout.end(stream, given_up);
+                return Ok(());
             }
-            Heard::Skipped(first, end) => playout.skipped(first, end),
-            Heard::Finish(end) => playout.finish(clock::now(), end),
-            Heard::Moved(moved) => {
+            StreamEvent::Signal(signal) => signal,
+        };
+        match signal {
+            FeedSignal::Skipped(first, end) => playout.skipped(first, end),
+            FeedSignal::Finish(end) => playout.finish(clock::now(), end),
+            FeedSignal::Moved(moved) => {
                 let until = moved.until;
                 session.leaving = Some(until);
                 self.failover.seated(&at);
                 self.failover.set_switch(Some(PendingSwitch::Move { until }));
-                let next = self.failover.moved(seat_of(&at, *moved));
+                let next = self.failover.moved(moved_seat(&at, *moved));
                 return self.act(next);
             }
-            Heard::Silent(fault) => {
+            FeedSignal::Silent(fault) => {
                 session.silent = true;
                 self.connector.distrust(&at, &session.connection);
                 if self.current == Some(number) && !self.failover.is_pending() {
@@ -106,8 +113,8 @@ impl Watcher<'_> {
                     return self.act(next);
                 }
             }
-            Heard::Refused(refused) => return self.lost(number, &refusal(&at, &refused)),
-            Heard::Lost(fault) => return self.lost(number, &fault),
+            FeedSignal::Refused(refused) => return self.lost(number, &refusal(&at, &refused)),
+            FeedSignal::Lost(fault) => return self.lost(number, &fault),
         }
         Ok(())
     }

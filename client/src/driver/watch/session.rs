@@ -9,7 +9,10 @@ use usher_proto::{
     model::{FeedSetupInfo, SeatAddress},
     pb::wire::{FeedStart, Open},
     units,
-    wire::Frame,
+};
+use usher_session::{
+    FrameReader, ReaderTask, SessionEvent,
+    replies::{blame, feed_setup},
 };
 use usher_transport::{Connection, SendStream};
 
@@ -19,15 +22,13 @@ use crate::{
     driver::{
         Connector,
         renewal::{self, Renewal},
-        words::{blame, refusal},
     },
     failover::{Attempt, PendingSwitch},
-    quic::{Incoming, News, Reader},
 };
 
 /// An open seat, before its groups are received.
 pub(super) struct OpenFeed {
-    incoming: Incoming,
+    incoming: FrameReader,
     send: SendStream,
     pub(super) setup: FeedSetupInfo,
 }
@@ -47,7 +48,7 @@ pub(super) struct FeedSession {
     pub(super) leaving: Option<u64>,
     /// The observer knows of it.
     pub(super) reported: bool,
-    _reader: Reader,
+    _reader: ReaderTask,
     _renewal: Option<Renewal>,
 }
 
@@ -57,12 +58,12 @@ impl FeedSession {
         connector: &Connector,
         attempt: Attempt,
         open: OpenFeed,
-        events: mpsc::Sender<News>,
+        events: mpsc::Sender<SessionEvent>,
     ) -> Result<Self, Fault> {
         let Attempt { number, at, reason } = attempt;
         let OpenFeed { incoming, send, setup } = open;
         let connection = incoming.connection().clone();
-        let reader = connector.pool.listen(incoming, send, setup.subscription, number, events)?;
+        let reader = connector.pool.read_feed(incoming, send, setup.subscription, number, events)?;
         let renewal = renewal::keep(connector, &connection, &at);
         Ok(Self {
             number,
@@ -122,17 +123,7 @@ async fn join(
     timeout: Duration,
 ) -> Result<OpenFeed, Fault> {
     let (mut incoming, send) = connector.open(at, open, timeout).await?;
-    let wrong = |what: String| blame(at, Fault::new(Code::Internal, what));
-    let send = send.ok_or_else(|| wrong("our side of the stream is closed".to_owned()))?;
-    let setup = match incoming.next(timeout).await? {
-        Some(Frame::Setup(setup)) => FeedSetupInfo::try_from(setup),
-        Some(Frame::Refused(refused)) => return Err(refusal(at, &refused)),
-        Some(_) => return Err(wrong("media came before the set-up information".to_owned())),
-        None => return Err(blame(at, Fault::new(Code::Network, "the stream ended before the set-up information"))),
-    };
-    let setup = setup.map_err(|error| wrong(format!("set-up information: {error}")))?;
-    if setup.title != *title {
-        return Err(wrong(format!("sends `{}` where `{title}` was asked for", setup.title)));
-    }
+    let send = send.ok_or_else(|| blame(at, Fault::new(Code::Internal, "our side of the stream is closed")))?;
+    let (setup, _) = feed_setup(&mut incoming, at, timeout, title).await?;
     Ok(OpenFeed { incoming, send, setup })
 }

@@ -5,6 +5,10 @@ use usher_proto::{
     pb::wire::Moved,
     tree::{self, GROUP},
 };
+use usher_session::{
+    batch::{Alarm, Batch},
+    replies::moved_seat,
+};
 
 use super::{Candidate, SourceSet, source::OpeningSource};
 use crate::{
@@ -18,10 +22,9 @@ use crate::{
             transfer::{SpreadEnd, Transfer},
         },
         join::Joined,
-        words::{failure, nowhere, seat_of},
+        replies::{failure, nowhere},
     },
     failover::LATE,
-    quic::{Alarm, Batch},
 };
 
 /// An event of a source that does not send yet.
@@ -59,7 +62,7 @@ impl SourceSet<'_> {
         let (id, node, requested) = (opening.id, opening.candidate.at.node.clone(), opening.candidate.requested);
         let source = joined.and_then(|joined| {
             let batches = self.batches.clone();
-            opening.into_source(*joined, self.context.connector, self.terms, self.order.timeout, batches)
+            opening.into_source(*joined, self.context.connector, self.expected, self.order.timeout, batches)
         });
         match source {
             Ok(source) => {
@@ -151,7 +154,7 @@ impl SourceSet<'_> {
         let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
         let (at, moves) = (source.at.clone(), source.moves + 1);
         self.spread.sources.leave(id, tree::groups(moved.until));
-        match seat_of(&at, moved) {
+        match moved_seat(&at, moved) {
             Ok(to) if moves <= resume::MOVES && self.is_free(&to.node) => {
                 let reason = format!("moved there by {}", at.node);
                 if id == self.first {

@@ -19,18 +19,22 @@ use usher_proto::{
     verify::Verifier,
     wire::{self, Kind},
 };
+use usher_session::{
+    ReaderTask,
+    batch::{Batch, DueGroups, ReadTimeouts},
+    core::stall::Expectation,
+};
 use usher_transport::{Connection, SendStream};
 
 use super::candidate::Candidate;
 use crate::{
-    core::{sources::Id, vigil::Terms},
+    core::sources::Id,
     driver::{
         Connector, TransferInfo,
         fetch::stream::HASHING,
         join::{Ask, Joined, join},
         renewal::{self, Renewal},
     },
-    quic::{Batch, Due, Patience, Reader},
 };
 
 /// A source whose session is being opened, and the groups that it is asked for first.
@@ -49,9 +53,9 @@ pub(super) struct Source {
     send: SendStream,
     /// `None` while a batch is being verified.
     pub(super) verifier: Option<Verifier>,
-    due: Due,
+    due: DueGroups,
     pub(super) connection: Connection,
-    _reader: Reader,
+    _reader: ReaderTask,
     _renewal: Option<Renewal>,
 }
 
@@ -79,19 +83,19 @@ impl OpeningSource {
         self,
         joined: Joined,
         connector: &Connector,
-        terms: Terms,
+        expected: Expectation,
         timeout: Duration,
         batches: mpsc::Sender<Batch>,
     ) -> Result<Source, Fault> {
         let Self { id, candidate: Candidate { at, reason, moves, .. }, groups } = self;
         let lost = || Fault::new(Code::Internal, "our side of the session's stream is missing");
         let send = joined.send.ok_or_else(lost)?;
-        let due: Due = Arc::new(AtomicU64::new(groups.end - groups.start));
+        let due: DueGroups = Arc::new(AtomicU64::new(groups.end - groups.start));
         // While it owes nothing, the connection's keep-alive shows whether it lives.
-        let patience = Patience { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due), terms };
+        let timeouts = ReadTimeouts { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due), expected };
         let connection = joined.incoming.connection().clone();
         let renewal = renewal::keep(connector, &connection, &at);
-        let reader = connector.pool.gather(joined.incoming, id, patience, batches)?;
+        let reader = connector.pool.read_batches(joined.incoming, id, timeouts, batches)?;
         let verifier = Some(joined.verifier);
         let (_reader, _renewal) = (reader, renewal);
         Ok(Source { id, at, reason, moves, send, verifier, due, connection, _reader, _renewal })

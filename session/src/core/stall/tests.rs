@@ -10,9 +10,9 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A vigil and its clock; a connection on which something comes as told.
+/// A detector and its clock, and a connection whose signs of life are scripted.
 struct Bench {
-    vigil: Vigil,
+    detector: StallDetector,
     start: Instant,
     at: u64,
     datagrams: u64,
@@ -21,7 +21,7 @@ struct Bench {
 impl Bench {
     fn new(purpose: Purpose, rate: Bitrate) -> Self {
         let start = Instant::now();
-        Self { vigil: Vigil::new(start, Terms::new(purpose, rate)), start, at: 0, datagrams: 0 }
+        Self { detector: StallDetector::new(start, Expectation::new(purpose, rate)), start, at: 0, datagrams: 0 }
     }
 
     fn now(&self) -> Instant {
@@ -30,18 +30,18 @@ impl Bench {
 
     fn bytes(&mut self, bytes: u64) {
         self.datagrams += 1;
-        self.vigil.bytes(self.now(), bytes);
+        self.detector.handle_bytes(self.now(), bytes);
     }
 
-    /// Looks every [`LOOK`] until something is the matter, for so long; `alive` if the connection gives signs of life.
-    fn until(&mut self, most: u64, alive: bool, rtt: Duration) -> Option<(u64, Look)> {
+    /// Checks every [`CHECK_INTERVAL`] until something is the matter, for so long; `alive` if the connection gives signs of life.
+    fn until(&mut self, most: u64, alive: bool, rtt: Duration) -> Option<(u64, Health)> {
         let start = self.at;
         while self.at < start + most {
             self.at += 100;
             self.datagrams += u64::from(alive);
-            let look = self.vigil.look(self.now(), self.datagrams, rtt);
-            if look != Look::Well {
-                return Some((self.at - start, look));
+            let health = self.detector.poll_health(self.now(), self.datagrams, rtt);
+            if health != Health::Good {
+                return Some((self.at - start, health));
             }
         }
         None
@@ -53,7 +53,7 @@ fn a_dead_connection_is_noticed_in_well_under_a_second() {
     for purpose in [Purpose::Play, Purpose::Fetch] {
         let mut bench = Bench::new(purpose, PLAY);
         bench.bytes(1);
-        assert_eq!(bench.until(10_000, false, RTT), Some((700, Look::Silent)), "{purpose:?}");
+        assert_eq!(bench.until(10_000, false, RTT), Some((700, Health::Silent)), "{purpose:?}");
     }
 }
 
@@ -61,7 +61,7 @@ fn a_dead_connection_is_noticed_in_well_under_a_second() {
 fn a_far_node_has_time_to_answer() {
     let mut bench = Bench::new(Purpose::Play, PLAY);
     bench.bytes(1);
-    assert_eq!(bench.until(10_000, false, ms(300)), Some((1500, Look::Silent)));
+    assert_eq!(bench.until(10_000, false, ms(300)), Some((1500, Health::Silent)));
 }
 
 #[test]
@@ -95,13 +95,13 @@ fn a_paced_stream_is_well() {
 fn a_trickle_is_slow_for_a_viewer_only() {
     for (purpose, expected) in [(Purpose::Play, true), (Purpose::Fetch, false)] {
         let mut bench = Bench::new(purpose, PLAY);
-        let mut looks = Vec::new();
+        let mut alarms = Vec::new();
         // A third of the rate.
         for _ in 0..30 {
-            looks.extend(bench.until(500, true, RTT));
+            alarms.extend(bench.until(500, true, RTT));
             bench.bytes(41_000);
         }
-        assert_eq!(looks.iter().any(|(_, look)| *look == Look::Slow), expected, "{purpose:?}: {looks:?}");
+        assert_eq!(alarms.iter().any(|(_, health)| *health == Health::Slow), expected, "{purpose:?}: {alarms:?}");
     }
 }
 
@@ -110,8 +110,8 @@ fn false_alarms_come_later_each_time_and_are_forgotten() {
     let mut bench = Bench::new(Purpose::Play, PLAY);
     let mut alarms = Vec::new();
     for _ in 0..4 {
-        let (at, look) = bench.until(60_000, false, RTT).expect("an alarm");
-        assert_eq!(look, Look::Silent);
+        let (at, health) = bench.until(60_000, false, RTT).expect("an alarm");
+        assert_eq!(health, Health::Silent);
         alarms.push(at);
         bench.bytes(1);
     }
@@ -131,12 +131,12 @@ fn time_that_this_side_slept_through_does_not_count() {
     assert_eq!(bench.until(300, false, RTT), None);
     bench.at += 30_000;
     // What came meanwhile is read next.
-    assert_eq!(bench.vigil.look(bench.now(), bench.datagrams, RTT), Look::Well);
+    assert_eq!(bench.detector.poll_health(bench.now(), bench.datagrams, RTT), Health::Good);
     assert!(bench.until(10_000, false, RTT).is_some());
     // Nor does time in which it did not read, if signs of life came.
     bench.at += 30_000;
     bench.datagrams += 1;
-    bench.vigil.resume(bench.now(), bench.datagrams);
+    bench.detector.handle_resume(bench.now(), bench.datagrams);
     assert_eq!(bench.until(600, false, RTT), None);
 }
 
@@ -147,8 +147,8 @@ fn a_connection_that_died_while_nobody_read_is_noticed_at_once() {
     assert_eq!(bench.until(200, false, RTT), None);
     // The reader is slow.
     bench.at += 5_000;
-    bench.vigil.resume(bench.now(), bench.datagrams);
-    assert_eq!(bench.until(10_000, false, RTT), Some((100, Look::Silent)));
+    bench.detector.handle_resume(bench.now(), bench.datagrams);
+    assert_eq!(bench.until(10_000, false, RTT), Some((100, Health::Silent)));
 }
 
 #[test]
@@ -158,5 +158,5 @@ fn silence_is_told_whatever_alarms_there_were() {
     for _ in 0..3 {
         bench.until(60_000, false, RTT).expect("an alarm");
     }
-    assert!(bench.vigil.silence(bench.now()) >= ms(bench.at - 100));
+    assert!(bench.detector.silence(bench.now()) >= ms(bench.at - 100));
 }
