@@ -14,8 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity as Pem};
 use usher_certs::{
     Identity, Role,
-    files::{init, issue, read_pem},
+    files::{issue, read_pem},
 };
+use usher_kit::{Cluster, Process};
 use usher_proto::{
     Bitrate, BootId, SessionId, Title,
     model::{Begun, Presence, Sessions},
@@ -24,7 +25,7 @@ use usher_proto::{
     units,
 };
 
-use crate::cluster::{Part, address_in, usage::Meter};
+use crate::cluster::{usage::Meter, usher};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -50,20 +51,13 @@ const RUNNING: u32 = 300;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.nodes > 0 && args.seconds > 0, "at least one node and one second");
-    let dir = tempfile::tempdir().context("make a temporary folder")?;
-    let certs = dir.path().join("certs");
-    init(&certs, "bench", false)?;
-    issue(&certs, &Identity::new(Role::Master, "master")?, &[], &certs, false)?;
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (certs_text, state) = (text(&certs), text(&dir.path().join("master")));
-    let mut master = Part::start(&["master", "--listen", "127.0.0.1:0", "--certs", &certs_text, "--state", &state])?;
-    let (line, _) = master.line_with("master listens")?;
-    let address = address_in(&line)?;
+    let cluster = Cluster::start(&usher()?, &["--log", "info"])?;
+    let (certs, address) = (cluster.certs(), cluster.address.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(measure(args, &certs, &address, &master))
+    runtime.block_on(measure(args, &certs, &address, &cluster.master))
 }
 
-async fn measure(args: &Args, certs: &Path, address: &str, master: &Part) -> anyhow::Result<()> {
+async fn measure(args: &Args, certs: &Path, address: &str, master: &Process) -> anyhow::Result<()> {
     let (ready, mut attached) = mpsc::channel(1);
     let mut nodes = JoinSet::new();
     for i in 0..args.nodes {

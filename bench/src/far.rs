@@ -10,35 +10,25 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
-use tempfile::TempDir;
-use usher_certs::{
-    Identity, Role,
-    files::{init, issue},
-};
+use usher_kit::{Cluster, address_in};
 use usher_relay::{TcpRelay, UdpRelay};
 
-use crate::cluster::{Part, ask};
+use crate::cluster::usher;
 
 /// A real clip that the repository ships.
 const CLIP: &[u8] = include_bytes!("../../media/samples/B.mp4");
 
 /// An authority and a master; nodes are added.
 pub(crate) struct Far {
-    dir: TempDir,
+    cluster: Cluster,
     master: SocketAddr,
-    parts: Vec<Part>,
 }
 
 impl Far {
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir().context("make a temporary folder")?;
-        let certs = dir.path().join("certs");
-        init(&certs, "bench", false)?;
-        issue(&certs, &Identity::new(Role::Master, "master")?, &[], &certs, false)?;
-        let (certs, state) = (text(&certs), text(&dir.path().join("master")));
-        let mut part = Part::start(&["master", "--listen", "127.0.0.1:0", "--certs", &certs, "--state", &state])?;
-        let master = address(&part.line_with("master listens")?.0)?;
-        Ok(Self { dir, master, parts: vec![part] })
+        let cluster = Cluster::start(&usher()?, &["--log", "info"])?;
+        let master = cluster.address.parse().context("the master's address")?;
+        Ok(Self { cluster, master })
     }
 
     /// Adds a node that clients find behind `relay`, with titles of so many bytes, and waits until the master knows them.
@@ -49,22 +39,17 @@ impl Far {
         titles: &[(&str, u32)],
         flags: &[&str],
     ) -> anyhow::Result<()> {
-        let certs = self.dir.path().join("certs");
-        issue(&certs, &Identity::new(Role::Node, name)?, &[], &certs, false)?;
-        let (media, state) = (self.dir.path().join(name).join("media"), self.dir.path().join(name).join("state"));
+        let media = self.cluster.media(name);
         fs::create_dir_all(&media).context("make the media folder")?;
         for (title, size) in titles {
             write_film(&media.join(title), title, *size).with_context(|| format!("write {title}"))?;
         }
         let door = relay.door().await?;
-        let (master, advertise) = (self.master.to_string(), door.address().to_string());
-        let (certs, media, state) = (text(&certs), text(&media), text(&state));
-        let args = ["node", "--name", name, "--master", &master, "--listen", "127.0.0.1:0", "--advertise", &advertise];
-        let more = ["--certs", &certs, "--media", &media, "--state", &state, "--capacity", "10gbit"];
-        let mut part = Part::start(&[&args[..], &more, flags].concat())?;
-        door.lead_to(address(&part.line_with("node started")?.0)?);
-        part.line_with("library is hashed")?;
-        self.parts.push(part);
+        let advertise = door.address().to_string();
+        let more = ["--advertise", &advertise, "--capacity", "10gbit", "--log", "info"];
+        let node = self.cluster.spawn_node(name, &[&more[..], flags].concat())?;
+        door.lead_to(address_in(&node.find("node started")?.0)?);
+        node.find("library is hashed")?;
         for (title, _) in titles {
             self.known(title)?;
         }
@@ -74,9 +59,8 @@ impl Far {
     /// Asks the master until it knows a title with its content id.
     fn known(&self, title: &str) -> anyhow::Result<()> {
         loop {
-            let list = ask(&self.ca(), &["ls", "--json", &format!("usher://{}", self.master)])?;
-            let list: serde_json::Value = serde_json::from_slice(&list).context("read the list of titles")?;
-            let known = list.as_array().context("a list")?.iter().find(|entry| entry["title"] == title);
+            let list = self.cluster.catalog()?;
+            let known = list.iter().find(|entry| entry["title"] == title);
             if known.is_some_and(|entry| entry["content_id"].as_str().is_some_and(|id| id.len() == 64)) {
                 return Ok(());
             }
@@ -84,7 +68,7 @@ impl Far {
     }
 
     pub(crate) fn ca(&self) -> PathBuf {
-        self.dir.path().join("certs").join("ca.pem")
+        self.cluster.ca()
     }
 
     /// Where the master listens, without a relay.
@@ -110,17 +94,6 @@ fn write_film(path: &Path, title: &str, size: u32) -> anyhow::Result<()> {
     fs::write(&draft, head)?;
     fs::File::options().write(true).open(&draft)?.set_len(size.into())?;
     Ok(fs::rename(draft, path)?)
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-/// The address that a log line tells.
-fn address(line: &str) -> anyhow::Result<SocketAddr> {
-    let at = line.find("127.0.0.1:").context("an address in the log")?;
-    let text: String = line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
-    text.parse().with_context(|| format!("an address in `{text}`"))
 }
 
 /// One figure beside what it is held against.

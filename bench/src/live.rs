@@ -2,9 +2,9 @@
 //! there are and how large they are; each case lies in a room of its own.
 
 mod clip;
+mod cluster;
 mod fanout;
 mod goals;
-mod hall;
 mod handoff;
 mod join;
 mod lost;

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Part, address_in, ask, wait_for_hashes, wait_for_titles};
+use usher_kit::Cluster;
+
+use crate::cluster::{HASHES, usage::resident, usher, wait_for_hashes, wait_for_titles};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,63 +30,40 @@ const PACKET: usize = 188;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("make a temporary folder")?;
-    let path = dir.path();
-    let (certs, media, state) = (path.join("certs"), path.join("media"), path.join("state"));
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (certs, media_text, state, ca) = (text(&certs), text(&media), text(&state), certs.join("ca.pem"));
-    ask(&ca, &["certs", "init", "--dir", &certs])?;
-    ask(&ca, &["certs", "issue", "master", "--dir", &certs])?;
-    ask(&ca, &["certs", "issue", "node", "node-1", "--dir", &certs])?;
-    let master_args = ["master", "--listen", "127.0.0.1:0", "--certs", &certs, "--state", &text(&path.join("master"))]
-        .map(String::from);
-    let master_args: Vec<&str> = master_args.iter().map(String::as_str).collect();
-
-    // An empty pair first: what it costs without any title.
+    let (media, state) = (dir.path().join("media"), dir.path().join("state"));
     fs::create_dir(&media).context("make the media folder")?;
-    let start = |state: &str| -> anyhow::Result<(Part, Part, String)> {
-        let mut master = Part::start(&master_args)?;
-        let (line, _) = master.line_with("master listens")?;
-        let address = address_in(&line)?;
-        let node = Part::start(&[
-            "node",
-            "--name",
-            "node-1",
-            "--master",
-            &address,
-            "--listen",
-            "127.0.0.1:0",
-            "--certs",
-            &certs,
-            "--media",
-            &media_text,
-            "--state",
-            state,
-        ])?;
-        Ok((master, node, address))
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let (media_text, state, empty_state) = (text(&media), text(&state), text(&dir.path().join("empty-state")));
+    let node = |state| ["--media", &media_text, "--state", state, "--log", "info"];
+
+    // An empty pair first: its cost without any title.
+    let mut cluster = Cluster::start(&usher()?, &["--log", "info"])?;
+    cluster.spawn_node("node-1", &node(&empty_state))?.find("library is hashed")?;
+    let used = |cluster: &mut Cluster| -> anyhow::Result<(u64, u64)> {
+        Ok((resident(&[cluster.master.id()])?, resident(&[cluster.node("node-1").id()])?))
     };
-    let (master, mut node, _) = start(&text(&path.join("empty-state")))?;
-    node.line_with("library is hashed")?;
-    let empty = (master.resident()?, node.resident()?);
-    drop((node, master));
+    let empty = used(&mut cluster)?;
+    cluster.nodes.clear();
 
     let names = write_titles(&media, args.titles)?;
     let began = Instant::now();
-    let (master, mut node, address) = start(&state)?;
-    let (_, scanned) = node.line_with("library is scanned")?;
-    let registered = wait_for_titles(&ca, &address, args.titles)?;
-    let (line, hashed) = node.line_with("library is hashed")?;
+    cluster.restart_master()?;
+    let process = cluster.spawn_node("node-1", &node(&state))?;
+    let (_, scanned) = process.find_within("library is scanned", HASHES)?;
+    let registered = wait_for_titles(&cluster, args.titles)?;
+    let (line, hashed) = cluster.node("node-1").find_within("library is hashed", HASHES)?;
     ensure!(!line.contains("hashed_bytes=0"), "the first start hashed nothing: {line}");
-    wait_for_hashes(&ca, &address, args.titles)?;
-    let full = (master.resident()?, node.resident()?);
-    drop(node);
+    wait_for_hashes(&cluster, args.titles)?;
+    let full = used(&mut cluster)?;
+    cluster.nodes.clear();
 
     // Then the same library again, under a new process of the node.
-    drop(master);
-    let (_master, mut node, address) = start(&state)?;
+    cluster.restart_master()?;
+    let process = cluster.spawn_node("node-1", &node(&state))?;
     let restarted = Instant::now();
-    let (line, _) = node.line_with("library is hashed")?;
+    let (line, _) = process.find_within("library is hashed", HASHES)?;
     ensure!(line.contains("hashed_bytes=0"), "the restart hashed again: {line}");
-    let again = wait_for_titles(&ca, &address, args.titles)?;
+    let again = wait_for_titles(&cluster, args.titles)?;
 
     let titles = u64::from(args.titles);
     let per_title = |full: u64, empty: u64| full.saturating_sub(empty) / titles;

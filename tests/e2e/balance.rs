@@ -5,9 +5,11 @@ use std::{collections::BTreeMap, fs, io::Read as _};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use usher_kit::{Signal, eventually};
+
 use crate::{
     cluster::Cluster,
-    process::{b3, clip, eventually},
+    parts::{b3, clip},
     tickets::{Tickets, play},
 };
 
@@ -79,6 +81,9 @@ fn a_session_of_b_makes_way_for_a() {
     cluster.start_node("node-3", &[]);
     cluster.settled(4 + 5 + 4);
     eventually("the master knows of the session", || sessions(&cluster, "node-1") == 1);
+    // A node whose last report is old takes no session of another.
+    let fresh = |node| cluster.seen(node)["report_age_ms"].as_u64().is_some_and(|age| age < 500);
+    eventually("every node has just reported", || ["node-1", "node-2", "node-3"].into_iter().all(fresh));
 
     let fetch = cluster.run(&["fetch", &cluster.url("A.mp4")]).expect(0);
     assert!(fetch.err.contains("a session moves away to make room on node-1"), "{}", fetch.err);
@@ -142,7 +147,7 @@ fn viewers_who_do_not_fit_get_in_when_others_have_left() {
     eventually("two sessions run", || sessions(&cluster, "node-1") == 2);
     assert!(!third.seen().contains("from node-1"), "{}", third.seen());
     for viewer in &mut viewers {
-        viewer.signal("INT");
+        viewer.signal(Signal::INT);
         viewer.wait();
     }
     third.line_with("film.mp4: from node-1");

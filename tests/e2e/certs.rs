@@ -4,10 +4,9 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use tempfile::TempDir;
 
-use crate::{
-    cluster::Cluster,
-    process::{Process, eventually, run, usher},
-};
+use usher_kit::{Process, eventually, run};
+
+use crate::{cluster::Cluster, parts::usher};
 
 #[test]
 fn keys_are_private_and_never_overwritten() {

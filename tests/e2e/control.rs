@@ -7,10 +7,9 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crate::{
-    cluster::Cluster,
-    process::{Process, b3, eventually, run},
-};
+use usher_kit::{Process, Signal, eventually, run};
+
+use crate::{cluster::Cluster, parts::b3};
 
 /// A player that is `usher play --player -`: it takes a part of its film each time that it is told, and then the rest.
 struct Player {
@@ -135,7 +134,7 @@ fn a_second_process_of_a_name_is_told_once_by_both_sides() {
     assert_eq!(cluster.master.seen().matches("attachment refused").count(), 1);
     assert_eq!(cluster.seen("node-1")["boot_id"].as_str(), Some(boot.as_str()));
     // The first one ends, and the second takes its place.
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     cluster.node("node-1").wait();
     eventually("the second serves", || {
         let node = cluster.seen("node-1");

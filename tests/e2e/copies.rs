@@ -1,8 +1,10 @@
 //! Copies that the master orders: from node to node, verified, where they are needed.
 
+use usher_kit::{Signal, eventually};
+
 use crate::{
     cluster::Cluster,
-    process::{b3, clip, eventually},
+    parts::{b3, clip},
     tickets::{Tickets, play},
 };
 
@@ -49,7 +51,7 @@ fn a_title_has_as_many_copies_as_the_operator_wants() {
     assert_eq!(cluster.titles()[0]["conflict"], false);
 
     // The node that had it first dies: the copy serves.
-    cluster.node("node-1").signal("KILL");
+    cluster.node("node-1").signal(Signal::KILL);
     let said = cluster.run(&["fetch", &cluster.url("film.mp4")]).expect(0);
     assert!(said.err.contains("node-2"), "{}", said.err);
     assert_eq!(b3(cluster.path().join("film.mp4")), film);

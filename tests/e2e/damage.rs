@@ -2,10 +2,9 @@
 
 use std::{fs, os::unix::fs::FileExt as _};
 
-use crate::{
-    cluster::Cluster,
-    process::{b3, eventually},
-};
+use usher_kit::{Signal, eventually};
+
+use crate::{cluster::Cluster, parts::b3};
 
 #[test]
 fn a_file_that_rots_is_found_by_the_first_who_fetches_it_and_offered_no_more() {
@@ -48,7 +47,7 @@ fn a_file_that_rots_is_found_by_the_first_who_fetches_it_and_offered_no_more() {
     assert!(holders().to_string().contains("node-2") && !holders().to_string().contains("node-1"), "{}", holders());
 
     // It stays out over a restart, and comes back when it is replaced.
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     assert_eq!(cluster.node("node-1").wait(), 0);
     cluster.start_node("node-1", &[]);
     eventually("node-1 is back with its damaged file", || {

@@ -1,6 +1,8 @@
 //! `usher demo`: the main job before a newcomer's eyes.
 
-use crate::process::{Process, Said, b3, clip, run, usher};
+use usher_kit::{Output, Process, Signal, run};
+
+use crate::parts::{b3, clip, usher};
 
 #[test]
 fn once_fetches_b_and_says_who_served_it_and_why() {
@@ -23,10 +25,10 @@ fn its_commands_work_in_another_terminal_and_ctrl_c_ends_it() {
         if command.contains(" play ") || command.contains(" publish ") || command.starts_with("grpcurl") {
             continue;
         }
-        let said: Said = run(std::process::Command::new("sh").args(["-c", command]).current_dir(dir.path()));
+        let said: Output = run(std::process::Command::new("sh").args(["-c", command]).current_dir(dir.path()));
         said.expect(0);
     }
-    demo.signal("INT");
+    demo.signal(Signal::INT);
     assert_eq!(demo.wait(), 0, "{}", demo.seen());
 }
 

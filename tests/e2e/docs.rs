@@ -11,9 +11,11 @@ use std::{
     process::Command,
 };
 
+use usher_kit::run;
+
 use crate::{
     cluster::Cluster,
-    process::{real_part, run, usher},
+    parts::{real_part, usher},
 };
 
 fn root() -> &'static Path {

@@ -2,9 +2,11 @@
 
 use std::{fs, process::Command};
 
+use usher_kit::{Process, Signal, eventually, run};
+
 use crate::{
     cluster::Cluster,
-    process::{Process, b3, clip, eventually, run, usher},
+    parts::{b3, clip, usher},
 };
 
 #[test]
@@ -81,7 +83,7 @@ fn a_hundred_videos_share_one_connection() {
         let name = format!("v/{i:03}.mp4");
         assert_eq!(b3(cluster.path().join(&name)), b3(cluster.media("node-1").join(&name)));
     }
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     cluster.node("node-1").wait();
     let log = cluster.node("node-1").seen();
     assert_eq!(log.matches("connection opened").count(), 1, "{log}");
@@ -91,7 +93,7 @@ fn a_hundred_videos_share_one_connection() {
 fn an_interrupted_fetch_goes_on_where_it_was() {
     let cluster = Cluster::with(&[("node-1", &["B.mp4"])]);
     let url = cluster.url("B.mp4");
-    for signal in ["INT", "TERM"] {
+    for signal in [Signal::INT, Signal::TERM] {
         let target = cluster.path().join("B.mp4");
         let mut fetch = Process::start(
             cluster.usher(&["fetch", &url, "--limit-rate", "1mbit", "--progress", "json"]).arg("--force"),
@@ -115,7 +117,7 @@ fn a_damaged_part_file_is_not_trusted() {
     let url = cluster.url("B.mp4");
     let mut fetch = Process::start(&mut cluster.usher(&["fetch", &url, "--limit-rate", "1mbit", "--progress", "json"]));
     eventually("some groups are verified", || fetch.seen().contains("\"bytes\":131072"));
-    fetch.signal("INT");
+    fetch.signal(Signal::INT);
     assert_eq!(fetch.wait(), 7);
     let part = cluster.path().join("B.mp4.part");
     let mut data = fs::read(&part).expect("a part");

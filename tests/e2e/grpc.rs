@@ -2,19 +2,21 @@
 
 use std::{io::Write as _, net::TcpStream, process::Command};
 
+use usher_kit::{Output, run};
+
 use crate::{
     cluster::{Cluster, FIGURE_4},
-    process::{Said, b3, clip, real_part, run},
+    parts::{b3, clip, real_part},
 };
 
-fn grpcurl(cluster: &Cluster, args: &[&str]) -> Said {
+fn grpcurl(cluster: &Cluster, args: &[&str]) -> Output {
     let mut command = Command::new(real_part("grpcurl"));
     command.arg("-cacert").arg(cluster.ca()).args(args);
     run(&mut command)
 }
 
 /// Calls a method with a JSON request.
-pub(crate) fn call(cluster: &Cluster, method: &str, request: &str) -> Said {
+pub(crate) fn call(cluster: &Cluster, method: &str, request: &str) -> Output {
     grpcurl(cluster, &["-d", request, &cluster.address, method])
 }
 

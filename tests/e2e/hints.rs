@@ -2,9 +2,11 @@
 
 use usher_proto::pb::v1::SeatFailure;
 
+use usher_kit::Signal;
+
 use crate::{
     cluster::Cluster,
-    process::{b3, clip},
+    parts::{b3, clip},
     tickets::{Tickets, play},
 };
 
@@ -32,7 +34,7 @@ fn one_client_cannot_take_a_healthy_node_out() {
 fn while_a_node_is_killed_the_other_serves_whatever_one_client_says() {
     let mut cluster = Cluster::with(&[("node-1", &["B.mp4"]), ("node-2", &["B.mp4"])]);
     let tickets = Tickets::of(&cluster);
-    cluster.node("node-2").signal("KILL");
+    cluster.node("node-2").signal(Signal::KILL);
     for _ in 0..20 {
         // Its network is broken: it reaches neither.
         let mut request = play("B.mp4");

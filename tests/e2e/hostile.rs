@@ -5,9 +5,11 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use usher_relay::{Direction, Door, Settings, UdpRelay};
 
+use usher_kit::{Signal, address_in, eventually};
+
 use crate::{
-    cluster::{Cluster, address},
-    process::{b3, clip, eventually},
+    cluster::Cluster,
+    parts::{b3, clip},
 };
 
 /// A relay and what it runs on.
@@ -34,8 +36,7 @@ impl Road {
     fn start_node(&self, cluster: &mut Cluster, node: &str) {
         let advertise = self.door.address().to_string();
         cluster.start_node(node, &["--advertise", &advertise]);
-        let listens = address(&cluster.node(node).line_with("node started"));
-        self.door.lead_to(listens.parse().expect("an address"));
+        self.door.lead_to(address_in(&cluster.node(node).line_with("node started")).expect("an address"));
     }
 }
 
@@ -60,7 +61,7 @@ fn a_client_whose_port_changes_keeps_its_connection() {
     assert_eq!(fetch.wait(), 0, "{}", fetch.seen());
     assert_eq!(b3(cluster.path().join("film.mp4")), b3(cluster.media("node-1").join("film.mp4")));
     assert!(!fetch.seen().contains("\"lost\""), "{}", fetch.seen());
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     cluster.node("node-1").wait();
     let log = cluster.node("node-1").seen();
     assert_eq!(log.matches("connection opened").count(), 1, "{log}");

@@ -2,9 +2,11 @@
 
 use std::{fs, io::Write as _, os::unix::fs::symlink};
 
+use usher_kit::{Signal, eventually};
+
 use crate::{
     cluster::Cluster,
-    process::{b3, clip, eventually},
+    parts::{b3, clip},
 };
 
 #[test]
@@ -76,7 +78,7 @@ fn a_restart_hashes_nothing_again() {
     let mut cluster = Cluster::with(&[("node-1", &["A.mp4", "B.mp4", "G.ts"])]);
     let first = cluster.node("node-1").line_with("library is hashed");
     assert!(first.contains("hashed_bytes=") && !first.contains("hashed_bytes=0"), "{first}");
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     assert_eq!(cluster.node("node-1").wait(), 0);
     cluster.start_node("node-1", &[]);
     cluster.settled(3);

@@ -2,10 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::{
-    cluster::Cluster,
-    process::{Process, b3, eventually, run},
-};
+use usher_kit::{Process, Signal, eventually, run};
+
+use crate::{cluster::Cluster, parts::b3};
 
 /// Two nodes; both hold `both.mp4`, and only the first `mine.mp4`.
 fn cluster() -> Cluster {
@@ -65,14 +64,14 @@ fn what_only_the_drained_node_holds_is_named_and_runs_until_the_deadline() {
     drain.line_with("mine.mp4: 1 session");
     drain.line_with("node-1: 1 session, ");
     // The operator goes away, and the drain does not.
-    drain.signal("INT");
+    drain.signal(Signal::INT);
     assert_eq!(drain.wait(), 7);
     assert!(drain.seen().contains("goes on") && drain.seen().contains("usher undrain node-1"), "{}", drain.seen());
     assert!(cluster.seen("node-1")["drain_left_ms"].as_u64().is_some_and(|left| left > 0));
     let said = cluster.run(&["nodes"]).expect(0);
     assert!(said.out.contains("draining, ") && said.out.contains(" left"), "{}", said.out);
 
-    // Said again, the deadline is near. What runs is ended then, and its client goes on when it can.
+    // Output again, the deadline is near. What runs is ended then, and its client goes on when it can.
     run(&mut cluster.operate(&["drain", "node-1", "--deadline", "100ms"])).expect(0);
     let node = cluster.seen("node-1");
     assert_eq!((&node["sessions"], &node["drain_left_ms"], &node["state"]), (&0.into(), &0.into(), &"draining".into()));
@@ -105,7 +104,7 @@ fn a_node_that_was_drained_by_its_operator_stays_so_when_the_master_is_lost() {
     run(&mut cluster.operate(&["undrain", "node-1"])).expect(0);
     // A restarted node serves, whatever its last process was told.
     run(&mut cluster.operate(&["drain", "node-1"])).expect(0);
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     assert_eq!(cluster.node("node-1").wait(), 0);
     cluster.start_node("node-1", &[]);
     eventually("it serves", || state(&cluster) == "serving");

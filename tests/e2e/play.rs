@@ -6,9 +6,11 @@ use std::{
     process::Stdio,
 };
 
+use usher_kit::{Process, Signal, eventually};
+
 use crate::{
     cluster::Cluster,
-    process::{Process, b3, clip, eventually, real_part},
+    parts::{b3, clip, real_part},
 };
 
 /// The value of a property of mpv, over its IPC socket; `None` while there is none.
@@ -39,7 +41,7 @@ fn mpv_plays_and_its_position_advances() {
             let Some(position) = property(&socket, "time-pos") else { return false };
             position > *first.get_or_insert(position)
         });
-        play.signal("INT");
+        play.signal(Signal::INT);
         play.wait();
     }
 }
@@ -62,6 +64,6 @@ fn a_missing_player_is_said() {
     let cluster = Cluster::with(&[("node-1", &["A.mp4"])]);
     let said = cluster.run(&["play", &cluster.url("A.mp4"), "--player", "no-such-player"]);
     assert!(said.code != 0 && said.err.contains("no-such-player"), "{}", said.err);
-    let said = crate::process::run(cluster.usher(&["play", &cluster.url("A.mp4")]).env("PATH", cluster.path()));
+    let said = usher_kit::run(cluster.usher(&["play", &cluster.url("A.mp4")]).env("PATH", cluster.path()));
     assert!(said.code != 0 && said.err.contains("mpv") && said.err.contains("ffplay"), "{}", said.err);
 }

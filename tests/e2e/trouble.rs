@@ -2,9 +2,11 @@
 
 use std::{fs, net::TcpListener, net::UdpSocket};
 
+use usher_kit::{Process, Signal, eventually, run};
+
 use crate::{
     cluster::Cluster,
-    process::{Process, b3, clip, eventually, run, usher},
+    parts::{b3, clip, usher},
 };
 
 fn state(cluster: &Cluster, node: &str) -> Option<String> {
@@ -58,7 +60,7 @@ fn a_killed_node_leaves_the_choice_and_its_sessions_go_on_elsewhere() {
     let line = fetch.line_with("\"progress\"");
     let serving = if line.contains("node-1") { "node-1" } else { "node-2" };
     let other = if serving == "node-1" { "node-2" } else { "node-1" };
-    cluster.node(serving).signal("KILL");
+    cluster.node(serving).signal(Signal::KILL);
     assert_eq!(fetch.wait(), 0, "{}", fetch.seen());
     assert!(fetch.seen().contains(other), "{}", fetch.seen());
     assert_eq!(b3(cluster.path().join("film.mp4")), b3(cluster.media("node-1").join("film.mp4")));
@@ -66,7 +68,7 @@ fn a_killed_node_leaves_the_choice_and_its_sessions_go_on_elsewhere() {
     eventually("the dead node is not serving", || {
         state(&cluster, serving).is_none_or(|state| state == "stale" || state == "gone")
     });
-    cluster.node(other).signal("KILL");
+    cluster.node(other).signal(Signal::KILL);
     eventually("no holder is left", || {
         let said = cluster.run(&["fetch", &url, "-o", "none.mp4", "--timeout", "1s"]);
         said.code != 0
@@ -78,7 +80,7 @@ fn a_drained_node_takes_nothing_new_and_finishes_what_runs() {
     let mut cluster = with_film(&["node-1"]);
     let mut fetch = cluster.start(&["fetch", &cluster.url("film.mp4"), "--limit-rate", "16mbit", "--progress", "json"]);
     fetch.line_with("\"progress\"");
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     eventually("it drains", || state(&cluster, "node-1").as_deref() == Some("draining"));
     let said = cluster.run(&["fetch", &cluster.url("film.mp4"), "-o", "late.mp4", "--timeout", "1s"]);
     assert!(said.code != 0 && !cluster.path().join("late.mp4").exists(), "{}", said.err);
@@ -89,7 +91,7 @@ fn a_drained_node_takes_nothing_new_and_finishes_what_runs() {
 #[test]
 fn a_corrupted_copy_is_never_written() {
     let mut cluster = Cluster::with(&[("node-1", &["B.mp4"])]);
-    cluster.node("node-1").signal("TERM");
+    cluster.node("node-1").signal(Signal::TERM);
     cluster.node("node-1").wait();
     // Bits flip on the disk; size and time are as the node's index has them.
     let path = cluster.media("node-1").join("B.mp4");

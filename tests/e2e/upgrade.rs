@@ -8,9 +8,11 @@ use std::{
     thread,
 };
 
+use usher_kit::{Output, Signal, run};
+
 use crate::{
     cluster::Cluster,
-    process::{Said, b3, run, usher},
+    parts::{b3, usher},
 };
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -45,7 +47,7 @@ fn cluster() -> Cluster {
 }
 
 /// A player of a title that takes what comes, by the master at this address.
-fn play(address: &str, ca: &Path, title: &str) -> Said {
+fn play(address: &str, ca: &Path, title: &str) -> Output {
     run(usher().args(["play", &format!("usher://{address}/{title}"), "--player", "-", "--ca"]).arg(ca))
 }
 
@@ -91,7 +93,7 @@ fn every_node_is_restarted_under_players_and_no_client_fails() {
             if node == "end" {
                 break;
             }
-            cluster.node(node).signal("TERM");
+            cluster.node(node).signal(Signal::TERM);
             assert_eq!(cluster.node(node).wait(), 0);
             cluster.start_node(node, &[]);
             fs::write(&done, "good\n").expect("written");

@@ -3,12 +3,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::Context as _;
-
 use super::{
     Plan,
     clip::{Clip, RATE},
-    hall::Hall,
+    cluster::TestCluster,
     moq,
     viewer::Audience,
 };
@@ -37,24 +35,24 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let programs = peer.and_then(moq::Programs::find);
     let clip = Clip::make(dir, plan.fanout, RATE)?;
-    let hall = Hall::open(&[&[]])?;
+    let cluster = TestCluster::start(&[&[]])?;
     for rep in 0..reps {
         eprintln!("{CASE}: {} of {reps}", rep + 1);
         if let Some(programs) = &programs {
             enter(book, CASE, MOQ, rep, relay(plan, programs, &clip).await);
         }
-        book.enter(CASE, SELF, rep, usher(plan, &hall, &format!("fanout-{rep}"), &clip).await?);
+        book.enter(CASE, SELF, rep, usher(plan, &cluster, &format!("fanout-{rep}"), &clip).await?);
     }
     Ok(())
 }
 
-async fn usher(plan: &Plan, hall: &Hall, name: &str, clip: &Arc<Clip>) -> anyhow::Result<Figures> {
-    let publisher = hall.publish(name, clip)?;
-    let node = hall.nodes.first().context("a node")?;
-    let mut audience = Audience::seat(hall, name, plan.viewers).await?;
+async fn usher(plan: &Plan, cluster: &TestCluster, name: &str, clip: &Arc<Clip>) -> anyhow::Result<Figures> {
+    let publisher = cluster.publish(name, clip)?;
+    let node = cluster.node_id(0);
+    let mut audience = Audience::seat(cluster, name, plan.viewers).await?;
     tokio::time::sleep(plan.settle).await;
     let broken = |audience: &Audience| audience.seen.iter().map(|seen| seen.groups().lost()).sum::<u64>();
-    let (meter, before, lost) = (Meter::start(&[node.id()])?, audience.bytes(), broken(&audience));
+    let (meter, before, lost) = (Meter::start(&[node])?, audience.bytes(), broken(&audience));
     tokio::time::sleep(plan.window).await;
     let figures = figures(plan, &meter, audience.bytes() - before, broken(&audience) - lost)?;
     audience.is_whole()?;

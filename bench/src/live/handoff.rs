@@ -10,15 +10,16 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use usher_kit::Process;
 
 use super::{
     Plan,
     clip::{Clip, Eye, RATE},
-    hall::Hall,
+    cluster::TestCluster,
     quantile,
 };
 use crate::{
-    cluster::{Part, usher},
+    cluster::{output, start, usher},
     peers::table::{Book, SELF},
 };
 
@@ -32,10 +33,10 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
     eprintln!("{CASE}");
     let clip = Clip::make(dir, plan.handoff + SETTLE + Duration::from_secs(10), RATE)?;
-    let hall = Hall::open(&[&[]])?;
-    let publisher = hall.publish("handoff", &clip)?;
-    let (mut player, mut output) = play(&hall, "handoff")?;
-    player.hush();
+    let cluster = TestCluster::start(&[&[]])?;
+    let publisher = cluster.publish("handoff", &clip)?;
+    let (mut player, mut output) = play(&cluster, "handoff")?;
+    player.ignore_log();
     let (mut eye, mut came) = (Eye::new(&clip), BTreeMap::new());
     let (began, mut buffer) = (Instant::now(), vec![0; 256 * 1024]);
     while began.elapsed() < SETTLE + plan.handoff {
@@ -67,10 +68,10 @@ pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Res
 }
 
 /// Starts `usher play` on a feed, and what it plays.
-pub(super) fn play(hall: &Hall, name: &str) -> anyhow::Result<(Part, std::process::ChildStdout)> {
+pub(super) fn play(cluster: &TestCluster, name: &str) -> anyhow::Result<(Process, std::process::ChildStdout)> {
     let mut command = Command::new(usher()?);
-    command.args(["play", &hall.url(name), "--player", "-", "--log", "warn"]).arg("--ca").arg(&hall.ca);
-    let mut part = Part::run(command.stdout(Stdio::piped()))?;
-    let output = part.output()?;
-    Ok((part, output))
+    command.args(["play", &cluster.feed_url(name), "--player", "-", "--log", "warn"]).arg("--ca").arg(cluster.ca());
+    let mut process = start(command.stdout(Stdio::piped()))?;
+    let out = output(&mut process)?;
+    Ok((process, out))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use super::{
     Plan,
     clip::{Clip, RATE},
-    hall::Hall,
+    cluster::TestCluster,
     handoff::play,
     quantile,
 };
@@ -32,17 +32,17 @@ pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Res
     eprintln!("{CASE}");
     let count = u32::try_from(plan.joins)?;
     let clip = Clip::make(dir, FIRST + (APART + Duration::from_secs(1)) * count + Duration::from_secs(5), RATE)?;
-    let hall = Hall::open(&[&[]])?;
-    let _publisher = hall.publish("join", &clip)?;
+    let cluster = TestCluster::start(&[&[]])?;
+    let _publisher = cluster.publish("join", &clip)?;
     tokio::time::sleep(FIRST).await;
     let mut waits = Vec::new();
     for _ in 0..plan.joins {
         tokio::time::sleep(APART).await;
         let began = Instant::now();
-        let (mut player, mut output) = play(&hall, "join")?;
+        let (mut player, mut output) = play(&cluster, "join")?;
         let read = output.read(&mut [0; 1]).context("read what is played")?;
         let waited = began.elapsed();
-        player.hush();
+        player.ignore_log();
         ensure!(read == 1, "a player ended before its first byte");
         waits.push(waited.as_secs_f64() * 1e3);
     }

@@ -17,7 +17,7 @@ use usher_proto::{Fault, Title};
 use super::{
     Plan,
     clip::{Clip, Eye, RATE},
-    hall::{Hall, title},
+    cluster::{TestCluster, title},
     quantile,
 };
 use crate::peers::table::{Book, SELF};
@@ -64,9 +64,12 @@ pub(super) async fn run(plan: &Plan, dir: &Path, reps: usize, book: &mut Book) -
 
 /// How long each viewer stood still, in ms, and what is counted of all.
 async fn once(plan: &Plan, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<f64>, [f64; 3])> {
-    let mut hall =
-        Hall::open(&[&["--zone", "source"], &["--zone", "east", "--no-ingest"], &["--zone", "west", "--no-ingest"]])?;
-    let publisher = hall.publish(name, clip)?;
+    let mut cluster = TestCluster::start(&[
+        &["--zone", "source"],
+        &["--zone", "east", "--no-ingest"],
+        &["--zone", "west", "--no-ingest"],
+    ])?;
+    let publisher = cluster.publish(name, clip)?;
     let (eye, (over, end)) = (Eye::new(clip), watch::channel(false));
     let mut tasks = JoinSet::new();
     let mut viewers = Vec::new();
@@ -74,7 +77,7 @@ async fn once(plan: &Plan, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<
         let (viewer, mut end) = (Arc::new(Viewer::default()), end.clone());
         viewers.push(Arc::clone(&viewer));
         let drain = Screen { eye: eye.another(), viewer: Arc::clone(&viewer) };
-        let (address, ca, name) = (hall.address.clone(), hall.ca.clone(), title(name));
+        let (address, ca, name) = (cluster.address.clone(), cluster.ca(), title(name));
         tasks.spawn(async move {
             tokio::select! {
                 ended = play(&address, &ca, &name, drain, &viewer) => Some(ended),
@@ -93,7 +96,7 @@ async fn once(plan: &Plan, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<
         ensure!(node.as_deref() == Some("node-2"), "a viewer is on {node:?} and not on the node in its zone");
     }
     let killed = Instant::now();
-    drop(hall.nodes.remove(1));
+    cluster.kill_node(1);
     tokio::time::sleep(AFTER).await;
     // What was written a while ago has to be there.
     let written = publisher.playing.times();

@@ -13,9 +13,13 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 use usher_certs::pin::sha256;
+use usher_kit::Process;
 
-use super::{clip::Clip, hall::Publisher};
-use crate::{cluster::Part, peers::stage::find};
+use super::{clip::Clip, cluster::Publisher};
+use crate::{
+    cluster::{output, start, start_fed},
+    peers::stage::find,
+};
 
 /// What the broadcast is called.
 const BROADCAST: &str = "bench.hang";
@@ -63,7 +67,7 @@ fn build() -> anyhow::Result<PathBuf> {
 
 /// A relay and a broadcast on it.
 pub(crate) struct Stage {
-    pub(crate) relay: Part,
+    pub(crate) relay: Process,
     url: String,
     pin: String,
     _publisher: Publisher,
@@ -85,9 +89,9 @@ impl Stage {
         let mut relay = Command::new(&programs.relay);
         relay.args(["--listen", &format!("127.0.0.1:{port}"), "--auth-public", "**", "--log-level", "info"]);
         relay.arg("--listen-tls-cert").arg(&cert).arg("--listen-tls-key").arg(&key);
-        let mut relay = Part::run(relay.stdout(Stdio::null()))?;
-        relay.line_with("listening")?;
-        relay.hush();
+        let mut relay = start(relay.stdout(Stdio::null()))?;
+        relay.find("listening")?;
+        relay.ignore_log();
         let url = format!("moql://localhost:{port}/");
         let mut publisher = Command::new(&programs.publisher);
         publisher.args(["--connect", &url, "--connect-tls-fingerprint", &pin, "--log-level", "warn"]);
@@ -99,13 +103,13 @@ impl Stage {
     pub(crate) fn seat(&self, programs: &Programs, viewers: usize) -> anyhow::Result<Audience> {
         let mut command = Command::new(&programs.viewers);
         command.args([&self.url, &self.pin, BROADCAST, &viewers.to_string()]);
-        let (mut part, ask) = Part::fed(command.stdout(Stdio::piped()))?;
-        let mut answers = BufReader::new(part.output()?);
-        part.hush();
+        let (mut process, ask) = start_fed(command.stdout(Stdio::piped()))?;
+        let mut answers = BufReader::new(output(&mut process)?);
+        process.ignore_log();
         let mut line = String::new();
         answers.read_line(&mut line).context("read what the viewers say")?;
         ensure!(line.trim_end() == "joined", "the viewers did not all join");
-        Ok(Audience { _part: part, ask, answers })
+        Ok(Audience { _process: process, ask, answers })
     }
 }
 
@@ -113,7 +117,7 @@ impl Stage {
 pub(crate) struct Audience {
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
-    _part: Part,
+    _process: Process,
 }
 
 impl Audience {

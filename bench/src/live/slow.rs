@@ -2,15 +2,16 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use anyhow::Context as _;
-
 use super::{
     Plan,
     clip::{Clip, RATE},
-    hall::Hall,
+    cluster::TestCluster,
     viewer::Audience,
 };
-use crate::peers::table::{Book, SELF};
+use crate::{
+    cluster::usage::resident,
+    peers::table::{Book, SELF},
+};
 
 pub(super) const CASE: &str = "slow";
 
@@ -27,17 +28,17 @@ const ENTRANCE: Duration = Duration::from_secs(30);
 pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
     eprintln!("{CASE}");
     let clip = Clip::make(dir, plan.crowded + ENTRANCE, RATE)?;
-    let hall = Hall::open(&[&[]])?;
-    let node = hall.nodes.first().context("a node")?;
-    let before = node.resident()?;
-    let _publisher = hall.publish("slow", &clip)?;
-    let mut audience = Audience::seat(&hall, "slow", plan.crowd).await?;
+    let cluster = TestCluster::start(&[&[]])?;
+    let node = cluster.node_id(0);
+    let before = resident(&[node])?;
+    let _publisher = cluster.publish("slow", &clip)?;
+    let mut audience = Audience::seat(&cluster, "slow", plan.crowd).await?;
     let others = audience.seen.clone();
-    let slow = audience.add_slow(&hall, "slow", RATE / PART).await?;
+    let slow = audience.add_slow(&cluster, "slow", RATE / PART).await?;
     let (from, began) = (audience.bytes(), std::time::Instant::now());
     tokio::time::sleep(plan.crowded).await;
     let (bytes, time) = (audience.bytes() - from, began.elapsed());
-    let grown = node.resident()?.saturating_sub(before);
+    let grown = resident(&[node])?.saturating_sub(before);
     audience.is_whole()?;
     // Those that somebody had whole must have been had by all who were there when they began; the last may be under way.
     let groups: Vec<_> = others.iter().map(|seen| seen.groups()).collect();

@@ -25,7 +25,7 @@ use usher_proto::{
     wire::{self, Decoder, Frame, Kind},
 };
 
-use super::hall::{Hall, title};
+use super::cluster::{TestCluster, title};
 use crate::peers::viewer::{endpoint, seat, tickets, trust};
 
 /// Viewers that come in at once.
@@ -83,9 +83,9 @@ pub(crate) struct Audience {
 
 impl Audience {
     /// Seats viewers until each has media.
-    pub(crate) async fn seat(hall: &Hall, name: &str, viewers: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn seat(cluster: &TestCluster, name: &str, viewers: usize) -> anyhow::Result<Self> {
         let mut audience = Self { seen: Vec::new(), tasks: JoinSet::new() };
-        let (tickets, doors) = (tickets(&hall.address, &hall.ca).await?, Arc::new(Semaphore::new(AT_THE_DOOR)));
+        let (tickets, doors) = (tickets(&cluster.address, &cluster.ca()).await?, Arc::new(Semaphore::new(AT_THE_DOOR)));
         for _ in 0..viewers {
             let doors = Arc::clone(&doors);
             audience.add(tickets.clone(), name, None, Some(doors));
@@ -100,8 +100,8 @@ impl Audience {
     }
 
     /// Adds one that takes no more than `rate` bits per second.
-    pub(crate) async fn add_slow(&mut self, hall: &Hall, name: &str, rate: u64) -> anyhow::Result<Arc<Seen>> {
-        let seen = self.add(tickets(&hall.address, &hall.ca).await?, name, Some(rate), None);
+    pub(crate) async fn add_slow(&mut self, cluster: &TestCluster, name: &str, rate: u64) -> anyhow::Result<Arc<Seen>> {
+        let seen = self.add(tickets(&cluster.address, &cluster.ca()).await?, name, Some(rate), None);
         seen.begun.notified().await;
         Ok(seen)
     }

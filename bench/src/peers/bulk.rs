@@ -55,8 +55,7 @@ pub(crate) fn connections(stage: &Stage, rep: usize, book: &mut Book) -> anyhow:
 /// A node that sends by one thread beside the node of all cases, which has one on each core.
 pub(crate) fn threads(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
     let load = Load::connections(stage, "threads");
-    let dir = stage.state()?;
-    let single = Cluster::with(dir.path(), &stage.media, &["--capacity", FAST, "--threads", "1"])?;
+    let single = Cluster::with(&stage.media, &["--capacity", FAST, "--threads", "1"])?;
     book.enter(load.case, Peer { name: "one thread", suffix: "" }, rep, load.usher(stage, &single)?);
     book.enter(load.case, SELF, rep, load.usher(stage, &stage.cluster)?);
     Ok(())
@@ -101,7 +100,7 @@ impl Load {
 
     fn stock(&self, stage: &Stage) -> anyhow::Result<Figures> {
         let commands = self.clients.iter().map(|client| stage.stock.client(&client.stock));
-        let (figures, run) = self.measure(&[stage.stock.part.id()], commands.collect::<anyhow::Result<_>>()?)?;
+        let (figures, run) = self.measure(&[stage.stock.process.id()], commands.collect::<anyhow::Result<_>>()?)?;
         let said = |output: &Output| String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
         let bytes: u64 = run.outputs.iter().map(said).sum::<Result<_, _>>().context("read what the client got")?;
         ensure!(bytes == self.bytes, "the client got {bytes} bytes of {}", self.bytes);
@@ -112,7 +111,7 @@ impl Load {
         let output = stage.output()?;
         let place = if self.files { output.path() } else { Path::new("/dev/null") };
         let commands = self.clients.iter().map(|client| fetch(cluster, &client.usher, place));
-        let (figures, run) = self.measure(&[cluster.node.id()], commands.collect::<anyhow::Result<_>>()?)?;
+        let (figures, run) = self.measure(&[cluster.node_id()], commands.collect::<anyhow::Result<_>>()?)?;
         let bytes = if self.files { in_files(place)? } else { told(&run)? };
         ensure!(bytes == self.bytes, "usher got {bytes} bytes of {}", self.bytes);
         Ok(figures)
@@ -146,7 +145,7 @@ impl Load {
 pub(crate) fn fetch(cluster: &Cluster, path: &str, output: &Path) -> anyhow::Result<Command> {
     let mut fetch = Command::new(usher()?);
     fetch.arg("fetch").arg(format!("usher://{}/{path}", cluster.address)).arg("--output").arg(output);
-    fetch.args(["--progress", "json", "--parallel", "64"]).env("USHER_CA", &cluster.ca);
+    fetch.args(["--progress", "json", "--parallel", "64"]).env("USHER_CA", cluster.ca());
     Ok(fetch)
 }
 

@@ -59,7 +59,7 @@ fn web(server: &Web, count: u64) -> anyhow::Result<Figures> {
 
 async fn bare(stage: &Stage) -> anyhow::Result<Figures> {
     let endpoint = viewer::endpoint()?;
-    let meter = Meter::start(&[stage.stock.part.id()])?;
+    let meter = Meter::start(&[stage.stock.process.id()])?;
     for _ in 0..stage.plan.handshakes {
         let connection = stock::dial(&endpoint, stage.stock.address, &stage.stock.cert).await?;
         connection.close(VarInt::from_u32(0), b"done");
@@ -70,9 +70,9 @@ async fn bare(stage: &Stage) -> anyhow::Result<Figures> {
 
 async fn usher(stage: &Stage) -> anyhow::Result<Figures> {
     let endpoint = viewer::endpoint()?;
-    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca).await?;
+    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca()).await?;
     let seat = viewer::seat(&mut tickets, &small(0)).await?;
-    let meter = Meter::start(&[stage.cluster.node.id()])?;
+    let meter = Meter::start(&[stage.cluster.node_id()])?;
     for _ in 0..stage.plan.handshakes {
         let connection = viewer::dial(&endpoint, &seat).await?;
         connection.close(VarInt::from_u32(0), b"done");

@@ -22,7 +22,7 @@ use super::{
     web::{Http, Web},
 };
 use crate::cluster::{
-    Cluster, Part, run_all,
+    Cluster, run_all, start,
     usage::{Meter, resident},
 };
 
@@ -39,20 +39,19 @@ pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<
         let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
         enter(book, "idle", peer, rep, nginx(stage, program, curl));
     }
-    let dir = stage.state()?;
-    let cluster = Cluster::start(dir.path(), &stage.films())?;
+    let cluster = Cluster::start(&stage.films())?;
     book.enter("idle", SELF, rep, viewer::runtime()?.block_on(usher(stage, &cluster))?);
     Ok(())
 }
 
 async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
-    let mut tickets = viewer::tickets(&cluster.address, &cluster.ca).await?;
+    let mut tickets = viewer::tickets(&cluster.address, &cluster.ca()).await?;
     let endpoint = viewer::endpoint()?;
     // What the first session brings into memory is no viewer's.
     let seat = viewer::seat(&mut tickets, FILM).await?;
     let first = viewer::dial(&endpoint, &seat).await?;
     viewer::open(&first, &seat.ticket).await?.read_chunk(1, true).await.context("read a session")?;
-    let server = [cluster.node.id()];
+    let server = [cluster.node_id()];
     let before = resident(&server)?;
     let mut viewers = JoinSet::new();
     let doors = Arc::new(Semaphore::new(AT_THE_DOOR));
@@ -111,8 +110,8 @@ fn nginx(stage: &Stage, program: &Path, curl: &Path) -> anyhow::Result<Figures> 
         left -= some;
         let mut client = server.curl(curl, Http::One, &[format!("{FILM}?[1-{some}]")], "/dev/null");
         client.args(["--parallel", "--parallel-immediate", "--parallel-max"]).arg(some.to_string());
-        let mut client = Part::run(client.stdout(Stdio::null()))?;
-        client.hush();
+        let mut client = start(client.stdout(Stdio::null()))?;
+        client.ignore_log();
         clients.push(client);
     }
     wait(stage.plan.settle);
@@ -122,7 +121,7 @@ fn nginx(stage: &Stage, program: &Path, curl: &Path) -> anyhow::Result<Figures> 
     wait(stage.plan.window);
     let figures = figures(stage, &meter, before, &processes)?;
     for client in &mut clients {
-        ensure!(client.runs()?, "a curl left before the end");
+        ensure!(client.is_running()?, "a curl left before the end");
     }
     Ok(figures)
 }

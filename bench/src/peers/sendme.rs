@@ -10,13 +10,14 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use usher_kit::Process;
 
 use super::{
     bulk::{fetch, in_files, told},
     stage::{Stage, enter},
     table::{Book, Figures, Peer, SELF},
 };
-use crate::cluster::{Part, Run, run_all, usage::Meter};
+use crate::cluster::{Run, run_all, start, usage::Meter};
 
 /// How long sendme may take to hash the title and say its ticket.
 const OFFER: Duration = Duration::from_secs(120);
@@ -30,7 +31,7 @@ pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<
     }
     let output = stage.output()?;
     let file = output.path().join("one.mp4");
-    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node.id()])?;
+    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node_id()])?;
     let run = run_all(vec![fetch(&stage.cluster, "one.mp4", &file)?])?;
     let figures = figures(stage, &meter, &run)?;
     let bytes = fs::metadata(&file).context("look at what was fetched")?.len();
@@ -50,8 +51,8 @@ fn sendme(stage: &Stage, program: &Path) -> anyhow::Result<Figures> {
     let mut send = Command::new(program);
     send.arg("send").args(LOCAL).args(["--ticket-type", "addresses"]).arg(stage.media.join("one.mp4"));
     send.current_dir(from.path()).stdout(File::create(&offer).context("make a file")?);
-    let mut sender = Part::run(&mut send)?;
-    sender.hush();
+    let mut sender = start(&mut send)?;
+    sender.ignore_log();
     let ticket = ticket(&mut sender, &offer)?;
     let mut receive = Command::new(program);
     receive.arg("receive").args(LOCAL).arg(ticket).current_dir(to.path()).stdin(Stdio::null());
@@ -65,7 +66,7 @@ fn sendme(stage: &Stage, program: &Path) -> anyhow::Result<Figures> {
 
 /// Waits for the line that tells the receiver what to run.
 #[expect(clippy::disallowed_methods, reason = "another process writes a file when it is ready")]
-fn ticket(sender: &mut Part, offer: &Path) -> anyhow::Result<String> {
+fn ticket(sender: &mut Process, offer: &Path) -> anyhow::Result<String> {
     let began = Instant::now();
     loop {
         let text = fs::read_to_string(offer).context("read what sendme says")?;
@@ -73,7 +74,7 @@ fn ticket(sender: &mut Part, offer: &Path) -> anyhow::Result<String> {
         if let Some(ticket) = whole {
             return Ok(ticket.to_owned());
         }
-        ensure!(sender.runs()?, "it ended before it offered the title");
+        ensure!(sender.is_running()?, "it ended before it offered the title");
         ensure!(began.elapsed() < OFFER, "it offered nothing within {} s", OFFER.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }

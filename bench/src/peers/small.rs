@@ -36,9 +36,9 @@ fn nginx(stage: &Stage, server: &Web, curl: &Path) -> anyhow::Result<Figures> {
 
 async fn usher(stage: &Stage) -> anyhow::Result<Figures> {
     let endpoint = viewer::endpoint()?;
-    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca).await?;
+    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca()).await?;
     let connection = viewer::dial(&endpoint, &viewer::seat(&mut tickets, &small(0)).await?).await?;
-    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node.id()])?;
+    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node_id()])?;
     let mut first = Vec::new();
     for i in 0..stage.plan.requests {
         let asked = Instant::now();

@@ -128,9 +128,7 @@ impl Stage {
         let nginx = start(&programs.nginx, &|program| Web::nginx(program, &dir.path().join("nginx"), &site, 0));
         let caddy = start(&programs.caddy, &|program| Web::caddy(program, &dir.path().join("caddy"), &site));
         let stock = Stock::start(&media, &cert, &key)?;
-        let usher = dir.path().join("usher");
-        fs::create_dir(&usher).context("make Usher's folder")?;
-        let cluster = Cluster::start(&usher, &media)?;
+        let cluster = Cluster::start(&media)?;
         let scratch = scratch().context("make a folder for what is fetched")?;
         Ok(Self { plan, cluster, stock, nginx, caddy, programs, cert, key, media, scratch, dir })
     }
@@ -147,7 +145,7 @@ impl Stage {
 
     /// The files of the master's certificate.
     pub(crate) fn master_identity(&self) -> (PathBuf, PathBuf) {
-        let certs = self.dir.path().join("usher/certs");
+        let certs = self.cluster.certs();
         (certs.join("master.pem"), certs.join("master.key"))
     }
 

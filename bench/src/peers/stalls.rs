@@ -37,9 +37,8 @@ const FILM: &str = "film.mp4";
 const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    let dir = stage.state()?;
     let capacity = format!("{}mbit", CAPACITY / 1_000_000);
-    let cluster = Cluster::with(dir.path(), &stage.films(), &["--capacity", &capacity])?;
+    let cluster = Cluster::with(&stage.films(), &["--capacity", &capacity])?;
     let figures = viewer::runtime()?.block_on(LocalSet::new().run_until(watch(stage, &cluster)))?;
     book.enter("stalls", SELF, rep, figures);
     Ok(())
@@ -85,7 +84,7 @@ impl Player {
 type Tally = Rc<RefCell<Vec<(Instant, u64)>>>;
 
 async fn watch(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
-    let mut tickets = viewer::tickets(&cluster.address, &cluster.ca).await?;
+    let mut tickets = viewer::tickets(&cluster.address, &cluster.ca()).await?;
     let endpoint = viewer::endpoint()?;
     let (tally, mut sessions, mut players) = (Tally::default(), JoinSet::new(), Vec::new());
     for _ in 0..CAPACITY * 95 / 100 / RATE {

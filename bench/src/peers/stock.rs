@@ -19,9 +19,10 @@ use quinn::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::task::JoinSet;
 use usher_certs::{pin, tls};
+use usher_kit::Process;
 
 use super::viewer;
-use crate::cluster::Part;
+use crate::cluster::start;
 
 /// Bytes read from a file at once, into fresh memory that quinn then owns.
 const PIECE: usize = 512 * 1024;
@@ -49,7 +50,7 @@ pub(crate) struct ClientArgs {
 
 /// A running server.
 pub(crate) struct Stock {
-    pub(crate) part: Part,
+    pub(crate) process: Process,
     pub(crate) address: SocketAddr,
     pub(crate) cert: PathBuf,
 }
@@ -57,11 +58,11 @@ pub(crate) struct Stock {
 impl Stock {
     pub(crate) fn start(root: &Path, cert: &Path, key: &Path) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("find this program")?);
-        let mut part = Part::run(command.arg("peers-quinn-server").args([root, cert, key]))?;
-        let (line, _) = part.line_with("listens at ")?;
+        let mut process = start(command.arg("peers-quinn-server").args([root, cert, key]))?;
+        let (line, _) = process.find("listens at ")?;
         let address = line.trim_end().rsplit(' ').next().context("an address")?.parse().context("an address")?;
-        part.hush();
-        Ok(Self { part, address, cert: cert.to_owned() })
+        process.ignore_log();
+        Ok(Self { process, address, cert: cert.to_owned() })
     }
 
     /// A client for these paths.

@@ -28,7 +28,7 @@ use super::{
     table::{Book, Figures, Peer, SELF},
     viewer,
 };
-use crate::cluster::{Part, usage::Meter};
+use crate::cluster::{start, usage::Meter};
 
 /// Connections, and calls in flight on each: a few hundred in all, fewer than the master lets wait.
 const CONNECTIONS: u64 = 4;
@@ -83,7 +83,7 @@ pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<
     let runtime = viewer::runtime()?;
     let title = small(0);
     let answer = runtime.block_on(async {
-        let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca).await?;
+        let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca()).await?;
         anyhow::Ok(tickets.resolve(viewer::play(&title)).await.context("ask for a ticket")?.into_inner())
     })?;
     let dir = stage.state()?;
@@ -91,11 +91,11 @@ pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<
     fs::write(&file, answer.encode_to_vec()).context("write an answer")?;
     let (cert, key) = stage.master_identity();
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
-    let mut bare = Part::run(command.arg("peers-tickets-server").args([cert, key, file]))?;
-    let (line, _) = bare.line_with("listens at ")?;
+    let mut bare = start(command.arg("peers-tickets-server").args([cert, key, file]))?;
+    let (line, _) = bare.find("listens at ")?;
     let address = line.trim_end().rsplit(' ').next().context("an address")?;
     let _: SocketAddr = address.parse().context("an address")?;
-    bare.hush();
+    bare.ignore_log();
     let drive = |address, server| runtime.block_on(LocalSet::new().run_until(drive(stage, address, server)));
     enter(book, "tickets", Peer { name: "bare tonic", suffix: "" }, rep, drive(address, bare.id()));
     book.enter("tickets", SELF, rep, drive(&stage.cluster.address, stage.cluster.master.id())?);
@@ -106,7 +106,7 @@ async fn drive(stage: &Stage, address: &str, server: u32) -> anyhow::Result<Figu
     let left = Rc::new(Cell::new(stage.plan.calls));
     let mut channels = Vec::new();
     for _ in 0..CONNECTIONS {
-        let mut channel = viewer::tickets(address, &stage.cluster.ca).await?;
+        let mut channel = viewer::tickets(address, &stage.cluster.ca()).await?;
         channel.resolve(viewer::play(&small(0))).await.context("ask for a ticket")?;
         channels.push(channel);
     }

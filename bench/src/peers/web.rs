@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use usher_kit::Process;
 
-use crate::cluster::{Part, usage};
+use crate::cluster::{start, usage};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ pub(crate) struct Web {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     pub(crate) cert: PathBuf,
-    part: Part,
+    process: Process,
 }
 
 /// What all servers need: where the titles are, and a certificate for loopback.
@@ -71,8 +72,8 @@ impl Web {
         );
         let config = dir.join("nginx.conf");
         fs::write(&config, text).context("write nginx's configuration")?;
-        let part = Part::run(Command::new(program).arg("-p").arg(dir).arg("-c").arg(config).args(["-e", "stderr"]))?;
-        Self::up("nginx", address, site, part)
+        let process = start(Command::new(program).arg("-p").arg(dir).arg("-c").arg(config).args(["-e", "stderr"]))?;
+        Self::up("nginx", address, site, process)
     }
 
     /// caddy as a file server, its other settings its own.
@@ -100,25 +101,25 @@ impl Web {
         let mut command = Command::new(program);
         command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
         command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
-        Self::up("caddy", address, site, Part::run(&mut command)?)
+        Self::up("caddy", address, site, start(&mut command)?)
     }
 
     #[expect(clippy::disallowed_methods, reason = "another process tells nobody when it listens")]
-    fn up(name: &'static str, address: SocketAddr, site: &Site<'_>, mut part: Part) -> anyhow::Result<Self> {
-        part.hush();
+    fn up(name: &'static str, address: SocketAddr, site: &Site<'_>, mut process: Process) -> anyhow::Result<Self> {
+        process.ignore_log();
         let began = Instant::now();
         while TcpStream::connect(address).is_err() {
-            ensure!(part.runs()?, "{name} ended at its start");
+            ensure!(process.is_running()?, "{name} ended at its start");
             ensure!(began.elapsed() < START, "{name} does not listen at {address}");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(Self { name, address, cert: site.cert.to_owned(), part })
+        Ok(Self { name, address, cert: site.cert.to_owned(), process })
     }
 
     /// The server's processes: with nginx the one that was started and its workers.
     pub(crate) fn processes(&self) -> anyhow::Result<Vec<u32>> {
-        let mut all = usage::children_of(self.part.id())?;
-        all.push(self.part.id());
+        let mut all = usage::children_of(self.process.id())?;
+        all.push(self.process.id());
         Ok(all)
     }
 
@@ -144,7 +145,7 @@ impl Web {
 impl Drop for Web {
     fn drop(&mut self) {
         // Killed, nginx would leave its workers behind.
-        if let Err(error) = self.part.terminate() {
+        if let Err(error) = self.process.terminate() {
             eprintln!("{}: {error:#}", self.name);
         }
     }

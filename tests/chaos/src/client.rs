@@ -216,7 +216,7 @@ pub(crate) async fn live(cluster: &Cluster, job: Job, startup: Duration) -> anyh
 
 fn command(cluster: &Cluster, job: Job, title: &Title, output: &Path) -> Command {
     let mut command = cluster.client();
-    let url = format!("usher://{}/{}", cluster.address, title.name);
+    let url = cluster.url(&title.name);
     match job.way {
         Way::Play => command.args(["play", &url, "--player", "-"]).stdout(Stdio::piped()),
         Way::Fetch(rate) => {

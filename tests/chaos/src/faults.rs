@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use rustix::process::Signal;
 use tokio::{sync, task::JoinSet, time};
+use usher_kit::Signal;
 use usher_relay::Direction;
 
 use crate::{
@@ -128,26 +128,26 @@ impl Faults {
         match fault {
             Fault::Crash { node, down } => {
                 let node = &cluster.nodes[node];
-                let mut part = node.part.lock().await;
-                part.kill().await?;
+                let mut server = node.server.lock().await;
+                server.kill().await?;
                 time::sleep(down).await;
-                cluster.start_again(node, &mut part).await
+                cluster.start_again(node, &mut server).await
             }
             Fault::Freeze { node, lasts } => {
-                let part = cluster.nodes[node].part.lock().await;
-                part.signal(Signal::STOP)?;
+                let server = cluster.nodes[node].server.lock().await;
+                server.signal(Signal::STOP)?;
                 time::sleep(lasts).await;
-                part.signal(Signal::CONT)
+                server.signal(Signal::CONT)
             }
             Fault::Rolling { node } => {
                 let node = &cluster.nodes[node];
-                let mut part = node.part.lock().await;
-                part.signal(Signal::TERM)?;
-                let ended = time::timeout(fault.lasts() + ENDS, part.wait()).await;
+                let mut server = node.server.lock().await;
+                server.signal(Signal::TERM)?;
+                let ended = time::timeout(fault.lasts() + ENDS, server.wait()).await;
                 if ended.is_err() {
-                    part.kill().await?;
+                    server.kill().await?;
                 }
-                cluster.start_again(node, &mut part).await?;
+                cluster.start_again(node, &mut server).await?;
                 let status = ended.context("the node did not end when it was asked to")??;
                 ensure!(status.success(), "the node ended with {status}");
                 Ok(())
@@ -177,7 +177,7 @@ impl Faults {
             Fault::Drain { node, lasts } => {
                 let name = &cluster.nodes[node].name;
                 // It tells how far it has come until the node is empty; to leave it stops nothing.
-                let mut drain = cluster.operator(&["drain", name, "--deadline", "20s"]);
+                let mut drain = cluster.operator(&["drain", name, "--deadline", "20s"])?;
                 let drain = drain.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn();
                 let drain = drain.context("run usher drain")?;
                 let began = Instant::now();
@@ -195,7 +195,7 @@ impl Faults {
 
     async fn operate(&self, args: &[&str]) -> anyhow::Result<()> {
         let command = args.join(" ");
-        let said = time::timeout(OPERATOR, self.cluster.operator(args).output()).await;
+        let said = time::timeout(OPERATOR, self.cluster.operator(args)?.output()).await;
         let said = said.with_context(|| format!("usher {command} did not end"))?.context("run usher")?;
         let why = String::from_utf8_lossy(&said.stderr);
         ensure!(said.status.success(), "usher {command}: {}", why.trim_end());

@@ -3,10 +3,9 @@
 use std::fs;
 
 use super::{FMP4, MPEGTS, frames};
-use crate::{
-    cluster::Cluster,
-    process::{eventually, run},
-};
+use usher_kit::{Signal, eventually, run};
+
+use crate::cluster::Cluster;
 
 impl Cluster {
     /// Waits for so many recordings of a feed, all hashed; their titles.
@@ -40,7 +39,7 @@ fn a_recorded_feed_becomes_a_title() {
         let mut feed = cluster.publish(name, format, &["--record"]);
         let mut viewer = cluster.record(name, &format!("seen{end}"), &["--duration", "3s"]);
         assert_eq!(viewer.wait(), 0, "{}", viewer.seen());
-        feed.publisher.signal("INT");
+        feed.publisher.signal(Signal::INT);
         assert_eq!(feed.publisher.wait(), 0, "{}", feed.publisher.seen());
         let title = cluster.recordings(name, 1).remove(0);
         assert!(title.ends_with(end), "{title}");
@@ -54,6 +53,6 @@ fn a_recorded_feed_becomes_a_title() {
 fn where_nothing_is_recorded_nobody_who_asks_for_it_is_let_in() {
     let cluster = Cluster::live(&[("node-1", &[])]);
     let mut command = cluster.usher(&["publish", "live/cam1", "--record", "--timeout", "2s", "-i"]);
-    let said = run(command.arg(crate::process::clip("G.ts")).args(cluster.publisher("cam1")));
+    let said = run(command.arg(crate::parts::clip("G.ts")).args(cluster.publisher("cam1")));
     assert!(said.code != 0 && said.err.contains("not equipped"), "{}: {}", said.code, said.err);
 }
