@@ -41,7 +41,7 @@ pub(crate) struct Args {
 /// Everything that runs; dropped last to first.
 struct Demo {
     nodes: Vec<node::Running>,
-    master: master::Running,
+    master: master::MasterHandle,
     dir: TempDir,
 }
 
@@ -203,7 +203,7 @@ impl Demo {
     }
 }
 
-async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::Running> {
+async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::MasterHandle> {
     let config = |port| master::Config {
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
         tls: identity.clone(),

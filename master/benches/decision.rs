@@ -12,9 +12,9 @@ use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use usher_master::core::{
     Now,
-    cluster::{Ask, Cluster, Order},
-    journal::How,
-    roster::Link,
+    cluster::{Cluster, Order, SeatRequest},
+    journal::Selection,
+    roster::AttachmentId,
 };
 use usher_proto::{
     Bitrate, BootId, ContentId, NodeName, SessionId, Title,
@@ -47,18 +47,18 @@ const ENDLESS: u64 = 100_000_000_000_000;
 
 fn main() {
     divan::main();
-    percentiles("plain", &mut world(LARGE, ENDLESS), 200_000, World::decide);
-    percentiles("moved", &mut full(), 20_000, World::move_one);
+    percentiles("plain", &mut fixture(LARGE, ENDLESS), 200_000, Fixture::decide);
+    percentiles("moved", &mut full(), 20_000, Fixture::move_one);
 }
 
 /// Decisions one by one.
-fn percentiles(name: &str, world: &mut World, count: usize, decide: impl Fn(&mut World, &What)) {
+fn percentiles(name: &str, fixture: &mut Fixture, count: usize, decide: impl Fn(&mut Fixture, &What)) {
     let mut pick = SmallRng::seed_from_u64(3);
     let mut times: Vec<Duration> = (0..count)
         .map(|_| {
-            let what = What::Title(title(pick.random_range(0..world.size.titles)));
+            let what = What::Title(title(pick.random_range(0..fixture.size.titles)));
             let start = Instant::now();
-            decide(world, &what);
+            decide(fixture, &what);
             start.elapsed()
         })
         .collect();
@@ -92,10 +92,10 @@ fn copy(i: u32) -> CatalogCopy {
     }
 }
 
-struct World {
+struct Fixture {
     size: Size,
     cluster: Cluster,
-    links: Vec<Link>,
+    attachments: Vec<AttachmentId>,
     now: Now,
     rng: SmallRng,
     sessions: u128,
@@ -120,26 +120,26 @@ fn hello(name: &str, boot: u128, zone: String, capacity: u64) -> Hello {
     }
 }
 
-fn world(size: Size, capacity: u64) -> World {
+fn fixture(size: Size, capacity: u64) -> Fixture {
     let now = Now { instant: Instant::now(), unix_ms: 0 };
     let mut cluster = Cluster::default();
-    let links: Vec<_> = (0..size.nodes)
+    let attachments: Vec<_> = (0..size.nodes)
         .map(|i| {
             let hello = hello(&format!("node-{i}"), i.into(), format!("z{}", i % 3), capacity);
-            let link = cluster.attach(now, hello).expect("attached");
+            let attachment = cluster.handle_attach(now, hello).expect("attached");
             // Warm, and empty.
             let report = Report { sequence: 1, uptime_ms: 1_000_000, ..Report::default() };
-            cluster.report(now, link, report).expect("taken");
-            link
+            cluster.handle_report(now, attachment, report).expect("taken");
+            attachment
         })
         .collect();
     for i in 0..size.titles {
         let page = CatalogPage { complete: true, copies: vec![copy(i)], ..CatalogPage::default() };
         for k in 0..HOLDERS {
-            cluster.page(links[holder(size, i, k)], &page).expect("taken");
+            cluster.handle_page(attachments[holder(size, i, k)], &page).expect("taken");
         }
     }
-    World { size, cluster, links, now, rng: SmallRng::seed_from_u64(1), sessions: 0 }
+    Fixture { size, cluster, attachments, now, rng: SmallRng::seed_from_u64(1), sessions: 0 }
 }
 
 /// Any two nodes have titles in common.
@@ -150,9 +150,9 @@ fn holder(size: Size, title: u32, k: u32) -> usize {
 
 /// A hundred nodes with a thousand sessions each and room for those: nine of ten have none for another, and every
 /// title is asked for on full ones.
-fn full() -> World {
+fn full() -> Fixture {
     const EACH: u32 = 1000;
-    let mut world = world(USUAL, u64::from(EACH + 5) * RATE);
+    let mut fixture = fixture(USUAL, u64::from(EACH + 5) * RATE);
     let nodes = USUAL.nodes;
     let mut running = vec![0; nodes as usize];
     let mut begun = vec![Vec::new(); nodes as usize];
@@ -161,26 +161,26 @@ fn full() -> World {
         let most = if node.is_multiple_of(10) { EACH - 300 } else { EACH + 5 };
         if running[node] < most {
             running[node] += 1;
-            world.sessions += 1;
-            let (session, i) = (session(world.sessions), i % USUAL.titles);
+            fixture.sessions += 1;
+            let (session, i) = (session(fixture.sessions), i % USUAL.titles);
             let (title, content) = (title(i), Some(content(i)));
             begun[node].push(Begun { session, title, content, rate: Bitrate(RATE), purpose: Purpose::Play });
         }
     }
-    for ((link, begun), running) in world.links.iter().zip(begun).zip(running) {
+    for ((attachment, begun), running) in fixture.attachments.iter().zip(begun).zip(running) {
         let committed = Bitrate(u64::from(running) * RATE);
         let said = Sessions { complete: true, uptime_ms: 1_000_000, committed, begun, ..Sessions::default() };
-        world.cluster.sessions(world.now, *link, said).expect("taken");
+        fixture.cluster.handle_sessions(fixture.now, *attachment, said).expect("taken");
     }
-    world
+    fixture
 }
 
-impl World {
-    fn ask(&mut self, what: &What) -> (SessionId, How) {
+impl Fixture {
+    fn ask(&mut self, what: &What) -> (SessionId, Selection) {
         const NOTHING: &Requirements =
             &Requirements { protocol: None, labels: Vec::new(), live_ingest: false, records: false };
         self.sessions += 1;
-        let ask = Ask {
+        let ask = SeatRequest {
             what,
             purpose: Purpose::Play,
             range: Range::default(),
@@ -209,10 +209,10 @@ impl World {
     fn move_one(&mut self, what: &What) {
         let (session, how) = self.ask(what);
         self.cluster.release(session);
-        if let How::Moved(_) = how {
-            for order in self.cluster.orders() {
+        if let Selection::Moved(_) = how {
+            for order in self.cluster.poll_orders() {
                 if let Order::Move(step) = order {
-                    self.cluster.moved(step.session, false);
+                    self.cluster.handle_move_answer(step.session, false);
                 }
             }
         }
@@ -224,46 +224,47 @@ fn session(i: u128) -> SessionId {
     SessionId(i.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
-fn bench(bencher: Bencher<'_, '_>, world: World, what: impl Fn(u32) -> What, decide: impl Fn(&mut World, &What)) {
-    let (titles, world) = (world.size.titles, RefCell::new(world));
+fn bench(bencher: Bencher<'_, '_>, fixture: Fixture, what: impl Fn(u32) -> What, decide: impl Fn(&mut Fixture, &What)) {
+    let (titles, fixture) = (fixture.size.titles, RefCell::new(fixture));
     let mut pick = SmallRng::seed_from_u64(2);
     bencher
         .counter(ItemsCount::new(1_u32))
         .with_inputs(|| what(pick.random_range(0..titles)))
-        .bench_local_refs(|what| decide(&mut world.borrow_mut(), what));
+        .bench_local_refs(|what| decide(&mut fixture.borrow_mut(), what));
 }
 
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn by_title(bencher: Bencher<'_, '_>) {
-    bench(bencher, world(USUAL, ENDLESS), |i| What::Title(title(i)), World::decide);
+    bench(bencher, fixture(USUAL, ENDLESS), |i| What::Title(title(i)), Fixture::decide);
 }
 
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn by_content(bencher: Bencher<'_, '_>) {
-    bench(bencher, world(USUAL, ENDLESS), |i| What::Content(content(i)), World::decide);
+    bench(bencher, fixture(USUAL, ENDLESS), |i| What::Content(content(i)), Fixture::decide);
 }
 
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn by_title_of_a_million(bencher: Bencher<'_, '_>) {
-    bench(bencher, world(LARGE, ENDLESS), |i| What::Title(title(i)), World::decide);
+    bench(bencher, fixture(LARGE, ENDLESS), |i| What::Title(title(i)), Fixture::decide);
 }
 
 /// The asking for a seat that a move makes free, and its undoing.
 #[divan::bench(sample_count = 1000, sample_size = 10)]
 fn with_a_move(bencher: Bencher<'_, '_>) {
-    bench(bencher, full(), |i| What::Title(title(i)), World::move_one);
+    bench(bencher, full(), |i| What::Title(title(i)), Fixture::move_one);
 }
 
 /// A page of 256 copies of one more node: what the lock is held for at most.
 #[divan::bench(sample_count = 200)]
 fn page_of_256_copies(bencher: Bencher<'_, '_>) {
-    let mut world = world(USUAL, ENDLESS);
-    let link = world.cluster.attach(world.now, hello("again", 1000, String::new(), 1)).expect("attached");
-    let (world, mut first) = (RefCell::new(world), 0);
+    let mut fixture = fixture(USUAL, ENDLESS);
+    let attachment =
+        fixture.cluster.handle_attach(fixture.now, hello("again", 1000, String::new(), 1)).expect("attached");
+    let (fixture, mut first) = (RefCell::new(fixture), 0);
     bencher
         .with_inputs(|| {
             first = (first + 256) % (USUAL.titles - 256);
             CatalogPage { complete: true, copies: (first..first + 256).map(copy).collect(), ..CatalogPage::default() }
         })
-        .bench_local_refs(|page| world.borrow_mut().cluster.page(link, page).expect("taken"));
+        .bench_local_refs(|page| fixture.borrow_mut().cluster.handle_page(attachment, page).expect("taken"));
 }

@@ -19,16 +19,16 @@ use usher_proto::pb::{
 
 use crate::{
     core::{
-        balancer::{Link, Rule, Zones},
+        balancer::{RankRule, ZoneLink, Zones},
         cluster::Settings,
         replication::{self, Policy},
     },
     grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
     http, listen,
-    load::{self, Load},
     metrics::Metrics,
-    state::State,
+    state::SharedState,
     store,
+    update_queue::{self, UpdateQueue},
 };
 
 /// How often leases and reservations are looked at: a twentieth of a lease.
@@ -92,9 +92,9 @@ pub struct Balancing {
     /// Masters that decide at once.
     pub masters: u64,
     /// What is better among the nodes that may be chosen.
-    pub rule: Rule,
+    pub rule: RankRule,
     /// What it costs to leave a zone, where the operator names a price.
-    pub links: Vec<Link>,
+    pub links: Vec<ZoneLink>,
     /// Copies are made of titles that are in demand, or have too few.
     pub replication: bool,
     /// How many copies titles should have.
@@ -109,7 +109,7 @@ impl Default for Balancing {
             moves: DEFAULT_MOVES,
             rebalance: true,
             masters: 1,
-            rule: Rule::default(),
+            rule: RankRule::default(),
             links: Vec::new(),
             replication: true,
             copies: Policy::default(),
@@ -162,14 +162,14 @@ pub struct Config {
 }
 
 /// A master that runs. Dropping it ends it without waiting.
-pub struct Running {
+pub struct MasterHandle {
     address: SocketAddr,
     metrics: Option<SocketAddr>,
     ending: CancellationToken,
     server: JoinHandle<()>,
 }
 
-impl Running {
+impl MasterHandle {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
@@ -196,7 +196,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for MasterHandle {
     fn drop(&mut self) {
         self.ending.cancel();
     }
@@ -206,7 +206,7 @@ impl Drop for Running {
 ///
 /// # Errors
 /// When the key store cannot be read or made, the certificate does not work, or the address cannot be listened on.
-pub async fn start(config: Config) -> anyhow::Result<Running> {
+pub async fn start(config: Config) -> anyhow::Result<MasterHandle> {
     let secret = store::cluster_secret(&config.state)?;
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(&config.tls.cert, &config.tls.key))
@@ -233,10 +233,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let scraped = http::listen(config.metrics).await?;
 
     let metrics = Arc::new(Metrics::new());
-    let state = Arc::new(State::new(secret, config.balancing.into(), config.session_lifetime, Arc::clone(&metrics)));
-    let (load, told) = Load::new(load::LENGTH, metrics.load_queue.clone());
+    let state =
+        Arc::new(SharedState::new(secret, config.balancing.into(), config.session_lifetime, Arc::clone(&metrics)));
+    let (queue, updates) = UpdateQueue::new(update_queue::LENGTH, metrics.load_queue.clone());
     // It ends with the last channel of a node.
-    tokio::spawn(load::work(Arc::clone(&state), told));
+    tokio::spawn(update_queue::work(Arc::clone(&state), updates));
     let ending = CancellationToken::new();
     let scraped_at = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
     let watch = scraped.map(|listener| http::serve(listener, Arc::clone(&state), ending.clone()));
@@ -244,10 +245,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
-    let tickets = grpc::tickets::Service::new(Arc::clone(&state), config.queue);
-    let catalog = grpc::catalog::Service::new(Arc::clone(&state));
-    let cluster = grpc::cluster::Service::new(Arc::clone(&state), config.cluster_access, ending.clone());
-    let registry = grpc::registry::Service::new(Arc::clone(&state), load, ending.clone());
+    let tickets = grpc::tickets::TicketsService::new(Arc::clone(&state), config.queue);
+    let catalog = grpc::catalog::CatalogService::new(Arc::clone(&state));
+    let cluster = grpc::cluster::ClusterService::new(Arc::clone(&state), config.cluster_access, ending.clone());
+    let registry = grpc::registry::RegistryService::new(Arc::clone(&state), queue, ending.clone());
     let router = server
         .add_service(TicketsServer::new(tickets).max_decoding_message_size(CLIENT_MESSAGE))
         .add_service(CatalogServer::new(catalog).max_decoding_message_size(CLIENT_MESSAGE))
@@ -259,10 +260,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     let incoming = Box::pin(listen::connections(listener, config.connections, metrics.connections.clone()));
     let ticker = tokio::spawn(tick(state, ending.clone()));
-    let told = ending.clone();
+    let updates = ending.clone();
     let serve = async move {
         let stop = async {
-            told.cancelled().await;
+            updates.cancelled().await;
             for service in SERVICES {
                 health.set_service_status(service, ServingStatus::NotServing).await;
             }
@@ -270,7 +271,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
             error!(error = &error as &dyn std::error::Error, "the master's listener failed");
         }
-        told.cancel();
+        updates.cancel();
         // It ends with the token; an error is a panic, logged where it happened.
         let _panic = ticker.await;
         if let Some(watch) = watch {
@@ -278,7 +279,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         }
     };
     info!(%address, "master listens");
-    Ok(Running { address, metrics: scraped_at, ending, server: tokio::spawn(serve) })
+    Ok(MasterHandle { address, metrics: scraped_at, ending, server: tokio::spawn(serve) })
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -288,7 +289,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 /// Drives what time alone brings.
-async fn tick(state: Arc<State>, ending: CancellationToken) {
+async fn tick(state: Arc<SharedState>, ending: CancellationToken) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

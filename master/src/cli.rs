@@ -269,7 +269,7 @@ mod tests {
         let balancing = config.balancing;
         assert_eq!((balancing.moves, balancing.masters, balancing.replication), (false, 3, true));
         assert!(!balancing.rebalance && crate::app::Balancing::default().rebalance);
-        assert_eq!((balancing.rule, balancing.links[0].price), (crate::core::balancer::Rule::Headroom, 50));
+        assert_eq!((balancing.rule, balancing.links[0].price), (crate::core::balancer::RankRule::Headroom, 50));
         let bounds = |title| balancing.copies.of(title);
         assert_eq!((bounds("x").min, bounds("films/x").min, bounds("films/x").max), (2, 3, Some(5)));
         assert_eq!(balancing.repair_after.as_secs(), 90);

@@ -2,20 +2,20 @@
 //! nothing here knows a socket, a file, a clock or a task.
 
 pub mod balancer;
-pub mod books;
 pub mod catalog;
 pub mod cluster;
-pub mod doubts;
 pub mod feeds;
 pub mod fixed;
 pub mod history;
 pub mod journal;
 pub mod ledger;
+pub mod load_estimate;
 pub mod moves;
+pub mod recheck;
 pub mod replication;
 pub mod roster;
 #[cfg(test)]
-mod world;
+mod test_cluster;
 
 use std::time::{Duration, Instant};
 

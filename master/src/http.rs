@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{app::MetricsAt, metrics, state::State};
+use crate::{app::MetricsAt, metrics, state::SharedState};
 
 /// Listens as told. `None` when it is off, or when it cannot listen on its usual address: a second master on one machine
 /// is no mistake, and works without this.
@@ -41,14 +41,14 @@ pub(crate) async fn listen(at: MetricsAt) -> anyhow::Result<Option<TcpListener>>
 }
 
 /// Serves until the master ends.
-pub(crate) fn serve(listener: TcpListener, state: Arc<State>, ending: CancellationToken) -> JoinHandle<()> {
+pub(crate) fn serve(listener: TcpListener, state: Arc<SharedState>, ending: CancellationToken) -> JoinHandle<()> {
     let address: Option<SocketAddr> = listener.local_addr().ok();
     info!(?address, "metrics at /metrics");
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Watched { state, ending: ending.clone() });
+        .with_state(HttpState { state, ending: ending.clone() });
     tokio::spawn(async move {
         let served = axum::serve(listener, router).with_graceful_shutdown(ending.cancelled_owned());
         if let Err(error) = served.await {
@@ -58,22 +58,22 @@ pub(crate) fn serve(listener: TcpListener, state: Arc<State>, ending: Cancellati
 }
 
 #[derive(Clone)]
-struct Watched {
-    state: Arc<State>,
+struct HttpState {
+    state: Arc<SharedState>,
     ending: CancellationToken,
 }
 
-async fn scrape(Shared(watched): Shared<Watched>) -> Response {
-    watched.state.measure();
-    match watched.state.metrics().text() {
+async fn scrape(Shared(http): Shared<HttpState>) -> Response {
+    http.state.measure();
+    match http.state.metrics().text() {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
 /// Ready while it takes requests. Nodes come later, so that their number says nothing of the master.
-async fn ready(Shared(watched): Shared<Watched>) -> Response {
-    if watched.ending.is_cancelled() {
+async fn ready(Shared(http): Shared<HttpState>) -> Response {
+    if http.ending.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "the master ends\n").into_response()
     } else {
         "ok\n".into_response()

@@ -11,9 +11,9 @@ pub mod core;
 mod grpc;
 mod http;
 mod listen;
-mod load;
 mod metrics;
 mod state;
 mod store;
+mod update_queue;
 
-pub use app::{Balancing, ClusterAccess, Config, MetricsAt, Running, start};
+pub use app::{Balancing, ClusterAccess, Config, MasterHandle, MetricsAt, start};

@@ -22,7 +22,7 @@ pub(crate) type Level = Gauge<u64, AtomicU64>;
 
 /// One label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Reason {
+pub(crate) struct ReasonLabel {
     pub(crate) reason: &'static str,
 }
 
@@ -34,14 +34,14 @@ pub(crate) struct QueueLabel {
 
 /// Which queue, and why not.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Turned {
+pub(crate) struct RefusedLabel {
     pub(crate) queue: &'static str,
     pub(crate) reason: &'static str,
 }
 
 /// How a request was decided; a reason if it was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Outcome {
+pub(crate) struct OutcomeLabel {
     pub(crate) outcome: &'static str,
     pub(crate) reason: &'static str,
 }
@@ -67,13 +67,13 @@ pub(crate) struct Metrics {
     /// Requests that have one.
     pub(crate) running: Family<QueueLabel, Level>,
     /// Requests that got none.
-    pub(crate) turned_away: Family<Turned, Counter>,
+    pub(crate) refused: Family<RefusedLabel, Counter>,
     /// How long a turn was waited for.
     pub(crate) wait: Family<QueueLabel, Histogram, fn() -> Histogram>,
     /// How long a decision took, with its lock.
     pub(crate) decision: Histogram,
     /// Decisions.
-    pub(crate) decisions: Family<Outcome, Counter>,
+    pub(crate) decisions: Family<OutcomeLabel, Counter>,
     /// Reports by what became of them: "taken", "dropped" by a full queue, "ignored" since they were old.
     pub(crate) reports: Family<ResultLabel, Counter>,
     /// Messages of nodes that wait to be applied.
@@ -81,7 +81,7 @@ pub(crate) struct Metrics {
     /// Sessions that nodes told of.
     pub(crate) begun: Counter,
     pub(crate) ended: Counter,
-    pub(crate) turned: Family<Reason, Counter>,
+    pub(crate) sessions_refused: Family<ReasonLabel, Counter>,
     /// Orders to nodes.
     pub(crate) orders: Family<OrderLabel, Counter>,
     /// Clients' words that a node does not answer.
@@ -114,7 +114,7 @@ impl Metrics {
         let r = &mut registry;
         let queued = made(r, "requests_queued", "Requests that wait for a turn", Family::default());
         let running = made(r, "requests_running", "Requests that have a turn", Family::default());
-        let turned_away = made(r, "requests_refused", "Requests that got no turn, by reason", Family::default());
+        let refused = made(r, "requests_refused", "Requests that got no turn, by reason", Family::default());
         // 100 microseconds to 3 seconds: a turn is waited for two seconds at most.
         let waits: fn() -> Histogram = || Histogram::new(exponential_buckets(1e-4, 2.0, 16));
         let wait = Family::new_with_constructor(waits);
@@ -137,7 +137,7 @@ impl Metrics {
         Self {
             queued,
             running,
-            turned_away,
+            refused,
             wait,
             decision,
             decisions: made(r, "decisions", "Decisions by outcome, with the reason of a refusal", Family::default()),
@@ -145,7 +145,12 @@ impl Metrics {
             load_queue: made(r, "load_queue_length", "Messages of nodes that wait to be applied", Level::default()),
             begun: made(r, "sessions_begun", "Sessions that nodes told the beginning of", Counter::default()),
             ended: made(r, "sessions_ended", "Sessions that nodes told the end of", Counter::default()),
-            turned: made(r, "sessions_turned", "Sessions that nodes turned away at the door", Family::default()),
+            sessions_refused: made(
+                r,
+                "sessions_turned",
+                "Sessions that nodes turned away at the door",
+                Family::default(),
+            ),
             orders: made(r, "orders", "Orders to nodes by kind and result", Family::default()),
             hints: made(r, "hints", "Clients' words that a node does not answer", Counter::default()),
             connections: made(r, "connections", "Open connections", Level::default()),

@@ -1,7 +1,7 @@
 //! The one owner of the core: a short lock around it, the channels to the nodes, and the stream of events. The lock is
 //! never held across an await, and long work (a page of a catalog, a listing) takes it in steps. Refuses to know gRPC.
 
-mod card;
+mod contact;
 mod explain;
 mod feeds;
 mod figures;
@@ -13,10 +13,10 @@ mod updates;
 mod view;
 
 pub(crate) use self::{
-    card::Card,
-    feeds::Seats,
-    operate::Followed,
-    resolve::{Seated, Unseated},
+    contact::NodeContact,
+    feeds::PublishSeats,
+    operate::DrainProgress,
+    resolve::{Placement, PlacementRefused},
     updates::NodeUpdate,
     view::timestamp,
 };
@@ -40,13 +40,13 @@ use usher_proto::{
     units,
 };
 
-use self::{card::card, orders::Sent, prepare::Pending};
+use self::{contact::contact, orders::SentOrder, prepare::PendingPrepare};
 use crate::{
     core::{
         NodeId, Now,
         catalog::PageError,
-        cluster::{Cluster, Event, Settings},
-        roster::{AttachError, Link},
+        cluster::{Cluster, ClusterEvent, Settings},
+        roster::{AttachError, AttachmentId},
     },
     metrics::Metrics,
 };
@@ -58,13 +58,13 @@ const EVENTS: usize = 1024;
 const PAGE_STEP: usize = 256;
 
 /// What goes down a node's channel.
-pub(crate) type ToNode = mpsc::Sender<Result<v1::AttachResponse, tonic::Status>>;
+pub(crate) type NodeSender = mpsc::Sender<Result<v1::AttachResponse, tonic::Status>>;
 
 /// The channel of an attached node.
-struct Channel {
-    link: Link,
-    card: Arc<Card>,
-    to_node: ToNode,
+struct NodeChannel {
+    attachment: AttachmentId,
+    contact: Arc<NodeContact>,
+    to_node: NodeSender,
     /// Ends the attachment when another replaces it.
     replaced: CancellationToken,
     /// It tells the whole list of its sessions, of which many began long ago.
@@ -72,12 +72,12 @@ struct Channel {
 }
 
 #[derive(Default)]
-struct Inner {
+struct StateInner {
     cluster: Cluster,
-    channels: HashMap<NodeId, Channel>,
-    pending: HashMap<u64, Pending>,
+    channels: HashMap<NodeId, NodeChannel>,
+    pending: HashMap<u64, PendingPrepare>,
     /// Orders without an answer.
-    sent: HashMap<u64, Sent>,
+    sent: HashMap<u64, SentOrder>,
     /// Nodes that were asked for a sign of life and gave none yet.
     silent: HashSet<NodeId>,
     /// Numbers questions and orders.
@@ -85,8 +85,8 @@ struct Inner {
 }
 
 /// See the module.
-pub(crate) struct State {
-    inner: Mutex<Inner>,
+pub(crate) struct SharedState {
+    inner: Mutex<StateInner>,
     events: broadcast::Sender<v1::WatchResponse>,
     /// A node that was silent gave a sign of life, or left.
     signs: watch::Sender<()>,
@@ -104,15 +104,15 @@ pub(crate) fn now() -> Now {
     Now { instant: Instant::now(), unix_ms: units::millis(unix) }
 }
 
-impl State {
+impl SharedState {
     pub(crate) fn new(
         secret: ClusterSecret,
         settings: Settings,
         lifetime: Option<Duration>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let mut inner = Inner { cluster: Cluster::new(settings), ..Inner::default() };
-        inner.cluster.starting(Instant::now());
+        let mut inner = StateInner { cluster: Cluster::new(settings), ..StateInner::default() };
+        inner.cluster.handle_start(Instant::now());
         let (events, signs) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
         Self { inner: Mutex::new(inner), events, signs, secret, lifetime, metrics, keys: Mutex::default() }
     }
@@ -127,52 +127,56 @@ impl State {
     }
 
     /// What reaches a node that is attached.
-    pub(crate) fn card(&self, node: &NodeName) -> Option<Arc<Card>> {
+    pub(crate) fn contact(&self, node: &NodeName) -> Option<Arc<NodeContact>> {
         let inner = self.lock();
         let id = inner.cluster.roster().id(node)?;
-        inner.channels.get(&id).map(|channel| Arc::clone(&channel.card))
+        inner.channels.get(&id).map(|channel| Arc::clone(&channel.contact))
     }
 
     /// A panic under the lock would be a fault of the core, whose tables stay usable: better to go on than to poison
     /// every request after it.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, StateInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Attaches a node: its link, the key for its tickets, and the token that ends this attachment.
-    pub(crate) fn attach(&self, hello: Hello, to_node: ToNode) -> Result<(Link, Key, CancellationToken), AttachError> {
+    pub(crate) fn attach(
+        &self,
+        hello: Hello,
+        to_node: NodeSender,
+    ) -> Result<(AttachmentId, Key, CancellationToken), AttachError> {
         let key = self.secret.node_key(&hello.node, hello.boot);
         let mut inner = self.lock();
         let now = now();
-        let card = Arc::new(card(&hello, key.clone()));
-        let link = inner.cluster.attach(now, hello)?;
+        let contact = Arc::new(contact(&hello, key.clone()));
+        let attachment = inner.cluster.handle_attach(now, hello)?;
         let replaced = CancellationToken::new();
-        let channel = Channel { link, card, to_node, replaced: replaced.clone(), listing: false };
-        if let Some(old) = inner.channels.insert(link.node, channel) {
+        let channel = NodeChannel { attachment, contact, to_node, replaced: replaced.clone(), listing: false };
+        if let Some(old) = inner.channels.insert(attachment.node, channel) {
             old.replaced.cancel();
         }
-        self.heard(&mut inner, link);
+        self.end_silence(&mut inner, attachment);
         self.publish(&mut inner, now);
-        Ok((link, key, replaced))
+        Ok((attachment, key, replaced))
     }
 
     /// The channel of an attachment closed.
-    pub(crate) fn detach(&self, link: Link) {
+    pub(crate) fn detach(&self, attachment: AttachmentId) {
         let mut inner = self.lock();
         let now = now();
-        inner.cluster.detach(now, link);
-        if inner.channels.get(&link.node).is_some_and(|channel| channel.link == link) {
-            inner.channels.remove(&link.node);
+        inner.cluster.handle_detach(now, attachment);
+        if inner.channels.get(&attachment.node).is_some_and(|channel| channel.attachment == attachment) {
+            inner.channels.remove(&attachment.node);
         }
         // Who waits for an answer over that channel is told by the loss of the sender.
-        inner.pending.retain(|_, pending| pending.link != link);
-        inner.sent.retain(|_, sent| !sent.ends_with(link));
-        self.heard(&mut inner, link);
+        inner.pending.retain(|_, pending| pending.attachment != attachment);
+        inner.sent.retain(|_, sent| !sent.ends_with(attachment));
+        self.end_silence(&mut inner, attachment);
         self.publish(&mut inner, now);
     }
 
     /// Takes a page of a node's catalog, in steps.
-    pub(crate) async fn page(&self, link: Link, mut page: CatalogPage) -> Result<(), PageError> {
+    pub(crate) async fn page(&self, attachment: AttachmentId, mut page: CatalogPage) -> Result<(), PageError> {
         let (mut conflicts, mut example) = (0, None);
         loop {
             let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
@@ -185,7 +189,7 @@ impl State {
                 rejected_files: page.rejected_files,
                 damaged_files: page.damaged_files,
             };
-            let taken = self.lock().cluster.page(link, &step)?;
+            let taken = self.lock().cluster.handle_page(attachment, &step)?;
             let Some(outcome) = taken else { return Ok(()) };
             conflicts += outcome.conflicts;
             example = example.or(outcome.example);
@@ -210,17 +214,17 @@ impl State {
         let now = now();
         for node in nodes {
             self.metrics.hints.inc();
-            inner.cluster.hint(now, node, client);
+            inner.cluster.handle_hint(now, node, client);
         }
-        self.carry(&mut inner, now);
+        self.send_orders(&mut inner, now);
     }
 
     /// A client got wrong bytes of a title from a node.
-    pub(crate) fn doubt(&self, node: &NodeName, what: &What) {
+    pub(crate) fn damaged_copy(&self, node: &NodeName, what: &What) {
         let mut inner = self.lock();
         let now = now();
-        inner.cluster.doubt(now, node, what);
-        self.carry(&mut inner, now);
+        inner.cluster.handle_damaged_copy(now, node, what);
+        self.send_orders(&mut inner, now);
     }
 
     /// Ends a reservation whose session will not be.
@@ -232,11 +236,11 @@ impl State {
     pub(crate) fn tick(&self) {
         let mut inner = self.lock();
         let now = now();
-        if inner.cluster.deadline().is_some_and(|deadline| deadline <= now.instant) {
-            inner.cluster.handle(now, &mut rand::rng());
+        if inner.cluster.next_timeout().is_some_and(|deadline| deadline <= now.instant) {
+            inner.cluster.handle_timeout(now, &mut rand::rng());
             self.publish(&mut inner, now);
         }
-        self.carry(&mut inner, now);
+        self.send_orders(&mut inner, now);
         self.expire(&mut inner, now);
     }
 
@@ -246,12 +250,12 @@ impl State {
     }
 
     /// Logs what happened and tells the watchers. Under the lock, so that events keep their order.
-    fn publish(&self, inner: &mut Inner, now: Now) {
-        for event in inner.cluster.events() {
+    fn publish(&self, inner: &mut StateInner, now: Now) {
+        for event in inner.cluster.poll_events() {
             let (node, change) = match event {
-                Event::Attached(node) => (node, "attached"),
-                Event::State(node, state) => (node, state.as_str()),
-                Event::Stuck(node, sessions) => {
+                ClusterEvent::Attached(node) => (node, "attached"),
+                ClusterEvent::State(node, state) => (node, state.as_str()),
+                ClusterEvent::Stuck(node, sessions) => {
                     let name = inner.cluster.roster().node(node).map(|node| node.name().to_string());
                     let node = name.unwrap_or_default();
                     warn!(%node, sessions, "no other holder has room for sessions of a node that drains; trying on");
@@ -259,7 +263,7 @@ impl State {
                 }
             };
             let Some(known) = inner.cluster.roster().node(node) else { continue };
-            if let Event::State(..) = event {
+            if let ClusterEvent::State(..) = event {
                 info!(node = %known.name(), state = change, "node changed state");
             }
             let node = view::node(&inner.cluster, now, node, known);
@@ -269,7 +273,7 @@ impl State {
     }
 }
 
-impl Inner {
+impl StateInner {
     fn number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers

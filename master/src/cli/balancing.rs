@@ -126,7 +126,7 @@ impl Switches {
 }
 
 impl Link {
-    fn check(self) -> anyhow::Result<balancer::Link> {
+    fn check(self) -> anyhow::Result<balancer::ZoneLink> {
         let Self { from, to, price } = self;
         for zone in [&from, &to] {
             let good = id::zone(zone).is_ok() && !zone.is_empty();
@@ -139,7 +139,7 @@ impl Link {
         );
         // Between 0 and 1000.
         let price = (price * 1000.0).round() as u32;
-        Ok(balancer::Link { from, to, price })
+        Ok(balancer::ZoneLink { from, to, price })
     }
 }
 
@@ -148,8 +148,8 @@ fn check_copies(copies: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rules(copies: Vec<Copies>) -> anyhow::Result<Vec<replication::Rule>> {
-    let mut rules: Vec<replication::Rule> = Vec::new();
+fn rules(copies: Vec<Copies>) -> anyhow::Result<Vec<replication::PrefixRule>> {
+    let mut rules: Vec<replication::PrefixRule> = Vec::new();
     for Copies { prefix, min, max } in copies {
         check_copies(min)?;
         ensure!(prefix.len() <= MAX_BYTES, "[[copies]]: a prefix is at most {MAX_BYTES} bytes");
@@ -158,12 +158,12 @@ fn rules(copies: Vec<Copies>) -> anyhow::Result<Vec<replication::Rule>> {
             "[[copies]] prefix = `{prefix}`: max must be at least {min}, its min"
         );
         ensure!(rules.iter().all(|rule| rule.prefix != prefix), "[[copies]] prefix = `{prefix}` stands there twice");
-        rules.push(replication::Rule { prefix, bounds: Bounds { min, max } });
+        rules.push(replication::PrefixRule { prefix, bounds: Bounds { min, max } });
     }
     Ok(rules)
 }
 
-impl From<Rule> for balancer::Rule {
+impl From<Rule> for balancer::RankRule {
     fn from(rule: Rule) -> Self {
         match rule {
             Rule::Margin => Self::Margin,

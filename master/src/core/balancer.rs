@@ -13,14 +13,14 @@ use rand::{Rng, RngExt as _};
 use usher_proto::{Bitrate, model::Requirements};
 
 pub use self::{
-    refusal::{Count, NoChoice, RETRY},
-    zones::{Link, Zones},
+    refusal::{HolderCounts, NoChoice, RETRY},
+    zones::{ZoneLink, Zones},
 };
 use super::{
     NodeId,
-    books::{Available, Common},
     ledger::Ledger,
-    roster::{Node, Roster, Standing},
+    load_estimate::{Available, ClusterStats},
+    roster::{Node, NodeHealth, Roster},
 };
 
 /// Rate that is reserved for a title whose bitrate nobody knows: full-HD video as it is commonly encoded.
@@ -38,7 +38,7 @@ const APART: i64 = zones::REMOTE;
 
 /// What is better among the nodes that may be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rule {
+pub enum RankRule {
     /// The farthest from full in standard deviations.
     #[default]
     Margin,
@@ -74,7 +74,7 @@ impl Coverage {
 
 /// What is wanted of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct Need<'a> {
+pub struct SeatCriteria<'a> {
     /// Bit/s.
     pub rate: u64,
     /// Nodes that must not be chosen.
@@ -91,7 +91,7 @@ pub struct Need<'a> {
 
 /// What a decision sees, beside the need.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub struct ClusterView<'a> {
     /// Elapsed time.
     pub now: Instant,
     /// The nodes.
@@ -99,9 +99,9 @@ pub struct View<'a> {
     /// What they were promised.
     pub ledger: &'a Ledger,
     /// What all of them have in common.
-    pub common: Common,
+    pub common: ClusterStats,
     /// What is better.
-    pub rule: Rule,
+    pub rule: RankRule,
     /// What it costs to leave a zone.
     pub zones: &'a Zones,
     /// Bit/s that copies on their way are to take, by node.
@@ -150,7 +150,7 @@ pub struct Candidate {
     pub level: u64,
     /// After this request, in thousandths of a standard deviation.
     pub margin: i64,
-    /// Lower is better; see [`Rule`].
+    /// Lower is better; see [`RankRule`].
     cost: i64,
     /// Decides between equals.
     lot: u32,
@@ -159,30 +159,30 @@ pub struct Candidate {
 impl Candidate {
     /// Whether after so many bit/s more nothing would be left for changes of others' traffic.
     pub fn is_tight(&self, rate: u64) -> bool {
-        let calm = self.available.rate.saturating_add(self.available.cold);
-        self.available.unsteady > 0 && self.level.saturating_add(rate) > calm
+        let calm = self.available.rate.saturating_add(self.available.warm_up);
+        self.available.variance > 0 && self.level.saturating_add(rate) > calm
     }
 
     /// Bit/s free before this request, its reserve included.
-    pub fn last_room(&self) -> u64 {
-        self.available.last().saturating_sub(self.level)
+    pub fn headroom(&self) -> u64 {
+        self.available.upper_limit().saturating_sub(self.level)
     }
 }
 
 /// Looks at every holder: `ranked` gets them all, those that may be chosen first and the best of them at its head.
 /// Tells how many stand where.
 pub fn rank(
-    view: &View<'_>,
-    need: &Need<'_>,
+    view: &ClusterView<'_>,
+    criteria: &SeatCriteria<'_>,
     holders: impl Iterator<Item = (NodeId, bool)>,
     rng: &mut impl Rng,
     ranked: &mut Vec<Candidate>,
-) -> Count {
+) -> HolderCounts {
     ranked.clear();
-    let mut count = Count::default();
+    let mut count = HolderCounts::default();
     for (node, served) in holders {
         count.holders += 1;
-        let mut candidate = look(view, need, node);
+        let mut candidate = assess(view, criteria, node);
         if !served && matches!(candidate.verdict, Verdict::Fit | Verdict::Unsure) {
             candidate.verdict = Verdict::Growing;
         }
@@ -198,12 +198,12 @@ pub fn rank(
 }
 
 /// Whether a node may be given this rate now.
-pub fn could_serve(view: &View<'_>, need: &Need<'_>, node: NodeId) -> bool {
-    look(view, need, node).verdict == Verdict::Fit
+pub fn could_serve(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, node: NodeId) -> bool {
+    assess(view, criteria, node).verdict == Verdict::Fit
 }
 
 /// One holder, looked at; without its lot.
-pub fn look(view: &View<'_>, need: &Need<'_>, id: NodeId) -> Candidate {
+pub fn assess(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, id: NodeId) -> Candidate {
     let none = Candidate {
         node: id,
         verdict: Verdict::Down,
@@ -214,21 +214,21 @@ pub fn look(view: &View<'_>, need: &Need<'_>, id: NodeId) -> Candidate {
         lot: 0,
     };
     let Some(node) = view.roster.node(id) else { return none };
-    let Load { available, level } = load(view, id, node);
-    let verdict = judge(view, need, id, node, Load { available, level });
-    let margin = node.books.margin(available.rate, level, need.rate, &view.common);
-    let mut price = view.zones.price(need.zone, &node.hello.zone);
-    price += need.coverage.map_or(0, |coverage| coverage.price(id));
+    let NodeLoad { available, level } = load(view, id, node);
+    let verdict = judge(view, criteria, id, node, NodeLoad { available, level });
+    let margin = node.estimate.margin(available.rate, level, criteria.rate, &view.common);
+    let mut price = view.zones.price(criteria.zone, &node.hello.zone);
+    price += criteria.coverage.map_or(0, |coverage| coverage.price(id));
     let cost = match view.rule {
-        Rule::Margin => zones::cost(margin, price),
-        Rule::Headroom => -i64::try_from(available.rate.saturating_sub(level)).unwrap_or(i64::MAX),
+        RankRule::Margin => zones::cost(margin, price),
+        RankRule::Headroom => -i64::try_from(available.rate.saturating_sub(level)).unwrap_or(i64::MAX),
     };
     Candidate { verdict, available, level, margin, cost, ..none }
 }
 
 /// What may be given of a node, and what is taken.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Load {
+pub struct NodeLoad {
     /// What may be given.
     pub available: Available,
     /// Bit/s taken.
@@ -236,36 +236,36 @@ pub struct Load {
 }
 
 /// A node's load now.
-pub fn load(view: &View<'_>, id: NodeId, node: &Node) -> Load {
-    let level = node.books.level(view.now, view.ledger.promised(id), view.common.masters);
+pub fn load(view: &ClusterView<'_>, id: NodeId, node: &Node) -> NodeLoad {
+    let level = node.estimate.level(view.now, view.ledger.pending_load(id), view.common.masters);
     let copying = view.copying.get(id.index()).copied().unwrap_or(0);
-    Load { available: node.books.available(view.now, copying), level }
+    NodeLoad { available: node.estimate.available(view.now, copying), level }
 }
 
-fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) -> Verdict {
-    if need.exclude.contains(&id) {
+fn judge(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, id: NodeId, node: &Node, load: NodeLoad) -> Verdict {
+    if criteria.exclude.contains(&id) {
         return Verdict::Excluded;
     }
-    let unsure = match node.standing(view.now) {
-        Standing::Draining => return Verdict::Draining,
-        Standing::Down => return Verdict::Down,
-        Standing::Held => return Verdict::Held,
-        Standing::Suspect => return Verdict::Suspect,
-        Standing::Unsure => true,
-        Standing::Well => false,
+    let unsure = match node.health(view.now) {
+        NodeHealth::Draining => return Verdict::Draining,
+        NodeHealth::Down => return Verdict::Down,
+        NodeHealth::Held => return Verdict::Held,
+        NodeHealth::Suspect => return Verdict::Suspect,
+        NodeHealth::Unsure => true,
+        NodeHealth::Well => false,
     };
-    if node.hello.equipment.lacks(need.needs).is_some() {
+    if node.hello.equipment.lacks(criteria.needs).is_some() {
         return Verdict::Unequipped;
     }
-    if node.largest_session() < need.rate {
+    if node.largest_session() < criteria.rate {
         return Verdict::Small;
     }
-    let after = load.level.saturating_add(need.rate);
-    if need.full.contains(&id) {
+    let after = load.level.saturating_add(criteria.rate);
+    if criteria.full.contains(&id) {
         Verdict::Full
     } else if after <= load.available.rate {
         if unsure { Verdict::Unsure } else { Verdict::Fit }
-    } else if after <= load.available.last() {
+    } else if after <= load.available.upper_limit() {
         Verdict::Cold
     } else {
         Verdict::Full
@@ -274,7 +274,7 @@ fn judge(view: &View<'_>, need: &Need<'_>, id: NodeId, node: &Node, load: Load) 
 
 /// The first of the holders that are suspect or held, when there is no other: those who may be well are better than
 /// none.
-pub fn panic(need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
+pub fn panic_choice(criteria: &SeatCriteria<'_>, ranked: &[Candidate]) -> Option<usize> {
     let held = |candidate: &Candidate| matches!(candidate.verdict, Verdict::Suspect | Verdict::Held);
     let out = |candidate: &Candidate| {
         use Verdict::{Down, Draining, Excluded, Growing, Small, Unequipped};
@@ -283,23 +283,23 @@ pub fn panic(need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
     if !ranked.iter().all(|candidate| held(candidate) || out(candidate)) {
         return None;
     }
-    let fits = |candidate: &Candidate| held(candidate) && candidate.last_room() >= need.rate;
+    let fits = |candidate: &Candidate| held(candidate) && candidate.headroom() >= criteria.rate;
     let able = ranked.iter().enumerate().filter(|(_, candidate)| fits(candidate));
     able.max_by_key(|(_, candidate)| (candidate.margin, candidate.lot)).map(|(at, _)| at)
 }
 
 /// The best of the holders that have room in their reserve.
-pub fn cold(ranked: &[Candidate]) -> Option<usize> {
+pub fn reserve_choice(ranked: &[Candidate]) -> Option<usize> {
     let cold = ranked.iter().enumerate().filter(|(_, candidate)| candidate.verdict == Verdict::Cold);
-    cold.max_by_key(|(_, candidate)| (candidate.last_room(), candidate.lot)).map(|(at, _)| at)
+    cold.max_by_key(|(_, candidate)| (candidate.headroom(), candidate.lot)).map(|(at, _)| at)
 }
 
 /// The best of the holders that only a burst of others' traffic fills.
-pub fn burst(view: &View<'_>, need: &Need<'_>, ranked: &[Candidate]) -> Option<usize> {
+pub fn burst_choice(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, ranked: &[Candidate]) -> Option<usize> {
     let only_burst = |candidate: &Candidate| {
         candidate.verdict == Verdict::Full
             && view.roster.node(candidate.node).is_some_and(|node| {
-                node.books.is_burst(candidate.available.rate, candidate.level, need.rate, &view.common)
+                node.estimate.is_burst(candidate.available.rate, candidate.level, criteria.rate, &view.common)
             })
     };
     let able = ranked.iter().enumerate().filter(|(_, candidate)| only_burst(candidate));

@@ -10,7 +10,7 @@
 mod copy;
 mod lookup;
 mod media;
-mod names;
+mod name_index;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -23,15 +23,15 @@ use usher_proto::{
     model::{CatalogCopy, CatalogPage, Origin},
 };
 
-use self::{
-    copy::{Copy, GROWING, HASHED, REPLICA, STREAMABLE},
-    media::MediaTypes,
-    names::Names,
-    slab::{NONE, Slab},
-};
 pub use self::{
-    copy::{CopyView, Key},
-    lookup::{Facts, Found, Work},
+    copy::{ContentIdentity, CopyView},
+    lookup::{ContentKey, TitleMetadata, TitleVersion},
+};
+use self::{
+    copy::{GROWING, HASHED, REPLICA, STREAMABLE, StoredCopy},
+    media::MediaTypes,
+    name_index::NameIndex,
+    slab::{NONE, Slab},
 };
 use super::NodeId;
 
@@ -59,7 +59,7 @@ pub struct PageOutcome {
 }
 
 /// A title: its name and its first copy.
-struct Entry {
+struct TitleEntry {
     /// `None` in a free slot.
     name: Option<Title>,
     head: u32,
@@ -76,7 +76,7 @@ pub struct TitleId {
 
 /// What is known of one node's catalog.
 #[derive(Clone, Copy, Default)]
-struct Holder {
+struct NodeCatalog {
     /// Copies named from now on are of this generation.
     generation: u32,
     /// Older copies are void.
@@ -91,15 +91,15 @@ struct Holder {
 #[derive(Default)]
 pub struct Catalog {
     names: BTreeMap<Title, u32>,
-    by_name: Names,
+    by_name: NameIndex,
     births: u32,
-    entries: Slab<Entry>,
-    copies: Slab<Copy>,
+    entries: Slab<TitleEntry>,
+    copies: Slab<StoredCopy>,
     /// First 32 bits of a content id, then the title's number. A look-up compares whole ids afterwards, so that two
     /// contents with the same beginning cost time and nothing else; a full hash table would cost 50 bytes a title.
     contents: BTreeSet<u64>,
     media: MediaTypes,
-    holders: Vec<Holder>,
+    holders: Vec<NodeCatalog>,
     /// Where the sweep is, and how many slots it has yet to look at.
     cursor: usize,
     unswept: usize,
@@ -172,7 +172,7 @@ impl Catalog {
         let (previous, found) = self.place(title, node, copy.volume);
         let at = match found {
             Some(at) => {
-                let Copy { generation, next, .. } = self.copies[at];
+                let StoredCopy { generation, next, .. } = self.copies[at];
                 let old = self.hashed(at);
                 let counts = self.holder(node);
                 counts.copies += u32::from(generation < holder.oldest);
@@ -249,14 +249,14 @@ impl Catalog {
         self.entries.bytes() + self.copies.bytes()
     }
 
-    fn holder(&mut self, node: NodeId) -> &mut Holder {
+    fn holder(&mut self, node: NodeId) -> &mut NodeCatalog {
         if self.holders.len() <= node.index() {
-            self.holders.resize_with(node.index() + 1, Holder::default);
+            self.holders.resize_with(node.index() + 1, NodeCatalog::default);
         }
         &mut self.holders[node.index()]
     }
 
-    fn is_live(&self, copy: &Copy) -> bool {
+    fn is_live(&self, copy: &StoredCopy) -> bool {
         copy.generation >= holder_of(&self.holders, NodeId(copy.node)).oldest
     }
 
@@ -266,7 +266,7 @@ impl Catalog {
             return entry;
         }
         self.births = self.births.wrapping_add(1);
-        let entry = self.entries.push(Entry { name: Some(title.clone()), head: NONE, born: self.births });
+        let entry = self.entries.push(TitleEntry { name: Some(title.clone()), head: NONE, born: self.births });
         self.names.insert(title.clone(), entry);
         let entries = &self.entries;
         self.by_name.insert(title.as_str(), entry, |entry| entries[entry].name.as_ref().map_or("", Title::as_str));
@@ -291,7 +291,7 @@ impl Catalog {
         (previous, None)
     }
 
-    fn made(&mut self, node: NodeId, title: u32, next: u32, generation: u32, copy: &CatalogCopy) -> Copy {
+    fn made(&mut self, node: NodeId, title: u32, next: u32, generation: u32, copy: &CatalogCopy) -> StoredCopy {
         let mut media = self.media.number(&copy.media_type);
         media |= if copy.content.is_some() { HASHED } else { 0 };
         media |= if copy.streamable { STREAMABLE } else { 0 };
@@ -300,7 +300,7 @@ impl Catalog {
             Origin::Replica => REPLICA,
             Origin::Growing => REPLICA | GROWING,
         };
-        Copy {
+        StoredCopy {
             content: copy.content.map_or([0; 32], |id| id.0),
             size: copy.size,
             modified_ms: copy.modified_ms,
@@ -348,7 +348,7 @@ impl Catalog {
     }
 
     /// All copies of a title, void ones too.
-    fn all(&self, title: u32) -> impl Iterator<Item = (u32, &Copy)> {
+    fn all(&self, title: u32) -> impl Iterator<Item = (u32, &StoredCopy)> {
         let mut at = self.entries[title].head;
         std::iter::from_fn(move || {
             let copy = self.copies.slot(at)?;
@@ -364,12 +364,12 @@ impl Catalog {
         contents.next().is_some_and(|first| contents.any(|other| other != first))
     }
 
-    fn live(&self, title: u32) -> impl Iterator<Item = (u32, &Copy)> {
+    fn live(&self, title: u32) -> impl Iterator<Item = (u32, &StoredCopy)> {
         self.all(title).filter(|(_, copy)| self.is_live(copy))
     }
 }
 
-fn holder_of(holders: &[Holder], node: NodeId) -> Holder {
+fn holder_of(holders: &[NodeCatalog], node: NodeId) -> NodeCatalog {
     holders.get(node.index()).copied().unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
 //! The whole core behind one door: catalog, roster and ledger, kept in step. Owns what an event of one means for the
 //! others, and the decision: look up, choose, reserve.
 
-mod calm;
+mod background_moves;
 mod copies;
 mod decide;
 mod live;
@@ -20,22 +20,22 @@ use rand::Rng;
 use usher_proto::{SessionId, Title, model::Hello};
 
 pub use self::{
-    live::{Ingest, NotPublished},
-    request::{Ask, Decision, Refused},
+    live::{IngestSeats, PublishRefused},
+    request::{Decision, Refused, SeatRequest},
     settings::{Order, Settings},
 };
 use super::{
     NodeId, Now,
-    balancer::{self, View},
-    books::Common,
-    catalog::{Catalog, Found},
-    doubts::Doubts,
+    balancer::{self, ClusterView},
+    catalog::{Catalog, TitleVersion},
     feeds::Feeds,
-    journal::{Journal, Record},
+    journal::{DecisionRecord, Journal},
     ledger::Ledger,
-    moves::{self, Rooms, Search, Step},
-    replication::{self, Planner, Spot},
-    roster::{AttachError, Change, Link, Roster, State},
+    load_estimate::ClusterStats,
+    moves::{self, HeadroomTable, MoveSearch, SessionMove},
+    recheck::RecheckLimiter,
+    replication::{self, NodeSnapshot, Planner},
+    roster::{AttachError, AttachmentId, NodeState, Roster, RosterChange},
 };
 
 /// How often what no request asks for is looked at: moves, copies, and what all nodes have in common.
@@ -49,11 +49,11 @@ const TELL: Duration = Duration::from_secs(10);
 
 /// Something that people who watch want to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ClusterEvent {
     /// A node attached.
     Attached(NodeId),
     /// A node's state changed.
-    State(NodeId, State),
+    State(NodeId, NodeState),
     /// So many sessions of a node that drains find no room at the other nodes that hold their titles.
     Stuck(NodeId, usize),
 }
@@ -67,9 +67,9 @@ pub struct Cluster {
     roster: Roster,
     ledger: Ledger,
     journal: Journal,
-    doubts: Doubts,
+    rechecks: RecheckLimiter,
     feeds: Feeds,
-    common: Common,
+    common: ClusterStats,
     /// The sizes of the sessions that were placed: their mean square and mean, in kbit/s with 16 bits below the point.
     sizes: (u64, u64),
     /// The sessions that a node has named since it began to list all of them.
@@ -77,18 +77,18 @@ pub struct Cluster {
     /// From the first node on, unless nothing is copied.
     planner: Option<Planner>,
     planned: Option<Instant>,
-    spots: Vec<Option<Spot>>,
+    snapshots: Vec<Option<NodeSnapshot>>,
     /// Bit/s that copies on their way are to take of their sources.
     copying: Vec<u64>,
-    copies: Vec<replication::Order>,
-    rooms: Rooms,
-    steps: Vec<Step>,
+    copies: Vec<replication::CopyOrder>,
+    headroom: HeadroomTable,
+    steps: Vec<SessionMove>,
     round: Option<Instant>,
     /// Nodes whose last report shows that they have more than they can give.
     overloaded: Vec<NodeId>,
-    calm: calm::Calm,
+    background: background_moves::BackgroundMoves,
     orders: Vec<Order>,
-    events: Vec<Event>,
+    events: Vec<ClusterEvent>,
     scratch: decide::Scratch,
 }
 
@@ -101,7 +101,7 @@ impl Default for Cluster {
 impl Cluster {
     /// A cluster of no nodes.
     pub fn new(settings: Settings) -> Self {
-        let common = Common { masters: settings.masters.max(1), ..Common::default() };
+        let common = ClusterStats { masters: settings.masters.max(1), ..ClusterStats::default() };
         Self {
             roster: Roster::new(settings.report_interval),
             settings,
@@ -109,21 +109,21 @@ impl Cluster {
             catalog: Catalog::new(),
             ledger: Ledger::default(),
             journal: Journal::default(),
-            doubts: Doubts::default(),
+            rechecks: RecheckLimiter::default(),
             feeds: Feeds::default(),
             common,
             sizes: (0, 0),
             listed: HashMap::new(),
             planner: None,
             planned: None,
-            spots: Vec::new(),
+            snapshots: Vec::new(),
             copying: Vec::new(),
             copies: Vec::new(),
-            rooms: Rooms::default(),
+            headroom: HeadroomTable::default(),
             steps: Vec::new(),
             round: None,
             overloaded: Vec::new(),
-            calm: calm::Calm::default(),
+            background: background_moves::BackgroundMoves::default(),
             orders: Vec::new(),
             events: Vec::new(),
             scratch: decide::Scratch::default(),
@@ -131,33 +131,33 @@ impl Cluster {
     }
 
     /// Attaches a node.
-    pub fn attach(&mut self, now: Now, hello: Hello) -> Result<Link, AttachError> {
-        let (link, fresh) = self.roster.attach(now, hello)?;
+    pub fn handle_attach(&mut self, now: Now, hello: Hello) -> Result<AttachmentId, AttachError> {
+        let (attachment, fresh) = self.roster.handle_attach(now, hello)?;
         if fresh {
             // The key of the tickets went with the old process.
-            self.ledger.release_all(link.node);
+            self.ledger.release_all(attachment.node);
         }
-        self.listed.remove(&link.node);
-        self.note_drain(now, link.node);
+        self.listed.remove(&attachment.node);
+        self.note_drain(now, attachment.node);
         self.round.get_or_insert(now.instant + ROUND);
         if self.settings.replication && self.planner.is_none() {
             self.planner = Some(Planner::new(now.instant, self.settings.copies.clone(), self.settings.grace));
         }
-        self.events.push(Event::Attached(link.node));
-        Ok(link)
+        self.events.push(ClusterEvent::Attached(attachment.node));
+        Ok(attachment)
     }
 
     /// The channel of an attachment closed.
-    pub fn detach(&mut self, now: Now, link: Link) {
-        if self.roster.detach(now, link) {
-            self.calm.left(link.node);
-            self.feeds.gone(now.instant, link.node);
-            self.events.push(Event::State(link.node, State::Gone));
+    pub fn handle_detach(&mut self, now: Now, attachment: AttachmentId) {
+        if self.roster.handle_detach(now, attachment) {
+            self.background.left(attachment.node);
+            self.feeds.handle_detach(now.instant, attachment.node);
+            self.events.push(ClusterEvent::State(attachment.node, NodeState::Gone));
         }
     }
 
     /// The master has just been started: nodes of the one before it are about to attach.
-    pub fn starting(&mut self, now: Instant) {
+    pub fn handle_start(&mut self, now: Instant) {
         self.started = Some(now);
     }
 
@@ -181,79 +181,79 @@ impl Cluster {
 
     /// Does what time alone brings: leases and reservations end, nodes that have too much shed, and the catalog collects
     /// a step of what is void.
-    pub fn handle(&mut self, now: Now, rng: &mut impl Rng) {
-        self.ledger.expire(now.instant);
-        for (node, change) in self.roster.handle(now) {
+    pub fn handle_timeout(&mut self, now: Now, rng: &mut impl Rng) {
+        self.ledger.handle_timeout(now.instant);
+        for (node, change) in self.roster.handle_timeout(now) {
             match change {
-                Change::State(state) => self.events.push(Event::State(node, state)),
-                Change::CopiesVoid => {
+                RosterChange::State(state) => self.events.push(ClusterEvent::State(node, state)),
+                RosterChange::CopiesVoid => {
                     self.catalog.forget(node);
                     if let Some(planner) = &mut self.planner {
-                        planner.forget(node);
+                        planner.handle_node_lost(node);
                     }
                 }
-                Change::Forgotten => self.ledger.release_all(node),
+                RosterChange::Forgotten => self.ledger.release_all(node),
             }
         }
         if !self.overloaded.is_empty() {
             let nodes = std::mem::take(&mut self.overloaded);
-            self.make(now, |search, steps| moves::shed(search, &nodes, rng, steps));
+            self.find_and_start_moves(now, |search, steps| moves::shed(search, &nodes, rng, steps));
         }
-        self.calmly(now, rng);
+        self.make_background_moves(now, rng);
         if self.round.is_some_and(|round| round <= now.instant) {
             self.round = Some(now.instant + ROUND);
-            self.round();
+            self.refresh_stats();
             let ledger = &self.ledger;
-            self.feeds.expire(now.instant, |session| ledger.session(session).is_some());
-            self.join(now, rng);
-            self.plan(now, rng);
-        } else if self.hurry().is_some_and(|hurry| hurry <= now.instant) {
-            self.plan(now, rng);
+            self.feeds.handle_timeout(now.instant, |session| ledger.session(session).is_some());
+            self.fill_joined_nodes(now, rng);
+            self.plan_copies(now, rng);
+        } else if self.urgent_plan().is_some_and(|hurry| hurry <= now.instant) {
+            self.plan_copies(now, rng);
         }
     }
 
     fn is_overloaded(&self, now: Now, node: NodeId) -> bool {
         let Some(known) = self.roster.node(node) else { return false };
         let load = balancer::load(&self.view(now), node, known);
-        load.level > load.available.most()
+        load.level > load.available.with_reserves()
     }
 
     /// Makes the moves that `find` finds.
-    fn make(&mut self, now: Now, find: impl FnOnce(&mut Search<'_>, &mut Vec<Step>)) {
+    fn find_and_start_moves(&mut self, now: Now, find: impl FnOnce(&mut MoveSearch<'_>, &mut Vec<SessionMove>)) {
         let mut steps = std::mem::take(&mut self.steps);
         self.search(now, |search| find(search, &mut steps));
-        self.depart(now, &steps);
+        self.start_moves(now, &steps);
         self.steps = steps;
     }
 
-    fn round(&mut self) {
-        let variances = self.roster.nodes().filter_map(|(_, node)| node.books.variance());
+    fn refresh_stats(&mut self) {
+        let variances = self.roster.nodes().filter_map(|(_, node)| node.estimate.variance());
         let (sum, count) = variances.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(one), count + 1));
         self.common.pool = sum.checked_div(count).unwrap_or(0);
     }
 
     /// Makes moves: their rates are promised, and the orders go out.
-    pub fn depart(&mut self, now: Now, steps: &[Step]) {
+    pub fn start_moves(&mut self, now: Now, steps: &[SessionMove]) {
         for step in steps {
-            if self.ledger.depart(now, step.session, step.to) {
+            if self.ledger.start_move(now, step.session, step.to) {
                 self.orders.push(Order::Move(*step));
             }
         }
     }
 
     /// What is to be carried out since the last call.
-    pub fn orders(&mut self) -> Vec<Order> {
+    pub fn poll_orders(&mut self) -> Vec<Order> {
         std::mem::take(&mut self.orders)
     }
 
     fn probe(&mut self, now: Now, node: NodeId) {
-        if self.roster.ask(now.instant, node) {
+        if self.roster.start_probe(now.instant, node) {
             self.orders.push(Order::Probe(node));
         }
     }
 
-    fn view(&self, now: Now) -> View<'_> {
-        View {
+    fn view(&self, now: Now) -> ClusterView<'_> {
+        ClusterView {
             now: now.instant,
             roster: &self.roster,
             ledger: &self.ledger,
@@ -265,12 +265,12 @@ impl Cluster {
     }
 
     /// Looks for moves, with every node's room read anew.
-    fn search<T>(&mut self, now: Now, look: impl FnOnce(&mut Search<'_>) -> T) -> T {
-        let mut rooms = std::mem::take(&mut self.rooms);
+    fn search<T>(&mut self, now: Now, look: impl FnOnce(&mut MoveSearch<'_>) -> T) -> T {
+        let mut headroom = std::mem::take(&mut self.headroom);
         let view = self.view(now);
-        rooms.read(&view);
-        let found = look(&mut Search { view, catalog: &self.catalog, rooms: &mut rooms });
-        self.rooms = rooms;
+        headroom.read(&view);
+        let found = look(&mut MoveSearch { view, catalog: &self.catalog, headroom: &mut headroom });
+        self.headroom = headroom;
         found
     }
 
@@ -279,16 +279,17 @@ impl Cluster {
         self.catalog.sweep()
     }
 
-    /// When [`Self::handle`] has something to do next.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When [`Self::handle_timeout`] has something to do next.
+    pub fn next_timeout(&self) -> Option<Instant> {
         // What is overloaded is so at once: any time that has passed says that.
         let at_once = if self.overloaded.is_empty() { None } else { self.round.map(|round| round - ROUND) };
-        let others = [self.roster.deadline(), self.round, at_once, self.hurry(), self.calm.deadline()];
-        self.ledger.deadline().into_iter().chain(others.into_iter().flatten()).min()
+        let others =
+            [self.roster.next_timeout(), self.round, at_once, self.urgent_plan(), self.background.next_timeout()];
+        self.ledger.next_timeout().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// What has happened since the last call.
-    pub fn events(&mut self) -> Vec<Event> {
+    pub fn poll_events(&mut self) -> Vec<ClusterEvent> {
         std::mem::take(&mut self.events)
     }
 
@@ -308,17 +309,17 @@ impl Cluster {
     }
 
     /// The contents of a title, in the order of a request by name.
-    pub fn versions(&self, title: &Title) -> Vec<Found> {
+    pub fn versions(&self, title: &Title) -> Vec<TitleVersion> {
         self.catalog.versions(title.as_str(), |node| self.roster.attached(node))
     }
 
     /// Titles from a prefix on; see [`Catalog::list`].
-    pub fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> impl Iterator<Item = Found> + 'a {
+    pub fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> impl Iterator<Item = TitleVersion> + 'a {
         self.catalog.list(prefix, after, |node| self.roster.attached(node))
     }
 
     /// A decision by the tag of its request, while it is kept.
-    pub fn decided(&self, tag: u64) -> Option<&Record> {
+    pub fn decision(&self, tag: u64) -> Option<&DecisionRecord> {
         self.journal.find(tag)
     }
 
@@ -326,6 +327,6 @@ impl Cluster {
     pub fn load(&self, now: Now, node: NodeId) -> (u64, u64) {
         let Some(known) = self.roster.node(node) else { return (0, 0) };
         let load = balancer::load(&self.view(now), node, known);
-        (load.level, load.available.last().saturating_sub(load.level))
+        (load.level, load.available.upper_limit().saturating_sub(load.level))
     }
 }

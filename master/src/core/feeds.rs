@@ -34,7 +34,7 @@ pub struct Feed {
 
 /// A session of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Use {
+pub struct FeedSession {
     /// Of which.
     pub title: Title,
     /// The node that gets it, if that is one.
@@ -43,7 +43,7 @@ pub struct Use {
 
 /// A publisher that has to end, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rival {
+pub struct RivalPublisher {
     /// The node that it sends to.
     pub node: NodeId,
     /// What it sends.
@@ -56,7 +56,7 @@ pub struct Rival {
 #[derive(Debug, Default)]
 pub struct Feeds {
     feeds: BTreeMap<Title, Feed>,
-    sessions: HashMap<SessionId, Use>,
+    sessions: HashMap<SessionId, FeedSession>,
     /// Nodes whose channel closed, and when.
     gone: HashMap<NodeId, Instant>,
 }
@@ -129,7 +129,7 @@ impl Feed {
 impl Feeds {
     /// A node tells of all the feeds that it carries. Returns the publishers that have to end since another one was sent
     /// elsewhere later.
-    pub fn tell(&mut self, now: Instant, node: NodeId, told: Vec<FeedState>) -> Vec<Rival> {
+    pub fn handle_update(&mut self, now: Instant, node: NodeId, told: Vec<FeedState>) -> Vec<RivalPublisher> {
         self.gone.remove(&node);
         let titles: Vec<Title> = told.iter().map(|state| state.title.clone()).collect();
         self.feeds.retain(|title, feed| {
@@ -157,7 +157,7 @@ impl Feeds {
     }
 
     /// The channel of a node closed: what it carried is not chosen, and forgotten after a while.
-    pub fn gone(&mut self, now: Instant, node: NodeId) {
+    pub fn handle_detach(&mut self, now: Instant, node: NodeId) {
         self.gone.insert(node, now);
         for feed in self.feeds.values_mut() {
             if let Some(state) = feed.carriers.get_mut(&node) {
@@ -167,7 +167,7 @@ impl Feeds {
     }
 
     /// Forgets what has been away for too long; of the sessions keeps those that are still `known`.
-    pub fn expire(&mut self, now: Instant, known: impl Fn(SessionId) -> bool) {
+    pub fn handle_timeout(&mut self, now: Instant, known: impl Fn(SessionId) -> bool) {
         let since = |at: Instant| now.saturating_duration_since(at);
         let lost: Vec<NodeId> =
             self.gone.iter().filter(|(_, at)| since(**at) >= GRACE).map(|(node, _)| *node).collect();
@@ -187,36 +187,36 @@ impl Feeds {
     }
 
     /// A publisher was sent to a node.
-    pub fn decided(&mut self, title: &Title, publisher: PublisherId) {
+    pub fn handle_published(&mut self, title: &Title, publisher: PublisherId) {
         if let Some(feed) = self.feeds.get_mut(title) {
             feed.decided = Some(publisher);
         }
     }
 
     /// A node was told to get a feed from another.
-    pub fn ordered(&mut self, now: Instant, title: &Title, node: NodeId, upstream: NodeId) {
+    pub fn handle_ordered(&mut self, now: Instant, title: &Title, node: NodeId, upstream: NodeId) {
         if let Some(feed) = self.feeds.get_mut(title) {
             feed.ordered.insert(node, (upstream, now));
         }
     }
 
     /// A session of a feed begins, or is about to.
-    pub fn used(&mut self, session: SessionId, used: Use) {
+    pub fn add_session(&mut self, session: SessionId, used: FeedSession) {
         self.sessions.entry(session).or_insert(used);
     }
 
     /// A session is over.
-    pub fn left(&mut self, session: SessionId) {
+    pub fn remove_session(&mut self, session: SessionId) {
         self.sessions.remove(&session);
     }
 
     /// Which feed a session is of.
-    pub fn session(&self, session: SessionId) -> Option<&Use> {
+    pub fn session(&self, session: SessionId) -> Option<&FeedSession> {
         self.sessions.get(&session)
     }
 
     /// All sessions of feeds.
-    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Use)> {
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &FeedSession)> {
         self.sessions.iter().map(|(session, used)| (*session, used))
     }
 
@@ -244,7 +244,7 @@ impl Feeds {
 impl Feed {
     /// Of several publishers at several nodes the one that was sent somewhere last stays, or the one that began last; of
     /// one that is at two nodes, that at the node which tells.
-    fn rivals(&self, title: &Title, tells: NodeId) -> Vec<Rival> {
+    fn rivals(&self, title: &Title, tells: NodeId) -> Vec<RivalPublisher> {
         let there = self.carriers.iter().filter(|(_, state)| !state.interrupted);
         let all: Vec<(NodeId, PublisherId, i64)> =
             there.filter_map(|(node, state)| Some((*node, state.publisher?, state.started_ms))).collect();
@@ -254,7 +254,7 @@ impl Feed {
         let stays =
             all.iter().max_by_key(|(node, id, started)| (self.decided == Some(*id), *node == tells, *started)).copied();
         let others = all.into_iter().filter(|one| Some(*one) != stays);
-        others.map(|(node, publisher, _)| Rival { node, title: title.clone(), publisher }).collect()
+        others.map(|(node, publisher, _)| RivalPublisher { node, title: title.clone(), publisher }).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use usher_proto::{Bitrate, SessionId, model::What, ticket::Purpose};
 
-pub use self::text::Explained;
+pub use self::text::Explanation;
 use super::{
     Now,
     balancer::{Candidate, NoChoice},
@@ -25,14 +25,14 @@ pub const LOOKED: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The first of the holders, in the usual way.
-    Chosen(How),
+    Chosen(Selection),
     /// No node.
     Refused(NoChoice),
 }
 
 /// Which rule found the seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Selection {
     /// The best of those with room.
     Best,
     /// The only holder.
@@ -49,7 +49,7 @@ pub enum How {
 
 /// One decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct DecisionRecord {
     /// Names the request: a hash of its id; 0 for none.
     pub tag: u64,
     /// When.
@@ -73,12 +73,12 @@ pub struct Record {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Journal {
-    records: VecDeque<Record>,
+    records: VecDeque<DecisionRecord>,
 }
 
 impl Journal {
     /// Keeps a decision; the oldest leaves when there are [`KEPT`].
-    pub fn keep(&mut self, record: Record) {
+    pub fn keep(&mut self, record: DecisionRecord) {
         if self.records.len() == KEPT {
             self.records.pop_front();
         }
@@ -86,7 +86,7 @@ impl Journal {
     }
 
     /// The last decision with this tag.
-    pub fn find(&self, tag: u64) -> Option<&Record> {
+    pub fn find(&self, tag: u64) -> Option<&DecisionRecord> {
         self.records.iter().rev().find(|record| record.tag == tag && tag != 0)
     }
 

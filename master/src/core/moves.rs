@@ -12,30 +12,30 @@ use rand::{Rng, RngExt as _};
 use usher_proto::{SessionId, model::Origin};
 
 pub use self::{
-    drain::{Drain, drain},
+    drain::{DrainPace, drain},
     shed::shed,
-    spread::{Giving, spread},
+    spread::{Givers, spread},
 };
 use super::{
     NodeId,
-    balancer::{self, Load, View},
+    balancer::{self, ClusterView, NodeLoad},
     catalog::Catalog,
-    ledger::{Place, WorkRef},
-    roster::Standing,
+    ledger::{ContentRef, NodeSessions},
+    roster::NodeHealth,
 };
 
 /// How often a session is moved in its life at most, but away from a node that drains: a viewer who is sent about is
 /// no better off than one who waits.
-pub const MOVES: u8 = 2;
+pub const MAX_MOVES: u8 = 2;
 
 /// Sessions that are moved for one arrival at most.
-pub const STEPS: usize = 4;
+pub const MAX_STEPS: usize = 4;
 
 /// Holders of a title on which room is sought, those that lack the least.
 const BLOCKED: usize = 8;
 
 /// Works of a node that are looked at for a session to move.
-const WORKS: usize = 256;
+const MAX_CONTENTS: usize = 256;
 
 /// Seats found for a session at which the search has enough to choose from.
 const ENOUGH: usize = 32;
@@ -49,7 +49,7 @@ const FREE: u64 = 2000;
 
 /// One session to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct SessionMove {
     /// The session.
     pub session: SessionId,
     /// Where it runs.
@@ -62,16 +62,16 @@ pub struct Step {
 
 /// What each node has left, by number.
 #[derive(Default)]
-pub struct Rooms {
-    rooms: Vec<Room>,
+pub struct HeadroomTable {
+    headroom: Vec<Headroom>,
     /// Bit/s that all nodes may be given, and have left.
     available: u64,
     free: u64,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Room {
-    load: Load,
+struct Headroom {
+    load: NodeLoad,
     /// Bit/s left; below 0 when it has more than it can give.
     left: i64,
     /// It may be given sessions.
@@ -81,17 +81,17 @@ struct Room {
     given_rate: u64,
 }
 
-impl Rooms {
+impl HeadroomTable {
     /// Reads every node's room.
-    pub fn read(&mut self, view: &View<'_>) {
-        self.rooms.clear();
+    pub fn read(&mut self, view: &ClusterView<'_>) {
+        self.headroom.clear();
         (self.available, self.free) = (0, 0);
         for (id, node) in view.roster.nodes() {
             let load = balancer::load(view, id, node);
             let left = signed(load.available.rate) - signed(load.level);
-            let well = node.standing(view.now) == Standing::Well;
-            self.rooms.resize(id.index(), Room::default());
-            self.rooms.push(Room { load, left, well, given: 0, given_rate: 0 });
+            let well = node.health(view.now) == NodeHealth::Well;
+            self.headroom.resize(id.index(), Headroom::default());
+            self.headroom.push(Headroom { load, left, well, given: 0, given_rate: 0 });
             if well {
                 self.available = self.available.saturating_add(load.available.rate);
                 self.free = self.free.saturating_add(u64::try_from(left).unwrap_or(0));
@@ -99,17 +99,17 @@ impl Rooms {
         }
     }
 
-    fn of(&self, node: NodeId) -> Room {
-        self.rooms.get(node.index()).copied().unwrap_or_default()
+    fn of(&self, node: NodeId) -> Headroom {
+        self.headroom.get(node.index()).copied().unwrap_or_default()
     }
 
-    fn take(&mut self, step: &Step) {
+    fn take(&mut self, step: &SessionMove) {
         let rate = signed(step.rate);
-        if let Some(room) = self.rooms.get_mut(step.from.index()) {
+        if let Some(room) = self.headroom.get_mut(step.from.index()) {
             room.left += rate;
             room.load.level = room.load.level.saturating_sub(step.rate);
         }
-        if let Some(room) = self.rooms.get_mut(step.to.index()) {
+        if let Some(room) = self.headroom.get_mut(step.to.index()) {
             room.left -= rate;
             room.load.level = room.load.level.saturating_add(step.rate);
             room.given += 1;
@@ -125,7 +125,7 @@ fn signed(rate: u64) -> i64 {
 
 /// Which session of a node shall move, and to where.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct MoveCriteria<'a> {
     /// Its going frees at least so many bit/s.
     pub need: u64,
     /// Not to this node.
@@ -135,27 +135,27 @@ pub struct Wanted<'a> {
     /// It was moved fewer times than this.
     pub moves: u8,
     /// None of these, which were chosen before.
-    pub taken: &'a [Step],
+    pub taken: &'a [SessionMove],
 }
 
-impl Wanted<'_> {
+impl MoveCriteria<'_> {
     /// Any that frees so many bit/s.
     fn freeing(need: u64) -> Self {
-        Self { need, not: None, margin: 0, moves: MOVES, taken: &[] }
+        Self { need, not: None, margin: 0, moves: MAX_MOVES, taken: &[] }
     }
 }
 
 /// What a search sees.
-pub struct Search<'a> {
+pub struct MoveSearch<'a> {
     /// Nodes and promises.
-    pub view: View<'a>,
+    pub view: ClusterView<'a>,
     /// Who else holds a title.
     pub catalog: &'a Catalog,
     /// What each node has left.
-    pub rooms: &'a mut Rooms,
+    pub headroom: &'a mut HeadroomTable,
 }
 
-impl Search<'_> {
+impl MoveSearch<'_> {
     /// The moves after which one of `holders` has room for `rate`, in the order in which to make them, and that holder.
     /// Empty when there are none.
     pub fn make_room(
@@ -163,43 +163,43 @@ impl Search<'_> {
         rate: u64,
         holders: impl Iterator<Item = NodeId>,
         rng: &mut impl Rng,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<SessionMove>,
     ) -> Option<NodeId> {
         steps.clear();
-        if self.rooms.free < self.rooms.available / FREE {
+        if self.headroom.free < self.headroom.available / FREE {
             return None;
         }
-        let well = holders.filter(|node| self.rooms.of(*node).well);
+        let well = holders.filter(|node| self.headroom.of(*node).well);
         let mut blocked: Vec<NodeId> = well.take(balancer::LOOKED_AT).collect();
-        blocked.sort_unstable_by_key(|node| (-self.rooms.of(*node).left, *node));
+        blocked.sort_unstable_by_key(|node| (-self.headroom.of(*node).left, *node));
         blocked.dedup();
         blocked.truncate(BLOCKED);
-        let need = |rooms: &Rooms, node| u64::try_from(signed(rate) - rooms.of(node).left).unwrap_or(0);
+        let need = |headroom: &HeadroomTable, node| u64::try_from(signed(rate) - headroom.of(node).left).unwrap_or(0);
         for &node in &blocked {
-            if let Some(step) = self.one(node, Wanted::freeing(need(self.rooms, node)), rng) {
+            if let Some(step) = self.one(node, MoveCriteria::freeing(need(self.headroom, node)), rng) {
                 steps.push(step);
                 return Some(node);
             }
         }
         for &node in &blocked {
-            if self.several(node, need(self.rooms, node), rng, steps) {
+            if self.several(node, need(self.headroom, node), rng, steps) {
                 return Some(node);
             }
         }
         let mut chains = CHAINS;
-        blocked.into_iter().find(|node| self.chain(*node, need(self.rooms, *node), &mut chains, rng, steps))
+        blocked.into_iter().find(|node| self.chain(*node, need(self.headroom, *node), &mut chains, rng, steps))
     }
 
     /// The session of a node that is wanted, and its best seat: the one farthest from full.
-    pub fn one(&self, from: NodeId, wanted: Wanted<'_>, rng: &mut impl Rng) -> Option<Step> {
-        let Wanted { need, not, margin, moves, taken } = wanted;
+    pub fn one(&self, from: NodeId, wanted: MoveCriteria<'_>, rng: &mut impl Rng) -> Option<SessionMove> {
+        let MoveCriteria { need, not, margin, moves, taken } = wanted;
         let (mut best, mut found) = (None, 0);
-        for place in self.places(from, rng) {
+        for place in self.node_sessions(from, rng) {
             let free = |session: &SessionId| taken.iter().all(|step| step.session != *session);
             let Some((session, rate)) = place.least(need, moves, free) else { continue };
             for (to, after) in self.seats(from, &place, rate) {
                 if Some(to) != not && after >= margin && best.is_none_or(|(most, _)| after > most) {
-                    best = Some((after, Step { session, from, to, rate }));
+                    best = Some((after, SessionMove { session, from, to, rate }));
                     found += 1;
                 }
             }
@@ -210,56 +210,56 @@ impl Search<'_> {
         best.map(|(_, step)| step)
     }
 
-    /// Up to [`STEPS`] sessions of a node that together free `need`, the largest first.
-    fn several(&mut self, from: NodeId, need: u64, rng: &mut impl Rng, steps: &mut Vec<Step>) -> bool {
-        let mut sessions: Vec<(u64, SessionId, WorkRef)> = Vec::new();
-        for (place, work) in self.places_with(from, rng) {
-            sessions.extend(place.movable(MOVES).take(STEPS).map(|(session, rate)| (rate, session, work)));
+    /// Up to [`MAX_STEPS`] sessions of a node that together free `need`, the largest first.
+    fn several(&mut self, from: NodeId, need: u64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) -> bool {
+        let mut sessions: Vec<(u64, SessionId, ContentRef)> = Vec::new();
+        for (place, content) in self.node_sessions_with_refs(from, rng) {
+            sessions.extend(place.movable(MAX_MOVES).take(MAX_STEPS).map(|(session, rate)| (rate, session, content)));
         }
         sessions.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        let most: u64 = sessions.iter().take(STEPS).map(|(rate, ..)| *rate).sum();
+        let most: u64 = sessions.iter().take(MAX_STEPS).map(|(rate, ..)| *rate).sum();
         if most < need {
             return false;
         }
         let before = steps.len();
         let mut freed = 0;
-        for (rate, session, work) in sessions {
-            let Some(place) = self.view.ledger.place(from, work) else { continue };
+        for (rate, session, content) in sessions {
+            let Some(place) = self.view.ledger.sessions_of(from, content) else { continue };
             let seat = self.seats(from, &place, rate).max_by_key(|(_, after)| *after);
             let Some((to, _)) = seat else { continue };
-            let step = Step { session, from, to, rate };
-            self.rooms.take(&step);
+            let step = SessionMove { session, from, to, rate };
+            self.headroom.take(&step);
             steps.push(step);
             freed += rate;
             if freed >= need {
                 return true;
             }
-            if steps.len() - before >= STEPS {
+            if steps.len() - before >= MAX_STEPS {
                 break;
             }
         }
         for step in steps.drain(before..) {
-            self.rooms.take(&Step { from: step.to, to: step.from, ..step });
+            self.headroom.take(&SessionMove { from: step.to, to: step.from, ..step });
         }
         false
     }
 
     /// Sessions of a node that has more than it can give, the largest first, until it fits: each to its best seat, which
     /// stays `margin` thousandths of a deviation from full.
-    fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<Step>) {
-        let room = self.rooms.of(from);
-        if room.load.level <= room.load.available.most() {
+    fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
+        let room = self.headroom.of(from);
+        if room.load.level <= room.load.available.with_reserves() {
             return;
         }
-        let mut over = signed(room.load.level) - signed(room.load.available.most());
-        let mut sessions: Vec<(u64, u32, SessionId, WorkRef)> = Vec::new();
-        for work in self.view.ledger.works(from) {
-            let Some(place) = self.view.ledger.place(from, *work) else { continue };
-            sessions.extend(place.movable(MOVES).map(|(session, rate)| (rate, rng.random(), session, *work)));
+        let mut over = signed(room.load.level) - signed(room.load.available.with_reserves());
+        let mut sessions: Vec<(u64, u32, SessionId, ContentRef)> = Vec::new();
+        for content in self.view.ledger.contents(from) {
+            let Some(place) = self.view.ledger.sessions_of(from, *content) else { continue };
+            sessions.extend(place.movable(MAX_MOVES).map(|(session, rate)| (rate, rng.random(), session, *content)));
         }
         sessions.sort_unstable_by_key(|(rate, lot, ..)| (std::cmp::Reverse(*rate), *lot));
         let mut sessions = sessions.into_iter().peekable();
-        while let Some((rate, _, session, work)) = sessions.next() {
+        while let Some((rate, _, session, content)) = sessions.next() {
             // Not more than is needed, as long as there are smaller ones.
             let smaller = sessions.peek().is_some_and(|(next, ..)| signed(*next) >= over);
             if over <= 0 {
@@ -268,24 +268,31 @@ impl Search<'_> {
             if smaller && signed(rate) > over {
                 continue;
             }
-            let Some(place) = self.view.ledger.place(from, work) else { continue };
+            let Some(place) = self.view.ledger.sessions_of(from, content) else { continue };
             let seat = self.seats(from, &place, rate).max_by_key(|(_, after)| *after);
             let Some((to, _)) = seat.filter(|(_, after)| *after >= margin) else { continue };
-            let step = Step { session, from, to, rate };
-            self.rooms.take(&step);
+            let step = SessionMove { session, from, to, rate };
+            self.headroom.take(&step);
             steps.push(step);
             over -= signed(rate);
         }
     }
 
     /// A session of `from` to a node that has no room for it until one of its own sessions goes to a third.
-    fn chain(&self, from: NodeId, need: u64, left: &mut usize, rng: &mut impl Rng, steps: &mut Vec<Step>) -> bool {
-        let works: Vec<WorkRef> = self.works(from, rng).collect();
-        for work in works {
-            let Some(place) = self.view.ledger.place(from, work) else { continue };
-            let Some((session, rate)) = place.least(need, MOVES, |_| true) else { continue };
+    fn chain(
+        &self,
+        from: NodeId,
+        need: u64,
+        left: &mut usize,
+        rng: &mut impl Rng,
+        steps: &mut Vec<SessionMove>,
+    ) -> bool {
+        let contents: Vec<ContentRef> = self.contents(from, rng).collect();
+        for content in contents {
+            let Some(place) = self.view.ledger.sessions_of(from, content) else { continue };
+            let Some((session, rate)) = place.least(need, MAX_MOVES, |_| true) else { continue };
             for to in self.holders(from, &place) {
-                let room = self.rooms.of(to);
+                let room = self.headroom.of(to);
                 let short = u64::try_from(signed(rate) - room.left).unwrap_or(0);
                 if !room.well || short == 0 {
                     continue;
@@ -294,8 +301,10 @@ impl Search<'_> {
                     return false;
                 }
                 *left -= 1;
-                if let Some(second) = self.one(to, Wanted { not: Some(from), ..Wanted::freeing(short) }, rng) {
-                    steps.extend([second, Step { session, from, to, rate }]);
+                if let Some(second) =
+                    self.one(to, MoveCriteria { not: Some(from), ..MoveCriteria::freeing(short) }, rng)
+                {
+                    steps.extend([second, SessionMove { session, from, to, rate }]);
                     return true;
                 }
             }
@@ -304,20 +313,20 @@ impl Search<'_> {
     }
 
     /// Nodes with room for `rate` of a work that `from` serves, and how far from full they would be then.
-    fn seats(&self, from: NodeId, place: &Place<'_>, rate: u64) -> impl Iterator<Item = (NodeId, i64)> {
+    fn seats(&self, from: NodeId, place: &NodeSessions<'_>, rate: u64) -> impl Iterator<Item = (NodeId, i64)> {
         self.holders(from, place).filter_map(move |to| {
-            let room = self.rooms.of(to);
+            let room = self.headroom.of(to);
             if !room.well || room.left < signed(rate) {
                 return None;
             }
             let node = self.view.roster.node(to)?;
-            Some((to, node.books.margin(room.load.available.rate, room.load.level, rate, &self.view.common)))
+            Some((to, node.estimate.margin(room.load.available.rate, room.load.level, rate, &self.view.common)))
         })
     }
 
     /// The other nodes that hold all of a work.
-    fn holders(&self, from: NodeId, place: &Place<'_>) -> impl Iterator<Item = NodeId> {
-        let copies = place.work.into_iter().flat_map(|work| self.catalog.copies_of_work(work));
+    fn holders(&self, from: NodeId, place: &NodeSessions<'_>) -> impl Iterator<Item = NodeId> {
+        let copies = place.content.into_iter().flat_map(|content| self.catalog.copies_of_key(content));
         let mut last = None;
         copies.filter(|copy| copy.origin != Origin::Growing).map(|copy| copy.node).filter(move |node| {
             let again = last.replace(*node) == Some(*node);
@@ -325,17 +334,22 @@ impl Search<'_> {
         })
     }
 
-    fn places(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = Place<'_>> {
-        self.places_with(node, rng).map(|(place, _)| place)
+    fn node_sessions(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = NodeSessions<'_>> {
+        self.node_sessions_with_refs(node, rng).map(|(place, _)| place)
     }
 
-    fn places_with(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = (Place<'_>, WorkRef)> {
-        self.works(node, rng).filter_map(move |work| Some((self.view.ledger.place(node, work)?, work)))
+    fn node_sessions_with_refs(
+        &self,
+        node: NodeId,
+        rng: &mut impl Rng,
+    ) -> impl Iterator<Item = (NodeSessions<'_>, ContentRef)> {
+        self.contents(node, rng)
+            .filter_map(move |content| Some((self.view.ledger.sessions_of(node, content)?, content)))
     }
 
-    fn works(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = WorkRef> {
-        let works = self.view.ledger.works(node);
-        let from = if works.len() > WORKS { rng.random_range(0..works.len()) } else { 0 };
-        works.iter().cycle().skip(from).take(works.len().min(WORKS)).copied()
+    fn contents(&self, node: NodeId, rng: &mut impl Rng) -> impl Iterator<Item = ContentRef> {
+        let contents = self.view.ledger.contents(node);
+        let from = if contents.len() > MAX_CONTENTS { rng.random_range(0..contents.len()) } else { 0 };
+        contents.iter().cycle().skip(from).take(contents.len().min(MAX_CONTENTS)).copied()
     }
 }

@@ -1,6 +1,6 @@
 //! What should be copied where, and which copies may go: hot titles get copies before their holders are full, titles
 //! with too few copies get back what they lost, and copies that nobody needs make room. Owns the demand of titles and
-//! the orders that run; refuses to know how orders are carried out, and the catalog beyond what [`Titles`] tells.
+//! the orders that run; refuses to know how orders are carried out, and the catalog beyond what [`TitleSource`] tells.
 //!
 //! An ask is O(1), a hash look-up and an addition. A plan is meant to be made once a second, sooner when
 //! [`Planner::is_urgent`]: it looks at no more than 4096 titles that were asked for, 4096 of the sweep, 1024 copies
@@ -10,16 +10,16 @@
 //!
 //! The same calls with the same chance give the same orders.
 
+mod active;
 mod demand;
 mod holders;
+mod plan_nodes;
 mod policy;
-mod running;
-mod seats;
 mod shortage;
 mod surplus;
 #[cfg(test)]
 mod tests;
-mod water;
+mod water_filling;
 
 use std::{
     collections::BTreeMap,
@@ -30,15 +30,15 @@ use std::{
 use rand::Rng;
 use usher_proto::model::Origin;
 
-pub use self::policy::{Bounds, Policy, Rule};
+pub use self::policy::{Bounds, Policy, PrefixRule};
 use self::{
+    active::{ActiveCopies, Backoff},
     demand::Demand,
     holders::Holders,
-    running::{Backoff, Running},
-    seats::Seats,
-    surplus::Watch,
+    plan_nodes::PlanNodes,
+    surplus::ReplicaWatch,
 };
-use super::{NodeId, catalog::Work};
+use super::{NodeId, catalog::ContentKey};
 
 /// How long copies may be missing before they are made anew: a node that restarts, or is moved to another rack, brings
 /// its copies back for nothing.
@@ -53,7 +53,7 @@ const SESSION: Duration = Duration::from_secs(900);
 
 /// What the planner sees of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spot {
+pub struct NodeSnapshot {
     /// It may take copies and sessions.
     pub serving: bool,
     /// Bit/s that it may be given in all.
@@ -68,7 +68,7 @@ pub struct Spot {
 
 /// What the planner sees of a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts<'a> {
+pub struct TitleInfo<'a> {
     /// Decides which policy is in force.
     pub name: &'a str,
     /// Bytes.
@@ -80,12 +80,12 @@ pub struct Facts<'a> {
 }
 
 /// What the planner asks about titles.
-pub trait Titles {
+pub trait TitleSource {
     /// Names one content of one title.
     type Title: Copy + Ord + Hash;
 
     /// What is known of it; none once it is gone.
-    fn facts(&self, title: Self::Title) -> Option<Facts<'_>>;
+    fn facts(&self, title: Self::Title) -> Option<TitleInfo<'_>>;
 
     /// Its copies, growing ones too, in any order; a node may be named more than once.
     fn copies(&self, title: Self::Title, each: impl FnMut(NodeId, Origin));
@@ -98,7 +98,7 @@ pub trait Titles {
 
 /// Why a copy is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum CopyReason {
     /// A request for it found no room.
     Refused,
     /// Its holders will be full.
@@ -109,8 +109,8 @@ pub enum Why {
 
 /// Something to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order<T = Work> {
-    /// Copy a title. Runs until [`Planner::finished`], [`Planner::failed`], or the end of patience.
+pub enum CopyOrder<T = ContentKey> {
+    /// Copy a title. Runs until [`Planner::handle_copied`], [`Planner::handle_failure`], or the end of patience.
     Replicate {
         /// What.
         title: T,
@@ -121,7 +121,7 @@ pub enum Order<T = Work> {
         /// Bit/s, at most.
         rate: u64,
         /// For people.
-        why: Why,
+        why: CopyReason,
     },
     /// Remove a copy that was ordered once; a copy of the operator's is never meant. To be done before the orders
     /// that follow it.
@@ -134,12 +134,12 @@ pub enum Order<T = Work> {
 }
 
 /// See the module.
-pub struct Planner<T = Work> {
+pub struct Planner<T = ContentKey> {
     policy: Policy,
     grace: Duration,
     session: Duration,
     demand: Demand<T>,
-    running: Running<T>,
+    running: ActiveCopies<T>,
     /// Pairs of source and target that failed.
     pairs: Backoff<(NodeId, NodeId)>,
     /// Titles whose copies failed, wherever from.
@@ -149,9 +149,9 @@ pub struct Planner<T = Work> {
     few_cursor: Option<T>,
     /// Where the walk through the catalog is.
     place: usize,
-    watch: Watch<T>,
+    watch: ReplicaWatch<T>,
     /// Scratch.
-    seats: Seats,
+    seats: PlanNodes,
     holders: Holders,
 }
 
@@ -163,32 +163,32 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             grace,
             session: SESSION,
             demand: Demand::new(now, demand::MOST),
-            running: Running::new(),
+            running: ActiveCopies::new(),
             pairs: Backoff::new(),
             titles: Backoff::new(),
             few: BTreeMap::new(),
             few_cursor: None,
             place: 0,
-            watch: Watch::new(),
-            seats: Seats::default(),
+            watch: ReplicaWatch::new(),
+            seats: PlanNodes::default(),
             holders: Holders::default(),
         }
     }
 
     /// How long a session lasts in the mean, as far as one knows now.
-    pub fn sessions_last(&mut self, mean: Duration) {
+    pub fn set_mean_session(&mut self, mean: Duration) {
         self.session = mean.clamp(Duration::from_secs(1), Duration::from_secs(86_400));
     }
 
     /// Somebody asked for a title at `rate` bit/s, whatever was answered. O(1); allocates only for a title that was
     /// not asked for lately.
-    pub fn asked(&mut self, now: Instant, title: T, rate: u64) {
-        self.demand.asked(now, title, rate);
+    pub fn handle_request(&mut self, now: Instant, title: T, rate: u64) {
+        self.demand.handle_request(now, title, rate);
     }
 
-    /// No holder had room for what was asked for (beside [`Self::asked`]). O(1).
-    pub fn refused(&mut self, now: Instant, title: T) {
-        self.demand.refused(now, title);
+    /// No holder had room for what was asked for (beside [`Self::handle_request`]). O(1).
+    pub fn handle_refusal(&mut self, now: Instant, title: T) {
+        self.demand.handle_refusal(now, title);
     }
 
     /// Whether a refused title waits for a plan.
@@ -197,17 +197,17 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// A copy has arrived whole. False when no such order runs.
-    pub fn finished(&mut self, now: Instant, title: T, to: NodeId) -> bool {
+    pub fn handle_copied(&mut self, now: Instant, title: T, to: NodeId) -> bool {
         let Some(run) = self.running.end(title, to) else { return false };
         self.pairs.ended_well(&(run.from, to));
         self.titles.ended_well(&title);
-        self.watch.see(now, to, title);
+        self.watch.add(now, to, title);
         true
     }
 
     /// A copy was refused or broke off. Neither the title nor the pair of nodes is tried again at once. False when no
     /// such order runs.
-    pub fn failed(&mut self, now: Instant, title: T, to: NodeId) -> bool {
+    pub fn handle_failure(&mut self, now: Instant, title: T, to: NodeId) -> bool {
         let Some(run) = self.running.end(title, to) else { return false };
         self.pairs.failed(now, (run.from, to));
         self.titles.failed(now, title);
@@ -215,55 +215,55 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// A node has left: its orders are void.
-    pub fn forget(&mut self, node: NodeId) {
+    pub fn handle_node_lost(&mut self, node: NodeId) {
         self.running.forget(node);
         self.pairs.forget(|(from, to)| *from == node || *to == node);
         self.watch.forget(node);
     }
 
     /// Whether a copy is on its way to a node, and fast enough to be served while it arrives.
-    pub fn relieves(&self, title: T, to: NodeId) -> bool {
+    pub fn serves_while_copying(&self, title: T, to: NodeId) -> bool {
         self.running.of(title).any(|(node, run)| node == to && run.relief)
     }
 
     /// The sources of the copies on their way, and the bit/s of each copy.
-    pub fn loads(&self) -> impl Iterator<Item = (NodeId, u64)> {
+    pub fn source_loads(&self) -> impl Iterator<Item = (NodeId, u64)> {
         self.running.all().map(|run| (run.from, run.rate))
     }
 
     /// Copies on their way.
-    pub fn running(&self) -> usize {
+    pub fn active_copies(&self) -> usize {
         self.running.len()
     }
 
     /// What should be done now, appended to `orders`; the orders count as running at once. `spots` is indexed by
     /// the number of its [`NodeId`], none for a node that is not there.
-    pub fn plan<S: Titles<Title = T>>(
+    pub fn plan<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         titles: &S,
-        spots: &[Option<Spot>],
+        snapshots: &[Option<NodeSnapshot>],
         rng: &mut impl Rng,
-        orders: &mut Vec<Order<T>>,
+        orders: &mut Vec<CopyOrder<T>>,
     ) {
         self.running.expire(now);
         self.pairs.expire(now);
         self.titles.expire(now);
-        self.demand.tend(now);
-        self.seats.set(spots, rng);
+        self.demand.forget_idle(now);
+        self.seats.set(snapshots, rng);
         for (title, to, run) in self.running.all_mut() {
             if !run.seen {
                 titles.copies(title, |node, _| run.seen |= node == to);
             }
             self.seats.carry(run.from, to, if run.seen { 0 } else { run.size });
         }
-        let serving = || spots.iter().flatten().filter(|spot| spot.serving);
-        let level: u64 = serving().map(|spot| spot.level).sum();
-        let available: u64 = serving().map(|spot| spot.available).sum();
+        let serving = || snapshots.iter().flatten().filter(|snapshot| snapshot.serving);
+        let level: u64 = serving().map(|snapshot| snapshot.level).sum();
+        let available: u64 = serving().map(|snapshot| snapshot.available).sum();
         if u128::from(level) * 100 < u128::from(available) * u128::from(CROWDED) {
             self.relieve(now, titles, orders);
         } else {
-            self.demand.calm();
+            self.demand.clear_urgent();
         }
         self.sweep(now, titles);
         self.repair(now, titles, orders);

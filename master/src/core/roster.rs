@@ -18,15 +18,15 @@ use usher_proto::{
     model::{Hello, Presence, Report},
 };
 
-use self::{health::Health, node::LEASE_REPORTS};
+use self::{health::HealthTracker, node::LEASE_REPORTS};
 pub use self::{
     health::PROBE,
-    node::{Node, Standing, State},
+    node::{Node, NodeHealth, NodeState},
 };
 use super::{
     NodeId, Now,
-    books::Books,
     history::{History, Sample},
+    load_estimate::LoadEstimate,
 };
 
 /// How often a node reports, unless it is set otherwise.
@@ -44,7 +44,7 @@ pub const RECORD: Duration = Duration::from_secs(600);
 
 /// One attachment of one node; a message of any other attachment is void.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Link {
+pub struct AttachmentId {
     /// The node.
     pub node: NodeId,
     epoch: u64,
@@ -99,9 +99,9 @@ pub enum Ignored {
 
 /// A change of a node's state, or that it has been forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum RosterChange {
     /// It is in this state now.
-    State(State),
+    State(NodeState),
     /// Its copies are to be forgotten.
     CopiesVoid,
     /// It is no longer in the roster.
@@ -138,7 +138,7 @@ impl Roster {
 
     /// Attaches a node, which replaces an older attachment of it. Tells the attachment, and whether it is a new
     /// process: then the tickets given for the old one are void.
-    pub fn attach(&mut self, now: Now, hello: Hello) -> Result<(Link, bool), AttachError> {
+    pub fn handle_attach(&mut self, now: Now, hello: Hello) -> Result<(AttachmentId, bool), AttachError> {
         let known = self.id(&hello.node);
         if let Some(node) = known.and_then(|id| self.node(id)) {
             let same = node.hello.boot == hello.boot;
@@ -169,11 +169,11 @@ impl Roster {
         let zone = *self.zones.entry(hello.zone.clone()).or_insert(next);
         let mut node = Node {
             zone,
-            books: Books::new(now.instant, hello.capacity.0),
-            health: Health::default(),
+            estimate: LoadEstimate::new(now.instant, hello.capacity.0),
+            health: HealthTracker::default(),
             interval: self.interval,
             hello,
-            state: State::Serving,
+            state: NodeState::Serving,
             attached_at: now,
             report: Report::default(),
             reported_at: None,
@@ -182,7 +182,7 @@ impl Roster {
             damaged_files: 0,
             drains: 0,
             epoch,
-            heard: now.instant,
+            last_sign: now.instant,
             // A process that attaches for the first time carries nothing. One that was attached to a master before
             // carries we know not what until it reports.
             load_known: started,
@@ -194,7 +194,7 @@ impl Roster {
             (node.history, node.health) = (old.history, old.health);
             if !fresh {
                 if old.hello.capacity == node.hello.capacity {
-                    node.books = old.books;
+                    node.estimate = old.estimate;
                 }
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
                 (node.rejected_files, node.damaged_files) = (old.rejected_files, old.damaged_files);
@@ -202,115 +202,127 @@ impl Roster {
                 node.catalog_known = old.catalog_known;
             }
         }
-        node.state = node.wanted();
+        node.state = node.requested_state();
         *slot = Some(node);
-        Ok((Link { node: id, epoch }, fresh))
+        Ok((AttachmentId { node: id, epoch }, fresh))
     }
 
     /// The channel of an attachment closed. False when another attachment has replaced it.
-    pub fn detach(&mut self, now: Now, link: Link) -> bool {
-        let Some(node) = self.current(link) else { return false };
-        if node.state == State::Serving {
-            node.health.died(now.instant);
+    pub fn handle_detach(&mut self, now: Now, attachment: AttachmentId) -> bool {
+        let Some(node) = self.current(attachment) else { return false };
+        if node.state == NodeState::Serving {
+            node.health.handle_death(now.instant);
         }
-        node.state = State::Gone;
+        node.state = NodeState::Gone;
         node.left = Some(now.instant);
         true
     }
 
     /// Takes a report and renews the lease. Tells the state if it changed.
-    pub fn report(&mut self, now: Now, link: Link, report: Report) -> Result<Option<State>, Ignored> {
-        let node = self.current(link).ok_or(Ignored::Superseded)?;
+    pub fn handle_report(
+        &mut self,
+        now: Now,
+        attachment: AttachmentId,
+        report: Report,
+    ) -> Result<Option<NodeState>, Ignored> {
+        let node = self.current(attachment).ok_or(Ignored::Superseded)?;
         let older = report.sequence <= node.report.sequence || report.uptime_ms < node.report.uptime_ms;
         if node.reported_at.is_some() && older {
             return Err(Ignored::Old);
         }
         node.history.push(Sample { at: now, egress: report.egress.0, sessions: report.sessions });
         node.report = report;
-        node.books.report(now.instant, &node.report);
+        node.estimate.handle_report(now.instant, &node.report);
         node.reported_at = Some(now.instant);
-        node.hear(now.instant);
+        node.note_sign_of_life(now.instant);
         node.load_known = true;
-        Ok(node.turn(node.wanted()))
+        Ok(node.change_state(node.requested_state()))
     }
 
     /// The node told what it has promised, and bit/s of what ended. Tells the state if it changed.
-    pub fn told(&mut self, now: Instant, link: Link, uptime: Duration, committed: u64, ended: u64) -> Option<State> {
-        let node = self.current(link)?;
-        node.books.state(now, uptime, committed, ended);
+    pub fn handle_sessions(
+        &mut self,
+        now: Instant,
+        attachment: AttachmentId,
+        uptime: Duration,
+        committed: u64,
+        ended: u64,
+    ) -> Option<NodeState> {
+        let node = self.current(attachment)?;
+        node.estimate.handle_committed(now, uptime, committed, ended);
         node.load_known = true;
-        self.alive(now, link)
+        self.handle_sign_of_life(now, attachment)
     }
 
     /// The node turned a session away, since it can promise only so much.
-    pub fn limited(&mut self, now: Instant, link: Link, limit: u64) {
-        if let Some(node) = self.current(link) {
-            node.books.limited(now, limit);
+    pub fn handle_limit(&mut self, now: Instant, attachment: AttachmentId, limit: u64) {
+        if let Some(node) = self.current(attachment) {
+            node.estimate.handle_limit(now, limit);
         }
     }
 
     /// A sign of life. Tells the state if it changed.
-    pub fn alive(&mut self, now: Instant, link: Link) -> Option<State> {
-        let node = self.current(link)?;
-        node.hear(now);
-        node.turn(node.wanted())
+    pub fn handle_sign_of_life(&mut self, now: Instant, attachment: AttachmentId) -> Option<NodeState> {
+        let node = self.current(attachment)?;
+        node.note_sign_of_life(now);
+        node.change_state(node.requested_state())
     }
 
     /// A client says that a node does not answer. True when the node should be asked for a sign of life.
-    pub fn witness(&mut self, now: Instant, id: NodeId, client: u64) -> bool {
+    pub fn handle_hint(&mut self, now: Instant, id: NodeId, client: u64) -> bool {
         let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
-        node.is_some_and(|node| node.attached() && node.health.witness(now, client))
+        node.is_some_and(|node| node.attached() && node.health.handle_hint(now, client))
     }
 
     /// A node is asked for a sign of life. False when it is not attached, or has been asked already.
-    pub fn ask(&mut self, now: Instant, id: NodeId) -> bool {
+    pub fn start_probe(&mut self, now: Instant, id: NodeId) -> bool {
         let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
-        let Some(node) = node.filter(|node| node.attached() && !node.health.waits(now)) else { return false };
-        node.health.ask(now);
+        let Some(node) = node.filter(|node| node.attached() && !node.health.is_probing(now)) else { return false };
+        node.health.handle_probe(now);
         true
     }
 
     /// Takes a change of presence. Tells the state if it changed; `None` too when the attachment is replaced.
-    pub fn presence(&mut self, link: Link, presence: Presence) -> Option<State> {
-        let node = self.current(link)?;
+    pub fn handle_presence(&mut self, attachment: AttachmentId, presence: Presence) -> Option<NodeState> {
+        let node = self.current(attachment)?;
         node.drains += u32::from(presence.draining && !node.hello.presence.draining);
         node.hello.presence = presence;
         // A stale node stays stale until it reports.
-        if node.state == State::Stale { None } else { node.turn(node.wanted()) }
+        if node.state == NodeState::Stale { None } else { node.change_state(node.requested_state()) }
     }
 
     /// Whether an attachment is the present one of its node.
-    pub fn is_current(&self, link: Link) -> bool {
-        self.node(link.node).is_some_and(|node| node.epoch == link.epoch && node.attached())
+    pub fn is_current(&self, attachment: AttachmentId) -> bool {
+        self.node(attachment.node).is_some_and(|node| node.epoch == attachment.epoch && node.attached())
     }
 
     /// The node of the present attachment.
-    pub fn current(&mut self, link: Link) -> Option<&mut Node> {
-        let node = self.nodes.get_mut(link.node.index())?.as_mut()?;
-        (node.epoch == link.epoch && node.attached()).then_some(node)
+    pub fn current(&mut self, attachment: AttachmentId) -> Option<&mut Node> {
+        let node = self.nodes.get_mut(attachment.node.index())?.as_mut()?;
+        (node.epoch == attachment.epoch && node.attached()).then_some(node)
     }
 
     /// Ends leases, and forgets who has been gone for long.
-    pub fn handle(&mut self, now: Now) -> Vec<(NodeId, Change)> {
+    pub fn handle_timeout(&mut self, now: Now) -> Vec<(NodeId, RosterChange)> {
         let (mut changes, lease) = (Vec::new(), self.lease());
         for (slot, id) in self.nodes.iter_mut().zip(0..) {
             let Some(node) = slot else { continue };
             let id = NodeId(id);
             match node.left {
-                None if node.state != State::Stale && node.lease_end() <= now.instant => {
-                    node.state = State::Stale;
-                    node.health.died(now.instant);
-                    changes.push((id, Change::State(State::Stale)));
+                None if node.state != NodeState::Stale && node.lease_end() <= now.instant => {
+                    node.state = NodeState::Stale;
+                    node.health.handle_death(now.instant);
+                    changes.push((id, RosterChange::State(NodeState::Stale)));
                 }
                 None => {}
                 Some(left) if left + RECORD <= now.instant => {
                     self.names.remove(&node.hello.node);
                     *slot = None;
-                    changes.push((id, Change::Forgotten));
+                    changes.push((id, RosterChange::Forgotten));
                 }
                 Some(left) if left + lease + GRACE <= now.instant && !node.copies_void => {
                     node.copies_void = true;
-                    changes.push((id, Change::CopiesVoid));
+                    changes.push((id, RosterChange::CopiesVoid));
                 }
                 Some(_) => {}
             }
@@ -319,9 +331,9 @@ impl Roster {
     }
 
     /// When something may change by time alone.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn next_timeout(&self) -> Option<Instant> {
         let deadlines = self.nodes.iter().flatten().filter_map(|node| match node.left {
-            None => (node.state != State::Stale).then(|| node.lease_end()),
+            None => (node.state != NodeState::Stale).then(|| node.lease_end()),
             Some(left) if node.copies_void => Some(left + RECORD),
             Some(left) => Some(left + self.lease() + GRACE),
         });

@@ -12,7 +12,7 @@ use usher_proto::{
     ticket::{Claims, FeedGrant, LIFETIME_SECS, Right},
 };
 
-use crate::state::{Card, Seated, timestamp};
+use crate::state::{NodeContact, Placement, timestamp};
 
 /// How long a node may take to open a title: a spinning disk that wakes up needs longer, and another holder does not.
 pub(super) const PREPARE: Duration = Duration::from_secs(2);
@@ -20,12 +20,12 @@ pub(super) const PREPARE: Duration = Duration::from_secs(2);
 /// The seats with their tickets, signed outside the lock; sessions may run on them until `until`.
 pub(super) fn answer(
     resolve: &Resolve,
-    seated: &Seated,
+    seated: &Placement,
     until: Option<u64>,
     id: &str,
 ) -> Result<v1::ResolveResponse, Fault> {
-    let Seated { decision, cards, reason, now, live } = seated;
-    if cards.is_empty() {
+    let Placement { decision, contacts, reason, now, live } = seated;
+    if contacts.is_empty() {
         // Its channel closed between the decision and this, under the same lock: not seen to happen, and not an answer.
         return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE));
     }
@@ -35,10 +35,10 @@ pub(super) fn answer(
         let key = FeedKey::try_from(live.key.as_slice()).ok()?;
         Some(FeedGrant::to_get(Right::Watch, key))
     });
-    let claims = |card: &Card| Claims {
+    let claims = |contact: &NodeContact| Claims {
         until,
         feed: watch.as_ref().map(FeedGrant::to_claims),
-        aud: card.node.clone(),
+        aud: contact.node.clone(),
         jti: decision.session.to_string(),
         title: decision.title.to_string(),
         cid: decision.content.as_ref().map(ContentId::to_string),
@@ -57,7 +57,7 @@ pub(super) fn answer(
         content_id: decision.content.map(|content| content.to_string()).unwrap_or_default(),
         size: decision.size,
         rate_bps: decision.rate.0,
-        seats: cards.iter().map(|card| card.seat(&claims(card))).collect::<Result<_, Fault>>()?,
+        seats: contacts.iter().map(|contact| contact.seat(&claims(contact))).collect::<Result<_, Fault>>()?,
         setup: None,
         reason: reason.clone(),
         expires_at: Some(timestamp(expires.saturating_mul(1000))),

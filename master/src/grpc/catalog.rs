@@ -11,7 +11,7 @@ use usher_proto::{
     title::MAX_BYTES,
 };
 
-use crate::state::State;
+use crate::state::SharedState;
 
 /// Titles of a page when none are asked for.
 const PAGE: u32 = 1000;
@@ -23,18 +23,18 @@ const MAX_PAGE: u32 = 5000;
 const PAGE_BYTES: usize = 2 << 20;
 
 /// See the module.
-pub(crate) struct Service {
-    state: Arc<State>,
+pub(crate) struct CatalogService {
+    state: Arc<SharedState>,
 }
 
-impl Service {
-    pub(crate) fn new(state: Arc<State>) -> Self {
+impl CatalogService {
+    pub(crate) fn new(state: Arc<SharedState>) -> Self {
         Self { state }
     }
 }
 
 #[tonic::async_trait]
-impl Catalog for Service {
+impl Catalog for CatalogService {
     async fn list_titles(
         &self,
         request: Request<v1::ListTitlesRequest>,

@@ -22,7 +22,7 @@ use super::{peer, request_id};
 use crate::{
     app::ClusterAccess,
     core::{balancer::RETRY, journal::KEPT},
-    state::{Followed, State},
+    state::{DrainProgress, SharedState},
 };
 
 /// Most watchers at once.
@@ -50,16 +50,16 @@ const REBALANCE: usize = 100;
 const MOST_MOVES: usize = 10_000;
 
 /// See the module.
-pub(crate) struct Service {
-    state: Arc<State>,
+pub(crate) struct ClusterService {
+    state: Arc<SharedState>,
     access: ClusterAccess,
     watchers: Arc<Semaphore>,
     ending: CancellationToken,
 }
 
-impl Service {
+impl ClusterService {
     /// Its streams end with `ending`.
-    pub(crate) fn new(state: Arc<State>, access: ClusterAccess, ending: CancellationToken) -> Self {
+    pub(crate) fn new(state: Arc<SharedState>, access: ClusterAccess, ending: CancellationToken) -> Self {
         Self { state, access, watchers: Arc::new(Semaphore::new(WATCHERS)), ending }
     }
 
@@ -87,7 +87,7 @@ fn node_name(field: &str, name: &str) -> Result<NodeName, Status> {
 }
 
 #[tonic::async_trait]
-impl Cluster for Service {
+impl Cluster for ClusterService {
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
     type DrainStream = BoxStream<'static, Result<v1::DrainResponse, Status>>;
 
@@ -159,7 +159,7 @@ impl Cluster for Service {
                     );
                     Fault::new(Code::NotFound, text).to_status()
                 };
-                self.state.explained(request_id::tag(call, at), &id).ok_or_else(unknown)?
+                self.state.past_decision(request_id::tag(call, at), &id).ok_or_else(unknown)?
             }
             None => return Err(Invalid::one("about", "name a request or a request_id").to_status()),
         };
@@ -178,7 +178,7 @@ impl Cluster for Service {
 /// Tells one watcher the roster, then the changes. One that is too far behind is told the whole roster again: that is
 /// bounded, and what it missed is in it.
 async fn watch(
-    state: Arc<State>,
+    state: Arc<SharedState>,
     sender: mpsc::Sender<Result<v1::WatchResponse, Status>>,
     _place: OwnedSemaphorePermit,
     ending: CancellationToken,
@@ -217,8 +217,8 @@ async fn watch(
 
 /// Tells one operator how a drain goes, until it is over. The drain goes on without its operator, and without the master.
 async fn follow(
-    state: Arc<State>,
-    mut drain: Followed,
+    state: Arc<SharedState>,
+    mut drain: DrainProgress,
     first: v1::DrainResponse,
     sender: mpsc::Sender<Result<v1::DrainResponse, Status>>,
     _place: OwnedSemaphorePermit,

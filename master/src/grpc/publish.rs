@@ -9,7 +9,7 @@ use usher_proto::{
     ticket::{Claims, FeedGrant, LIFETIME_SECS, Right},
 };
 
-use crate::state::{Card, Seats, State, session, timestamp};
+use crate::state::{NodeContact, PublishSeats, SharedState, session, timestamp};
 
 /// Who publishes, by name, if the certificate is for this feed: `live/NAME` and `live/NAME/…`, or everything for operators.
 pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<String, Fault> {
@@ -42,13 +42,13 @@ pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<Strin
 }
 
 /// Where a publisher may send, with tickets.
-pub(super) fn answer(state: &State, publish: &Publish, id: &str) -> Result<v1::PublishResponse, Fault> {
+pub(super) fn answer(state: &SharedState, publish: &Publish, id: &str) -> Result<v1::PublishResponse, Fault> {
     let Publish { title, publisher, rate, take_over, record, .. } = publish;
     let seats = state.ingest(publish).map_err(|why| {
         let fault = Fault::from(&why);
         Fault { message: format!("`{title}`: {}", fault.message), ..fault }
     })?;
-    let Seats { cards, reason, seed, key, now } = seats;
+    let PublishSeats { contacts, reason, seed, key, now } = seats;
     let (expires, session) = ((now.unix_ms / 1000).saturating_add(LIFETIME_SECS), session());
     let grant = FeedGrant {
         right: Right::Publish,
@@ -59,13 +59,13 @@ pub(super) fn answer(state: &State, publish: &Publish, id: &str) -> Result<v1::P
         record: *record,
     };
     let rate = rate.map_or(0, |rate| rate.0);
-    let seat = |card: &Card| {
-        let claims = card.feed_claims(now, state.until(now), title, session, &grant, rate);
-        card.seat(&Claims { rid: id.to_owned(), ..claims })
+    let seat = |contact: &NodeContact| {
+        let claims = contact.feed_claims(now, state.until(now), title, session, &grant, rate);
+        contact.seat(&Claims { rid: id.to_owned(), ..claims })
     };
     Ok(v1::PublishResponse {
         session_id: session.to_string(),
-        seats: cards.iter().map(|card| seat(card)).collect::<Result<_, Fault>>()?,
+        seats: contacts.iter().map(|contact| seat(contact)).collect::<Result<_, Fault>>()?,
         feed_seed: seed.to_vec(),
         reason,
         expires_at: Some(timestamp(expires.saturating_mul(1000))),

@@ -9,7 +9,7 @@ use tokio::{
 };
 use usher_proto::{Fault, code::Code};
 
-use crate::metrics::{Level, Metrics, QueueLabel, Turned};
+use crate::metrics::{Level, Metrics, QueueLabel, RefusedLabel};
 
 /// How long a request may wait for its turn.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub(crate) struct Queue {
+pub(crate) struct AdmissionQueue {
     name: &'static str,
     running: Semaphore,
     waiting: Semaphore,
@@ -26,49 +26,49 @@ pub(crate) struct Queue {
 }
 
 /// A request's turn; it lasts until this is dropped.
-pub(crate) struct Turn<'a> {
+pub(crate) struct QueuePermit<'a> {
     _permit: SemaphorePermit<'a>,
-    _running: Counted,
+    _running: GaugeGuard,
 }
 
 /// Counts while it is there.
-struct Counted(Level);
+struct GaugeGuard(Level);
 
-impl Counted {
+impl GaugeGuard {
     fn new(level: &Level) -> Self {
         level.inc();
         Self(level.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Queue {
+impl AdmissionQueue {
     /// A queue of `waiting` places before `running` at once; `name` is for the metrics.
     pub(crate) fn new(name: &'static str, running: usize, waiting: usize, metrics: Arc<Metrics>) -> Self {
         Self { name, running: Semaphore::new(running.max(1)), waiting: Semaphore::new(waiting), metrics }
     }
 
     /// Waits for a turn.
-    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Fault> {
+    pub(crate) async fn acquire(&self) -> Result<QueuePermit<'_>, Fault> {
         let label = QueueLabel { queue: self.name };
         let running = self.metrics.running.get_or_create_owned(&label);
-        let begun = |permit| Turn { _permit: permit, _running: Counted::new(&running) };
+        let begun = |permit| QueuePermit { _permit: permit, _running: GaugeGuard::new(&running) };
         let wait = self.metrics.wait.get_or_create_owned(&label);
         if let Ok(permit) = self.running.try_acquire() {
             wait.observe(0.0);
             return Ok(begun(permit));
         }
         let full = |reason, what| {
-            self.metrics.turned_away.get_or_create(&Turned { queue: self.name, reason }).inc();
+            self.metrics.refused.get_or_create(&RefusedLabel { queue: self.name, reason }).inc();
             Fault::new(Code::NoCapacity, format!("{what}; try again shortly")).after(RETRY)
         };
         let _place = self.waiting.try_acquire().map_err(|_| full("full", "the master's request queue is full"))?;
-        let _waits = Counted::new(&self.metrics.queued.get_or_create_owned(&label));
+        let _waits = GaugeGuard::new(&self.metrics.queued.get_or_create_owned(&label));
         let since = Instant::now();
         let permit = tokio::time::timeout(DEADLINE, self.running.acquire()).await;
         wait.observe(since.elapsed().as_secs_f64());
@@ -88,15 +88,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_bounded_in_length_and_time() {
         let metrics = Arc::new(Metrics::new());
-        let queue = Queue::new("test", 1, 1, Arc::clone(&metrics));
-        let first = queue.turn().await.expect("free");
-        let (second, third) = tokio::join!(queue.turn(), queue.turn());
+        let queue = AdmissionQueue::new("test", 1, 1, Arc::clone(&metrics));
+        let first = queue.acquire().await.expect("free");
+        let (second, third) = tokio::join!(queue.acquire(), queue.acquire());
         let second = second.err().expect("waited too long");
         let third = third.err().expect("full");
         assert!(second.message.contains("too long") && third.message.contains("full"), "{second} {third}");
         assert!(third.code == Code::NoCapacity && third.retry_after.is_some());
         drop(first);
-        assert!(queue.turn().await.is_ok());
+        assert!(queue.acquire().await.is_ok());
         let text = metrics.text().expect("text");
         for line in [
             "usher_master_requests_refused_total{queue=\"test\",reason=\"full\"} 1",

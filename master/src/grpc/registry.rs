@@ -24,9 +24,9 @@ use usher_proto::{
 
 use super::peer;
 use crate::{
-    core::roster::{LEASE, Link, REPORT_INTERVAL},
-    load::Load,
-    state::{NodeUpdate, State},
+    core::roster::{AttachmentId, LEASE, REPORT_INTERVAL},
+    state::{NodeUpdate, SharedState},
+    update_queue::UpdateQueue,
 };
 
 /// How long a node may take to introduce itself.
@@ -39,18 +39,18 @@ const TO_NODE: usize = 64;
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// See the module.
-pub(crate) struct Service {
-    state: Arc<State>,
-    load: Load,
+pub(crate) struct RegistryService {
+    state: Arc<SharedState>,
+    queue: UpdateQueue,
     ending: CancellationToken,
     /// Why nodes were not attached, as it was logged last.
     refused: Mutex<HashMap<String, String>>,
 }
 
-impl Service {
+impl RegistryService {
     /// Its channels end with `ending`.
-    pub(crate) fn new(state: Arc<State>, load: Load, ending: CancellationToken) -> Self {
-        Self { state, load, ending, refused: Mutex::default() }
+    pub(crate) fn new(state: Arc<SharedState>, queue: UpdateQueue, ending: CancellationToken) -> Self {
+        Self { state, queue, ending, refused: Mutex::default() }
     }
 
     /// Logs why a node is not attached: once, however often it tries.
@@ -67,7 +67,7 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl Registry for Service {
+impl Registry for RegistryService {
     type AttachStream = BoxStream<'static, Result<v1::AttachResponse, Status>>;
 
     async fn attach(
@@ -82,12 +82,12 @@ impl Registry for Service {
         let hello = introduced.inspect_err(|status| self.refuse(&name, status.message()))?;
 
         let (to_node, from_master) = mpsc::channel(TO_NODE);
-        let (attachment, version, capacity) = (hello.attachment, hello.version.clone(), hello.capacity);
-        let (link, key, replaced) = self.state.attach(hello, to_node.clone()).map_err(|error| {
+        let (number, version, capacity) = (hello.attachment, hello.version.clone(), hello.capacity);
+        let (attachment, key, replaced) = self.state.attach(hello, to_node.clone()).map_err(|error| {
             self.refuse(&name, &error.to_string());
             Fault::from(&error).to_status()
         })?;
-        info!(node = %name, attachment, version, %capacity, "node attached");
+        info!(node = %name, attachment = number, version, %capacity, "node attached");
         let welcome = v1::Welcome {
             keys: vec![v1::TicketKey { kid: key.kid().to_owned(), secret: key.secret().to_vec() }],
             report_interval_ms: units::millis(REPORT_INTERVAL),
@@ -96,13 +96,13 @@ impl Registry for Service {
         // The channel is empty and its other end is here.
         let welcomed =
             to_node.try_send(Ok(v1::AttachResponse { body: Some(v1::attach_response::Body::Welcome(welcome)) }));
-        let attachment = Attachment { state: Arc::clone(&self.state), load: self.load.clone(), link, name };
+        let channel = OpenChannel { state: Arc::clone(&self.state), queue: self.queue.clone(), attachment, name };
         if welcomed.is_err() {
             return Err(Fault::new(Code::Internal, "the channel to the node could not be opened").to_status());
         }
         let ending = self.ending.clone();
         tokio::spawn(async move {
-            let status = attachment.listen(messages, &replaced, &ending).await;
+            let status = channel.listen(messages, &replaced, &ending).await;
             if let Some(status) = status {
                 // A node that does not read even this is gone anyway.
                 let _unread = tokio::time::timeout(FAREWELL, to_node.send(Err(status))).await;
@@ -128,21 +128,21 @@ async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> R
 }
 
 /// One open channel. Dropping it detaches the node, however the channel ended.
-struct Attachment {
-    state: Arc<State>,
-    load: Load,
-    link: Link,
+struct OpenChannel {
+    state: Arc<SharedState>,
+    queue: UpdateQueue,
+    attachment: AttachmentId,
     name: String,
 }
 
-impl Drop for Attachment {
+impl Drop for OpenChannel {
     fn drop(&mut self) {
-        self.state.detach(self.link);
+        self.state.detach(self.attachment);
         info!(node = %self.name, "node detached");
     }
 }
 
-impl Attachment {
+impl OpenChannel {
     /// Takes the node's messages until the channel ends; then what the node is to be told. What it said before stands.
     async fn listen(
         self,
@@ -151,7 +151,7 @@ impl Attachment {
         ending: &CancellationToken,
     ) -> Option<Status> {
         let status = self.take_all(messages, replaced, ending).await;
-        self.load.settled().await;
+        self.queue.settled().await;
         status
     }
 
@@ -194,34 +194,34 @@ impl Attachment {
             Some(Body::Catalog(page)) => {
                 let page = CatalogPage::try_from(page).map_err(invalid)?;
                 // Its sessions may be of titles that this page removes, or the other way round.
-                self.load.settled().await;
-                let taken = self.state.page(self.link, page).await;
+                self.queue.settled().await;
+                let taken = self.state.page(self.attachment, page).await;
                 taken.map_err(|error| Invalid::one("copies", error).to_status())?;
             }
             Some(Body::Report(report)) => {
-                if !self.load.report(self.link, Report::try_from(report).map_err(invalid)?) {
+                if !self.queue.report(self.attachment, Report::try_from(report).map_err(invalid)?) {
                     self.state.metrics().report("dropped");
                     debug!(node = %self.name, "report dropped: the load queue is full");
                 }
             }
             Some(Body::Presence(presence)) => {
                 let presence = presence.try_into().map_err(invalid)?;
-                self.load.tell(NodeUpdate::Presence(self.link, presence)).await;
+                self.queue.push(NodeUpdate::Presence(self.attachment, presence)).await;
             }
             Some(Body::Sessions(sessions)) => {
                 let sessions = Sessions::try_from(sessions).map_err(invalid)?;
-                self.load.tell(NodeUpdate::Sessions(self.link, sessions)).await;
+                self.queue.push(NodeUpdate::Sessions(self.attachment, sessions)).await;
             }
-            Some(Body::Probed(_)) => self.state.probed(self.link),
+            Some(Body::Probed(_)) => self.state.probed(self.attachment),
             Some(Body::Moved(moved)) => {
-                self.state.moved(self.link, moved.id, moved.refusal.map(fault).as_ref());
+                self.state.moved(self.attachment, moved.id, moved.refusal.map(fault).as_ref());
             }
             Some(Body::Replicated(copied)) => {
-                self.state.replicated(self.link, copied.id, copied.refusal.map(fault).as_ref());
+                self.state.replicated(self.attachment, copied.id, copied.refusal.map(fault).as_ref());
             }
-            Some(Body::Feeds(feeds)) => self.state.feeds(self.link, Feeds::try_from(feeds).map_err(invalid)?),
+            Some(Body::Feeds(feeds)) => self.state.feeds(self.attachment, Feeds::try_from(feeds).map_err(invalid)?),
             Some(Body::RelayWanted(wanted)) => {
-                self.state.relay_wanted(self.link, &RelayWanted::try_from(wanted).map_err(invalid)?);
+                self.state.relay_wanted(self.attachment, &RelayWanted::try_from(wanted).map_err(invalid)?);
             }
             Some(Body::Prepared(prepared)) => self.prepared(prepared).map_err(invalid)?,
             Some(Body::Hello(_)) => return Err(invalid(Invalid::one("hello", "only the first message may be Hello"))),
@@ -240,7 +240,7 @@ impl Attachment {
             Some(Pb::Refusal(refusal)) => Err(fault(refusal)),
             None => return Err(Invalid::one("result", "name a setup or a refusal")),
         };
-        self.state.prepared(self.link, prepared.id, answer);
+        self.state.prepared(self.attachment, prepared.id, answer);
         Ok(())
     }
 }

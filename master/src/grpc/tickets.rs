@@ -21,10 +21,10 @@ use usher_proto::{
 use super::{
     answers::{PREPARE, after_refusal, answer, redirected, tell},
     peer, publish,
-    queue::Queue,
+    queue::AdmissionQueue,
     request_id,
 };
-use crate::state::{Seated, State, Unseated, now, session};
+use crate::state::{Placement, PlacementRefused, SharedState, now, session};
 
 /// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
 const AT_ONCE: usize = 16;
@@ -36,26 +36,31 @@ const ATTEMPTS: usize = 8;
 const BROKERED: usize = 64;
 
 /// See the module.
-pub(crate) struct Service {
-    state: Arc<State>,
-    decisions: Queue,
+pub(crate) struct TicketsService {
+    state: Arc<SharedState>,
+    decisions: AdmissionQueue,
     /// Apart, since a slow node must not hold up those who need no word of it.
-    brokered: Queue,
+    brokered: AdmissionQueue,
     /// Seeded, so that a client cannot choose the number that it is known by.
     clients: RandomState,
 }
 
-impl Service {
+impl TicketsService {
     /// With room for `queue` requests that wait.
-    pub(crate) fn new(state: Arc<State>, queue: usize) -> Self {
+    pub(crate) fn new(state: Arc<SharedState>, queue: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let decisions = Queue::new("decisions", cores, queue, Arc::clone(state.metrics()));
-        let brokered = Queue::new("brokered", BROKERED, queue, Arc::clone(state.metrics()));
+        let decisions = AdmissionQueue::new("decisions", cores, queue, Arc::clone(state.metrics()));
+        let brokered = AdmissionQueue::new("brokered", BROKERED, queue, Arc::clone(state.metrics()));
         Self { state, decisions, brokered, clients: RandomState::new() }
     }
 
     /// A decided request's answer: signed, and asked of the node if it is brokered.
-    async fn finish(&self, resolve: &Resolve, seated: Seated, call: Call<'_>) -> Result<v1::ResolveResponse, Fault> {
+    async fn finish(
+        &self,
+        resolve: &Resolve,
+        seated: Placement,
+        call: CallContext<'_>,
+    ) -> Result<v1::ResolveResponse, Fault> {
         match resolve.mode {
             Mode::Redirect => answer(resolve, &seated, self.state.until(seated.now), call.id),
             Mode::Brokered => self.broker(resolve.clone(), seated, call).await,
@@ -63,9 +68,9 @@ impl Service {
     }
 
     /// The request again, after a silent holder of its title has given a sign of life, or should have.
-    async fn again(&self, resolve: &Resolve, unseated: Unseated, tag: u64) -> Result<Seated, Fault> {
+    async fn again(&self, resolve: &Resolve, unseated: PlacementRefused, tag: u64) -> Result<Placement, Fault> {
         let Some(silence) = unseated.silence else { return Err(Fault::from(&*unseated.refused)) };
-        self.state.sign(silence).await;
+        self.state.probe_answered(silence).await;
         self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
@@ -74,7 +79,7 @@ impl Service {
     fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve> + Clone, client: Option<IpAddr>) {
         for resolve in resolves.clone() {
             let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
-            wrong.for_each(|failed| self.state.doubt(&failed.node, &resolve.what));
+            wrong.for_each(|failed| self.state.damaged_copy(&failed.node, &resolve.what));
         }
         self.dead(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
     }
@@ -93,11 +98,11 @@ impl Service {
     async fn broker(
         &self,
         mut resolve: Resolve,
-        mut seated: Seated,
-        Call { id, tag }: Call<'_>,
+        mut seated: Placement,
+        CallContext { id, tag }: CallContext<'_>,
     ) -> Result<v1::ResolveResponse, Fault> {
         for _ in 0..ATTEMPTS {
-            let reserved = Reserved { state: &self.state, session: seated.decision.session, kept: false };
+            let reserved = ReservationGuard { state: &self.state, session: seated.decision.session, kept: false };
             let mut response = answer(&resolve, &seated, self.state.until(seated.now), id)?;
             let first = response.seats.first();
             let (node, ticket) = first.map(|seat| (seat.node.clone(), seat.ticket.clone())).unwrap_or_default();
@@ -122,7 +127,7 @@ impl Service {
         Err(Fault::new(Code::Unavailable, text).after(PREPARE))
     }
 
-    async fn prepare(&self, seated: &Seated, ticket: String, id: &str) -> Result<v1::Setup, Fault> {
+    async fn prepare(&self, seated: &Placement, ticket: String, id: &str) -> Result<v1::Setup, Fault> {
         let none = || Fault::new(Code::Unavailable, "its channel to the master is closed or full");
         let mut prepare = self.state.prepare(seated.decision.first, ticket, id).ok_or_else(none)?;
         let late = |_| Fault::new(Code::Timeout, format!("it did not answer within {} s", PREPARE.as_secs()));
@@ -132,7 +137,7 @@ impl Service {
 
 /// The call's id, and the tag of one of its requests.
 #[derive(Clone, Copy)]
-struct Call<'a> {
+struct CallContext<'a> {
     id: &'a str,
     tag: u64,
 }
@@ -146,19 +151,19 @@ fn household(client: IpAddr) -> u64 {
 }
 
 /// Gives a reservation back when its request ends without an answer, or its client leaves.
-struct Reserved<'a> {
-    state: &'a State,
+struct ReservationGuard<'a> {
+    state: &'a SharedState,
     session: usher_proto::SessionId,
     kept: bool,
 }
 
-impl Reserved<'_> {
+impl ReservationGuard<'_> {
     fn keep(mut self) {
         self.kept = true;
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for ReservationGuard<'_> {
     fn drop(&mut self) {
         if !self.kept {
             self.state.release(self.session);
@@ -167,7 +172,7 @@ impl Drop for Reserved<'_> {
 }
 
 #[tonic::async_trait]
-impl Tickets for Service {
+impl Tickets for TicketsService {
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let id = request_id::of(request.metadata());
         let failure = |fault: Fault| request_id::failure(&id, &fault);
@@ -175,10 +180,10 @@ impl Tickets for Service {
         let identity = peer::identity(&request);
         let publish = Publish::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
         let name = publish::allowed(identity.map_err(failure)?, &publish.title).map_err(failure)?;
-        let turn = self.decisions.turn().await.map_err(failure)?;
+        let permit = self.decisions.acquire().await.map_err(failure)?;
         self.dead(&publish.failed, client);
         let answered = publish::answer(&self.state, &publish, &id);
-        drop(turn);
+        drop(permit);
         match &answered {
             Ok(answer) => {
                 debug!(request_id = id, title = %publish.title, publisher = name, reason = %answer.reason, "may publish");
@@ -194,9 +199,9 @@ impl Tickets for Service {
         let renew = Renew::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
         // A session that runs is not turned away for want of room: its client comes again.
         let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
-        let turn = self.decisions.turn().await.map_err(busy)?;
+        let permit = self.decisions.acquire().await.map_err(busy)?;
         let renewed = self.renewed(&renew);
-        drop(turn);
+        drop(permit);
         match &renewed {
             Ok(_) => debug!(request_id = id, node = %renew.node, "renewed"),
             Err(fault) => {
@@ -213,15 +218,15 @@ impl Tickets for Service {
         redirected(&resolve).map_err(|invalid| invalid.to_status())?;
         let failure = |fault: Fault| request_id::failure(&id, &fault);
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
-        let mut turn = queue.turn().await.map_err(failure)?;
+        let mut permit = queue.acquire().await.map_err(failure)?;
         self.hint([&resolve], client);
-        let call = Call { id: &id, tag: request_id::tag(&id, 0) };
+        let call = CallContext { id: &id, tag: request_id::tag(&id, 0) };
         let seated = match self.state.resolve(session(), &resolve, call.tag) {
             Ok(seated) => Ok(seated),
             Err(unseated) => {
                 if unseated.silence.is_some() && resolve.mode != Mode::Brokered {
-                    drop(turn);
-                    turn = self.brokered.turn().await.map_err(failure)?;
+                    drop(permit);
+                    permit = self.brokered.acquire().await.map_err(failure)?;
                 }
                 self.again(&resolve, unseated, call.tag).await
             }
@@ -230,7 +235,7 @@ impl Tickets for Service {
             Ok(seated) => self.finish(&resolve, seated, call).await,
             Err(fault) => Err(fault),
         };
-        drop(turn);
+        drop(permit);
         tell(&id, &resolve, &done);
         done.map(|response| request_id::answer(&id, response)).map_err(failure)
     }
@@ -251,7 +256,7 @@ impl Tickets for Service {
         let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
         let queue = if brokered { &self.brokered } else { &self.decisions };
         let failure = |fault: Fault| request_id::failure(&id, &fault);
-        let mut turn = queue.turn().await.map_err(failure)?;
+        let mut permit = queue.acquire().await.map_err(failure)?;
 
         self.hint(resolves.iter().flatten(), client);
         let tag = |at| request_id::tag(&id, at);
@@ -259,32 +264,32 @@ impl Tickets for Service {
             resolves.iter().enumerate().filter_map(|(at, resolve)| Some((session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
         let decided = self.state.resolve_many(&valid);
-        if !brokered && decided.iter().any(|seated| matches!(seated, Err(Unseated { silence: Some(_), .. }))) {
-            drop(turn);
-            turn = self.brokered.turn().await.map_err(failure)?;
+        if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { silence: Some(_), .. }))) {
+            drop(permit);
+            permit = self.brokered.acquire().await.map_err(failure)?;
         }
         let mut decided = decided.into_iter();
         let mut answers = Vec::with_capacity(resolves.len());
         for (at, resolve) in resolves.iter().enumerate() {
             // One decision for each valid request, in their order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
-            answers.push(self.result(resolve, seated, Call { id: &id, tag: tag(at) }));
+            answers.push(self.result(resolve, seated, CallContext { id: &id, tag: tag(at) }));
         }
         let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
-        drop(turn);
+        drop(permit);
         Ok(request_id::answer(&id, v1::ResolveManyResponse { results }))
     }
 }
 
-impl Service {
+impl TicketsService {
     /// The ticket signed anew by the key of the node as it is attached.
     fn renewed(&self, renew: &Renew) -> Result<v1::RenewResponse, Fault> {
         let Renew { node, ticket } = renew;
         let gone = || Fault::new(Code::NotFound, format!("node `{node}` is not attached; resolve again"));
-        let card = self.state.card(node).ok_or_else(gone)?;
+        let contact = self.state.contact(node).ok_or_else(gone)?;
         let now = now();
         let (seconds, until) = (now.unix_ms / 1000, self.state.until(now));
-        let ticket = ticket::renew(&card.key, node, seconds, until, ticket).map_err(|error| match error {
+        let ticket = ticket::renew(&contact.key, node, seconds, until, ticket).map_err(|error| match error {
             RenewError::Restarted => Fault::new(Code::NotFound, error.to_string()),
             RenewError::Ticket(error) => Fault::from(&error),
         })?;
@@ -294,8 +299,8 @@ impl Service {
     async fn result(
         &self,
         resolve: &Result<Resolve, Invalid>,
-        seated: Option<Result<Seated, Unseated>>,
-        call: Call<'_>,
+        seated: Option<Result<Placement, PlacementRefused>>,
+        call: CallContext<'_>,
     ) -> v1::ResolveResult {
         let done = match (resolve, seated) {
             (Ok(resolve), Some(seated)) => {

@@ -2,30 +2,30 @@
 
 use usher_proto::{model::Resolve, pb::v1};
 
-use super::{State, now, timestamp};
+use super::{SharedState, now, timestamp};
 use crate::core::{
-    cluster::{Ask, Cluster, Refused},
-    journal::{Explained, Record},
+    cluster::{Cluster, Refused, SeatRequest},
+    journal::{DecisionRecord, Explanation},
 };
 
-impl State {
+impl SharedState {
     /// What would be decided now.
     pub(crate) fn explain(&self, resolve: &Resolve) -> Result<v1::ExplainResponse, Refused> {
         let mut inner = self.lock();
-        let record = inner.cluster.explain(now(), &Ask::from(resolve), &mut rand::rng())?;
+        let record = inner.cluster.explain(now(), &SeatRequest::from(resolve), &mut rand::rng())?;
         Ok(response(&inner.cluster, &record, String::new()))
     }
 
     /// What was decided, while it is remembered.
-    pub(crate) fn explained(&self, tag: u64, request_id: &str) -> Option<v1::ExplainResponse> {
+    pub(crate) fn past_decision(&self, tag: u64, request_id: &str) -> Option<v1::ExplainResponse> {
         let inner = self.lock();
-        let record = inner.cluster.decided(tag)?;
+        let record = inner.cluster.decision(tag)?;
         Some(response(&inner.cluster, record, request_id.to_owned()))
     }
 }
 
-fn response(cluster: &Cluster, record: &Record, request_id: String) -> v1::ExplainResponse {
-    let explained = Explained { record, roster: cluster.roster() };
+fn response(cluster: &Cluster, record: &DecisionRecord, request_id: String) -> v1::ExplainResponse {
+    let explained = Explanation { record, roster: cluster.roster() };
     let considered = record.looked.iter().flatten().enumerate().map(|(at, candidate)| v1::Considered {
         node: explained.name(candidate).to_owned(),
         zone: explained.zone(candidate).to_owned(),
@@ -33,7 +33,7 @@ fn response(cluster: &Cluster, record: &Record, request_id: String) -> v1::Expla
         available_bps: candidate.available.rate,
         level_bps: candidate.level,
         margin_milli: candidate.margin,
-        note: Explained::note(candidate),
+        note: Explanation::note(candidate),
     });
     v1::ExplainResponse {
         request_id,

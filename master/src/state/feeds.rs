@@ -9,23 +9,23 @@ use usher_proto::{
     model::{Feeds, Publish, RelayWanted},
 };
 
-use super::{Card, State, now};
-use crate::core::{Now, cluster::NotPublished, roster::Link};
+use super::{NodeContact, SharedState, now};
+use crate::core::{Now, cluster::PublishRefused, roster::AttachmentId};
 
 /// Keys that are kept: more feeds than a node carries.
 const KEYS: usize = 4096;
 
 /// Where a publisher may send, and until when it is good.
-pub(crate) struct Seats {
+pub(crate) struct PublishSeats {
     /// Best first; at least one.
-    pub(crate) cards: Vec<Arc<Card>>,
+    pub(crate) contacts: Vec<Arc<NodeContact>>,
     pub(crate) reason: String,
     pub(crate) seed: [u8; 32],
     pub(crate) key: FeedKey,
     pub(crate) now: Now,
 }
 
-impl State {
+impl SharedState {
     /// The key that a feed's groups are signed with.
     pub(super) fn feed_key(&self, title: &Title) -> FeedKey {
         // Nothing is half done under this lock.
@@ -37,31 +37,31 @@ impl State {
     }
 
     /// Takes what a node tells of its feeds.
-    pub(crate) fn feeds(&self, link: Link, feeds: Feeds) {
+    pub(crate) fn feeds(&self, attachment: AttachmentId, feeds: Feeds) {
         let mut inner = self.lock();
         let now = now();
-        inner.cluster.feeds_told(now, link, feeds);
-        self.carry(&mut inner, now);
+        inner.cluster.handle_feeds(now, attachment, feeds);
+        self.send_orders(&mut inner, now);
     }
 
     /// A node wants an upstream.
-    pub(crate) fn relay_wanted(&self, link: Link, wanted: &RelayWanted) {
+    pub(crate) fn relay_wanted(&self, attachment: AttachmentId, wanted: &RelayWanted) {
         let mut inner = self.lock();
         let now = now();
-        inner.cluster.relay_wanted(now, link, wanted, &mut rand::rng());
-        self.carry(&mut inner, now);
+        inner.cluster.handle_relay_wanted(now, attachment, wanted, &mut rand::rng());
+        self.send_orders(&mut inner, now);
     }
 
     /// Decides where a publisher sends.
-    pub(crate) fn ingest(&self, publish: &Publish) -> Result<Seats, NotPublished> {
+    pub(crate) fn ingest(&self, publish: &Publish) -> Result<PublishSeats, PublishRefused> {
         let mut inner = self.lock();
         let now = now();
         let ingest = inner.cluster.publish(now, publish, &mut rand::rng())?;
-        self.carry(&mut inner, now);
-        let cards = ingest.nodes.iter().filter_map(|node| Some(Arc::clone(&inner.channels.get(node)?.card)));
-        let cards = cards.collect();
+        self.send_orders(&mut inner, now);
+        let contacts = ingest.nodes.iter().filter_map(|node| Some(Arc::clone(&inner.channels.get(node)?.contact)));
+        let contacts = contacts.collect();
         drop(inner);
         let (seed, key) = (self.secret.feed_seed(&publish.title), self.feed_key(&publish.title));
-        Ok(Seats { cards, reason: ingest.reason, seed, key, now })
+        Ok(PublishSeats { contacts, reason: ingest.reason, seed, key, now })
     }
 }

@@ -2,28 +2,33 @@
 
 use usher_proto::Fault;
 
-use super::{State, now};
+use super::{SharedState, now};
 use crate::{
     core::{
         balancer::NoChoice,
         cluster::{Decision, Refused},
-        journal::How,
+        journal::Selection,
         roster,
     },
-    metrics::{Metrics, Outcome, StateLabel},
+    metrics::{Metrics, OutcomeLabel, StateLabel},
 };
 
-impl State {
+impl SharedState {
     /// Brings what is not counted as it happens up to date.
     pub(crate) fn measure(&self) {
         let inner = self.lock();
         let now = now();
         let (cluster, metrics) = (&inner.cluster, &self.metrics);
         let (mut promised, mut copies, mut capacity, mut level) = (0_u64, 0_u64, 0_u64, 0_u64);
-        let mut states = [roster::State::Serving, roster::State::Draining, roster::State::Stale, roster::State::Gone]
-            .map(|state| (state, 0_u64));
+        let mut states = [
+            roster::NodeState::Serving,
+            roster::NodeState::Draining,
+            roster::NodeState::Stale,
+            roster::NodeState::Gone,
+        ]
+        .map(|state| (state, 0_u64));
         for (id, node) in cluster.roster().nodes() {
-            promised = promised.saturating_add(cluster.ledger().promised(id).rate);
+            promised = promised.saturating_add(cluster.ledger().pending_load(id).rate);
             copies += u64::from(cluster.catalog().copies_of(id));
             if node.attached() {
                 capacity = capacity.saturating_add(node.hello.capacity.0);
@@ -58,17 +63,17 @@ impl Metrics {
             Err(Refused::NoChoice { why: NoChoice::Gathering, .. }) => ("gathering", ""),
             Err(refused) => ("refused", Fault::from(refused).code.reason()),
         };
-        self.decisions.get_or_create(&Outcome { outcome, reason }).inc();
+        self.decisions.get_or_create(&OutcomeLabel { outcome, reason }).inc();
     }
 }
 
-fn word(how: How) -> &'static str {
+fn word(how: Selection) -> &'static str {
     match how {
-        How::Best => "best",
-        How::Only => "only",
-        How::Panic => "panic",
-        How::Moved(_) => "moved",
-        How::Cold => "cold",
-        How::Burst => "burst",
+        Selection::Best => "best",
+        Selection::Only => "only",
+        Selection::Panic => "panic",
+        Selection::Moved(_) => "moved",
+        Selection::Cold => "cold",
+        Selection::Burst => "burst",
     }
 }

@@ -11,14 +11,14 @@ use usher_proto::{
     units,
 };
 
-use super::{Inner, State, now};
-use crate::core::{NodeId, moves::Step, roster::Node};
+use super::{SharedState, StateInner, now};
+use crate::core::{NodeId, moves::SessionMove, roster::Node};
 
 /// How long a node may take to do as it is told, as far as it shows.
 const CONFIRM: Duration = Duration::from_secs(5);
 
 /// A drain that somebody follows.
-pub(crate) struct Followed {
+pub(crate) struct DrainProgress {
     name: NodeName,
     node: NodeId,
     boot: BootId,
@@ -31,15 +31,19 @@ pub(crate) struct Followed {
     deadline: Duration,
 }
 
-impl State {
+impl SharedState {
     /// Orders a node to drain. Tells what is there.
-    pub(crate) fn drain(&self, name: &NodeName, deadline: Duration) -> Result<(Followed, v1::DrainResponse), Fault> {
+    pub(crate) fn drain(
+        &self,
+        name: &NodeName,
+        deadline: Duration,
+    ) -> Result<(DrainProgress, v1::DrainResponse), Fault> {
         let mut inner = self.lock();
         let now = now();
         let deadline_ms = units::millis(deadline);
         let (node, boot) = inner.tell(name, Body::Drain(v1::Drain { deadline_ms }))?;
-        let only_here = inner.cluster.only_at(now, node).into_iter().map(|(work, sessions)| {
-            let title = work.and_then(|work| inner.cluster.described(work)).map(|facts| facts.title.to_string());
+        let only_here = inner.cluster.only_held_by(now, node).into_iter().map(|(key, sessions)| {
+            let title = key.and_then(|key| inner.cluster.described(key)).map(|facts| facts.title.to_string());
             v1::OnlyHere { title: title.unwrap_or_default(), sessions: count(sessions) }
         });
         let mut only_here: Vec<v1::OnlyHere> = only_here.collect();
@@ -50,11 +54,11 @@ impl State {
             v1::DrainResponse { sessions: count(sessions), left_ms: deadline_ms, only_here, ..Default::default() };
         let name = name.clone();
         let drains = inner.cluster.roster().node(node).map_or(0, |node| node.drains);
-        Ok((Followed { name, node, boot, ordered: now.instant, drains, confirmed: None, deadline }, first))
+        Ok((DrainProgress { name, node, boot, ordered: now.instant, drains, confirmed: None, deadline }, first))
     }
 
     /// How far a drain has come. The last answer has `empty` or `ended` set.
-    pub(crate) fn drained(&self, followed: &mut Followed) -> v1::DrainResponse {
+    pub(crate) fn drained(&self, followed: &mut DrainProgress) -> v1::DrainResponse {
         let inner = self.lock();
         let now = now();
         let sessions = inner.cluster.ledger().running(followed.node);
@@ -119,13 +123,13 @@ impl State {
         let moves = steps.iter().map(|step| inner.planned(step)).collect();
         if !dry_run {
             info!(moves = steps.len(), "rebalance ordered");
-            inner.cluster.order(now, &steps);
+            inner.cluster.order_moves(now, &steps);
         }
         moves
     }
 }
 
-impl Inner {
+impl StateInner {
     /// Sends an order to a node by name; its number and process.
     fn tell(&self, name: &NodeName, order: Body) -> Result<(NodeId, BootId), Fault> {
         let roster = self.cluster.roster();
@@ -142,10 +146,10 @@ impl Inner {
         Ok((id, node.hello.boot))
     }
 
-    fn planned(&self, step: &Step) -> v1::PlannedMove {
+    fn planned(&self, step: &SessionMove) -> v1::PlannedMove {
         let name = |node| self.cluster.roster().node(node).map(|node| node.name().to_string()).unwrap_or_default();
-        let work = self.cluster.ledger().work(step.session);
-        let title = work.and_then(|work| self.cluster.described(work)).map(|facts| facts.title.to_string());
+        let key = self.cluster.ledger().content(step.session);
+        let title = key.and_then(|key| self.cluster.described(key)).map(|facts| facts.title.to_string());
         v1::PlannedMove {
             session_id: step.session.to_string(),
             title: title.unwrap_or_default(),

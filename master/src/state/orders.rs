@@ -11,14 +11,14 @@ use usher_proto::{
     ticket::{Claims, FeedGrant, LIFETIME_SECS, Purpose, Right},
 };
 
-use super::{Card, Inner, State, now, session};
+use super::{NodeContact, SharedState, StateInner, now, session};
 use crate::core::{
     NodeId, Now,
-    catalog::{Facts, Work},
+    catalog::{ContentKey, TitleMetadata},
     cluster::Order,
-    feeds::Rival,
-    moves::Step,
-    roster::Link,
+    feeds::RivalPublisher,
+    moves::SessionMove,
+    roster::AttachmentId,
 };
 
 /// How long an answer to a move is waited for. The core gives up sooner, and the session stays.
@@ -28,27 +28,27 @@ const MOVING: Duration = Duration::from_secs(10);
 const COPYING: Duration = Duration::from_secs(24 * 3600);
 
 /// An order that went out.
-pub(super) struct Sent {
-    link: Link,
+pub(super) struct SentOrder {
+    attachment: AttachmentId,
     until: Instant,
-    what: What,
+    what: OrderKind,
 }
 
 /// What was ordered.
 #[derive(Clone, Copy)]
-enum What {
+enum OrderKind {
     Move(SessionId),
-    Copy(Work),
+    Copy(ContentKey),
 }
 
-impl Sent {
+impl SentOrder {
     /// Whether nobody will answer once this attachment is over. A copy goes on without the master.
-    pub(super) fn ends_with(&self, link: Link) -> bool {
-        matches!(self.what, What::Move(_)) && self.link == link
+    pub(super) fn ends_with(&self, attachment: AttachmentId) -> bool {
+        matches!(self.what, OrderKind::Move(_)) && self.attachment == attachment
     }
 }
 
-impl What {
+impl OrderKind {
     fn name(self) -> &'static str {
         match self {
             Self::Move(_) => "move",
@@ -57,19 +57,19 @@ impl What {
     }
 }
 
-impl State {
+impl SharedState {
     /// Sends the orders that the core has given since the last time.
-    pub(super) fn carry(&self, inner: &mut Inner, now: Now) {
-        for order in inner.cluster.orders() {
+    pub(super) fn send_orders(&self, inner: &mut StateInner, now: Now) {
+        for order in inner.cluster.poll_orders() {
             match order {
                 Order::Probe(node) => self.probe(inner, node),
                 Order::Move(step) => self.order_move(inner, now, step),
-                Order::Replicate { work, from, to, rate, why } => {
+                Order::Replicate { key, from, to, rate, why } => {
                     debug!(from = from.0, to = to.0, rate, ?why, "a copy is ordered");
-                    self.replicate(inner, now, work, (from, to), rate);
+                    self.replicate(inner, now, key, (from, to), rate);
                 }
-                Order::Evict { work, node } => self.evict(inner, work, node),
-                Order::Recheck { work, node } => self.recheck(inner, work, node),
+                Order::Evict { key, node } => self.evict(inner, key, node),
+                Order::Recheck { key, node } => self.recheck(inner, key, node),
                 Order::Relay { node, title, rate, upstreams } => {
                     let order = inner.relay(now, self.feed_key(&title), &title, rate, &upstreams);
                     self.tell(inner, node, "relay", order.map(Body::Relay));
@@ -87,7 +87,7 @@ impl State {
                     };
                     self.tell(inner, node, "relay", Some(Body::Relay(order)));
                 }
-                Order::EndPublisher(Rival { node, title, publisher }) => {
+                Order::EndPublisher(RivalPublisher { node, title, publisher }) => {
                     let publisher_id = publisher.0.to_be_bytes().to_vec();
                     let order = v1::EndPublisher { title: title.to_string(), publisher_id };
                     self.tell(inner, node, "end_publisher", Some(Body::EndPublisher(order)));
@@ -96,14 +96,14 @@ impl State {
         }
     }
 
-    fn probe(&self, inner: &mut Inner, node: NodeId) {
+    fn probe(&self, inner: &mut StateInner, node: NodeId) {
         inner.silent.insert(node);
         let id = inner.number();
         let sent = inner.send(node, Body::Probe(v1::Probe { id }));
         self.metrics.order("probe", if sent { "sent" } else { "dropped" });
     }
 
-    fn order_move(&self, inner: &mut Inner, now: Now, step: Step) {
+    fn order_move(&self, inner: &mut StateInner, now: Now, step: SessionMove) {
         let id = inner.number();
         let feed = inner.cluster.feeds().session(step.session).map(|used| used.title.clone());
         let order = match feed {
@@ -111,21 +111,21 @@ impl State {
             None => inner.move_to(now, self.until(now), step, id),
         };
         let order = order.map(Body::Move);
-        if !self.order(inner, step.from, order, (id, What::Move(step.session)), now.instant + MOVING) {
-            inner.cluster.moved(step.session, false);
+        if !self.order(inner, step.from, order, (id, OrderKind::Move(step.session)), now.instant + MOVING) {
+            inner.cluster.handle_move_answer(step.session, false);
         }
     }
 
-    fn replicate(&self, inner: &mut Inner, now: Now, work: Work, (from, to): (NodeId, NodeId), rate: u64) {
+    fn replicate(&self, inner: &mut StateInner, now: Now, key: ContentKey, (from, to): (NodeId, NodeId), rate: u64) {
         let id = inner.number();
-        let order = inner.copy_of(now, work, from, rate, id).map(Body::Replicate);
-        if !self.order(inner, to, order, (id, What::Copy(work)), now.instant + COPYING) {
-            inner.cluster.copied(now, work, to, false);
+        let order = inner.copy_of(now, key, from, rate, id).map(Body::Replicate);
+        if !self.order(inner, to, order, (id, OrderKind::Copy(key)), now.instant + COPYING) {
+            inner.cluster.handle_copy_answer(now, key, to, false);
         }
     }
 
     /// Sends an order that is not answered.
-    fn tell(&self, inner: &Inner, node: NodeId, what: &'static str, order: Option<Body>) {
+    fn tell(&self, inner: &StateInner, node: NodeId, what: &'static str, order: Option<Body>) {
         let sent = order.map(|order| inner.send(node, order));
         self.metrics.order(what, sent.map_or("void", |sent| if sent { "sent" } else { "dropped" }));
     }
@@ -133,18 +133,18 @@ impl State {
     /// Sends an order that will be answered. `None` is one that makes no sense any more.
     fn order(
         &self,
-        inner: &mut Inner,
+        inner: &mut StateInner,
         node: NodeId,
         order: Option<Body>,
-        (id, what): (u64, What),
+        (id, what): (u64, OrderKind),
         until: Instant,
     ) -> bool {
-        let link = inner.channels.get(&node).map(|channel| channel.link);
-        let result = match link.zip(order) {
+        let attachment = inner.channels.get(&node).map(|channel| channel.attachment);
+        let result = match attachment.zip(order) {
             None => "void",
-            Some((link, order)) => {
+            Some((attachment, order)) => {
                 if inner.send(node, order) {
-                    inner.sent.insert(id, Sent { link, until, what });
+                    inner.sent.insert(id, SentOrder { attachment, until, what });
                     "sent"
                 } else {
                     "dropped"
@@ -155,55 +155,55 @@ impl State {
         result == "sent"
     }
 
-    fn evict(&self, inner: &mut Inner, work: Work, node: NodeId) {
-        self.name(inner, node, work, "evict", |title, content_id| Body::Evict(v1::Evict { title, content_id }));
+    fn evict(&self, inner: &mut StateInner, key: ContentKey, node: NodeId) {
+        self.name(inner, node, key, "evict", |title, content_id| Body::Evict(v1::Evict { title, content_id }));
     }
 
-    fn recheck(&self, inner: &mut Inner, work: Work, node: NodeId) {
-        self.name(inner, node, work, "recheck", |title, content_id| Body::Recheck(v1::Recheck { title, content_id }));
+    fn recheck(&self, inner: &mut StateInner, key: ContentKey, node: NodeId) {
+        self.name(inner, node, key, "recheck", |title, content_id| Body::Recheck(v1::Recheck { title, content_id }));
     }
 
     /// Sends an order that names a copy and is not answered: the catalog tells what came of it.
     fn name(
         &self,
-        inner: &Inner,
+        inner: &StateInner,
         node: NodeId,
-        work: Work,
+        key: ContentKey,
         what: &'static str,
         order: impl FnOnce(String, Vec<u8>) -> Body,
     ) {
-        let named = inner.cluster.described(work).and_then(|facts| Some((facts.title.to_string(), facts.content?)));
+        let named = inner.cluster.described(key).and_then(|facts| Some((facts.title.to_string(), facts.content?)));
         self.tell(inner, node, what, named.map(|(title, content)| order(title, content.0.to_vec())));
     }
 
     /// A node told how an order to move went. An answer that comes too late, or to nothing, is left out.
-    pub(crate) fn moved(&self, link: Link, id: u64, refusal: Option<&Fault>) {
+    pub(crate) fn moved(&self, attachment: AttachmentId, id: u64, refusal: Option<&Fault>) {
         let mut inner = self.lock();
-        let sent = inner.sent.get(&id).filter(|sent| sent.link == link);
-        let Some(Sent { what: What::Move(session), .. }) = sent else { return };
+        let sent = inner.sent.get(&id).filter(|sent| sent.attachment == attachment);
+        let Some(SentOrder { what: OrderKind::Move(session), .. }) = sent else { return };
         let session = *session;
         self.answered(&mut inner, id, refusal);
-        inner.cluster.moved(session, refusal.is_none());
-        self.carry(&mut inner, now());
+        inner.cluster.handle_move_answer(session, refusal.is_none());
+        self.send_orders(&mut inner, now());
     }
 
     /// A node told how an order to copy went, perhaps over another attachment than the order's.
-    pub(crate) fn replicated(&self, link: Link, id: u64, refusal: Option<&Fault>) {
+    pub(crate) fn replicated(&self, attachment: AttachmentId, id: u64, refusal: Option<&Fault>) {
         let mut inner = self.lock();
         // What an older process copied, this one does not have.
-        if !inner.cluster.roster().is_current(link) {
+        if !inner.cluster.roster().is_current(attachment) {
             return;
         }
-        let sent = inner.sent.get(&id).filter(|sent| sent.link.node == link.node);
-        let Some(Sent { what: What::Copy(work), .. }) = sent else { return };
-        let work = *work;
+        let sent = inner.sent.get(&id).filter(|sent| sent.attachment.node == attachment.node);
+        let Some(SentOrder { what: OrderKind::Copy(key), .. }) = sent else { return };
+        let key = *key;
         self.answered(&mut inner, id, refusal);
         let now = now();
-        inner.cluster.copied(now, work, link.node, refusal.is_none());
-        self.carry(&mut inner, now);
+        inner.cluster.handle_copy_answer(now, key, attachment.node, refusal.is_none());
+        self.send_orders(&mut inner, now);
     }
 
-    fn answered(&self, inner: &mut Inner, id: u64, refusal: Option<&Fault>) {
+    fn answered(&self, inner: &mut StateInner, id: u64, refusal: Option<&Fault>) {
         let Some(sent) = inner.sent.remove(&id) else { return };
         self.metrics.order(sent.what.name(), if refusal.is_none() { "done" } else { "refused" });
         if let Some(refusal) = refusal {
@@ -212,7 +212,7 @@ impl State {
     }
 
     /// Forgets the orders that nobody answered.
-    pub(super) fn expire(&self, inner: &mut Inner, now: Now) {
+    pub(super) fn expire(&self, inner: &mut StateInner, now: Now) {
         inner.sent.retain(|_, sent| {
             let wanted = now.instant < sent.until;
             if !wanted {
@@ -223,7 +223,7 @@ impl State {
     }
 }
 
-impl Inner {
+impl StateInner {
     /// Sends a message down a node's channel; false when there is none or it is full.
     pub(super) fn send(&self, node: NodeId, body: Body) -> bool {
         let message = Ok(v1::AttachResponse { body: Some(body) });
@@ -235,13 +235,13 @@ impl Inner {
     }
 
     /// The order with a ticket for the new seat: the same session, the same content, all of it.
-    fn move_to(&self, now: Now, until: Option<u64>, step: Step, id: u64) -> Option<v1::Move> {
+    fn move_to(&self, now: Now, until: Option<u64>, step: SessionMove, id: u64) -> Option<v1::Move> {
         let known = self.cluster.ledger().session(step.session)?;
-        let facts = self.cluster.described(self.cluster.ledger().work(step.session)?)?;
-        let card = &self.channels.get(&step.to)?.card;
-        let claims = whole(now, card, &facts, step.session);
+        let facts = self.cluster.described(self.cluster.ledger().content(step.session)?)?;
+        let contact = &self.channels.get(&step.to)?.contact;
+        let claims = whole(now, contact, &facts, step.session);
         let claims = Claims { until, purpose: known.purpose, rate: step.rate, rid: format!("move-{id}"), ..claims };
-        let seat = card.seat(&claims).ok()?;
+        let seat = contact.seat(&claims).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
 
@@ -252,15 +252,15 @@ impl Inner {
         until: Option<u64>,
         key: FeedKey,
         title: &Title,
-        step: Step,
+        step: SessionMove,
         id: u64,
     ) -> Option<v1::Move> {
         let used = self.cluster.feeds().session(step.session)?;
-        let card = &self.channels.get(&step.to)?.card;
+        let contact = &self.channels.get(&step.to)?.contact;
         let (right, until) = if used.to.is_some() { (Right::Relay, None) } else { (Right::Watch, until) };
         let grant = FeedGrant::to_get(right, key);
-        let claims = card.feed_claims(now, until, title, step.session, &grant, step.rate);
-        let seat = card.seat(&Claims { rid: format!("move-{id}"), ..claims }).ok()?;
+        let claims = contact.feed_claims(now, until, title, step.session, &grant, step.rate);
+        let seat = contact.seat(&Claims { rid: format!("move-{id}"), ..claims }).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
 
@@ -275,9 +275,9 @@ impl Inner {
     ) -> Option<v1::Relay> {
         let grant = FeedGrant::to_get(Right::Relay, key);
         let seats = upstreams.iter().filter_map(|(node, session)| {
-            let card = &self.channels.get(node)?.card;
+            let contact = &self.channels.get(node)?.contact;
             // A relay lasts as long as somebody watches: its sessions are the cluster's own.
-            card.seat(&card.feed_claims(now, None, title, *session, &grant, rate)).ok()
+            contact.seat(&contact.feed_claims(now, None, title, *session, &grant, rate)).ok()
         });
         let seats: Vec<v1::Seat> = seats.collect();
         (!seats.is_empty()).then(|| v1::Relay {
@@ -290,18 +290,18 @@ impl Inner {
     }
 
     /// The order with a ticket for the source, which reserves nothing there: a copy takes what viewers leave.
-    fn copy_of(&self, now: Now, work: Work, from: NodeId, rate: u64, id: u64) -> Option<v1::Replicate> {
-        let facts = self.cluster.described(work)?;
+    fn copy_of(&self, now: Now, key: ContentKey, from: NodeId, rate: u64, id: u64) -> Option<v1::Replicate> {
+        let facts = self.cluster.described(key)?;
         let content = facts.content?;
-        let card = &self.channels.get(&from)?.card;
+        let contact = &self.channels.get(&from)?.contact;
         let request_id = format!("copy-{id}");
-        let claims = Claims { rid: request_id.clone(), ..whole(now, card, &facts, session()) };
+        let claims = Claims { rid: request_id.clone(), ..whole(now, contact, &facts, session()) };
         Some(v1::Replicate {
             id,
             title: facts.title.to_string(),
             content_id: content.0.to_vec(),
             size: facts.size,
-            source: Some(card.seat(&claims).ok()?),
+            source: Some(contact.seat(&claims).ok()?),
             rate_bps: rate,
             request_id,
         })
@@ -309,12 +309,12 @@ impl Inner {
 }
 
 /// The right to fetch all of a content from a node, at no reserved rate, for as long as that takes.
-fn whole(now: Now, card: &Card, facts: &Facts<'_>, session: SessionId) -> Claims {
+fn whole(now: Now, contact: &NodeContact, facts: &TitleMetadata<'_>, session: SessionId) -> Claims {
     let issued = now.unix_ms / 1000;
     Claims {
         until: None,
         feed: None,
-        aud: card.node.clone(),
+        aud: contact.node.clone(),
         jti: session.to_string(),
         title: facts.title.to_string(),
         cid: facts.content.map(|content| content.to_string()),

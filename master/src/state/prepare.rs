@@ -5,37 +5,37 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use usher_proto::{Fault, code::Code, pb::v1};
 
-use super::State;
-use crate::core::{NodeId, roster::Link};
+use super::SharedState;
+use crate::core::{NodeId, roster::AttachmentId};
 
 /// A node's answer to a `Prepare`.
-pub(crate) type Answer = Result<v1::Setup, Fault>;
+pub(crate) type PrepareAnswer = Result<v1::Setup, Fault>;
 
 /// A `Prepare` without an answer.
-pub(super) struct Pending {
-    pub(super) link: Link,
-    answer: oneshot::Sender<Answer>,
+pub(super) struct PendingPrepare {
+    pub(super) attachment: AttachmentId,
+    answer: oneshot::Sender<PrepareAnswer>,
 }
 
-impl State {
+impl SharedState {
     /// Sends a `Prepare` to a node. The receiver fails when the channel is lost; `None` when there is none or it is
-    /// full. Dropping [`Prepare`] forgets the question.
-    pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<Prepare> {
+    /// full. Dropping [`PrepareCall`] forgets the question.
+    pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<PrepareCall> {
         let (sender, answer) = oneshot::channel();
         let mut inner = self.lock();
         let id = inner.number();
         let channel = inner.channels.get(&node)?;
         let body = v1::attach_response::Body::Prepare(v1::Prepare { id, ticket, request_id: request_id.to_owned() });
         channel.to_node.try_send(Ok(v1::AttachResponse { body: Some(body) })).ok()?;
-        let link = channel.link;
-        inner.pending.insert(id, Pending { link, answer: sender });
-        Some(Prepare { state: Arc::clone(self), id, answer })
+        let attachment = channel.attachment;
+        inner.pending.insert(id, PendingPrepare { attachment, answer: sender });
+        Some(PrepareCall { state: Arc::clone(self), id, answer })
     }
 
     /// A node's answer to a `Prepare`. One that comes too late, or was never asked for, is left out.
-    pub(crate) fn prepared(&self, link: Link, id: u64, answer: Answer) {
+    pub(crate) fn prepared(&self, attachment: AttachmentId, id: u64, answer: PrepareAnswer) {
         let mut inner = self.lock();
-        if inner.pending.get(&id).is_some_and(|pending| pending.link == link)
+        if inner.pending.get(&id).is_some_and(|pending| pending.attachment == attachment)
             && let Some(pending) = inner.pending.remove(&id)
             && pending.answer.send(answer).is_err()
         {
@@ -45,21 +45,21 @@ impl State {
 }
 
 /// A question to a node that waits for its answer.
-pub(crate) struct Prepare {
-    state: Arc<State>,
+pub(crate) struct PrepareCall {
+    state: Arc<SharedState>,
     id: u64,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<PrepareAnswer>,
 }
 
-impl Prepare {
+impl PrepareCall {
     /// The node's answer; a fault too when its channel closes.
-    pub(crate) async fn answer(&mut self) -> Answer {
+    pub(crate) async fn answer(&mut self) -> PrepareAnswer {
         let lost = || Fault::new(Code::Unavailable, "its channel to the master closed");
         (&mut self.answer).await.unwrap_or_else(|_| Err(lost()))
     }
 }
 
-impl Drop for Prepare {
+impl Drop for PrepareCall {
     fn drop(&mut self) {
         self.state.lock().pending.remove(&self.id);
     }

@@ -5,19 +5,19 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::watch;
 use usher_proto::{SessionId, model::Resolve, pb::v1};
 
-use super::{Card, Inner, State, now, view};
+use super::{NodeContact, SharedState, StateInner, now, view};
 use crate::core::{
     NodeId, Now,
     balancer::{NoChoice, Verdict},
-    cluster::{Ask, Decision, Refused},
+    cluster::{Decision, Refused, SeatRequest},
     roster::PROBE,
 };
 
 /// A decision with what its answer needs.
-pub(crate) struct Seated {
+pub(crate) struct Placement {
     pub(crate) decision: Decision,
     /// The first seat, then the alternates.
-    pub(crate) cards: Vec<Arc<Card>>,
+    pub(crate) contacts: Vec<Arc<NodeContact>>,
     pub(crate) reason: String,
     pub(crate) now: Now,
     /// Of a feed.
@@ -25,29 +25,34 @@ pub(crate) struct Seated {
 }
 
 /// Why there is no seat.
-pub(crate) struct Unseated {
+pub(crate) struct PlacementRefused {
     pub(crate) refused: Box<Refused>,
     /// Set when there may be one as soon as a silent node answers.
-    pub(crate) silence: Option<Silence>,
+    pub(crate) silence: Option<ProbeWait>,
 }
 
 /// Nodes that were asked for a sign of life.
-pub(crate) struct Silence {
+pub(crate) struct ProbeWait {
     nodes: Vec<NodeId>,
     /// When they should have answered.
     until: Instant,
     signs: watch::Receiver<()>,
 }
 
-impl State {
+impl SharedState {
     /// Decides one request; `tag` names it in the journal.
-    pub(crate) fn resolve(&self, session: SessionId, resolve: &Resolve, tag: u64) -> Result<Seated, Unseated> {
+    pub(crate) fn resolve(
+        &self,
+        session: SessionId,
+        resolve: &Resolve,
+        tag: u64,
+    ) -> Result<Placement, PlacementRefused> {
         let started = Instant::now();
         let mut inner = self.lock();
         let now = now();
-        let ask = Ask { tag, ..Ask::from(resolve) };
+        let ask = SeatRequest { tag, ..SeatRequest::from(resolve) };
         let decision = inner.cluster.resolve(now, session, &ask, &mut rand::rng());
-        self.carry(&mut inner, now);
+        self.send_orders(&mut inner, now);
         let seated = self.seat(&inner, now, decision, tag);
         drop(inner);
         self.metrics.decided(started.elapsed(), 1);
@@ -55,14 +60,19 @@ impl State {
     }
 
     /// Decides several requests; see [`crate::core::cluster::Cluster::resolve_many`].
-    pub(crate) fn resolve_many(&self, resolves: &[(SessionId, &Resolve, u64)]) -> Vec<Result<Seated, Unseated>> {
+    pub(crate) fn resolve_many(
+        &self,
+        resolves: &[(SessionId, &Resolve, u64)],
+    ) -> Vec<Result<Placement, PlacementRefused>> {
         let started = Instant::now();
-        let asks = resolves.iter().map(|(session, resolve, tag)| (*session, Ask { tag: *tag, ..Ask::from(*resolve) }));
+        let asks = resolves
+            .iter()
+            .map(|(session, resolve, tag)| (*session, SeatRequest { tag: *tag, ..SeatRequest::from(*resolve) }));
         let asks: Vec<_> = asks.collect();
         let mut inner = self.lock();
         let now = now();
         let decisions = inner.cluster.resolve_many(now, &asks, &mut rand::rng());
-        self.carry(&mut inner, now);
+        self.send_orders(&mut inner, now);
         let seated = decisions.into_iter().zip(resolves);
         let seated = seated.map(|(decision, (_, _, tag))| self.seat(&inner, now, decision, *tag)).collect();
         drop(inner);
@@ -70,30 +80,36 @@ impl State {
         seated
     }
 
-    fn seat(&self, inner: &Inner, now: Now, decision: Result<Decision, Refused>, tag: u64) -> Result<Seated, Unseated> {
+    fn seat(
+        &self,
+        inner: &StateInner,
+        now: Now,
+        decision: Result<Decision, Refused>,
+        tag: u64,
+    ) -> Result<Placement, PlacementRefused> {
         self.metrics.outcome(&decision);
         decision.map(|decision| self.seated(inner, now, decision)).map_err(|refused| {
             let silent = matches!(refused, Refused::NoChoice { why: NoChoice::Probing(_), .. });
-            let record = inner.cluster.decided(tag).filter(|_| silent);
+            let record = inner.cluster.decision(tag).filter(|_| silent);
             let silence = record.map(|record| {
                 let unsure = record.looked.iter().flatten().filter(|one| one.verdict == Verdict::Unsure);
                 let nodes = unsure.map(|one| one.node).collect();
-                Silence { nodes, until: now.instant + PROBE, signs: self.signs.subscribe() }
+                ProbeWait { nodes, until: now.instant + PROBE, signs: self.signs.subscribe() }
             });
-            Unseated { refused: Box::new(refused), silence }
+            PlacementRefused { refused: Box::new(refused), silence }
         })
     }
 
-    fn seated(&self, inner: &Inner, now: Now, decision: Decision) -> Seated {
+    fn seated(&self, inner: &StateInner, now: Now, decision: Decision) -> Placement {
         let live = decision.title.is_live().then(|| {
             let feed = inner.cluster.feeds().get(&decision.title);
             feed.map(|feed| view::live(&inner.cluster, feed, self.feed_key(&decision.title))).unwrap_or_default()
         });
-        Seated { live, ..inner.seat(now, decision) }
+        Placement { live, ..inner.seat(now, decision) }
     }
 
     /// Waits until one of the nodes has given a sign of life, or left, or all of them should have.
-    pub(crate) async fn sign(&self, Silence { nodes, until, mut signs }: Silence) {
+    pub(crate) async fn probe_answered(&self, ProbeWait { nodes, until, mut signs }: ProbeWait) {
         let answered = async {
             // The sender lives as long as this state.
             while signs.changed().await.is_ok() {
@@ -108,11 +124,11 @@ impl State {
     }
 }
 
-impl Inner {
-    fn seat(&self, now: Now, decision: Decision) -> Seated {
+impl StateInner {
+    fn seat(&self, now: Now, decision: Decision) -> Placement {
         let nodes = std::iter::once(decision.first).chain(decision.alternates.iter().flatten().copied());
-        let cards = nodes.filter_map(|node| Some(Arc::clone(&self.channels.get(&node)?.card))).collect();
+        let contacts = nodes.filter_map(|node| Some(Arc::clone(&self.channels.get(&node)?.contact))).collect();
         let reason = self.cluster.reason(&decision).map(|reason| reason.to_string()).unwrap_or_default();
-        Seated { decision, cards, reason, now, live: None }
+        Placement { decision, contacts, reason, now, live: None }
     }
 }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use usher_proto::model::{Presence, Report, Sessions};
 
-use super::{Inner, State, card, now};
+use super::{SharedState, StateInner, contact, now};
 use crate::{
-    core::{Now, roster::Link},
-    metrics::Reason,
+    core::{Now, roster::AttachmentId},
+    metrics::ReasonLabel,
 };
 
 /// Something that a node told.
 pub(crate) enum NodeUpdate {
     /// Its report.
-    Report(Link, Report),
+    Report(AttachmentId, Report),
     /// What happened to its sessions.
-    Sessions(Link, Sessions),
+    Sessions(AttachmentId, Sessions),
     /// Where it can be reached, and whether it drains.
-    Presence(Link, Presence),
+    Presence(AttachmentId, Presence),
     /// All before this has been applied when it is answered.
     Fence(oneshot::Sender<()>),
 }
@@ -32,7 +32,7 @@ impl NodeUpdate {
     }
 }
 
-impl State {
+impl SharedState {
     /// Takes what nodes told, in its order, under one hold of the lock.
     pub(crate) fn apply(&self, told: impl Iterator<Item = NodeUpdate>) {
         let mut inner = self.lock();
@@ -40,14 +40,14 @@ impl State {
         let mut fences = Vec::new();
         for one in told {
             match one {
-                NodeUpdate::Report(link, report) => self.report(&mut inner, now, link, report),
-                NodeUpdate::Sessions(link, sessions) => self.sessions(&mut inner, now, link, sessions),
-                NodeUpdate::Presence(link, presence) => presence_of(&mut inner, now, link, presence),
+                NodeUpdate::Report(attachment, report) => self.report(&mut inner, now, attachment, report),
+                NodeUpdate::Sessions(attachment, sessions) => self.sessions(&mut inner, now, attachment, sessions),
+                NodeUpdate::Presence(attachment, presence) => presence_of(&mut inner, now, attachment, presence),
                 NodeUpdate::Fence(applied) => fences.push(applied),
             }
         }
         self.publish(&mut inner, now);
-        self.carry(&mut inner, now);
+        self.send_orders(&mut inner, now);
         drop(inner);
         for applied in fences {
             // Who waited may have left.
@@ -56,12 +56,12 @@ impl State {
     }
 
     /// One that is old is left out.
-    fn report(&self, inner: &mut Inner, now: Now, link: Link, report: Report) {
+    fn report(&self, inner: &mut StateInner, now: Now, attachment: AttachmentId, report: Report) {
         let sequence = report.sequence;
-        match inner.cluster.report(now, link, report) {
+        match inner.cluster.handle_report(now, attachment, report) {
             Ok(()) => {
                 self.metrics.report("taken");
-                self.heard(inner, link);
+                self.end_silence(inner, attachment);
             }
             Err(ignored) => {
                 self.metrics.report("ignored");
@@ -70,8 +70,11 @@ impl State {
         }
     }
 
-    fn sessions(&self, inner: &mut Inner, now: Now, link: Link, sessions: Sessions) {
-        let Some(channel) = inner.channels.get_mut(&link.node).filter(|channel| channel.link == link) else { return };
+    fn sessions(&self, inner: &mut StateInner, now: Now, attachment: AttachmentId, sessions: Sessions) {
+        let Some(channel) = inner.channels.get_mut(&attachment.node).filter(|channel| channel.attachment == attachment)
+        else {
+            return;
+        };
         channel.listing |= sessions.restart;
         if !channel.listing {
             self.metrics.begun.inc_by(sessions.begun.len() as u64);
@@ -79,38 +82,38 @@ impl State {
         channel.listing &= !sessions.complete;
         self.metrics.ended.inc_by(sessions.ended.len() as u64);
         for turned in &sessions.turned {
-            self.metrics.turned.get_or_create(&Reason { reason: turned.code.reason() }).inc();
+            self.metrics.sessions_refused.get_or_create(&ReasonLabel { reason: turned.code.reason() }).inc();
         }
-        match inner.cluster.sessions(now, link, sessions) {
-            Ok(()) => self.heard(inner, link),
+        match inner.cluster.handle_sessions(now, attachment, sessions) {
+            Ok(()) => self.end_silence(inner, attachment),
             Err(ignored) => tracing::debug!(%ignored, "a node's word of its sessions ignored"),
         }
     }
 
     /// A node answered a probe.
-    pub(crate) fn probed(&self, link: Link) {
+    pub(crate) fn probed(&self, attachment: AttachmentId) {
         self.metrics.order("probe", "answered");
         let mut inner = self.lock();
         let now = now();
-        inner.cluster.probed(now, link);
-        self.heard(&mut inner, link);
+        inner.cluster.handle_probe_answer(now, attachment);
+        self.end_silence(&mut inner, attachment);
         self.publish(&mut inner, now);
     }
 
     /// A sign of life of a node: who waits for it is told.
-    pub(super) fn heard(&self, inner: &mut Inner, link: Link) {
-        if inner.silent.remove(&link.node) {
+    pub(super) fn end_silence(&self, inner: &mut StateInner, attachment: AttachmentId) {
+        if inner.silent.remove(&attachment.node) {
             self.signs.send_replace(());
         }
     }
 }
 
-fn presence_of(inner: &mut Inner, now: Now, link: Link, presence: Presence) {
-    inner.cluster.presence(now, link, presence);
-    let hello = inner.cluster.roster().node(link.node).map(|node| node.hello.clone());
-    if let Some((channel, hello)) = inner.channels.get_mut(&link.node).zip(hello)
-        && channel.link == link
+fn presence_of(inner: &mut StateInner, now: Now, attachment: AttachmentId, presence: Presence) {
+    inner.cluster.handle_presence(now, attachment, presence);
+    let hello = inner.cluster.roster().node(attachment.node).map(|node| node.hello.clone());
+    if let Some((channel, hello)) = inner.channels.get_mut(&attachment.node).zip(hello)
+        && channel.attachment == attachment
     {
-        channel.card = Arc::new(card(&hello, channel.card.key.clone()));
+        channel.contact = Arc::new(contact(&hello, channel.contact.key.clone()));
     }
 }

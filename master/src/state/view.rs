@@ -4,11 +4,11 @@ use prost_types::Timestamp;
 use tokio::sync::broadcast;
 use usher_proto::{NodeName, Title, feed::FeedKey, model::What, pb::v1, units};
 
-use super::{State, now};
+use super::{SharedState, now};
 use crate::core::{
     NodeId, Now,
     balancer::NoChoice,
-    catalog::Found,
+    catalog::TitleVersion,
     cluster::Cluster,
     feeds::Feed,
     roster::{self, Node},
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Titles that are listed under one hold of the lock: about a third of a millisecond.
 const LIST_STEP: usize = 256;
 
-impl State {
+impl SharedState {
     /// Every node, by name.
     pub(crate) fn nodes(&self) -> Vec<v1::Node> {
         let inner = self.lock();
@@ -138,7 +138,7 @@ impl State {
             What::Title(title) => found = cluster.versions(title),
             What::Content(content) => cluster.catalog().by_content(content, &mut found),
         }
-        let version = |found: &Found| {
+        let version = |found: &TitleVersion| {
             let copies = cluster.catalog().copies(found).filter_map(|copy| {
                 let node = cluster.roster().node(copy.node)?;
                 Some(v1::Copy {
@@ -158,7 +158,7 @@ impl State {
 pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::Node {
     let (booked, headroom) = cluster.load(now, id);
     // What a node that left sent last, it sends no more.
-    let there = node.state != roster::State::Gone;
+    let there = node.state != roster::NodeState::Gone;
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
     v1::Node {
         drain_left_ms: units::millis(cluster.drain_left(now, id)),
@@ -183,7 +183,7 @@ pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::
     }
 }
 
-fn title(cluster: &Cluster, found: &Found) -> Option<v1::Title> {
+fn title(cluster: &Cluster, found: &TitleVersion) -> Option<v1::Title> {
     let facts = cluster.catalog().facts(found)?;
     let names = cluster.catalog().holders(found).filter_map(|id| Some(cluster.roster().node(id)?.name().to_string()));
     let mut nodes: Vec<String> = names.collect();
@@ -235,12 +235,12 @@ pub(super) fn live(cluster: &Cluster, feed: &Feed, key: FeedKey) -> v1::Live {
     }
 }
 
-fn state(state: roster::State) -> v1::NodeState {
+fn state(state: roster::NodeState) -> v1::NodeState {
     match state {
-        roster::State::Serving => v1::NodeState::Serving,
-        roster::State::Draining => v1::NodeState::Draining,
-        roster::State::Stale => v1::NodeState::Stale,
-        roster::State::Gone => v1::NodeState::Gone,
+        roster::NodeState::Serving => v1::NodeState::Serving,
+        roster::NodeState::Draining => v1::NodeState::Draining,
+        roster::NodeState::Stale => v1::NodeState::Stale,
+        roster::NodeState::Gone => v1::NodeState::Gone,
     }
 }
 

@@ -17,7 +17,7 @@ use usher_certs::{
     Identity, Role,
     files::{PemSet, init, issue, read_pem},
 };
-use usher_master::{Balancing, ClusterAccess, Config, MetricsAt, Running, start};
+use usher_master::{Balancing, ClusterAccess, Config, MasterHandle, MetricsAt, start};
 use usher_proto::{
     BootId, SessionId,
     pb::v1::{
@@ -32,7 +32,7 @@ const HANG: Duration = Duration::from_secs(20);
 
 pub(crate) struct Master {
     pub(crate) dir: TempDir,
-    pub(crate) running: Running,
+    pub(crate) running: MasterHandle,
 }
 
 pub(crate) fn pem(dir: &Path, role: Role, name: &str) -> PemSet {

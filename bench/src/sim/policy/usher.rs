@@ -9,10 +9,10 @@ use std::{
 use rand::{SeedableRng as _, rngs::SmallRng};
 use usher_master::core::{
     NodeId, Now,
-    catalog::Work,
+    catalog::ContentKey,
     cluster::{self, Cluster, Settings},
-    moves::Step,
-    roster::Link,
+    moves::SessionMove,
+    roster::AttachmentId,
 };
 use usher_proto::{
     Bitrate, BootId, Code, ContentId, NodeName, SessionId, Title as Name,
@@ -44,7 +44,7 @@ pub(super) fn margin(setup: Setup) -> Box<dyn Policy> {
 }
 
 struct Known {
-    link: Option<Link>,
+    link: Option<AttachmentId>,
     hello: Hello,
     titles: Vec<CatalogCopy>,
     /// Its attachment is to be tried again: the one before still has its lease.
@@ -58,7 +58,7 @@ struct Usher {
     nodes: Vec<Option<Known>>,
     titles: Vec<Option<CatalogCopy>>,
     /// What was ordered, by title and target.
-    copies: HashMap<(Title, Node), Work>,
+    copies: HashMap<(Title, Node), ContentKey>,
     needs: Requirements,
 }
 
@@ -113,15 +113,15 @@ impl Usher {
         }
     }
 
-    fn title(&self, work: Work) -> Option<Title> {
-        number(self.cluster.described(work)?.title)
+    fn title(&self, key: ContentKey) -> Option<Title> {
+        number(self.cluster.described(key)?.title)
     }
 
     fn now(&self, now: Time) -> Now {
         Now { instant: self.start + Duration::from_micros(now), unix_ms: now / 1000 }
     }
 
-    fn link(&self, node: Node) -> Option<Link> {
+    fn link(&self, node: Node) -> Option<AttachmentId> {
         self.nodes.get(node as usize)?.as_ref()?.link
     }
 
@@ -129,14 +129,14 @@ impl Usher {
         let now = self.now(now);
         let Some(known) = self.nodes[node as usize].as_mut() else { return };
         known.hello.attachment += 1;
-        let Ok(link) = self.cluster.attach(now, known.hello.clone()) else {
+        let Ok(link) = self.cluster.handle_attach(now, known.hello.clone()) else {
             known.waits = true;
             return;
         };
         (known.link, known.waits) = (Some(link), false);
         let copies = known.titles.clone();
         let page = CatalogPage { restart: true, complete: true, copies, ..CatalogPage::default() };
-        self.cluster.page(link, &page).expect("a simulated library is small");
+        self.cluster.handle_page(link, &page).expect("a simulated library is small");
     }
 }
 
@@ -179,7 +179,7 @@ impl Policy for Usher {
         if let Some(known) = self.nodes[node as usize].as_mut() {
             known.waits = false;
             if let Some(link) = known.link.take() {
-                self.cluster.detach(now, link);
+                self.cluster.handle_detach(now, link);
             }
         }
     }
@@ -189,7 +189,7 @@ impl Policy for Usher {
         let Some(known) = self.nodes[node as usize].as_mut() else { return };
         known.hello.presence.draining = true;
         if let Some(link) = known.link {
-            self.cluster.presence(now, link, known.hello.presence.clone());
+            self.cluster.handle_presence(now, link, known.hello.presence.clone());
         }
     }
 
@@ -210,7 +210,7 @@ impl Policy for Usher {
             ..usher_proto::model::Report::default()
         };
         // One that is late or old is left out, as the real master does.
-        let _ignored = self.cluster.report(now, link, report);
+        let _ignored = self.cluster.handle_report(now, link, report);
     }
 
     fn delta(&mut self, now: Time, node: Node, delta: &Delta) {
@@ -240,7 +240,7 @@ impl Policy for Usher {
             }
         }
         // Of a start or an attachment that is over.
-        let _ignored = self.cluster.sessions(now, link, sessions);
+        let _ignored = self.cluster.handle_sessions(now, link, sessions);
     }
 
     fn resolve(&mut self, now: Time, ask: &Ask<'_>) -> Answer {
@@ -252,7 +252,7 @@ impl Policy for Usher {
         let zone = format!("z{}", ask.zone);
         let ask = (id(ask.session), What::Title(name(ask.title)));
         let (session, what) = (ask.0, &ask.1);
-        let ask = cluster::Ask {
+        let ask = cluster::SeatRequest {
             what,
             purpose: Purpose::Play,
             range: Default::default(),
@@ -277,7 +277,7 @@ impl Policy for Usher {
 
     fn hint(&mut self, now: Time, node: Node, client: u64) {
         let now = self.now(now);
-        self.cluster.hint(now, &node_name(node), client);
+        self.cluster.handle_hint(now, &node_name(node), client);
     }
 
     fn tick(&mut self, now: Time) {
@@ -290,19 +290,19 @@ impl Policy for Usher {
             self.attach(now, node);
         }
         let now = self.now(now);
-        if self.cluster.deadline().is_some_and(|deadline| deadline <= now.instant) {
-            self.cluster.handle(now, &mut self.rng);
+        if self.cluster.next_timeout().is_some_and(|deadline| deadline <= now.instant) {
+            self.cluster.handle_timeout(now, &mut self.rng);
         }
         while self.cluster.sweep() {}
     }
 
     fn deadline(&self) -> Option<Time> {
-        let deadline = self.cluster.deadline()?.saturating_duration_since(self.start);
+        let deadline = self.cluster.next_timeout()?.saturating_duration_since(self.start);
         Some(u64::try_from(deadline.as_micros()).unwrap_or(Time::MAX) + 1)
     }
 
     fn moved(&mut self, _now: Time, session: Session, ok: bool) {
-        self.cluster.moved(id(session), ok);
+        self.cluster.handle_move_answer(id(session), ok);
     }
 
     fn copied(&mut self, now: Time, copied: &Copied) {
@@ -319,34 +319,34 @@ impl Policy for Usher {
             Some(origin) => page.copies.push(CatalogCopy { origin, ..known }),
             None => page.removals.push((known.title, 0)),
         }
-        self.cluster.page(link, &page).expect("a simulated library is small");
+        self.cluster.handle_page(link, &page).expect("a simulated library is small");
         if matches!(copied.stage, Stage::Whole | Stage::Failed)
-            && let Some(work) = self.copies.remove(&(copied.title, copied.to))
+            && let Some(key) = self.copies.remove(&(copied.title, copied.to))
         {
-            self.cluster.copied(now, work, NodeId(copied.to), copied.stage == Stage::Whole);
+            self.cluster.handle_copy_answer(now, key, NodeId(copied.to), copied.stage == Stage::Whole);
         }
     }
 
     fn probed(&mut self, now: Time, node: Node, alive: bool) {
         let now = self.now(now);
         if let Some(link) = self.link(node).filter(|_| alive) {
-            self.cluster.probed(now, link);
+            self.cluster.handle_probe_answer(now, link);
         }
     }
 
     fn orders(&mut self, orders: &mut Vec<Order>) {
-        for order in self.cluster.orders() {
+        for order in self.cluster.poll_orders() {
             orders.extend(match order {
                 cluster::Order::Probe(node) => Some(Order::Probe { node: node.0 }),
-                cluster::Order::Move(Step { session, from, to, .. }) => {
+                cluster::Order::Move(SessionMove { session, from, to, .. }) => {
                     u64::try_from(session.0).ok().map(|session| Order::Move { session, from: from.0, to: to.0 })
                 }
-                cluster::Order::Replicate { work, from, to, rate, .. } => self.title(work).map(|title| {
-                    self.copies.insert((title, to.0), work);
+                cluster::Order::Replicate { key, from, to, rate, .. } => self.title(key).map(|title| {
+                    self.copies.insert((title, to.0), key);
                     Order::Replicate { title, from: from.0, to: to.0, rate }
                 }),
-                cluster::Order::Evict { work, node } => {
-                    self.title(work).map(|title| Order::Evict { node: node.0, title })
+                cluster::Order::Evict { key, node } => {
+                    self.title(key).map(|title| Order::Evict { node: node.0, title })
                 }
                 // No simulated client gets wrong bytes, and none watches a feed.
                 cluster::Order::Recheck { .. }

@@ -18,7 +18,7 @@ const PROBING: Duration = Duration::from_millis(500);
 
 /// How many holders stand where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct HolderCounts {
     /// All of them.
     pub holders: u32,
     /// May be chosen.
@@ -59,17 +59,17 @@ pub enum NoChoice {
     Excluded(u32),
     /// The holders that are left are down or draining.
     #[error("none of its holders can serve now: {0}; try again shortly")]
-    Down(Count),
+    Down(HolderCounts),
     /// The only holders that are left have been silent, and are asked for a sign of life.
     #[error("its holders have been silent and are being probed: {0}; try again in a moment")]
-    Probing(Count),
+    Probing(HolderCounts),
     /// The holders that are left have no room.
     #[error("its holders have no room for {rate} more: {count}; try again shortly")]
     Full {
         /// What was asked for.
         rate: Bitrate,
         /// Where the holders stand.
-        count: Count,
+        count: HolderCounts,
     },
     /// No holder could ever serve that rate.
     #[error("{rate} is more than any of its holders may send ({largest}); ask for a lower rate")]
@@ -81,7 +81,7 @@ pub enum NoChoice {
     },
     /// No holder can do what is needed.
     #[error("none of its holders is equipped for this request: {0}; ask for less")]
-    Unequipped(Count),
+    Unequipped(HolderCounts),
 }
 
 impl From<&NoChoice> for Fault {
@@ -100,7 +100,7 @@ impl From<&NoChoice> for Fault {
     }
 }
 
-impl Count {
+impl HolderCounts {
     pub(super) fn add(&mut self, verdict: Verdict) {
         let place = match verdict {
             Verdict::Fit => &mut self.fit,
@@ -155,7 +155,7 @@ impl Count {
     }
 }
 
-impl fmt::Display for Count {
+impl fmt::Display for HolderCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.unfit(), self.holders)
     }

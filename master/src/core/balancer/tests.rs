@@ -14,8 +14,8 @@ use usher_proto::{
 use super::*;
 use crate::core::{
     Now,
-    roster::{LEASE, Link as Attachment},
-    world::{hello, presence},
+    roster::{AttachmentId, LEASE},
+    test_cluster::{hello, presence},
 };
 
 /// The tables count in Mbit/s, a thousandth of it.
@@ -26,10 +26,10 @@ struct Nodes {
     roster: Roster,
     ledger: Ledger,
     rng: SmallRng,
-    rule: Rule,
+    rule: RankRule,
     zones: Zones,
-    common: Common,
-    links: Vec<Attachment>,
+    common: ClusterStats,
+    attachments: Vec<AttachmentId>,
     ranked: Vec<Candidate>,
 }
 
@@ -41,10 +41,10 @@ fn nodes(loads: &[(u64, u64)]) -> Nodes {
         roster: Roster::default(),
         ledger: Ledger::default(),
         rng: SmallRng::seed_from_u64(7),
-        rule: Rule::default(),
+        rule: RankRule::default(),
         zones: Zones::default(),
-        common: Common::default(),
-        links: Vec::new(),
+        common: ClusterStats::default(),
+        attachments: Vec::new(),
         ranked: Vec::new(),
     };
     for ((committed, background), i) in loads.iter().zip(0..) {
@@ -54,10 +54,10 @@ fn nodes(loads: &[(u64, u64)]) -> Nodes {
     nodes
 }
 
-fn need(rate: u64) -> Need<'static> {
+fn need(rate: u64) -> SeatCriteria<'static> {
     const NOTHING: &Requirements =
         &Requirements { protocol: None, labels: Vec::new(), live_ingest: false, records: false };
-    Need { rate: rate * 1_000_000, exclude: &[], full: &[], zone: "", needs: NOTHING, coverage: None }
+    SeatCriteria { rate: rate * 1_000_000, exclude: &[], full: &[], zone: "", needs: NOTHING, coverage: None }
 }
 
 impl Nodes {
@@ -65,18 +65,18 @@ impl Nodes {
         let zone = if i.is_multiple_of(2) { "a" } else { "b" }.to_owned();
         let mut hello = Hello { zone, ..hello(i, CAPACITY) };
         change(&mut hello);
-        let link = self.roster.attach(self.now, hello).expect("attached").0;
-        self.roster.current(link).expect("attached").catalog_known = true;
-        self.links.push(link);
+        let attachment = self.roster.handle_attach(self.now, hello).expect("attached").0;
+        self.roster.current(attachment).expect("attached").catalog_known = true;
+        self.attachments.push(attachment);
     }
 
     fn report(&mut self, i: usize, committed: u64, background: u64) {
         let sequence = self.roster.node(NodeId(i as u32)).expect("known").report.sequence + 1;
         let (committed, background) = (Bitrate(committed * 1_000_000), Bitrate(background * 1_000_000));
         let report = Report { sequence, uptime_ms: 1_000_000 * sequence, committed, background, ..Report::default() };
-        self.roster.report(self.now, self.links[i], report).expect("taken");
+        self.roster.handle_report(self.now, self.attachments[i], report).expect("taken");
         let uptime = Duration::from_secs(1000 * sequence);
-        self.roster.told(self.now.instant, self.links[i], uptime, committed.0, 0);
+        self.roster.handle_sessions(self.now.instant, self.attachments[i], uptime, committed.0, 0);
     }
 
     fn reserve(&mut self, session: u128, node: u32, rate: u64) {
@@ -84,21 +84,21 @@ impl Nodes {
     }
 
     /// Looks at all nodes but those that are still growing.
-    fn rank(&mut self, need: &Need<'_>, growing: &[u32]) -> Count {
+    fn rank(&mut self, criteria: &SeatCriteria<'_>, growing: &[u32]) -> HolderCounts {
         let holders: Vec<(NodeId, bool)> = self.roster.nodes().map(|(id, _)| (id, !growing.contains(&id.0))).collect();
         let Self { now, roster, ledger, rng, rule, zones, common, ranked, .. } = self;
-        let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
-        rank(&view, need, holders.into_iter(), rng, ranked)
+        let view = ClusterView { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
+        rank(&view, criteria, holders.into_iter(), rng, ranked)
     }
 
-    fn order(&mut self, need: &Need<'_>) -> Vec<u32> {
-        self.rank(need, &[]);
+    fn order(&mut self, criteria: &SeatCriteria<'_>) -> Vec<u32> {
+        self.rank(criteria, &[]);
         let fit = self.ranked.iter().filter(|candidate| candidate.verdict == Verdict::Fit);
         fit.map(|candidate| candidate.node.0).collect()
     }
 
-    fn verdict(&mut self, need: &Need<'_>, node: u32) -> Verdict {
-        self.rank(need, &[]);
+    fn verdict(&mut self, criteria: &SeatCriteria<'_>, node: u32) -> Verdict {
+        self.rank(criteria, &[]);
         self.ranked.iter().find(|candidate| candidate.node.0 == node).expect("looked at").verdict
     }
 }
@@ -112,7 +112,7 @@ fn what_is_promised_and_what_others_take_both_count() {
     nodes.reserve(1, 1, 150);
     assert_eq!(nodes.order(&need(100)), [0, 1, 2]);
     let refused = nodes.rank(&need(401), &[]).refuse(Bitrate(1));
-    assert!(matches!(refused, NoChoice::Full { count: Count { full: 3, .. }, .. }), "{refused}");
+    assert!(matches!(refused, NoChoice::Full { count: HolderCounts { full: 3, .. }, .. }), "{refused}");
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn among_equals_the_lot_falls_on_both() {
 fn a_near_node_is_taken_until_it_is_nearly_full() {
     for (far, near, first) in [(0, 0, 1), (0, 600, 1), (0, 950, 0), (300, 0, 1), (950, 950, 1)] {
         let mut nodes = nodes(&[(far, 0), (near, 0)]);
-        assert_eq!(nodes.order(&Need { zone: "b", ..need(1) })[0], first, "far {far} near {near}");
-        let elsewhere = nodes.order(&Need { zone: "", ..need(1) });
+        assert_eq!(nodes.order(&SeatCriteria { zone: "b", ..need(1) })[0], first, "far {far} near {near}");
+        let elsewhere = nodes.order(&SeatCriteria { zone: "", ..need(1) });
         assert!(far == near || elsewhere[0] == u32::from(far > near));
     }
 }
@@ -141,8 +141,8 @@ fn a_near_node_is_taken_until_it_is_nearly_full() {
 fn an_expensive_link_is_taken_only_when_all_else_is_full() {
     for (price, near, first) in [(0, 100, 0), (900, 950, 1), (900, 999, 0), (1100, 999, 1), (1100, 1000, 0)] {
         let mut nodes = nodes(&[(0, 0), (near, 0)]);
-        nodes.zones = Zones::new(vec![Link { from: "b".into(), to: "a".into(), price }]);
-        assert_eq!(nodes.order(&Need { zone: "b", ..need(1) })[0], first, "price {price} near {near}");
+        nodes.zones = Zones::new(vec![ZoneLink { from: "b".into(), to: "a".into(), price }]);
+        assert_eq!(nodes.order(&SeatCriteria { zone: "b", ..need(1) })[0], first, "price {price} near {near}");
     }
 }
 
@@ -152,10 +152,13 @@ fn a_node_for_more_of_the_titles_is_taken_when_it_is_not_nearly_full() {
     coverage.add(NodeId(1));
     for (load, first) in [(0, 1), (600, 1), (950, 0)] {
         let mut nodes = nodes(&[(0, 0), (load, 0)]);
-        let order = nodes.order(&Need { coverage: Some(&coverage), ..need(1) });
+        let order = nodes.order(&SeatCriteria { coverage: Some(&coverage), ..need(1) });
         assert_eq!(order[0], first, "load {load}");
     }
-    assert_eq!(nodes(&[(10, 0), (0, 0)]).order(&Need { coverage: Some(&Coverage::default()), ..need(1) })[0], 1);
+    assert_eq!(
+        nodes(&[(10, 0), (0, 0)]).order(&SeatCriteria { coverage: Some(&Coverage::default()), ..need(1) })[0],
+        1
+    );
 }
 
 #[test]
@@ -168,8 +171,8 @@ fn the_rules_differ() {
         nodes.rule = rule;
         nodes.order(&need(rate))
     };
-    assert_eq!(order(Rule::Headroom, 1), [1, 0], "1200 are more than 800");
-    assert_eq!(order(Rule::Margin, 1), [0, 1], "the small one is more deviations from full");
+    assert_eq!(order(RankRule::Headroom, 1), [1, 0], "1200 are more than 800");
+    assert_eq!(order(RankRule::Margin, 1), [0, 1], "the small one is more deviations from full");
     // As full, the same request takes a larger part of the small one.
     let order = |rule| {
         let mut nodes = nodes(&[(500, 0)]);
@@ -178,7 +181,7 @@ fn the_rules_differ() {
         nodes.rule = rule;
         nodes.order(&need(100))
     };
-    for rule in [Rule::Headroom, Rule::Margin] {
+    for rule in [RankRule::Headroom, RankRule::Margin] {
         assert_eq!(order(rule), [1, 0], "{rule:?}");
     }
 }
@@ -189,13 +192,13 @@ fn who_may_not_be_chosen() {
     nodes.now = nodes.now.after(LEASE);
     nodes.attach(4, |_| {});
     assert_eq!(nodes.order(&need(1)), [4], "only the newcomer's lease is good");
-    nodes.roster.presence(nodes.links[4], presence(true));
-    let count = Count { holders: 5, down: 4, draining: 1, largest: CAPACITY, ..Count::default() };
+    nodes.roster.handle_presence(nodes.attachments[4], presence(true));
+    let count = HolderCounts { holders: 5, down: 4, draining: 1, largest: CAPACITY, ..HolderCounts::default() };
     assert_eq!(nodes.rank(&need(1), &[]).refuse(Bitrate(1)), NoChoice::Down(count));
     let nowhere =
         Presence { drain_left: std::time::Duration::ZERO, addresses: vec![], certificates: vec![], draining: false };
-    nodes.roster.presence(nodes.links[4], nowhere);
+    nodes.roster.handle_presence(nodes.attachments[4], nowhere);
     assert_eq!(nodes.verdict(&need(1), 4), Verdict::Down, "a node without an address cannot be dialled");
-    nodes.roster.detach(nodes.now, nodes.links[4]);
+    nodes.roster.handle_detach(nodes.now, nodes.attachments[4]);
     assert_eq!(nodes.verdict(&need(1), 4), Verdict::Down);
 }

@@ -13,7 +13,7 @@ pub(super) const REMOTE: i64 = UNIT / 50;
 
 /// The price of one link between two zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct ZoneLink {
     /// The client's zone.
     pub from: String,
     /// The node's zone.
@@ -25,12 +25,12 @@ pub struct Link {
 /// The prices of all links.
 #[derive(Clone, Debug, Default)]
 pub struct Zones {
-    links: Vec<Link>,
+    links: Vec<ZoneLink>,
 }
 
 impl Zones {
     /// With these prices, in both directions unless the other one is named too; others cost 20 thousandths.
-    pub fn new(links: Vec<Link>) -> Self {
+    pub fn new(links: Vec<ZoneLink>) -> Self {
         Self { links }
     }
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn links_have_their_price_in_both_directions() {
-        let link = |from: &str, to: &str, price| Link { from: from.into(), to: to.into(), price };
+        let link = |from: &str, to: &str, price| ZoneLink { from: from.into(), to: to.into(), price };
         let zones = Zones::new(vec![link("a", "b", 50), link("b", "a", 70), link("a", "c", 10)]);
         let thousandths = |from, to| (zones.price(from, to) + UNIT / 2000) * 1000 / UNIT;
         assert_eq!([thousandths("a", "b"), thousandths("b", "a")], [50, 70]);

@@ -6,7 +6,7 @@ use crate::core::NodeId;
 
 /// What makes copies of one title the same thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key {
+pub enum ContentIdentity {
     /// The same content. Goes before `Sized`.
     Hashed(ContentId),
     /// Not hashed yet, the same size: taken for the same until hashed.
@@ -27,7 +27,7 @@ pub struct CopyView {
 }
 
 /// One file on one volume of one node. 80 bytes.
-pub(super) struct Copy {
+pub(super) struct StoredCopy {
     /// Zeros unless `HASHED`.
     pub(super) content: [u8; 32],
     pub(super) size: u64,
@@ -51,7 +51,7 @@ pub(super) const REPLICA: u16 = 1 << 13;
 pub(super) const GROWING: u16 = 1 << 12;
 pub(super) const MEDIA: u16 = GROWING - 1;
 
-impl Copy {
+impl StoredCopy {
     pub(super) fn hashed(&self) -> Option<ContentId> {
         (self.media & HASHED != 0).then_some(ContentId(self.content))
     }
@@ -68,7 +68,7 @@ impl Copy {
         CopyView { node: NodeId(self.node), volume: self.volume, modified_ms: self.modified_ms, origin: self.origin() }
     }
 
-    pub(super) fn key(&self) -> Key {
-        self.hashed().map_or(Key::Sized(self.size), Key::Hashed)
+    pub(super) fn identity(&self) -> ContentIdentity {
+        self.hashed().map_or(ContentIdentity::Sized(self.size), ContentIdentity::Hashed)
     }
 }

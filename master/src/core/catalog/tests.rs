@@ -197,20 +197,20 @@ impl Model {
     }
 
     /// Nodes by content of a title; attached are those below 3.
-    fn by_title(&self, title: &str) -> Option<(Key, BTreeSet<u32>, bool)> {
+    fn by_title(&self, title: &str) -> Option<(ContentIdentity, BTreeSet<u32>, bool)> {
         let mine = self.copies.iter().filter(|((name, ..), _)| name == title);
-        let mut versions: BTreeMap<Key, (BTreeSet<u32>, i64)> = BTreeMap::new();
+        let mut versions: BTreeMap<ContentIdentity, (BTreeSet<u32>, i64)> = BTreeMap::new();
         for ((_, node, _), (copy, _)) in mine {
-            let key = copy.content.map_or(Key::Sized(copy.size), Key::Hashed);
+            let key = copy.content.map_or(ContentIdentity::Sized(copy.size), ContentIdentity::Hashed);
             let version = versions.entry(key).or_insert((BTreeSet::new(), i64::MIN));
             version.0.insert(*node);
             version.1 = version.1.max(copy.modified_ms);
         }
-        let conflict = versions.keys().filter(|key| matches!(key, Key::Hashed(_))).count() > 1;
-        let mut best: Option<(Key, BTreeSet<u32>, i64)> = None;
+        let conflict = versions.keys().filter(|key| matches!(key, ContentIdentity::Hashed(_))).count() > 1;
+        let mut best: Option<(ContentIdentity, BTreeSet<u32>, i64)> = None;
         for (key, (nodes, modified)) in versions {
             let votes = |nodes: &BTreeSet<u32>| nodes.iter().filter(|node| **node < 3).count();
-            let hashed = |key: &Key| matches!(key, Key::Hashed(_));
+            let hashed = |key: &ContentIdentity| matches!(key, ContentIdentity::Hashed(_));
             let better = best
                 .as_ref()
                 .is_none_or(|(k, n, m)| (hashed(&key), votes(&nodes), modified) > (hashed(k), votes(n), *m));
@@ -247,7 +247,7 @@ proptest! {
             let mut listed = Vec::new();
             for title in (0..6).map(|t| format!("t{t}")) {
                 let found = catalog.by_title(&title, attached);
-                let seen = found.map(|f| (f.key, catalog.holders(&f).map(|n| n.0).collect(), f.conflict));
+                let seen = found.map(|f| (f.identity, catalog.holders(&f).map(|n| n.0).collect(), f.conflict));
                 let truth = model.by_title(&title);
                 prop_assert_eq!(&seen, &truth, "{}", title);
                 listed.extend(truth.map(|_| title));

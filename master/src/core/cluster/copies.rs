@@ -10,9 +10,9 @@ use super::{Cluster, Order};
 use crate::core::{
     NodeId, Now,
     balancer::{self, DEFAULT_RATE},
-    catalog::{Catalog, Key, Work},
-    replication::{self, Facts, Planner, Spot, Titles},
-    roster::Standing,
+    catalog::{Catalog, ContentIdentity, ContentKey},
+    replication::{self, NodeSnapshot, Planner, TitleInfo, TitleSource},
+    roster::NodeHealth,
 };
 
 /// Between two plans when a title was refused: often enough that a flash waits a fraction of a second for its first
@@ -20,66 +20,66 @@ use crate::core::{
 const HURRY: Duration = Duration::from_millis(250);
 
 /// The catalog as replication sees it.
-struct Held<'a>(&'a Catalog);
+struct CatalogTitles<'a>(&'a Catalog);
 
-impl Titles for Held<'_> {
-    type Title = Work;
+impl TitleSource for CatalogTitles<'_> {
+    type Title = ContentKey;
 
-    fn facts(&self, work: Work) -> Option<Facts<'_>> {
-        let found = self.0.found(work.id, work.key)?;
+    fn facts(&self, key: ContentKey) -> Option<TitleInfo<'_>> {
+        let found = self.0.found(key.id, key.identity)?;
         let facts = self.0.facts(&found)?;
         let rate = if facts.bitrate.0 > 0 { facts.bitrate } else { DEFAULT_RATE };
-        let hashed = matches!(work.key, Key::Hashed(_));
-        Some(Facts { name: facts.title.as_str(), size: facts.size, rate: rate.0, hashed })
+        let hashed = matches!(key.identity, ContentIdentity::Hashed(_));
+        Some(TitleInfo { name: facts.title.as_str(), size: facts.size, rate: rate.0, hashed })
     }
 
-    fn copies(&self, work: Work, mut each: impl FnMut(NodeId, Origin)) {
-        self.0.copies_of_work(work).for_each(|copy| each(copy.node, copy.origin));
+    fn copies(&self, key: ContentKey, mut each: impl FnMut(NodeId, Origin)) {
+        self.0.copies_of_key(key).for_each(|copy| each(copy.node, copy.origin));
     }
 
-    fn walk(&self, place: usize, limit: usize, visit: impl FnMut(Work)) -> Option<usize> {
+    fn walk(&self, place: usize, limit: usize, visit: impl FnMut(ContentKey)) -> Option<usize> {
         self.0.walk(place, limit, visit)
     }
 }
 
 impl Cluster {
     /// A copy that was ordered is whole, or will not be.
-    pub fn copied(&mut self, now: Now, work: Work, to: NodeId, done: bool) {
+    pub fn handle_copy_answer(&mut self, now: Now, key: ContentKey, to: NodeId, done: bool) {
         let Some(planner) = &mut self.planner else { return };
         if done {
-            planner.finished(now.instant, work, to);
+            planner.handle_copied(now.instant, key, to);
         } else {
-            planner.failed(now.instant, work, to);
+            planner.handle_failure(now.instant, key, to);
         }
     }
 
     /// The work of an order, in words that others know: its title, content and size.
-    pub fn described(&self, work: Work) -> Option<crate::core::catalog::Facts<'_>> {
-        let found = self.catalog.found(work.id, work.key)?;
+    pub fn described(&self, key: ContentKey) -> Option<crate::core::catalog::TitleMetadata<'_>> {
+        let found = self.catalog.found(key.id, key.identity)?;
         self.catalog.facts(&found)
     }
 
     /// When the next plan is due, if one is wanted before the next round.
-    pub(super) fn hurry(&self) -> Option<Instant> {
+    pub(super) fn urgent_plan(&self) -> Option<Instant> {
         let wanted = self.planner.as_ref().is_some_and(Planner::is_urgent);
         if wanted { self.planned.map(|planned| planned + HURRY) } else { None }
     }
 
     /// Plans copies.
-    pub(super) fn plan(&mut self, now: Now, rng: &mut impl Rng) {
+    pub(super) fn plan_copies(&mut self, now: Now, rng: &mut impl Rng) {
         self.planned = Some(now.instant);
         let Some(mut planner) = self.planner.take() else { return };
-        let mut spots = std::mem::take(&mut self.spots);
-        spots.clear();
+        let mut snapshots = std::mem::take(&mut self.snapshots);
+        snapshots.clear();
         let (mut stays, mut count) = (Duration::ZERO, 0);
         let view = self.view(now);
         for (id, node) in self.roster.nodes() {
-            spots.resize(id.index(), None);
+            snapshots.resize(id.index(), None);
             let load = balancer::load(&view, id, node);
-            stays += node.books.stays().unwrap_or_default();
-            count += u32::from(node.books.stays().is_some());
-            spots.push(Some(Spot {
-                serving: node.standing(now.instant) == Standing::Well,
+            stays += node.estimate.mean_session().unwrap_or_default();
+            count += u32::from(node.estimate.mean_session().is_some());
+            snapshots.push(Some(NodeSnapshot {
+                serving: node.health(now.instant) == NodeHealth::Well,
                 available: load.available.rate,
                 level: load.level,
                 storage_free: node.report.replica_free,
@@ -87,23 +87,23 @@ impl Cluster {
             }));
         }
         if let Some(mean) = stays.checked_div(count) {
-            planner.sessions_last(mean);
+            planner.set_mean_session(mean);
         }
         let mut planned = std::mem::take(&mut self.copies);
-        planner.plan(now.instant, &Held(&self.catalog), &spots, rng, &mut planned);
+        planner.plan(now.instant, &CatalogTitles(&self.catalog), &snapshots, rng, &mut planned);
         self.orders.extend(planned.drain(..).map(|order| match order {
-            replication::Order::Replicate { title, from, to, rate, why } => {
-                Order::Replicate { work: title, from, to, rate, why }
+            replication::CopyOrder::Replicate { title, from, to, rate, why } => {
+                Order::Replicate { key: title, from, to, rate, why }
             }
-            replication::Order::Evict { title, node } => Order::Evict { work: title, node },
+            replication::CopyOrder::Evict { title, node } => Order::Evict { key: title, node },
         }));
         self.copying.clear();
-        for (from, rate) in planner.loads() {
+        for (from, rate) in planner.source_loads() {
             if self.copying.len() <= from.index() {
                 self.copying.resize(from.index() + 1, 0);
             }
             self.copying[from.index()] += rate;
         }
-        (self.spots, self.copies, self.planner) = (spots, planned, Some(planner));
+        (self.snapshots, self.copies, self.planner) = (snapshots, planned, Some(planner));
     }
 }

@@ -11,12 +11,12 @@ use usher_proto::{
 use super::{
     super::{
         NodeId, Now,
-        balancer::{self, Candidate, Count, Coverage, DEFAULT_RATE, LOOKED_AT, Need, NoChoice, Verdict},
-        catalog::Found,
-        journal::{self, How, Outcome, Record},
+        balancer::{self, Candidate, Coverage, DEFAULT_RATE, HolderCounts, LOOKED_AT, NoChoice, SeatCriteria, Verdict},
+        catalog::TitleVersion,
+        journal::{self, DecisionRecord, Outcome, Selection},
     },
-    Cluster, Search, Step,
-    request::{Ask, Decision, Reason, Refused},
+    Cluster, MoveSearch, SessionMove,
+    request::{Decision, DecisionReason, Refused, SeatRequest},
 };
 
 /// A fetch reserves at most one part in this many of its largest node.
@@ -25,20 +25,20 @@ const FETCH_SHARE: u64 = 4;
 /// Kept between decisions so that none allocates beyond its answer.
 #[derive(Default)]
 pub(super) struct Scratch {
-    found: Vec<Found>,
+    found: Vec<TitleVersion>,
     holders: Vec<(NodeId, usize)>,
     pub(super) exclude: Vec<NodeId>,
     full: Vec<NodeId>,
     pub(super) ranked: Vec<Candidate>,
-    steps: Vec<Step>,
+    steps: Vec<SessionMove>,
 }
 
 /// What a request comes to, before anything is reserved.
 pub(super) struct Choice {
     pub(super) rate: Bitrate,
-    pub(super) count: Count,
+    pub(super) count: HolderCounts,
     /// The place of the chosen one among the ranked holders, or why there is none.
-    pub(super) seat: Result<(usize, How), NoChoice>,
+    pub(super) seat: Result<(usize, Selection), NoChoice>,
 }
 
 impl Cluster {
@@ -47,7 +47,7 @@ impl Cluster {
         &mut self,
         now: Now,
         session: SessionId,
-        ask: &Ask<'_>,
+        ask: &SeatRequest<'_>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
         self.decide(now, session, ask, None, rng)
@@ -58,7 +58,7 @@ impl Cluster {
     pub fn resolve_many(
         &mut self,
         now: Now,
-        asks: &[(SessionId, Ask<'_>)],
+        asks: &[(SessionId, SeatRequest<'_>)],
         rng: &mut impl Rng,
     ) -> Vec<Result<Decision, Refused>> {
         let mut coverage = Coverage::default();
@@ -68,14 +68,14 @@ impl Cluster {
             let Some(first) = self.scratch.found.first() else { continue };
             let rate = self.rate(now, ask, first).0;
             let Scratch { holders, exclude, .. } = &self.scratch;
-            let need = Need { rate, exclude, zone: ask.zone, needs: ask.needs, coverage: None, full: &[] };
+            let criteria = SeatCriteria { rate, exclude, zone: ask.zone, needs: ask.needs, coverage: None, full: &[] };
             for (node, _) in holders {
-                if balancer::could_serve(&self.view(now), &need, *node) {
+                if balancer::could_serve(&self.view(now), &criteria, *node) {
                     coverage.add(*node);
                 }
             }
         }
-        let decide = |(session, ask): &(SessionId, Ask<'_>)| {
+        let decide = |(session, ask): &(SessionId, SeatRequest<'_>)| {
             let decision = self.decide(now, *session, ask, Some(&coverage), rng);
             if let Ok(decision) = &decision {
                 // Among nodes that could serve equally many, the one that serves already.
@@ -87,17 +87,17 @@ impl Cluster {
     }
 
     /// Why a decision fell as it did; `None` once the node is forgotten.
-    pub fn reason<'a>(&'a self, decision: &'a Decision) -> Option<Reason<'a>> {
+    pub fn reason<'a>(&'a self, decision: &'a Decision) -> Option<DecisionReason<'a>> {
         let node = self.roster.node(decision.first)?;
         let relay = decision.relay.and_then(|relay| self.roster.node(relay)).map(|node| node.name().as_str());
-        Some(Reason { decision, node: node.name().as_str(), capacity: node.hello.capacity, relay })
+        Some(DecisionReason { decision, node: node.name().as_str(), capacity: node.hello.capacity, relay })
     }
 
     /// What would be decided; nothing is reserved, asked or moved.
-    pub fn explain(&mut self, now: Now, ask: &Ask<'_>, rng: &mut impl Rng) -> Result<Record, Refused> {
+    pub fn explain(&mut self, now: Now, ask: &SeatRequest<'_>, rng: &mut impl Rng) -> Result<DecisionRecord, Refused> {
         let choice = match ask.feed() {
-            Some(title) => self.weigh_feed(now, title, ask, rng)?,
-            None => self.weigh(now, ask, None, rng)?,
+            Some(title) => self.evaluate_feed(now, title, ask, rng)?,
+            None => self.evaluate(now, ask, None, rng)?,
         };
         Ok(self.record(now, None, ask, &choice))
     }
@@ -106,14 +106,14 @@ impl Cluster {
         &mut self,
         now: Now,
         session: SessionId,
-        ask: &Ask<'_>,
+        ask: &SeatRequest<'_>,
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
         if let Some(title) = ask.feed() {
             return self.decide_feed(now, session, title, ask, rng);
         }
-        let choice = self.weigh(now, ask, coverage, rng)?;
+        let choice = self.evaluate(now, ask, coverage, rng)?;
         let record = self.record(now, Some(session), ask, &choice);
         self.journal.keep(record);
         for at in 0..self.scratch.ranked.len() {
@@ -122,11 +122,11 @@ impl Cluster {
             }
         }
         let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
-        let work = self.scratch.found.first().map(|found| self.catalog.work(found));
-        if let Some((planner, work)) = self.planner.as_mut().zip(work) {
-            planner.asked(now.instant, work, choice.rate.0);
+        let key = self.scratch.found.first().map(|found| self.catalog.key(found));
+        if let Some((planner, key)) = self.planner.as_mut().zip(key) {
+            planner.handle_request(now.instant, key, choice.rate.0);
             if matches!(choice.seat, Err(NoChoice::Full { .. })) {
-                planner.refused(now.instant, work);
+                planner.handle_refusal(now.instant, key);
             }
         }
         let (at, how) = choice.seat.map_err(no)?;
@@ -148,28 +148,28 @@ impl Cluster {
             rate: choice.rate,
             first: best.node,
             alternates,
-            room: best.last_room(),
+            room: best.headroom(),
             how,
-            burst: how == How::Burst || best.is_tight(choice.rate.0),
+            burst: how == Selection::Burst || best.is_tight(choice.rate.0),
             count: choice.count,
             relay: None,
         };
-        let work = found.map(|found| self.catalog.work(&found));
-        self.ledger.reserve(now, session, best.node, work, choice.rate.0, ask.purpose);
-        if let How::Moved(_) = how {
+        let key = found.map(|found| self.catalog.key(&found));
+        self.ledger.reserve(now, session, best.node, key, choice.rate.0, ask.purpose);
+        if let Selection::Moved(_) = how {
             let steps = std::mem::take(&mut self.scratch.steps);
-            self.depart(now, &steps);
+            self.start_moves(now, &steps);
             self.scratch.steps = steps;
         }
-        self.measure(choice.rate);
+        self.record_session_size(choice.rate);
         Ok(decision)
     }
 
     /// Looks the title up and its holders over; leaves these, ranked, and the moves that make room in the scratch.
-    fn weigh(
+    fn evaluate(
         &mut self,
         now: Now,
-        ask: &Ask<'_>,
+        ask: &SeatRequest<'_>,
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Choice, Refused> {
@@ -189,7 +189,7 @@ impl Cluster {
         self.scratch.full.clear();
         self.scratch.full.extend(full.filter_map(|failed| self.roster.id(&failed.node)));
         let mut scratch = std::mem::take(&mut self.scratch);
-        let need = Need {
+        let criteria = SeatCriteria {
             full: &scratch.full,
             rate: rate.0,
             exclude: &scratch.exclude,
@@ -202,8 +202,8 @@ impl Cluster {
         let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(LOOKED_AT));
         let holders = holders.map(|(node, at)| (*node, self.serves(*node, scratch.found.get(*at), ask)));
         let view = self.view(now);
-        let count = balancer::rank(&view, &need, holders, rng, &mut scratch.ranked);
-        let seat = self.seat(now, &need, ask, count, rng, (&scratch.ranked, &mut scratch.steps));
+        let count = balancer::rank(&view, &criteria, holders, rng, &mut scratch.ranked);
+        let seat = self.seat(now, &criteria, ask, count, rng, (&scratch.ranked, &mut scratch.steps));
         self.scratch = scratch;
         Ok(Choice { rate, count, seat })
     }
@@ -212,65 +212,72 @@ impl Cluster {
     fn seat(
         &mut self,
         now: Now,
-        need: &Need<'_>,
-        ask: &Ask<'_>,
-        count: Count,
+        criteria: &SeatCriteria<'_>,
+        ask: &SeatRequest<'_>,
+        count: HolderCounts,
         rng: &mut impl Rng,
-        (ranked, steps): (&[Candidate], &mut Vec<Step>),
-    ) -> Result<(usize, How), NoChoice> {
+        (ranked, steps): (&[Candidate], &mut Vec<SessionMove>),
+    ) -> Result<(usize, Selection), NoChoice> {
         steps.clear();
         let verdict = ranked.first().map(|best| best.verdict);
         if verdict == Some(Verdict::Fit) || (ask.unsure && verdict == Some(Verdict::Unsure)) {
-            return Ok((0, if ranked.len() == 1 { How::Only } else { How::Best }));
+            return Ok((0, if ranked.len() == 1 { Selection::Only } else { Selection::Best }));
         }
-        if let Some(at) = balancer::panic(need, ranked) {
-            return Ok((at, How::Panic));
+        if let Some(at) = balancer::panic_choice(criteria, ranked) {
+            return Ok((at, Selection::Panic));
         }
         if verdict == Some(Verdict::Unsure) {
-            return Err(count.refuse(Bitrate(need.rate)));
+            return Err(count.refuse(Bitrate(criteria.rate)));
         }
         if self.settings.moves && count.full > 0 {
             let full = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Full | Verdict::Cold));
             let full = full.map(|one| one.node);
-            let node = self.search(now, |search: &mut Search<'_>| search.make_room(need.rate, full, rng, steps));
+            let node =
+                self.search(now, |search: &mut MoveSearch<'_>| search.make_room(criteria.rate, full, rng, steps));
             if let Some(at) = node.and_then(|node| ranked.iter().position(|one| one.node == node)) {
-                return Ok((at, How::Moved(steps.len())));
+                return Ok((at, Selection::Moved(steps.len())));
             }
         }
-        if let Some(at) = balancer::cold(ranked) {
-            return Ok((at, How::Cold));
+        if let Some(at) = balancer::reserve_choice(ranked) {
+            return Ok((at, Selection::Cold));
         }
         if self.settings.bursts
-            && let Some(at) = balancer::burst(&self.view(now), need, ranked)
+            && let Some(at) = balancer::burst_choice(&self.view(now), criteria, ranked)
         {
-            return Ok((at, How::Burst));
+            return Ok((at, Selection::Burst));
         }
-        Err(count.refuse(Bitrate(need.rate)))
+        Err(count.refuse(Bitrate(criteria.rate)))
     }
 
     /// Whether a holder's copy can serve the request: one that is not whole, and arrives fast enough, serves who
     /// begins at its beginning, and not who wants all of it at once.
-    fn serves(&self, node: NodeId, found: Option<&Found>, ask: &Ask<'_>) -> bool {
+    fn serves(&self, node: NodeId, found: Option<&TitleVersion>, ask: &SeatRequest<'_>) -> bool {
         let Some(found) = found else { return false };
         let from_its_beginning = ask.range.start == 0 && ask.purpose == Purpose::Play;
         let grows = || {
             from_its_beginning && {
-                let work = self.catalog.work(found);
-                self.planner.as_ref().is_some_and(|planner| planner.relieves(work, node))
+                let key = self.catalog.key(found);
+                self.planner.as_ref().is_some_and(|planner| planner.serves_while_copying(key, node))
             }
         };
         let mut copies = self.catalog.copies(found).filter(|copy| copy.node == node);
         copies.any(|copy| copy.origin != Origin::Growing || grows())
     }
 
-    pub(super) fn record(&self, now: Now, session: Option<SessionId>, ask: &Ask<'_>, choice: &Choice) -> Record {
+    pub(super) fn record(
+        &self,
+        now: Now,
+        session: Option<SessionId>,
+        ask: &SeatRequest<'_>,
+        choice: &Choice,
+    ) -> DecisionRecord {
         let chosen = choice.seat.as_ref().ok().map(|(at, _)| *at);
         let (looked, omitted) = journal::looked(&self.scratch.ranked, chosen);
         let outcome = match &choice.seat {
             Ok((_, how)) => Outcome::Chosen(*how),
             Err(why) => Outcome::Refused(why.clone()),
         };
-        Record {
+        DecisionRecord {
             tag: ask.tag,
             at: now,
             session,
@@ -284,7 +291,7 @@ impl Cluster {
     }
 
     /// Keeps the sizes of the sessions that are placed: a thousand of them are remembered.
-    fn measure(&mut self, rate: Bitrate) {
+    fn record_session_size(&mut self, rate: Bitrate) {
         let kbit = (rate.0 / 1000).clamp(1, 1 << 24);
         let (square, mean) = &mut self.sizes;
         let fade = |sum: &mut u64, one: u64| *sum = *sum - *sum / 1024 + one / 1024;
@@ -316,7 +323,7 @@ impl Cluster {
 
     /// What to reserve. A viewer gets the title's own rate at least, whatever it asks for: it will take that much. A
     /// fetch gives way, so it holds a place in proportion to its nodes and is never too fast for all of them.
-    fn rate(&self, now: Now, ask: &Ask<'_>, found: &Found) -> Bitrate {
+    fn rate(&self, now: Now, ask: &SeatRequest<'_>, found: &TitleVersion) -> Bitrate {
         let own = self.catalog.facts(found).map(|facts| facts.bitrate).filter(|rate| rate.0 > 0);
         let own = own.unwrap_or(DEFAULT_RATE).0;
         let asked = ask.rate.map_or(own, |rate| rate.0);

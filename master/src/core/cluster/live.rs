@@ -12,15 +12,17 @@ use usher_proto::{
 use super::{
     super::{
         NodeId, Now,
-        balancer::{self, ALTERNATES, Count, Coverage, DEFAULT_RATE, LOOKED_AT, Need, NoChoice, Verdict},
-        feeds::{Feed, Feeds, Use},
-        journal::How,
-        moves::Step,
-        roster::{Link, Roster, State},
+        balancer::{
+            self, ALTERNATES, Coverage, DEFAULT_RATE, HolderCounts, LOOKED_AT, NoChoice, SeatCriteria, Verdict,
+        },
+        feeds::{Feed, FeedSession, Feeds},
+        journal::Selection,
+        moves::SessionMove,
+        roster::{AttachmentId, NodeState, Roster},
     },
     Cluster, Order,
     decide::Choice,
-    request::{Ask, Decision, Refused},
+    request::{Decision, Refused, SeatRequest},
 };
 
 /// Seats that a publisher is told of.
@@ -34,7 +36,7 @@ const LEAVE: usize = 12;
 
 /// Where a publisher may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ingest {
+pub struct IngestSeats {
     /// Best first; at least one.
     pub nodes: Vec<NodeId>,
     /// Why, for people.
@@ -43,24 +45,24 @@ pub struct Ingest {
 
 /// Why a publisher may not send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotPublished {
+pub enum PublishRefused {
     /// Another publisher sends the title, to this node.
     Taken(NodeName),
     /// No node can take it in.
     NoChoice(NoChoice),
 }
 
-impl From<&NotPublished> for Fault {
-    fn from(why: &NotPublished) -> Self {
+impl From<&PublishRefused> for Fault {
+    fn from(why: &PublishRefused) -> Self {
         match why {
-            NotPublished::Taken(node) => {
+            PublishRefused::Taken(node) => {
                 let text = format!("another publisher sends it, to {node}");
                 Self::new(Code::Exists, text)
             }
-            NotPublished::NoChoice(NoChoice::NotFound) => {
+            PublishRefused::NoChoice(NoChoice::NotFound) => {
                 Self::new(Code::Unavailable, "no node is attached").after(AGAIN)
             }
-            NotPublished::NoChoice(why) => Self::from(why),
+            PublishRefused::NoChoice(why) => Self::from(why),
         }
     }
 }
@@ -72,11 +74,11 @@ fn named(roster: &Roster) -> impl Fn(&model::FeedState) -> Option<NodeId> {
 
 impl Cluster {
     /// A node tells of its feeds.
-    pub fn feeds_told(&mut self, now: Now, link: Link, told: model::Feeds) {
-        if !self.roster.is_current(link) {
+    pub fn handle_feeds(&mut self, now: Now, attachment: AttachmentId, told: model::Feeds) {
+        if !self.roster.is_current(attachment) {
             return;
         }
-        let rivals = self.feeds.tell(now.instant, link.node, told.0);
+        let rivals = self.feeds.handle_update(now.instant, attachment.node, told.0);
         self.orders.extend(rivals.into_iter().map(Order::EndPublisher));
     }
 
@@ -92,11 +94,11 @@ impl Cluster {
     }
 
     /// Looks over the nodes for a viewer of a feed; leaves them, ranked, in the scratch.
-    pub(super) fn weigh_feed(
+    pub(super) fn evaluate_feed(
         &mut self,
         now: Now,
         title: &Title,
-        ask: &Ask<'_>,
+        ask: &SeatRequest<'_>,
         rng: &mut impl Rng,
     ) -> Result<Choice, Refused> {
         let Some(feed) = self.feeds.get(title) else {
@@ -117,7 +119,7 @@ impl Cluster {
         let looked: Vec<NodeId> = here.iter().chain(others).copied().take(LOOKED_AT.max(here.len())).collect();
         self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
         let mut scratch = std::mem::take(&mut self.scratch);
-        let need = Need {
+        let criteria = SeatCriteria {
             full: &[],
             rate: rate.0,
             exclude: &scratch.exclude,
@@ -126,15 +128,17 @@ impl Cluster {
             coverage: Some(&carried),
         };
         let holders = looked.into_iter().map(|node| (node, true));
-        let count = balancer::rank(&self.view(now), &need, holders, rng, &mut scratch.ranked);
+        let count = balancer::rank(&self.view(now), &criteria, holders, rng, &mut scratch.ranked);
         let ranked = &scratch.ranked;
         let seat = match ranked.first().map(|best| best.verdict) {
-            Some(Verdict::Fit) => Ok((0, if ranked.len() == 1 { How::Only } else { How::Best })),
-            Some(Verdict::Unsure) if ask.unsure => Ok((0, How::Best)),
+            Some(Verdict::Fit) => Ok((0, if ranked.len() == 1 { Selection::Only } else { Selection::Best })),
+            Some(Verdict::Unsure) if ask.unsure => Ok((0, Selection::Best)),
             Some(Verdict::Unsure) => Err(count.refuse(rate)),
-            _ => match balancer::panic(&need, ranked).map(|at| (at, How::Panic)) {
+            _ => match balancer::panic_choice(&criteria, ranked).map(|at| (at, Selection::Panic)) {
                 Some(found) => Ok(found),
-                None => balancer::cold(ranked).map(|at| (at, How::Cold)).ok_or_else(|| count.refuse(rate)),
+                None => {
+                    balancer::reserve_choice(ranked).map(|at| (at, Selection::Cold)).ok_or_else(|| count.refuse(rate))
+                }
             },
         };
         self.scratch = scratch;
@@ -147,10 +151,10 @@ impl Cluster {
         now: Now,
         session: SessionId,
         title: &Title,
-        ask: &Ask<'_>,
+        ask: &SeatRequest<'_>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
-        let choice = self.weigh_feed(now, title, ask, rng)?;
+        let choice = self.evaluate_feed(now, title, ask, rng)?;
         let record = self.record(now, Some(session), ask, &choice);
         self.journal.keep(record);
         let ranked = std::mem::take(&mut self.scratch.ranked);
@@ -182,9 +186,9 @@ impl Cluster {
                 rate,
                 first: best.node,
                 alternates,
-                room: best.last_room(),
+                room: best.headroom(),
                 how,
-                burst: how == How::Burst || best.is_tight(rate.0),
+                burst: how == Selection::Burst || best.is_tight(rate.0),
                 count,
                 relay: upstreams.first().copied(),
             })
@@ -193,7 +197,7 @@ impl Cluster {
         self.scratch.ranked = ranked;
         let (decision, upstreams) = decided?;
         self.ledger.reserve(now, session, decision.first, None, rate.0, Purpose::Play);
-        self.feeds.used(session, Use { title: title.clone(), to: None });
+        self.feeds.add_session(session, FeedSession { title: title.clone(), to: None });
         if !upstreams.is_empty() {
             self.order_relay(now, title, decision.first, rate, &upstreams, rng);
         }
@@ -215,11 +219,11 @@ impl Cluster {
             &Requirements { protocol: None, labels: Vec::new(), live_ingest: false, records: false };
         let found = self.feeds.get(title)?.upstreams(to, &named(&self.roster));
         let zone = self.roster.node(to).map_or("", |node| node.hello.zone.as_str());
-        let need = Need { full: &[], rate: rate.0, exclude, zone, needs: NOTHING, coverage: None };
+        let criteria = SeatCriteria { full: &[], rate: rate.0, exclude, zone, needs: NOTHING, coverage: None };
         let mut ranked = Vec::new();
         // Nearer to the publisher first, among equals.
         let holders = found.into_iter().map(|(node, _)| (node, true));
-        balancer::rank(&self.view(now), &need, holders, rng, &mut ranked);
+        balancer::rank(&self.view(now), &criteria, holders, rng, &mut ranked);
         let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
         let able: Vec<NodeId> = able.map(|one| one.node).collect();
         let best = *able.first()?;
@@ -243,24 +247,30 @@ impl Cluster {
         let legs: Vec<(NodeId, SessionId)> = upstreams.iter().map(|node| (*node, SessionId(rng.random()))).collect();
         if let Some((upstream, session)) = legs.first().copied() {
             self.ledger.reserve(now, session, upstream, None, rate.0, Purpose::Play);
-            self.feeds.ordered(now.instant, title, to, upstream);
+            self.feeds.handle_ordered(now.instant, title, to, upstream);
         }
         for (_, session) in &legs {
-            self.feeds.used(*session, Use { title: title.clone(), to: Some(to) });
+            self.feeds.add_session(*session, FeedSession { title: title.clone(), to: Some(to) });
         }
         self.orders.push(Order::Relay { node: to, title: title.clone(), rate: rate.0, upstreams: legs });
     }
 
     /// A node has viewers of a feed, and no upstream.
-    pub fn relay_wanted(&mut self, now: Now, link: Link, wanted: &RelayWanted, rng: &mut impl Rng) {
-        if !self.roster.is_current(link) {
+    pub fn handle_relay_wanted(
+        &mut self,
+        now: Now,
+        attachment: AttachmentId,
+        wanted: &RelayWanted,
+        rng: &mut impl Rng,
+    ) {
+        if !self.roster.is_current(attachment) {
             return;
         }
-        let (node, title) = (link.node, &wanted.title);
+        let (node, title) = (attachment.node, &wanted.title);
         for failed in &wanted.failed {
             if matches!(failed.code, Code::Timeout | Code::Network) {
                 // A node's word counts like a client's: its number tells it from others.
-                self.hint(now, &failed.node, u64::MAX - u64::from(node.0));
+                self.handle_hint(now, &failed.node, u64::MAX - u64::from(node.0));
             }
         }
         let Some(feed) = self.feeds.get(title) else {
@@ -294,7 +304,7 @@ impl Cluster {
     ///
     /// # Errors
     /// Another one sends it, or no node can take it.
-    pub fn publish(&mut self, now: Now, publish: &Publish, rng: &mut impl Rng) -> Result<Ingest, NotPublished> {
+    pub fn publish(&mut self, now: Now, publish: &Publish, rng: &mut impl Rng) -> Result<IngestSeats, PublishRefused> {
         let Publish { title, publisher, rate, zone, exclude, take_over, record, .. } = publish;
         let present = self.feeds.get(title).and_then(|feed| {
             let (node, state) = feed.ingest()?;
@@ -306,16 +316,16 @@ impl Cluster {
             && !take_over
         {
             let name = self.roster.node(node).map(|node| node.name().clone());
-            return Err(name.map_or(NotPublished::NoChoice(NoChoice::NotFound), NotPublished::Taken));
+            return Err(name.map_or(PublishRefused::NoChoice(NoChoice::NotFound), PublishRefused::Taken));
         }
         let needs = Requirements { live_ingest: true, records: *record, ..Requirements::default() };
         let exclude: Vec<NodeId> = exclude.iter().filter_map(|name| self.roster.id(name)).collect();
         let rate = rate.unwrap_or(DEFAULT_RATE);
-        let need = Need { full: &[], rate: rate.0, exclude: &exclude, zone, needs: &needs, coverage: None };
+        let criteria = SeatCriteria { full: &[], rate: rate.0, exclude: &exclude, zone, needs: &needs, coverage: None };
         let attached: Vec<(NodeId, bool)> =
             self.roster.nodes().filter(|(_, node)| node.attached()).map(|(node, _)| (node, true)).collect();
         let mut ranked = Vec::new();
-        let count: Count = balancer::rank(&self.view(now), &need, attached.into_iter(), rng, &mut ranked);
+        let count: HolderCounts = balancer::rank(&self.view(now), &criteria, attached.into_iter(), rng, &mut ranked);
         let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
         let mut nodes: Vec<NodeId> = able.map(|one| one.node).collect();
         // Where the feed is, it goes on without a gap.
@@ -323,17 +333,17 @@ impl Cluster {
             nodes[..=at].rotate_right(1);
         }
         nodes.truncate(SEATS);
-        let Some(best) = nodes.first() else { return Err(NotPublished::NoChoice(count.refuse(rate))) };
+        let Some(best) = nodes.first() else { return Err(PublishRefused::NoChoice(count.refuse(rate))) };
         let name = self.roster.node(*best).map(|node| node.name().to_string()).unwrap_or_default();
         let here = present.is_some_and(|(node, ..)| node == *best);
         let why = if here { "the feed is there already" } else { "farthest from full" };
         let reason = format!("{name}: {why}; {} of {} nodes could take it", count.fit, count.holders);
-        self.feeds.decided(title, *publisher);
-        Ok(Ingest { nodes, reason })
+        self.feeds.handle_published(title, *publisher);
+        Ok(IngestSeats { nodes, reason })
     }
 
     /// Sends sessions of feeds away from a node that drains; those that get a feed from it first. Tells how many.
-    pub(super) fn leave_feeds(
+    pub(super) fn move_feed_sessions(
         &mut self,
         now: Now,
         node: NodeId,
@@ -342,7 +352,8 @@ impl Cluster {
     ) -> usize {
         let there = |session: SessionId| self.ledger.session(session).is_some_and(|known| known.node == node);
         let sessions = self.feeds.sessions().filter(|(session, _)| there(*session) && !rests(*session));
-        let mut sessions: Vec<(SessionId, Use)> = sessions.map(|(session, used)| (session, used.clone())).collect();
+        let mut sessions: Vec<(SessionId, FeedSession)> =
+            sessions.map(|(session, used)| (session, used.clone())).collect();
         // Legs first: what they feed does not notice then.
         sessions.sort_by_key(|(session, used)| (used.to.is_none(), *session));
         let mut left = 0;
@@ -353,21 +364,21 @@ impl Cluster {
                 Some(to) => {
                     self.upstreams(now, &used.title, to, rate, &[node], rng).and_then(|nodes| nodes.first().copied())
                 }
-                None => self.viewers_seat(now, &used.title, node, rate, rng),
+                None => self.seat_for_viewer(now, &used.title, node, rate, rng),
             };
             let Some(to) = target else { continue };
-            let step = Step { session, from: node, to, rate: rate.0 };
+            let step = SessionMove { session, from: node, to, rate: rate.0 };
             if let Some(relay) = used.to {
-                self.feeds.ordered(now.instant, &used.title, relay, to);
+                self.feeds.handle_ordered(now.instant, &used.title, relay, to);
             }
-            self.depart(now, &[step]);
+            self.start_moves(now, &[step]);
             left += 1;
         }
         left
     }
 
     /// Another node for a viewer, which is told where to get the feed if it does not have it.
-    fn viewers_seat(
+    fn seat_for_viewer(
         &mut self,
         now: Now,
         title: &Title,
@@ -379,13 +390,19 @@ impl Cluster {
         let here = self.feeds.get(title)?.carriers().map(|(node, _)| node);
         here.chain(self.roster.nodes().map(|(node, _)| node)).for_each(|node| carried.add(node));
         let needs = Requirements::default();
-        let need =
-            Need { full: &[], rate: rate.0, exclude: &[from], zone: "", needs: &needs, coverage: Some(&carried) };
+        let criteria = SeatCriteria {
+            full: &[],
+            rate: rate.0,
+            exclude: &[from],
+            zone: "",
+            needs: &needs,
+            coverage: Some(&carried),
+        };
         let serving =
-            self.roster.nodes().filter(|(_, node)| node.state == State::Serving).map(|(node, _)| (node, true));
+            self.roster.nodes().filter(|(_, node)| node.state == NodeState::Serving).map(|(node, _)| (node, true));
         let serving: Vec<(NodeId, bool)> = serving.collect();
         let mut ranked = Vec::new();
-        balancer::rank(&self.view(now), &need, serving.into_iter(), rng, &mut ranked);
+        balancer::rank(&self.view(now), &criteria, serving.into_iter(), rng, &mut ranked);
         for one in ranked.iter().filter(|one| one.verdict == Verdict::Fit) {
             if self.feeds.get(title)?.is_at(one.node) {
                 return Some(one.node);

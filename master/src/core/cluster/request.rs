@@ -12,13 +12,13 @@ use usher_proto::{
 
 use crate::core::{
     NodeId,
-    balancer::{ALTERNATES, Count, NoChoice},
-    journal::How,
+    balancer::{ALTERNATES, HolderCounts, NoChoice},
+    journal::Selection,
 };
 
 /// A request as the core sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct SeatRequest<'a> {
     /// Which title.
     pub what: &'a What,
     /// What it is wanted for.
@@ -41,7 +41,7 @@ pub struct Ask<'a> {
     pub unsure: bool,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> SeatRequest<'a> {
     /// The feed that is wanted, if it is one.
     pub(super) fn feed(&self) -> Option<&'a Title> {
         match self.what {
@@ -51,7 +51,7 @@ impl<'a> Ask<'a> {
     }
 }
 
-impl<'a> From<&'a Resolve> for Ask<'a> {
+impl<'a> From<&'a Resolve> for SeatRequest<'a> {
     fn from(resolve: &'a Resolve) -> Self {
         let Resolve { what, purpose, range, rate, exclude, zone, needs, failed, .. } = resolve;
         Self {
@@ -89,11 +89,11 @@ pub struct Decision {
     /// Bit/s that the first had free before this request.
     pub room: u64,
     /// Which rule found it.
-    pub how: How,
+    pub how: Selection,
     /// The node may promise a tenth more than its capacity for it: what fills it is others' traffic, which changes.
     pub burst: bool,
     /// Where the holders stand.
-    pub count: Count,
+    pub count: HolderCounts,
     /// The node that the chosen one gets a feed from, if it does not carry it yet.
     pub relay: Option<NodeId>,
 }
@@ -132,7 +132,7 @@ impl From<&Refused> for Fault {
 }
 
 /// Why the first seat was chosen, for people.
-pub struct Reason<'a> {
+pub struct DecisionReason<'a> {
     pub(super) decision: &'a Decision,
     pub(super) node: &'a str,
     pub(super) capacity: Bitrate,
@@ -140,7 +140,7 @@ pub struct Reason<'a> {
     pub(super) relay: Option<&'a str>,
 }
 
-impl fmt::Display for Reason<'_> {
+impl fmt::Display for DecisionReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { decision, node, capacity, relay } = self;
         let free = Bitrate(decision.room);
@@ -148,13 +148,13 @@ impl fmt::Display for Reason<'_> {
             write!(f, "the feed comes there from {relay}; ")?;
         }
         match decision.how {
-            How::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
-            How::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
-            How::Panic => write!(f, "all holders are in doubt, most room on {node}; ")?,
-            How::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
-            How::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
-            How::Cold => write!(f, "every holder is full, and {node} gives of its reserve; ")?,
-            How::Burst => write!(f, "{node} is full only by a short burst of other traffic; ")?,
+            Selection::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
+            Selection::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
+            Selection::Panic => write!(f, "all holders are in doubt, most room on {node}; ")?,
+            Selection::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
+            Selection::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
+            Selection::Cold => write!(f, "every holder is full, and {node} gives of its reserve; ")?,
+            Selection::Burst => write!(f, "{node} is full only by a short burst of other traffic; ")?,
         }
         write!(f, "{} of {} holders could serve", decision.count.fit, decision.count.holders)?;
         match decision.count.unfit() {

@@ -6,11 +6,11 @@ use usher_proto::{Fault, SessionId, Title};
 
 use crate::core::{
     NodeId,
-    balancer::{Rule, Zones},
-    catalog::Work,
-    feeds::Rival,
-    moves::Step,
-    replication::{GRACE, Policy, Why},
+    balancer::{RankRule, Zones},
+    catalog::ContentKey,
+    feeds::RivalPublisher,
+    moves::SessionMove,
+    replication::{CopyReason, GRACE, Policy},
     roster::REPORT_INTERVAL,
 };
 
@@ -18,7 +18,7 @@ use crate::core::{
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What is better among the nodes that may be chosen.
-    pub rule: Rule,
+    pub rule: RankRule,
     /// What it costs to leave a zone.
     pub zones: Zones,
     /// Masters that decide at once.
@@ -42,7 +42,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            rule: Rule::default(),
+            rule: RankRule::default(),
             zones: Zones::default(),
             masters: 1,
             moves: true,
@@ -80,15 +80,15 @@ pub enum Order {
         why: Fault,
     },
     /// End a publisher's session: another one was sent elsewhere.
-    EndPublisher(Rival),
+    EndPublisher(RivalPublisher),
     /// Ask a node for a sign of life.
     Probe(NodeId),
     /// Send a session to another node.
-    Move(Step),
+    Move(SessionMove),
     /// Copy a title from one node to another.
     Replicate {
         /// What.
-        work: Work,
+        key: ContentKey,
         /// A node that has it whole.
         from: NodeId,
         /// A node that has none of it.
@@ -96,19 +96,19 @@ pub enum Order {
         /// Bit/s, at most.
         rate: u64,
         /// For people.
-        why: Why,
+        why: CopyReason,
     },
     /// Remove a copy that was ordered once.
     Evict {
         /// What.
-        work: Work,
+        key: ContentKey,
         /// Where.
         node: NodeId,
     },
     /// Hash a copy anew, of which a client got wrong bytes.
     Recheck {
         /// What.
-        work: Work,
+        key: ContentKey,
         /// Where.
         node: NodeId,
     },

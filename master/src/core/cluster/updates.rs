@@ -8,48 +8,52 @@ use usher_proto::{
     model::{Begun, CatalogPage, Presence, Report, Sessions, What},
 };
 
-use super::{Cluster, Event, Order};
+use super::{Cluster, ClusterEvent, Order};
 use crate::core::{
     Now,
-    catalog::{Key, PageError, PageOutcome, Work},
-    feeds::Use,
-    roster::{Ignored, Link},
+    catalog::{ContentIdentity, ContentKey, PageError, PageOutcome},
+    feeds::FeedSession,
+    roster::{AttachmentId, Ignored},
 };
 
 impl Cluster {
     /// Takes a page of a node's catalog; `None` when the attachment is replaced.
-    pub fn page(&mut self, link: Link, page: &CatalogPage) -> Result<Option<PageOutcome>, PageError> {
-        let Some(node) = self.roster.current(link) else { return Ok(None) };
+    pub fn handle_page(
+        &mut self,
+        attachment: AttachmentId,
+        page: &CatalogPage,
+    ) -> Result<Option<PageOutcome>, PageError> {
+        let Some(node) = self.roster.current(attachment) else { return Ok(None) };
         (node.rejected_files, node.damaged_files) = (page.rejected_files, page.damaged_files);
         node.catalog_known |= page.complete;
-        self.catalog.page(link.node, page).map(Some)
+        self.catalog.page(attachment.node, page).map(Some)
     }
 
     /// Takes a report: the lease is renewed, and the books are brought up to date.
-    pub fn report(&mut self, now: Now, link: Link, report: Report) -> Result<(), Ignored> {
-        let state = self.roster.report(now, link, report)?;
-        if self.settings.moves && self.is_overloaded(now, link.node) {
-            self.overloaded.push(link.node);
+    pub fn handle_report(&mut self, now: Now, attachment: AttachmentId, report: Report) -> Result<(), Ignored> {
+        let state = self.roster.handle_report(now, attachment, report)?;
+        if self.settings.moves && self.is_overloaded(now, attachment.node) {
+            self.overloaded.push(attachment.node);
         }
-        self.events.extend(state.map(|state| Event::State(link.node, state)));
+        self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
         Ok(())
     }
 
     /// Takes what a node tells of its sessions: promises become sessions that run, or end.
-    pub fn sessions(&mut self, now: Now, link: Link, sessions: Sessions) -> Result<(), Ignored> {
-        if !self.roster.is_current(link) {
+    pub fn handle_sessions(&mut self, now: Now, attachment: AttachmentId, sessions: Sessions) -> Result<(), Ignored> {
+        if !self.roster.is_current(attachment) {
             return Err(Ignored::Superseded);
         }
-        let node = link.node;
+        let node = attachment.node;
         if sessions.restart {
             self.listed.insert(node, HashSet::new());
         }
         for begun in &sessions.begun {
-            let work = self.ledger.work(begun.session).or_else(|| self.work(begun));
+            let key = self.ledger.content(begun.session).or_else(|| self.content_key(begun));
             if begun.title.is_live() {
-                self.feeds.used(begun.session, Use { title: begun.title.clone(), to: None });
+                self.feeds.add_session(begun.session, FeedSession { title: begun.title.clone(), to: None });
             }
-            self.ledger.begun(node, begun.session, work, begun.rate.0, begun.purpose);
+            self.ledger.handle_begun(node, begun.session, key, begun.rate.0, begun.purpose);
             if let Some(listed) = self.listed.get_mut(&node) {
                 listed.insert(begun.session);
             }
@@ -57,13 +61,13 @@ impl Cluster {
         // After those that began: a short session does both between two messages.
         let mut ended = 0_u64;
         for session in &sessions.ended {
-            self.feeds.left(*session);
-            ended = ended.saturating_add(self.ledger.ended(node, *session).unwrap_or(0));
+            self.feeds.remove_session(*session);
+            ended = ended.saturating_add(self.ledger.handle_ended(node, *session).unwrap_or(0));
         }
         for turned in &sessions.turned {
-            self.ledger.turned(node, turned.session);
+            self.ledger.handle_refused(node, turned.session);
             if let (Code::NoCapacity, Some(limit)) = (turned.code, turned.limit) {
-                self.roster.limited(now.instant, link, limit.0);
+                self.roster.handle_limit(now.instant, attachment, limit.0);
             }
         }
         if sessions.complete
@@ -72,27 +76,27 @@ impl Cluster {
             self.ledger.retain(node, |session| listed.contains(&session));
         }
         let uptime = Duration::from_millis(sessions.uptime_ms);
-        let state = self.roster.told(now.instant, link, uptime, sessions.committed.0, ended);
-        self.events.extend(state.map(|state| Event::State(node, state)));
+        let state = self.roster.handle_sessions(now.instant, attachment, uptime, sessions.committed.0, ended);
+        self.events.extend(state.map(|state| ClusterEvent::State(node, state)));
         Ok(())
     }
 
     /// A node answered a probe.
-    pub fn probed(&mut self, now: Now, link: Link) {
-        let state = self.roster.alive(now.instant, link);
-        self.events.extend(state.map(|state| Event::State(link.node, state)));
+    pub fn handle_probe_answer(&mut self, now: Now, attachment: AttachmentId) {
+        let state = self.roster.handle_sign_of_life(now.instant, attachment);
+        self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
     }
 
     /// A client, told from others by a number, says that a node does not answer.
-    pub fn hint(&mut self, now: Now, node: &NodeName, client: u64) {
+    pub fn handle_hint(&mut self, now: Now, node: &NodeName, client: u64) {
         let Some(id) = self.roster.id(node) else { return };
-        if self.roster.witness(now.instant, id, client) {
+        if self.roster.handle_hint(now.instant, id, client) {
             self.probe(now, id);
         }
     }
 
     /// A client got wrong bytes of a title from a node, which is to look at what it has under that name.
-    pub fn doubt(&mut self, now: Now, node: &NodeName, what: &What) {
+    pub fn handle_damaged_copy(&mut self, now: Now, node: &NodeName, what: &What) {
         let Some(node) = self.roster.id(node).filter(|node| self.roster.attached(*node)) else { return };
         let mut found = Vec::new();
         match what {
@@ -100,40 +104,40 @@ impl Cluster {
             What::Content(content) => self.catalog.by_content(content, &mut found),
         }
         // What is not hashed yet was not verified by its name.
-        found.retain(|found| matches!(found.key, Key::Hashed(_)));
+        found.retain(|found| matches!(found.identity, ContentIdentity::Hashed(_)));
         found.retain(|found| self.catalog.holders(found).any(|holder| holder == node));
-        for work in found.iter().map(|found| self.catalog.work(found)) {
-            if self.doubts.ask(now.instant, node, work) {
-                self.orders.push(Order::Recheck { work, node });
+        for key in found.iter().map(|found| self.catalog.key(found)) {
+            if self.rechecks.ask(now.instant, node, key) {
+                self.orders.push(Order::Recheck { key, node });
             }
         }
     }
 
     /// A node told how the order to move a session went.
-    pub fn moved(&mut self, session: SessionId, done: bool) {
+    pub fn handle_move_answer(&mut self, session: SessionId, done: bool) {
         if !done {
-            self.ledger.stays(session);
-            self.calm.refused(session);
+            self.ledger.cancel_move(session);
+            self.background.refused(session);
         }
     }
 
     /// Takes a change of a node's presence.
-    pub fn presence(&mut self, now: Now, link: Link, presence: Presence) {
-        if !self.roster.is_current(link) {
+    pub fn handle_presence(&mut self, now: Now, attachment: AttachmentId, presence: Presence) {
+        if !self.roster.is_current(attachment) {
             return;
         }
-        let state = self.roster.presence(link, presence);
-        self.note_drain(now, link.node);
-        self.events.extend(state.map(|state| Event::State(link.node, state)));
+        let state = self.roster.handle_presence(attachment, presence);
+        self.note_drain(now, attachment.node);
+        self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
     }
 
     /// The content that a session has begun with, if the catalog knows it.
-    fn work(&self, begun: &Begun) -> Option<Work> {
+    fn content_key(&self, begun: &Begun) -> Option<ContentKey> {
         let attached = |node| self.roster.attached(node);
         let found = match begun.content {
             None => self.catalog.by_title(begun.title.as_str(), attached)?,
-            Some(content) => self.catalog.under(begun.title.as_str(), Key::Hashed(content))?,
+            Some(content) => self.catalog.under(begun.title.as_str(), ContentIdentity::Hashed(content))?,
         };
-        Some(self.catalog.work(&found))
+        Some(self.catalog.key(&found))
     }
 }

@@ -41,8 +41,8 @@ fn on_air(feeds: &Feeds) -> bool {
 #[test]
 fn a_feed_is_there_while_its_node_says_so() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    assert!(feeds.tell(now, NodeId(1), vec![state(Some(1), None)]).is_empty());
-    feeds.tell(now, NodeId(2), vec![state(None, Some(1))]);
+    assert!(feeds.handle_update(now, NodeId(1), vec![state(Some(1), None)]).is_empty());
+    feeds.handle_update(now, NodeId(2), vec![state(None, Some(1))]);
     let feed = feeds.get(&title("live/a")).expect("on the air");
     assert_eq!(
         (feed.ingest().map(|(node, _)| node), feed.viewers(), feed.rate()),
@@ -50,34 +50,37 @@ fn a_feed_is_there_while_its_node_says_so() {
     );
     assert_eq!(feeds.list("live/", None).count(), 1);
     assert_eq!(feeds.list("live/", Some("live/a")).count() + feeds.list("films/", None).count(), 0);
-    feeds.tell(now, NodeId(1), vec![]);
+    feeds.handle_update(now, NodeId(1), vec![]);
     assert!(!on_air(&feeds), "its publisher ended it");
 }
 
 #[test]
 fn a_lost_node_is_waited_for() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    feeds.tell(now, NodeId(1), vec![state(Some(1), None)]);
-    feeds.tell(now, NodeId(2), vec![state(None, Some(1))]);
-    feeds.gone(now, NodeId(1));
-    feeds.expire(now + GRACE / 2, |_| true);
+    feeds.handle_update(now, NodeId(1), vec![state(Some(1), None)]);
+    feeds.handle_update(now, NodeId(2), vec![state(None, Some(1))]);
+    feeds.handle_detach(now, NodeId(1));
+    feeds.handle_timeout(now + GRACE / 2, |_| true);
     assert!(on_air(&feeds));
     // Its publisher comes to another node in time.
-    feeds.tell(now + GRACE / 2, NodeId(2), vec![state(Some(1), None)]);
-    feeds.expire(now + GRACE * 2, |_| true);
+    feeds.handle_update(now + GRACE / 2, NodeId(2), vec![state(Some(1), None)]);
+    feeds.handle_timeout(now + GRACE * 2, |_| true);
     assert_eq!(feeds.get(&title("live/a")).and_then(Feed::ingest).map(|(node, _)| node), Some(NodeId(2)));
-    feeds.gone(now, NodeId(2));
-    feeds.expire(now + GRACE, |_| true);
+    feeds.handle_detach(now, NodeId(2));
+    feeds.handle_timeout(now + GRACE, |_| true);
     assert!(!on_air(&feeds));
 }
 
 #[test]
 fn a_publisher_that_goes_from_node_to_node_is_no_rival_of_its_own() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    feeds.tell(now, NodeId(2), vec![state(Some(1), None)]);
-    feeds.gone(now, NodeId(2));
-    assert!(feeds.tell(now, NodeId(1), vec![state(Some(1), None)]).is_empty(), "the lost node is asked nothing");
-    let rivals = feeds.tell(now, NodeId(2), vec![state(Some(1), None)]);
+    feeds.handle_update(now, NodeId(2), vec![state(Some(1), None)]);
+    feeds.handle_detach(now, NodeId(2));
+    assert!(
+        feeds.handle_update(now, NodeId(1), vec![state(Some(1), None)]).is_empty(),
+        "the lost node is asked nothing"
+    );
+    let rivals = feeds.handle_update(now, NodeId(2), vec![state(Some(1), None)]);
     assert_eq!(
         rivals.into_iter().map(|rival| rival.node).collect::<Vec<_>>(),
         [NodeId(1)],
@@ -88,30 +91,30 @@ fn a_publisher_that_goes_from_node_to_node_is_no_rival_of_its_own() {
 #[test]
 fn after_a_masters_start_relays_may_tell_first() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    feeds.tell(now, NodeId(2), vec![state(None, Some(1))]);
-    feeds.expire(now + GRACE / 2, |_| true);
+    feeds.handle_update(now, NodeId(2), vec![state(None, Some(1))]);
+    feeds.handle_timeout(now + GRACE / 2, |_| true);
     assert!(on_air(&feeds));
-    feeds.expire(now + GRACE, |_| true);
+    feeds.handle_timeout(now + GRACE, |_| true);
     assert!(!on_air(&feeds), "nobody takes it in");
 }
 
 #[test]
 fn of_two_publishers_the_one_that_was_sent_last_stays() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    feeds.tell(now, NodeId(1), vec![state(Some(1), None)]);
-    feeds.decided(&title("live/a"), PublisherId(2));
-    let rivals = feeds.tell(now, NodeId(2), vec![state(Some(2), None)]);
-    assert_eq!(rivals, [Rival { node: NodeId(1), title: title("live/a"), publisher: PublisherId(1) }]);
+    feeds.handle_update(now, NodeId(1), vec![state(Some(1), None)]);
+    feeds.handle_published(&title("live/a"), PublisherId(2));
+    let rivals = feeds.handle_update(now, NodeId(2), vec![state(Some(2), None)]);
+    assert_eq!(rivals, [RivalPublisher { node: NodeId(1), title: title("live/a"), publisher: PublisherId(1) }]);
     let away = FeedState { interrupted: true, ..state(Some(1), None) };
-    assert!(feeds.tell(now, NodeId(1), vec![away]).is_empty(), "it has gone");
+    assert!(feeds.handle_update(now, NodeId(1), vec![away]).is_empty(), "it has gone");
 }
 
 #[test]
 fn no_upstream_is_below_the_node_or_too_far() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    feeds.tell(now, NodeId(0), vec![state(Some(1), None)]);
+    feeds.handle_update(now, NodeId(0), vec![state(Some(1), None)]);
     for node in 1..=4 {
-        feeds.tell(now, NodeId(node), vec![state(None, Some(node - 1))]);
+        feeds.handle_update(now, NodeId(node), vec![state(None, Some(node - 1))]);
     }
     let feed = feeds.get(&title("live/a")).expect("on the air");
     let upstreams = |to: u32| feed.upstreams(NodeId(to), &id).into_iter().map(|(node, _)| node.0).collect::<Vec<_>>();
@@ -124,26 +127,26 @@ fn no_upstream_is_below_the_node_or_too_far() {
 #[test]
 fn an_order_counts_until_the_node_says_otherwise() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
-    feeds.tell(now, NodeId(0), vec![state(Some(1), None)]);
+    feeds.handle_update(now, NodeId(0), vec![state(Some(1), None)]);
     for node in [1, 2] {
-        feeds.tell(now, NodeId(node), vec![state(None, Some(0))]);
+        feeds.handle_update(now, NodeId(node), vec![state(None, Some(0))]);
     }
-    feeds.ordered(now, &title("live/a"), NodeId(1), NodeId(2));
+    feeds.handle_ordered(now, &title("live/a"), NodeId(1), NodeId(2));
     let upstreams = |feeds: &Feeds| feeds.get(&title("live/a")).expect("on the air").upstreams(NodeId(2), &id);
     assert_eq!(upstreams(&feeds), [(NodeId(0), 0)]);
-    feeds.expire(now + ORDERED, |_| true);
+    feeds.handle_timeout(now + ORDERED, |_| true);
     assert_eq!(upstreams(&feeds), [(NodeId(0), 0), (NodeId(1), 1)]);
 }
 
 #[test]
 fn sessions_are_known_while_the_ledger_has_them() {
     let mut feeds = Feeds::default();
-    let used = Use { title: title("live/a"), to: None };
+    let used = FeedSession { title: title("live/a"), to: None };
     for session in 1..=3 {
-        feeds.used(SessionId(session), used.clone());
+        feeds.add_session(SessionId(session), used.clone());
     }
-    feeds.left(SessionId(1));
-    feeds.expire(Instant::now(), |session| session == SessionId(2));
+    feeds.remove_session(SessionId(1));
+    feeds.handle_timeout(Instant::now(), |session| session == SessionId(2));
     assert_eq!(feeds.sessions().map(|(session, _)| session.0).collect::<Vec<_>>(), [2]);
     assert_eq!(feeds.session(SessionId(2)), Some(&used));
 }
@@ -155,23 +158,23 @@ proptest! {
         steps in proptest::collection::vec((0..6_u32, 0..6_u32, 0..4_u8), 0..80),
     ) {
         let (now, mut feeds) = (Instant::now(), Feeds::default());
-        feeds.tell(now, NodeId(0), vec![state(Some(1), None)]);
+        feeds.handle_update(now, NodeId(0), vec![state(Some(1), None)]);
         for (node, other, what) in steps {
             match what {
                 // It tells what it was told, or has nothing.
                 0 if node != 0 => {
                     let feed = feeds.get(&title("live/a")).expect("on the air");
                     let upstream = feed.upstream(NodeId(node), id);
-                    feeds.tell(now, NodeId(node), vec![state(None, upstream.map(|node| node.0))]);
+                    feeds.handle_update(now, NodeId(node), vec![state(None, upstream.map(|node| node.0))]);
                 }
-                1 if node != 0 => drop(feeds.tell(now, NodeId(node), vec![])),
+                1 if node != 0 => drop(feeds.handle_update(now, NodeId(node), vec![])),
                 _ => {
                     let feed = feeds.get(&title("live/a")).expect("on the air");
                     let upstreams = feed.upstreams(NodeId(node), &id);
                     let chosen = upstreams.get(other as usize % upstreams.len().max(1)).copied();
                     if let Some((upstream, _)) = chosen.filter(|_| node != 0) {
-                        feeds.ordered(now, &title("live/a"), NodeId(node), upstream);
-                        feeds.tell(now, NodeId(node), vec![state(None, Some(upstream.0))]);
+                        feeds.handle_ordered(now, &title("live/a"), NodeId(node), upstream);
+                        feeds.handle_update(now, NodeId(node), vec![state(None, Some(upstream.0))]);
                     }
                 }
             }

@@ -7,25 +7,25 @@ use usher_proto::{
 
 use super::*;
 use crate::core::{
-    cluster::{Ask, Settings},
-    roster::Standing,
-    world::{MBIT, RATE, World, copy, play, presence},
+    cluster::{SeatRequest, Settings},
+    roster::NodeHealth,
+    test_cluster::{MBIT, RATE, TestCluster, copy, play, presence},
 };
 
 /// What would be decided of a title, in words.
-fn explain(world: &mut World, title: &str) -> String {
+fn explain(test: &mut TestCluster, title: &str) -> String {
     let play = play(title);
-    let record = world.cluster.explain(world.now, &Ask::from(&play), &mut world.rng).expect("known");
-    Explained { record: &record, roster: world.cluster.roster() }.to_string()
+    let record = test.cluster.explain(test.now, &SeatRequest::from(&play), &mut test.rng).expect("known");
+    Explanation { record: &record, roster: test.cluster.roster() }.to_string()
 }
 
 #[test]
 fn the_best_of_three_with_one_full_and_one_draining() {
-    let mut world = World::figure_4();
-    world.run(0, "B", RATE, 125);
-    world.run(1, "B", RATE, 10);
-    world.cluster.presence(world.now, world.links[2], presence(true));
-    assert_eq!(explain(&mut world, "B"), BEST);
+    let mut test = TestCluster::figure_4();
+    test.run(0, "B", RATE, 125);
+    test.run(1, "B", RATE, 10);
+    test.cluster.handle_presence(test.now, test.attachments[2], presence(true));
+    assert_eq!(explain(&mut test, "B"), BEST);
 }
 
 const BEST: &str = "\
@@ -40,7 +40,7 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn the_only_holder() {
-    assert_eq!(explain(&mut World::figure_4(), "A"), ONLY);
+    assert_eq!(explain(&mut TestCluster::figure_4(), "A"), ONLY);
 }
 
 const ONLY: &str = "\
@@ -53,10 +53,10 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn room_is_made() {
-    let mut world = World::figure_4();
-    world.run(0, "B", RATE, 125);
-    assert_eq!(explain(&mut world, "A"), MOVED);
-    assert!(world.cluster.orders().is_empty(), "and nothing was moved by asking");
+    let mut test = TestCluster::figure_4();
+    test.run(0, "B", RATE, 125);
+    assert_eq!(explain(&mut test, "A"), MOVED);
+    assert!(test.cluster.poll_orders().is_empty(), "and nothing was moved by asking");
 }
 
 const MOVED: &str = "\
@@ -69,12 +69,12 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn refused_for_want_of_room() {
-    let mut world = World::with(Settings { moves: false, ..Settings::default() }, &[16 * MBIT, 100 * MBIT]);
-    world.titles(0, &["A"]);
-    world.titles(1, &["A"]);
-    world.run(0, "A", RATE, 2);
-    world.cluster.detach(world.now, world.links[1]);
-    assert_eq!(explain(&mut world, "A"), FULL);
+    let mut test = TestCluster::with(Settings { moves: false, ..Settings::default() }, &[16 * MBIT, 100 * MBIT]);
+    test.titles(0, &["A"]);
+    test.titles(1, &["A"]);
+    test.run(0, "A", RATE, 2);
+    test.cluster.handle_detach(test.now, test.attachments[1]);
+    assert_eq!(explain(&mut test, "A"), FULL);
 }
 
 const FULL: &str = "\
@@ -88,11 +88,11 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn every_holder_in_doubt() {
-    let mut world = World::figure_4();
-    world.wait(std::time::Duration::from_millis(3500));
-    let node = world.cluster.roster().node(world.id(0)).expect("known");
-    assert_eq!(node.standing(world.now.instant), Standing::Suspect);
-    assert_eq!(explain(&mut world, "A"), PANIC);
+    let mut test = TestCluster::figure_4();
+    test.wait(std::time::Duration::from_millis(3500));
+    let node = test.cluster.roster().node(test.id(0)).expect("known");
+    assert_eq!(node.health(test.now.instant), NodeHealth::Suspect);
+    assert_eq!(explain(&mut test, "A"), PANIC);
 }
 
 const PANIC: &str = "\
@@ -106,16 +106,16 @@ margin: standard deviations of the node's load between it and full, after this r
 /// A copy that is not whole serves who begins at its beginning.
 #[test]
 fn a_copy_that_grows() {
-    let mut world = World::new(&[100 * MBIT; 2]);
-    world.copies(0, vec![copy("A", RATE, Origin::Growing)]);
-    world.titles(1, &["A"]);
+    let mut test = TestCluster::new(&[100 * MBIT; 2]);
+    test.copies(0, vec![copy("A", RATE, Origin::Growing)]);
+    test.titles(1, &["A"]);
     let mut play = play("A");
     play.range = Range { start: 7, end: None };
-    let ask = Ask { tag: 3, ..Ask::from(&play) };
-    let session = world.session();
-    world.cluster.resolve(world.now, session, &ask, &mut world.rng).expect("room");
-    let record = world.cluster.decided(3).expect("kept");
-    assert_eq!(Explained { record, roster: world.cluster.roster() }.to_string(), GROWING);
+    let ask = SeatRequest { tag: 3, ..SeatRequest::from(&play) };
+    let session = test.session();
+    test.cluster.resolve(test.now, session, &ask, &mut test.rng).expect("room");
+    let record = test.cluster.decision(3).expect("kept");
+    assert_eq!(Explanation { record, roster: test.cluster.roster() }.to_string(), GROWING);
 }
 
 const GROWING: &str = "\
@@ -129,16 +129,16 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn what_lowers_a_node_is_noted() {
-    let mut world = World::new(&[1000 * MBIT; 2]);
-    world.titles(0, &["A"]);
-    world.titles(1, &["A"]);
+    let mut test = TestCluster::new(&[1000 * MBIT; 2]);
+    test.titles(0, &["A"]);
+    test.titles(1, &["A"]);
     for second in 0..40 {
-        world.seconds(1);
+        test.seconds(1);
         let others = if second % 2 == 0 { 200 } else { 0 };
-        world.report(0, |report| report.background = Bitrate(others * MBIT));
+        test.report(0, |report| report.background = Bitrate(others * MBIT));
     }
-    world.report(0, |report| (report.demand, report.delivered) = (Bitrate(900 * MBIT), Bitrate(600 * MBIT)));
-    assert_eq!(explain(&mut world, "A"), NOTES);
+    test.report(0, |report| (report.demand, report.delivered) = (Bitrate(900 * MBIT), Bitrate(600 * MBIT)));
+    assert_eq!(explain(&mut test, "A"), NOTES);
 }
 
 const NOTES: &str = "\
@@ -153,17 +153,17 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn a_young_node_is_taken_at_need() {
-    let mut world = World::new(&[100 * MBIT]);
-    let hello = crate::core::world::hello(2, 100 * MBIT);
-    let link = world.cluster.attach(world.now, hello).expect("attached");
-    world.links.push(link);
-    world.links.remove(0);
-    world.titles(0, &["A"]);
-    world.run(0, "A", RATE, 0);
+    let mut test = TestCluster::new(&[100 * MBIT]);
+    let hello = crate::core::test_cluster::hello(2, 100 * MBIT);
+    let attachment = test.cluster.handle_attach(test.now, hello).expect("attached");
+    test.attachments.push(attachment);
+    test.attachments.remove(0);
+    test.titles(0, &["A"]);
+    test.run(0, "A", RATE, 0);
     for _ in 0..3 {
-        world.resolve("A", |_| {}).expect("a quarter");
+        test.resolve("A", |_| {}).expect("a quarter");
     }
-    assert_eq!(explain(&mut world, "A"), COLD);
+    assert_eq!(explain(&mut test, "A"), COLD);
 }
 
 const COLD: &str = "\
@@ -176,27 +176,27 @@ margin: standard deviations of the node's load between it and full, after this r
 
 #[test]
 fn what_is_not_there_is_not_explained() {
-    let mut world = World::figure_4();
+    let mut test = TestCluster::figure_4();
     let play = play("I");
-    let refused = world.cluster.explain(world.now, &Ask::from(&play), &mut world.rng).expect_err("nobody has it");
+    let refused = test.cluster.explain(test.now, &SeatRequest::from(&play), &mut test.rng).expect_err("nobody has it");
     assert_eq!(refused.to_string(), "`I`: no node holds it; `usher ls` lists what there is");
 }
 
 #[test]
 fn only_so_many_are_kept_and_of_each_so_many_holders() {
-    let mut world = World::new(&[100 * MBIT; 10]);
+    let mut test = TestCluster::new(&[100 * MBIT; 10]);
     for node in 0..10 {
-        world.titles(node, &["A"]);
+        test.titles(node, &["A"]);
     }
-    let text = explain(&mut world, "A");
+    let text = explain(&mut test, "A");
     assert!(text.contains("and 2 more holders\n") && text.lines().count() == 3 + LOOKED + 2, "{text}");
     let play = play("A");
-    let record = world.cluster.explain(world.now, &Ask::from(&play), &mut world.rng).expect("known");
+    let record = test.cluster.explain(test.now, &SeatRequest::from(&play), &mut test.rng).expect("known");
     let mut journal = Journal::default();
     assert!(journal.is_empty());
     for tag in 0..KEPT as u64 + 10 {
-        journal.keep(Record { tag, ..record.clone() });
-        journal.keep(Record { tag, rate: Bitrate(tag), ..record.clone() });
+        journal.keep(DecisionRecord { tag, ..record.clone() });
+        journal.keep(DecisionRecord { tag, rate: Bitrate(tag), ..record.clone() });
     }
     assert_eq!(journal.len(), KEPT);
     let last = KEPT as u64 + 9;

@@ -4,21 +4,21 @@ use std::fmt;
 
 use usher_proto::{Bitrate, ticket::Purpose};
 
-use super::{How, Outcome, Record};
+use super::{DecisionRecord, Outcome, Selection};
 use crate::core::{
     balancer::{Candidate, Verdict},
     roster::Roster,
 };
 
 /// A decision with the names of its nodes.
-pub struct Explained<'a> {
+pub struct Explanation<'a> {
     /// The decision.
-    pub record: &'a Record,
+    pub record: &'a DecisionRecord,
     /// Knows the nodes' names and zones.
     pub roster: &'a Roster,
 }
 
-impl Explained<'_> {
+impl Explanation<'_> {
     /// The outcome in a sentence.
     pub fn outcome(&self) -> String {
         let record = self.record;
@@ -29,15 +29,15 @@ impl Explained<'_> {
         let Some(first) = record.looked[0] else { return "refused: nothing is known of it".to_owned() };
         let name = self.name(&first);
         match how {
-            How::Best => format!("{name}: the farthest from full"),
-            How::Only => format!("{name}: the only holder"),
-            How::Panic => format!("{name}: every holder is in doubt, and this one has the most room"),
-            How::Moved(steps) => {
+            Selection::Best => format!("{name}: the farthest from full"),
+            Selection::Only => format!("{name}: the only holder"),
+            Selection::Panic => format!("{name}: every holder is in doubt, and this one has the most room"),
+            Selection::Moved(steps) => {
                 let sessions = if *steps == 1 { "a session is".to_owned() } else { format!("{steps} sessions are") };
                 format!("{name}: every holder was full; {sessions} moved to make room")
             }
-            How::Cold => format!("{name}: every holder is full; this one gives of its reserve"),
-            How::Burst => format!("{name}: full only by a short burst of other traffic"),
+            Selection::Cold => format!("{name}: every holder is full; this one gives of its reserve"),
+            Selection::Burst => format!("{name}: full only by a short burst of other traffic"),
         }
     }
 
@@ -65,9 +65,9 @@ impl Explained<'_> {
     pub fn note(candidate: &Candidate) -> String {
         let available = candidate.available;
         let notes = [
-            (available.doubted, "delivers less than its capacity"),
-            (available.cold, "has just started"),
-            (available.unsteady, "other traffic is unsteady"),
+            (available.shortfall, "delivers less than its capacity"),
+            (available.warm_up, "has just started"),
+            (available.variance, "other traffic is unsteady"),
             (available.copying, "copies are made"),
         ];
         let notes = notes.iter().filter(|(rate, _)| *rate > 0);
@@ -75,7 +75,7 @@ impl Explained<'_> {
     }
 }
 
-impl fmt::Display for Explained<'_> {
+impl fmt::Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = self.record;
         let purpose = match record.purpose {

@@ -10,20 +10,20 @@ use usher_proto::{Title, model::CatalogPage};
 use super::*;
 use crate::core::{
     catalog::Catalog,
-    world::{MBIT, copy},
+    test_cluster::{MBIT, copy},
 };
 
 const NODES: u32 = 3;
 const SESSIONS: u128 = 6;
 
 /// Works to play: titles of a catalog, and `None` for a title that nobody knows.
-fn works() -> Vec<Option<Work>> {
+fn contents() -> Vec<Option<ContentKey>> {
     let mut catalog = Catalog::new();
     let copies = ["a", "b"].map(|title| copy(title, MBIT, usher_proto::model::Origin::Operator)).to_vec();
     catalog.page(NodeId(0), &CatalogPage { complete: true, copies, ..CatalogPage::default() }).expect("taken");
     let known = |name: &str| {
         let title = Title::parse(name).expect("a title");
-        catalog.by_title(title.as_str(), |_| true).map(|found| catalog.work(&found))
+        catalog.by_title(title.as_str(), |_| true).map(|found| catalog.key(&found))
     };
     vec![known("a"), known("b"), None]
 }
@@ -36,9 +36,9 @@ fn start() -> Now {
 struct One {
     node: u32,
     rate: u64,
-    state: State,
+    state: SessionState,
     moves: u8,
-    work: Option<Work>,
+    content: Option<ContentKey>,
     expires: Option<Instant>,
 }
 
@@ -51,13 +51,13 @@ struct Model {
 }
 
 impl Model {
-    fn promised(&self, node: u32) -> Promised {
-        let mut sum = Promised::default();
+    fn promised(&self, node: u32) -> PendingLoad {
+        let mut sum = PendingLoad::default();
         for one in self.sessions.values() {
             let to = match one.state {
-                State::Promised => one.node,
-                State::Moving(to) => to.0,
-                State::Running => continue,
+                SessionState::Reserved => one.node,
+                SessionState::Moving(to) => to.0,
+                SessionState::Running => continue,
             };
             if to == node {
                 sum.rate += one.rate;
@@ -70,7 +70,7 @@ impl Model {
 
     fn stay(&mut self, session: u128) {
         let one = self.sessions.get_mut(&session).expect("known");
-        (one.state, one.expires) = (State::Running, None);
+        (one.state, one.expires) = (SessionState::Running, None);
         self.leaving.remove(&session);
     }
 
@@ -80,9 +80,9 @@ impl Model {
         }
         let Some(one) = self.sessions.get_mut(&session).filter(|one| one.node == node) else { return };
         match one.state {
-            State::Promised => {}
-            State::Running => drop(self.sessions.remove(&session)),
-            State::Moving(to) => (one.node, one.state) = (to.0, State::Promised),
+            SessionState::Reserved => {}
+            SessionState::Running => drop(self.sessions.remove(&session)),
+            SessionState::Moving(to) => (one.node, one.state) = (to.0, SessionState::Reserved),
         }
     }
 }
@@ -119,31 +119,39 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
     proptest::collection::vec(one, 1..120)
 }
 
-fn make(step: &Do, now: &mut Now, works: &[Option<Work>], ledger: &mut Ledger, model: &mut Model) {
+fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut Ledger, model: &mut Model) {
     let due = now.instant + RESERVATION;
     match *step {
-        Do::Reserve(session, node, work, rate) => {
-            ledger.reserve(*now, SessionId(session), NodeId(node), works[work], rate, Purpose::Play);
-            let one = One { node, rate, state: State::Promised, moves: 0, work: works[work], expires: Some(due) };
+        Do::Reserve(session, node, content, rate) => {
+            ledger.reserve(*now, SessionId(session), NodeId(node), contents[content], rate, Purpose::Play);
+            let one = One {
+                node,
+                rate,
+                state: SessionState::Reserved,
+                moves: 0,
+                content: contents[content],
+                expires: Some(due),
+            };
             model.sessions.insert(session, one);
         }
-        Do::Begun(session, node, work, rate) => {
-            ledger.begun(NodeId(node), SessionId(session), works[work], rate, Purpose::Play);
+        Do::Begun(session, node, content, rate) => {
+            ledger.handle_begun(NodeId(node), SessionId(session), contents[content], rate, Purpose::Play);
             let moves = model.sessions.get(&session).map_or(0, |one| one.moves);
-            let one = One { node, rate, state: State::Running, moves, work: works[work], expires: None };
+            let one =
+                One { node, rate, state: SessionState::Running, moves, content: contents[content], expires: None };
             model.sessions.insert(session, one);
         }
         Do::Ended(session, node) => {
-            ledger.ended(NodeId(node), SessionId(session));
+            ledger.handle_ended(NodeId(node), SessionId(session));
             model.ended(node, session);
         }
         Do::Turned(session, node) => {
-            ledger.turned(NodeId(node), SessionId(session));
+            ledger.handle_refused(NodeId(node), SessionId(session));
             match model.sessions.get(&session) {
-                Some(One { state: State::Promised, node: at, .. }) if *at == node => {
+                Some(One { state: SessionState::Reserved, node: at, .. }) if *at == node => {
                     model.sessions.remove(&session);
                 }
-                Some(One { state: State::Moving(to), .. }) if to.0 == node => model.stay(session),
+                Some(One { state: SessionState::Moving(to), .. }) if to.0 == node => model.stay(session),
                 _ => {}
             }
         }
@@ -151,16 +159,16 @@ fn make(step: &Do, now: &mut Now, works: &[Option<Work>], ledger: &mut Ledger, m
             assert_eq!(ledger.release(SessionId(session)), model.sessions.remove(&session).is_some());
         }
         Do::Depart(session, to) => {
-            let runs = model.sessions.get_mut(&session).filter(|one| one.state == State::Running);
-            assert_eq!(ledger.depart(*now, SessionId(session), NodeId(to)), runs.is_some());
+            let runs = model.sessions.get_mut(&session).filter(|one| one.state == SessionState::Running);
+            assert_eq!(ledger.start_move(*now, SessionId(session), NodeId(to)), runs.is_some());
             let Some(one) = runs else { return };
-            (one.state, one.expires) = (State::Moving(NodeId(to)), Some(due));
+            (one.state, one.expires) = (SessionState::Moving(NodeId(to)), Some(due));
             one.moves = one.moves.saturating_add(1);
             model.leaving.insert(session, (one.node, one.rate, due));
         }
         Do::Stays(session) => {
-            let moving = matches!(model.sessions.get(&session), Some(One { state: State::Moving(_), .. }));
-            assert_eq!(ledger.stays(SessionId(session)), moving);
+            let moving = matches!(model.sessions.get(&session), Some(One { state: SessionState::Moving(_), .. }));
+            assert_eq!(ledger.cancel_move(SessionId(session)), moving);
             if moving {
                 model.stay(session);
             }
@@ -170,7 +178,7 @@ fn make(step: &Do, now: &mut Now, works: &[Option<Work>], ledger: &mut Ledger, m
             let gone = model
                 .sessions
                 .iter()
-                .filter(|(session, one)| one.node == node && one.state != State::Promised && **session != keep);
+                .filter(|(session, one)| one.node == node && one.state != SessionState::Reserved && **session != keep);
             for session in gone.map(|(session, _)| *session).collect::<Vec<_>>() {
                 model.ended(node, session);
             }
@@ -178,7 +186,7 @@ fn make(step: &Do, now: &mut Now, works: &[Option<Work>], ledger: &mut Ledger, m
         Do::ReleaseAll(node) => {
             ledger.release_all(NodeId(node));
             model.sessions.retain(|_, one| one.node != node);
-            let void = model.sessions.iter().filter(|(_, one)| one.state == State::Moving(NodeId(node)));
+            let void = model.sessions.iter().filter(|(_, one)| one.state == SessionState::Moving(NodeId(node)));
             for session in void.map(|(session, _)| *session).collect::<Vec<_>>() {
                 model.stay(session);
             }
@@ -186,7 +194,7 @@ fn make(step: &Do, now: &mut Now, works: &[Option<Work>], ledger: &mut Ledger, m
         }
         Do::Wait(millis) => {
             *now = now.after(Duration::from_millis(millis));
-            ledger.expire(now.instant);
+            ledger.handle_timeout(now.instant);
             expire(model, now.instant);
         }
     }
@@ -197,9 +205,9 @@ fn expire(model: &mut Model, now: Instant) {
     let over = model.sessions.iter().filter(|(_, one)| one.expires.is_some_and(|at| at <= now));
     for session in over.map(|(session, _)| *session).collect::<Vec<_>>() {
         match model.sessions[&session].state {
-            State::Promised => drop(model.sessions.remove(&session)),
-            State::Moving(_) => model.stay(session),
-            State::Running => {}
+            SessionState::Reserved => drop(model.sessions.remove(&session)),
+            SessionState::Moving(_) => model.stay(session),
+            SessionState::Running => {}
         }
     }
 }
@@ -210,20 +218,24 @@ fn compare(ledger: &Ledger, model: &Model) -> Result<(), TestCaseError> {
         let known = ledger.session(SessionId(*session)).expect("known");
         let Session { node, rate, state, moves, .. } = known;
         prop_assert_eq!((node.0, rate, state, moves), (one.node, one.rate, one.state, one.moves));
-        prop_assert_eq!(ledger.work(SessionId(*session)), one.work);
+        prop_assert_eq!(ledger.content(SessionId(*session)), one.content);
     }
     for node in 0..NODES {
-        prop_assert_eq!(ledger.promised(NodeId(node)), model.promised(node), "node {}", node);
+        prop_assert_eq!(ledger.pending_load(NodeId(node)), model.promised(node), "node {}", node);
         let here = || model.sessions.iter().filter(|(_, one)| one.node == node);
-        let works: BTreeSet<Option<Work>> = here().map(|(_, one)| one.work).collect();
-        let places = ledger.works(NodeId(node)).iter().map(|work| ledger.place(NodeId(node), *work).expect("there"));
-        let places: Vec<Place<'_>> = places.collect();
-        prop_assert_eq!(places.len(), works.len());
+        let contents: BTreeSet<Option<ContentKey>> = here().map(|(_, one)| one.content).collect();
+        let places = ledger
+            .contents(NodeId(node))
+            .iter()
+            .map(|content| ledger.sessions_of(NodeId(node), *content).expect("there"));
+        let places: Vec<NodeSessions<'_>> = places.collect();
+        prop_assert_eq!(places.len(), contents.len());
         for place in places {
-            prop_assert!(works.contains(&place.work));
+            prop_assert!(contents.contains(&place.content));
             for moves in [1, 2, u8::MAX] {
-                let fit = here()
-                    .filter(|(_, one)| one.work == place.work && one.state == State::Running && one.moves < moves);
+                let fit = here().filter(|(_, one)| {
+                    one.content == place.content && one.state == SessionState::Running && one.moves < moves
+                });
                 let fit: BTreeSet<(u64, u128)> = fit.map(|(session, one)| (one.rate, *session)).collect();
                 let found: BTreeSet<(u64, u128)> = place.movable(moves).map(|(one, rate)| (rate, one.0)).collect();
                 prop_assert_eq!(&found, &fit);
@@ -240,22 +252,22 @@ proptest! {
 
     #[test]
     fn it_is_what_a_naive_one_is(steps in steps()) {
-        let (mut now, works) = (start(), works());
+        let (mut now, contents) = (start(), contents());
         let (mut ledger, mut model) = (Ledger::default(), Model::default());
         for step in &steps {
-            make(step, &mut now, &works, &mut ledger, &mut model);
+            make(step, &mut now, &contents, &mut ledger, &mut model);
             compare(&ledger, &model)?;
         }
         // Nothing leaks: after a while only what runs is left, and when that ends nothing is.
-        make(&Do::Wait(5000), &mut now, &works, &mut ledger, &mut model);
+        make(&Do::Wait(5000), &mut now, &contents, &mut ledger, &mut model);
         compare(&ledger, &model)?;
-        prop_assert_eq!(ledger.deadline(), None);
+        prop_assert_eq!(ledger.next_timeout(), None);
         for node in 0..NODES {
-            prop_assert_eq!(ledger.promised(NodeId(node)), Promised::default());
+            prop_assert_eq!(ledger.pending_load(NodeId(node)), PendingLoad::default());
             for session in 0..SESSIONS {
-                ledger.ended(NodeId(node), SessionId(session));
+                ledger.handle_ended(NodeId(node), SessionId(session));
             }
-            prop_assert!(ledger.works(NodeId(node)).is_empty());
+            prop_assert!(ledger.contents(NodeId(node)).is_empty());
         }
         prop_assert!(ledger.is_empty());
     }
@@ -265,10 +277,10 @@ proptest! {
 fn who_is_told_to_have_begun_elsewhere_is_there() {
     let (now, mut ledger) = (start(), Ledger::default());
     ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
-    ledger.begun(NodeId(1), SessionId(1), None, 8, Purpose::Play);
-    assert_eq!((ledger.promised(NodeId(0)), ledger.promised(NodeId(1))), Default::default());
-    assert_eq!(ledger.ended(NodeId(0), SessionId(1)), None, "the seat was never taken");
-    assert_eq!(ledger.ended(NodeId(1), SessionId(1)), Some(8));
+    ledger.handle_begun(NodeId(1), SessionId(1), None, 8, Purpose::Play);
+    assert_eq!((ledger.pending_load(NodeId(0)), ledger.pending_load(NodeId(1))), Default::default());
+    assert_eq!(ledger.handle_ended(NodeId(0), SessionId(1)), None, "the seat was never taken");
+    assert_eq!(ledger.handle_ended(NodeId(1), SessionId(1)), Some(8));
 }
 
 #[test]
@@ -277,8 +289,8 @@ fn the_deadline_is_not_before_anything_expires() {
     ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
     let later = now.after(Duration::from_secs(1));
     ledger.reserve(later, SessionId(2), NodeId(0), None, 8, Purpose::Play);
-    assert_eq!(ledger.deadline(), Some(now.instant + RESERVATION));
-    assert_eq!(ledger.expire(now.instant + RESERVATION - Duration::from_nanos(1)), 0);
-    assert_eq!(ledger.expire(now.instant + RESERVATION), 1);
-    assert_eq!(ledger.deadline(), Some(later.instant + RESERVATION));
+    assert_eq!(ledger.next_timeout(), Some(now.instant + RESERVATION));
+    assert_eq!(ledger.handle_timeout(now.instant + RESERVATION - Duration::from_nanos(1)), 0);
+    assert_eq!(ledger.handle_timeout(now.instant + RESERVATION), 1);
+    assert_eq!(ledger.next_timeout(), Some(later.instant + RESERVATION));
 }

@@ -9,8 +9,8 @@ use std::{
 use rand::{Rng, RngExt as _};
 use usher_proto::{SessionId, units};
 
-use super::{Place, Room, Search, Step};
-use crate::core::{NodeId, catalog::Work, ledger::WorkRef, roster::State};
+use super::{Headroom, MoveSearch, NodeSessions, SessionMove};
+use crate::core::{NodeId, catalog::ContentKey, ledger::ContentRef, roster::NodeState};
 
 /// The time of a node that does not say how long its sessions may run.
 const USUAL: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ const IN_VAIN: usize = 2048;
 
 /// The drain of one node: until when, and how far it should have come.
 #[derive(Clone, Debug)]
-pub struct Drain {
+pub struct DrainPace {
     since: Instant,
     ends: Instant,
     /// When `credit` was true.
@@ -52,7 +52,7 @@ pub struct Drain {
     pub stuck: usize,
 }
 
-impl Drain {
+impl DrainPace {
     /// Of a node that lets its sessions run for so long yet; zero when it does not say.
     pub fn new(now: Instant, left: Duration) -> Self {
         let left = if left.is_zero() { USUAL } else { left };
@@ -99,26 +99,26 @@ fn millis(time: Duration) -> u64 {
 /// At most `due` moves away from a node, those that take the most first: they are the hardest to seat. Sessions that
 /// `rest` are left alone. Tells how many found no seat though another node holds their title.
 pub fn drain(
-    search: &mut Search<'_>,
+    search: &mut MoveSearch<'_>,
     from: NodeId,
     due: usize,
     rest: impl Fn(&SessionId) -> bool,
     rng: &mut impl Rng,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<SessionMove>,
 ) -> usize {
-    let mut sessions: Vec<(Reverse<u64>, u32, SessionId, WorkRef)> = Vec::new();
-    for work in search.view.ledger.works(from) {
-        let Some(place) = search.view.ledger.place(from, *work) else { continue };
+    let mut sessions: Vec<(Reverse<u64>, u32, SessionId, ContentRef)> = Vec::new();
+    for content in search.view.ledger.contents(from) {
+        let Some(place) = search.view.ledger.sessions_of(from, *content) else { continue };
         let running = place.running().filter(|(session, _)| !rest(session));
-        sessions.extend(running.map(|(session, rate)| (Reverse(rate), rng.random(), session, *work)));
+        sessions.extend(running.map(|(session, rate)| (Reverse(rate), rng.random(), session, *content)));
     }
     sessions.sort_unstable_by_key(|(rate, lot, ..)| (*rate, *lot));
     let (before, mut in_vain, mut stuck) = (steps.len(), 0, 0);
-    for (Reverse(rate), _, session, work) in sessions {
+    for (Reverse(rate), _, session, content) in sessions {
         if steps.len() - before >= due || in_vain >= IN_VAIN {
             break;
         }
-        let Some(place) = search.view.ledger.place(from, work) else { continue };
+        let Some(place) = search.view.ledger.sessions_of(from, content) else { continue };
         let (mut best, mut full) = (None, true);
         for (to, after) in search.seats(from, &place, rate) {
             full = false;
@@ -128,8 +128,8 @@ pub fn drain(
         }
         match best {
             Some((_, to)) => {
-                let step = Step { session, from, to, rate };
-                search.rooms.take(&step);
+                let step = SessionMove { session, from, to, rate };
+                search.headroom.take(&step);
                 steps.push(step);
             }
             None => {
@@ -141,24 +141,25 @@ pub fn drain(
     stuck
 }
 
-impl Search<'_> {
+impl MoveSearch<'_> {
     /// Whether a node was not given so much in this search that another session would be a flood.
     fn may_take(&self, to: NodeId, rate: u64) -> bool {
-        let Room { load, given, given_rate, .. } = self.rooms.of(to);
+        let Headroom { load, given, given_rate, .. } = self.headroom.of(to);
         given < GIVEN && (given_rate == 0 || given_rate.saturating_add(rate) <= load.available.rate / SHARE)
     }
 
     /// The nodes that could serve a work if there were no `from`, full or not.
-    fn others(&self, from: NodeId, place: &Place<'_>) -> impl Iterator<Item = NodeId> {
-        let there = |node: &NodeId| self.view.roster.node(*node).is_some_and(|node| node.state == State::Serving);
+    fn others(&self, from: NodeId, place: &NodeSessions<'_>) -> impl Iterator<Item = NodeId> {
+        let there = |node: &NodeId| self.view.roster.node(*node).is_some_and(|node| node.state == NodeState::Serving);
         self.holders(from, place).filter(there)
     }
 
     /// The works of a node's sessions that no other node could serve, with their sessions.
-    pub fn only_at(&self, from: NodeId) -> Vec<(Option<Work>, usize)> {
-        let places = self.view.ledger.works(from).iter().filter_map(|work| self.view.ledger.place(from, *work));
+    pub fn only_at(&self, from: NodeId) -> Vec<(Option<ContentKey>, usize)> {
+        let places =
+            self.view.ledger.contents(from).iter().filter_map(|content| self.view.ledger.sessions_of(from, *content));
         let alone = places.filter(|place| self.others(from, place).next().is_none());
-        let counted = alone.map(|place| (place.work, place.taken()));
+        let counted = alone.map(|place| (place.content, place.taken()));
         counted.filter(|(_, sessions)| *sessions > 0).collect()
     }
 }

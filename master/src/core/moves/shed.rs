@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{Search, Step};
+use super::{MoveSearch, SessionMove};
 use crate::core::NodeId;
 
 /// A node that has more than it can give sheds to nodes that keep this part of the cluster's mean margin, in per
@@ -10,7 +10,7 @@ use crate::core::NodeId;
 const SPARE: i64 = 60;
 
 /// Moves away from those of `nodes` that have more than they can give.
-pub fn shed(search: &mut Search<'_>, nodes: &[NodeId], rng: &mut impl Rng, steps: &mut Vec<Step>) {
+pub fn shed(search: &mut MoveSearch<'_>, nodes: &[NodeId], rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
     steps.clear();
     let least = mean_margin(search) * SPARE / 100;
     for node in nodes {
@@ -18,10 +18,10 @@ pub fn shed(search: &mut Search<'_>, nodes: &[NodeId], rng: &mut impl Rng, steps
     }
 }
 
-fn mean_margin(search: &Search<'_>) -> i64 {
+fn mean_margin(search: &MoveSearch<'_>) -> i64 {
     let margins = search.view.roster.nodes().filter_map(|(id, node)| {
-        let room = search.rooms.of(id);
-        let margin = node.books.margin(room.load.available.rate, room.load.level, 0, &search.view.common);
+        let room = search.headroom.of(id);
+        let margin = node.estimate.margin(room.load.available.rate, room.load.level, 0, &search.view.common);
         room.well.then_some(margin)
     });
     let (sum, count) = margins.fold((0_i64, 0), |(sum, count), margin| (sum.saturating_add(margin), count + 1));

@@ -9,8 +9,8 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use rand::{Rng, RngExt as _};
 use usher_proto::SessionId;
 
-use super::{MOVES, Search, Step, signed};
-use crate::core::{NodeId, ledger::WorkRef};
+use super::{MAX_MOVES, MoveSearch, SessionMove, signed};
+use crate::core::{NodeId, ledger::ContentRef};
 
 /// A node whose use is this much above the mean begins to give sessions away, in thousandths of what it can give.
 const UNEVEN: i64 = 100;
@@ -19,23 +19,23 @@ const UNEVEN: i64 = 100;
 const EVEN: i64 = UNEVEN / 2;
 
 /// Nodes that began to give and have not come down yet.
-pub type Giving = BTreeSet<NodeId>;
+pub type Givers = BTreeSet<NodeId>;
 
 /// At most `most` moves, to nodes that `may` be given any. `giving` is kept from one call to the next, so that who
 /// began to give goes on until it is even.
 pub fn spread(
-    search: &mut Search<'_>,
+    search: &mut MoveSearch<'_>,
     most: usize,
     may: impl Fn(NodeId) -> bool,
-    giving: &mut Giving,
+    giving: &mut Givers,
     rng: &mut impl Rng,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<SessionMove>,
 ) {
     steps.clear();
     let nodes = search.view.roster.nodes().map(|(id, _)| id);
-    let nodes: Vec<NodeId> = nodes.filter(|id| search.rooms.of(*id).well).collect();
+    let nodes: Vec<NodeId> = nodes.filter(|id| search.headroom.of(*id).well).collect();
     let (level, available) = nodes.iter().fold((0_i64, 0_i64), |(level, available), node| {
-        let load = search.rooms.of(*node).load;
+        let load = search.headroom.of(*node).load;
         (level.saturating_add(signed(load.level)), available.saturating_add(signed(load.available.rate)))
     });
     let mean = level / (available / 1000).max(1);
@@ -59,10 +59,10 @@ pub fn spread(
     }
 }
 
-impl Search<'_> {
+impl MoveSearch<'_> {
     /// How much of what a node can give would be taken with `more` bit/s, in thousandths.
     fn used(&self, node: NodeId, more: i64) -> i64 {
-        let load = self.rooms.of(node).load;
+        let load = self.headroom.of(node).load;
         signed(load.level).saturating_add(more) / (signed(load.available.rate) / 1000).max(1)
     }
 
@@ -73,22 +73,22 @@ impl Search<'_> {
         most: usize,
         may: &impl Fn(NodeId) -> bool,
         rng: &mut impl Rng,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<SessionMove>,
     ) {
-        let mut sessions: Vec<(Reverse<u64>, u32, SessionId, WorkRef)> = Vec::new();
-        for work in self.view.ledger.works(from) {
-            let Some(place) = self.view.ledger.place(from, *work) else { continue };
-            let movable = place.movable(MOVES).filter(|(_, rate)| *rate > 0);
-            sessions.extend(movable.map(|(session, rate)| (Reverse(rate), rng.random(), session, *work)));
+        let mut sessions: Vec<(Reverse<u64>, u32, SessionId, ContentRef)> = Vec::new();
+        for content in self.view.ledger.contents(from) {
+            let Some(place) = self.view.ledger.sessions_of(from, *content) else { continue };
+            let movable = place.movable(MAX_MOVES).filter(|(_, rate)| *rate > 0);
+            sessions.extend(movable.map(|(session, rate)| (Reverse(rate), rng.random(), session, *content)));
         }
         // Few large ones rather than many small ones.
         sessions.sort_unstable_by_key(|(rate, lot, ..)| (*rate, *lot));
         let taken: BTreeSet<SessionId> = steps.iter().map(|step| step.session).collect();
-        for (Reverse(rate), _, session, work) in sessions {
+        for (Reverse(rate), _, session, content) in sessions {
             if steps.len() >= most || self.used(from, 0) <= mean + EVEN {
                 return;
             }
-            let Some(place) = self.view.ledger.place(from, work).filter(|_| !taken.contains(&session)) else {
+            let Some(place) = self.view.ledger.sessions_of(from, content).filter(|_| !taken.contains(&session)) else {
                 continue;
             };
             let more = signed(rate);
@@ -99,8 +99,8 @@ impl Search<'_> {
             };
             let seats = self.seats(from, &place, rate).filter(|(to, _)| may(*to) && closer(*to));
             let Some((to, _)) = seats.max_by_key(|(_, after)| *after) else { continue };
-            let step = Step { session, from, to, rate };
-            self.rooms.take(&step);
+            let step = SessionMove { session, from, to, rate };
+            self.headroom.take(&step);
             steps.push(step);
         }
     }

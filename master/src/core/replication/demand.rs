@@ -47,12 +47,12 @@ const POINT: u32 = 16;
 
 /// Demand of one title, bit/s per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rates {
+pub(super) struct DemandRates {
     pub(super) fast: u64,
     pub(super) slow: u64,
 }
 
-impl Rates {
+impl DemandRates {
     /// Bit/s that begin within the horizon and still run at its end, for sessions of `rate` bit/s that last `mean`.
     pub(super) fn inflow(self, rate: u64, mean: Duration) -> u64 {
         // Variance of the fast estimate of a Poisson stream: demand · rate / (2 · 15 s). One session more than was
@@ -75,14 +75,14 @@ impl Rates {
 
 /// A title that deserves a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look<T> {
+pub(super) struct DueTitle<T> {
     pub(super) title: T,
-    pub(super) rates: Rates,
+    pub(super) rates: DemandRates,
     /// A request found no room since the last look.
     pub(super) refused: bool,
 }
 
-struct Entry<T> {
+struct DemandEntry<T> {
     title: T,
     fast: u64,
     slow: u64,
@@ -100,10 +100,10 @@ struct Entry<T> {
 pub(super) struct Demand<T> {
     start: Instant,
     most: usize,
-    entries: Vec<Entry<T>>,
+    entries: Vec<DemandEntry<T>>,
     free: Vec<u32>,
     /// By the hash of the title: two titles that share all 64 bits would share an estimate, and nothing worse.
-    index: HashMap<u64, u32, BuildHasherDefault<Same>>,
+    index: HashMap<u64, u32, BuildHasherDefault<PassThroughHasher>>,
     hasher: RandomState,
     urgent: VecDeque<u32>,
     busy: VecDeque<u32>,
@@ -113,9 +113,9 @@ pub(super) struct Demand<T> {
 
 /// The key is a hash already.
 #[derive(Default)]
-struct Same(u64);
+struct PassThroughHasher(u64);
 
-impl Hasher for Same {
+impl Hasher for PassThroughHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -148,7 +148,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
     }
 
     /// A request for `rate` bit/s. O(1).
-    pub(super) fn asked(&mut self, now: Instant, title: T, rate: u64) {
+    pub(super) fn handle_request(&mut self, now: Instant, title: T, rate: u64) {
         let slot = self.slot(now, title);
         let entry = &mut self.entries[slot as usize];
         entry.pending = entry.pending.saturating_add(rate);
@@ -164,7 +164,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
     }
 
     /// A request found no room. O(1).
-    pub(super) fn refused(&mut self, now: Instant, title: T) {
+    pub(super) fn handle_refusal(&mut self, now: Instant, title: T) {
         let slot = self.slot(now, title);
         if !std::mem::replace(&mut self.entries[slot as usize].refused, true) {
             self.urgent.push_back(slot);
@@ -172,7 +172,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
     }
 
     /// Nothing can be done for the titles that were refused.
-    pub(super) fn calm(&mut self) {
+    pub(super) fn clear_urgent(&mut self) {
         for slot in self.urgent.drain(..) {
             self.entries[slot as usize].refused = false;
         }
@@ -184,39 +184,39 @@ impl<T: Copy + Eq + Hash> Demand<T> {
     }
 
     /// The next title to look at: those refused first, then those asked for often.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Look<T>> {
+    pub(super) fn poll_due(&mut self, now: Instant) -> Option<DueTitle<T>> {
         let now_ms = self.ms(now);
         loop {
             let (slot, queue) = if let Some(slot) = self.urgent.pop_front() {
-                (slot, Queue::Urgent)
+                (slot, DueQueue::Urgent)
             } else if let Some(slot) = self.busy.pop_front() {
-                (slot, Queue::Busy)
+                (slot, DueQueue::Busy)
             } else {
-                (self.due.pop_front()?, Queue::Due)
+                (self.due.pop_front()?, DueQueue::Due)
             };
             let entry = &mut self.entries[slot as usize];
             // A slot that was looked at, or given to another title, since it was queued has nothing to say.
             let is_worth_it = match queue {
-                Queue::Urgent => entry.refused,
-                Queue::Busy => std::mem::take(&mut entry.busy) && entry.asks > 0,
-                Queue::Due => std::mem::take(&mut entry.due) && entry.asks > 0,
+                DueQueue::Urgent => entry.refused,
+                DueQueue::Busy => std::mem::take(&mut entry.busy) && entry.asks > 0,
+                DueQueue::Due => std::mem::take(&mut entry.due) && entry.asks > 0,
             };
             if is_worth_it && entry.used {
                 entry.settle(now_ms);
                 let refused = std::mem::take(&mut entry.refused);
-                return Some(Look { title: entry.title, rates: entry.rates(), refused });
+                return Some(DueTitle { title: entry.title, rates: entry.rates(), refused });
             }
         }
     }
 
     /// Demand of a title now; none if nobody asked for it lately. O(1).
-    pub(super) fn of(&self, now: Instant, title: &T) -> Rates {
-        let Some(&slot) = self.index.get(&self.hasher.hash_one(title)) else { return Rates::default() };
+    pub(super) fn rates(&self, now: Instant, title: &T) -> DemandRates {
+        let Some(&slot) = self.index.get(&self.hasher.hash_one(title)) else { return DemandRates::default() };
         self.entries[slot as usize].at(self.ms(now)).1
     }
 
     /// Forgets idle titles, a part of the table at a time.
-    pub(super) fn tend(&mut self, now: Instant) {
+    pub(super) fn forget_idle(&mut self, now: Instant) {
         let idle_ms = units::millis(IDLE);
         let now_ms = self.ms(now);
         for _ in 0..TEND.min(self.entries.len()) {
@@ -244,7 +244,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
         let slot = self.place(now);
         let at_ms = self.ms(now);
-        let entry = Entry {
+        let entry = DemandEntry {
             title,
             fast: 0,
             slow: 0,
@@ -258,7 +258,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         };
         match self.entries.get_mut(slot as usize) {
             // Its places in the queues go on to the new title; the refusal was the old one's.
-            Some(old) => *old = Entry { due: old.due, busy: old.busy, ..entry },
+            Some(old) => *old = DemandEntry { due: old.due, busy: old.busy, ..entry },
             None => self.entries.push(entry),
         }
         self.index.insert(hash, slot);
@@ -294,24 +294,24 @@ impl<T: Copy + Eq + Hash> Demand<T> {
     }
 }
 
-enum Queue {
+enum DueQueue {
     Urgent,
     Busy,
     Due,
 }
 
-impl<T> Entry<T> {
+impl<T> DemandEntry<T> {
     fn settle(&mut self, now_ms: u64) {
         (self.fast, self.slow) = self.at(now_ms).0;
         (self.pending, self.asks, self.at_ms) = (0, 0, self.at_ms.max(now_ms));
     }
 
-    fn rates(&self) -> Rates {
-        Rates { fast: self.fast >> POINT, slow: self.slow >> POINT }
+    fn rates(&self) -> DemandRates {
+        DemandRates { fast: self.fast >> POINT, slow: self.slow >> POINT }
     }
 
     /// The estimates at a time, with and without the bits after the point.
-    fn at(&self, now_ms: u64) -> ((u64, u64), Rates) {
+    fn at(&self, now_ms: u64) -> ((u64, u64), DemandRates) {
         // What was asked for since is taken to have come evenly, in a millisecond at least.
         let elapsed_ms = now_ms.saturating_sub(self.at_ms).max(1);
         let inflow = ((u128::from(self.pending) * 1000) << POINT) / u128::from(elapsed_ms);
@@ -321,6 +321,6 @@ impl<T> Entry<T> {
             fixed::mul(before, left).saturating_add(fixed::mul(inflow, ONE - left))
         };
         let (fast, slow) = (after(self.fast, FAST), after(self.slow, SLOW));
-        ((fast, slow), Rates { fast: fast >> POINT, slow: slow >> POINT })
+        ((fast, slow), DemandRates { fast: fast >> POINT, slow: slow >> POINT })
     }
 }

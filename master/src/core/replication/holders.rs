@@ -6,10 +6,10 @@ use usher_proto::model::Origin;
 
 use super::{
     super::NodeId,
-    Titles,
-    running::Running,
-    seats::Seats,
-    water::{self, Vessel},
+    TitleSource,
+    active::ActiveCopies,
+    plan_nodes::PlanNodes,
+    water_filling::{self, FillNode},
 };
 
 /// One node that has a title or will.
@@ -31,17 +31,17 @@ impl Holder {
 #[derive(Default)]
 pub(super) struct Holders {
     pub(super) all: Vec<Holder>,
-    vessels: Vec<Vessel>,
+    nodes: Vec<FillNode>,
 }
 
 impl Holders {
     /// Fills the table. A node is named once, by its best copy (the operator's, then whole ones); nodes that are not
     /// there, and copies that are to go, are left out.
-    pub(super) fn set<S: Titles<Title = T>, T: Copy + Ord + Hash>(
+    pub(super) fn set<S: TitleSource<Title = T>, T: Copy + Ord + Hash>(
         &mut self,
         title: T,
         titles: &S,
-        (running, seats): (&Running<T>, &Seats),
+        (running, seats): (&ActiveCopies<T>, &PlanNodes),
     ) {
         let all = &mut self.all;
         all.clear();
@@ -59,13 +59,13 @@ impl Holders {
 
     /// How high the least loaded of them stands (Q32) once `inflow` bit/s came to those that take viewers, `without`
     /// one of them.
-    pub(super) fn level(&mut self, seats: &Seats, inflow: u64, without: Option<NodeId>) -> u64 {
-        self.vessels.clear();
+    pub(super) fn level(&mut self, seats: &PlanNodes, inflow: u64, without: Option<NodeId>) -> u64 {
+        self.nodes.clear();
         let taking = self.all.iter().filter(|holder| holder.relief && Some(holder.node) != without);
-        let spots = taking.filter_map(|holder| seats.of(holder.node)).map(|seat| seat.spot);
-        let vessels = spots.filter(|spot| spot.serving);
-        self.vessels.extend(vessels.map(|spot| Vessel { available: spot.available, level: spot.level }));
-        water::fill(&mut self.vessels, inflow)
+        let snapshots = taking.filter_map(|holder| seats.of(holder.node)).map(|seat| seat.snapshot);
+        let nodes = snapshots.filter(|snapshot| snapshot.serving);
+        self.nodes.extend(nodes.map(|snapshot| FillNode { available: snapshot.available, level: snapshot.level }));
+        water_filling::fill(&mut self.nodes, inflow)
     }
 
     pub(super) fn has(&self, node: NodeId) -> bool {

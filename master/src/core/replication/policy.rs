@@ -11,7 +11,7 @@ pub struct Bounds {
 
 /// What holds for titles that begin alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PrefixRule {
     /// Of the title, for example `films/new/`.
     pub prefix: String,
     /// What holds for them.
@@ -23,7 +23,7 @@ pub struct Rule {
 pub struct Policy {
     otherwise: Bounds,
     /// The longest prefix first, so that the first match is the answer.
-    rules: Vec<Rule>,
+    rules: Vec<PrefixRule>,
 }
 
 impl Default for Policy {
@@ -36,7 +36,7 @@ impl Default for Policy {
 impl Policy {
     /// Rules, of which the one with the longest prefix is in force (of equal ones the last), and what holds for titles
     /// that match none. A maximum below its minimum is taken for the minimum.
-    pub fn new(otherwise: Bounds, mut rules: Vec<Rule>) -> Self {
+    pub fn new(otherwise: Bounds, mut rules: Vec<PrefixRule>) -> Self {
         rules.reverse();
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
         for rule in &mut rules {
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let rule = |prefix: &str, min, max| Rule { prefix: prefix.to_owned(), bounds: Bounds { min, max } };
+        let rule = |prefix: &str, min, max| PrefixRule { prefix: prefix.to_owned(), bounds: Bounds { min, max } };
         let rules = vec![rule("a/", 2, None), rule("a/b/", 3, Some(1)), rule("a/c", 5, None), rule("a/c", 6, Some(9))];
         let policy = Policy::new(Bounds { min: 1, max: Some(0) }, rules);
         for (title, min, max) in

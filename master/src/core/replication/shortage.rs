@@ -12,9 +12,9 @@ use usher_proto::model::Origin;
 
 use super::{
     super::{NodeId, fixed::ONE},
-    Bounds, Order, Planner, Titles, Why,
-    seats::Seat,
-    surplus::Value,
+    Bounds, CopyOrder, CopyReason, Planner, TitleSource,
+    plan_nodes::PlanNode,
+    surplus::CopyValue,
 };
 
 /// A title is short when its least loaded holder will stand above this share: the rest is what a burst needs.
@@ -52,9 +52,9 @@ const SEARCHES: usize = 64;
 const FULL_NODES: usize = 8;
 
 /// A title that needs copies.
-struct Case<T> {
+struct Shortage<T> {
     title: T,
-    why: Why,
+    why: CopyReason,
     /// Where its holders will stand, Q32.
     level: u64,
     inflow: u64,
@@ -64,7 +64,7 @@ struct Case<T> {
 }
 
 /// Where a copy comes from and goes to.
-struct Route<T> {
+struct CopyRoute<T> {
     from: NodeId,
     to: NodeId,
     rate: u64,
@@ -75,10 +75,15 @@ struct Route<T> {
 
 impl<T: Copy + Ord + Hash> Planner<T> {
     /// Orders copies of titles that are short.
-    pub(super) fn relieve<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S, orders: &mut Vec<Order<T>>) {
+    pub(super) fn relieve<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        titles: &S,
+        orders: &mut Vec<CopyOrder<T>>,
+    ) {
         let mut cases = Vec::new();
         for _ in 0..LOOKS {
-            let Some(look) = self.demand.next(now) else { break };
+            let Some(look) = self.demand.poll_due(now) else { break };
             let Some(facts) = titles.facts(look.title).filter(|facts| facts.hashed) else { continue };
             let inflow = look.rates.inflow(facts.rate, self.session);
             self.holders.set(look.title, titles, (&self.running, &self.seats));
@@ -86,17 +91,17 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             let is_settling = || self.running.of(look.title).any(|(_, run)| run.relief && run.since + SETTLING > now);
             let why = match level > SHORT {
                 _ if level == u64::MAX => continue,
-                true if look.refused => Why::Refused,
-                true => Why::Hot,
-                false if look.refused && !is_settling() => Why::Refused,
+                true if look.refused => CopyReason::Refused,
+                true => CopyReason::Hot,
+                false if look.refused && !is_settling() => CopyReason::Refused,
                 false => continue,
             };
             // Where a request was refused, the holders are full, whatever they say.
-            let level = if why == Why::Refused { level.max(ONE) } else { level };
+            let level = if why == CopyReason::Refused { level.max(ONE) } else { level };
             let bounds = self.policy.of(facts.name);
-            cases.push(Case { title: look.title, why, level, inflow, size: facts.size, rate: facts.rate, bounds });
+            cases.push(Shortage { title: look.title, why, level, inflow, size: facts.size, rate: facts.rate, bounds });
         }
-        cases.sort_by_key(|case| (case.why != Why::Refused, Reverse(case.level), Reverse(case.inflow)));
+        cases.sort_by_key(|case| (case.why != CopyReason::Refused, Reverse(case.level), Reverse(case.inflow)));
         for case in cases.iter().take(SEARCHES) {
             if self.running.len() >= self.seats.most_orders() {
                 break;
@@ -106,12 +111,12 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// Looks at a part of the catalog for titles with too few copies, and for copies that may be surplus.
-    pub(super) fn sweep<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S) {
+    pub(super) fn sweep<S: TitleSource<Title = T>>(&mut self, now: Instant, titles: &S) {
         let next = titles.walk(self.place, SWEEP, |title| {
             let Some(facts) = titles.facts(title).filter(|facts| facts.hashed) else { return };
             self.holders.set(title, titles, (&self.running, &self.seats));
             for holder in self.holders.all.iter().filter(|holder| holder.origin == Origin::Replica) {
-                self.watch.see(now, holder.node, title);
+                self.watch.add(now, holder.node, title);
             }
             if self.holders.count() >= self.policy.of(facts.name).min {
                 self.few.remove(&title);
@@ -123,7 +128,12 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// Orders copies of titles that have had too few for longer than the grace.
-    pub(super) fn repair<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S, orders: &mut Vec<Order<T>>) {
+    pub(super) fn repair<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        titles: &S,
+        orders: &mut Vec<CopyOrder<T>>,
+    ) {
         let mut searches = 0;
         for _ in 0..REPAIRS.min(self.few.len()) {
             if searches == SEARCHES || self.running.len() >= self.seats.most_orders() {
@@ -143,15 +153,21 @@ impl<T: Copy + Ord + Hash> Planner<T> {
                 self.few.remove(&title);
             } else if now.saturating_duration_since(since) >= self.grace {
                 searches += 1;
-                let inflow = self.demand.of(now, &title).inflow(facts.rate, self.session);
-                let (why, size, rate) = (Why::Few, facts.size, facts.rate);
-                self.add(now, &Case { title, why, level: u64::MAX, inflow, size, rate, bounds }, titles, orders);
+                let inflow = self.demand.rates(now, &title).inflow(facts.rate, self.session);
+                let (why, size, rate) = (CopyReason::Few, facts.size, facts.rate);
+                self.add(now, &Shortage { title, why, level: u64::MAX, inflow, size, rate, bounds }, titles, orders);
             }
         }
     }
 
     /// Orders the copies that a case asks for, as far as there are targets and sources.
-    fn add<S: Titles<Title = T>>(&mut self, now: Instant, case: &Case<T>, titles: &S, orders: &mut Vec<Order<T>>) {
+    fn add<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        case: &Shortage<T>,
+        titles: &S,
+        orders: &mut Vec<CopyOrder<T>>,
+    ) {
         let title = case.title;
         if self.titles.bars(now, &title) {
             return;
@@ -159,8 +175,8 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         self.holders.set(title, titles, (&self.running, &self.seats));
         let count = self.holders.count();
         let wanted = match case.why {
-            Why::Few => case.bounds.min.saturating_sub(count),
-            Why::Refused | Why::Hot => {
+            CopyReason::Few => case.bounds.min.saturating_sub(count),
+            CopyReason::Refused | CopyReason::Hot => {
                 (count / 2).max(1).min(case.bounds.max.map_or(u32::MAX, |max| max.saturating_sub(count)))
             }
         };
@@ -169,16 +185,16 @@ impl<T: Copy + Ord + Hash> Planner<T> {
                 return;
             }
             let Some(route) = self.route(now, case, titles) else { return };
-            let Route { from, to, rate, relief, victim } = route;
+            let CopyRoute { from, to, rate, relief, victim } = route;
             if let Some((title, size)) = victim {
-                orders.push(Order::Evict { title, node: to });
+                orders.push(CopyOrder::Evict { title, node: to });
                 self.running.evict(now, title, to);
                 self.watch.evicted(now, title, to);
                 self.seats.free(to, size);
                 // The search for it used the same scratch.
                 self.holders.set(case.title, titles, (&self.running, &self.seats));
             }
-            orders.push(Order::Replicate { title, from, to, rate, why: case.why });
+            orders.push(CopyOrder::Replicate { title, from, to, rate, why: case.why });
             self.running.start(now, title, (from, to), case.size, rate, relief);
             self.seats.carry(from, to, case.size);
             self.holders.set(title, titles, (&self.running, &self.seats));
@@ -186,7 +202,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             if relief {
                 self.seats.lift(to, level.min(ONE));
             }
-            if case.why != Why::Few && level <= SHORT {
+            if case.why != CopyReason::Few && level <= SHORT {
                 return;
             }
         }
@@ -194,8 +210,13 @@ impl<T: Copy + Ord + Hash> Planner<T> {
 
     /// The best route of one more copy: to a node with storage that can be served from meanwhile, then to one that
     /// cannot, then to one where something less valuable must go first.
-    fn route<S: Titles<Title = T>>(&mut self, now: Instant, case: &Case<T>, titles: &S) -> Option<Route<T>> {
-        if case.why == Why::Few {
+    fn route<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        case: &Shortage<T>,
+        titles: &S,
+    ) -> Option<CopyRoute<T>> {
+        if case.why == CopyReason::Few {
             // Nodes in zones without a copy first; how loaded a node is matters less than that there is a copy.
             let zones: Vec<u32> = self.holders.all.iter().filter_map(|holder| self.zone(holder.node)).collect();
             return self
@@ -210,15 +231,15 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         route.or_else(|| self.make_room(now, case, titles))
     }
 
-    fn search(&mut self, now: Instant, case: &Case<T>, fits: impl Fn(u32, bool) -> bool) -> Option<Route<T>> {
+    fn search(&mut self, now: Instant, case: &Shortage<T>, fits: impl Fn(u32, bool) -> bool) -> Option<CopyRoute<T>> {
         let sources = self.sources();
         let most = highest(case);
         let (holders, pairs, running) = (&self.holders, &self.pairs, &self.running);
         for (_, to, target) in self.seats.by_level().take_while(|(level, ..)| *level <= most) {
-            if !target.may_take() || target.spot.storage_free < case.size {
+            if !target.may_take() || target.snapshot.storage_free < case.size {
                 continue;
             }
-            if case.why != Why::Few && target.room() < case.rate {
+            if case.why != CopyReason::Few && target.room() < case.rate {
                 continue;
             }
             if holders.has(to) || running.is_going(case.title, to) {
@@ -229,29 +250,34 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             };
             let rate = source.rate_to(target);
             let relief = u128::from(rate) * 100 >= u128::from(case.rate) * u128::from(PREFIX);
-            if rate > 0 && fits(target.spot.zone, relief) {
-                return Some(Route { from: *from, to, rate, relief, victim: None });
+            if rate > 0 && fits(target.snapshot.zone, relief) {
+                return Some(CopyRoute { from: *from, to, rate, relief, victim: None });
             }
         }
         None
     }
 
     /// A route to a node without storage, where a surplus copy of less value can go.
-    fn make_room<S: Titles<Title = T>>(&mut self, now: Instant, case: &Case<T>, titles: &S) -> Option<Route<T>> {
+    fn make_room<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        case: &Shortage<T>,
+        titles: &S,
+    ) -> Option<CopyRoute<T>> {
         let most = highest(case);
         let full: Vec<NodeId> = self
             .seats
             .by_level()
             .take_while(|(level, ..)| *level <= most)
-            .filter(|(.., seat)| seat.may_take() && seat.spot.storage_free < case.size)
-            .filter(|(.., seat)| case.why == Why::Few || seat.room() >= case.rate)
+            .filter(|(.., seat)| seat.may_take() && seat.snapshot.storage_free < case.size)
+            .filter(|(.., seat)| case.why == CopyReason::Few || seat.room() >= case.rate)
             .map(|(_, node, _)| node)
             .take(FULL_NODES)
             .collect();
         let sources = self.sources();
         let value = match case.why {
-            Why::Few => Value::MAX,
-            Why::Refused | Why::Hot => Value::new(case.inflow, self.holders.count() + 1, case.size),
+            CopyReason::Few => CopyValue::MAX,
+            CopyReason::Refused | CopyReason::Hot => CopyValue::new(case.inflow, self.holders.count() + 1, case.size),
         };
         for to in full {
             if self.holders.has(to) || self.running.is_going(case.title, to) {
@@ -264,18 +290,18 @@ impl<T: Copy + Ord + Hash> Planner<T> {
                 continue;
             }
             let relief = u128::from(rate) * 100 >= u128::from(case.rate) * u128::from(PREFIX);
-            let missing = case.size - target.spot.storage_free;
+            let missing = case.size - target.snapshot.storage_free;
             let victim = self.victim(now, to, missing, (case.title, value), titles);
             self.holders.set(case.title, titles, (&self.running, &self.seats));
             if let Some(victim) = victim {
-                return Some(Route { from: *from, to, rate, relief, victim: Some(victim) });
+                return Some(CopyRoute { from: *from, to, rate, relief, victim: Some(victim) });
             }
         }
         None
     }
 
     /// Holders that may give a copy, the one with most room first.
-    fn sources(&self) -> Vec<(NodeId, Seat)> {
+    fn sources(&self) -> Vec<(NodeId, PlanNode)> {
         let whole = self.holders.all.iter().filter(|holder| holder.is_whole());
         let seats = whole.filter_map(|holder| self.seats.of(holder.node).map(|seat| (holder.node, *seat)));
         let mut sources: Vec<_> = seats.filter(|(_, seat)| seat.may_give()).collect();
@@ -284,15 +310,15 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     fn zone(&self, node: NodeId) -> Option<u32> {
-        self.seats.of(node).map(|seat| seat.spot.zone)
+        self.seats.of(node).map(|seat| seat.snapshot.zone)
     }
 }
 
 /// How high a target may stand, Q32.
-fn highest<T>(case: &Case<T>) -> u64 {
+fn highest<T>(case: &Shortage<T>) -> u64 {
     match case.why {
-        Why::Few => u64::MAX,
-        Why::Refused | Why::Hot => case.level.saturating_sub(GAIN).min(HIGHEST),
+        CopyReason::Few => u64::MAX,
+        CopyReason::Refused | CopyReason::Hot => case.level.saturating_sub(GAIN).min(HIGHEST),
     }
 }
 
@@ -305,10 +331,10 @@ mod tests {
         let case = |why, per_cent| {
             let (inflow, size, rate) = (0, 0, 0);
             let level = ONE / 100 * per_cent;
-            highest(&Case { title: (), why, level, inflow, size, rate, bounds: Bounds { min: 1, max: None } })
+            highest(&Shortage { title: (), why, level, inflow, size, rate, bounds: Bounds { min: 1, max: None } })
         };
-        assert_eq!(case(Why::Hot, 96), ONE / 100 * 91);
-        assert_eq!(case(Why::Refused, 120), HIGHEST);
-        assert_eq!(case(Why::Few, 0), u64::MAX);
+        assert_eq!(case(CopyReason::Hot, 96), ONE / 100 * 91);
+        assert_eq!(case(CopyReason::Refused, 120), HIGHEST);
+        assert_eq!(case(CopyReason::Few, 0), u64::MAX);
     }
 }

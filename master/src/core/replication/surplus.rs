@@ -12,18 +12,18 @@ use usher_proto::model::Origin;
 
 use super::{
     super::{NodeId, fixed::ONE},
-    Order, Planner, Titles,
+    CopyOrder, Planner, TitleSource,
 };
 
 /// A copy is surplus while its title's other holders would stand below this share without it: far below where copies
 /// are made, so that what is removed is not made again.
-const CALM: u64 = ONE / 100 * 80;
+const SURPLUS_BELOW: u64 = ONE / 100 * 80;
 
 /// How long a copy must have been surplus: longer than a break in a match.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// A copy in the way of a more valuable one may go when the others would stand below this share.
-const TOLERABLE: u64 = ONE / 100 * 90;
+const REPLACEABLE_BELOW: u64 = ONE / 100 * 90;
 
 /// A node removes one copy in so long: deleting a large file holds up its disk.
 const PACE: Duration = Duration::from_secs(1);
@@ -39,12 +39,12 @@ const VICTIMS: usize = 256;
 
 /// What a copy is worth: the demand that it carries, per byte.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value {
+pub(super) struct CopyValue {
     carried: u64,
     size: u64,
 }
 
-impl Value {
+impl CopyValue {
     /// More than any copy's.
     pub(super) const MAX: Self = Self { carried: u64::MAX, size: 0 };
 
@@ -64,7 +64,7 @@ impl Value {
 }
 
 /// How a title would do without one of its replicas.
-enum Without {
+enum WithoutReplica {
     /// There is no such replica.
     Gone,
     /// Fewer whole copies would be left than there should be, or more are being made.
@@ -73,54 +73,54 @@ enum Without {
     Level(u64),
 }
 
-struct Place<T> {
+struct NodeReplicas<T> {
     /// Since when each replica has been surplus.
-    calm: BTreeMap<T, Instant>,
+    surplus_since: BTreeMap<T, Instant>,
     evicted: Option<Instant>,
     /// Where the next search for a victim begins.
     cursor: Option<T>,
 }
 
-impl<T> Default for Place<T> {
+impl<T> Default for NodeReplicas<T> {
     fn default() -> Self {
-        Self { calm: BTreeMap::new(), evicted: None, cursor: None }
+        Self { surplus_since: BTreeMap::new(), evicted: None, cursor: None }
     }
 }
 
 /// The replicas, by node.
-pub(super) struct Watch<T> {
-    places: Vec<Place<T>>,
+pub(super) struct ReplicaWatch<T> {
+    places: Vec<NodeReplicas<T>>,
     count: usize,
     /// The replica looked at last.
     cursor: (usize, Option<T>),
 }
 
-impl<T: Copy + Ord> Watch<T> {
+impl<T: Copy + Ord> ReplicaWatch<T> {
     pub(super) fn new() -> Self {
         Self { places: Vec::new(), count: 0, cursor: (0, None) }
     }
 
     /// There is a replica on a node.
-    pub(super) fn see(&mut self, now: Instant, node: NodeId, title: T) {
+    pub(super) fn add(&mut self, now: Instant, node: NodeId, title: T) {
         if self.places.len() <= node.index() {
-            self.places.resize_with(node.index() + 1, Place::default);
+            self.places.resize_with(node.index() + 1, NodeReplicas::default);
         }
-        let calm = &mut self.places[node.index()].calm;
-        if self.count < MOST && !calm.contains_key(&title) {
-            calm.insert(title, now);
+        let surplus_since = &mut self.places[node.index()].surplus_since;
+        if self.count < MOST && !surplus_since.contains_key(&title) {
+            surplus_since.insert(title, now);
             self.count += 1;
         }
     }
 
     /// There is none any more.
-    fn lose(&mut self, node: NodeId, title: T) {
-        if self.places.get_mut(node.index()).is_some_and(|place| place.calm.remove(&title).is_some()) {
+    fn remove(&mut self, node: NodeId, title: T) {
+        if self.places.get_mut(node.index()).is_some_and(|place| place.surplus_since.remove(&title).is_some()) {
             self.count -= 1;
         }
     }
 
     pub(super) fn evicted(&mut self, now: Instant, title: T, node: NodeId) {
-        self.lose(node, title);
+        self.remove(node, title);
         if let Some(place) = self.places.get_mut(node.index()) {
             place.evicted = Some(now);
         }
@@ -128,8 +128,8 @@ impl<T: Copy + Ord> Watch<T> {
 
     pub(super) fn forget(&mut self, node: NodeId) {
         if let Some(place) = self.places.get_mut(node.index()) {
-            self.count -= place.calm.len();
-            *place = Place::default();
+            self.count -= place.surplus_since.len();
+            *place = NodeReplicas::default();
         }
     }
 
@@ -139,8 +139,8 @@ impl<T: Copy + Ord> Watch<T> {
     }
 
     /// It is missed after all, or another copy of it just went.
-    fn restless(&mut self, now: Instant, node: NodeId, title: T) {
-        if let Some(since) = self.places.get_mut(node.index()).and_then(|place| place.calm.get_mut(&title)) {
+    fn mark_needed(&mut self, now: Instant, node: NodeId, title: T) {
+        if let Some(since) = self.places.get_mut(node.index()).and_then(|place| place.surplus_since.get_mut(&title)) {
             *since = now;
         }
     }
@@ -151,7 +151,7 @@ impl<T: Copy + Ord> Watch<T> {
             let (index, after) = self.cursor;
             let place = self.places.get(index)?;
             let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-            if let Some((&title, &since)) = place.calm.range((after, Bound::Unbounded)).next() {
+            if let Some((&title, &since)) = place.surplus_since.range((after, Bound::Unbounded)).next() {
                 self.cursor.1 = Some(title);
                 return Some((NodeId(u32::try_from(index).ok()?), title, since));
             }
@@ -164,8 +164,8 @@ impl<T: Copy + Ord> Watch<T> {
     fn some_of(&mut self, node: NodeId) -> Vec<T> {
         let Some(place) = self.places.get_mut(node.index()) else { return Vec::new() };
         let after = place.cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = place.calm.range((after, Bound::Unbounded)).map(|(title, _)| *title);
-        let begin = place.cursor.map(|cursor| place.calm.range(..=cursor).map(|(title, _)| *title));
+        let rest = place.surplus_since.range((after, Bound::Unbounded)).map(|(title, _)| *title);
+        let begin = place.cursor.map(|cursor| place.surplus_since.range(..=cursor).map(|(title, _)| *title));
         let some: Vec<T> = rest.chain(begin.into_iter().flatten()).take(VICTIMS).collect();
         place.cursor = some.last().copied();
         some
@@ -174,21 +174,26 @@ impl<T: Copy + Ord> Watch<T> {
 
 impl<T: Copy + Ord + Hash> Planner<T> {
     /// Removes replicas that nobody would have missed for a while.
-    pub(super) fn release<S: Titles<Title = T>>(&mut self, now: Instant, titles: &S, orders: &mut Vec<Order<T>>) {
+    pub(super) fn release<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        titles: &S,
+        orders: &mut Vec<CopyOrder<T>>,
+    ) {
         for _ in 0..LOOKS.min(self.watch.count) {
             let Some((node, title, since)) = self.watch.turn() else { return };
             let level = match self.without(now, node, title, titles) {
-                Without::Gone => {
-                    self.watch.lose(node, title);
+                WithoutReplica::Gone => {
+                    self.watch.remove(node, title);
                     continue;
                 }
-                Without::TooFew => u64::MAX,
-                Without::Level(level) => level,
+                WithoutReplica::TooFew => u64::MAX,
+                WithoutReplica::Level(level) => level,
             };
-            if level >= CALM {
-                self.watch.restless(now, node, title);
+            if level >= SURPLUS_BELOW {
+                self.watch.mark_needed(now, node, title);
             } else if now.saturating_duration_since(since) >= PATIENCE && self.watch.may_evict(now, node) {
-                orders.push(Order::Evict { title, node });
+                orders.push(CopyOrder::Evict { title, node });
                 self.evict(now, title, node);
             }
         }
@@ -196,27 +201,27 @@ impl<T: Copy + Ord + Hash> Planner<T> {
 
     /// The least valuable copy on a node that may go for a title of some value, and its bytes, which are at least
     /// `missing`.
-    pub(super) fn victim<S: Titles<Title = T>>(
+    pub(super) fn victim<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         node: NodeId,
         missing: u64,
-        (wanted, worth): (T, Value),
+        (wanted, worth): (T, CopyValue),
         titles: &S,
     ) -> Option<(T, u64)> {
         if !self.watch.may_evict(now, node) {
             return None;
         }
-        let mut least: Option<(Value, T)> = None;
+        let mut least: Option<(CopyValue, T)> = None;
         for title in self.watch.some_of(node) {
             let Some(facts) = titles.facts(title).filter(|facts| facts.size >= missing && title != wanted) else {
                 continue;
             };
-            let Without::Level(level) = self.without(now, node, title, titles) else { continue };
-            let inflow = self.demand.of(now, &title).inflow(facts.rate, self.session);
-            let value = Value::new(inflow, self.holders.count(), facts.size);
+            let WithoutReplica::Level(level) = self.without(now, node, title, titles) else { continue };
+            let inflow = self.demand.rates(now, &title).inflow(facts.rate, self.session);
+            let value = CopyValue::new(inflow, self.holders.count(), facts.size);
             let is_least = least.is_none_or(|(least, _)| value.is_below(&least));
-            if level < TOLERABLE && is_least && value.is_far_below(&worth) {
+            if level < REPLACEABLE_BELOW && is_least && value.is_far_below(&worth) {
                 least = Some((value, title));
             }
         }
@@ -224,21 +229,27 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// How a title would do without the replica of a node. Leaves the title's holders in the scratch table.
-    fn without<S: Titles<Title = T>>(&mut self, now: Instant, node: NodeId, title: T, titles: &S) -> Without {
-        let Some(facts) = titles.facts(title) else { return Without::Gone };
+    fn without<S: TitleSource<Title = T>>(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        title: T,
+        titles: &S,
+    ) -> WithoutReplica {
+        let Some(facts) = titles.facts(title) else { return WithoutReplica::Gone };
         self.holders.set(title, titles, (&self.running, &self.seats));
         if !self.holders.all.iter().any(|holder| holder.node == node && holder.origin == Origin::Replica) {
-            return Without::Gone;
+            return WithoutReplica::Gone;
         }
         let least = self.policy.of(facts.name).min.max(1);
         if self.holders.whole() <= least || self.running.of(title).next().is_some() {
-            return Without::TooFew;
+            return WithoutReplica::TooFew;
         }
-        let rates = self.demand.of(now, &title);
+        let rates = self.demand.rates(now, &title);
         // What this copy carries comes to the others, beside what comes anyway.
         let carried = rates.steady(self.session) / u64::from(self.holders.whole());
         let inflow = rates.inflow(facts.rate, self.session).saturating_add(carried);
-        Without::Level(self.holders.level(&self.seats, inflow, Some(node)))
+        WithoutReplica::Level(self.holders.level(&self.seats, inflow, Some(node)))
     }
 
     /// Counts an eviction as made; the title's other copies have to prove themselves anew.
@@ -246,7 +257,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         self.running.evict(now, title, node);
         self.watch.evicted(now, title, node);
         for holder in &self.holders.all {
-            self.watch.restless(now, holder.node, title);
+            self.watch.mark_needed(now, holder.node, title);
         }
     }
 }
@@ -257,9 +268,9 @@ mod tests {
 
     #[test]
     fn value_is_demand_per_byte() {
-        let value = Value::new;
+        let value = CopyValue::new;
         assert!(value(1, 1, 10).is_below(&value(1, 1, 9)) && value(10, 2, 10).is_below(&value(10, 1, 10)));
         assert!(!value(10, 1, 10).is_far_below(&value(20, 1, 10)) && value(9, 1, 10).is_far_below(&value(20, 1, 10)));
-        assert!(!value(0, 1, 1).is_below(&value(0, 1, 1)) && value(u64::MAX, 1, 1).is_below(&Value::MAX));
+        assert!(!value(0, 1, 1).is_below(&value(0, 1, 1)) && value(u64::MAX, 1, 1).is_below(&CopyValue::MAX));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use rand::{SeedableRng, rngs::SmallRng};
 use usher_proto::model::Origin;
 
-use super::{Facts, Order, Planner, Policy, Spot, Titles};
+use super::{CopyOrder, NodeSnapshot, Planner, Policy, TitleInfo, TitleSource};
 use crate::core::NodeId;
 
 const GIGABIT: u64 = 1_000_000_000;
@@ -27,16 +27,16 @@ struct Film {
 }
 
 #[derive(Clone, Debug, Default)]
-struct World {
+struct TestFleet {
     films: BTreeMap<u32, Film>,
-    spots: Vec<Option<Spot>>,
+    snapshots: Vec<Option<NodeSnapshot>>,
 }
 
-impl Titles for World {
+impl TitleSource for TestFleet {
     type Title = u32;
 
-    fn facts(&self, title: u32) -> Option<Facts<'_>> {
-        self.films.get(&title).map(|film| Facts {
+    fn facts(&self, title: u32) -> Option<TitleInfo<'_>> {
+        self.films.get(&title).map(|film| TitleInfo {
             name: &film.name,
             size: film.size,
             rate: film.rate,
@@ -56,15 +56,15 @@ impl Titles for World {
     }
 }
 
-impl World {
+impl TestFleet {
     /// Nodes of 1 Gbit/s and 1 TB in three zones, at these levels in per cent.
     fn new(levels: &[u64]) -> Self {
-        let spot = |(at, level): (usize, &u64)| {
+        let snapshot = |(at, level): (usize, &u64)| {
             let zone = u32::try_from(at % 3).expect("small");
             let (available, level) = (GIGABIT, GIGABIT / 100 * level);
-            Some(Spot { serving: true, available, level, storage_free: 1_000_000_000_000, zone })
+            Some(NodeSnapshot { serving: true, available, level, storage_free: 1_000_000_000_000, zone })
         };
-        Self { spots: levels.iter().enumerate().map(spot).collect(), ..Self::default() }
+        Self { snapshots: levels.iter().enumerate().map(snapshot).collect(), ..Self::default() }
     }
 
     /// A film of 1 GB and 8 Mbit/s, of the operator's, on these nodes.
@@ -79,25 +79,25 @@ impl World {
         self.films.get_mut(&title).expect("a film").copies.insert(NodeId(node), origin);
     }
 
-    fn spot(&mut self, node: u32) -> &mut Spot {
-        self.spots[node as usize].as_mut().expect("a node")
+    fn snapshot(&mut self, node: u32) -> &mut NodeSnapshot {
+        self.snapshots[node as usize].as_mut().expect("a node")
     }
 
     /// Does what was ordered, at once and up to the beginning of each copy.
-    fn obey(&mut self, orders: &[Order<u32>]) {
+    fn obey(&mut self, orders: &[CopyOrder<u32>]) {
         for order in orders {
             match *order {
-                Order::Replicate { title, to, .. } => {
+                CopyOrder::Replicate { title, to, .. } => {
                     let film = self.films.get_mut(&title).expect("a film");
                     film.copies.insert(to, Origin::Growing);
                     let size = film.size;
-                    self.spot(to.0).storage_free -= size;
+                    self.snapshot(to.0).storage_free -= size;
                 }
-                Order::Evict { title, node } => {
+                CopyOrder::Evict { title, node } => {
                     let film = self.films.get_mut(&title).expect("a film");
                     film.copies.remove(&node);
                     let size = film.size;
-                    self.spot(node.0).storage_free += size;
+                    self.snapshot(node.0).storage_free += size;
                 }
             }
         }
@@ -108,7 +108,7 @@ impl World {
         for (title, film) in &mut self.films {
             for (node, origin) in film.copies.iter_mut().filter(|(_, origin)| **origin == Origin::Growing) {
                 *origin = Origin::Replica;
-                planner.finished(now, *title, *node);
+                planner.handle_copied(now, *title, *node);
             }
         }
     }
@@ -128,18 +128,18 @@ impl Bench {
     }
 
     /// One plan, a second later.
-    fn plan(&mut self, world: &World) -> Vec<Order<u32>> {
+    fn plan(&mut self, fleet: &TestFleet) -> Vec<CopyOrder<u32>> {
         self.now += SECOND;
         let mut orders = Vec::new();
-        self.planner.plan(self.now, world, &world.spots, &mut self.rng, &mut orders);
+        self.planner.plan(self.now, fleet, &fleet.snapshots, &mut self.rng, &mut orders);
         orders
     }
 
     fn ask(&mut self, title: u32, times: u32) {
-        (0..times).for_each(|_| self.planner.asked(self.now, title, 8_000_000));
+        (0..times).for_each(|_| self.planner.handle_request(self.now, title, 8_000_000));
     }
 }
 
-fn is_copy(order: &Order<u32>) -> bool {
-    matches!(order, Order::Replicate { .. })
+fn is_copy(order: &CopyOrder<u32>) -> bool {
+    matches!(order, CopyOrder::Replicate { .. })
 }

@@ -42,7 +42,7 @@ impl Recent {
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Health {
+pub(crate) struct HealthTracker {
     deaths: Recent,
     suspicions: Recent,
     /// Clients that say so, and when.
@@ -53,9 +53,9 @@ pub(crate) struct Health {
     probed: Option<Instant>,
 }
 
-impl Health {
+impl HealthTracker {
     /// The node died: its channel broke while it served, or its lease ran out.
-    pub(crate) fn died(&mut self, now: Instant) {
+    pub(crate) fn handle_death(&mut self, now: Instant) {
         let deaths = self.deaths.add(now, MEMORY);
         if deaths >= 2 {
             let hold = HOLD.saturating_mul(1 << (deaths - 2).min(8)).min(LONGEST);
@@ -64,7 +64,7 @@ impl Health {
     }
 
     /// A client says that the node does not answer. True when the node should be asked for a sign of life.
-    pub(crate) fn witness(&mut self, now: Instant, client: u64) -> bool {
+    pub(crate) fn handle_hint(&mut self, now: Instant, client: u64) -> bool {
         let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < WITNESS;
         if let Some(known) = self.witnesses.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
             known.1 = now;
@@ -80,23 +80,23 @@ impl Health {
     }
 
     /// A sign of life was asked for.
-    pub(crate) fn ask(&mut self, now: Instant) {
+    pub(crate) fn handle_probe(&mut self, now: Instant) {
         self.probed.get_or_insert(now);
     }
 
     /// A sign of life came.
-    pub(crate) fn heard(&mut self) {
+    pub(crate) fn handle_sign_of_life(&mut self) {
         self.probed = None;
     }
 
     /// Whether an answer is waited for.
-    pub(crate) fn waits(&self, now: Instant) -> bool {
+    pub(crate) fn is_probing(&self, now: Instant) -> bool {
         self.probed.is_some_and(|at| now.saturating_duration_since(at) < PROBE)
     }
 
     /// Whether it did not answer in time.
-    pub(crate) fn is_mute(&self, now: Instant) -> bool {
-        self.probed.is_some() && !self.waits(now)
+    pub(crate) fn is_unresponsive(&self, now: Instant) -> bool {
+        self.probed.is_some() && !self.is_probing(now)
     }
 
     pub(crate) fn is_held(&self, now: Instant) -> bool {
@@ -104,7 +104,7 @@ impl Health {
     }
 
     pub(crate) fn is_suspect(&self, now: Instant) -> bool {
-        self.is_mute(now) || self.suspect_until.is_some_and(|until| until > now)
+        self.is_unresponsive(now) || self.suspect_until.is_some_and(|until| until > now)
     }
 
     fn suspect(&mut self, now: Instant) {
@@ -125,21 +125,21 @@ mod tests {
     #[test]
     fn one_client_takes_no_node_out() {
         let start = Instant::now();
-        let mut health = Health::default();
+        let mut health = HealthTracker::default();
         for second in 0..100 {
             let now = start + seconds(second);
-            if health.witness(now, 7) {
-                health.ask(now);
-                health.heard();
+            if health.handle_hint(now, 7) {
+                health.handle_probe(now);
+                health.handle_sign_of_life();
             }
             assert!(!health.is_suspect(now));
         }
         let now = start + seconds(100);
-        health.witness(now, 8);
+        health.handle_hint(now, 8);
         assert!(health.is_suspect(now) && !health.is_suspect(now + SUSPICION), "a second one does, for a while");
         // Again, and for longer.
-        health.witness(now + seconds(20), 7);
-        health.witness(now + seconds(21), 8);
+        health.handle_hint(now + seconds(20), 7);
+        health.handle_hint(now + seconds(21), 8);
         assert!(health.is_suspect(now + seconds(21) + SUSPICION));
         assert!(!health.is_suspect(now + seconds(21) + SUSPICION * 2));
     }
@@ -147,31 +147,31 @@ mod tests {
     #[test]
     fn who_does_not_answer_a_probe_is_suspect_until_it_does() {
         let now = Instant::now();
-        let mut health = Health::default();
-        assert!(health.witness(now, 1), "to be asked");
-        health.ask(now);
-        assert!(!health.witness(now, 1), "asked already");
-        assert!(health.waits(now) && !health.is_suspect(now));
-        health.ask(now + PROBE / 2);
+        let mut health = HealthTracker::default();
+        assert!(health.handle_hint(now, 1), "to be asked");
+        health.handle_probe(now);
+        assert!(!health.handle_hint(now, 1), "asked already");
+        assert!(health.is_probing(now) && !health.is_suspect(now));
+        health.handle_probe(now + PROBE / 2);
         assert!(health.is_suspect(now + PROBE), "the first question counts");
-        health.heard();
+        health.handle_sign_of_life();
         assert!(!health.is_suspect(now + PROBE));
     }
 
     #[test]
     fn who_dies_often_is_held_ever_longer() {
         let start = Instant::now();
-        let mut health = Health::default();
-        health.died(start);
+        let mut health = HealthTracker::default();
+        health.handle_death(start);
         assert!(!health.is_held(start), "once is bad luck");
         for (second, hold) in [(30, 15), (60, 30), (90, 60), (120, 120), (150, 240), (180, 300), (210, 300)] {
             let now = start + seconds(second);
-            health.died(now);
+            health.handle_death(now);
             assert!(health.is_held(now + seconds(hold - 1)), "{second}");
             assert!(!health.is_held(now + seconds(hold)), "{second}");
         }
         let later = start + seconds(900);
-        health.died(later);
+        health.handle_death(later);
         assert!(!health.is_held(later), "the past is past");
     }
 }

@@ -7,8 +7,8 @@ use usher_proto::{
     model::{Hello, Report},
 };
 
-use super::health::Health;
-use crate::core::{Now, books::Books, history::History};
+use super::health::HealthTracker;
+use crate::core::{Now, history::History, load_estimate::LoadEstimate};
 
 /// Reports for which a node's last word is good, so that a lost one or a short pause does not end it.
 pub(super) const LEASE_REPORTS: u32 = 5;
@@ -21,7 +21,7 @@ pub(super) const SUSPECT_HALVES: u32 = 7;
 
 /// Where a node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum NodeState {
     /// Attached, reporting, taking sessions.
     Serving,
     /// Takes no new sessions.
@@ -32,7 +32,7 @@ pub enum State {
     Gone,
 }
 
-impl State {
+impl NodeState {
     /// The state's word in events and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl State {
 
 /// Whether a node can be given a session, as far as its state and its health go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum NodeHealth {
     /// It can.
     Well,
     /// Its last word is old: it should be asked first.
@@ -67,7 +67,7 @@ pub struct Node {
     /// What it said when it attached, its presence kept up to date.
     pub hello: Hello,
     /// Where it stands.
-    pub state: State,
+    pub state: NodeState,
     /// When it attached last.
     pub attached_at: Now,
     /// Its last report of this boot.
@@ -77,7 +77,7 @@ pub struct Node {
     /// Its egress over time.
     pub history: History,
     /// What is believed of its bandwidth.
-    pub books: Books,
+    pub estimate: LoadEstimate,
     /// Files that it does not offer.
     pub rejected_files: u32,
     /// Those of them whose bytes are not what they were when they were hashed.
@@ -88,8 +88,8 @@ pub struct Node {
     pub zone: u32,
     pub(super) epoch: u64,
     /// The last sign of life: a message, or the attachment.
-    pub(super) heard: Instant,
-    pub(super) health: Health,
+    pub(super) last_sign: Instant,
+    pub(super) health: HealthTracker,
     pub(super) interval: Duration,
     /// Its load is known: by a report, or because it has just started.
     pub(super) load_known: bool,
@@ -110,33 +110,33 @@ impl Node {
 
     /// Whether its channel is open.
     pub fn attached(&self) -> bool {
-        self.state != State::Gone
+        self.state != NodeState::Gone
     }
 
     /// Whether it can be given a session.
-    pub fn standing(&self, now: Instant) -> Standing {
-        if self.state == State::Draining {
-            return Standing::Draining;
+    pub fn health(&self, now: Instant) -> NodeHealth {
+        if self.state == NodeState::Draining {
+            return NodeHealth::Draining;
         }
         let dialled = !self.hello.presence.addresses.is_empty();
         let known = self.load_known && self.catalog_known && dialled;
-        let silent = now.saturating_duration_since(self.heard);
-        if self.state != State::Serving || !known || self.lease_end() <= now {
-            Standing::Down
+        let silent = now.saturating_duration_since(self.last_sign);
+        if self.state != NodeState::Serving || !known || self.lease_end() <= now {
+            NodeHealth::Down
         } else if self.health.is_held(now) {
-            Standing::Held
+            NodeHealth::Held
         } else if self.health.is_suspect(now) || silent * 2 >= self.interval * SUSPECT_HALVES {
-            Standing::Suspect
+            NodeHealth::Suspect
         } else if silent * 2 >= self.interval * UNSURE_HALVES {
-            Standing::Unsure
+            NodeHealth::Unsure
         } else {
-            Standing::Well
+            NodeHealth::Well
         }
     }
 
     /// Whether it is well enough for new sessions.
     pub fn can_serve(&self, now: Instant) -> bool {
-        matches!(self.standing(now), Standing::Well | Standing::Unsure)
+        matches!(self.health(now), NodeHealth::Well | NodeHealth::Unsure)
     }
 
     /// Bit/s of the last report, less what fetches would give up.
@@ -151,20 +151,20 @@ impl Node {
     }
 
     pub(super) fn lease_end(&self) -> Instant {
-        self.heard + self.interval * LEASE_REPORTS
+        self.last_sign + self.interval * LEASE_REPORTS
     }
 
-    pub(super) fn hear(&mut self, now: Instant) {
-        self.heard = now;
-        self.health.heard();
+    pub(super) fn note_sign_of_life(&mut self, now: Instant) {
+        self.last_sign = now;
+        self.health.handle_sign_of_life();
     }
 
     /// The state that its presence asks for.
-    pub(super) fn wanted(&self) -> State {
-        if self.hello.presence.draining { State::Draining } else { State::Serving }
+    pub(super) fn requested_state(&self) -> NodeState {
+        if self.hello.presence.draining { NodeState::Draining } else { NodeState::Serving }
     }
 
-    pub(super) fn turn(&mut self, state: State) -> Option<State> {
+    pub(super) fn change_state(&mut self, state: NodeState) -> Option<NodeState> {
         let changed = self.state != state;
         self.state = state;
         changed.then_some(state)

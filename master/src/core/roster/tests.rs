@@ -45,22 +45,22 @@ fn who_may_attach() {
         (later, 1, 4, false),
     ] {
         let mut roster = Roster::default();
-        let (first, fresh) = roster.attach(now, hello("n", 1, 5)).expect("the first");
+        let (first, fresh) = roster.handle_attach(now, hello("n", 1, 5)).expect("the first");
         assert!(fresh);
-        let second = roster.attach(when, hello("n", boot, attachment));
+        let second = roster.handle_attach(when, hello("n", boot, attachment));
         assert_eq!(second.is_ok(), taken, "boot {boot} attachment {attachment}");
         assert_eq!(roster.is_current(first), !taken);
-        if let Ok((link, fresh)) = second {
-            assert_eq!((link.node, fresh), (first.node, boot != 1));
-            assert_eq!(roster.report(when, first, report(1, 1)), Err(Ignored::Superseded));
-            assert!(!roster.detach(when, first) && roster.attached(link.node));
+        if let Ok((attachment, fresh)) = second {
+            assert_eq!((attachment.node, fresh), (first.node, boot != 1));
+            assert_eq!(roster.handle_report(when, first, report(1, 1)), Err(Ignored::Superseded));
+            assert!(!roster.handle_detach(when, first) && roster.attached(attachment.node));
         }
     }
     let mut roster = Roster::default();
-    let (first, _) = roster.attach(now, hello("n", 1, 1)).expect("the first");
-    roster.detach(now, first);
-    assert!(roster.attach(now, hello("n", 2, 1)).is_ok(), "a closed channel frees the name");
-    let error = roster.attach(now, hello("n", 3, 1)).expect_err("taken").to_string();
+    let (first, _) = roster.handle_attach(now, hello("n", 1, 1)).expect("the first");
+    roster.handle_detach(now, first);
+    assert!(roster.handle_attach(now, hello("n", 2, 1)).is_ok(), "a closed channel frees the name");
+    let error = roster.handle_attach(now, hello("n", 3, 1)).expect_err("taken").to_string();
     assert!(error.contains(&BootId(2).to_string()) && error.contains(&BootId(3).to_string()), "{error}");
     assert!(error.contains("127.0.0.1:1"), "{error}");
 }
@@ -69,31 +69,31 @@ fn who_may_attach() {
 fn old_and_repeated_reports_renew_nothing() {
     let now = start();
     let mut roster = Roster::default();
-    let (link, _) = roster.attach(now, hello("n", 1, 1)).expect("attached");
+    let (attachment, _) = roster.handle_attach(now, hello("n", 1, 1)).expect("attached");
     for (second, sequence, uptime, taken) in
         [(1, 5, 1000, true), (2, 5, 2000, false), (3, 4, 2000, false), (3, 6, 999, false), (4, 7, 1000, true)]
     {
         let at = now.after(Duration::from_secs(second));
-        assert_eq!(roster.report(at, link, report(sequence, uptime)).is_ok(), taken, "second {second}");
-        let node = roster.node(link.node).expect("known");
+        assert_eq!(roster.handle_report(at, attachment, report(sequence, uptime)).is_ok(), taken, "second {second}");
+        let node = roster.node(attachment.node).expect("known");
         assert_eq!(node.measured(), 5);
         let renewed = node.lease_end() == at.instant + LEASE;
         assert_eq!(renewed, taken, "second {second}");
     }
     // A new process counts from the start again, and keeps the history of its name.
     let at = now.after(LEASE * 2);
-    let (link, fresh) = roster.attach(at, hello("n", 2, 1)).expect("attached");
-    assert!(fresh && roster.report(at, link, report(1, 1)).is_ok());
-    assert_eq!(roster.node(link.node).map(|node| node.history.samples().count()), Some(3));
+    let (attachment, fresh) = roster.handle_attach(at, hello("n", 2, 1)).expect("attached");
+    assert!(fresh && roster.handle_report(at, attachment, report(1, 1)).is_ok());
+    assert_eq!(roster.node(attachment.node).map(|node| node.history.samples().count()), Some(3));
 }
 
 #[test]
 fn silence() {
     let now = start();
     let mut roster = Roster::default();
-    let (link, _) = roster.attach(now, hello("n", 1, 1)).expect("attached");
-    let id = link.node;
-    roster.current(link).expect("attached").catalog_known = true;
+    let (attachment, _) = roster.handle_attach(now, hello("n", 1, 1)).expect("attached");
+    let id = attachment.node;
+    roster.current(attachment).expect("attached").catalog_known = true;
     let can = |roster: &Roster, at: Now| roster.node(id).is_some_and(|node| node.can_serve(at.instant));
     assert!(can(&roster, now));
     let well = now.after(REPORT_INTERVAL * SUSPECT_HALVES / 2 - Duration::from_millis(1));
@@ -102,26 +102,26 @@ fn silence() {
         "suspect before its lease is over"
     );
     let almost = now.after(LEASE - Duration::from_millis(1));
-    assert!(roster.handle(almost).is_empty());
+    assert!(roster.handle_timeout(almost).is_empty());
     let out = now.after(LEASE);
-    assert_eq!(roster.deadline(), Some(out.instant));
+    assert_eq!(roster.next_timeout(), Some(out.instant));
     assert!(!can(&roster, out), "the lease counts, not when it was noticed");
-    assert_eq!(roster.handle(out), [(id, Change::State(State::Stale))]);
-    assert!(roster.handle(out).is_empty() && roster.deadline().is_none());
-    assert_eq!(roster.presence(link, hello("n", 1, 1).presence), None, "only a report ends staleness");
-    assert_eq!(roster.report(out, link, report(1, 1)), Ok(Some(State::Serving)));
+    assert_eq!(roster.handle_timeout(out), [(id, RosterChange::State(NodeState::Stale))]);
+    assert!(roster.handle_timeout(out).is_empty() && roster.next_timeout().is_none());
+    assert_eq!(roster.handle_presence(attachment, hello("n", 1, 1).presence), None, "only a report ends staleness");
+    assert_eq!(roster.handle_report(out, attachment, report(1, 1)), Ok(Some(NodeState::Serving)));
     assert!(can(&roster, out));
 
-    assert!(roster.detach(out, link) && !can(&roster, out));
+    assert!(roster.handle_detach(out, attachment) && !can(&roster, out));
     let void = out.after(LEASE + GRACE);
-    assert_eq!(roster.deadline(), Some(void.instant));
-    assert!(roster.handle(void.after(Duration::ZERO)).contains(&(id, Change::CopiesVoid)));
-    assert!(roster.handle(void).is_empty());
+    assert_eq!(roster.next_timeout(), Some(void.instant));
+    assert!(roster.handle_timeout(void.after(Duration::ZERO)).contains(&(id, RosterChange::CopiesVoid)));
+    assert!(roster.handle_timeout(void).is_empty());
     let end = out.after(RECORD);
-    assert_eq!(roster.deadline(), Some(end.instant));
-    assert_eq!(roster.handle(end), [(id, Change::Forgotten)]);
-    assert!(roster.node(id).is_none() && roster.deadline().is_none());
-    let (again, _) = roster.attach(end, hello("n", 1, 1)).expect("attached");
+    assert_eq!(roster.next_timeout(), Some(end.instant));
+    assert_eq!(roster.handle_timeout(end), [(id, RosterChange::Forgotten)]);
+    assert!(roster.node(id).is_none() && roster.next_timeout().is_none());
+    let (again, _) = roster.handle_attach(end, hello("n", 1, 1)).expect("attached");
     assert_ne!(again.node, id);
 }
 
@@ -131,18 +131,18 @@ fn draining_and_unknown_load() {
     let mut roster = Roster::default();
     let mut draining = hello("n", 1, 1);
     draining.presence.draining = true;
-    let (link, _) = roster.attach(now, draining.clone()).expect("attached");
-    assert_eq!(roster.node(link.node).map(|node| node.state), Some(State::Draining));
-    assert_eq!(roster.report(now, link, report(1, 1)), Ok(None));
-    assert_eq!(roster.presence(link, hello("n", 1, 1).presence), Some(State::Serving));
-    assert_eq!(roster.presence(link, draining.presence), Some(State::Draining));
+    let (attachment, _) = roster.handle_attach(now, draining.clone()).expect("attached");
+    assert_eq!(roster.node(attachment.node).map(|node| node.state), Some(NodeState::Draining));
+    assert_eq!(roster.handle_report(now, attachment, report(1, 1)), Ok(None));
+    assert_eq!(roster.handle_presence(attachment, hello("n", 1, 1).presence), Some(NodeState::Serving));
+    assert_eq!(roster.handle_presence(attachment, draining.presence), Some(NodeState::Draining));
 
     // A process that served another master before is not chosen until it has told its load.
-    let (link, _) = roster.attach(now, hello("m", 1, 2)).expect("attached");
-    let can = |roster: &Roster| roster.node(link.node).is_some_and(|node| node.can_serve(now.instant));
+    let (attachment, _) = roster.handle_attach(now, hello("m", 1, 2)).expect("attached");
+    let can = |roster: &Roster| roster.node(attachment.node).is_some_and(|node| node.can_serve(now.instant));
     assert!(!can(&roster));
-    assert_eq!(roster.report(now, link, report(1, 1)), Ok(None));
+    assert_eq!(roster.handle_report(now, attachment, report(1, 1)), Ok(None));
     assert!(!can(&roster), "nor until it has told its titles");
-    roster.current(link).expect("attached").catalog_known = true;
+    roster.current(attachment).expect("attached").catalog_known = true;
     assert!(can(&roster));
 }

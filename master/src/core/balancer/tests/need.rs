@@ -6,8 +6,8 @@ use super::*;
 fn each_verdict() {
     let mut nodes = nodes(&[(0, 0); 4]);
     let excluded = [NodeId(0)];
-    assert_eq!(nodes.verdict(&Need { exclude: &excluded, ..need(1) }, 0), Verdict::Excluded);
-    assert_eq!(nodes.verdict(&Need { full: &excluded, ..need(1) }, 0), Verdict::Full);
+    assert_eq!(nodes.verdict(&SeatCriteria { exclude: &excluded, ..need(1) }, 0), Verdict::Excluded);
+    assert_eq!(nodes.verdict(&SeatCriteria { full: &excluded, ..need(1) }, 0), Verdict::Full);
     assert_eq!(nodes.verdict(&need(1), 0), Verdict::Fit);
     assert_eq!(nodes.verdict(&need(1001), 0), Verdict::Small);
     nodes.report(0, 1000, 0);
@@ -16,12 +16,12 @@ fn each_verdict() {
     assert_eq!(nodes.ranked.iter().find(|one| one.node.0 == 1).map(|one| one.verdict), Some(Verdict::Growing));
     // Twice gone within ten minutes.
     for _ in 0..2 {
-        nodes.roster.detach(nodes.now, nodes.links[2]);
+        nodes.roster.handle_detach(nodes.now, nodes.attachments[2]);
         let old = nodes.roster.node(NodeId(2)).expect("known").hello.clone();
         let hello = Hello { boot: usher_proto::BootId(old.boot.0 + 100), ..old };
-        let link = nodes.roster.attach(nodes.now, hello).expect("attached").0;
-        nodes.roster.current(link).expect("attached").catalog_known = true;
-        nodes.links[2] = link;
+        let attachment = nodes.roster.handle_attach(nodes.now, hello).expect("attached").0;
+        nodes.roster.current(attachment).expect("attached").catalog_known = true;
+        nodes.attachments[2] = attachment;
     }
     assert_eq!(nodes.verdict(&need(1), 2), Verdict::Held);
     for (millis, verdict) in [(2500, Verdict::Unsure), (1000, Verdict::Suspect), (1500, Verdict::Down)] {
@@ -34,10 +34,10 @@ fn each_verdict() {
 fn any_number_may_be_excluded() {
     let mut nodes = nodes(&[(0, 0); 80]);
     let most: Vec<NodeId> = (0..64).map(NodeId).collect();
-    let order = nodes.order(&Need { exclude: &most, ..need(1) });
+    let order = nodes.order(&SeatCriteria { exclude: &most, ..need(1) });
     assert!(order.len() == 16 && order.iter().all(|node| *node >= 64));
     let all: Vec<NodeId> = (0..10_000).map(NodeId).collect();
-    let count = nodes.rank(&Need { exclude: &all, ..need(1) }, &[]);
+    let count = nodes.rank(&SeatCriteria { exclude: &all, ..need(1) }, &[]);
     assert_eq!(count.refuse(Bitrate(1)), NoChoice::Excluded(80));
 }
 
@@ -56,14 +56,14 @@ fn only_who_is_equipped() {
         (Requirements { protocol: Some("usher/1".into()), ..Requirements::default() }, vec![0, 1]),
         (label("tape"), vec![]),
     ] {
-        assert_eq!(nodes.order(&Need { needs: &needs, ..need(1) }), order, "{needs:?}");
+        assert_eq!(nodes.order(&SeatCriteria { needs: &needs, ..need(1) }), order, "{needs:?}");
     }
     let tape = label("tape");
-    let none = nodes.rank(&Need { needs: &tape, ..need(1) }, &[]).refuse(Bitrate(1));
-    assert!(matches!(none, NoChoice::Unequipped(Count { unequipped: 2, .. })), "{none}");
+    let none = nodes.rank(&SeatCriteria { needs: &tape, ..need(1) }, &[]).refuse(Bitrate(1));
+    assert!(matches!(none, NoChoice::Unequipped(HolderCounts { unequipped: 2, .. })), "{none}");
     let ssd = label("ssd");
-    let full = nodes.rank(&Need { needs: &ssd, ..need(11) }, &[]).refuse(Bitrate(1));
-    assert!(matches!(full, NoChoice::Full { count: Count { unequipped: 1, full: 1, .. }, .. }), "{full}");
+    let full = nodes.rank(&SeatCriteria { needs: &ssd, ..need(11) }, &[]).refuse(Bitrate(1));
+    assert!(matches!(full, NoChoice::Full { count: HolderCounts { unequipped: 1, full: 1, .. }, .. }), "{full}");
 }
 
 #[test]
@@ -81,17 +81,26 @@ fn a_session_may_be_limited_below_the_capacity() {
 #[test]
 fn what_a_refusal_says() {
     let rate = Bitrate(5);
-    let count = Count { holders: 4, largest: 10, ..Count::default() };
+    let count = HolderCounts { holders: 4, largest: 10, ..HolderCounts::default() };
     for (given, expected) in [
-        (Count::default(), NoChoice::NotFound),
-        (Count { excluded: 4, ..count }, NoChoice::Excluded(4)),
-        (Count { excluded: 3, down: 1, ..count }, NoChoice::Down(Count { excluded: 3, down: 1, ..count })),
-        (Count { unsure: 1, full: 3, ..count }, NoChoice::Probing(Count { unsure: 1, full: 3, ..count })),
-        (Count { full: 1, down: 3, ..count }, NoChoice::Full { rate, count: Count { full: 1, down: 3, ..count } }),
-        (Count { growing: 4, ..count }, NoChoice::Full { rate, count: Count { growing: 4, ..count } }),
-        (Count { small: 4, largest: 4, ..count }, NoChoice::TooFast { rate, largest: Bitrate(4) }),
-        (Count { unequipped: 4, ..count }, NoChoice::Unequipped(Count { unequipped: 4, ..count })),
-        (Count { unequipped: 3, held: 1, ..count }, NoChoice::Down(Count { unequipped: 3, held: 1, ..count })),
+        (HolderCounts::default(), NoChoice::NotFound),
+        (HolderCounts { excluded: 4, ..count }, NoChoice::Excluded(4)),
+        (
+            HolderCounts { excluded: 3, down: 1, ..count },
+            NoChoice::Down(HolderCounts { excluded: 3, down: 1, ..count }),
+        ),
+        (HolderCounts { unsure: 1, full: 3, ..count }, NoChoice::Probing(HolderCounts { unsure: 1, full: 3, ..count })),
+        (
+            HolderCounts { full: 1, down: 3, ..count },
+            NoChoice::Full { rate, count: HolderCounts { full: 1, down: 3, ..count } },
+        ),
+        (HolderCounts { growing: 4, ..count }, NoChoice::Full { rate, count: HolderCounts { growing: 4, ..count } }),
+        (HolderCounts { small: 4, largest: 4, ..count }, NoChoice::TooFast { rate, largest: Bitrate(4) }),
+        (HolderCounts { unequipped: 4, ..count }, NoChoice::Unequipped(HolderCounts { unequipped: 4, ..count })),
+        (
+            HolderCounts { unequipped: 3, held: 1, ..count },
+            NoChoice::Down(HolderCounts { unequipped: 3, held: 1, ..count }),
+        ),
     ] {
         assert_eq!(given.refuse(rate), expected);
     }
@@ -105,7 +114,7 @@ fn candidate(node: u32, verdict: Verdict, room: u64) -> Candidate {
 
 #[test]
 fn in_doubt_the_best_of_the_doubtful() {
-    let need = Need { rate: 100, ..need(0) };
+    let criteria = SeatCriteria { rate: 100, ..need(0) };
     let held = candidate(0, Verdict::Held, 500);
     let suspect = candidate(1, Verdict::Suspect, 600);
     let (down, draining) = (candidate(2, Verdict::Down, 0), candidate(3, Verdict::Draining, 900));
@@ -120,7 +129,7 @@ fn in_doubt_the_best_of_the_doubtful() {
         (vec![down, draining], None),
         (vec![], None),
     ] {
-        assert_eq!(panic(&need, &ranked), chosen, "{ranked:?}");
+        assert_eq!(panic_choice(&criteria, &ranked), chosen, "{ranked:?}");
     }
 }
 
@@ -128,10 +137,13 @@ fn in_doubt_the_best_of_the_doubtful() {
 fn a_young_node_may_be_given_more_when_there_is_no_other() {
     let young = |node, room, cold| {
         let one = candidate(node, Verdict::Cold, room);
-        Candidate { available: Available { cold, ..one.available }, ..one }
+        Candidate { available: Available { warm_up: cold, ..one.available }, ..one }
     };
     let ranked = [candidate(0, Verdict::Full, 0), young(1, 10, 500), young(2, 40, 600)];
-    assert_eq!((cold(&ranked), cold(&ranked[..2]), cold(&ranked[..1])), (Some(2), Some(1), None));
+    assert_eq!(
+        (reserve_choice(&ranked), reserve_choice(&ranked[..2]), reserve_choice(&ranked[..1])),
+        (Some(2), Some(1), None)
+    );
 }
 
 /// A node of which others take 4 per cent for ten minutes, and then a quarter.
@@ -147,9 +159,9 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
         nodes.report(0, 800, background);
         nodes.rank(&need(10), &[]);
         let Nodes { now, roster, ledger, rule, zones, common, ranked, .. } = &nodes;
-        let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
+        let view = ClusterView { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
         let fits = ranked[0].level + need(10).rate <= ranked[0].available.rate * 11 / 10;
-        chosen.push((background, ranked[0].verdict, fits, burst(&view, &need(10), ranked).is_some()));
+        chosen.push((background, ranked[0].verdict, fits, burst_choice(&view, &need(10), ranked).is_some()));
     }
     let (fit, cold, full) = (Verdict::Fit, Verdict::Cold, Verdict::Full);
     // What fits into the capacity itself needs no burst, but only caution to stand back.
@@ -160,6 +172,6 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
     nodes.report(0, 1000, 40);
     nodes.rank(&need(10), &[]);
     let Nodes { now, roster, ledger, rule, zones, common, ranked, .. } = &nodes;
-    let view = View { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
-    assert_eq!(burst(&view, &need(10), ranked), None);
+    let view = ClusterView { now: now.instant, roster, ledger, common: *common, rule: *rule, zones, copying: &[] };
+    assert_eq!(burst_choice(&view, &need(10), ranked), None);
 }

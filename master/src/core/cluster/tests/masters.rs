@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use super::*;
-use crate::core::world::{copy, hello};
+use crate::core::test_cluster::{copy, hello};
 
 const NODES: usize = 6;
 const TITLES: usize = 30;
@@ -44,18 +44,18 @@ fn run(masters: u64, seed: u64) -> Outcome {
     let start = Now { instant: std::time::Instant::now(), unix_ms: 0 };
     let names: Vec<String> = (0..TITLES).map(|i| format!("t{i}")).collect();
     let settings = Settings { masters, moves: false, ..Settings::default() };
-    let mut clusters: Vec<(Cluster, Vec<Link>)> = (0..3)
+    let mut clusters: Vec<(Cluster, Vec<AttachmentId>)> = (0..3)
         .map(|_| {
             let mut cluster = Cluster::new(settings.clone());
-            let links: Vec<Link> =
-                (0..NODES).map(|i| cluster.attach(start, hello(i + 1, CAPACITY)).expect("attached")).collect();
-            for (i, link) in links.iter().enumerate() {
+            let attachments: Vec<AttachmentId> =
+                (0..NODES).map(|i| cluster.handle_attach(start, hello(i + 1, CAPACITY)).expect("attached")).collect();
+            for (i, attachment) in attachments.iter().enumerate() {
                 let mine = names.iter().enumerate().filter(|(title, _)| (0..3).any(|k| (title + k * 3) % NODES == i));
                 let copies = mine.map(|(_, name)| copy(name, RATE, usher_proto::model::Origin::Operator)).collect();
                 let page = CatalogPage { complete: true, copies, ..CatalogPage::default() };
-                cluster.page(*link, &page).expect("taken");
+                cluster.handle_page(*attachment, &page).expect("taken");
             }
-            (cluster, links)
+            (cluster, attachments)
         })
         .collect();
     let mut doors: Vec<Door> = (0..NODES).map(|_| Door::default()).collect();
@@ -73,28 +73,28 @@ fn run(masters: u64, seed: u64) -> Outcome {
             }
             let report = millis % 1000 == node as u64 * 100;
             while let Some((_, sessions)) = door.untold.pop_front_if(|(at, _)| *at <= millis) {
-                for (cluster, links) in &mut clusters {
-                    cluster.sessions(now, links[node], sessions.clone()).expect("taken");
+                for (cluster, attachments) in &mut clusters {
+                    cluster.handle_sessions(now, attachments[node], sessions.clone()).expect("taken");
                 }
             }
             if report {
                 let committed = Bitrate(door.committed());
                 let (sequence, uptime_ms) = (millis + 1, 1_000_000 + millis);
                 let report = Report { sequence, uptime_ms, committed, egress: committed, ..Report::default() };
-                for (cluster, links) in &mut clusters {
-                    cluster.report(now, links[node], report.clone()).expect("taken");
+                for (cluster, attachments) in &mut clusters {
+                    cluster.handle_report(now, attachments[node], report.clone()).expect("taken");
                 }
             }
         }
         for (cluster, _) in &mut clusters {
-            cluster.handle(now, &mut rng);
+            cluster.handle_timeout(now, &mut rng);
         }
         if rng.random_range(0..1000) < 600 {
             let title = rng.random_range(0..TITLES);
             let session = SessionId(rng.random());
             let cluster = &mut clusters[rng.random_range(0..3)].0;
             let play = play(&names[title]);
-            if let Ok(decision) = cluster.resolve(now, session, &Ask::from(&play), &mut rng) {
+            if let Ok(decision) = cluster.resolve(now, session, &SeatRequest::from(&play), &mut rng) {
                 outcome.tickets += 1;
                 dialling.push_back((millis + 400, decision.first.0 as usize, session, title));
             }

@@ -9,7 +9,7 @@ proptest! {
     /// decisions; and when all is quiet the ledger holds what runs and nothing else.
     #[test]
     fn decisions_are_sound(steps in proptest::collection::vec((0_u8..9, 0_usize..3, 1_u64..300), 1..150)) {
-        let mut world = World::figure_4();
+        let mut test = TestCluster::figure_4();
         // Promised or begun, and where.
         let mut open: Vec<(usize, SessionId, u64, bool)> = Vec::new();
         let mut draining = [false; 3];
@@ -18,22 +18,22 @@ proptest! {
                 0..=4 => {
                     let title = ["A", "B", "E", "J", "H"][usize::from(what)];
                     let rate = (size * MBIT).max(RATE);
-                    if let Ok(decision) = world.resolve(title, |ask| ask.rate = Some(Bitrate(rate))) {
+                    if let Ok(decision) = test.resolve(title, |ask| ask.rate = Some(Bitrate(rate))) {
                         let chosen = decision.first.0 as usize;
                         let holders: &[usize] = [&[0][..], &[0, 1, 2], &[1, 2], &[2], &[1, 2]][usize::from(what)];
                         prop_assert!(holders.contains(&chosen));
                         prop_assert!(!draining[chosen]);
-                        if !matches!(decision.how, How::Moved(_)) {
-                            prop_assert!(world.level(chosen) <= 1000 * MBIT);
+                        if !matches!(decision.how, Selection::Moved(_)) {
+                            prop_assert!(test.level(chosen) <= 1000 * MBIT);
                         }
                         // What is ordered away refuses to go: that is tested elsewhere.
-                        for order in world.cluster.orders() {
+                        for order in test.cluster.poll_orders() {
                             if let Order::Move(step) = order {
-                                world.cluster.moved(step.session, false);
-                                world.cluster.release(decision.session);
+                                test.cluster.handle_move_answer(step.session, false);
+                                test.cluster.release(decision.session);
                             }
                         }
-                        if world.cluster.ledger().session(decision.session).is_some() {
+                        if test.cluster.ledger().session(decision.session).is_some() {
                             open.push((chosen, decision.session, rate, false));
                         }
                     }
@@ -41,51 +41,51 @@ proptest! {
                 5 => {
                     // All that was promised begins there.
                     for (_, session, rate, begun) in open.iter_mut().filter(|one| one.0 == node && !one.3) {
-                        world.begin(node, *session, "B", *rate);
+                        test.begin(node, *session, "B", *rate);
                         *begun = true;
                     }
                     let committed: u64 = open.iter().filter(|one| one.0 == node).map(|one| one.2).sum();
-                    prop_assert_eq!(world.level(node), committed);
+                    prop_assert_eq!(test.level(node), committed);
                 }
                 6 => {
                     // Every session there ends, or is refused at the door.
                     for (_, session, rate, begun) in open.iter().filter(|one| one.0 == node) {
                         if *begun {
-                            world.end(node, *session, *rate);
+                            test.end(node, *session, *rate);
                         } else {
                             let turned = Turned { session: *session, code: Code::Unavailable, limit: None };
-                            world.tell(node, |sessions| sessions.turned.push(turned));
+                            test.send_sessions(node, |sessions| sessions.turned.push(turned));
                         }
                     }
                     open.retain(|one| one.0 != node);
-                    prop_assert_eq!(world.level(node), 0);
+                    prop_assert_eq!(test.level(node), 0);
                 }
                 7 => {
                     draining[node] = !draining[node];
-                    world.cluster.presence(world.now, world.links[node], presence(draining[node]));
+                    test.cluster.handle_presence(test.now, test.attachments[node], presence(draining[node]));
                     // Draining moves sessions at the next round; here none does.
                     draining[node] = false;
-                    world.cluster.presence(world.now, world.links[node], presence(false));
+                    test.cluster.handle_presence(test.now, test.attachments[node], presence(false));
                 }
                 _ => {
                     let wait = Duration::from_millis(size * 10);
-                    world.now = world.now.after(wait);
-                    world.beat();
-                    world.cluster.handle(world.now, &mut world.rng);
-                    open.retain(|one| world.cluster.ledger().session(one.1).is_some());
+                    test.now = test.now.after(wait);
+                    test.report_all();
+                    test.cluster.handle_timeout(test.now, &mut test.rng);
+                    open.retain(|one| test.cluster.ledger().session(one.1).is_some());
                 }
             }
         }
-        world.now = world.now.after(RESERVATION);
-        world.beat();
-        world.cluster.handle(world.now, &mut world.rng);
+        test.now = test.now.after(RESERVATION);
+        test.report_all();
+        test.cluster.handle_timeout(test.now, &mut test.rng);
         open.retain(|one| one.3);
         for node in 0..3 {
-            world.beat();
+            test.report_all();
             let committed: u64 = open.iter().filter(|one| one.0 == node).map(|one| one.2).sum();
-            prop_assert_eq!(world.level(node), committed);
-            prop_assert_eq!(world.cluster.ledger().promised(world.id(node)), Default::default());
+            prop_assert_eq!(test.level(node), committed);
+            prop_assert_eq!(test.cluster.ledger().pending_load(test.id(node)), Default::default());
         }
-        prop_assert_eq!(world.cluster.ledger().len(), open.len());
+        prop_assert_eq!(test.cluster.ledger().len(), open.len());
     }
 }

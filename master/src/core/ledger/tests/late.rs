@@ -10,7 +10,7 @@ use usher_proto::{
 };
 
 use super::*;
-use crate::core::world::{RATE, World, begun};
+use crate::core::test_cluster::{RATE, TestCluster, begun};
 
 const CAPACITY: u64 = 100 * MBIT;
 
@@ -20,16 +20,16 @@ proptest! {
     #[test]
     fn when_all_is_told_the_level_is_the_truth(seed in any::<u64>(), others in 0_u64..30) {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut world = World::new(&[CAPACITY]);
-        world.titles(0, &["A"]);
+        let mut test = TestCluster::new(&[CAPACITY]);
+        test.titles(0, &["A"]);
         let background = Bitrate(others * MBIT);
         let (mut running, mut tickets): (Vec<SessionId>, Vec<SessionId>) = (Vec::new(), Vec::new());
         let mut untold: VecDeque<(Instant, Sessions)> = VecDeque::new();
         for _ in 0..400 {
-            world.now = world.now.after(Duration::from_millis(rng.random_range(0..40)));
-            let mut said = Sessions { complete: true, uptime_ms: world.uptime().as_millis() as u64, ..Sessions::default() };
+            test.now = test.now.after(Duration::from_millis(rng.random_range(0..40)));
+            let mut said = Sessions { complete: true, uptime_ms: test.uptime().as_millis() as u64, ..Sessions::default() };
             match rng.random_range(0..10) {
-                0..4 => tickets.extend(world.resolve("A", |_| {}).map(|decision| decision.session)),
+                0..4 => tickets.extend(test.resolve("A", |_| {}).map(|decision| decision.session)),
                 4..7 if !tickets.is_empty() => {
                     let session = tickets.swap_remove(rng.random_range(0..tickets.len()));
                     if (running.len() as u64 + 1) * RATE <= CAPACITY && rng.random_range(0..5) > 0 {
@@ -47,32 +47,32 @@ proptest! {
                 _ => {}
             }
             said.committed = Bitrate(running.len() as u64 * RATE);
-            let late = world.now.instant + Duration::from_millis(rng.random_range(0..600));
+            let late = test.now.instant + Duration::from_millis(rng.random_range(0..600));
             let late = untold.back().map_or(late, |(last, _)| late.max(*last));
             untold.push_back((late, said));
-            while let Some((_, said)) = untold.pop_front_if(|(at, _)| *at <= world.now.instant) {
-                world.cluster.sessions(world.now, world.links[0], said).expect("taken");
+            while let Some((_, said)) = untold.pop_front_if(|(at, _)| *at <= test.now.instant) {
+                test.cluster.handle_sessions(test.now, test.attachments[0], said).expect("taken");
             }
-            world.cluster.handle(world.now, &mut rng);
+            test.cluster.handle_timeout(test.now, &mut rng);
             prop_assert!(running.len() as u64 * RATE <= CAPACITY);
         }
-        world.now = world.now.after(Duration::from_secs(1));
+        test.now = test.now.after(Duration::from_secs(1));
         for (_, said) in untold {
-            world.cluster.sessions(world.now, world.links[0], said).expect("taken");
+            test.cluster.handle_sessions(test.now, test.attachments[0], said).expect("taken");
         }
-        world.now = world.now.after(RESERVATION);
+        test.now = test.now.after(RESERVATION);
         // Its last word is true now.
         let committed = Bitrate(running.len() as u64 * RATE);
-        world.tell(0, |said| said.committed = committed);
-        world.report(0, |report| report.background = background);
-        world.cluster.handle(world.now, &mut rng);
-        prop_assert_eq!(world.cluster.ledger().len(), running.len());
-        prop_assert_eq!(world.level(0), committed.0 + background.0);
+        test.send_sessions(0, |said| said.committed = committed);
+        test.report(0, |report| report.background = background);
+        test.cluster.handle_timeout(test.now, &mut rng);
+        prop_assert_eq!(test.cluster.ledger().len(), running.len());
+        prop_assert_eq!(test.level(0), committed.0 + background.0);
         // And nothing that ends after that leaves a trace.
         for session in running {
-            world.end(0, session, RATE);
+            test.end(0, session, RATE);
         }
-        prop_assert_eq!(world.level(0), background.0);
-        prop_assert!(world.cluster.ledger().is_empty());
+        prop_assert_eq!(test.level(0), background.0);
+        prop_assert!(test.cluster.ledger().is_empty());
     }
 }

@@ -9,8 +9,8 @@ use super::super::*;
 use crate::core::{
     balancer::NoChoice,
     cluster::{Order, Refused},
-    journal::How,
-    world::{MBIT, World, copy},
+    journal::Selection,
+    test_cluster::{MBIT, TestCluster, copy},
 };
 
 const TITLES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -48,7 +48,7 @@ struct Running {
 }
 
 struct Small {
-    world: World,
+    test: TestCluster,
     case: Case,
     running: BTreeMap<SessionId, Running>,
 }
@@ -57,11 +57,11 @@ impl Small {
     /// Puts each session where it fits; those that fit nowhere are left out.
     fn new(case: Case) -> Self {
         let capacities: Vec<u64> = case.capacities.iter().map(|capacity| capacity * MBIT).collect();
-        let mut small = Self { world: World::new(&capacities), case: case.clone(), running: BTreeMap::new() };
+        let mut small = Self { test: TestCluster::new(&capacities), case: case.clone(), running: BTreeMap::new() };
         for node in 0..case.capacities.len() {
             let held = case.titles.iter().zip(TITLES).filter(|((_, holders), _)| holders >> node & 1 == 1);
             let copies = held.map(|((rate, _), title)| copy(title, rate * MBIT, Origin::Operator)).collect();
-            small.world.copies(node, copies);
+            small.test.copies(node, copies);
         }
         for (title, first) in &case.sessions {
             let title = title % case.titles.len();
@@ -69,7 +69,7 @@ impl Small {
             let holders = small.holders(title);
             let at = holders.iter().cycle().skip(*first).take(holders.len()).find(|node| small.left(**node) >= rate);
             let Some(&node) = at else { continue };
-            let session = small.world.run(node, TITLES[title], rate * MBIT, 1)[0];
+            let session = small.test.run(node, TITLES[title], rate * MBIT, 1)[0];
             small.running.insert(session, Running { node, title, rate });
         }
         small
@@ -110,19 +110,19 @@ proptest! {
         let holders = small.holders(ask);
         prop_assume!(!holders.is_empty());
         let feasible = holders.iter().any(|node| small.can(*node, rate, 2, &[]));
-        match small.world.resolve(TITLES[ask], |_| {}) {
+        match small.test.resolve(TITLES[ask], |_| {}) {
             Err(Refused::NoChoice { why: NoChoice::Full { .. } | NoChoice::TooFast { .. }, .. }) => {
                 let fits = holders.iter().any(|node| small.case.capacities[*node] >= rate);
                 prop_assert!(!feasible || !fits, "refused");
             }
             Err(other) => prop_assert!(false, "{other}"),
             Ok(decision) => {
-                let orders = small.world.cluster.orders().into_iter();
-                let steps: Vec<Step> =
+                let orders = small.test.cluster.poll_orders().into_iter();
+                let steps: Vec<SessionMove> =
                     orders.filter_map(|order| if let Order::Move(step) = order { Some(step) } else { None }).collect();
-                if let How::Moved(count) = decision.how {
+                if let Selection::Moved(count) = decision.how {
                     prop_assert_eq!(count, steps.len());
-                    prop_assert!(count <= STEPS && holders.iter().all(|node| small.left(*node) < rate));
+                    prop_assert!(count <= MAX_STEPS && holders.iter().all(|node| small.left(*node) < rate));
                 } else {
                     prop_assert!(steps.is_empty());
                 }
@@ -156,7 +156,7 @@ fn a_chain_of_two() {
     };
     let mut small = Small::new(case);
     assert_eq!([0, 1, 2].map(|node| small.left(node)), [0, 0, 4]);
-    assert_eq!(small.world.resolve("a", |_| {}).map(|decision| decision.how), Ok(How::Moved(2)));
+    assert_eq!(small.test.resolve("a", |_| {}).map(|decision| decision.how), Ok(Selection::Moved(2)));
 }
 
 /// No session by itself is large enough.
@@ -170,22 +170,22 @@ fn several_for_one() {
     };
     let mut small = Small::new(case);
     assert_eq!([0, 1].map(|node| small.left(node)), [0, 6]);
-    assert_eq!(small.world.resolve("a", |_| {}).map(|decision| decision.how), Ok(How::Moved(3)));
+    assert_eq!(small.test.resolve("a", |_| {}).map(|decision| decision.how), Ok(Selection::Moved(3)));
 }
 
 #[test]
 fn nobody_is_moved_more_than_twice() {
-    let mut world = World::new(&[8 * MBIT, 8 * MBIT]);
+    let mut test = TestCluster::new(&[8 * MBIT, 8 * MBIT]);
     for (node, only) in [(0, "x"), (1, "y")] {
-        world.titles(node, &["b", only]);
+        test.titles(node, &["b", only]);
     }
-    let session = world.run(0, "b", 8 * MBIT, 1)[0];
+    let session = test.run(0, "b", 8 * MBIT, 1)[0];
     for (only, from, to) in [("x", 0, 1), ("y", 1, 0)] {
-        let decision = world.resolve(only, |_| {}).expect("room is made");
-        assert_eq!(decision.how, How::Moved(1), "{only}");
-        world.begin(to, session, "b", 8 * MBIT);
-        world.end(from, session, 8 * MBIT);
-        world.cluster.release(decision.session);
+        let decision = test.resolve(only, |_| {}).expect("room is made");
+        assert_eq!(decision.how, Selection::Moved(1), "{only}");
+        test.begin(to, session, "b", 8 * MBIT);
+        test.end(from, session, 8 * MBIT);
+        test.cluster.release(decision.session);
     }
-    assert!(world.resolve("x", |_| {}).is_err());
+    assert!(test.resolve("x", |_| {}).is_err());
 }

@@ -9,76 +9,76 @@ use usher_proto::{
 
 use super::super::*;
 use crate::core::{
-    cluster::{Event, Order, Settings},
-    world::{MBIT, RATE, World, copy, hello, presence},
+    cluster::{ClusterEvent, Order, Settings},
+    test_cluster::{MBIT, RATE, TestCluster, copy, hello, presence},
 };
 
 /// The moves of the next round, carried out.
-fn round(world: &mut World, title: &str) -> Vec<Step> {
-    world.now = world.now.after(Duration::from_secs(1));
-    world.cluster.handle(world.now, &mut world.rng);
-    carry_out(world, title)
+fn round(test: &mut TestCluster, title: &str) -> Vec<SessionMove> {
+    test.now = test.now.after(Duration::from_secs(1));
+    test.cluster.handle_timeout(test.now, &mut test.rng);
+    carry_out(test, title)
 }
 
-fn carry_out(world: &mut World, title: &str) -> Vec<Step> {
-    let orders = world.cluster.orders().into_iter();
-    let steps: Vec<Step> =
+fn carry_out(test: &mut TestCluster, title: &str) -> Vec<SessionMove> {
+    let orders = test.cluster.poll_orders().into_iter();
+    let steps: Vec<SessionMove> =
         orders.filter_map(|order| if let Order::Move(step) = order { Some(step) } else { None }).collect();
     for step in &steps {
-        world.begin(step.to.0 as usize, step.session, title, step.rate);
-        world.end(step.from.0 as usize, step.session, step.rate);
+        test.begin(step.to.0 as usize, step.session, title, step.rate);
+        test.end(step.from.0 as usize, step.session, step.rate);
     }
     steps
 }
 
 /// Nodes of 100 Mbit/s that all hold `B`, with so many sessions of it.
-fn nodes(sessions: &[usize]) -> World {
-    fill(World::new(&vec![100 * MBIT; sessions.len()]), sessions)
+fn nodes(sessions: &[usize]) -> TestCluster {
+    fill(TestCluster::new(&vec![100 * MBIT; sessions.len()]), sessions)
 }
 
 /// The same, which have just joined.
-fn joined(sessions: &[usize]) -> World {
-    fill(World::with(Settings::default(), &vec![100 * MBIT; sessions.len()]), sessions)
+fn joined(sessions: &[usize]) -> TestCluster {
+    fill(TestCluster::with(Settings::default(), &vec![100 * MBIT; sessions.len()]), sessions)
 }
 
-fn fill(mut world: World, sessions: &[usize]) -> World {
+fn fill(mut test: TestCluster, sessions: &[usize]) -> TestCluster {
     for (node, count) in sessions.iter().enumerate() {
-        world.titles(node, &["B"]);
-        world.run(node, "B", RATE, *count);
+        test.titles(node, &["B"]);
+        test.run(node, "B", RATE, *count);
     }
-    world
+    test
 }
 
 #[test]
 fn a_node_that_has_too_much_sheds_until_it_fits() {
     // Others took a third of node 1's link all the time, and no more is said than that it is full.
-    let mut world = nodes(&[12, 0, 0]);
-    assert!(round(&mut world, "B").is_empty(), "96 of 100");
+    let mut test = nodes(&[12, 0, 0]);
+    assert!(round(&mut test, "B").is_empty(), "96 of 100");
     let background = Bitrate(30 * MBIT);
-    world.report(0, |report| report.background = background);
-    let steps = round(&mut world, "B");
-    assert!(steps.iter().all(|step| step.from == world.id(0)));
+    test.report(0, |report| report.background = background);
+    let steps = round(&mut test, "B");
+    assert!(steps.iter().all(|step| step.from == test.id(0)));
     // 126 of 100, less what unsteadiness takes: four or five of eight.
     assert!(matches!(steps.len(), 4..=5), "{steps:?}");
-    assert!(world.level(0) <= 100 * MBIT && world.room(0) < RATE);
+    assert!(test.level(0) <= 100 * MBIT && test.headroom(0) < RATE);
     for _ in 0..5 {
         for node in 0..3 {
-            world.report(node, |report| report.background = Bitrate(if node == 0 { background.0 } else { 0 }));
+            test.report(node, |report| report.background = Bitrate(if node == 0 { background.0 } else { 0 }));
         }
-        assert!(round(&mut world, "B").is_empty());
+        assert!(round(&mut test, "B").is_empty());
     }
 }
 
 #[test]
 fn nobody_sheds_to_a_node_that_is_nearly_full() {
-    let mut world = nodes(&[12, 11, 0]);
-    world.report(0, |report| report.background = Bitrate(30 * MBIT));
-    let steps = round(&mut world, "B");
-    assert!(!steps.is_empty() && steps.iter().all(|step| step.to == world.id(2)), "{steps:?}");
+    let mut test = nodes(&[12, 11, 0]);
+    test.report(0, |report| report.background = Bitrate(30 * MBIT));
+    let steps = round(&mut test, "B");
+    assert!(!steps.is_empty() && steps.iter().all(|step| step.to == test.id(2)), "{steps:?}");
     // With no other place, it keeps what it has.
-    let mut world = nodes(&[12, 12]);
-    world.report(0, |report| report.background = Bitrate(30 * MBIT));
-    assert!(round(&mut world, "B").is_empty());
+    let mut test = nodes(&[12, 12]);
+    test.report(0, |report| report.background = Bitrate(30 * MBIT));
+    assert!(round(&mut test, "B").is_empty());
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn the_pace_of_a_drain_follows_its_deadline() {
     // (seconds given, sessions, moved a second at first): all within two thirds, at least two, no flood.
     for (given, sessions, pace) in [(60, 0, 0), (60, 12, 2), (60, 400, 10), (60, 4000, 100), (6, 400, 100), (0, 80, 2)]
     {
-        let mut drain = Drain::new(start, Duration::from_secs(given));
+        let mut drain = DrainPace::new(start, Duration::from_secs(given));
         let mut rest = sessions;
         for quarter in 1..=4 {
             let due = drain.due(start + Duration::from_millis(250) * quarter, rest);
@@ -98,7 +98,7 @@ fn the_pace_of_a_drain_follows_its_deadline() {
         assert!((pace * 95 / 100..=pace * 107 / 100).contains(&due), "{sessions} sessions in {given} s: {due}");
     }
     // To the end: whatever was moved is no longer there, and the last goes at two thirds.
-    let mut drain = Drain::new(start, Duration::from_secs(90));
+    let mut drain = DrainPace::new(start, Duration::from_secs(90));
     let (mut left, mut at) = (3000, start);
     while left > 0 {
         at += Duration::from_millis(250);
@@ -120,59 +120,59 @@ fn the_pace_of_a_drain_follows_its_deadline() {
 }
 
 /// The steps of a quarter of a second, not carried out.
-fn quarter(world: &mut World) -> Vec<Step> {
-    world.now = world.now.after(Duration::from_millis(250));
-    world.beat();
-    world.cluster.handle(world.now, &mut world.rng);
-    let orders = world.cluster.orders().into_iter();
+fn quarter(test: &mut TestCluster) -> Vec<SessionMove> {
+    test.now = test.now.after(Duration::from_millis(250));
+    test.report_all();
+    test.cluster.handle_timeout(test.now, &mut test.rng);
+    let orders = test.cluster.poll_orders().into_iter();
     orders.filter_map(|order| if let Order::Move(step) = order { Some(step) } else { None }).collect()
 }
 
-fn drain_in(world: &mut World, node: usize, seconds: u64) {
+fn drain_in(test: &mut TestCluster, node: usize, seconds: u64) {
     let drain = Presence { drain_left: Duration::from_secs(seconds), ..presence(true) };
-    world.cluster.presence(world.now, world.links[node], drain);
+    test.cluster.handle_presence(test.now, test.attachments[node], drain);
 }
 
 #[test]
 fn a_drained_node_is_emptied_over_its_neighbours() {
-    let mut world = nodes(&[12, 0, 0]);
-    drain_in(&mut world, 0, 60);
+    let mut test = nodes(&[12, 0, 0]);
+    drain_in(&mut test, 0, 60);
     let mut seconds = 0;
-    while !world.cluster.ledger().works(world.id(0)).is_empty() {
-        let steps = round(&mut world, "B");
+    while !test.cluster.ledger().contents(test.id(0)).is_empty() {
+        let steps = round(&mut test, "B");
         assert_eq!(steps.len(), 2);
-        world.beat();
+        test.report_all();
         seconds += 1;
     }
-    assert_eq!((seconds, world.level(1), world.level(2)), (6, 6 * RATE, 6 * RATE), "to the emptier one each time");
-    assert_eq!(world.cluster.drain_left(world.now, world.id(0)), Duration::from_secs(54));
-    world.cluster.presence(world.now, world.links[0], presence(false));
-    assert!(world.cluster.drain_left(world.now, world.id(0)).is_zero());
+    assert_eq!((seconds, test.level(1), test.level(2)), (6, 6 * RATE, 6 * RATE), "to the emptier one each time");
+    assert_eq!(test.cluster.drain_left(test.now, test.id(0)), Duration::from_secs(54));
+    test.cluster.handle_presence(test.now, test.attachments[0], presence(false));
+    assert!(test.cluster.drain_left(test.now, test.id(0)).is_zero());
 }
 
 #[test]
 fn no_target_is_flooded() {
-    let mut world = World::new(&[1000 * MBIT, 1000 * MBIT]);
-    (0..2).for_each(|node| world.titles(node, &["B"]));
-    world.run(0, "B", RATE, 100);
-    drain_in(&mut world, 0, 3);
+    let mut test = TestCluster::new(&[1000 * MBIT, 1000 * MBIT]);
+    (0..2).for_each(|node| test.titles(node, &["B"]));
+    test.run(0, "B", RATE, 100);
+    drain_in(&mut test, 0, 3);
     // 50 a second are due; a twentieth of a gigabit a second is six of 8 Mbit/s, one and a half in each quarter.
-    let steps: Vec<Vec<Step>> = (0..4).map(|_| quarter(&mut world)).collect();
+    let steps: Vec<Vec<SessionMove>> = (0..4).map(|_| quarter(&mut test)).collect();
     assert!(steps.iter().all(|steps| steps.len() == 1), "{steps:?}");
 }
 
 #[test]
 fn what_was_refused_or_unanswered_is_tried_again_and_holds_up_nobody() {
-    let mut world = nodes(&[4, 0]);
-    let large = world.run(0, "B", 2 * RATE, 1)[0];
-    drain_in(&mut world, 0, 60);
+    let mut test = nodes(&[4, 0]);
+    let large = test.run(0, "B", 2 * RATE, 1)[0];
+    drain_in(&mut test, 0, 60);
     // The largest goes first, and its node refuses; the others go meanwhile, and none answers.
     let mut ordered: Vec<(usize, SessionId)> = Vec::new();
     for tick in 0..60 {
-        for step in quarter(&mut world) {
+        for step in quarter(&mut test) {
             ordered.push((tick, step.session));
             if step.session == large {
-                world.cluster.moved(step.session, false);
+                test.cluster.handle_move_answer(step.session, false);
             }
         }
     }
@@ -186,46 +186,46 @@ fn what_was_refused_or_unanswered_is_tried_again_and_holds_up_nobody() {
 
 #[test]
 fn what_is_only_here_stays_and_is_told_and_so_is_a_lack_of_room() {
-    let mut world = nodes(&[0, 12]);
-    world.copies(0, vec![copy("mine", RATE, Origin::Operator)]);
-    let mine = world.run(0, "mine", RATE, 2);
-    world.run(0, "B", RATE, 3);
-    drain_in(&mut world, 0, 60);
-    let stuck = |world: &mut World| -> Vec<Event> {
-        world.cluster.events().into_iter().filter(|event| matches!(event, Event::Stuck(..))).collect()
+    let mut test = nodes(&[0, 12]);
+    test.copies(0, vec![copy("mine", RATE, Origin::Operator)]);
+    let mine = test.run(0, "mine", RATE, 2);
+    test.run(0, "B", RATE, 3);
+    drain_in(&mut test, 0, 60);
+    let stuck = |test: &mut TestCluster| -> Vec<ClusterEvent> {
+        test.cluster.poll_events().into_iter().filter(|event| matches!(event, ClusterEvent::Stuck(..))).collect()
     };
-    world.cluster.events();
+    test.cluster.poll_events();
     for _ in 0..8 {
-        assert!(quarter(&mut world).is_empty(), "the other node is full");
+        assert!(quarter(&mut test).is_empty(), "the other node is full");
     }
-    assert_eq!(stuck(&mut world), [Event::Stuck(world.id(0), 3)], "once");
-    let only = world.cluster.only_at(world.now, world.id(0));
+    assert_eq!(stuck(&mut test), [ClusterEvent::Stuck(test.id(0), 3)], "once");
+    let only = test.cluster.only_held_by(test.now, test.id(0));
     let named: Vec<_> =
-        only.iter().map(|(work, count)| (world.cluster.described(work.expect("known")), *count)).collect();
+        only.iter().map(|(content, count)| (test.cluster.described(content.expect("known")), *count)).collect();
     assert_eq!(named.len(), 1);
     assert_eq!((named[0].0.as_ref().map(|facts| facts.title.as_str()), named[0].1), (Some("mine"), 2));
     // Room comes, and those who can go.
-    world.tell(1, |sessions| sessions.committed = Bitrate(0));
-    let moved: Vec<SessionId> = (0..12).flat_map(|_| quarter(&mut world)).map(|step| step.session).collect();
+    test.send_sessions(1, |sessions| sessions.committed = Bitrate(0));
+    let moved: Vec<SessionId> = (0..12).flat_map(|_| quarter(&mut test)).map(|step| step.session).collect();
     assert!(moved.len() == 3 && moved.iter().all(|session| !mine.contains(session)), "{moved:?}");
 }
 
 #[test]
 fn with_moves_switched_off_a_drain_moves_nothing() {
     let settings = Settings { moves: false, ..Settings::default() };
-    let mut world = World::with(settings, &[100 * MBIT; 2]);
-    (0..2).for_each(|node| world.titles(node, &["B"]));
-    world.run(0, "B", RATE, 2);
-    drain_in(&mut world, 0, 2);
-    assert!((0..12).all(|_| quarter(&mut world).is_empty()));
+    let mut test = TestCluster::with(settings, &[100 * MBIT; 2]);
+    (0..2).for_each(|node| test.titles(node, &["B"]));
+    test.run(0, "B", RATE, 2);
+    drain_in(&mut test, 0, 2);
+    assert!((0..12).all(|_| quarter(&mut test).is_empty()));
 }
 
 /// So many seconds, in which all orders are carried out; all moves.
-fn seconds(world: &mut World, count: usize) -> Vec<Step> {
+fn seconds(test: &mut TestCluster, count: usize) -> Vec<SessionMove> {
     let mut all = Vec::new();
     for _ in 0..count {
-        world.seconds(1);
-        let steps = carry_out(world, "B");
+        test.seconds(1);
+        let steps = carry_out(test, "B");
         assert!(steps.len() <= 4, "{steps:?}");
         all.extend(steps);
     }
@@ -233,93 +233,93 @@ fn seconds(world: &mut World, count: usize) -> Vec<Step> {
 }
 
 /// Node 3 comes back as another process, with its titles.
-fn rejoin(world: &mut World, boot: u128) {
-    world.cluster.detach(world.now, world.links[2]);
+fn rejoin(test: &mut TestCluster, boot: u128) {
+    test.cluster.handle_detach(test.now, test.attachments[2]);
     let again = Hello { boot: BootId(boot), ..hello(3, 100 * MBIT) };
-    world.links[2] = world.cluster.attach(world.now, again).expect("attached");
-    world.titles(2, &["B"]);
+    test.attachments[2] = test.cluster.handle_attach(test.now, again).expect("attached");
+    test.titles(2, &["B"]);
 }
 
 #[test]
 fn a_node_that_joins_is_given_sessions_a_few_at_a_time_and_only_once() {
-    let mut world = joined(&[11, 11, 0]);
-    let all = seconds(&mut world, 200);
+    let mut test = joined(&[11, 11, 0]);
+    let all = seconds(&mut test, 200);
     // Of 88, 88 and 0 %, mean 59: down to 64.
     assert!((6..=8).contains(&all.len()), "{all:?}");
-    assert!(all.iter().all(|step| step.to == world.id(2)), "{all:?}");
-    assert!(seconds(&mut world, 200).is_empty(), "and then all is quiet");
+    assert!(all.iter().all(|step| step.to == test.id(2)), "{all:?}");
+    assert!(seconds(&mut test, 200).is_empty(), "and then all is quiet");
     // It dies, its viewers go back to the others, and it comes again at once: nobody is sent about.
     for step in all.iter().take(2) {
-        world.end(2, step.session, RATE);
-        world.begin(0, step.session, "B", RATE);
+        test.end(2, step.session, RATE);
+        test.begin(0, step.session, "B", RATE);
     }
-    rejoin(&mut world, 77);
-    world.tell(2, |sessions| sessions.committed = Bitrate(0));
-    world.run(1, "B", RATE, 4);
-    assert!(seconds(&mut world, 30).is_empty(), "not again for a while");
+    rejoin(&mut test, 77);
+    test.send_sessions(2, |sessions| sessions.committed = Bitrate(0));
+    test.run(1, "B", RATE, 4);
+    assert!(seconds(&mut test, 30).is_empty(), "not again for a while");
     // Later it is.
-    seconds(&mut world, 800);
-    rejoin(&mut world, 78);
-    assert!(!seconds(&mut world, 100).is_empty());
+    seconds(&mut test, 800);
+    rejoin(&mut test, 78);
+    assert!(!seconds(&mut test, 100).is_empty());
 }
 
 #[test]
 fn a_node_whose_channel_was_lost_or_that_knows_another_master_has_not_joined() {
-    let mut world = nodes(&[11, 11, 0]);
-    world.seconds(1);
+    let mut test = nodes(&[11, 11, 0]);
+    test.seconds(1);
     let mut fresh = joined(&[]);
-    fresh.now = world.now;
+    fresh.now = test.now;
     for node in 0..3 {
         let again = Hello { attachment: 2, ..hello(node + 1, 100 * MBIT) };
-        let link = fresh.cluster.attach(fresh.now, again).expect("attached");
-        fresh.adopt(link);
+        let attachment = fresh.cluster.handle_attach(fresh.now, again).expect("attached");
+        fresh.add_attachment(attachment);
         fresh.titles(node, &["B"]);
     }
     fresh.run(0, "B", RATE, 11);
     fresh.run(1, "B", RATE, 11);
     assert!(seconds(&mut fresh, 100).is_empty());
     // One that was drained, and is there again, has.
-    fresh.cluster.presence(fresh.now, fresh.links[2], presence(true));
+    fresh.cluster.handle_presence(fresh.now, fresh.attachments[2], presence(true));
     fresh.seconds(1);
-    fresh.cluster.presence(fresh.now, fresh.links[2], presence(false));
+    fresh.cluster.handle_presence(fresh.now, fresh.attachments[2], presence(false));
     assert!(!seconds(&mut fresh, 20).is_empty());
 }
 
 #[test]
 fn what_the_operator_orders_is_made_a_few_at_a_time_while_it_makes_sense() {
-    let mut world = nodes(&[11, 11, 0]);
-    world.seconds(1);
-    let steps = world.cluster.rebalance(world.now, 100, &mut world.rng);
-    assert!(steps.len() > 4 && world.cluster.orders().is_empty(), "found, not made: {steps:?}");
-    world.cluster.order(world.now, &steps);
-    let first = quarter(&mut world);
+    let mut test = nodes(&[11, 11, 0]);
+    test.seconds(1);
+    let steps = test.cluster.rebalance(test.now, 100, &mut test.rng);
+    assert!(steps.len() > 4 && test.cluster.poll_orders().is_empty(), "found, not made: {steps:?}");
+    test.cluster.order_moves(test.now, &steps);
+    let first = quarter(&mut test);
     assert_eq!(first, steps[..4]);
     // Meanwhile the node gets other guests, and the rest has no room.
-    world.tell(2, |sessions| sessions.committed = Bitrate(99 * MBIT));
-    assert!(quarter(&mut world).is_empty() && quarter(&mut world).is_empty());
+    test.send_sessions(2, |sessions| sessions.committed = Bitrate(99 * MBIT));
+    assert!(quarter(&mut test).is_empty() && quarter(&mut test).is_empty());
 }
 
 #[test]
 fn a_node_that_stands_empty_is_filled_and_then_nothing_moves() {
-    let mut world = nodes(&[10, 8, 9, 0]);
+    let mut test = nodes(&[10, 8, 9, 0]);
     let mut all = Vec::new();
     for _ in 0..20 {
-        let steps = world.cluster.rebalance(world.now, 3, &mut world.rng);
+        let steps = test.cluster.rebalance(test.now, 3, &mut test.rng);
         assert!(steps.len() <= 3);
         if steps.is_empty() {
             break;
         }
         for step in &steps {
-            assert!(world.level(step.from.0 as usize) > world.level(step.to.0 as usize) + RATE, "{step:?}");
+            assert!(test.level(step.from.0 as usize) > test.level(step.to.0 as usize) + RATE, "{step:?}");
         }
-        world.cluster.depart(world.now, &steps);
-        all.extend(carry_out(&mut world, "B"));
-        world.seconds(1);
-        carry_out(&mut world, "B");
+        test.cluster.start_moves(test.now, &steps);
+        all.extend(carry_out(&mut test, "B"));
+        test.seconds(1);
+        carry_out(&mut test, "B");
     }
-    assert!(all.iter().all(|step| step.to == world.id(3)), "{all:?}");
+    assert!(all.iter().all(|step| step.to == test.id(3)), "{all:?}");
     assert!((4..=8).contains(&all.len()), "few: {}", all.len());
-    assert!(world.cluster.rebalance(world.now, 100, &mut world.rng).is_empty());
+    assert!(test.cluster.rebalance(test.now, 100, &mut test.rng).is_empty());
     let mut even = nodes(&[6, 5, 6, 7]);
     assert!(even.cluster.rebalance(even.now, 100, &mut even.rng).is_empty(), "nearly even is even");
     let mut twice: Vec<SessionId> = all.iter().map(|step| step.session).collect();

@@ -14,13 +14,13 @@ use super::super::*;
 use crate::core::{
     Now,
     cluster::Order,
-    world::{MBIT, World, begun, copy},
+    test_cluster::{MBIT, TestCluster, begun, copy},
 };
 
 const TITLES: [(&str, u64); 5] = [("a", 3), ("b", 5), ("c", 8), ("d", 13), ("e", 2)];
 
 struct Truth {
-    world: World,
+    test: TestCluster,
     /// Where each session truly runs: node and title.
     running: BTreeMap<SessionId, (usize, usize)>,
     /// Tickets that are not redeemed: when, node and title.
@@ -43,28 +43,28 @@ impl Truth {
     }
 
     fn say(&mut self, node: usize, late: u64, change: impl FnOnce(&mut Sessions)) {
-        let (committed, uptime_ms) = (Bitrate(self.committed(node)), self.world.uptime().as_millis() as u64);
+        let (committed, uptime_ms) = (Bitrate(self.committed(node)), self.test.uptime().as_millis() as u64);
         let mut said = Sessions { complete: true, committed, uptime_ms, ..Sessions::default() };
         change(&mut said);
-        let at = self.world.now.after(std::time::Duration::from_millis(late));
+        let at = self.test.now.after(std::time::Duration::from_millis(late));
         self.untold.push_back((at, node, said));
     }
 
     fn hear(&mut self) {
         let (due, rest): (VecDeque<_>, _) =
-            self.untold.drain(..).partition(|(at, ..)| at.instant <= self.world.now.instant);
+            self.untold.drain(..).partition(|(at, ..)| at.instant <= self.test.now.instant);
         self.untold = rest;
         let mut due = Vec::from(due);
         due.sort_by_key(|(at, ..)| at.instant);
         for (_, node, said) in due {
-            self.world.cluster.sessions(self.world.now, self.world.links[node], said).expect("taken");
+            self.test.cluster.handle_sessions(self.test.now, self.test.attachments[node], said).expect("taken");
         }
     }
 
     /// Moves are made at once: the session begins at its new seat and then ends at its old one.
     fn obey(&mut self, late: u64) -> u64 {
         let mut moved = 0;
-        for order in self.world.cluster.orders() {
+        for order in self.test.cluster.poll_orders() {
             let Order::Move(step) = order else { continue };
             let (node, title) = self.running[&step.session];
             let to = step.to.0 as usize;
@@ -91,7 +91,7 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let capacities: Vec<u64> = (0..4).map(|_| rng.random_range(20..60) * MBIT).collect();
     let mut truth = Truth {
-        world: World::new(&capacities),
+        test: TestCluster::new(&capacities),
         running: BTreeMap::new(),
         tickets: BTreeMap::new(),
         untold: VecDeque::new(),
@@ -99,20 +99,20 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
     for (title, rate) in TITLES {
         let holders: u8 = rng.random_range(1..16);
         for node in (0..4).filter(|node| holders >> node & 1 == 1) {
-            truth.world.copies(node, vec![copy(title, rate * MBIT, Origin::Operator)]);
+            truth.test.copies(node, vec![copy(title, rate * MBIT, Origin::Operator)]);
         }
     }
     let (mut admitted, mut moved) = (0, 0);
     for step in 0..120 {
-        truth.world.now = truth.world.now.after(std::time::Duration::from_millis(rng.random_range(0..50)));
+        truth.test.now = truth.test.now.after(std::time::Duration::from_millis(rng.random_range(0..50)));
         if step % 20 == 0 {
             (0..4).for_each(|node| truth.say(node, late, |_| {}));
         }
         truth.hear();
         let title = pick(&mut rng);
-        if let Ok(decision) = truth.world.resolve(TITLES[title].0, |_| {}) {
+        if let Ok(decision) = truth.test.resolve(TITLES[title].0, |_| {}) {
             admitted += 1;
-            let due = truth.world.now.after(std::time::Duration::from_millis(rng.random_range(0..=redeem)));
+            let due = truth.test.now.after(std::time::Duration::from_millis(rng.random_range(0..=redeem)));
             // The orders went out before the answer did.
             moved += truth.obey(late);
             truth.tickets.insert(decision.session, (due, decision.first.0 as usize, title));
@@ -121,7 +121,7 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
         let due: Vec<SessionId> = truth
             .tickets
             .iter()
-            .filter(|(_, (at, ..))| at.instant <= truth.world.now.instant)
+            .filter(|(_, (at, ..))| at.instant <= truth.test.now.instant)
             .map(|(session, _)| *session)
             .collect();
         for session in due {

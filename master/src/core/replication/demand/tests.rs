@@ -6,7 +6,7 @@ const RATE: u64 = 8_000_000;
 const SESSION: Duration = Duration::from_secs(900);
 
 fn looks(demand: &mut Demand<u32>, now: Instant) -> Vec<(u32, bool)> {
-    std::iter::from_fn(|| demand.next(now)).map(|look| (look.title, look.refused)).collect()
+    std::iter::from_fn(|| demand.poll_due(now)).map(|look| (look.title, look.refused)).collect()
 }
 
 fn near(value: u64, expected: u64) -> bool {
@@ -21,20 +21,20 @@ fn a_steady_stream_is_measured_however_often_one_looks() {
         let mut now = start;
         for ask in 0..40_000 {
             now += Duration::from_millis(100);
-            demand.asked(now, 1, RATE);
+            demand.handle_request(now, 1, RATE);
             if ask % every == 0 {
                 looks(&mut demand, now);
             }
         }
         looks(&mut demand, now);
-        let Rates { fast, slow } = demand.of(now, &1);
+        let DemandRates { fast, slow } = demand.rates(now, &1);
         assert!(near(slow, 10 * RATE) && near(fast, 10 * RATE), "every {every}: {fast} {slow}");
-        let later = demand.of(now + FAST, &1);
+        let later = demand.rates(now + FAST, &1);
         assert!(near(later.fast, fast / 1000 * 368) && near(later.slow, slow / 1000 * 975), "{later:?}");
-        assert_eq!(demand.of(now, &2), Rates::default());
+        assert_eq!(demand.rates(now, &2), DemandRates::default());
         // What runs in the long run, and what of it begins within two minutes and lasts.
         assert!(near(later.steady(SESSION), later.slow * 900));
-        let inflow = Rates { fast: slow, slow }.inflow(RATE, SESSION);
+        let inflow = DemandRates { fast: slow, slow }.inflow(RATE, SESSION);
         assert!(near(inflow, slow / 10 * 1124), "{inflow}");
     }
 }
@@ -44,9 +44,9 @@ fn one_request_is_no_flash_and_many_are() {
     let start = Instant::now();
     let mut demand = Demand::new(start, MOST);
     let now = start + Duration::from_secs(1);
-    demand.asked(now, 1, RATE);
-    (0..30).for_each(|_| demand.asked(now, 2, RATE));
-    let inflow = |title| demand.of(now + Duration::from_secs(1), &title).inflow(RATE, SESSION);
+    demand.handle_request(now, 1, RATE);
+    (0..30).for_each(|_| demand.handle_request(now, 2, RATE));
+    let inflow = |title| demand.rates(now + Duration::from_secs(1), &title).inflow(RATE, SESSION);
     // One: 1/600 a second for two minutes. Thirty: nearly two a second, less three standard deviations.
     assert!(inflow(1) < RATE / 4 && inflow(2) > 100 * RATE, "{} {}", inflow(1), inflow(2));
 }
@@ -56,13 +56,13 @@ fn refused_titles_come_first_then_those_asked_for_often() {
     let start = Instant::now();
     let mut demand = Demand::new(start, MOST);
     for (title, times) in [(1, 1), (2, 9), (3, 2), (4, 4)] {
-        (0..times).for_each(|_| demand.asked(start, title, RATE));
+        (0..times).for_each(|_| demand.handle_request(start, title, RATE));
     }
-    demand.refused(start, 3);
-    demand.refused(start, 3);
+    demand.handle_refusal(start, 3);
+    demand.handle_refusal(start, 3);
     assert_eq!(looks(&mut demand, start), [(3, true), (2, false), (4, false), (1, false)]);
     assert!(looks(&mut demand, start).is_empty() && !demand.is_urgent());
-    demand.asked(start, 2, RATE);
+    demand.handle_request(start, 2, RATE);
     assert_eq!(looks(&mut demand, start), [(2, false)]);
 }
 
@@ -70,22 +70,22 @@ fn refused_titles_come_first_then_those_asked_for_often() {
 fn the_table_is_bounded_and_gives_up_what_is_cold() {
     let start = Instant::now();
     let mut demand = Demand::new(start, 16);
-    (0..100).for_each(|_| demand.asked(start, 0, RATE));
+    (0..100).for_each(|_| demand.handle_request(start, 0, RATE));
     for title in 1..1000 {
-        demand.asked(start + Duration::from_millis(title.into()), title, RATE);
+        demand.handle_request(start + Duration::from_millis(title.into()), title, RATE);
         assert!(demand.len() <= 16);
         if title % 3 == 0 {
             looks(&mut demand, start + Duration::from_millis(title.into()));
         }
     }
     let late = start + Duration::from_secs(1);
-    assert!(demand.of(late, &0).slow > 90 * RATE / 600);
+    assert!(demand.rates(late, &0).slow > 90 * RATE / 600);
     looks(&mut demand, late);
-    demand.tend(start + IDLE - Duration::from_millis(1));
+    demand.forget_idle(start + IDLE - Duration::from_millis(1));
     assert_eq!(demand.len(), 16);
-    demand.tend(late + IDLE);
+    demand.forget_idle(late + IDLE);
     assert_eq!(demand.len(), 0);
-    demand.asked(late + IDLE, 7, RATE);
+    demand.handle_request(late + IDLE, 7, RATE);
     assert_eq!((demand.len(), looks(&mut demand, late + IDLE)), (1, vec![(7, false)]));
 }
 
@@ -93,9 +93,9 @@ fn the_table_is_bounded_and_gives_up_what_is_cold() {
 fn a_title_in_a_used_slot_is_not_taken_for_the_one_before() {
     let start = Instant::now();
     let mut demand = Demand::new(start, 1);
-    (0..9).for_each(|_| demand.asked(start, 1, RATE));
-    demand.refused(start, 1);
-    demand.asked(start, 2, RATE);
+    (0..9).for_each(|_| demand.handle_request(start, 1, RATE));
+    demand.handle_refusal(start, 1);
+    demand.handle_request(start, 2, RATE);
     assert_eq!(looks(&mut demand, start), [(2, false)]);
-    assert_eq!(demand.of(start, &1), Rates::default());
+    assert_eq!(demand.rates(start, &1), DemandRates::default());
 }

@@ -8,10 +8,10 @@ use std::{
 use proptest::{prelude::*, sample::Index};
 use usher_proto::model::Origin;
 
-use super::{Bench, Film, GIGABIT, World, is_copy};
+use super::{Bench, Film, GIGABIT, TestFleet, is_copy};
 use crate::core::{
     NodeId,
-    replication::{Bounds, Order, Policy, Spot},
+    replication::{Bounds, CopyOrder, NodeSnapshot, Policy},
 };
 
 /// Sessions of one film that go to the holder with most room and last a minute.
@@ -24,23 +24,25 @@ struct Viewers {
 impl Viewers {
     const RATE: u64 = 8_000_000;
 
-    fn come(&mut self, second: u64, count: u32, world: &mut World, bench: &mut Bench) {
+    fn come(&mut self, second: u64, count: u32, fleet: &mut TestFleet, bench: &mut Bench) {
         while self.running.front().is_some_and(|(end, _)| *end <= second) {
             let (_, node) = self.running.pop_front().expect("it was there");
-            world.spot(node.0).level -= Self::RATE;
+            fleet.snapshot(node.0).level -= Self::RATE;
         }
         for _ in 0..count {
             bench.ask(1, 1);
-            let holders: Vec<NodeId> = world.films[&1].copies.keys().copied().collect();
-            let room = |node: &NodeId| world.spots[node.0 as usize].map_or(0, |spot| spot.available - spot.level);
+            let holders: Vec<NodeId> = fleet.films[&1].copies.keys().copied().collect();
+            let room = |node: &NodeId| {
+                fleet.snapshots[node.0 as usize].map_or(0, |snapshot| snapshot.available - snapshot.level)
+            };
             match holders.into_iter().max_by_key(room).filter(|node| room(node) >= Self::RATE) {
                 Some(node) => {
-                    world.spot(node.0).level += Self::RATE;
+                    fleet.snapshot(node.0).level += Self::RATE;
                     self.running.push_back((second + 60, node));
                 }
                 None => {
                     self.refused += 1;
-                    bench.planner.refused(bench.now, 1);
+                    bench.planner.handle_refusal(bench.now, 1);
                 }
             }
         }
@@ -50,19 +52,19 @@ impl Viewers {
 /// 15 viewers a second are 7.2 Gbit/s in the end; two holders have 1.6 to give.
 #[test]
 fn a_flash_is_met_with_copies_and_their_number_settles() {
-    let mut world = World::new(&[20; 24]).film(1, &[0, 1]);
+    let mut fleet = TestFleet::new(&[20; 24]).film(1, &[0, 1]);
     let mut bench = Bench::new(Policy::default());
-    bench.planner.sessions_last(Duration::from_secs(60));
+    bench.planner.set_mean_session(Duration::from_secs(60));
     let mut viewers = Viewers::default();
     let (mut copies, mut evictions) = (Vec::new(), Vec::new());
     for second in 0..4 * 3600 {
-        viewers.come(second, if second < 1200 { 15 } else { 0 }, &mut world, &mut bench);
-        let orders = bench.plan(&world);
+        viewers.come(second, if second < 1200 { 15 } else { 0 }, &mut fleet, &mut bench);
+        let orders = bench.plan(&fleet);
         copies.extend(orders.iter().filter(|order| is_copy(order)).map(|_| second));
         evictions.extend(orders.iter().filter(|order| !is_copy(order)).map(|_| second));
-        world.obey(&orders);
+        fleet.obey(&orders);
         if second % 20 == 0 {
-            world.finish(bench.now, &mut bench.planner);
+            fleet.finish(bench.now, &mut bench.planner);
         }
     }
     assert_eq!(viewers.refused, 0);
@@ -75,25 +77,25 @@ fn a_flash_is_met_with_copies_and_their_number_settles() {
 /// A demand that comes and goes every quarter of an hour makes no copy come and go.
 #[test]
 fn a_demand_that_comes_and_goes_makes_no_copy_flap() {
-    let mut world = World::new(&[20; 24]).film(1, &[0, 1]);
+    let mut fleet = TestFleet::new(&[20; 24]).film(1, &[0, 1]);
     let mut bench = Bench::new(Policy::default());
-    bench.planner.sessions_last(Duration::from_secs(60));
+    bench.planner.set_mean_session(Duration::from_secs(60));
     let mut viewers = Viewers::default();
     let (mut copies, mut evictions) = (0, 0);
     for second in 0..4 * 3600 {
-        viewers.come(second, if second / 900 % 2 == 0 { 15 } else { 0 }, &mut world, &mut bench);
-        let orders = bench.plan(&world);
+        viewers.come(second, if second / 900 % 2 == 0 { 15 } else { 0 }, &mut fleet, &mut bench);
+        let orders = bench.plan(&fleet);
         let made = orders.iter().filter(|order| is_copy(order)).count();
         (copies, evictions) = (copies + made, evictions + orders.len() - made);
-        world.obey(&orders);
-        world.finish(bench.now, &mut bench.planner);
+        fleet.obey(&orders);
+        fleet.finish(bench.now, &mut bench.planner);
     }
     assert!(copies > 0 && evictions == 0, "{copies} copies, {evictions} evictions");
 }
 
 #[derive(Clone, Debug)]
 enum Event {
-    Ask { title: u32, times: u32 },
+    SeatRequest { title: u32, times: u32 },
     Refuse { title: u32 },
     Finish,
     Fail { order: Index },
@@ -105,7 +107,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0_u32..8, 1_u32..60).prop_map(|(title, times)| Event::Ask { title, times }),
+        4 => (0_u32..8, 1_u32..60).prop_map(|(title, times)| Event::SeatRequest { title, times }),
         4 => (0_u32..8).prop_map(|title| Event::Refuse { title }),
         2 => Just(Event::Finish),
         2 => any::<Index>().prop_map(|order| Event::Fail { order }),
@@ -116,11 +118,11 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn world() -> impl Strategy<Value = World> {
-    let spot = (0_u64..3, 0_u64..105, 0_u64..6, 0_u32..3, prop::bool::weighted(0.9)).prop_map(
+fn fleet() -> impl Strategy<Value = TestFleet> {
+    let snapshot = (0_u64..3, 0_u64..105, 0_u64..6, 0_u32..3, prop::bool::weighted(0.9)).prop_map(
         |(size, per_cent, films, zone, serving)| {
             let available = size * GIGABIT;
-            Some(Spot {
+            Some(NodeSnapshot {
                 serving,
                 available,
                 level: available / 100 * per_cent,
@@ -131,41 +133,42 @@ fn world() -> impl Strategy<Value = World> {
     );
     let origin = prop_oneof![Just(Origin::Operator), Just(Origin::Replica), Just(Origin::Replica)];
     let film = (0_u64..3, prop::bool::weighted(0.9), prop::collection::btree_map(0_u32..12, origin, 0..6));
-    (prop::collection::vec(spot, 12), prop::collection::vec(film, 8)).prop_map(|(spots, films)| {
+    (prop::collection::vec(snapshot, 12), prop::collection::vec(film, 8)).prop_map(|(snapshots, films)| {
         let films = films.into_iter().zip(0..).map(|((size, hashed, copies), title)| {
             let copies = copies.into_iter().map(|(node, origin)| (NodeId(node), origin)).collect();
             let (name, size, rate) = (format!("{}/{title}", title % 2), GIGABIT / 2 * size, 8_000_000);
             (title, Film { name, size, rate, hashed, copies })
         });
-        World { films: films.collect(), spots }
+        TestFleet { films: films.collect(), snapshots }
     })
 }
 
 /// What must hold of orders before they are obeyed.
-fn check(world: &World, policy: &Policy, running: usize, orders: &[Order<u32>]) -> Result<(), TestCaseError> {
-    let serving = world.spots.iter().flatten().filter(|spot| spot.serving).count();
+fn check(fleet: &TestFleet, policy: &Policy, running: usize, orders: &[CopyOrder<u32>]) -> Result<(), TestCaseError> {
+    let serving = fleet.snapshots.iter().flatten().filter(|snapshot| snapshot.serving).count();
     let copies = orders.iter().filter(|order| is_copy(order)).count();
     prop_assert!(copies == 0 || running <= (serving * 2).max(2), "{running} run, {orders:?}");
     let mut evictions: BTreeMap<NodeId, u32> = BTreeMap::new();
-    let mut world = world.clone();
+    let mut fleet = fleet.clone();
     for order in orders {
         match *order {
-            Order::Replicate { title, from, to, rate, .. } => {
-                let film = &world.films[&title];
-                let spot = |node: NodeId| world.spots[node.0 as usize].ok_or_else(|| TestCaseError::fail("no node"));
-                prop_assert!(spot(from)?.serving && spot(to)?.serving && film.hashed, "{order:?}");
+            CopyOrder::Replicate { title, from, to, rate, .. } => {
+                let film = &fleet.films[&title];
+                let snapshot =
+                    |node: NodeId| fleet.snapshots[node.0 as usize].ok_or_else(|| TestCaseError::fail("no node"));
+                prop_assert!(snapshot(from)?.serving && snapshot(to)?.serving && film.hashed, "{order:?}");
                 prop_assert!(film.copies.get(&from).is_some_and(|origin| *origin != Origin::Growing), "{order:?}");
                 prop_assert!(!film.copies.contains_key(&to), "{order:?}");
-                prop_assert!(spot(to)?.storage_free >= film.size, "{order:?}");
-                prop_assert!(rate > 0 && rate <= spot(from)?.available * 8 / 100, "{order:?}");
-                prop_assert!(rate <= spot(to)?.available / 5, "{order:?}");
+                prop_assert!(snapshot(to)?.storage_free >= film.size, "{order:?}");
+                prop_assert!(rate > 0 && rate <= snapshot(from)?.available * 8 / 100, "{order:?}");
+                prop_assert!(rate <= snapshot(to)?.available / 5, "{order:?}");
                 let max = policy.of(&film.name).max.unwrap_or(u32::MAX);
                 prop_assert!(u32::try_from(film.copies.len()).expect("few") < max, "{order:?}");
             }
-            Order::Evict { title, node } => {
-                let film = &world.films[&title];
+            CopyOrder::Evict { title, node } => {
+                let film = &fleet.films[&title];
                 prop_assert_eq!(film.copies.get(&node), Some(&Origin::Replica), "{:?}", order);
-                let there = |node: NodeId| world.spots[node.0 as usize].is_some();
+                let there = |node: NodeId| fleet.snapshots[node.0 as usize].is_some();
                 let whole = film.copies.iter().filter(|(node, origin)| there(**node) && **origin != Origin::Growing);
                 let whole = u32::try_from(whole.count()).expect("few");
                 prop_assert!(whole > policy.of(&film.name).min.max(1), "{order:?} of {whole}");
@@ -174,15 +177,15 @@ fn check(world: &World, policy: &Policy, running: usize, orders: &[Order<u32>]) 
                 prop_assert!(*evictions == 1, "{orders:?}");
             }
         }
-        world.obey(std::slice::from_ref(order));
+        fleet.obey(std::slice::from_ref(order));
     }
     Ok(())
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_orders_can_be_carried_out(mut world in world(), events in prop::collection::vec(event(), 0..60)) {
-        let rules = vec![super::super::Rule { prefix: "1/".to_owned(), bounds: Bounds { min: 2, max: Some(4) } }];
+    fn whatever_happens_orders_can_be_carried_out(mut fleet in fleet(), events in prop::collection::vec(event(), 0..60)) {
+        let rules = vec![super::super::PrefixRule { prefix: "1/".to_owned(), bounds: Bounds { min: 2, max: Some(4) } }];
         let policy = Policy::new(Bounds { min: 1, max: None }, rules);
         let mut bench = Bench::new(policy.clone());
         let mut twin = Bench::new(policy.clone());
@@ -190,21 +193,21 @@ proptest! {
         let mut history: Vec<(u32, NodeId)> = Vec::new();
         for event in events {
             match event {
-                Event::Ask { title, times } => [&mut bench, &mut twin].map(|bench| bench.ask(title, times)).len(),
-                Event::Refuse { title } => [&mut bench, &mut twin].map(|bench| bench.planner.refused(bench.now, title)).len(),
+                Event::SeatRequest { title, times } => [&mut bench, &mut twin].map(|bench| bench.ask(title, times)).len(),
+                Event::Refuse { title } => [&mut bench, &mut twin].map(|bench| bench.planner.handle_refusal(bench.now, title)).len(),
                 Event::Finish => {
-                    let mut same = world.clone();
+                    let mut same = fleet.clone();
                     same.finish(twin.now, &mut twin.planner);
-                    world.finish(bench.now, &mut bench.planner);
+                    fleet.finish(bench.now, &mut bench.planner);
                     0
                 }
                 Event::Fail { order } if !history.is_empty() => {
                     let (title, node) = *order.get(&history);
-                    let film = world.films.get_mut(&title).expect("a film");
+                    let film = fleet.films.get_mut(&title).expect("a film");
                     if film.copies.get(&node) == Some(&Origin::Growing) {
                         film.copies.remove(&node);
                         for bench in [&mut bench, &mut twin] {
-                            bench.planner.failed(bench.now, title, node);
+                            bench.planner.handle_failure(bench.now, title, node);
                         }
                     }
                     0
@@ -212,31 +215,31 @@ proptest! {
                 Event::Fail { .. } => 0,
                 Event::Level { node, per_cent } => {
                     let at = node.index(12);
-                    world.spots[at].iter_mut().for_each(|spot| spot.level = spot.available / 100 * per_cent);
+                    fleet.snapshots[at].iter_mut().for_each(|snapshot| snapshot.level = snapshot.available / 100 * per_cent);
                     0
                 }
                 Event::Serving { node, serving } => {
                     let at = node.index(12);
-                    world.spots[at].iter_mut().for_each(|spot| spot.serving = serving);
+                    fleet.snapshots[at].iter_mut().for_each(|snapshot| snapshot.serving = serving);
                     0
                 }
                 Event::Leave { node } => {
                     let node = NodeId(u32::try_from(node.index(12)).expect("small"));
-                    world.spots[node.0 as usize] = None;
-                    world.films.values_mut().for_each(|film| film.copies.retain(|holder, _| *holder != node));
-                    [&mut bench, &mut twin].map(|bench| bench.planner.forget(node)).len()
+                    fleet.snapshots[node.0 as usize] = None;
+                    fleet.films.values_mut().for_each(|film| film.copies.retain(|holder, _| *holder != node));
+                    [&mut bench, &mut twin].map(|bench| bench.planner.handle_node_lost(node)).len()
                 }
                 Event::Wait { seconds } => {
                     [&mut bench, &mut twin].map(|bench| bench.now += Duration::from_secs(seconds)).len()
                 }
             };
-            let orders = bench.plan(&world);
-            prop_assert_eq!(&twin.plan(&world), &orders, "the same chance, other orders");
-            check(&world, &policy, bench.planner.running(), &orders)?;
-            world.obey(&orders);
+            let orders = bench.plan(&fleet);
+            prop_assert_eq!(&twin.plan(&fleet), &orders, "the same chance, other orders");
+            check(&fleet, &policy, bench.planner.active_copies(), &orders)?;
+            fleet.obey(&orders);
             history.extend(orders.iter().filter_map(|order| match *order {
-                Order::Replicate { title, to, .. } => Some((title, to)),
-                Order::Evict { .. } => None,
+                CopyOrder::Replicate { title, to, .. } => Some((title, to)),
+                CopyOrder::Evict { .. } => None,
             }));
         }
     }

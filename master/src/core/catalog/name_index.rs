@@ -6,13 +6,13 @@ use std::hash::{BuildHasher as _, RandomState};
 use hashbrown::HashTable;
 
 #[derive(Default)]
-pub(super) struct Names {
+pub(super) struct NameIndex {
     table: HashTable<u32>,
     /// Seeded, so that nobody can choose names that collide.
     hasher: RandomState,
 }
 
-impl Names {
+impl NameIndex {
     pub(super) fn find(&self, name: &str, is: impl Fn(u32) -> bool) -> Option<u32> {
         self.table.find(self.hasher.hash_one(name), |number| is(*number)).copied()
     }

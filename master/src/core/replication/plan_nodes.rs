@@ -7,7 +7,7 @@ use rand::{Rng, RngExt as _};
 
 use super::{
     super::{NodeId, fixed},
-    Spot,
+    NodeSnapshot,
 };
 
 /// Copies that a node gives at a time, and takes at a time: they take only what viewers leave, and serve from their
@@ -25,8 +25,8 @@ const FASTEST: u64 = 1_000_000_000;
 
 /// One node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seat {
-    pub(super) spot: Spot,
+pub(super) struct PlanNode {
+    pub(super) snapshot: NodeSnapshot,
     incoming: u32,
     outgoing: u32,
     /// Decides between equals.
@@ -35,22 +35,22 @@ pub(super) struct Seat {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Seats {
-    seats: Vec<Option<Seat>>,
+pub(super) struct PlanNodes {
+    seats: Vec<Option<PlanNode>>,
     serving: usize,
     /// Those that serve, the least loaded first; made when the first target is sought.
     order: BTreeSet<(u64, u32, NodeId)>,
     is_ordered: bool,
 }
 
-impl Seats {
+impl PlanNodes {
     /// Begins a plan.
-    pub(super) fn set(&mut self, spots: &[Option<Spot>], rng: &mut impl Rng) {
+    pub(super) fn set(&mut self, snapshots: &[Option<NodeSnapshot>], rng: &mut impl Rng) {
         self.seats.clear();
-        self.seats.extend(
-            spots.iter().map(|spot| spot.map(|spot| Seat { spot, incoming: 0, outgoing: 0, lot: rng.random() })),
-        );
-        self.serving = self.seats.iter().flatten().filter(|seat| seat.spot.serving).count();
+        self.seats.extend(snapshots.iter().map(|snapshot| {
+            snapshot.map(|snapshot| PlanNode { snapshot, incoming: 0, outgoing: 0, lot: rng.random() })
+        }));
+        self.serving = self.seats.iter().flatten().filter(|seat| seat.snapshot.serving).count();
         self.order.clear();
         self.is_ordered = false;
     }
@@ -62,14 +62,14 @@ impl Seats {
         }
         if let Some(seat) = self.get_mut(to) {
             seat.incoming += 1;
-            seat.spot.storage_free = seat.spot.storage_free.saturating_sub(size);
+            seat.snapshot.storage_free = seat.snapshot.storage_free.saturating_sub(size);
         }
     }
 
     /// Counts bytes that an eviction will free.
     pub(super) fn free(&mut self, node: NodeId, size: u64) {
         if let Some(seat) = self.get_mut(node) {
-            seat.spot.storage_free = seat.spot.storage_free.saturating_add(size);
+            seat.snapshot.storage_free = seat.snapshot.storage_free.saturating_add(size);
         }
     }
 
@@ -77,14 +77,14 @@ impl Seats {
     pub(super) fn lift(&mut self, node: NodeId, share: u64) {
         let Some(seat) = self.get_mut(node) else { return };
         let before = key(node, seat);
-        seat.spot.level = seat.spot.level.max(fixed::mul(seat.spot.available, share));
+        seat.snapshot.level = seat.snapshot.level.max(fixed::mul(seat.snapshot.available, share));
         let after = key(node, seat);
         if self.order.remove(&before) {
             self.order.insert(after);
         }
     }
 
-    pub(super) fn of(&self, node: NodeId) -> Option<&Seat> {
+    pub(super) fn of(&self, node: NodeId) -> Option<&PlanNode> {
         self.seats.get(node.index())?.as_ref()
     }
 
@@ -95,51 +95,51 @@ impl Seats {
     }
 
     /// The nodes that serve, the least loaded first, with their levels (Q32).
-    pub(super) fn by_level(&mut self) -> impl Iterator<Item = (u64, NodeId, &Seat)> {
+    pub(super) fn by_level(&mut self) -> impl Iterator<Item = (u64, NodeId, &PlanNode)> {
         if !self.is_ordered {
             self.is_ordered = true;
             let seats = self.seats.iter().enumerate().filter_map(|(index, seat)| {
                 // There are never 2^32 nodes.
                 let node = NodeId(u32::try_from(index).ok()?);
-                seat.as_ref().filter(|seat| seat.spot.serving).map(|seat| key(node, seat))
+                seat.as_ref().filter(|seat| seat.snapshot.serving).map(|seat| key(node, seat))
             });
             self.order.extend(seats);
         }
         self.order.iter().filter_map(|(_, _, node)| self.of(*node).map(|seat| (seat.level(), *node, seat)))
     }
 
-    fn get_mut(&mut self, node: NodeId) -> Option<&mut Seat> {
+    fn get_mut(&mut self, node: NodeId) -> Option<&mut PlanNode> {
         self.seats.get_mut(node.index())?.as_mut()
     }
 }
 
-impl Seat {
+impl PlanNode {
     /// Share taken, Q32.
     pub(super) fn level(&self) -> u64 {
-        if self.spot.available == 0 { u64::MAX } else { fixed::ratio(self.spot.level, self.spot.available) }
+        if self.snapshot.available == 0 { u64::MAX } else { fixed::ratio(self.snapshot.level, self.snapshot.available) }
     }
 
     /// Bit/s left.
     pub(super) fn room(&self) -> u64 {
-        self.spot.available.saturating_sub(self.spot.level)
+        self.snapshot.available.saturating_sub(self.snapshot.level)
     }
 
     pub(super) fn may_give(&self) -> bool {
-        self.spot.serving && self.outgoing < AT_ONCE
+        self.snapshot.serving && self.outgoing < AT_ONCE
     }
 
     pub(super) fn may_take(&self) -> bool {
-        self.spot.serving && self.incoming < AT_ONCE
+        self.snapshot.serving && self.incoming < AT_ONCE
     }
 
     /// Bit/s at which a copy of this node may go to another.
     pub(super) fn rate_to(&self, target: &Self) -> u64 {
         let share = |available: u64, per_cent: u64| available / 100 * per_cent;
-        share(self.spot.available, OF_SOURCE).min(share(target.spot.available, OF_TARGET)).min(FASTEST)
+        share(self.snapshot.available, OF_SOURCE).min(share(target.snapshot.available, OF_TARGET)).min(FASTEST)
     }
 }
 
 /// Levels within 0.4 % are equal, so that the lot spreads copies over equal nodes.
-fn key(node: NodeId, seat: &Seat) -> (u64, u32, NodeId) {
+fn key(node: NodeId, seat: &PlanNode) -> (u64, u32, NodeId) {
     (seat.level() >> 24, seat.lot, node)
 }

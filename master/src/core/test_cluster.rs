@@ -15,8 +15,8 @@ use usher_proto::{
 
 use super::{
     NodeId, Now,
-    cluster::{Ask, Cluster, Decision, Refused, Settings},
-    roster::Link,
+    cluster::{Cluster, Decision, Refused, SeatRequest, Settings},
+    roster::AttachmentId,
 };
 
 /// A million bit/s.
@@ -29,11 +29,11 @@ pub(super) const RATE: u64 = 8 * MBIT;
 const UPTIME: Duration = Duration::from_secs(1000);
 
 /// See the module.
-pub(super) struct World {
+pub(super) struct TestCluster {
     pub(super) cluster: Cluster,
     pub(super) now: Now,
     pub(super) rng: SmallRng,
-    pub(super) links: Vec<Link>,
+    pub(super) attachments: Vec<AttachmentId>,
     start: Instant,
     sessions: u128,
     reports: u64,
@@ -88,7 +88,7 @@ pub(super) fn copy(title: &str, rate: u64, origin: Origin) -> CatalogCopy {
     }
 }
 
-impl World {
+impl TestCluster {
     /// Nodes of these capacities, warm and empty. That they have just joined moves nothing.
     pub(super) fn new(capacities: &[u64]) -> Self {
         Self::with(Settings { rebalance: false, ..Settings::default() }, capacities)
@@ -97,37 +97,37 @@ impl World {
     /// The same under other settings.
     pub(super) fn with(settings: Settings, capacities: &[u64]) -> Self {
         let start = Instant::now();
-        let mut world = Self {
+        let mut test = Self {
             cluster: Cluster::new(settings),
             now: Now { instant: start, unix_ms: 0 },
             rng: SmallRng::seed_from_u64(1),
-            links: Vec::new(),
+            attachments: Vec::new(),
             start,
             sessions: 0,
             reports: 0,
             committed: vec![0; capacities.len()],
         };
         for (capacity, number) in capacities.iter().zip(1..) {
-            let link = world.cluster.attach(world.now, hello(number, *capacity)).expect("attached");
-            world.links.push(link);
-            world.copies(number - 1, Vec::new());
+            let attachment = test.cluster.handle_attach(test.now, hello(number, *capacity)).expect("attached");
+            test.attachments.push(attachment);
+            test.copies(number - 1, Vec::new());
         }
-        world.beat();
-        world
+        test.report_all();
+        test
     }
 
     /// Figure 4 of the system of 2000: three nodes of 1 Gbit/s, and nine titles of 8 Mbit/s.
     pub(super) fn figure_4() -> Self {
-        let mut world = Self::new(&[1000 * MBIT; 3]);
+        let mut test = Self::new(&[1000 * MBIT; 3]);
         for (node, titles) in [(0, "A B C D"), (1, "B E F G H"), (2, "B E H J")] {
-            world.titles(node, &titles.split(' ').collect::<Vec<_>>());
+            test.titles(node, &titles.split(' ').collect::<Vec<_>>());
         }
-        world
+        test
     }
 
     /// A node that attached by another way is the next.
-    pub(super) fn adopt(&mut self, link: Link) {
-        self.links.push(link);
+    pub(super) fn add_attachment(&mut self, attachment: AttachmentId) {
+        self.attachments.push(attachment);
         self.committed.push(0);
     }
 
@@ -137,7 +137,7 @@ impl World {
 
     pub(super) fn copies(&mut self, node: usize, copies: Vec<CatalogCopy>) {
         let page = CatalogPage { complete: true, copies, ..CatalogPage::default() };
-        assert!(self.cluster.page(self.links[node], &page).expect("taken").is_some());
+        assert!(self.cluster.handle_page(self.attachments[node], &page).expect("taken").is_some());
     }
 
     /// A number that no session has yet.
@@ -150,7 +150,7 @@ impl World {
         let session = self.session();
         let mut resolve = play(title);
         change(&mut resolve);
-        self.cluster.resolve(self.now, session, &Ask::from(&resolve), &mut self.rng)
+        self.cluster.resolve(self.now, session, &SeatRequest::from(&resolve), &mut self.rng)
     }
 
     pub(super) fn uptime(&self) -> Duration {
@@ -166,22 +166,22 @@ impl World {
             Report { sequence: self.reports, uptime_ms, committed, egress: committed, ..Report::default() };
         change(&mut report);
         self.committed[node] = report.committed.0;
-        self.cluster.report(self.now, self.links[node], report).expect("taken");
+        self.cluster.handle_report(self.now, self.attachments[node], report).expect("taken");
     }
 
     /// A node tells of its sessions, as the test changes it.
-    pub(super) fn tell(&mut self, node: usize, change: impl FnOnce(&mut Sessions)) {
+    pub(super) fn send_sessions(&mut self, node: usize, change: impl FnOnce(&mut Sessions)) {
         let committed = Bitrate(self.committed[node]);
         let uptime_ms = self.uptime().as_millis() as u64;
         let mut sessions = Sessions { complete: true, uptime_ms, committed, ..Sessions::default() };
         change(&mut sessions);
         self.committed[node] = sessions.committed.0;
-        self.cluster.sessions(self.now, self.links[node], sessions).expect("taken");
+        self.cluster.handle_sessions(self.now, self.attachments[node], sessions).expect("taken");
     }
 
     /// A session begins on a node.
     pub(super) fn begin(&mut self, node: usize, session: SessionId, title: &str, rate: u64) {
-        self.tell(node, |sessions| {
+        self.send_sessions(node, |sessions| {
             sessions.begun.push(begun(session, title, rate));
             sessions.committed.0 += rate;
         });
@@ -189,7 +189,7 @@ impl World {
 
     /// A session of this rate ends on a node.
     pub(super) fn end(&mut self, node: usize, session: SessionId, rate: u64) {
-        self.tell(node, |sessions| {
+        self.send_sessions(node, |sessions| {
             sessions.ended.push(session);
             sessions.committed.0 -= rate;
         });
@@ -207,8 +207,8 @@ impl World {
     }
 
     /// Every node reports what it said before.
-    pub(super) fn beat(&mut self) {
-        for node in 0..self.links.len() {
+    pub(super) fn report_all(&mut self) {
+        for node in 0..self.attachments.len() {
             self.report(node, |_| {});
         }
     }
@@ -216,15 +216,15 @@ impl World {
     /// Time passes in silence.
     pub(super) fn wait(&mut self, by: Duration) {
         self.now = self.now.after(by);
-        self.cluster.handle(self.now, &mut self.rng);
+        self.cluster.handle_timeout(self.now, &mut self.rng);
     }
 
     /// Seconds pass, and every node reports each.
     pub(super) fn seconds(&mut self, count: usize) {
         for _ in 0..count {
             self.now = self.now.after(Duration::from_secs(1));
-            self.beat();
-            self.cluster.handle(self.now, &mut self.rng);
+            self.report_all();
+            self.cluster.handle_timeout(self.now, &mut self.rng);
         }
     }
 
@@ -234,12 +234,12 @@ impl World {
     }
 
     /// Bit/s left of a node.
-    pub(super) fn room(&self, node: usize) -> u64 {
+    pub(super) fn headroom(&self, node: usize) -> u64 {
         self.cluster.load(self.now, self.id(node)).1
     }
 
     pub(super) fn id(&self, node: usize) -> NodeId {
-        self.links[node].node
+        self.attachments[node].node
     }
 }
 

@@ -4,29 +4,29 @@ use super::super::fixed;
 
 /// What one node may be given and was given, bit/s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Vessel {
+pub(super) struct FillNode {
     pub(super) available: u64,
     pub(super) level: u64,
 }
 
 /// The share (Q32) that the least loaded of them stands at once `inflow` bit/s were poured on; `u64::MAX` when there
 /// is nothing to pour it on. Puts the vessels into the order of their levels; O(n log n).
-pub(super) fn fill(vessels: &mut [Vessel], inflow: u64) -> u64 {
-    vessels.sort_unstable_by_key(|vessel| (share(*vessel), vessel.available));
+pub(super) fn fill(nodes: &mut [FillNode], inflow: u64) -> u64 {
+    nodes.sort_unstable_by_key(|node| (share(*node), node.available));
     let (mut width, mut volume, mut height) = (0_u64, inflow, u64::MAX);
-    for vessel in vessels.iter().filter(|vessel| vessel.available > 0) {
-        if share(*vessel) >= height {
+    for node in nodes.iter().filter(|node| node.available > 0) {
+        if share(*node) >= height {
             break;
         }
-        width = width.saturating_add(vessel.available);
-        volume = volume.saturating_add(vessel.level);
+        width = width.saturating_add(node.available);
+        volume = volume.saturating_add(node.level);
         height = fixed::ratio(volume, width);
     }
     height
 }
 
-fn share(vessel: Vessel) -> u64 {
-    fixed::ratio(vessel.level, vessel.available)
+fn share(node: FillNode) -> u64 {
+    fixed::ratio(node.level, node.available)
 }
 
 #[cfg(test)]
@@ -35,14 +35,14 @@ mod tests {
 
     use super::*;
 
-    fn level(vessels: &[(u64, u64)], inflow: u64) -> u64 {
-        let mut vessels: Vec<_> = vessels.iter().map(|&(available, level)| Vessel { available, level }).collect();
-        fill(&mut vessels, inflow) * 100 / fixed::ONE
+    fn level(nodes: &[(u64, u64)], inflow: u64) -> u64 {
+        let mut nodes: Vec<_> = nodes.iter().map(|&(available, level)| FillNode { available, level }).collect();
+        fill(&mut nodes, inflow) * 100 / fixed::ONE
     }
 
     #[test]
     fn the_least_loaded_gets_it_first() {
-        for (vessels, inflow, expected) in [
+        for (nodes, inflow, expected) in [
             (&[(100, 50)][..], 0, 50),
             (&[(100, 50)], 60, 110),
             (&[(100, 50), (100, 90)], 20, 70),
@@ -50,18 +50,18 @@ mod tests {
             (&[(100, 50), (300, 60)], 30, 22 + 7),
             (&[(0, 0), (100, 10)], 10, 20),
         ] {
-            let found = level(vessels, inflow);
-            assert!(found.abs_diff(expected) <= 1, "{vessels:?} + {inflow}: {found}, not {expected}");
+            let found = level(nodes, inflow);
+            assert!(found.abs_diff(expected) <= 1, "{nodes:?} + {inflow}: {found}, not {expected}");
         }
-        assert_eq!((fill(&mut [], 1), fill(&mut [Vessel { available: 0, level: 0 }], 1)), (u64::MAX, u64::MAX));
+        assert_eq!((fill(&mut [], 1), fill(&mut [FillNode { available: 0, level: 0 }], 1)), (u64::MAX, u64::MAX));
     }
 
     proptest! {
         /// At the height found, what fits below it is what was poured.
         #[test]
         fn nothing_is_spilt(nodes in proptest::collection::vec((1_u64..1_000_000, 0_u64..1_000_000), 1..20), inflow in 0_u64..10_000_000) {
-            let mut vessels: Vec<_> = nodes.iter().map(|&(available, level)| Vessel { available, level }).collect();
-            let height = fill(&mut vessels, inflow);
+            let mut filled: Vec<_> = nodes.iter().map(|&(available, level)| FillNode { available, level }).collect();
+            let height = fill(&mut filled, inflow);
             let below = |height: u64| -> u64 {
                 nodes.iter().map(|&(available, level)| fixed::mul(available, height).saturating_sub(level)).sum()
             };

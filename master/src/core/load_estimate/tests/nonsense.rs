@@ -16,12 +16,12 @@ fn a_message_that_was_slow_is_as_old_as_it_is() {
     // Said a second ago, as the others that came at once show.
     let said = node.uptime;
     node.wait(1000);
-    node.books.state(node.now, said, 500 * MBIT, 0);
-    let level = node.level(Promised::default());
+    node.estimate.handle_committed(node.now, said, 500 * MBIT, 0);
+    let level = node.level(PendingLoad::default());
     assert!((448..=456).contains(&level), "{level}: 500 less a second of departures");
     // One that is older than the last word changes nothing.
-    node.books.state(node.now, said - Duration::from_secs(1), 7 * MBIT, 0);
-    assert_eq!(node.level(Promised::default()), level);
+    node.estimate.handle_committed(node.now, said - Duration::from_secs(1), 7 * MBIT, 0);
+    assert_eq!(node.level(PendingLoad::default()), level);
 }
 
 #[test]
@@ -39,14 +39,14 @@ fn a_clock_that_jumps_empties_no_node() {
             node.wait(1000);
             node.state(600, 6);
             node.report(|_| {});
-            let level = node.level(Promised::default());
+            let level = node.level(PendingLoad::default());
             assert!((400..=600).contains(&level), "jump {jump} s: {level} after {second} s");
         }
         node.state(800, 0);
         assert!(
-            node.level(Promised::default()) > 590,
+            node.level(PendingLoad::default()) > 590,
             "jump {jump} s: it is heard: {}",
-            node.level(Promised::default())
+            node.level(PendingLoad::default())
         );
         assert_eq!(node.rate(), 1000, "jump {jump} s: nor is it young again");
     }
@@ -61,7 +61,7 @@ fn a_slow_clock_makes_no_word_old() {
         node.uptime += Duration::from_micros(999_900);
         node.state(600, 60);
     }
-    assert!(node.level(Promised::default()) >= 590, "{}", node.level(Promised::default()));
+    assert!(node.level(PendingLoad::default()) >= 590, "{}", node.level(PendingLoad::default()));
 }
 
 fn rate() -> impl Strategy<Value = u64> {
@@ -78,14 +78,14 @@ proptest! {
         words in proptest::collection::vec((0_u8..4, rate(), rate(), rate(), any::<u64>(), 0_u64..5000), 1..60),
         promised in (rate(), rate(), 1_u64..100), pool in 0_u64..=1_000_000_000_000,
     ) {
-        let (mut now, mut books) = (Instant::now(), Books::new(Instant::now(), capacity));
-        let common = Common { pool, ..Common::default() };
+        let (mut now, mut estimate) = (Instant::now(), LoadEstimate::new(Instant::now(), capacity));
+        let common = ClusterStats { pool, ..ClusterStats::default() };
         for (what, a, b, c, uptime, wait) in words {
             now += Duration::from_millis(wait);
             match what {
-                0 => books.state(now, Duration::from_millis(uptime), a, b),
-                1 => books.state(now, Duration::from_secs(1000), a, b),
-                2 => books.limited(now, a),
+                0 => estimate.handle_committed(now, Duration::from_millis(uptime), a, b),
+                1 => estimate.handle_committed(now, Duration::from_secs(1000), a, b),
+                2 => estimate.handle_limit(now, a),
                 _ => {
                     let [egress, elastic, committed, demand] = [a, b.min(a), c, b].map(Bitrate);
                     let (background, delivered) = (Bitrate(c), Bitrate(a.min(b)));
@@ -93,18 +93,18 @@ proptest! {
                         uptime_ms: uptime, egress, elastic, committed, background, demand, delivered,
                         ..Report::default()
                     };
-                    books.report(now, &report);
+                    estimate.handle_report(now, &report);
                 }
             }
-            let available = books.available(now, 0);
-            let whole = available.rate + available.cold + available.unsteady + available.doubted;
+            let available = estimate.available(now, 0);
+            let whole = available.rate + available.warm_up + available.variance + available.shortfall;
             prop_assert!(available.rate <= capacity && whole >= capacity);
-            let promised = Promised { rate: promised.0, tickets: 1, leaving: promised.1 };
-            let level = books.level(now, promised, 3);
-            books.margin(available.rate, level, a, &common);
-            books.is_burst(available.rate, level, a, &common);
-            prop_assert!(books.background() <= capacity);
-            books.stays();
+            let promised = PendingLoad { rate: promised.0, tickets: 1, leaving: promised.1 };
+            let level = estimate.level(now, promised, 3);
+            estimate.margin(available.rate, level, a, &common);
+            estimate.is_burst(available.rate, level, a, &common);
+            prop_assert!(estimate.background() <= capacity);
+            estimate.mean_session();
         }
     }
 
@@ -115,11 +115,11 @@ proptest! {
         available in 0_u64..=1000, level in 0_u64..=1000, rate in 0_u64..=1000, more in 0_u64..=1000,
     ) {
         let now = Instant::now();
-        let mut books = Books::new(now, capacity);
+        let mut estimate = LoadEstimate::new(now, capacity);
         let of = |thousandths: u64| (u128::from(capacity) * u128::from(thousandths) / 1000) as u64;
-        books.report(now, &Report { background: Bitrate(of(others)), ..Report::default() });
-        let common = Common { pool, grain, ..Common::default() };
-        let margin = |level, rate| books.margin(of(available), level, rate, &common);
+        estimate.handle_report(now, &Report { background: Bitrate(of(others)), ..Report::default() });
+        let common = ClusterStats { pool, grain, ..ClusterStats::default() };
+        let margin = |level, rate| estimate.margin(of(available), level, rate, &common);
         let here = margin(of(level), of(rate));
         prop_assert!(here >= 0);
         prop_assert!(margin(of(level) + of(more), of(rate)) <= here, "a higher level");

@@ -12,9 +12,9 @@ use tracing::error;
 use usher_proto::model::Report;
 
 use crate::{
-    core::roster::Link,
+    core::roster::AttachmentId,
     metrics::Level,
-    state::{NodeUpdate, State},
+    state::{NodeUpdate, SharedState},
 };
 
 /// Messages that may wait: those of two seconds of a thousand nodes.
@@ -29,12 +29,12 @@ const ENTRIES: usize = 1024;
 
 /// The end of the queue that nodes' channels have.
 #[derive(Clone)]
-pub(crate) struct Load {
+pub(crate) struct UpdateQueue {
     sender: mpsc::Sender<NodeUpdate>,
     waiting: Level,
 }
 
-impl Load {
+impl UpdateQueue {
     /// A queue that shows its length, and what its worker takes from.
     pub(crate) fn new(length: usize, waiting: Level) -> (Self, mpsc::Receiver<NodeUpdate>) {
         let (sender, receiver) = mpsc::channel(length);
@@ -42,23 +42,23 @@ impl Load {
     }
 
     /// Puts a report into the queue; false when it is full.
-    pub(crate) fn report(&self, link: Link, report: Report) -> bool {
-        let taken = self.sender.try_send(NodeUpdate::Report(link, report)).is_ok();
+    pub(crate) fn report(&self, attachment: AttachmentId, report: Report) -> bool {
+        let taken = self.sender.try_send(NodeUpdate::Report(attachment, report)).is_ok();
         self.show();
         taken
     }
 
     /// Puts what must not be lost into the queue, and waits for a place: the node's channel is read on only then.
-    pub(crate) async fn tell(&self, told: NodeUpdate) {
+    pub(crate) async fn push(&self, updates: NodeUpdate) {
         // Without a worker the master ends, and nothing is wanted any more.
-        let _ending = self.sender.send(told).await;
+        let _ending = self.sender.send(updates).await;
         self.show();
     }
 
     /// Waits until all that was told before has been applied.
     pub(crate) async fn settled(&self) {
         let (sender, applied) = oneshot::channel();
-        self.tell(NodeUpdate::Fence(sender)).await;
+        self.push(NodeUpdate::Fence(sender)).await;
         // Without a worker, too, there is nothing to wait for.
         let _ending = applied.await;
     }
@@ -69,10 +69,10 @@ impl Load {
 }
 
 /// Applies what nodes tell until no channel is left.
-pub(crate) async fn work(state: Arc<State>, mut told: mpsc::Receiver<NodeUpdate>) {
+pub(crate) async fn work(state: Arc<SharedState>, mut updates: mpsc::Receiver<NodeUpdate>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while told.recv_many(&mut batch, BATCH).await > 0 {
-        state.metrics().load_queue.set(told.len() as u64);
+    while updates.recv_many(&mut batch, BATCH).await > 0 {
+        state.metrics().load_queue.set(updates.len() as u64);
         let mut rest = batch.drain(..).peekable();
         while rest.peek().is_some() {
             let mut entries = 0;
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::core::{Now, roster::Roster};
 
-    fn link(now: Now) -> Link {
+    fn attachment(now: Now) -> AttachmentId {
         let presence = Presence {
             drain_left: std::time::Duration::ZERO,
             addresses: vec![([127, 0, 0, 1], 9).into()],
@@ -119,24 +119,24 @@ mod tests {
             equipment: usher_proto::model::Equipment::default(),
             replica_bytes: 0,
         };
-        Roster::default().attach(now, hello).expect("attached").0
+        Roster::default().handle_attach(now, hello).expect("attached").0
     }
 
     #[tokio::test]
     async fn a_full_queue_leaves_out_reports_and_nothing_else() {
         let waiting = Level::default();
-        let (load, mut told) = Load::new(2, waiting.clone());
-        let link = link(crate::state::now());
-        assert!(load.report(link, Report::default()) && load.report(link, Report::default()));
-        assert!(!load.report(link, Report::default()), "full");
+        let (queue, mut updates) = UpdateQueue::new(2, waiting.clone());
+        let attachment = attachment(crate::state::now());
+        assert!(queue.report(attachment, Report::default()) && queue.report(attachment, Report::default()));
+        assert!(!queue.report(attachment, Report::default()), "full");
         assert_eq!(waiting.get(), 2);
-        let sessions = load.tell(NodeUpdate::Sessions(link, Sessions::default()));
+        let sessions = queue.push(NodeUpdate::Sessions(attachment, Sessions::default()));
         let mut sessions = std::pin::pin!(sessions);
         assert!(sessions.as_mut().now_or_never().is_none(), "it waits for a place");
-        assert!(matches!(told.recv().await, Some(NodeUpdate::Report(..))));
+        assert!(matches!(updates.recv().await, Some(NodeUpdate::Report(..))));
         sessions.await;
-        assert!(!load.report(link, Report::default()), "full again");
-        assert!(matches!(told.recv().await, Some(NodeUpdate::Report(..))));
-        assert!(matches!(told.recv().await, Some(NodeUpdate::Sessions(..))), "in their order");
+        assert!(!queue.report(attachment, Report::default()), "full again");
+        assert!(matches!(updates.recv().await, Some(NodeUpdate::Report(..))));
+        assert!(matches!(updates.recv().await, Some(NodeUpdate::Sessions(..))), "in their order");
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Instant};
 
 use usher_proto::{SessionId, ticket::Purpose};
 
-use super::{NodeId, State};
-use crate::core::catalog::Work;
+use super::{NodeId, SessionState};
+use crate::core::catalog::ContentKey;
 
 const NONE: u32 = u32::MAX;
 
@@ -16,7 +16,7 @@ pub(super) struct Slot {
     pub(super) session: SessionId,
     pub(super) node: NodeId,
     pub(super) rate: u64,
-    pub(super) state: State,
+    pub(super) state: SessionState,
     pub(super) moves: u8,
     pub(super) purpose: Purpose,
     /// When the promise, or the order to move, is void.
@@ -24,20 +24,20 @@ pub(super) struct Slot {
 }
 
 #[derive(Clone, Copy)]
-struct Linked {
+struct LinkedSlot {
     slot: Slot,
     /// Its work, and its neighbours in the list of that work's sessions on its node.
-    work: u32,
+    content: u32,
     previous: u32,
     next: u32,
 }
 
 /// The number of a work that has sessions; good until the ledger changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkRef(u32);
+pub struct ContentRef(u32);
 
 /// The sessions of one work on one node.
-struct Shelf {
+struct SessionList {
     node: NodeId,
     /// Where this work is in the list of the node's works.
     at: u32,
@@ -45,21 +45,21 @@ struct Shelf {
     head: u32,
 }
 
-struct Known {
+struct ContentEntry {
     /// `None` for the sessions of which nobody knows the title.
-    work: Option<Work>,
-    shelves: Vec<Shelf>,
+    content: Option<ContentKey>,
+    lists: Vec<SessionList>,
 }
 
 /// A work, and its sessions on one node.
-pub struct Place<'a> {
+pub struct NodeSessions<'a> {
     /// The work; `None` when its title is not known.
-    pub work: Option<Work>,
-    table: &'a Table,
+    pub content: Option<ContentKey>,
+    table: &'a SessionTable,
     head: u32,
 }
 
-impl Place<'_> {
+impl NodeSessions<'_> {
     /// The session that takes the least of those that run, take at least `need` bit/s, were moved fewer than `moves`
     /// times, and are `free`: its id and bit/s.
     pub fn least(&self, need: u64, moves: u8, free: impl Fn(&SessionId) -> bool) -> Option<(SessionId, u64)> {
@@ -69,19 +69,19 @@ impl Place<'_> {
 
     /// All that run and were moved fewer than `moves` times.
     pub fn movable(&self, moves: u8) -> impl Iterator<Item = (SessionId, u64)> {
-        let fit = move |slot: &&Slot| slot.state == State::Running && slot.moves < moves;
+        let fit = move |slot: &&Slot| slot.state == SessionState::Running && slot.moves < moves;
         self.slots().filter(fit).map(|slot| (slot.session, slot.rate))
     }
 
     /// All that run and are not on their way elsewhere, however often they were moved.
     pub fn running(&self) -> impl Iterator<Item = (SessionId, u64)> {
-        let running = self.slots().filter(|slot| slot.state == State::Running);
+        let running = self.slots().filter(|slot| slot.state == SessionState::Running);
         running.map(|slot| (slot.session, slot.rate))
     }
 
     /// How many run, on their way elsewhere or not.
     pub fn taken(&self) -> usize {
-        self.slots().filter(|slot| slot.state != State::Promised).count()
+        self.slots().filter(|slot| slot.state != SessionState::Reserved).count()
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
@@ -95,17 +95,17 @@ impl Place<'_> {
 }
 
 #[derive(Default)]
-pub(super) struct Table {
+pub(super) struct SessionTable {
     by_session: HashMap<SessionId, u32>,
-    slots: Vec<Linked>,
+    slots: Vec<LinkedSlot>,
     free: Vec<u32>,
-    by_work: HashMap<Option<Work>, u32>,
-    works: Vec<Known>,
-    free_works: Vec<u32>,
-    by_node: Vec<Vec<WorkRef>>,
+    by_content: HashMap<Option<ContentKey>, u32>,
+    contents: Vec<ContentEntry>,
+    free_contents: Vec<u32>,
+    by_node: Vec<Vec<ContentRef>>,
 }
 
-impl Table {
+impl SessionTable {
     pub(super) fn len(&self) -> usize {
         self.by_session.len()
     }
@@ -114,14 +114,14 @@ impl Table {
         self.by_session.get(&session).map(|at| &self.slots[*at as usize].slot)
     }
 
-    pub(super) fn work(&self, session: SessionId) -> Option<Work> {
+    pub(super) fn content(&self, session: SessionId) -> Option<ContentKey> {
         let linked = self.slots[*self.by_session.get(&session)? as usize];
-        self.works[linked.work as usize].work
+        self.contents[linked.content as usize].content
     }
 
     /// Puts a session that is not there yet.
-    pub(super) fn insert(&mut self, slot: Slot, work: Option<Work>) {
-        let linked = Linked { slot, work: self.known(work), previous: NONE, next: NONE };
+    pub(super) fn insert(&mut self, slot: Slot, content: Option<ContentKey>) {
+        let linked = LinkedSlot { slot, content: self.known(content), previous: NONE, next: NONE };
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at as usize] = linked;
@@ -138,9 +138,9 @@ impl Table {
 
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Slot> {
         let at = self.by_session.remove(&session)?;
-        let work = self.slots[at as usize].work;
+        let content = self.slots[at as usize].content;
         self.unlink(at);
-        self.forget_if_empty(work);
+        self.forget_if_empty(content);
         self.free.push(at);
         Some(self.slots[at as usize].slot)
     }
@@ -159,65 +159,65 @@ impl Table {
         }
     }
 
-    pub(super) fn works(&self, node: NodeId) -> &[WorkRef] {
+    pub(super) fn contents(&self, node: NodeId) -> &[ContentRef] {
         self.by_node.get(node.index()).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn place(&self, node: NodeId, work: WorkRef) -> Option<Place<'_>> {
-        let known = self.works.get(work.0 as usize)?;
-        let shelf = known.shelves.iter().find(|shelf| shelf.node == node)?;
-        Some(Place { work: known.work, table: self, head: shelf.head })
+    pub(super) fn sessions_of(&self, node: NodeId, content: ContentRef) -> Option<NodeSessions<'_>> {
+        let known = self.contents.get(content.0 as usize)?;
+        let list = known.lists.iter().find(|list| list.node == node)?;
+        Some(NodeSessions { content: known.content, table: self, head: list.head })
     }
 
-    pub(super) fn sessions_of(&self, node: NodeId) -> Vec<SessionId> {
-        let places = self.works(node).iter().filter_map(|work| self.place(node, *work));
+    pub(super) fn session_ids(&self, node: NodeId) -> Vec<SessionId> {
+        let places = self.contents(node).iter().filter_map(|content| self.sessions_of(node, *content));
         places.flat_map(|place| place.slots().map(|slot| slot.session).collect::<Vec<_>>()).collect()
     }
 
     pub(super) fn moving_to(&self, node: NodeId) -> Vec<SessionId> {
         let slots = self.by_session.values().map(|at| &self.slots[*at as usize].slot);
-        slots.filter(|slot| slot.state == State::Moving(node)).map(|slot| slot.session).collect()
+        slots.filter(|slot| slot.state == SessionState::Moving(node)).map(|slot| slot.session).collect()
     }
 
-    fn known(&mut self, work: Option<Work>) -> u32 {
-        if let Some(&at) = self.by_work.get(&work) {
+    fn known(&mut self, content: Option<ContentKey>) -> u32 {
+        if let Some(&at) = self.by_content.get(&content) {
             return at;
         }
-        let at = match self.free_works.pop() {
+        let at = match self.free_contents.pop() {
             Some(at) => {
                 // Its list is empty and keeps its room.
-                self.works[at as usize].work = work;
+                self.contents[at as usize].content = content;
                 at
             }
             None => {
-                self.works.push(Known { work, shelves: Vec::new() });
-                number(self.works.len() - 1)
+                self.contents.push(ContentEntry { content, lists: Vec::new() });
+                number(self.contents.len() - 1)
             }
         };
-        self.by_work.insert(work, at);
+        self.by_content.insert(content, at);
         at
     }
 
-    fn forget_if_empty(&mut self, work: u32) {
-        let known = &self.works[work as usize];
-        if known.shelves.is_empty() {
-            self.by_work.remove(&known.work);
-            self.free_works.push(work);
+    fn forget_if_empty(&mut self, content: u32) {
+        let known = &self.contents[content as usize];
+        if known.lists.is_empty() {
+            self.by_content.remove(&known.content);
+            self.free_contents.push(content);
         }
     }
 
     fn link(&mut self, at: u32) {
-        let Linked { slot: Slot { node, .. }, work, .. } = self.slots[at as usize];
+        let LinkedSlot { slot: Slot { node, .. }, content, .. } = self.slots[at as usize];
         if self.by_node.len() <= node.index() {
             self.by_node.resize_with(node.index() + 1, Vec::new);
         }
-        let shelves = &mut self.works[work as usize].shelves;
-        let next = match shelves.iter_mut().find(|shelf| shelf.node == node) {
-            Some(shelf) => std::mem::replace(&mut shelf.head, at),
+        let lists = &mut self.contents[content as usize].lists;
+        let next = match lists.iter_mut().find(|list| list.node == node) {
+            Some(list) => std::mem::replace(&mut list.head, at),
             None => {
-                let works = &mut self.by_node[node.index()];
-                works.push(WorkRef(work));
-                shelves.push(Shelf { node, at: number(works.len() - 1), head: at });
+                let contents = &mut self.by_node[node.index()];
+                contents.push(ContentRef(content));
+                lists.push(SessionList { node, at: number(contents.len() - 1), head: at });
                 NONE
             }
         };
@@ -228,7 +228,7 @@ impl Table {
     }
 
     fn unlink(&mut self, at: u32) {
-        let Linked { slot: Slot { node, .. }, work, previous, next } = self.slots[at as usize];
+        let LinkedSlot { slot: Slot { node, .. }, content, previous, next } = self.slots[at as usize];
         if let Some(next) = self.slots.get_mut(next as usize) {
             next.previous = previous;
         }
@@ -236,20 +236,20 @@ impl Table {
             previous.next = next;
             return;
         }
-        let shelves = &mut self.works[work as usize].shelves;
-        let Some(index) = shelves.iter().position(|shelf| shelf.node == node) else { return };
+        let lists = &mut self.contents[content as usize].lists;
+        let Some(index) = lists.iter().position(|list| list.node == node) else { return };
         if next != NONE {
-            shelves[index].head = next;
+            lists[index].head = next;
             return;
         }
         // It was the last: the node has no session of this work any more.
-        let shelf = shelves.swap_remove(index);
-        let works = &mut self.by_node[node.index()];
-        works.swap_remove(shelf.at as usize);
-        if let Some(&WorkRef(moved)) = works.get(shelf.at as usize)
-            && let Some(other) = self.works[moved as usize].shelves.iter_mut().find(|other| other.node == node)
+        let list = lists.swap_remove(index);
+        let contents = &mut self.by_node[node.index()];
+        contents.swap_remove(list.at as usize);
+        if let Some(&ContentRef(moved)) = contents.get(list.at as usize)
+            && let Some(other) = self.contents[moved as usize].lists.iter_mut().find(|other| other.node == node)
         {
-            other.at = shelf.at;
+            other.at = list.at;
         }
     }
 }

@@ -11,7 +11,7 @@ use usher_proto::{
 use crate::core::Now;
 
 /// See the module.
-pub(crate) struct Card {
+pub(crate) struct NodeContact {
     pub(crate) node: String,
     pub(crate) zone: String,
     pub(crate) addresses: Vec<String>,
@@ -19,7 +19,7 @@ pub(crate) struct Card {
     pub(crate) key: Key,
 }
 
-impl Card {
+impl NodeContact {
     /// A seat on the node under a ticket with these claims. Signing is about a microsecond.
     pub(crate) fn seat(&self, claims: &Claims) -> Result<v1::Seat, Fault> {
         let ticket = self.key.sign(claims).map_err(|_| Fault::new(Code::Internal, "the ticket was not signed"))?;
@@ -63,8 +63,8 @@ impl Card {
     }
 }
 
-pub(super) fn card(hello: &Hello, key: Key) -> Card {
-    Card {
+pub(super) fn contact(hello: &Hello, key: Key) -> NodeContact {
+    NodeContact {
         node: hello.node.to_string(),
         zone: hello.zone.clone(),
         addresses: hello.presence.addresses.iter().map(ToString::to_string).collect(),

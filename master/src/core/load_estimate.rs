@@ -7,7 +7,7 @@
 //! and while the process is young and its caches are cold.
 
 mod background;
-mod doubt;
+mod capacity;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use usher_proto::{model::Report, units};
 
-use self::{background::Background, doubt::Doubt};
+use self::{background::BackgroundTraffic, capacity::CapacityEstimator};
 use super::{
     fixed::{self, ONE},
-    ledger::Promised,
+    ledger::PendingLoad,
 };
 
 /// Over how long departures are averaged: long enough for a node of a hundred sessions of minutes to show a few.
@@ -47,7 +47,7 @@ const DRIFT: u32 = 1024;
 
 /// What all nodes have in common, for a decision.
 #[derive(Clone, Copy, Debug)]
-pub struct Common {
+pub struct ClusterStats {
     /// Masters that decide at once; each knows only its own promises, and takes the others' to be as many.
     pub masters: u64,
     /// The size of a session that matters for variance, bit/s: the mean square of their rates over the mean.
@@ -56,7 +56,7 @@ pub struct Common {
     pub pool: u64,
 }
 
-impl Default for Common {
+impl Default for ClusterStats {
     fn default() -> Self {
         Self { masters: 1, grain: 8_000_000, pool: 0 }
     }
@@ -64,9 +64,9 @@ impl Default for Common {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Books {
+pub struct LoadEstimate {
     capacity: u64,
-    doubt: Doubt,
+    estimator: CapacityEstimator,
     /// When the process started, as near as its messages tell; `None` before the first.
     started: Option<Instant>,
     committed: u64,
@@ -77,7 +77,7 @@ pub struct Books {
     carried: u64,
     /// Bit/s that ended since the last report.
     ended_since_report: u64,
-    background: Background,
+    background: BackgroundTraffic,
 }
 
 /// What may be given of a node, and what lowers it.
@@ -86,11 +86,11 @@ pub struct Available {
     /// Bit/s.
     pub rate: u64,
     /// Bit/s less because it delivered less than it should.
-    pub doubted: u64,
+    pub shortfall: u64,
     /// Bit/s less because the process is young.
-    pub cold: u64,
+    pub warm_up: u64,
     /// Bit/s less because others' traffic changes much.
-    pub unsteady: u64,
+    pub variance: u64,
     /// Bit/s less because copies are made from it.
     pub copying: u64,
     /// Bit/s that others' traffic is below its mean, and will soon take again.
@@ -99,51 +99,51 @@ pub struct Available {
 
 impl Available {
     /// Bit/s that it can send, as far as one knows: youth and caution left aside.
-    pub fn most(&self) -> u64 {
-        self.rate.saturating_add(self.cold).saturating_add(self.unsteady)
+    pub fn with_reserves(&self) -> u64 {
+        self.rate.saturating_add(self.warm_up).saturating_add(self.variance)
     }
 
     /// Bit/s that may be given if there is no other way: youth and caution stand back before a viewer is sent away, for
     /// what they would save is less than the whole session that a refusal costs.
-    pub fn last(&self) -> u64 {
-        self.most().saturating_sub(self.dip).max(self.rate)
+    pub fn upper_limit(&self) -> u64 {
+        self.with_reserves().saturating_sub(self.dip).max(self.rate)
     }
 }
 
-impl Books {
+impl LoadEstimate {
     /// Of a node that has just attached.
     pub fn new(now: Instant, capacity: u64) -> Self {
         Self {
             capacity,
-            doubt: Doubt::new(now, capacity),
+            estimator: CapacityEstimator::new(now, capacity),
             started: None,
             committed: 0,
             stated: now,
             ended: 0,
             carried: 0,
             ended_since_report: 0,
-            background: Background::default(),
+            background: BackgroundTraffic::default(),
         }
     }
 
     /// The node told what it has promised at that uptime, and bit/s of the sessions that ended since the word before.
-    pub fn state(&mut self, now: Instant, uptime: Duration, committed: u64, ended: u64) {
-        let at = self.at(now, uptime);
+    pub fn handle_committed(&mut self, now: Instant, uptime: Duration, committed: u64, ended: u64) {
+        let at = self.sent_at(now, uptime);
         if at < self.stated && self.carried > 0 {
             return;
         }
         let passed = at.saturating_duration_since(self.stated);
-        self.carry(passed, ended);
+        self.add_carried(passed, ended);
         self.ended_since_report = self.ended_since_report.saturating_add(ended);
         (self.committed, self.stated) = (committed, at.max(self.stated));
     }
 
     /// The node's report.
-    pub fn report(&mut self, now: Instant, report: &Report) {
-        let at = self.at(now, Duration::from_millis(report.uptime_ms));
+    pub fn handle_report(&mut self, now: Instant, report: &Report) {
+        let at = self.sent_at(now, Duration::from_millis(report.uptime_ms));
         if report.committed.0 == self.committed && at > self.stated {
             // Nothing is on its way: what was true then is true now.
-            self.carry(at - self.stated, 0);
+            self.add_carried(at - self.stated, 0);
             self.stated = at;
         }
         let ended = std::mem::take(&mut self.ended_since_report);
@@ -151,22 +151,22 @@ impl Books {
         let sent = report.egress.0.min(self.capacity).saturating_sub(report.elastic.0);
         let unexplained = sent.saturating_sub(self.committed.max(report.committed.0).saturating_add(ended));
         let background = report.background.0.saturating_add(unexplained).min(self.capacity);
-        self.background.observe(now, background, self.capacity);
+        self.background.handle_report(now, background, self.capacity);
         // What others took beyond their rates was sent as well: a node that is short of time for one is not slow.
         let used = report.delivered.0.saturating_add(report.elastic.0).saturating_add(background);
-        self.doubt.observe(now, report.demand.0, report.delivered.0, used);
+        self.estimator.handle_report(now, report.demand.0, report.delivered.0, used);
     }
 
     /// The node turned a session away, since it can promise only so much.
-    pub fn limited(&mut self, now: Instant, limit: u64) {
-        if limit < self.doubt.believed() {
-            self.doubt.contradict(now, limit);
+    pub fn handle_limit(&mut self, now: Instant, limit: u64) {
+        if limit < self.estimator.estimate() {
+            self.estimator.handle_limit(now, limit);
         }
     }
 
     /// Bit/s that are taken now.
-    pub fn level(&self, now: Instant, promised: Promised, masters: u64) -> u64 {
-        let stay = self.stay(now);
+    pub fn level(&self, now: Instant, promised: PendingLoad, masters: u64) -> u64 {
+        let stay = self.remaining_share(now);
         let running = fixed::mul(self.committed, stay);
         // A promise that was redeemed at once may have ended as well; one on its way has not.
         let pending = fixed::mul(promised.rate.saturating_mul(masters), ONE / 2 + stay / 2);
@@ -176,25 +176,25 @@ impl Books {
 
     /// What may be given while copies are to take `copying` bit/s.
     pub fn available(&self, now: Instant, copying: u64) -> Available {
-        let believed = self.doubt.believed().min(self.capacity);
+        let believed = self.estimator.estimate().min(self.capacity);
         let young = self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started));
-        let cold = if young >= WARM_UP {
+        let warm_up = if young >= WARM_UP {
             0
         } else {
             let left = (WARM_UP - young).as_millis() as u64;
             let most = believed - believed / COLD;
             (u128::from(most) * u128::from(left) / WARM_UP.as_millis()) as u64
         };
-        let unsteady = (2 * self.background.unsteady()).min(self.capacity / UNSTEADY);
-        let rate = (believed - cold).saturating_sub(unsteady);
+        let variance = (2 * self.background.unsteady()).min(self.capacity / UNSTEADY);
+        let rate = (believed - warm_up).saturating_sub(variance);
         let copying = copying.min(rate / COPYING);
         let dip = self.background.dip(self.capacity);
-        Available { rate: rate - copying, doubted: self.capacity - believed, cold, unsteady, copying, dip }
+        Available { rate: rate - copying, shortfall: self.capacity - believed, warm_up, variance, copying, dip }
     }
 
     /// How far the node is from full after `rate` more, in thousandths of a standard deviation of its load; at least 0,
     /// and only meaningful when that fits.
-    pub fn margin(&self, available: u64, level: u64, rate: u64, common: &Common) -> i64 {
+    pub fn margin(&self, available: u64, level: u64, rate: u64, common: &ClusterStats) -> i64 {
         let room = available.saturating_sub(level.saturating_add(rate));
         // In units in which the capacity has 24 bits: products then fit, and what is lost is far below what is known.
         let shift = (40_u32).saturating_sub(self.capacity.leading_zeros());
@@ -210,7 +210,7 @@ impl Books {
 
     /// Whether what is missing is a short burst of others' traffic: it is well above its mean, and `rate` would fit
     /// without that, and with it into a tenth more than may be given.
-    pub fn is_burst(&self, available: u64, level: u64, rate: u64, common: &Common) -> bool {
+    pub fn is_burst(&self, available: u64, level: u64, rate: u64, common: &ClusterStats) -> bool {
         let excess = self.background.excess(self.capacity, common.pool);
         let after = level.saturating_add(rate);
         excess > 0 && after.saturating_sub(excess) <= available && after <= available.saturating_add(available / 10)
@@ -232,22 +232,22 @@ impl Books {
     }
 
     /// Bit/s that it is believed to be able to send.
-    pub fn believed(&self) -> u64 {
-        self.doubt.believed()
+    pub fn capacity(&self) -> u64 {
+        self.estimator.estimate()
     }
 
     /// The mean time that a session stays, if any have ended.
-    pub fn stays(&self) -> Option<Duration> {
+    pub fn mean_session(&self) -> Option<Duration> {
         self.carried.checked_div(self.ended).map(Duration::from_millis)
     }
 
     /// The part of what was promised that is still there, of [`ONE`].
-    fn stay(&self, now: Instant) -> u64 {
+    fn remaining_share(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.stated).min(OLDEST);
-        self.stays().map_or(ONE, |stays| fixed::decay(age, stays.max(Duration::from_millis(1))))
+        self.mean_session().map_or(ONE, |stays| fixed::decay(age, stays.max(Duration::from_millis(1))))
     }
 
-    fn carry(&mut self, passed: Duration, ended: u64) {
+    fn add_carried(&mut self, passed: Duration, ended: u64) {
         let keep = fixed::decay(passed, DEPARTURES);
         let millis = units::millis(passed).min(3_600_000);
         self.ended = fixed::mul(self.ended, keep).saturating_add(ended / 1000);
@@ -257,7 +257,7 @@ impl Books {
 
     /// When the node said something, by this side's clock: the message that travelled fastest tells when the process
     /// started, and its uptime the rest.
-    fn at(&mut self, now: Instant, uptime: Duration) -> Instant {
+    fn sent_at(&mut self, now: Instant, uptime: Duration) -> Instant {
         // An uptime of centuries is a lie, and moves nothing.
         let began = now.checked_sub(uptime).unwrap_or(now);
         let started = match self.started {

@@ -9,12 +9,12 @@ use std::{
 use rand::Rng;
 use usher_proto::SessionId;
 
-use super::{Cluster, Event};
+use super::{Cluster, ClusterEvent};
 use crate::core::{
     NodeId, Now,
-    catalog::Work,
-    moves::{self, Drain, Giving, Step},
-    roster::{Standing, State},
+    catalog::ContentKey,
+    moves::{self, DrainPace, Givers, SessionMove},
+    roster::{NodeHealth, NodeState},
 };
 
 /// Between two looks at the moves that are due: many small steps disturb less than few large ones.
@@ -38,22 +38,22 @@ const QUIET: Duration = Duration::from_secs(600);
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Calm {
+pub(super) struct BackgroundMoves {
     /// By node that drains.
-    drains: HashMap<NodeId, Drain>,
+    drains: HashMap<NodeId, DrainPace>,
     /// Sessions whose move was refused since the last step.
     refused: Vec<SessionId>,
     /// Until when such are left alone.
     rests: HashMap<SessionId, Instant>,
     /// When nodes joined.
     joined: HashMap<NodeId, Instant>,
-    giving: Giving,
+    giving: Givers,
     /// What the operator ordered.
-    ordered: VecDeque<Step>,
+    ordered: VecDeque<SessionMove>,
     next: Option<Instant>,
 }
 
-impl Calm {
+impl BackgroundMoves {
     /// A node's channel closed.
     pub(super) fn left(&mut self, node: NodeId) {
         self.drains.remove(&node);
@@ -68,7 +68,7 @@ impl Calm {
     }
 
     /// When moves are due next.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.next
     }
 
@@ -84,20 +84,20 @@ impl Cluster {
         let presence = &known.hello.presence;
         if presence.draining {
             let left = presence.drain_left;
-            match self.calm.drains.entry(node) {
+            match self.background.drains.entry(node) {
                 Entry::Occupied(drain) => drain.into_mut().again(now.instant, left),
                 Entry::Vacant(place) => {
-                    place.insert(Drain::new(now.instant, left));
+                    place.insert(DrainPace::new(now.instant, left));
                 }
             }
-            self.calm.next.get_or_insert(now.instant + STEP);
+            self.background.next.get_or_insert(now.instant + STEP);
         } else {
-            let undrained = self.calm.drains.remove(&node).is_some();
+            let undrained = self.background.drains.remove(&node).is_some();
             // One that attaches again was there all the time, perhaps with another master.
             let started = known.attached_at == now && known.hello.attachment == 1;
-            let quiet = self.calm.joined.get(&node).is_some_and(|at| *at + QUIET > now.instant);
+            let quiet = self.background.joined.get(&node).is_some_and(|at| *at + QUIET > now.instant);
             if (undrained || started) && !quiet {
-                self.calm.joined.insert(node, now.instant);
+                self.background.joined.insert(node, now.instant);
             }
         }
     }
@@ -105,12 +105,12 @@ impl Cluster {
     /// How long the sessions of a node that drains may run on; zero when it does not drain, or has ended them.
     pub fn drain_left(&self, now: Now, node: NodeId) -> Duration {
         let said = self.roster.node(node).is_some_and(|node| !node.hello.presence.drain_left.is_zero());
-        let left = self.calm.drains.get(&node).filter(|_| said).map(|drain| drain.left(now.instant));
+        let left = self.background.drains.get(&node).filter(|_| said).map(|drain| drain.left(now.instant));
         left.unwrap_or_default()
     }
 
     /// What runs on a node that no other node could serve, with the number of sessions.
-    pub fn only_at(&mut self, now: Now, node: NodeId) -> Vec<(Option<Work>, usize)> {
+    pub fn only_held_by(&mut self, now: Now, node: NodeId) -> Vec<(Option<ContentKey>, usize)> {
         let mut only = self.search(now, |search| search.only_at(node));
         // Feeds go on at any other node, and the sessions of which nobody knows the title are theirs too.
         let feeds = self.feeds.sessions().filter(|(session, used)| {
@@ -118,8 +118,8 @@ impl Cluster {
                 && self.ledger.session(*session).is_some_and(|known| known.node == node)
         });
         let feeds = feeds.count();
-        only.retain_mut(|(work, sessions)| {
-            if work.is_none() {
+        only.retain_mut(|(key, sessions)| {
+            if key.is_none() {
                 *sessions = sessions.saturating_sub(feeds);
             }
             *sessions > 0
@@ -128,77 +128,78 @@ impl Cluster {
     }
 
     /// The moves after which load is spread evenly again: at most `most`. They are found and not made.
-    pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<Step> {
+    pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<SessionMove> {
         let mut steps = Vec::new();
-        self.search(now, |search| moves::spread(search, most, |_| true, &mut Giving::new(), rng, &mut steps));
+        self.search(now, |search| moves::spread(search, most, |_| true, &mut Givers::new(), rng, &mut steps));
         steps
     }
 
     /// Makes moves, a few at a time, as long as they make sense.
-    pub fn order(&mut self, now: Now, steps: &[Step]) {
+    pub fn order_moves(&mut self, now: Now, steps: &[SessionMove]) {
         // What was ordered before is planned anew with this.
-        self.calm.ordered = steps.iter().copied().collect();
+        self.background.ordered = steps.iter().copied().collect();
         if !steps.is_empty() {
-            self.calm.next.get_or_insert(now.instant + STEP);
+            self.background.next.get_or_insert(now.instant + STEP);
         }
     }
 
     /// Makes the moves that are due.
-    pub(super) fn calmly(&mut self, now: Now, rng: &mut impl Rng) {
-        if self.calm.next.is_none_or(|next| next > now.instant) {
+    pub(super) fn make_background_moves(&mut self, now: Now, rng: &mut impl Rng) {
+        if self.background.next.is_none_or(|next| next > now.instant) {
             return;
         }
-        let due: Vec<Step> = self.calm.ordered.drain(..ORDERED.min(self.calm.ordered.len())).collect();
+        let due: Vec<SessionMove> =
+            self.background.ordered.drain(..ORDERED.min(self.background.ordered.len())).collect();
         for step in due {
-            self.make_ordered(now, step);
+            self.make_ordered_move(now, step);
         }
-        self.calm.rests.retain(|_, until| *until > now.instant);
-        let refused = std::mem::take(&mut self.calm.refused);
-        self.calm.rests.extend(refused.into_iter().map(|session| (session, now.instant + REST)));
+        self.background.rests.retain(|_, until| *until > now.instant);
+        let refused = std::mem::take(&mut self.background.refused);
+        self.background.rests.extend(refused.into_iter().map(|session| (session, now.instant + REST)));
         if self.settings.moves {
-            let mut drains = std::mem::take(&mut self.calm.drains);
+            let mut drains = std::mem::take(&mut self.background.drains);
             for (node, drain) in &mut drains {
-                self.empty(now, *node, drain, rng);
+                self.drain_node(now, *node, drain, rng);
             }
-            self.calm.drains = drains;
+            self.background.drains = drains;
         }
-        self.calm.next = if self.calm.is_idle() { None } else { Some(now.instant + STEP) };
-        if self.calm.drains.is_empty() {
-            self.calm.rests.clear();
+        self.background.next = if self.background.is_idle() { None } else { Some(now.instant + STEP) };
+        if self.background.drains.is_empty() {
+            self.background.rests.clear();
         }
     }
 
-    fn make_ordered(&mut self, now: Now, step: Step) {
+    fn make_ordered_move(&mut self, now: Now, step: SessionMove) {
         let there = self.ledger.session(step.session).is_some_and(|session| session.node == step.from);
-        let well = self.roster.node(step.to).is_some_and(|node| node.standing(now.instant) == Standing::Well);
+        let well = self.roster.node(step.to).is_some_and(|node| node.health(now.instant) == NodeHealth::Well);
         if there && well && self.load(now, step.to).1 >= step.rate {
-            self.depart(now, &[step]);
+            self.start_moves(now, &[step]);
         }
     }
 
-    fn empty(&mut self, now: Now, node: NodeId, drain: &mut Drain, rng: &mut impl Rng) {
-        if self.roster.node(node).is_none_or(|node| node.state != State::Draining) {
+    fn drain_node(&mut self, now: Now, node: NodeId, drain: &mut DrainPace, rng: &mut impl Rng) {
+        if self.roster.node(node).is_none_or(|node| node.state != NodeState::Draining) {
             return;
         }
         let due = drain.due(now.instant, self.ledger.running(node));
         if due == 0 {
             return;
         }
-        let rests = std::mem::take(&mut self.calm.rests);
-        let left = self.leave_feeds(now, node, |session| rests.contains_key(&session), rng).min(due);
+        let rests = std::mem::take(&mut self.background.rests);
+        let left = self.move_feed_sessions(now, node, |session| rests.contains_key(&session), rng).min(due);
         let due = due - left;
         drain.made(left);
         let (mut made, mut stuck) = (0, 0);
-        self.make(now, |search, steps| {
+        self.find_and_start_moves(now, |search, steps| {
             steps.clear();
             stuck = moves::drain(search, node, due, |session| rests.contains_key(session), rng, steps);
             made = steps.len();
         });
-        self.calm.rests = rests;
+        self.background.rests = rests;
         drain.made(made);
         // Once, and again when it was over.
         if stuck > 0 && drain.stuck == 0 {
-            self.events.push(Event::Stuck(node, stuck));
+            self.events.push(ClusterEvent::Stuck(node, stuck));
         }
         if stuck > 0 || made == due {
             drain.stuck = stuck;
@@ -206,16 +207,17 @@ impl Cluster {
     }
 
     /// Moves sessions towards the nodes that have joined, once a second.
-    pub(super) fn join(&mut self, now: Now, rng: &mut impl Rng) {
-        self.calm.joined.retain(|_, at| *at + QUIET > now.instant);
+    pub(super) fn fill_joined_nodes(&mut self, now: Now, rng: &mut impl Rng) {
+        self.background.joined.retain(|_, at| *at + QUIET > now.instant);
         let fresh = |at: &Instant| *at + WELCOME > now.instant;
-        if !self.settings.moves || !self.settings.rebalance || !self.calm.joined.values().any(fresh) {
-            self.calm.giving.clear();
+        if !self.settings.moves || !self.settings.rebalance || !self.background.joined.values().any(fresh) {
+            self.background.giving.clear();
             return;
         }
-        let (joined, mut giving) = (std::mem::take(&mut self.calm.joined), std::mem::take(&mut self.calm.giving));
+        let (joined, mut giving) =
+            (std::mem::take(&mut self.background.joined), std::mem::take(&mut self.background.giving));
         let may = |node: NodeId| joined.get(&node).is_some_and(fresh);
-        self.make(now, |search, steps| moves::spread(search, JOINED, may, &mut giving, rng, steps));
-        (self.calm.joined, self.calm.giving) = (joined, giving);
+        self.find_and_start_moves(now, |search, steps| moves::spread(search, JOINED, may, &mut giving, rng, steps));
+        (self.background.joined, self.background.giving) = (joined, giving);
     }
 }

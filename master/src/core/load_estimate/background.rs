@@ -18,7 +18,7 @@ const TRUST: Duration = Duration::from_secs(300);
 const POINT: u32 = 10;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Background {
+pub(super) struct BackgroundTraffic {
     /// Bit/s.
     last: u64,
     /// Bit/s between reports.
@@ -31,8 +31,8 @@ pub(super) struct Background {
     watched: Duration,
 }
 
-impl Background {
-    pub(super) fn observe(&mut self, now: Instant, rate: u64, capacity: u64) {
+impl BackgroundTraffic {
+    pub(super) fn handle_report(&mut self, now: Instant, rate: u64, capacity: u64) {
         let part = (u128::from(rate) * 1_000_000 / u128::from(capacity.max(1))) as u64;
         match self.seen {
             None => {

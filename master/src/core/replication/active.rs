@@ -25,7 +25,7 @@ const FAILURES: usize = 4096;
 
 /// One copy on its way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
+pub(super) struct ActiveCopy {
     pub(super) from: NodeId,
     pub(super) since: Instant,
     pub(super) size: u64,
@@ -38,12 +38,12 @@ pub(super) struct Run {
 }
 
 /// Copies on their way, by title and target, and copies that are to go.
-pub(super) struct Running<T> {
-    copies: BTreeMap<(T, NodeId), Run>,
+pub(super) struct ActiveCopies<T> {
+    copies: BTreeMap<(T, NodeId), ActiveCopy>,
     evictions: BTreeMap<(T, NodeId), Instant>,
 }
 
-impl<T: Copy + Ord> Running<T> {
+impl<T: Copy + Ord> ActiveCopies<T> {
     pub(super) fn new() -> Self {
         Self { copies: BTreeMap::new(), evictions: BTreeMap::new() }
     }
@@ -63,10 +63,10 @@ impl<T: Copy + Ord> Running<T> {
     ) {
         let seconds = size.saturating_mul(8) / rate.max(1);
         let until = now + PATIENCE + Duration::from_secs(seconds.saturating_mul(4).min(7 * 86_400));
-        self.copies.insert((title, to), Run { from, since: now, size, rate, relief, seen: false, until });
+        self.copies.insert((title, to), ActiveCopy { from, since: now, size, rate, relief, seen: false, until });
     }
 
-    pub(super) fn end(&mut self, title: T, to: NodeId) -> Option<Run> {
+    pub(super) fn end(&mut self, title: T, to: NodeId) -> Option<ActiveCopy> {
         self.copies.remove(&(title, to))
     }
 
@@ -89,15 +89,15 @@ impl<T: Copy + Ord> Running<T> {
         self.evictions.retain(|_, until| *until > now);
     }
 
-    pub(super) fn of(&self, title: T) -> impl Iterator<Item = (NodeId, Run)> {
+    pub(super) fn of(&self, title: T) -> impl Iterator<Item = (NodeId, ActiveCopy)> {
         self.copies.range((title, NodeId(0))..=(title, NodeId(u32::MAX))).map(|((_, to), run)| (*to, *run))
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Run> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &ActiveCopy> {
         self.copies.values()
     }
 
-    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (T, NodeId, &mut Run)> {
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (T, NodeId, &mut ActiveCopy)> {
         self.copies.iter_mut().map(|((title, to), run)| (*title, *to, run))
     }
 }
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn an_order_that_nobody_speaks_of_again_ends() {
         let (now, node) = (Instant::now(), NodeId);
-        let mut running = Running::new();
+        let mut running = ActiveCopies::new();
         running.start(now, 7, (node(0), node(1)), 1000, 80, true);
         running.start(now, 8, (node(1), node(2)), 1000, 80, true);
         running.evict(now, 7, node(3));

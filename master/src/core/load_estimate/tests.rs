@@ -11,7 +11,7 @@ const CAPACITY: u64 = 1000 * MBIT;
 
 /// A node that has run for so long, and speaks by the clock.
 struct Node {
-    books: Books,
+    estimate: LoadEstimate,
     now: Instant,
     uptime: Duration,
     committed: u64,
@@ -20,7 +20,7 @@ struct Node {
 impl Node {
     fn new(uptime: u64) -> Self {
         let (now, uptime) = (Instant::now(), Duration::from_secs(uptime));
-        let mut node = Self { books: Books::new(now, CAPACITY), now, uptime, committed: 0 };
+        let mut node = Self { estimate: LoadEstimate::new(now, CAPACITY), now, uptime, committed: 0 };
         node.state(0, 0);
         node
     }
@@ -33,23 +33,23 @@ impl Node {
     /// Promised, and ended since the word before, in Mbit/s.
     fn state(&mut self, committed: u64, ended: u64) {
         self.committed = committed * MBIT;
-        self.books.state(self.now, self.uptime, self.committed, ended * MBIT);
+        self.estimate.handle_committed(self.now, self.uptime, self.committed, ended * MBIT);
     }
 
     fn report(&mut self, change: impl FnOnce(&mut Report)) {
         let (uptime_ms, committed) = (self.uptime.as_millis() as u64, Bitrate(self.committed));
         let mut report = Report { uptime_ms, committed, egress: committed, ..Report::default() };
         change(&mut report);
-        self.books.report(self.now, &report);
+        self.estimate.handle_report(self.now, &report);
     }
 
     /// In Mbit/s, rounded.
-    fn level(&self, promised: Promised) -> u64 {
-        (self.books.level(self.now, promised, 1) + MBIT / 2) / MBIT
+    fn level(&self, promised: PendingLoad) -> u64 {
+        (self.estimate.level(self.now, promised, 1) + MBIT / 2) / MBIT
     }
 
     fn available(&self) -> Available {
-        self.books.available(self.now, 0)
+        self.estimate.available(self.now, 0)
     }
 
     fn rate(&self) -> u64 {
@@ -57,7 +57,7 @@ impl Node {
     }
 
     fn believed(&self) -> u64 {
-        self.books.believed() / MBIT
+        self.estimate.capacity() / MBIT
     }
 
     fn grey(&mut self, demand: u64, delivered: u64, others: u64) {
@@ -73,14 +73,14 @@ fn the_level_is_what_was_said_and_what_was_promised() {
     let mut node = Node::new(1000);
     node.state(300, 0);
     node.report(|report| report.background = Bitrate(50 * MBIT));
-    assert_eq!(node.level(Promised::default()), 350);
-    let promised = Promised { rate: 100 * MBIT, tickets: 3, leaving: 0 };
-    assert_eq!((node.level(promised), node.books.level(node.now, promised, 3) / MBIT), (450, 650));
-    assert_eq!(node.level(Promised { leaving: 60 * MBIT, ..promised }), 390);
-    assert_eq!(node.level(Promised { leaving: 900 * MBIT, ..promised }), 0, "never below nothing");
+    assert_eq!(node.level(PendingLoad::default()), 350);
+    let promised = PendingLoad { rate: 100 * MBIT, tickets: 3, leaving: 0 };
+    assert_eq!((node.level(promised), node.estimate.level(node.now, promised, 3) / MBIT), (450, 650));
+    assert_eq!(node.level(PendingLoad { leaving: 60 * MBIT, ..promised }), 390);
+    assert_eq!(node.level(PendingLoad { leaving: 900 * MBIT, ..promised }), 0, "never below nothing");
     node.wait(30_000);
-    assert_eq!(node.level(Promised::default()), 350, "nobody ever left: all are still there");
-    assert_eq!((node.books.committed(), node.books.background()), (300 * MBIT, 50 * MBIT));
+    assert_eq!(node.level(PendingLoad::default()), 350, "nobody ever left: all are still there");
+    assert_eq!((node.estimate.committed(), node.estimate.background()), (300 * MBIT, 50 * MBIT));
 }
 
 #[test]
@@ -92,23 +92,23 @@ fn departures_are_expected_as_they_were() {
         node.wait(1000);
         node.state(600, 60);
     }
-    let stays = node.books.stays().expect("some ended").as_millis();
+    let stays = node.estimate.mean_session().expect("some ended").as_millis();
     assert!((9_900..=10_100).contains(&stays), "{stays} ms");
-    assert_eq!(node.level(Promised::default()), 600, "said just now");
+    assert_eq!(node.level(PendingLoad::default()), 600, "said just now");
     for (millis, level) in [(1000, 543), (4000, 364), (5000, 221)] {
         node.wait(millis);
-        assert_eq!(node.level(Promised::default()), level);
+        assert_eq!(node.level(PendingLoad::default()), level);
     }
     // Of what is promised, half may have begun and ended as well.
-    let promised = Promised { rate: 100 * MBIT, tickets: 1, leaving: 0 };
+    let promised = PendingLoad { rate: 100 * MBIT, tickets: 1, leaving: 0 };
     assert_eq!(node.level(promised), 221 + 68);
     // A word restores what is known; and no word is older than half a minute.
     node.state(600, 379);
-    assert_eq!(node.level(Promised::default()), 600);
+    assert_eq!(node.level(PendingLoad::default()), 600);
     node.wait(30_000);
-    let oldest = node.level(Promised::default());
+    let oldest = node.level(PendingLoad::default());
     node.wait(3_600_000);
-    assert_eq!(node.level(Promised::default()), oldest);
+    assert_eq!(node.level(PendingLoad::default()), oldest);
 }
 
 #[test]
@@ -120,13 +120,13 @@ fn a_report_without_news_renews_the_level() {
         node.state(600, 60);
     }
     node.wait(5000);
-    assert!(node.level(Promised::default()) < 400);
+    assert!(node.level(PendingLoad::default()) < 400);
     node.report(|_| {});
-    assert_eq!(node.level(Promised::default()), 600);
+    assert_eq!(node.level(PendingLoad::default()), 600);
     // One that says something else than the last word does not: that word is still on its way.
     node.wait(5000);
     node.report(|report| report.committed = Bitrate(500 * MBIT));
-    assert!(node.level(Promised::default()) < 600);
+    assert!(node.level(PendingLoad::default()) < 600);
 }
 
 #[test]
@@ -141,14 +141,14 @@ fn what_sessions_do_not_explain_is_somebody_elses() {
             (report.egress, report.elastic) = (Bitrate(egress * MBIT), Bitrate(elastic * MBIT));
             report.background = Bitrate(background * MBIT);
         });
-        assert_eq!(node.books.background() / MBIT, expected, "{egress} {elastic} {background}");
+        assert_eq!(node.estimate.background() / MBIT, expected, "{egress} {elastic} {background}");
     }
     // Sessions that ended within the second were sent to as well.
     node.state(200, 100);
     node.report(|report| report.egress = Bitrate(300 * MBIT));
-    assert_eq!(node.books.background(), 0);
+    assert_eq!(node.estimate.background(), 0);
     node.report(|report| report.egress = Bitrate(300 * MBIT));
-    assert_eq!(node.books.background() / MBIT, 100, "once");
+    assert_eq!(node.estimate.background() / MBIT, 100, "once");
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn unsteady_traffic_of_others_takes_a_twentieth_at_most() {
     let others = |node: &mut Node, rate: u64| {
         node.wait(1000);
         node.report(|report| report.background = Bitrate(rate * MBIT));
-        node.available().unsteady / MBIT
+        node.available().variance / MBIT
     };
     for _ in 0..20 {
         assert_eq!(others(&mut node, 40), 0, "steady");
@@ -173,17 +173,17 @@ fn unsteady_traffic_of_others_takes_a_twentieth_at_most() {
 #[test]
 fn a_burst_stands_above_what_is_usual() {
     let mut node = Node::new(1000);
-    let common = Common { pool: 15_000 * 15_000, ..Common::default() };
+    let common = ClusterStats { pool: 15_000 * 15_000, ..ClusterStats::default() };
     for second in 0..900 {
         node.wait(1000);
         node.report(|report| report.background = Bitrate((30 + second % 20) * MBIT));
     }
-    let deviation = node.books.variance().expect("known").isqrt();
+    let deviation = node.estimate.variance().expect("known").isqrt();
     assert!((4_000..8_000).contains(&deviation), "{deviation} millionths");
     let mut bursts = Vec::new();
     for background in [41, 60, 200, 800] {
         node.report(|report| report.background = Bitrate(background * MBIT));
-        let is = |level, rate| node.books.is_burst(900 * MBIT, level * MBIT, rate * MBIT, &common);
+        let is = |level, rate| node.estimate.is_burst(900 * MBIT, level * MBIT, rate * MBIT, &common);
         bursts.push([is(895, 10), is(980, 10), is(981, 10), is(990, 1)]);
     }
     let usual = [false; 4];
@@ -196,9 +196,9 @@ fn a_young_process_is_given_a_quarter_and_then_more() {
     for (wait, rate) in [(0, 250), (20_000, 500), (20_000, 750), (20_000, 1000)] {
         node.wait(wait);
         let available = node.available();
-        assert_eq!((available.rate / MBIT, (available.rate + available.cold) / MBIT), (rate, 1000));
+        assert_eq!((available.rate / MBIT, (available.rate + available.warm_up) / MBIT), (rate, 1000));
     }
-    let silent = Books::new(node.now, CAPACITY);
+    let silent = LoadEstimate::new(node.now, CAPACITY);
     assert_eq!(silent.available(node.now, 0).rate, CAPACITY / COLD, "one that has said nothing is taken as young");
 }
 
@@ -211,7 +211,7 @@ fn a_grey_node_is_believed_what_it_delivers() {
     node.grey(49, 10, 0);
     assert_eq!(node.believed(), 1000, "too little to tell");
     node.grey(800, 400, 50);
-    assert_eq!((node.believed(), node.available().doubted / MBIT), (450, 550), "what it sent, to whomever");
+    assert_eq!((node.believed(), node.available().shortfall / MBIT), (450, 550), "what it sent, to whomever");
     node.grey(800, 300, 0);
     assert_eq!(node.believed(), 300);
     node.grey(800, 0, 0);
@@ -264,11 +264,11 @@ fn trust_returns_slowly_and_each_time_later() {
 #[test]
 fn a_node_that_turns_sessions_away_is_believed() {
     let mut node = Node::new(1000);
-    node.books.limited(node.now, 2000 * MBIT);
+    node.estimate.handle_limit(node.now, 2000 * MBIT);
     assert_eq!(node.rate(), 1000, "it cannot promise more than it has");
-    node.books.limited(node.now, 600 * MBIT);
+    node.estimate.handle_limit(node.now, 600 * MBIT);
     assert_eq!(node.rate(), 600);
-    node.books.limited(node.now, 700 * MBIT);
+    node.estimate.handle_limit(node.now, 700 * MBIT);
     assert_eq!(node.rate(), 600, "no news");
     for _ in 0..200 {
         node.wait(1000);
