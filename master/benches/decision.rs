@@ -1,7 +1,7 @@
 //! The cost of a decision (look up, choose, reserve; no signing) and of a page: at 100,000 titles, each on 3 of 100
-//! nodes; at a million titles, each on 3 of 10,000 nodes; and when a session must be moved to make room, among 100,000
-//! that run on 100 nodes. Beside the usual table: the median, the 99th percentile and the allocations of single
-//! decisions. `cargo bench -p usher-master --bench decision`
+//! nodes; at a million titles, each on 3 of 10,000 nodes; and when a session must be moved to free capacity, among
+//! 100,000 running on 100 nodes. Prints, beside the usual table, the median, the 99th percentile and the allocations of
+//! single decisions. `cargo bench -p usher-master --bench decision`
 
 use std::{
     cell::RefCell,
@@ -25,13 +25,13 @@ use usher_proto::{
     ticket::Purpose,
 };
 
-/// Shows in the table what each decision allocates and frees.
+/// Counts the allocations of each decision.
 #[global_allocator]
 static ALLOC: AllocProfiler = AllocProfiler::system();
 
 const RATE: u64 = 8_000_000;
 
-/// How large a cluster is.
+/// Size of a cluster.
 #[derive(Clone, Copy)]
 struct Size {
     titles: u32,
@@ -51,7 +51,7 @@ fn main() {
     percentiles("moved", &mut full(), 20_000, Fixture::move_one);
 }
 
-/// Decisions one by one.
+/// Times single decisions.
 fn percentiles(name: &str, fixture: &mut Fixture, count: usize, decide: impl Fn(&mut Fixture, &What)) {
     let mut pick = SmallRng::seed_from_u64(3);
     let mut times: Vec<Duration> = (0..count)
@@ -148,8 +148,7 @@ fn holder(size: Size, title: u32, k: u32) -> usize {
     ((title.wrapping_mul(7919) + k * (1 + title % 31)) % size.nodes) as usize
 }
 
-/// A hundred nodes with a thousand sessions each and room for those: nine of ten have none for another, and every
-/// title is asked for on full ones.
+/// A hundred nodes with a thousand sessions each: nine of ten are full, and every title is requested of full ones.
 fn full() -> Fixture {
     const EACH: u32 = 1000;
     let mut fixture = fixture(USUAL, u64::from(EACH + 5) * RATE);
@@ -205,7 +204,7 @@ impl Fixture {
         }
     }
 
-    /// A decision for which a session moves, most of the time; it is then undone.
+    /// A decision that moves a session, most of the time; the move is then cancelled.
     fn move_one(&mut self, what: &What) {
         let (session, how) = self.ask(what);
         self.cluster.release(session);
@@ -248,13 +247,13 @@ fn by_title_of_a_million(bencher: Bencher<'_, '_>) {
     bench(bencher, fixture(LARGE, ENDLESS), |i| What::Title(title(i)), Fixture::decide);
 }
 
-/// The asking for a seat that a move makes free, and its undoing.
+/// A request that needs a move, and its cancellation.
 #[divan::bench(sample_count = 1000, sample_size = 10)]
 fn with_a_move(bencher: Bencher<'_, '_>) {
     bench(bencher, full(), |i| What::Title(title(i)), Fixture::move_one);
 }
 
-/// A page of 256 copies of one more node: what the lock is held for at most.
+/// A page of 256 copies of one more node: the longest hold of the lock.
 #[divan::bench(sample_count = 200)]
 fn page_of_256_copies(bencher: Bencher<'_, '_>) {
     let mut fixture = fixture(USUAL, ENDLESS);

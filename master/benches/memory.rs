@@ -1,4 +1,4 @@
-//! What a title costs in the master's catalog beyond its name: 100,000 titles of one node, by the growth of the
+//! Memory per title in the master's catalog, beyond its name: 100,000 titles of one node, measured by the growth of the
 //! process's resident memory. `cargo bench -p usher-master --bench memory`
 
 use std::fs;
@@ -13,7 +13,7 @@ use usher_proto::{
 const TITLES: usize = 100_000;
 const PAGE: usize = 1000;
 
-/// Bytes of memory that the process has, by Linux's count of pages of 4 KiB.
+/// Resident memory in bytes, from Linux's count of 4 KiB pages.
 fn resident() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
@@ -39,7 +39,7 @@ fn page(first: usize, complete: bool, rng: &mut SmallRng) -> CatalogPage {
 fn main() {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut catalog = Catalog::new();
-    // The first page pays for the allocator's own start.
+    // The first page includes the allocator's start-up.
     catalog.page(NodeId(1), &page(0, true, &mut rng)).expect("taken");
     let before = resident();
     let mut names = 0;

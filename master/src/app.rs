@@ -184,7 +184,7 @@ impl MasterHandle {
     pub async fn shutdown(mut self) {
         self.ending.cancel();
         if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
-            warn!("calls did not end in time; closing their connections");
+            warn!("calls did not end in time; connections closed");
             self.server.abort();
         }
     }
@@ -269,7 +269,7 @@ pub async fn start(config: Config) -> anyhow::Result<MasterHandle> {
             }
         };
         if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
-            error!(error = &error as &dyn std::error::Error, "the master's listener failed");
+            error!(error = &error as &dyn std::error::Error, "listener failed");
         }
         updates.cancel();
         // It ends with the token; an error is a panic, logged where it happened.

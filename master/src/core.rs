@@ -1,5 +1,5 @@
-//! The master's mind: what is where, who is well, who may be chosen. Pure: time and chance are arguments, and
-//! nothing here knows a socket, a file, a clock or a task.
+//! The master's pure core: catalog, roster, reservations and the choice of nodes. Time and randomness are arguments;
+//! the core uses no sockets, files, clocks or tasks.
 
 pub mod balancer;
 pub mod catalog;
@@ -21,21 +21,21 @@ use std::time::{Duration, Instant};
 
 use usher_proto::units;
 
-/// A node as the master counts them; never given to another node while the master runs.
+/// Number of a node. The master assigns it and never reuses it while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
 impl NodeId {
-    /// Its place in tables by node.
+    /// Index in tables by node.
     pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// One reading of both clocks: elapsed time decides, wall time is for people and tickets.
+/// One reading of both clocks. Elapsed time drives decisions; wall time is for display and tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// For leases and expiries.
+    /// Monotonic time, for leases and expiry.
     pub instant: Instant,
     /// Unix milliseconds.
     pub unix_ms: u64,

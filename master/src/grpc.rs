@@ -1,4 +1,4 @@
-//! The services of `usher.v1`: what arrives is validated, given to the state, and answered. Refuses to decide.
+//! The services of `usher.v1`: they validate requests, pass them to the shared state, and answer. They decide nothing.
 
 mod answers;
 pub(crate) mod catalog;
@@ -10,8 +10,8 @@ pub(crate) mod registry;
 mod request_id;
 pub(crate) mod tickets;
 
-/// Largest message that a client may send: `ResolveMany` with 256 of the longest titles and lists of excluded nodes.
+/// Largest message of a client: `ResolveMany` with 256 of the longest titles and lists of excluded nodes.
 pub(crate) const CLIENT_MESSAGE: usize = 2 << 20;
 
-/// Largest message that a node may send: a page of 5000 long titles does not fit, one of usual titles does.
+/// Largest message of a node: enough for a page of usual titles, not for 5000 of the longest.
 pub(crate) const NODE_MESSAGE: usize = 4 << 20;

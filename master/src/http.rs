@@ -1,5 +1,4 @@
-//! The small HTTP listener for those who watch over the master: `/metrics`, `/livez` and `/readyz`. It is meant for
-//! loopback: whoever reaches it may read it. Changes nothing.
+//! The HTTP listener for monitoring: `/metrics`, `/livez` and `/readyz`. It is unauthenticated and meant for loopback.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -17,8 +16,8 @@ use tracing::{info, warn};
 
 use crate::{app::MetricsAt, metrics, state::SharedState};
 
-/// Listens as told. `None` when it is off, or when it cannot listen on its usual address: a second master on one machine
-/// is no mistake, and works without this.
+/// Opens the listener. `None` if it is off or its default address is in use, which is normal for a second master on one
+/// machine.
 pub(crate) async fn listen(at: MetricsAt) -> anyhow::Result<Option<TcpListener>> {
     let (address, must) = match at {
         MetricsAt::Off => return Ok(None),
@@ -28,12 +27,12 @@ pub(crate) async fn listen(at: MetricsAt) -> anyhow::Result<Option<TcpListener>>
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if must => Err(error).with_context(|| {
-            format!("listen on {address} for metrics: choose another address with --metrics, or say --metrics off")
+            format!("listen on {address} for metrics: choose another address with --metrics, or disable it with --metrics off")
         }),
         Err(error) => {
             warn!(
                 %address, %error,
-                "no metrics: their usual address cannot be listened on; choose one with --metrics IP:PORT, or say --metrics off"
+                "metrics disabled: cannot listen on the default address; set --metrics IP:PORT or --metrics off"
             );
             Ok(None)
         }
@@ -43,7 +42,7 @@ pub(crate) async fn listen(at: MetricsAt) -> anyhow::Result<Option<TcpListener>>
 /// Serves until the master ends.
 pub(crate) fn serve(listener: TcpListener, state: Arc<SharedState>, ending: CancellationToken) -> JoinHandle<()> {
     let address: Option<SocketAddr> = listener.local_addr().ok();
-    info!(?address, "metrics at /metrics");
+    info!(?address, "metrics listener started");
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/livez", get(|| async { "ok\n" }))
@@ -52,7 +51,7 @@ pub(crate) fn serve(listener: TcpListener, state: Arc<SharedState>, ending: Canc
     tokio::spawn(async move {
         let served = axum::serve(listener, router).with_graceful_shutdown(ending.cancelled_owned());
         if let Err(error) = served.await {
-            warn!(%error, "the listener for metrics failed");
+            warn!(%error, "metrics listener failed");
         }
     })
 }
@@ -71,10 +70,10 @@ async fn scrape(Shared(http): Shared<HttpState>) -> Response {
     }
 }
 
-/// Ready while it takes requests. Nodes come later, so that their number says nothing of the master.
+/// Ready while the master accepts requests, with or without nodes.
 async fn ready(Shared(http): Shared<HttpState>) -> Response {
     if http.ending.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the master ends\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response()
     } else {
         "ok\n".into_response()
     }

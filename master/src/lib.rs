@@ -1,9 +1,17 @@
-//! The master: the virtual catalog, the roster of nodes with their bandwidth, the choice, reservations and tickets,
-//! behind the gRPC API `usher.v1`.
+//! The master: virtual catalog, roster of nodes with their bandwidth, choice of nodes, reservations and tickets, behind
+//! the gRPC API `usher.v1`.
 //!
-//! Rooms: [`core`] decides and is pure; `state` is its one owner; `grpc` speaks; `load` is the queue of what nodes tell;
-//! [`app`] starts and ends, `listen` bounds the connections; `metrics` counts, and `http` shows it; [`cli`] is
-//! `usher master`; `store` keeps the one thing that must outlive the process.
+//! ```text
+//! cli ── app ─┬─ grpc ─┬─ update_queue ─┐
+//!             ├─ http  │                state ── core
+//!             ├─ listen└────────────────┘
+//!             └─ store
+//! ```
+//!
+//! [`core`] decides and is pure. `state` is its only owner, behind one short lock. `grpc` serves the API,
+//! `update_queue` batches the updates of nodes, `listen` limits connections, `metrics` counts and `http` exposes the
+//! counts. [`app`] starts and stops a master, [`cli`] is `usher master`, and `store` keeps the only persistent state:
+//! the secret that signs tickets.
 
 pub mod app;
 pub mod cli;

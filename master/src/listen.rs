@@ -1,5 +1,5 @@
-//! The listener of the master, with a bound on its connections: one more waits in the kernel's queue until another ends.
-//! Owns what a failed accept means. Refuses to know what is spoken over a connection.
+//! The master's listener with a limit on connections: further ones wait in the kernel's queue. Owns the handling of
+//! failed accepts.
 
 use std::{
     io,
@@ -20,18 +20,17 @@ use tracing::warn;
 
 use crate::metrics::Level;
 
-/// Before the next accept after one that failed for want of files or memory: it would fail again at once, and the
-/// connection that made it fail is still there.
+/// Pause after an accept that failed for lack of file descriptors or memory, which would fail again at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection that counts while it is open.
+/// A connection, counted in a gauge while it is open.
 pub(crate) struct Connection {
     stream: TcpStream,
     open: Level,
     _place: OwnedSemaphorePermit,
 }
 
-/// The connections of `listener`, at most `most` at once.
+/// The connections of `listener`, at most `most` at a time.
 pub(crate) fn connections(
     listener: TcpListener,
     most: usize,
@@ -43,7 +42,7 @@ pub(crate) fn connections(
         let place = match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
-                warn!(most, "all connections are taken; the next ones wait until one ends (--max-connections)");
+                warn!(most, "connection limit reached; further connections wait (--max-connections)");
                 Arc::clone(&places).acquire_owned().await.ok()?
             }
         };
@@ -54,21 +53,21 @@ pub(crate) fn connections(
     })
 }
 
-/// The next connection. A failure is the connection's own or passes: it never ends the listener.
+/// Accepts the next connection. Failures are those of one connection or transient; they never end the listener.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => {
-                // Answers are small and awaited. If it cannot be set, they are slower and right.
+                // Answers are small and awaited. Without the option they are slower, but correct.
                 if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "no delay could not be set");
+                    tracing::debug!(%error, "TCP_NODELAY not set");
                 }
                 return stream;
             }
-            // The client was gone before it was looked at.
+            // The client left before the accept.
             Err(error) if is_its_own(&error) => {}
             Err(error) => {
-                warn!(%error, "a connection was not accepted; trying again");
+                warn!(%error, "accept failed; retrying");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -1,5 +1,6 @@
-//! The one owner of the core: a short lock around it, the channels to the nodes, and the stream of events. The lock is
-//! never held across an await, and long work (a page of a catalog, a listing) takes it in steps. Refuses to know gRPC.
+//! The only owner of the core: a short lock around it, the channels to nodes, and the stream of events. The lock is
+//! never held across an await; long work (a page of a catalog, a listing) takes it in steps. Independent of gRPC
+//! services.
 
 mod contact;
 mod explain;
@@ -51,13 +52,13 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Events that a watcher may be behind before it is given the whole roster again.
+/// Events by which a watcher may lag before it receives the whole roster again.
 const EVENTS: usize = 1024;
 
-/// Copies that are taken under one hold of the lock: about a third of a millisecond.
+/// Copies applied per hold of the lock: about a third of a millisecond.
 const PAGE_STEP: usize = 256;
 
-/// What goes down a node's channel.
+/// Sending end of a node's channel.
 pub(crate) type NodeSender = mpsc::Sender<Result<v1::AttachResponse, tonic::Status>>;
 
 /// The channel of an attached node.
@@ -65,9 +66,9 @@ struct NodeChannel {
     attachment: AttachmentId,
     contact: Arc<NodeContact>,
     to_node: NodeSender,
-    /// Ends the attachment when another replaces it.
+    /// Cancelled when another attachment replaces this one.
     replaced: CancellationToken,
-    /// It tells the whole list of its sessions, of which many began long ago.
+    /// Whether it is sending the complete list of its sessions, many of which started earlier.
     listing: bool,
 }
 
@@ -78,27 +79,27 @@ struct StateInner {
     pending: HashMap<u64, PendingPrepare>,
     /// Orders without an answer.
     sent: HashMap<u64, SentOrder>,
-    /// Nodes that were asked for a sign of life and gave none yet.
+    /// Nodes with an unanswered probe.
     silent: HashSet<NodeId>,
-    /// Numbers questions and orders.
+    /// Last number of a question or order.
     numbers: u64,
 }
 
-/// See the module.
+/// State shared by all services.
 pub(crate) struct SharedState {
     inner: Mutex<StateInner>,
     events: broadcast::Sender<v1::WatchResponse>,
-    /// A node that was silent gave a sign of life, or left.
+    /// Notifies of silent nodes that sent a message or left.
     signs: watch::Sender<()>,
     secret: ClusterSecret,
-    /// How long a session may run on a ticket; `None` for ever.
+    /// Duration of a session on one ticket; `None` is unlimited.
     lifetime: Option<Duration>,
     metrics: Arc<Metrics>,
-    /// The keys of feeds, each derived once.
+    /// Feed keys, derived once per feed.
     keys: Mutex<HashMap<Title, FeedKey>>,
 }
 
-/// Both clocks, read together.
+/// Reads both clocks.
 pub(crate) fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { instant: Instant::now(), unix_ms: units::millis(unix) }
@@ -121,25 +122,24 @@ impl SharedState {
         &self.metrics
     }
 
-    /// Until when a session may run on a ticket of now, in Unix seconds; `None` for ever.
+    /// Unix seconds until which a session may run on a ticket issued now; `None` is unlimited.
     pub(crate) fn until(&self, now: Now) -> Option<u64> {
         Some((now.unix_ms / 1000).saturating_add(self.lifetime?.as_secs()))
     }
 
-    /// What reaches a node that is attached.
+    /// Contact of an attached node.
     pub(crate) fn contact(&self, node: &NodeName) -> Option<Arc<NodeContact>> {
         let inner = self.lock();
         let id = inner.cluster.roster().id(node)?;
         inner.channels.get(&id).map(|channel| Arc::clone(&channel.contact))
     }
 
-    /// A panic under the lock would be a fault of the core, whose tables stay usable: better to go on than to poison
-    /// every request after it.
+    /// A panic under the lock is a bug of the core, whose tables stay usable; poisoning would fail every later request.
     fn lock(&self) -> MutexGuard<'_, StateInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches a node: its link, the key for its tickets, and the token that ends this attachment.
+    /// Attaches a node. Returns the attachment, the key of its tickets, and the token that ends the attachment.
     pub(crate) fn attach(
         &self,
         hello: Hello,
@@ -160,7 +160,7 @@ impl SharedState {
         Ok((attachment, key, replaced))
     }
 
-    /// The channel of an attachment closed.
+    /// Handles the end of an attachment's channel.
     pub(crate) fn detach(&self, attachment: AttachmentId) {
         let mut inner = self.lock();
         let now = now();
@@ -168,14 +168,14 @@ impl SharedState {
         if inner.channels.get(&attachment.node).is_some_and(|channel| channel.attachment == attachment) {
             inner.channels.remove(&attachment.node);
         }
-        // Who waits for an answer over that channel is told by the loss of the sender.
+        // Dropping the senders notifies callers that wait for an answer over that channel.
         inner.pending.retain(|_, pending| pending.attachment != attachment);
         inner.sent.retain(|_, sent| !sent.ends_with(attachment));
         self.end_silence(&mut inner, attachment);
         self.publish(&mut inner, now);
     }
 
-    /// Takes a page of a node's catalog, in steps.
+    /// Applies a page of a node's catalog in steps.
     pub(crate) async fn page(&self, attachment: AttachmentId, mut page: CatalogPage) -> Result<(), PageError> {
         let (mut conflicts, mut example) = (0, None);
         loop {
@@ -202,13 +202,13 @@ impl SharedState {
             warn!(
                 titles = conflicts,
                 %title,
-                "titles have more than one content; a request by name gets the newest majority, `usher locate` tells"
+                "titles have more than one content; a request by name gets the newest majority, `usher locate` lists all"
             );
         }
         Ok(())
     }
 
-    /// A client, told from others by a number, says that nodes do not answer.
+    /// Passes a client's hint that nodes do not answer. `client` distinguishes clients.
     pub(crate) fn hint<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeName>, client: u64) {
         let mut inner = self.lock();
         let now = now();
@@ -219,7 +219,7 @@ impl SharedState {
         self.send_orders(&mut inner, now);
     }
 
-    /// A client got wrong bytes of a title from a node.
+    /// Passes a client's report of wrong bytes of a title from a node.
     pub(crate) fn damaged_copy(&self, node: &NodeName, what: &What) {
         let mut inner = self.lock();
         let now = now();
@@ -227,12 +227,12 @@ impl SharedState {
         self.send_orders(&mut inner, now);
     }
 
-    /// Ends a reservation whose session will not be.
+    /// Releases a reservation whose session will not start.
     pub(crate) fn release(&self, session: SessionId) {
         self.lock().cluster.release(session);
     }
 
-    /// What time alone brings.
+    /// Handles the passage of time.
     pub(crate) fn tick(&self) {
         let mut inner = self.lock();
         let now = now();
@@ -244,12 +244,12 @@ impl SharedState {
         self.expire(&mut inner, now);
     }
 
-    /// Collects a step of what is void in the catalog; true while there is more.
+    /// Collects some invalid copies of the catalog. Returns whether more remain.
     pub(crate) fn sweep(&self) -> bool {
         self.lock().cluster.sweep()
     }
 
-    /// Logs what happened and tells the watchers. Under the lock, so that events keep their order.
+    /// Logs events and sends them to watchers, under the lock so that they stay in order.
     fn publish(&self, inner: &mut StateInner, now: Now) {
         for event in inner.cluster.poll_events() {
             let (node, change) = match event {
@@ -258,16 +258,16 @@ impl SharedState {
                 ClusterEvent::Stuck(node, sessions) => {
                     let name = inner.cluster.roster().node(node).map(|node| node.name().to_string());
                     let node = name.unwrap_or_default();
-                    warn!(%node, sessions, "no other holder has room for sessions of a node that drains; trying on");
+                    warn!(%node, sessions, "drain stalled: no other holder has capacity; retrying");
                     continue;
                 }
             };
             let Some(known) = inner.cluster.roster().node(node) else { continue };
             if let ClusterEvent::State(..) = event {
-                info!(node = %known.name(), state = change, "node changed state");
+                info!(node = %known.name(), state = change, "node state changed");
             }
             let node = view::node(&inner.cluster, now, node, known);
-            // Without a watcher there is nobody to tell.
+            // Fails only without watchers.
             let _watchers = self.events.send(v1::WatchResponse { node: Some(node), change: change.to_owned() });
         }
     }
@@ -280,7 +280,7 @@ impl StateInner {
     }
 }
 
-/// A new session's id.
+/// A new session id.
 pub(crate) fn session() -> SessionId {
     SessionId(rand::rng().random())
 }

@@ -1,5 +1,5 @@
-//! The only thing that a master keeps: the secret that its tickets are signed under. Owns the file `cluster.secret`.
-//! All else is soft and comes back from the nodes.
+//! The master's only persistent state: the secret that signs tickets, in the file `cluster.secret`. Everything else is
+//! rebuilt from the nodes.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use usher_proto::ticket::ClusterSecret;
 /// Name of the file in the state directory.
 const SECRET: &str = "cluster.secret";
 
-/// The cluster's secret from `dir`; made, with the directory, when there is none.
+/// Reads the cluster's secret from `dir`; creates it and the directory if absent.
 pub(crate) fn cluster_secret(dir: &Path) -> anyhow::Result<ClusterSecret> {
     let path = dir.join(SECRET);
     if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
@@ -31,22 +31,23 @@ pub(crate) fn cluster_secret(dir: &Path) -> anyhow::Result<ClusterSecret> {
     let length = bytes.len();
     let Ok(secret) = <[u8; 32]>::try_from(bytes) else {
         bail!(
-            "{} has {length} bytes and should have 32; restore it, or remove it to make a new one, which voids the \
+            "{} has {length} bytes and should have 32; restore it, or remove it to create a new one, which voids the \
              tickets of the last minute",
             path.display()
         );
     };
     let mode = fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?.permissions().mode();
     if mode & 0o077 != 0 {
-        warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others may read the cluster's secret; chmod 600 it");
+        warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "cluster secret is readable by others; run chmod 600");
     }
     Ok(ClusterSecret::new(secret))
 }
 
-/// Written beside its place and linked there, so that it is whole or absent whatever happens, and never replaces one.
+/// Writes a draft and hard-links it into place, so that the file is complete or absent at any time and never
+/// overwritten.
 fn make(dir: &Path, path: &Path) -> anyhow::Result<()> {
     let directory = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    directory.with_context(|| format!("make the state directory {}", dir.display()))?;
+    directory.with_context(|| format!("create the state directory {}", dir.display()))?;
     let draft = dir.join(format!(".{SECRET}.{}", std::process::id()));
     let secret: [u8; 32] = rand::rng().random();
     let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
@@ -54,13 +55,13 @@ fn make(dir: &Path, path: &Path) -> anyhow::Result<()> {
     let linked = written.and_then(|()| fs::hard_link(&draft, path));
     let cleaned = fs::remove_file(&draft);
     match linked {
-        // Another master on the same directory was faster: its secret is as good.
+        // Another master on the same directory was faster; its secret is as good.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         other => other.with_context(|| format!("write {}", path.display()))?,
     }
     cleaned.with_context(|| format!("remove {}", draft.display()))?;
-    ensure!(path.exists(), "{} vanished while it was made", path.display());
-    info!(path = %path.display(), "made the cluster's secret");
+    ensure!(path.exists(), "{} vanished while it was created", path.display());
+    info!(path = %path.display(), "cluster secret created");
     Ok(())
 }
 

@@ -1,6 +1,5 @@
-//! The bounded queue between what nodes tell of their load and the books: one worker applies it in batches, so that a
-//! decision waits for one short lock and not for hundreds of nodes. Owns what is left out when the queue is full: a
-//! report, which the next one replaces, and nothing else.
+//! Bounded queue of updates from nodes. One worker applies them in batches, so that a decision waits for one short lock
+//! and not for hundreds of nodes. A full queue drops reports, which the next one replaces, and nothing else.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,17 +16,17 @@ use crate::{
     state::{NodeUpdate, SharedState},
 };
 
-/// Messages that may wait: those of two seconds of a thousand nodes.
+/// Capacity in messages: two seconds of a thousand nodes.
 pub(crate) const LENGTH: usize = 4096;
 
-/// Messages that are taken from the queue at a time.
+/// Messages taken from the queue at a time.
 const BATCH: usize = 64;
 
-/// Entries of messages after which the lock is given up: about half a millisecond. Only the whole list of a node's
-/// sessions is longer than this.
+/// Entries after which the lock is released: about half a millisecond. Only the complete session list of a node is
+/// longer.
 const ENTRIES: usize = 1024;
 
-/// The end of the queue that nodes' channels have.
+/// The sending end, held by the channels of nodes.
 #[derive(Clone)]
 pub(crate) struct UpdateQueue {
     sender: mpsc::Sender<NodeUpdate>,
@@ -35,31 +34,31 @@ pub(crate) struct UpdateQueue {
 }
 
 impl UpdateQueue {
-    /// A queue that shows its length, and what its worker takes from.
+    /// A queue of `length` messages whose fill level is shown in `waiting`, and the receiving end for its worker.
     pub(crate) fn new(length: usize, waiting: Level) -> (Self, mpsc::Receiver<NodeUpdate>) {
         let (sender, receiver) = mpsc::channel(length);
         (Self { sender, waiting }, receiver)
     }
 
-    /// Puts a report into the queue; false when it is full.
+    /// Queues a report; returns false if the queue is full.
     pub(crate) fn report(&self, attachment: AttachmentId, report: Report) -> bool {
         let taken = self.sender.try_send(NodeUpdate::Report(attachment, report)).is_ok();
         self.show();
         taken
     }
 
-    /// Puts what must not be lost into the queue, and waits for a place: the node's channel is read on only then.
+    /// Queues an update that must not be lost. Waits for space, which stops reading from the node's channel.
     pub(crate) async fn push(&self, updates: NodeUpdate) {
-        // Without a worker the master ends, and nothing is wanted any more.
+        // Without a worker the master is ending.
         let _ending = self.sender.send(updates).await;
         self.show();
     }
 
-    /// Waits until all that was told before has been applied.
+    /// Waits until all earlier updates have been applied.
     pub(crate) async fn settled(&self) {
         let (sender, applied) = oneshot::channel();
         self.push(NodeUpdate::Fence(sender)).await;
-        // Without a worker, too, there is nothing to wait for.
+        // Without a worker there is nothing to wait for.
         let _ending = applied.await;
     }
 
@@ -68,7 +67,7 @@ impl UpdateQueue {
     }
 }
 
-/// Applies what nodes tell until no channel is left.
+/// Applies updates until every sender is gone.
 pub(crate) async fn work(state: Arc<SharedState>, mut updates: mpsc::Receiver<NodeUpdate>) {
     let mut batch = Vec::with_capacity(BATCH);
     while updates.recv_many(&mut batch, BATCH).await > 0 {
@@ -82,8 +81,8 @@ pub(crate) async fn work(state: Arc<SharedState>, mut updates: mpsc::Receiver<No
                 Some(one)
             });
             if catch_unwind(AssertUnwindSafe(|| state.apply(part))).is_err() {
-                // What a panic was about is logged where it happened. The master must not go deaf over one message.
-                error!("what some nodes told was lost; their next reports make up for it");
+                // The panic was logged where it happened. One bad message must not stop the worker.
+                error!("updates of some nodes lost after a panic; their next reports replace them");
             }
             tokio::task::yield_now().await;
         }
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_leaves_out_reports_and_nothing_else() {
+    async fn a_full_queue_drops_only_reports() {
         let waiting = Level::default();
         let (queue, mut updates) = UpdateQueue::new(2, waiting.clone());
         let attachment = attachment(crate::state::now());

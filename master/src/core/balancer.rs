@@ -1,6 +1,5 @@
-//! The choice among the nodes that hold a title: which of them may be chosen, and which of those is the farthest from
-//! full, measured in standard deviations of its own load. A pure function of what roster, ledger and books say now; it
-//! changes none of them.
+//! Ranks the nodes that hold a title: which of them may be chosen, and which is farthest from full, in standard
+//! deviations of its own load. A pure function of roster, ledger and load estimates.
 
 mod refusal;
 #[cfg(test)]
@@ -23,34 +22,34 @@ use super::{
     roster::{Node, NodeHealth, Roster},
 };
 
-/// Rate that is reserved for a title whose bitrate nobody knows: full-HD video as it is commonly encoded.
+/// Rate reserved for a title of unknown bitrate: typical full-HD video.
 pub const DEFAULT_RATE: Bitrate = Bitrate(8_000_000);
 
-/// Seats beside the first.
+/// Number of seats beside the first.
 pub const ALTERNATES: usize = 2;
 
-/// Holders that are looked at: beyond these, more choice changes nothing and costs time.
+/// Holders examined per decision. More candidates cost time and do not improve the choice.
 pub const LOOKED_AT: usize = 64;
 
-/// What one more node, and with it one more connection, costs a client that asks for several titles together: as much
-/// as leaving its zone.
+/// Cost of one more node, and so one more connection, for a client that requests several titles together: the same as
+/// leaving its zone.
 const APART: i64 = zones::REMOTE;
 
-/// What is better among the nodes that may be chosen.
+/// How candidates are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RankRule {
-    /// The farthest from full in standard deviations.
+    /// Largest margin: the most standard deviations from full.
     #[default]
     Margin,
-    /// The most bit/s free, as the system of 2000 chose.
+    /// Most free bit/s, the rule of the system of 2000.
     Headroom,
 }
 
-/// How many of the titles asked for together each node could serve, by number.
+/// Number of the titles requested together that each node could serve, by node number.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     titles: Vec<u16>,
-    /// The most on one node.
+    /// Largest number on one node.
     best: u16,
 }
 
@@ -65,112 +64,112 @@ impl Coverage {
         self.best = self.best.max(*count);
     }
 
-    /// What it costs to take a node that serves fewer of them than the best, in units of [`zones::UNIT`].
+    /// Cost of a node that serves fewer of the titles than the best node, in units of [`zones::UNIT`].
     fn price(&self, node: NodeId) -> i64 {
         let own = self.titles.get(node.index()).copied().unwrap_or(0);
         if self.best == 0 { 0 } else { APART * i64::from(self.best - own) / i64::from(self.best) }
     }
 }
 
-/// What is wanted of a node.
+/// Requirements of one request for a node.
 #[derive(Clone, Copy, Debug)]
 pub struct SeatCriteria<'a> {
     /// Bit/s.
     pub rate: u64,
-    /// Nodes that must not be chosen.
+    /// Nodes excluded by the request.
     pub exclude: &'a [NodeId],
-    /// Nodes that have just turned the client away for lack of room: chosen only if room is made.
+    /// Nodes that just refused this client for lack of capacity. They are chosen only after a move frees capacity.
     pub full: &'a [NodeId],
-    /// The client's zone, empty if unknown.
+    /// The client's zone; empty if unknown.
     pub zone: &'a str,
-    /// What the node must be able to do.
+    /// Features that the node must have.
     pub needs: &'a Requirements,
-    /// Set when several titles are asked for together.
+    /// Set when several titles are requested together.
     pub coverage: Option<&'a Coverage>,
 }
 
-/// What a decision sees, beside the need.
+/// Read-only view of the cluster for one decision.
 #[derive(Clone, Copy)]
 pub struct ClusterView<'a> {
-    /// Elapsed time.
+    /// Monotonic time of the decision.
     pub now: Instant,
     /// The nodes.
     pub roster: &'a Roster,
-    /// What they were promised.
+    /// Reservations on the nodes.
     pub ledger: &'a Ledger,
-    /// What all of them have in common.
+    /// Parameters shared by all nodes.
     pub common: ClusterStats,
-    /// What is better.
+    /// How candidates are compared.
     pub rule: RankRule,
-    /// What it costs to leave a zone.
+    /// Prices of leaving a zone.
     pub zones: &'a Zones,
-    /// Bit/s that copies on their way are to take, by node.
+    /// Bit/s reserved for copies in progress, by source node.
     pub copying: &'a [u64],
 }
 
-/// Why a holder is not, or only at need, chosen.
+/// Whether a holder may be chosen, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It may be chosen.
     Fit,
-    /// It may be chosen once it has answered a probe: its last word is old.
+    /// It may be chosen after it answers a probe: its last message is old.
     Unsure,
-    /// It has no room.
+    /// It has no headroom.
     Full,
-    /// It has room only in its reserve: what is kept free because it is young, or because others' traffic is unsteady.
+    /// It has headroom only in its warm-up or variance reserve.
     Cold,
-    /// Its silence, or clients, say that it does not serve.
+    /// It is silent, or clients report that it does not answer.
     Suspect,
-    /// It has failed often lately, and is given time.
+    /// It failed repeatedly and is held back for a while.
     Held,
-    /// Its channel is closed, its lease over, or its load unknown.
+    /// Its channel is closed, its lease expired, or its load is unknown.
     Down,
     /// It takes no new sessions.
     Draining,
     /// The request excludes it.
     Excluded,
-    /// It may never send that rate.
+    /// Its largest session is below the requested rate.
     Small,
-    /// It cannot do what the request needs.
+    /// It lacks a required feature.
     Unequipped,
-    /// Its copy is not whole, and grows too slowly, or not from where the request begins.
+    /// Its copy is incomplete, and arrives too slowly or does not cover the start of the range.
     Growing,
 }
 
-/// One holder, looked at.
+/// A holder as assessed for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The node.
     pub node: NodeId,
     /// Whether it may be chosen.
     pub verdict: Verdict,
-    /// What may be given.
+    /// Bit/s available.
     pub available: Available,
-    /// Bit/s taken.
+    /// Bit/s in use.
     pub level: u64,
-    /// After this request, in thousandths of a standard deviation.
+    /// Distance from full after this request, in thousandths of a standard deviation.
     pub margin: i64,
     /// Lower is better; see [`RankRule`].
     cost: i64,
-    /// Decides between equals.
+    /// Random tie-breaker.
     lot: u32,
 }
 
 impl Candidate {
-    /// Whether after so many bit/s more nothing would be left for changes of others' traffic.
+    /// Whether `rate` more bit/s would use the node's variance reserve.
     pub fn is_tight(&self, rate: u64) -> bool {
         let calm = self.available.rate.saturating_add(self.available.warm_up);
         self.available.variance > 0 && self.level.saturating_add(rate) > calm
     }
 
-    /// Bit/s free before this request, its reserve included.
+    /// Free bit/s before this request, reserves included.
     pub fn headroom(&self) -> u64 {
         self.available.upper_limit().saturating_sub(self.level)
     }
 }
 
-/// Looks at every holder: `ranked` gets them all, those that may be chosen first and the best of them at its head.
-/// Tells how many stand where.
+/// Assesses every holder. Fills `ranked` with all of them, usable ones first and the best one at its head; returns the
+/// number of holders by verdict.
 pub fn rank(
     view: &ClusterView<'_>,
     criteria: &SeatCriteria<'_>,
@@ -197,12 +196,12 @@ pub fn rank(
     count
 }
 
-/// Whether a node may be given this rate now.
+/// Whether a node could serve this rate now.
 pub fn could_serve(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, node: NodeId) -> bool {
     assess(view, criteria, node).verdict == Verdict::Fit
 }
 
-/// One holder, looked at; without its lot.
+/// Assesses one holder; its tie-breaker is left at 0.
 pub fn assess(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, id: NodeId) -> Candidate {
     let none = Candidate {
         node: id,
@@ -226,16 +225,16 @@ pub fn assess(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, id: NodeId) -
     Candidate { verdict, available, level, margin, cost, ..none }
 }
 
-/// What may be given of a node, and what is taken.
+/// A node's available and used bit/s.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeLoad {
-    /// What may be given.
+    /// Bit/s available.
     pub available: Available,
-    /// Bit/s taken.
+    /// Bit/s in use.
     pub level: u64,
 }
 
-/// A node's load now.
+/// Returns the current load of a node.
 pub fn load(view: &ClusterView<'_>, id: NodeId, node: &Node) -> NodeLoad {
     let level = node.estimate.level(view.now, view.ledger.pending_load(id), view.common.masters);
     let copying = view.copying.get(id.index()).copied().unwrap_or(0);
@@ -272,8 +271,8 @@ fn judge(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, id: NodeId, node: 
     }
 }
 
-/// The first of the holders that are suspect or held, when there is no other: those who may be well are better than
-/// none.
+/// Index of the best suspect or held holder, if no other holder is available: a node that may be healthy beats a
+/// refusal.
 pub fn panic_choice(criteria: &SeatCriteria<'_>, ranked: &[Candidate]) -> Option<usize> {
     let held = |candidate: &Candidate| matches!(candidate.verdict, Verdict::Suspect | Verdict::Held);
     let out = |candidate: &Candidate| {
@@ -288,13 +287,13 @@ pub fn panic_choice(criteria: &SeatCriteria<'_>, ranked: &[Candidate]) -> Option
     able.max_by_key(|(_, candidate)| (candidate.margin, candidate.lot)).map(|(at, _)| at)
 }
 
-/// The best of the holders that have room in their reserve.
+/// Index of the best holder with headroom in its reserves.
 pub fn reserve_choice(ranked: &[Candidate]) -> Option<usize> {
     let cold = ranked.iter().enumerate().filter(|(_, candidate)| candidate.verdict == Verdict::Cold);
     cold.max_by_key(|(_, candidate)| (candidate.headroom(), candidate.lot)).map(|(at, _)| at)
 }
 
-/// The best of the holders that only a burst of others' traffic fills.
+/// Index of the best holder that only a burst of background traffic fills.
 pub fn burst_choice(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, ranked: &[Candidate]) -> Option<usize> {
     let only_burst = |candidate: &Candidate| {
         candidate.verdict == Verdict::Full
@@ -318,7 +317,7 @@ impl Verdict {
         }
     }
 
-    /// Its word for people and programs.
+    /// The verdict's name in the API and in text output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Fit => "fit",

@@ -1,11 +1,11 @@
-//! The virtual catalog: every copy of every title on every node, merged. Owns copies, their names and the indexes,
-//! laid out for memory: a title with one copy costs about 200 bytes beside its name. Refuses to know nodes as more
-//! than numbers, and who is attached: that is asked of the caller.
+//! The virtual catalog: every copy of every title on every node, merged. Owns copies, names and indexes, in a compact
+//! layout: a title with one copy costs about 200 bytes beyond its name. Knows nodes by number only; the caller supplies
+//! which of them are attached.
 //!
-//! Copies of one title are a list ordered by (node, volume), linked through a slab, so that a title costs no
-//! allocation but its name. Each copy carries the generation of its node's catalog in which it was last named; a
-//! whole new catalog, or the loss of a node, is then one number, in force at once, and what it made invalid is
-//! collected later in small steps ([`Catalog::sweep`]), so that no caller waits while a hundred thousand titles go.
+//! The copies of a title form a list ordered by (node, volume) and linked through a slab, so a title allocates only its
+//! name. Each copy carries the generation of its node's catalog in which it was last named. Replacing a catalog or
+//! losing a node changes one number and takes effect at once; invalid copies are collected later in small steps
+//! ([`Catalog::sweep`]), so no caller waits for a hundred thousand removals.
 
 mod copy;
 mod lookup;
@@ -35,13 +35,13 @@ use self::{
 };
 use super::NodeId;
 
-/// Most copies of one node. A node that names more is broken or hostile: this many would take 1 GB of the master.
+/// Limit of copies per node. A node with more is broken or hostile: this many take 1 GB.
 pub const MAX_COPIES: u32 = 5_000_000;
 
-/// Copies that one step of the sweep looks at: well under a millisecond of the lock.
+/// Copies visited by one step of the sweep: well under a millisecond under the lock.
 pub const SWEEP_STEP: usize = 4096;
 
-/// Why a page was not taken.
+/// Why a page was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PageError {
     /// More copies than [`MAX_COPIES`].
@@ -49,45 +49,45 @@ pub enum PageError {
     TooLarge,
 }
 
-/// What a page changed that people should hear of.
+/// Effect of a page that operators should know of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageOutcome {
-    /// Titles that have more than one content since this page.
+    /// Titles that have had more than one content since this page.
     pub conflicts: u32,
     /// The first of them.
     pub example: Option<Title>,
 }
 
-/// A title: its name and its first copy.
+/// A title's name and first copy.
 struct TitleEntry {
     /// `None` in a free slot.
     name: Option<Title>,
     head: u32,
-    /// Tells this title from another that had the slot before.
+    /// Distinguishes this title from earlier ones in the slot.
     born: u32,
 }
 
-/// A title by number; means nothing else once the title is gone.
+/// Number of a title; invalid once the title is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TitleId {
     entry: u32,
     born: u32,
 }
 
-/// What is known of one node's catalog.
+/// Bookkeeping of one node's catalog.
 #[derive(Clone, Copy, Default)]
 struct NodeCatalog {
-    /// Copies named from now on are of this generation.
+    /// Generation of copies named from now on.
     generation: u32,
-    /// Older copies are void.
+    /// Copies of older generations are invalid.
     oldest: u32,
-    /// Copies not void.
+    /// Valid copies.
     copies: u32,
-    /// Those of the present generation.
+    /// Copies of the current generation.
     fresh: u32,
 }
 
-/// See the module.
+/// The merged catalog.
 #[derive(Default)]
 pub struct Catalog {
     names: BTreeMap<Title, u32>,
@@ -95,30 +95,30 @@ pub struct Catalog {
     births: u32,
     entries: Slab<TitleEntry>,
     copies: Slab<StoredCopy>,
-    /// First 32 bits of a content id, then the title's number. A look-up compares whole ids afterwards, so that two
-    /// contents with the same beginning cost time and nothing else; a full hash table would cost 50 bytes a title.
+    /// First 32 bits of a content id, then the title's number. Look-ups compare whole ids afterwards, so contents with
+    /// equal prefixes cost time only; a hash table of whole ids would cost 50 bytes per title.
     contents: BTreeSet<u64>,
     media: MediaTypes,
     holders: Vec<NodeCatalog>,
-    /// Where the sweep is, and how many slots it has yet to look at.
+    /// Position of the sweep, and the number of slots it has yet to visit.
     cursor: usize,
     unswept: usize,
 }
 
 impl Catalog {
-    /// An empty catalog.
+    /// Returns an empty catalog.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a page of a node's catalog: a part of a whole one, or changes. Removals are made after the copies.
+    /// Applies a page of a node's catalog: part of a whole catalog, or changes. Removals are applied after copies.
     pub fn page(&mut self, node: NodeId, page: &CatalogPage) -> Result<PageOutcome, PageError> {
         if page.restart {
             self.restart(node);
         }
         let held = self.holder(node).copies;
         let after = u32::try_from(page.copies.len()).ok().and_then(|new| held.checked_add(new));
-        // A page that replaces copies is counted as if it added them: only a catalog at its very limit notices.
+        // Replaced copies are counted as added, which matters only at the limit.
         if after.is_none_or(|after| after > MAX_COPIES) || self.copies.is_nearly_full(page.copies.len()) {
             return Err(PageError::TooLarge);
         }
@@ -138,14 +138,14 @@ impl Catalog {
         Ok(outcome)
     }
 
-    /// Begins a whole new catalog of a node. What it had stays until [`Self::complete`].
+    /// Starts a new catalog of a node. The previous one stays valid until [`Self::complete`].
     pub fn restart(&mut self, node: NodeId) {
         let holder = self.holder(node);
         holder.generation += 1;
         holder.fresh = 0;
     }
 
-    /// Ends a whole catalog: what was not named since the last restart is gone.
+    /// Completes a catalog: copies not named since the last restart become invalid.
     pub fn complete(&mut self, node: NodeId) {
         let holder = self.holder(node);
         if holder.oldest != holder.generation {
@@ -158,13 +158,13 @@ impl Catalog {
         }
     }
 
-    /// Forgets all that a node has.
+    /// Removes all copies of a node.
     pub fn forget(&mut self, node: NodeId) {
         self.restart(node);
         self.complete(node);
     }
 
-    /// Puts or replaces one copy. Tells whether the title has more than one content now and had not before.
+    /// Adds or replaces one copy. Returns whether the title has more than one content now and had not before.
     pub fn set(&mut self, node: NodeId, copy: &CatalogCopy) -> bool {
         let title = self.entry(&copy.title);
         let before = self.conflict(title);
@@ -204,7 +204,7 @@ impl Catalog {
         !before && self.conflict(title)
     }
 
-    /// Takes one copy away, if it is there.
+    /// Removes one copy, if present.
     pub fn remove(&mut self, node: NodeId, title: &Title, volume: u16) {
         let Some(entry) = self.number(title.as_str()) else { return };
         let (previous, Some(at)) = self.place(entry, node, volume) else { return };
@@ -215,7 +215,7 @@ impl Catalog {
         self.unlink(entry, previous, at);
     }
 
-    /// Collects some of what is void. True while there is more to do.
+    /// Collects some invalid copies. Returns whether more remain.
     pub fn sweep(&mut self) -> bool {
         for _ in 0..SWEEP_STEP.min(self.unswept) {
             self.unswept -= 1;
@@ -233,18 +233,17 @@ impl Catalog {
         self.unswept > 0
     }
 
-    /// Titles.
+    /// Number of titles.
     pub fn titles(&self) -> usize {
         self.names.len()
     }
 
-    /// Copies of one node.
+    /// Number of copies on one node.
     pub fn copies_of(&self, node: NodeId) -> u32 {
         holder_of(&self.holders, node).copies
     }
 
-    /// Bytes that the tables hold beside the names, as far as they can be told without asking the allocator: the
-    /// slabs exactly.
+    /// Bytes allocated by the slabs.
     pub fn slab_bytes(&self) -> usize {
         self.entries.bytes() + self.copies.bytes()
     }
@@ -260,7 +259,7 @@ impl Catalog {
         copy.generation >= holder_of(&self.holders, NodeId(copy.node)).oldest
     }
 
-    /// The number of a title, made if it is new.
+    /// Number of a title; assigned if the title is new.
     fn entry(&mut self, title: &Title) -> u32 {
         if let Some(entry) = self.number(title.as_str()) {
             return entry;
@@ -273,12 +272,12 @@ impl Catalog {
         entry
     }
 
-    /// The number of a title, if it is known.
+    /// Number of a title, if known.
     fn number(&self, title: &str) -> Option<u32> {
         self.by_name.find(title, |entry| self.entries[entry].name.as_ref().is_some_and(|name| name.as_str() == title))
     }
 
-    /// Where the copy of a node's volume is in a title's list, and the copy before that place.
+    /// Position of a node's and volume's copy in a title's list, and the copy before that position.
     fn place(&self, title: u32, node: NodeId, volume: u16) -> (Option<u32>, Option<u32>) {
         let mut previous = None;
         for (at, copy) in self.all(title) {
@@ -319,7 +318,7 @@ impl Catalog {
         self.copies[at].hashed()
     }
 
-    /// Takes a copy out of its title's list, and the title with its last copy.
+    /// Unlinks a copy from its title's list; removes the title with its last copy.
     fn unlink(&mut self, title: u32, previous: Option<u32>, at: u32) {
         let (next, content) = (self.copies[at].next, self.hashed(at));
         match previous {
@@ -338,7 +337,7 @@ impl Catalog {
         }
     }
 
-    /// Takes a content out of the index unless another copy of the title still needs that line.
+    /// Removes a content from the index unless another copy of the title still needs the entry.
     fn unindex(&mut self, title: u32, content: Option<ContentId>) {
         let Some(content) = content else { return };
         let key = index_key(&content, title);
@@ -347,7 +346,7 @@ impl Catalog {
         }
     }
 
-    /// All copies of a title, void ones too.
+    /// All copies of a title, invalid ones included.
     fn all(&self, title: u32) -> impl Iterator<Item = (u32, &StoredCopy)> {
         let mut at = self.entries[title].head;
         std::iter::from_fn(move || {

@@ -1,5 +1,5 @@
-//! The whole core behind one door: catalog, roster and ledger, kept in step. Owns what an event of one means for the
-//! others, and the decision: look up, choose, reserve.
+//! The core's entry point: keeps catalog, roster, ledger, feeds and planner consistent. Inputs are `handle_*` methods,
+//! outputs `poll_*` methods, and [`Cluster::next_timeout`] is the time of the next [`Cluster::handle_timeout`].
 
 mod background_moves;
 mod copies;
@@ -38,30 +38,30 @@ use super::{
     roster::{AttachError, AttachmentId, NodeState, Roster, RosterChange},
 };
 
-/// How often what no request asks for is looked at: moves, copies, and what all nodes have in common.
+/// Interval of periodic work: moves, copies, and statistics over all nodes.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// How long after a master's start its nodes may take to come back: they try at least every two seconds.
+/// Time that nodes have to return after a master's start: they retry at least every two seconds.
 const RETURN: Duration = Duration::from_secs(5);
 
-/// How long a node that has attached may take to tell its catalog until others are answered without it.
+/// Time that an attached node has to send its catalog before requests are answered without it.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Something that people who watch want to hear.
+/// A change that watchers are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterEvent {
     /// A node attached.
     Attached(NodeId),
     /// A node's state changed.
     State(NodeId, NodeState),
-    /// So many sessions of a node that drains find no room at the other nodes that hold their titles.
+    /// Number of sessions on a draining node for which the other holders have no headroom.
     Stuck(NodeId, usize),
 }
 
-/// See the module.
+/// Core state of one cluster.
 pub struct Cluster {
     settings: Settings,
-    /// When the master was started.
+    /// Time of the master's start.
     started: Option<Instant>,
     catalog: Catalog,
     roster: Roster,
@@ -70,21 +70,21 @@ pub struct Cluster {
     rechecks: RecheckLimiter,
     feeds: Feeds,
     common: ClusterStats,
-    /// The sizes of the sessions that were placed: their mean square and mean, in kbit/s with 16 bits below the point.
+    /// Mean square and mean of the rates of placed sessions, in kbit/s with 16 fraction bits.
     sizes: (u64, u64),
-    /// The sessions that a node has named since it began to list all of them.
+    /// Sessions that a node has named since it started to list all of them.
     listed: HashMap<NodeId, HashSet<SessionId>>,
-    /// From the first node on, unless nothing is copied.
+    /// Set from the first node on, unless replication is off.
     planner: Option<Planner>,
     planned: Option<Instant>,
     snapshots: Vec<Option<NodeSnapshot>>,
-    /// Bit/s that copies on their way are to take of their sources.
+    /// Bit/s reserved on source nodes for copies in progress.
     copying: Vec<u64>,
     copies: Vec<replication::CopyOrder>,
     headroom: HeadroomTable,
     steps: Vec<SessionMove>,
     round: Option<Instant>,
-    /// Nodes whose last report shows that they have more than they can give.
+    /// Nodes whose last report shows more load than they can serve.
     overloaded: Vec<NodeId>,
     background: background_moves::BackgroundMoves,
     orders: Vec<Order>,
@@ -99,7 +99,7 @@ impl Default for Cluster {
 }
 
 impl Cluster {
-    /// A cluster of no nodes.
+    /// A cluster without nodes.
     pub fn new(settings: Settings) -> Self {
         let common = ClusterStats { masters: settings.masters.max(1), ..ClusterStats::default() };
         Self {
@@ -134,7 +134,7 @@ impl Cluster {
     pub fn handle_attach(&mut self, now: Now, hello: Hello) -> Result<AttachmentId, AttachError> {
         let (attachment, fresh) = self.roster.handle_attach(now, hello)?;
         if fresh {
-            // The key of the tickets went with the old process.
+            // The old process's ticket key is gone.
             self.ledger.release_all(attachment.node);
         }
         self.listed.remove(&attachment.node);
@@ -147,7 +147,7 @@ impl Cluster {
         Ok(attachment)
     }
 
-    /// The channel of an attachment closed.
+    /// Handles the end of an attachment's channel.
     pub fn handle_detach(&mut self, now: Now, attachment: AttachmentId) {
         if self.roster.handle_detach(now, attachment) {
             self.background.left(attachment.node);
@@ -156,13 +156,13 @@ impl Cluster {
         }
     }
 
-    /// The master has just been started: nodes of the one before it are about to attach.
+    /// Handles the master's start: nodes of a previous master are about to attach.
     pub fn handle_start(&mut self, now: Instant) {
         self.started = Some(now);
     }
 
-    /// Whether nodes may be about to tell of titles that the catalog does not have: one has attached and not told all of
-    /// its own, or this master is young, and nobody has come yet, or such as were attached to a master before.
+    /// Whether titles may be missing from the catalog: an attached node has not sent all of its catalog, or the master
+    /// is young and either no node has attached or some were attached to a previous master.
     pub fn is_gathering(&self, now: Instant) -> bool {
         let since = |at: Instant| now.saturating_duration_since(at);
         let young = self.started.is_some_and(|at| since(at) < RETURN);
@@ -174,13 +174,13 @@ impl Cluster {
             })
     }
 
-    /// Ends a reservation whose session will not be.
+    /// Releases a reservation whose session will not start.
     pub fn release(&mut self, session: SessionId) {
         self.ledger.release(session);
     }
 
-    /// Does what time alone brings: leases and reservations end, nodes that have too much shed, and the catalog collects
-    /// a step of what is void.
+    /// Handles the passage of time: expires leases and reservations, moves sessions off overloaded nodes, and runs
+    /// periodic work.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut impl Rng) {
         self.ledger.handle_timeout(now.instant);
         for (node, change) in self.roster.handle_timeout(now) {
@@ -218,7 +218,7 @@ impl Cluster {
         load.level > load.available.with_reserves()
     }
 
-    /// Makes the moves that `find` finds.
+    /// Starts the moves that `find` returns.
     fn find_and_start_moves(&mut self, now: Now, find: impl FnOnce(&mut MoveSearch<'_>, &mut Vec<SessionMove>)) {
         let mut steps = std::mem::take(&mut self.steps);
         self.search(now, |search| find(search, &mut steps));
@@ -232,7 +232,7 @@ impl Cluster {
         self.common.pool = sum.checked_div(count).unwrap_or(0);
     }
 
-    /// Makes moves: their rates are promised, and the orders go out.
+    /// Starts moves: reserves their rates at the targets and emits the orders.
     pub fn start_moves(&mut self, now: Now, steps: &[SessionMove]) {
         for step in steps {
             if self.ledger.start_move(now, step.session, step.to) {
@@ -241,7 +241,7 @@ impl Cluster {
         }
     }
 
-    /// What is to be carried out since the last call.
+    /// Returns the orders since the last call.
     pub fn poll_orders(&mut self) -> Vec<Order> {
         std::mem::take(&mut self.orders)
     }
@@ -264,7 +264,7 @@ impl Cluster {
         }
     }
 
-    /// Looks for moves, with every node's room read anew.
+    /// Runs a search for moves over the current headroom of every node.
     fn search<T>(&mut self, now: Now, look: impl FnOnce(&mut MoveSearch<'_>) -> T) -> T {
         let mut headroom = std::mem::take(&mut self.headroom);
         let view = self.view(now);
@@ -274,21 +274,21 @@ impl Cluster {
         found
     }
 
-    /// Collects some of the copies that are void; true while there are more.
+    /// Collects some invalid copies. Returns whether more remain.
     pub fn sweep(&mut self) -> bool {
         self.catalog.sweep()
     }
 
-    /// When [`Self::handle_timeout`] has something to do next.
+    /// Time at which [`Self::handle_timeout`] has work next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        // What is overloaded is so at once: any time that has passed says that.
+        // An overloaded node is due at once, so any time in the past serves.
         let at_once = if self.overloaded.is_empty() { None } else { self.round.map(|round| round - ROUND) };
         let others =
             [self.roster.next_timeout(), self.round, at_once, self.urgent_plan(), self.background.next_timeout()];
         self.ledger.next_timeout().into_iter().chain(others.into_iter().flatten()).min()
     }
 
-    /// What has happened since the last call.
+    /// Returns the events since the last call.
     pub fn poll_events(&mut self) -> Vec<ClusterEvent> {
         std::mem::take(&mut self.events)
     }
@@ -308,22 +308,22 @@ impl Cluster {
         &self.ledger
     }
 
-    /// The contents of a title, in the order of a request by name.
+    /// The contents of a title, the default one first.
     pub fn versions(&self, title: &Title) -> Vec<TitleVersion> {
         self.catalog.versions(title.as_str(), |node| self.roster.attached(node))
     }
 
-    /// Titles from a prefix on; see [`Catalog::list`].
+    /// Titles by prefix; see [`Catalog::list`].
     pub fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> impl Iterator<Item = TitleVersion> + 'a {
         self.catalog.list(prefix, after, |node| self.roster.attached(node))
     }
 
-    /// A decision by the tag of its request, while it is kept.
+    /// A recorded decision by the tag of its request.
     pub fn decision(&self, tag: u64) -> Option<&DecisionRecord> {
         self.journal.find(tag)
     }
 
-    /// What one node has taken, and left with its reserve: bit/s.
+    /// Bit/s in use on a node, and bit/s free, reserves included.
     pub fn load(&self, now: Now, node: NodeId) -> (u64, u64) {
         let Some(known) = self.roster.node(node) else { return (0, 0) };
         let load = balancer::load(&self.view(now), node, known);

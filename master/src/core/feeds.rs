@@ -1,5 +1,5 @@
-//! The feeds on the air, as the nodes tell of them: who takes each in, who has it from whom, and who may have it from
-//! whom without a circle. Owns the grace of a feed whose node was lost. Knows nothing of load and zones.
+//! Live feeds, as nodes report them: ingest node, carriers, upstreams, and the possible upstreams that form no loop.
+//! Owns the grace period of a feed whose ingest node is lost. Knows neither load nor zones.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,88 +11,88 @@ use usher_proto::{Bitrate, PublisherId, SessionId, Title, model::FeedState};
 
 use super::NodeId;
 
-/// How long a feed lives without a node that takes it in: its publisher looks for another one.
+/// Time that a feed survives without an ingest node, while its publisher reconnects.
 pub const GRACE: Duration = Duration::from_secs(15);
 
-/// Relay legs from the node that takes a feed in to the last viewer's node.
+/// Limit of relay legs between the ingest node and a viewer's node.
 pub const DEPTH: usize = 3;
 
-/// How long an order to get a feed from a node counts until that node's word of it is here.
+/// Time that a relay order counts until the node confirms it.
 const ORDERED: Duration = Duration::from_secs(10);
 
-/// One feed.
+/// A live feed.
 #[derive(Debug, Default)]
 pub struct Feed {
     carriers: BTreeMap<NodeId, FeedState>,
-    /// Upstreams that nodes were told of and have not confirmed.
+    /// Ordered upstreams that nodes have not confirmed.
     ordered: BTreeMap<NodeId, (NodeId, Instant)>,
-    /// The publisher that was sent somewhere last.
+    /// The publisher placed last.
     decided: Option<PublisherId>,
-    /// Since when no node takes it in.
+    /// Time since which no node ingests it.
     lost: Option<Instant>,
 }
 
 /// A session of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedSession {
-    /// Of which.
+    /// The feed.
     pub title: Title,
-    /// The node that gets it, if that is one.
+    /// The receiving node, if it is a relay.
     pub to: Option<NodeId>,
 }
 
-/// A publisher that has to end, and where.
+/// A publisher to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RivalPublisher {
-    /// The node that it sends to.
+    /// Its ingest node.
     pub node: NodeId,
-    /// What it sends.
+    /// The feed.
     pub title: Title,
-    /// Which one.
+    /// The publisher.
     pub publisher: PublisherId,
 }
 
-/// See the module.
+/// All live feeds.
 #[derive(Debug, Default)]
 pub struct Feeds {
     feeds: BTreeMap<Title, Feed>,
     sessions: HashMap<SessionId, FeedSession>,
-    /// Nodes whose channel closed, and when.
+    /// Detached nodes, and when.
     gone: HashMap<NodeId, Instant>,
 }
 
 impl Feed {
-    /// The node that takes it in, and what it says; one whose publisher is there, if there is any.
+    /// The ingest node and its state; one with a connected publisher is preferred.
     pub fn ingest(&self) -> Option<(NodeId, &FeedState)> {
         let mut all: Vec<_> = self.carriers.iter().filter(|(_, state)| state.publisher.is_some()).collect();
         all.sort_by_key(|(_, state)| (state.interrupted, std::cmp::Reverse(state.newest)));
         all.first().map(|(node, state)| (**node, *state))
     }
 
-    /// The nodes that carry it.
+    /// Nodes that carry it.
     pub fn carriers(&self) -> impl Iterator<Item = (NodeId, &FeedState)> {
         self.carriers.iter().map(|(node, state)| (*node, state))
     }
 
-    /// Whether a node carries it, or was told to.
+    /// Whether a node carries it or was ordered to.
     pub fn is_at(&self, node: NodeId) -> bool {
         self.carriers.contains_key(&node) || self.ordered.contains_key(&node)
     }
 
-    /// What is known of it: from the node that takes it in, else from any.
+    /// State at the ingest node, otherwise at any carrier.
     pub fn state(&self) -> Option<&FeedState> {
         let newest = || self.carriers.values().max_by_key(|state| state.newest);
         self.ingest().map(|(_, state)| state).filter(|state| !state.medium.media_type.is_empty()).or_else(newest)
     }
 
-    /// Its rate as measured; `None` while nobody knows.
+    /// Measured rate plus headroom; `None` while unknown.
     pub fn rate(&self) -> Option<Bitrate> {
         let rate = self.carriers.values().map(|state| state.bitrate).max().filter(|rate| rate.0 > 0)?;
-        // Rates change; a tenth is room for that.
+        // A tenth more, since rates vary.
         Some(Bitrate(rate.0.saturating_add(rate.0 / 10)))
     }
 
-    /// Its viewers on all nodes.
+    /// Number of viewers on all nodes.
     pub fn viewers(&self) -> u32 {
         self.carriers.values().fold(0, |sum, state| sum.saturating_add(state.viewers))
     }
@@ -102,8 +102,8 @@ impl Feed {
         ordered.or_else(|| self.carriers.get(&node).and_then(id))
     }
 
-    /// Relay legs between a node and the one that takes the feed in; `None` when its feed comes from nowhere, from too
-    /// far, or through `through`.
+    /// Number of relay legs from a node to the ingest node; `None` if there is no path, the path is too long, or it
+    /// passes `through`.
     fn legs(&self, from: NodeId, through: NodeId, id: &impl Fn(&FeedState) -> Option<NodeId>) -> Option<usize> {
         let mut at = from;
         for legs in 0..DEPTH {
@@ -118,8 +118,8 @@ impl Feed {
         None
     }
 
-    /// The nodes that a node may get the feed from, with their relay legs: it does not come through that node, and not
-    /// from too far. `id` tells the number of the upstream that a node names.
+    /// Possible upstreams of a node, with their relay legs: none is downstream of that node or too far away. `id`
+    /// returns the number of a state's upstream.
     pub fn upstreams(&self, to: NodeId, id: &impl Fn(&FeedState) -> Option<NodeId>) -> Vec<(NodeId, usize)> {
         let carriers = self.carriers.keys().filter(|node| **node != to);
         carriers.filter_map(|node| Some((*node, self.legs(*node, to, id)?))).collect()
@@ -127,8 +127,7 @@ impl Feed {
 }
 
 impl Feeds {
-    /// A node tells of all the feeds that it carries. Returns the publishers that have to end since another one was sent
-    /// elsewhere later.
+    /// Handles a node's list of all its feeds. Returns publishers to end because a newer one was placed elsewhere.
     pub fn handle_update(&mut self, now: Instant, node: NodeId, told: Vec<FeedState>) -> Vec<RivalPublisher> {
         self.gone.remove(&node);
         let titles: Vec<Title> = told.iter().map(|state| state.title.clone()).collect();
@@ -138,7 +137,7 @@ impl Feeds {
                 return true;
             }
             let took_in = feed.carriers.remove(&node).is_some_and(|state| state.publisher.is_some());
-            // What its own node does not carry any more is over, unless its publisher has gone elsewhere.
+            // A feed that its ingest node no longer carries is over, unless its publisher moved.
             let over = took_in && feed.ingest().is_none();
             !(over || feed.carriers.is_empty() && feed.lost.is_none())
         });
@@ -156,7 +155,7 @@ impl Feeds {
         rivals
     }
 
-    /// The channel of a node closed: what it carried is not chosen, and forgotten after a while.
+    /// Handles a closed channel: the node's feeds count as interrupted and are dropped after a while.
     pub fn handle_detach(&mut self, now: Instant, node: NodeId) {
         self.gone.insert(node, now);
         for feed in self.feeds.values_mut() {
@@ -166,7 +165,7 @@ impl Feeds {
         }
     }
 
-    /// Forgets what has been away for too long; of the sessions keeps those that are still `known`.
+    /// Drops what has been lost for too long, and sessions that are not `known`.
     pub fn handle_timeout(&mut self, now: Instant, known: impl Fn(SessionId) -> bool) {
         let since = |at: Instant| now.saturating_duration_since(at);
         let lost: Vec<NodeId> =
@@ -180,37 +179,37 @@ impl Feeds {
             if feed.ingest().is_some() {
                 return true;
             }
-            // The node that took it in has been waited for already.
+            // Its ingest node already had the grace period.
             !took_in && since(*feed.lost.get_or_insert(now)) < GRACE
         });
         self.sessions.retain(|session, _| known(*session));
     }
 
-    /// A publisher was sent to a node.
+    /// Records that a publisher was placed.
     pub fn handle_published(&mut self, title: &Title, publisher: PublisherId) {
         if let Some(feed) = self.feeds.get_mut(title) {
             feed.decided = Some(publisher);
         }
     }
 
-    /// A node was told to get a feed from another.
+    /// Records that a node was ordered to relay from an upstream.
     pub fn handle_ordered(&mut self, now: Instant, title: &Title, node: NodeId, upstream: NodeId) {
         if let Some(feed) = self.feeds.get_mut(title) {
             feed.ordered.insert(node, (upstream, now));
         }
     }
 
-    /// A session of a feed begins, or is about to.
+    /// Adds a session of a feed.
     pub fn add_session(&mut self, session: SessionId, used: FeedSession) {
         self.sessions.entry(session).or_insert(used);
     }
 
-    /// A session is over.
+    /// Removes a session.
     pub fn remove_session(&mut self, session: SessionId) {
         self.sessions.remove(&session);
     }
 
-    /// Which feed a session is of.
+    /// The feed of a session.
     pub fn session(&self, session: SessionId) -> Option<&FeedSession> {
         self.sessions.get(&session)
     }
@@ -220,12 +219,12 @@ impl Feeds {
         self.sessions.iter().map(|(session, used)| (*session, used))
     }
 
-    /// A feed that is on the air.
+    /// A live feed by title.
     pub fn get(&self, title: &Title) -> Option<&Feed> {
         self.feeds.get(title)
     }
 
-    /// Those that begin with a prefix, after a title, in order.
+    /// Feeds by prefix that follow `after`, in order.
     pub fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a str>) -> impl Iterator<Item = (&'a Title, &'a Feed)> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
@@ -235,15 +234,15 @@ impl Feeds {
         from.take_while(move |(title, _)| title.as_str().starts_with(prefix))
     }
 
-    /// Feeds on the air, and viewers of all of them.
+    /// Number of feeds, and of their viewers.
     pub fn totals(&self) -> (usize, u64) {
         (self.feeds.len(), self.feeds.values().map(|feed| u64::from(feed.viewers())).sum())
     }
 }
 
 impl Feed {
-    /// Of several publishers at several nodes the one that was sent somewhere last stays, or the one that began last; of
-    /// one that is at two nodes, that at the node which tells.
+    /// Of several publishers at several nodes, the one placed last stays, or the one that started last. Of one
+    /// publisher at two nodes, that at the reporting node stays.
     fn rivals(&self, title: &Title, tells: NodeId) -> Vec<RivalPublisher> {
         let there = self.carriers.iter().filter(|(_, state)| !state.interrupted);
         let all: Vec<(NodeId, PublisherId, i64)> =

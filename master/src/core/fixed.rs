@@ -1,7 +1,6 @@
-//! Fixed-point mathematics for what fades with time: a share of one as Q32 (`1 << 32` is 1.0). Owns the exponential
-//! function; refuses to know what fades.
+//! Fixed-point mathematics for decaying values: a share is Q32 (`1 << 32` is 1.0).
 //!
-//! Integers, so that the same inputs give the same decision on every machine.
+//! All integers, so that the same inputs give the same decision on every machine.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ const LOG2_E: u128 = 1_663_314_137_230_540_311;
 /// ln(2), Q32.
 const LN_2: u64 = 2_977_044_472;
 
-/// Entries of the table: with 64 a cubic polynomial does the rest to 2^-30.
+/// Table entries; with 64, a cubic polynomial covers the rest to 2^-30.
 const STEPS: usize = 64;
 
 /// 2^(-i/64), Q32.
@@ -34,10 +33,10 @@ const fn powers() -> [u64; STEPS] {
     table
 }
 
-/// exp(-elapsed/time_constant), Q32: the share that is left of what fades. Exactly [`ONE`] at 0, and 0 beyond 22 time
-/// constants, or at once when there is no time constant. Off by at most 2^-32 and, relative to the value, 2e-9 (2e-8
-/// when a time constant is beyond an hour); both times are rounded down to microseconds. No division but of words, no
-/// allocation.
+/// exp(-elapsed/time_constant), Q32: the remaining share of a decaying value. Exactly [`ONE`] at 0, and 0 beyond 22
+/// time constants or with a zero time constant. The error is at most 2^-32 plus 2e-9 of the value (2e-8 if a time
+/// constant exceeds an hour). Both times are rounded down to microseconds. Divides machine words only and does not
+/// allocate.
 pub fn decay(elapsed: Duration, time_constant: Duration) -> u64 {
     let (mut elapsed, mut constant) = (micros(elapsed), micros(time_constant));
     if elapsed == 0 {
@@ -59,7 +58,7 @@ pub fn exp_neg(x: u64) -> u64 {
     if whole > 32 {
         return 0;
     }
-    // exp(-z), z < ln(2)/64, by Horner's rule; what the polynomial leaves out is below z^4/24 = 6e-10.
+    // exp(-z), z < ln(2)/64, by Horner's rule; the polynomial's remainder is below z^4/24 = 6e-10.
     let z = ((part & (ONE / STEPS as u64 - 1)) * LN_2) >> 32;
     let mut rest = ONE - z / 3;
     rest = ONE - ((z * rest) >> 33);

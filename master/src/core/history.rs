@@ -1,4 +1,4 @@
-//! A node's bandwidth over the last five minutes: one sample per report, and what people ask of them.
+//! A node's egress over the last five minutes: one sample per report, with means and percentiles.
 
 use std::{
     collections::VecDeque,
@@ -7,17 +7,17 @@ use std::{
 
 use super::Now;
 
-/// Samples that are kept: five minutes of one a second.
+/// Limit of samples: five minutes at one a second.
 pub const SAMPLES: usize = 300;
 
-/// What one report said.
+/// Sample of one report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// When the master took it.
+    /// Time of receipt.
     pub at: Now,
     /// Bit/s sent.
     pub egress: u64,
-    /// Sessions that ran.
+    /// Running sessions.
     pub sessions: u32,
 }
 
@@ -28,7 +28,7 @@ pub struct History {
 }
 
 impl History {
-    /// Adds a sample; the oldest leaves when there are [`SAMPLES`].
+    /// Adds a sample; drops the oldest beyond [`SAMPLES`].
     pub fn push(&mut self, sample: Sample) {
         if self.samples.len() == SAMPLES {
             self.samples.pop_front();
@@ -51,7 +51,7 @@ impl History {
         sum.checked_div(count).unwrap_or(0)
     }
 
-    /// The egress in bit/s that 95 of 100 samples do not exceed (nearest rank); 0 without any.
+    /// 95th percentile of egress in bit/s (nearest rank); 0 without samples.
     pub fn percentile_95(&self) -> u64 {
         let mut rates: Vec<u64> = self.samples.iter().map(|sample| sample.egress).collect();
         let rank = (rates.len() * 95).div_ceil(100);

@@ -1,5 +1,5 @@
-//! What was decided and why, kept for a while: a ring of the last decisions with the holders that each looked at, and
-//! the words that explain one. Knows node numbers; names are asked of the caller.
+//! A ring of recent decisions with the holders that each examined, and their explanations as text. Knows node numbers;
+//! the caller supplies names.
 
 #[cfg(test)]
 mod tests;
@@ -15,69 +15,69 @@ use super::{
     balancer::{Candidate, NoChoice},
 };
 
-/// Decisions that are kept: those of the last seconds of a busy master, of hours of a quiet one; 3 MB.
+/// Limit of decisions: the last seconds of a busy master, hours of a quiet one; 3 MB.
 pub const KEPT: usize = 4096;
 
-/// Holders that are kept of one decision: nearly every title has fewer.
+/// Holders kept per decision; nearly every title has fewer.
 pub const LOOKED: usize = 8;
 
-/// How a request was answered.
+/// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The first of the holders, in the usual way.
+    /// A holder was chosen.
     Chosen(Selection),
-    /// No node.
+    /// No holder was chosen.
     Refused(NoChoice),
 }
 
-/// Which rule found the seat.
+/// The rule that found the seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// The best of those with room.
+    /// The best usable holder.
     Best,
     /// The only holder.
     Only,
-    /// All holders are suspect or held, and one of them is better than none.
+    /// All holders are suspect or held; one of them beats a refusal.
     Panic,
-    /// Room was made by moving so many sessions.
+    /// This many sessions are moved to free capacity.
     Moved(usize),
-    /// Every holder was full, and it gave of its reserve: what youth, copies and caution keep free.
+    /// Every holder was full; this one uses its warm-up, copy or variance reserve.
     Cold,
-    /// A short burst of others' traffic alone spoke against it.
+    /// Only a short burst of background traffic fills it.
     Burst,
 }
 
 /// One decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecisionRecord {
-    /// Names the request: a hash of its id; 0 for none.
+    /// Hash of the request id; 0 for none.
     pub tag: u64,
-    /// When.
+    /// Time of the decision.
     pub at: Now,
-    /// The session; `None` for what would be decided.
+    /// The session; `None` for a hypothetical decision.
     pub session: Option<SessionId>,
-    /// What was asked for.
+    /// Requested title or content.
     pub what: What,
     /// Play or fetch.
     pub purpose: Purpose,
     /// Bit/s.
     pub rate: Bitrate,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// The holders, the chosen one first.
+    /// Examined holders, the chosen one first.
     pub looked: [Option<Candidate>; LOOKED],
-    /// Holders beyond these.
+    /// Number of further holders.
     pub omitted: u32,
 }
 
-/// See the module.
+/// Recent decisions.
 #[derive(Debug, Default)]
 pub struct Journal {
     records: VecDeque<DecisionRecord>,
 }
 
 impl Journal {
-    /// Keeps a decision; the oldest leaves when there are [`KEPT`].
+    /// Adds a decision; drops the oldest beyond [`KEPT`].
     pub fn keep(&mut self, record: DecisionRecord) {
         if self.records.len() == KEPT {
             self.records.pop_front();
@@ -90,7 +90,7 @@ impl Journal {
         self.records.iter().rev().find(|record| record.tag == tag && tag != 0)
     }
 
-    /// Decisions kept.
+    /// Number of decisions.
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -101,7 +101,7 @@ impl Journal {
     }
 }
 
-/// The holders to keep of a decision, the chosen one first, and how many more there were.
+/// Holders to keep of a decision, the chosen one first, and the number of others.
 pub fn looked(ranked: &[Candidate], chosen: Option<usize>) -> ([Option<Candidate>; LOOKED], u32) {
     let first = chosen.and_then(|at| ranked.get(at)).copied();
     let rest = ranked.iter().enumerate().filter(|(at, _)| Some(*at) != chosen).map(|(_, candidate)| *candidate);

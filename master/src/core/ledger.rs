@@ -1,8 +1,8 @@
-//! The ledger: every session that the master promised a place or knows to run, and what that takes of each node.
+//! The ledger: every session that holds a reservation or runs, and its rate on its node.
 //!
-//! A promise holds from the decision until the node tells that the session began or was turned away, or until it
-//! expires. Without it, every request between two words of a node would see the same free node. A session that runs is
-//! kept so that it can be moved. Refuses to know how a node's own word is weighed: that is `books`.
+//! A reservation holds from the decision until the node reports that the session started or was refused, or until it
+//! expires. Without reservations, all requests between two reports would choose the same free node. Running sessions
+//! are kept so that they can be moved. Weighing a node's own reports is `load_estimate`'s part.
 
 mod session_table;
 #[cfg(test)]
@@ -19,27 +19,27 @@ pub use self::session_table::{ContentRef, NodeSessions};
 use self::session_table::{SessionTable, Slot};
 use super::{NodeId, Now, catalog::ContentKey};
 
-/// How long a promise is held. A client dials within a second or two, and the node tells that within 0.2 s more, so
-/// that five seconds hold the place of every client that is alive. The ticket itself is good for longer
-/// (`usher_proto::ticket::LIFETIME_SECS`): one that comes later is still honoured if the node has room. Holding the
-/// place as long as the ticket would let every client that walks away keep its rate from others for a minute.
+/// Lifetime of a reservation. A client dials within two seconds and the node reports it within 0.2 s, so five seconds
+/// cover every live client. The ticket is valid for longer (`usher_proto::ticket::LIFETIME_SECS`), and a late client is
+/// admitted if the node has capacity. Holding the rate as long as the ticket would let every client that walks away
+/// block it for a minute.
 pub const RESERVATION: Duration = Duration::from_secs(5);
 
-/// What one node was promised to and will be rid of.
+/// Unconfirmed changes of one node's load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PendingLoad {
-    /// Bit/s of tickets, and of moves to it, that it has not told of yet.
+    /// Bit/s of tickets and incoming moves that the node has not confirmed.
     pub rate: u64,
-    /// Their number.
+    /// Number of these.
     pub tickets: u32,
-    /// Bit/s of sessions that were ordered away and that it has not told the end of.
+    /// Bit/s of sessions ordered away whose end the node has not reported.
     pub leaving: u64,
 }
 
-/// Where a session stands.
+/// State of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// A ticket was given, and its node has told nothing of it.
+    /// A ticket was issued, and the node has not reported the session.
     Reserved,
     /// It runs.
     Running,
@@ -47,40 +47,40 @@ pub enum SessionState {
     Moving(NodeId),
 }
 
-/// One session, as others see it.
+/// A session as other modules see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Where it is, or has a place.
+    /// The node where it runs or holds a reservation.
     pub node: NodeId,
     /// Bit/s.
     pub rate: u64,
     /// Where it stands.
     pub state: SessionState,
-    /// How often it was moved.
+    /// Number of times it was moved.
     pub moves: u8,
     /// Play or fetch.
     pub purpose: Purpose,
 }
 
-/// A session that was ordered away from a node which has not told its end yet.
+/// A session ordered away from a node that has not reported its end.
 struct Departure {
     node: NodeId,
     rate: u64,
     expires: Instant,
 }
 
-/// See the module.
+/// All sessions, and the unconfirmed load of each node.
 #[derive(Default)]
 pub struct Ledger {
     table: SessionTable,
     leaving: HashMap<SessionId, Departure>,
-    /// In order of expiry, since all are held equally long; what ended early is still in it.
+    /// Ordered by expiry, since all last equally long; entries that ended early remain until then.
     order: VecDeque<(Instant, SessionId)>,
     promised: Vec<PendingLoad>,
 }
 
 impl Ledger {
-    /// Holds `rate` bit/s of a node for a session. A session that already holds a place gives that one up.
+    /// Reserves `rate` bit/s on a node for a session. An earlier reservation of the session is released.
     pub fn reserve(
         &mut self,
         now: Now,
@@ -99,7 +99,7 @@ impl Ledger {
         self.order.push_back((expires, session));
     }
 
-    /// Forgets a session: it will never be, or is over. False when it is not known.
+    /// Removes a session. Returns whether it was known.
     pub fn release(&mut self, session: SessionId) -> bool {
         let Some(slot) = self.table.remove(session) else { return false };
         match slot.state {
@@ -110,7 +110,7 @@ impl Ledger {
         true
     }
 
-    /// A node told that a session began there. Its place elsewhere, or its promise, ends with that.
+    /// Handles a session's start on a node; ends its reservation or its place elsewhere.
     pub fn handle_begun(
         &mut self,
         node: NodeId,
@@ -125,7 +125,7 @@ impl Ledger {
         self.table.insert(slot, content);
     }
 
-    /// A node told that a session is over there; its rate, if it was known to run there.
+    /// Handles a session's end on a node. Returns its rate if it was running there.
     pub fn handle_ended(&mut self, node: NodeId, session: SessionId) -> Option<u64> {
         let left = self.leaving.get(&session).is_some_and(|leaving| leaving.node == node);
         if left {
@@ -134,13 +134,13 @@ impl Ledger {
         let slot = self.table.find(session).filter(|slot| slot.node == node)?;
         let (rate, state) = (slot.rate, slot.state);
         match state {
-            // Its ticket may have been for an alternate, and the promise stands for that.
+            // The ticket may have been for an alternate, and the reservation belongs to that.
             SessionState::Reserved => return None,
             SessionState::Running => {
                 self.table.remove(session);
             }
             SessionState::Moving(to) => {
-                // The old seat is empty, the new one is promised. No departure that tells how long sessions last.
+                // The old seat is free and the new one reserved. A move says nothing about session durations.
                 self.table.change(session, |slot| (slot.node, slot.state) = (to, SessionState::Reserved));
                 return None;
             }
@@ -148,7 +148,7 @@ impl Ledger {
         Some(rate)
     }
 
-    /// A node turned a session away; true if it had been promised that node's rate.
+    /// Handles a node's refusal of a session. Returns whether a reservation was released.
     pub fn handle_refused(&mut self, node: NodeId, session: SessionId) -> bool {
         let Some(slot) = self.table.find(session) else { return false };
         match slot.state {
@@ -158,7 +158,7 @@ impl Ledger {
         }
     }
 
-    /// Orders a session that runs to another node: its rate is promised there, and will be free here.
+    /// Starts the move of a running session: reserves its rate at the target and marks it as leaving its node.
     pub fn start_move(&mut self, now: Now, session: SessionId, to: NodeId) -> bool {
         let Some(slot) = self.table.find(session).filter(|slot| slot.state == SessionState::Running) else {
             return false;
@@ -171,7 +171,7 @@ impl Ledger {
             slot.expires = Some(expires);
         });
         self.promise(to, rate);
-        // Of a move before this one, whose end was not told yet.
+        // An earlier move of the session whose end was not reported.
         self.end_departure(session);
         self.promised_mut(from).leaving += rate;
         self.leaving.insert(session, Departure { node: from, rate, expires });
@@ -179,7 +179,7 @@ impl Ledger {
         true
     }
 
-    /// A session that was ordered away stays where it is.
+    /// Cancels a move; the session stays at its node.
     pub fn cancel_move(&mut self, session: SessionId) -> bool {
         let Some(slot) = self.table.find(session) else { return false };
         let (SessionState::Moving(to), rate) = (slot.state, slot.rate) else { return false };
@@ -189,7 +189,7 @@ impl Ledger {
         true
     }
 
-    /// Forgets every session that runs on a node but those that `keep` names: it has told them all.
+    /// Removes the running sessions of a node except those for which `keep` is true, after the node listed them all.
     pub fn retain(&mut self, node: NodeId, keep: impl Fn(SessionId) -> bool) {
         for session in self.table.session_ids(node) {
             let running = self.table.find(session).is_some_and(|slot| slot.state != SessionState::Reserved);
@@ -199,7 +199,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets all that a node was promised and all that ran there: it is a new process.
+    /// Removes all reservations and sessions of a node, which is a new process.
     pub fn release_all(&mut self, node: NodeId) {
         for session in self.table.session_ids(node) {
             self.release(session);
@@ -214,7 +214,7 @@ impl Ledger {
         }
     }
 
-    /// Ends the promises that have expired; tells how many.
+    /// Expires reservations and moves. Returns the number expired.
     pub fn handle_timeout(&mut self, now: Instant) -> usize {
         let mut ended = 0;
         while let Some((expires, session)) = self.order.front().copied() {
@@ -235,12 +235,12 @@ impl Ledger {
         ended
     }
 
-    /// When the next promise expires, or an ended one can be forgotten.
+    /// Time of the next expiry, or of the clean-up of an ended entry.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.order.front().map(|(expires, _)| *expires)
     }
 
-    /// What a node was promised and will be rid of.
+    /// Unconfirmed changes of a node's load.
     pub fn pending_load(&self, node: NodeId) -> PendingLoad {
         self.promised.get(node.index()).copied().unwrap_or_default()
     }
@@ -251,22 +251,22 @@ impl Ledger {
         Some(Session { node, rate, state, moves, purpose })
     }
 
-    /// What a session plays, if that is known.
+    /// The content of a session, if known.
     pub fn content(&self, session: SessionId) -> Option<ContentKey> {
         self.table.content(session)
     }
 
-    /// The works of which a node has sessions, for those who look for one to move.
+    /// Contents with sessions on a node, for searches of sessions to move.
     pub fn contents(&self, node: NodeId) -> &[ContentRef] {
         self.table.contents(node)
     }
 
-    /// A work, and its sessions on one node.
+    /// The sessions of one content on one node.
     pub fn sessions_of(&self, node: NodeId, content: ContentRef) -> Option<NodeSessions<'_>> {
         self.table.sessions_of(node, content)
     }
 
-    /// Sessions that run on a node, on their way elsewhere or not.
+    /// Number of sessions that run on a node, moving ones included.
     pub fn running(&self, node: NodeId) -> usize {
         self.contents(node)
             .iter()
@@ -275,12 +275,12 @@ impl Ledger {
             .sum()
     }
 
-    /// Sessions known.
+    /// Number of known sessions.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether none is known.
+    /// Whether no session is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -290,7 +290,7 @@ impl Ledger {
         leaving.or_else(|| self.table.find(session)?.expires)
     }
 
-    /// The old place of a moved session is empty.
+    /// Ends the departure of a moved session.
     fn end_departure(&mut self, session: SessionId) {
         if let Some(Departure { node, rate, .. }) = self.leaving.remove(&session) {
             let promised = self.promised_mut(node);

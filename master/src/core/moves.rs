@@ -1,6 +1,6 @@
-//! Which session to move where, so that another one fits: at a blocked arrival, away from a node that has more than it
-//! can give or that drains, and towards a node that stands empty. Finds, and changes nothing. Bounded in time: it looks
-//! at so many works of a node, from a different one each time, and at so many nodes.
+//! Finds sessions to move so that another one fits: for a request whose holders are full, off overloaded or draining
+//! nodes, and to empty nodes. Changes nothing. Bounded in time: it examines a limited number of a node's contents, from
+//! a random offset, and a limited number of nodes.
 
 mod drain;
 mod shed;
@@ -24,47 +24,46 @@ use super::{
     roster::NodeHealth,
 };
 
-/// How often a session is moved in its life at most, but away from a node that drains: a viewer who is sent about is
-/// no better off than one who waits.
+/// Limit of moves per session, except off a draining node: frequent moves disturb a viewer more than waiting does.
 pub const MAX_MOVES: u8 = 2;
 
-/// Sessions that are moved for one arrival at most.
+/// Limit of sessions moved for one request.
 pub const MAX_STEPS: usize = 4;
 
-/// Holders of a title on which room is sought, those that lack the least.
+/// Full holders examined for one request, those with the smallest deficit first.
 const BLOCKED: usize = 8;
 
-/// Works of a node that are looked at for a session to move.
+/// Contents of a node examined for a session to move.
 const MAX_CONTENTS: usize = 256;
 
-/// Seats found for a session at which the search has enough to choose from.
+/// Seats after which a search has enough choice.
 const ENOUGH: usize = 32;
 
-/// Nodes that are searched for the second move of a chain.
+/// Nodes searched for the second move of a chain.
 const CHAINS: usize = 32;
 
-/// Nothing is moved for an arrival when less than one part in so many of the cluster is free: there, each move only
-/// postpones the next refusal.
+/// No session is moved for a request when less than one part in 2000 of the cluster is free: each move would only
+/// postpone the next refusal.
 const FREE: u64 = 2000;
 
-/// One session to another node.
+/// The move of one session to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionMove {
     /// The session.
     pub session: SessionId,
-    /// Where it runs.
+    /// The node where it runs.
     pub from: NodeId,
-    /// Where it shall go on.
+    /// The target.
     pub to: NodeId,
     /// Bit/s.
     pub rate: u64,
 }
 
-/// What each node has left, by number.
+/// Headroom of every node, by number.
 #[derive(Default)]
 pub struct HeadroomTable {
     headroom: Vec<Headroom>,
-    /// Bit/s that all nodes may be given, and have left.
+    /// Bit/s of all healthy nodes: available, and free.
     available: u64,
     free: u64,
 }
@@ -72,17 +71,17 @@ pub struct HeadroomTable {
 #[derive(Clone, Copy, Default)]
 struct Headroom {
     load: NodeLoad,
-    /// Bit/s left; below 0 when it has more than it can give.
+    /// Free bit/s; negative on an overloaded node.
     left: i64,
-    /// It may be given sessions.
+    /// Whether it may receive sessions.
     well: bool,
-    /// Sessions that this search gives it, and their bit/s.
+    /// Number and bit/s of the sessions that this search moves to it.
     given: u32,
     given_rate: u64,
 }
 
 impl HeadroomTable {
-    /// Reads every node's room.
+    /// Reads the headroom of every node.
     pub fn read(&mut self, view: &ClusterView<'_>) {
         self.headroom.clear();
         (self.available, self.free) = (0, 0);
@@ -123,41 +122,41 @@ fn signed(rate: u64) -> i64 {
     i64::try_from(rate).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// Which session of a node shall move, and to where.
+/// Criteria for a session to move and for its target.
 #[derive(Clone, Copy)]
 pub struct MoveCriteria<'a> {
-    /// Its going frees at least so many bit/s.
+    /// The move frees at least this many bit/s.
     pub need: u64,
-    /// Not to this node.
+    /// Excluded target.
     pub not: Option<NodeId>,
-    /// Its seat stays so many thousandths of a deviation from full at least.
+    /// The target stays at least this far from full, in thousandths of a deviation.
     pub margin: i64,
-    /// It was moved fewer times than this.
+    /// The session was moved fewer times than this.
     pub moves: u8,
-    /// None of these, which were chosen before.
+    /// Excluded sessions: those chosen before.
     pub taken: &'a [SessionMove],
 }
 
 impl MoveCriteria<'_> {
-    /// Any that frees so many bit/s.
+    /// Any session of at least `need` bit/s.
     fn freeing(need: u64) -> Self {
         Self { need, not: None, margin: 0, moves: MAX_MOVES, taken: &[] }
     }
 }
 
-/// What a search sees.
+/// Inputs of a search.
 pub struct MoveSearch<'a> {
-    /// Nodes and promises.
+    /// Nodes and reservations.
     pub view: ClusterView<'a>,
-    /// Who else holds a title.
+    /// Holders of each content.
     pub catalog: &'a Catalog,
-    /// What each node has left.
+    /// Headroom of every node.
     pub headroom: &'a mut HeadroomTable,
 }
 
 impl MoveSearch<'_> {
-    /// The moves after which one of `holders` has room for `rate`, in the order in which to make them, and that holder.
-    /// Empty when there are none.
+    /// Finds moves after which one of `holders` has `rate` bit/s free. Fills `steps` in the order of execution and
+    /// returns that holder.
     pub fn make_room(
         &mut self,
         rate: u64,
@@ -190,7 +189,7 @@ impl MoveSearch<'_> {
         blocked.into_iter().find(|node| self.chain(*node, need(self.headroom, *node), &mut chains, rng, steps))
     }
 
-    /// The session of a node that is wanted, and its best seat: the one farthest from full.
+    /// Finds one session that meets the criteria and its best target: the one farthest from full.
     pub fn one(&self, from: NodeId, wanted: MoveCriteria<'_>, rng: &mut impl Rng) -> Option<SessionMove> {
         let MoveCriteria { need, not, margin, moves, taken } = wanted;
         let (mut best, mut found) = (None, 0);
@@ -210,7 +209,7 @@ impl MoveSearch<'_> {
         best.map(|(_, step)| step)
     }
 
-    /// Up to [`MAX_STEPS`] sessions of a node that together free `need`, the largest first.
+    /// Finds up to [`MAX_STEPS`] sessions, largest first, that together free `need` bit/s.
     fn several(&mut self, from: NodeId, need: u64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) -> bool {
         let mut sessions: Vec<(u64, SessionId, ContentRef)> = Vec::new();
         for (place, content) in self.node_sessions_with_refs(from, rng) {
@@ -244,8 +243,8 @@ impl MoveSearch<'_> {
         false
     }
 
-    /// Sessions of a node that has more than it can give, the largest first, until it fits: each to its best seat, which
-    /// stays `margin` thousandths of a deviation from full.
+    /// Moves sessions off an overloaded node, largest first, until it fits: each to its best target, which stays at
+    /// least `margin` thousandths of a deviation from full.
     fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
         let room = self.headroom.of(from);
         if room.load.level <= room.load.available.with_reserves() {
@@ -260,7 +259,7 @@ impl MoveSearch<'_> {
         sessions.sort_unstable_by_key(|(rate, lot, ..)| (std::cmp::Reverse(*rate), *lot));
         let mut sessions = sessions.into_iter().peekable();
         while let Some((rate, _, session, content)) = sessions.next() {
-            // Not more than is needed, as long as there are smaller ones.
+            // Prefer a smaller session if it suffices.
             let smaller = sessions.peek().is_some_and(|(next, ..)| signed(*next) >= over);
             if over <= 0 {
                 break;
@@ -278,7 +277,8 @@ impl MoveSearch<'_> {
         }
     }
 
-    /// A session of `from` to a node that has no room for it until one of its own sessions goes to a third.
+    /// Finds a chain of two: a session of `from` goes to a node that first moves one of its own sessions to a third
+    /// node.
     fn chain(
         &self,
         from: NodeId,
@@ -312,7 +312,7 @@ impl MoveSearch<'_> {
         false
     }
 
-    /// Nodes with room for `rate` of a work that `from` serves, and how far from full they would be then.
+    /// Nodes with `rate` bit/s free for a content that `from` serves, and their distance from full afterwards.
     fn seats(&self, from: NodeId, place: &NodeSessions<'_>, rate: u64) -> impl Iterator<Item = (NodeId, i64)> {
         self.holders(from, place).filter_map(move |to| {
             let room = self.headroom.of(to);
@@ -324,7 +324,7 @@ impl MoveSearch<'_> {
         })
     }
 
-    /// The other nodes that hold all of a work.
+    /// The other nodes with a complete copy of a content.
     fn holders(&self, from: NodeId, place: &NodeSessions<'_>) -> impl Iterator<Item = NodeId> {
         let copies = place.content.into_iter().flat_map(|content| self.catalog.copies_of_key(content));
         let mut last = None;

@@ -1,5 +1,5 @@
-//! Copies of which clients got wrong bytes, and which of them are looked at again. A client's word starts no more than a
-//! look, and not many of those. Refuses to know what comes of it: the node takes a damaged copy out of its catalog.
+//! Limits the rechecks of copies for which clients reported wrong bytes. A client's report triggers only a recheck, and
+//! rarely. The result does not come back here: the node removes a damaged copy from its catalog.
 
 use std::{
     collections::HashMap,
@@ -8,20 +8,20 @@ use std::{
 
 use super::{NodeId, catalog::ContentKey};
 
-/// How long a copy that was looked at is believed: a client that lies costs a node one reading of it a minute.
+/// Interval between rechecks of one copy: a lying client costs a node one read of it a minute.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Copies of one node that are looked at in that time: whoever names many has another reason.
+/// Rechecks of one node per interval.
 const AT_ONCE: usize = 4;
 
-/// See the module.
+/// Recent rechecks.
 #[derive(Default)]
 pub struct RecheckLimiter {
     asked: HashMap<(NodeId, ContentKey), Instant>,
 }
 
 impl RecheckLimiter {
-    /// A client got wrong bytes of a copy: whether its node should hash it anew.
+    /// Whether the node should hash the copy again after a client's report.
     pub fn ask(&mut self, now: Instant, node: NodeId, key: ContentKey) -> bool {
         self.asked.retain(|_, asked| now.saturating_duration_since(*asked) < AGAIN);
         let of_node = self.asked.keys().filter(|(of, _)| *of == node).count();
@@ -44,7 +44,7 @@ mod tests {
     };
 
     #[test]
-    fn a_copy_is_looked_at_once_a_minute_and_few_of_a_node_at_once() {
+    fn rechecks_are_limited_per_copy_and_per_node() {
         let start = Instant::now();
         let mut catalog = Catalog::new();
         catalog.set(NodeId(1), &test_cluster::copy("a", 1, Origin::Operator));

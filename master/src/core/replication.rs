@@ -1,14 +1,14 @@
-//! What should be copied where, and which copies may go: hot titles get copies before their holders are full, titles
-//! with too few copies get back what they lost, and copies that nobody needs make room. Owns the demand of titles and
-//! the orders that run; refuses to know how orders are carried out, and the catalog beyond what [`TitleSource`] tells.
+//! Plans which titles to copy where and which copies to remove: hot titles are copied before their holders are full,
+//! titles with too few copies are repaired, and unneeded copies make space. Owns the demand of titles and the orders in
+//! progress; reads the catalog through [`TitleSource`] only.
 //!
-//! An ask is O(1), a hash look-up and an addition. A plan is meant to be made once a second, sooner when
-//! [`Planner::is_urgent`]: it looks at no more than 4096 titles that were asked for, 4096 of the sweep, 1024 copies
-//! that may be surplus, and sorts the nodes once if anything is short, so that it takes milliseconds at 10,000 nodes
-//! and a million titles. Memory: about 120 bytes a title asked for in the last hour (a million at most), 120 bytes a
-//! replica watched for surplus (262,144 at most), 80 bytes a title in want of copies (65,536 at most).
+//! Recording a request is O(1): a hash look-up and an addition. A plan is meant to be made once a second, and sooner
+//! when [`Planner::is_urgent`]. It examines at most 4096 requested titles, 4096 titles of the sweep and 1024 possibly
+//! surplus copies, and sorts the nodes once if a title is short; that takes milliseconds at 10,000 nodes and a million
+//! titles. Memory: about 120 bytes per title requested in the last hour (at most a million), 120 bytes per watched
+//! replica (at most 262,144), 80 bytes per title with too few copies (at most 65,536).
 //!
-//! The same calls with the same chance give the same orders.
+//! The same calls with the same random numbers give the same orders.
 
 mod active;
 mod demand;
@@ -40,123 +40,123 @@ use self::{
 };
 use super::{NodeId, catalog::ContentKey};
 
-/// How long copies may be missing before they are made anew: a node that restarts, or is moved to another rack, brings
-/// its copies back for nothing.
+/// Time that copies may be missing before they are replaced: a node that restarts or is moved to another rack brings
+/// its copies back for free.
 pub const GRACE: Duration = Duration::from_secs(300);
 
-/// With more of the cluster taken than this, in per cent, no copy is made for demand: there is no room elsewhere that it
-/// would open, and making it takes room.
+/// Load of the cluster, in per cent, above which no copy is made for demand: no node has capacity to offer, and copying
+/// uses some.
 const CROWDED: u64 = 96;
 
-/// How long sessions are taken to last until somebody knows better.
+/// Assumed session duration until one is measured.
 const SESSION: Duration = Duration::from_secs(900);
 
-/// What the planner sees of a node.
+/// A node as the planner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeSnapshot {
-    /// It may take copies and sessions.
+    /// Whether it may receive copies and sessions.
     pub serving: bool,
-    /// Bit/s that it may be given in all.
+    /// Bit/s available in total.
     pub available: u64,
-    /// Bit/s of them that are taken.
+    /// Bit/s in use.
     pub level: u64,
-    /// Bytes for copies that are ordered from now on: what its catalog names as growing has its whole size taken off.
+    /// Bytes free for new copies. The full size of copies that its catalog lists as growing is already deducted.
     pub storage_free: u64,
-    /// Nodes of one zone may fail together.
+    /// Failure domain: nodes of one zone may fail together.
     pub zone: u32,
 }
 
-/// What the planner sees of a title.
+/// A title as the planner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TitleInfo<'a> {
-    /// Decides which policy is in force.
+    /// Selects the policy.
     pub name: &'a str,
     /// Bytes.
     pub size: u64,
-    /// Bit/s of one session; an estimate if nobody knows.
+    /// Rate of one session, bit/s; estimated if unknown.
     pub rate: u64,
-    /// A copy of it can be verified; others are not made.
+    /// Whether copies can be verified; other titles are not copied.
     pub hashed: bool,
 }
 
-/// What the planner asks about titles.
+/// Read access to the catalog.
 pub trait TitleSource {
-    /// Names one content of one title.
+    /// Key of one content of one title.
     type Title: Copy + Ord + Hash;
 
-    /// What is known of it; none once it is gone.
+    /// Returns a title's properties; `None` once it is gone.
     fn facts(&self, title: Self::Title) -> Option<TitleInfo<'_>>;
 
-    /// Its copies, growing ones too, in any order; a node may be named more than once.
+    /// Visits its copies, growing ones included, in any order; may name a node more than once.
     fn copies(&self, title: Self::Title, each: impl FnMut(NodeId, Origin));
 
-    /// Visits at most `limit` titles from a place in the catalog on (0 is its beginning) and tells the place to go on
-    /// from; none at the end. Looks at a bounded number of places, so that it may visit fewer than there are. A title
-    /// that stays is visited in every round, whatever comes and goes meanwhile.
+    /// Visits up to `limit` titles from a position on (0 is the beginning) and returns the next position, or `None` at
+    /// the end. Examines a bounded number of positions, so it may visit fewer titles than exist. A title that stays is
+    /// visited in every round, whatever is added and removed meanwhile.
     fn walk(&self, place: usize, limit: usize, visit: impl FnMut(Self::Title)) -> Option<usize>;
 }
 
-/// Why a copy is made.
+/// Reason for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyReason {
-    /// A request for it found no room.
+    /// A request was refused for lack of capacity.
     Refused,
-    /// Its holders will be full.
+    /// Its holders are about to be full.
     Hot,
-    /// It has fewer copies than it should.
+    /// It has fewer copies than wanted.
     Few,
 }
 
-/// Something to be done.
+/// An order of the planner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyOrder<T = ContentKey> {
-    /// Copy a title. Runs until [`Planner::handle_copied`], [`Planner::handle_failure`], or the end of patience.
+    /// Copy a title. In progress until [`Planner::handle_copied`], [`Planner::handle_failure`] or a timeout.
     Replicate {
-        /// What.
+        /// The title.
         title: T,
-        /// A node that has it whole.
+        /// A node with a complete copy.
         from: NodeId,
-        /// A node that has none of it.
+        /// A node without a copy.
         to: NodeId,
-        /// Bit/s, at most.
+        /// Upper limit, bit/s.
         rate: u64,
-        /// For people.
+        /// Reason, for the log.
         why: CopyReason,
     },
-    /// Remove a copy that was ordered once; a copy of the operator's is never meant. To be done before the orders
-    /// that follow it.
+    /// Remove a copy that was made by order, never one of the operator's. To be executed before the orders that follow
+    /// it.
     Evict {
-        /// What.
+        /// The title.
         title: T,
-        /// Where.
+        /// The node.
         node: NodeId,
     },
 }
 
-/// See the module.
+/// Plans copies from demand, policy and the state of the nodes.
 pub struct Planner<T = ContentKey> {
     policy: Policy,
     grace: Duration,
     session: Duration,
     demand: Demand<T>,
     running: ActiveCopies<T>,
-    /// Pairs of source and target that failed.
+    /// Backoff of failed pairs of source and target.
     pairs: Backoff<(NodeId, NodeId)>,
-    /// Titles whose copies failed, wherever from.
+    /// Backoff of titles whose copies failed, from any source.
     titles: Backoff<T>,
-    /// Since when titles have too few copies.
+    /// Titles with too few copies, and since when.
     few: BTreeMap<T, Instant>,
     few_cursor: Option<T>,
-    /// Where the walk through the catalog is.
+    /// Position in the walk through the catalog.
     place: usize,
     watch: ReplicaWatch<T>,
-    /// Scratch.
+    /// Buffers.
     seats: PlanNodes,
     holders: Holders,
 }
 
 impl<T: Copy + Ord + Hash> Planner<T> {
-    /// A planner that knows no demand yet. Copies that are missing are made anew after `grace`.
+    /// A planner without known demand. Missing copies are replaced after `grace`.
     pub fn new(now: Instant, policy: Policy, grace: Duration) -> Self {
         Self {
             policy,
@@ -175,18 +175,18 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
     }
 
-    /// How long a session lasts in the mean, as far as one knows now.
+    /// Sets the mean session duration.
     pub fn set_mean_session(&mut self, mean: Duration) {
         self.session = mean.clamp(Duration::from_secs(1), Duration::from_secs(86_400));
     }
 
-    /// Somebody asked for a title at `rate` bit/s, whatever was answered. O(1); allocates only for a title that was
-    /// not asked for lately.
+    /// Records a request for a title at `rate` bit/s, whatever its outcome. O(1); allocates only for a title without
+    /// recent requests.
     pub fn handle_request(&mut self, now: Instant, title: T, rate: u64) {
         self.demand.handle_request(now, title, rate);
     }
 
-    /// No holder had room for what was asked for (beside [`Self::handle_request`]). O(1).
+    /// Records that no holder had headroom, in addition to [`Self::handle_request`]. O(1).
     pub fn handle_refusal(&mut self, now: Instant, title: T) {
         self.demand.handle_refusal(now, title);
     }
@@ -196,7 +196,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         self.demand.is_urgent()
     }
 
-    /// A copy has arrived whole. False when no such order runs.
+    /// Handles a completed copy. Returns whether the order was in progress.
     pub fn handle_copied(&mut self, now: Instant, title: T, to: NodeId) -> bool {
         let Some(run) = self.running.end(title, to) else { return false };
         self.pairs.ended_well(&(run.from, to));
@@ -205,8 +205,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         true
     }
 
-    /// A copy was refused or broke off. Neither the title nor the pair of nodes is tried again at once. False when no
-    /// such order runs.
+    /// Handles a refused or failed copy: title and pair of nodes back off. Returns whether the order was in progress.
     pub fn handle_failure(&mut self, now: Instant, title: T, to: NodeId) -> bool {
         let Some(run) = self.running.end(title, to) else { return false };
         self.pairs.failed(now, (run.from, to));
@@ -214,30 +213,30 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         true
     }
 
-    /// A node has left: its orders are void.
+    /// Handles the loss of a node: its orders are void.
     pub fn handle_node_lost(&mut self, node: NodeId) {
         self.running.forget(node);
         self.pairs.forget(|(from, to)| *from == node || *to == node);
         self.watch.forget(node);
     }
 
-    /// Whether a copy is on its way to a node, and fast enough to be served while it arrives.
+    /// Whether a copy is in progress to a node and fast enough to be served meanwhile.
     pub fn serves_while_copying(&self, title: T, to: NodeId) -> bool {
         self.running.of(title).any(|(node, run)| node == to && run.relief)
     }
 
-    /// The sources of the copies on their way, and the bit/s of each copy.
+    /// Source and bit/s of each copy in progress.
     pub fn source_loads(&self) -> impl Iterator<Item = (NodeId, u64)> {
         self.running.all().map(|run| (run.from, run.rate))
     }
 
-    /// Copies on their way.
+    /// Number of copies in progress.
     pub fn active_copies(&self) -> usize {
         self.running.len()
     }
 
-    /// What should be done now, appended to `orders`; the orders count as running at once. `spots` is indexed by
-    /// the number of its [`NodeId`], none for a node that is not there.
+    /// Appends the orders that are due to `orders`; they count as in progress at once. `snapshots` is indexed by
+    /// [`NodeId`], `None` for absent nodes.
     pub fn plan<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,

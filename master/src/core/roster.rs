@@ -1,5 +1,4 @@
-//! The roster: which nodes there are, what they say of themselves, and whether their word is still good. Owns leases,
-//! states and the fencing of old attachments. Refuses to know titles, promises and channels.
+//! The roster: nodes, their state and their leases. Owns leases, states and the fencing of old attachments.
 
 mod health;
 mod node;
@@ -29,20 +28,20 @@ use super::{
     load_estimate::LoadEstimate,
 };
 
-/// How often a node reports, unless it is set otherwise.
+/// Default report interval.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a node's last word is good at the usual interval.
+/// Lease duration at the default interval.
 pub const LEASE: Duration = REPORT_INTERVAL.saturating_mul(LEASE_REPORTS);
 
-/// How long the copies of a node whose channel is closed are remembered after its lease: a restart of a node, or a
-/// short loss of the network, must not empty the catalog.
+/// Time after its lease that a detached node's copies are kept: a node's restart or a short network outage must not
+/// empty the catalog.
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// How long a node that is gone is kept for its history.
+/// Time that a detached node is kept for its history.
 pub const RECORD: Duration = Duration::from_secs(600);
 
-/// One attachment of one node; a message of any other attachment is void.
+/// One attachment of one node. Messages of any other attachment are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttachmentId {
     /// The node.
@@ -53,29 +52,29 @@ pub struct AttachmentId {
 /// Why a node may not attach.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AttachError {
-    /// Another process serves under this name and is well.
+    /// Another live process uses the name.
     #[error(
-        "node `{node}` is already attached by its process {there} at {address}, which reports; process {here} must wait \
-         until that one ends, or take another name"
+        "node `{node}` is already attached by its process {there} at {address}, which is alive; process {here} must wait \
+         until that one ends, or use another name"
     )]
     Taken {
         /// The name.
         node: NodeName,
-        /// The process that has it.
+        /// Process that uses the name.
         there: BootId,
-        /// Where clients dial that; empty if nowhere.
+        /// Client address of that process; empty if none.
         address: String,
-        /// The one that wants it.
+        /// Rejected process.
         here: BootId,
     },
-    /// The same process attached later than this.
+    /// The process has a newer attachment.
     #[error("attachment {here} of node `{node}` is older than its attachment {there}")]
     Older {
         /// The name.
         node: NodeName,
-        /// The newest attachment.
+        /// Newest attachment.
         there: u64,
-        /// This one.
+        /// Rejected attachment.
         here: u64,
     },
 }
@@ -86,35 +85,35 @@ impl From<&AttachError> for Fault {
     }
 }
 
-/// Why a report was not taken.
+/// Why a report was ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Ignored {
-    /// Of an attachment that another has replaced.
-    #[error("it is of an attachment that another has replaced")]
+    /// Its attachment was replaced.
+    #[error("its attachment was replaced")]
     Superseded,
-    /// Not newer than the last one.
+    /// It is not newer than the last one.
     #[error("its sequence number or uptime is not above the last one's")]
     Old,
 }
 
-/// A change of a node's state, or that it has been forgotten.
+/// A change of a node by time alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RosterChange {
-    /// It is in this state now.
+    /// Its new state.
     State(NodeState),
-    /// Its copies are to be forgotten.
+    /// Its copies must be dropped.
     CopiesVoid,
-    /// It is no longer in the roster.
+    /// It was removed from the roster.
     Forgotten,
 }
 
-/// See the module.
+/// All known nodes.
 pub struct Roster {
     interval: Duration,
     names: HashMap<NodeName, NodeId>,
-    /// Zones that were ever named, by name.
+    /// Zone numbers by name.
     zones: HashMap<String, u32>,
-    /// By number. Numbers are not used again, so a hole is a node that was forgotten.
+    /// By number. Numbers are not reused; a hole is a removed node.
     nodes: Vec<Option<Node>>,
     epochs: u64,
 }
@@ -126,18 +125,18 @@ impl Default for Roster {
 }
 
 impl Roster {
-    /// Of nodes that report this often.
+    /// A roster of nodes with this report interval.
     pub fn new(interval: Duration) -> Self {
         Self { interval, names: HashMap::new(), zones: HashMap::new(), nodes: Vec::new(), epochs: 0 }
     }
 
-    /// How long the last word of a node is good.
+    /// Lease duration.
     pub fn lease(&self) -> Duration {
         self.interval * LEASE_REPORTS
     }
 
-    /// Attaches a node, which replaces an older attachment of it. Tells the attachment, and whether it is a new
-    /// process: then the tickets given for the old one are void.
+    /// Attaches a node and replaces its older attachment. Returns the attachment, and whether the process is new:
+    /// tickets issued for the previous process are then void.
     pub fn handle_attach(&mut self, now: Now, hello: Hello) -> Result<(AttachmentId, bool), AttachError> {
         let known = self.id(&hello.node);
         if let Some(node) = known.and_then(|id| self.node(id)) {
@@ -183,8 +182,8 @@ impl Roster {
             drains: 0,
             epoch,
             last_sign: now.instant,
-            // A process that attaches for the first time carries nothing. One that was attached to a master before
-            // carries we know not what until it reports.
+            // A new process carries no load. One that was attached to a master before carries an unknown load until it
+            // reports.
             load_known: started,
             catalog_known: false,
             left: None,
@@ -207,7 +206,7 @@ impl Roster {
         Ok((AttachmentId { node: id, epoch }, fresh))
     }
 
-    /// The channel of an attachment closed. False when another attachment has replaced it.
+    /// Handles the end of a channel. Returns false if the attachment was already replaced.
     pub fn handle_detach(&mut self, now: Now, attachment: AttachmentId) -> bool {
         let Some(node) = self.current(attachment) else { return false };
         if node.state == NodeState::Serving {
@@ -218,7 +217,7 @@ impl Roster {
         true
     }
 
-    /// Takes a report and renews the lease. Tells the state if it changed.
+    /// Handles a report and renews the lease. Returns the state if it changed.
     pub fn handle_report(
         &mut self,
         now: Now,
@@ -239,7 +238,7 @@ impl Roster {
         Ok(node.change_state(node.requested_state()))
     }
 
-    /// The node told what it has promised, and bit/s of what ended. Tells the state if it changed.
+    /// Handles the committed rate and the ended bit/s of a session update. Returns the state if it changed.
     pub fn handle_sessions(
         &mut self,
         now: Instant,
@@ -254,27 +253,27 @@ impl Roster {
         self.handle_sign_of_life(now, attachment)
     }
 
-    /// The node turned a session away, since it can promise only so much.
+    /// Handles a refusal of the node, which limits its committed rate.
     pub fn handle_limit(&mut self, now: Instant, attachment: AttachmentId, limit: u64) {
         if let Some(node) = self.current(attachment) {
             node.estimate.handle_limit(now, limit);
         }
     }
 
-    /// A sign of life. Tells the state if it changed.
+    /// Renews the lease after any message. Returns the state if it changed.
     pub fn handle_sign_of_life(&mut self, now: Instant, attachment: AttachmentId) -> Option<NodeState> {
         let node = self.current(attachment)?;
         node.note_sign_of_life(now);
         node.change_state(node.requested_state())
     }
 
-    /// A client says that a node does not answer. True when the node should be asked for a sign of life.
+    /// Handles a client's hint that a node does not answer. Returns whether to probe it.
     pub fn handle_hint(&mut self, now: Instant, id: NodeId, client: u64) -> bool {
         let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
         node.is_some_and(|node| node.attached() && node.health.handle_hint(now, client))
     }
 
-    /// A node is asked for a sign of life. False when it is not attached, or has been asked already.
+    /// Records a probe. Returns false if the node is detached or a probe is already pending.
     pub fn start_probe(&mut self, now: Instant, id: NodeId) -> bool {
         let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
         let Some(node) = node.filter(|node| node.attached() && !node.health.is_probing(now)) else { return false };
@@ -282,7 +281,7 @@ impl Roster {
         true
     }
 
-    /// Takes a change of presence. Tells the state if it changed; `None` too when the attachment is replaced.
+    /// Handles a change of presence. Returns the state if it changed; `None` also if the attachment was replaced.
     pub fn handle_presence(&mut self, attachment: AttachmentId, presence: Presence) -> Option<NodeState> {
         let node = self.current(attachment)?;
         node.drains += u32::from(presence.draining && !node.hello.presence.draining);
@@ -291,18 +290,18 @@ impl Roster {
         if node.state == NodeState::Stale { None } else { node.change_state(node.requested_state()) }
     }
 
-    /// Whether an attachment is the present one of its node.
+    /// Whether an attachment is its node's current one.
     pub fn is_current(&self, attachment: AttachmentId) -> bool {
         self.node(attachment.node).is_some_and(|node| node.epoch == attachment.epoch && node.attached())
     }
 
-    /// The node of the present attachment.
+    /// The node of a current attachment.
     pub fn current(&mut self, attachment: AttachmentId) -> Option<&mut Node> {
         let node = self.nodes.get_mut(attachment.node.index())?.as_mut()?;
         (node.epoch == attachment.epoch && node.attached()).then_some(node)
     }
 
-    /// Ends leases, and forgets who has been gone for long.
+    /// Expires leases and removes long-gone nodes.
     pub fn handle_timeout(&mut self, now: Now) -> Vec<(NodeId, RosterChange)> {
         let (mut changes, lease) = (Vec::new(), self.lease());
         for (slot, id) in self.nodes.iter_mut().zip(0..) {
@@ -330,7 +329,7 @@ impl Roster {
         changes
     }
 
-    /// When something may change by time alone.
+    /// Time of the next change by time alone.
     pub fn next_timeout(&self) -> Option<Instant> {
         let deadlines = self.nodes.iter().flatten().filter_map(|node| match node.left {
             None => (node.state != NodeState::Stale).then(|| node.lease_end()),
@@ -340,7 +339,7 @@ impl Roster {
         deadlines.min()
     }
 
-    /// The number of a name.
+    /// Number of a node by name.
     pub fn id(&self, name: &NodeName) -> Option<NodeId> {
         self.names.get(name).copied()
     }

@@ -1,5 +1,4 @@
-//! A small cluster for the core's tests: nodes that say what the test wants said, at the time that it wants. Refuses to
-//! know what is tested.
+//! A small simulated cluster for tests of the core: the test writes every message of every node and controls the clock.
 
 use std::time::{Duration, Instant};
 
@@ -22,13 +21,13 @@ use super::{
 /// A million bit/s.
 pub(super) const MBIT: u64 = 1_000_000;
 
-/// What a title takes unless the test says otherwise.
+/// Default rate of a title, bit/s.
 pub(super) const RATE: u64 = 8 * MBIT;
 
-/// How long the nodes have run when a test begins: their caches are warm.
+/// Uptime of the nodes at the start of a test: past warm-up.
 const UPTIME: Duration = Duration::from_secs(1000);
 
-/// See the module.
+/// A cluster, its nodes and its clock.
 pub(super) struct TestCluster {
     pub(super) cluster: Cluster,
     pub(super) now: Now,
@@ -37,7 +36,7 @@ pub(super) struct TestCluster {
     start: Instant,
     sessions: u128,
     reports: u64,
-    /// Bit/s that each node last said it has promised.
+    /// Last committed rate of each node, bit/s.
     committed: Vec<u64>,
 }
 
@@ -51,7 +50,7 @@ pub(super) fn presence(draining: bool) -> Presence {
     }
 }
 
-/// The words with which a node attaches for the first time: it is `node-1` for 1, in zone `z1`.
+/// First message of a node: `node-1` for 1, in zone `z1`.
 pub(super) fn hello(number: usize, capacity: u64) -> Hello {
     Hello {
         node: NodeName::parse(&format!("node-{number}")).expect("a name"),
@@ -66,7 +65,7 @@ pub(super) fn hello(number: usize, capacity: u64) -> Hello {
     }
 }
 
-/// A title's content.
+/// Content of a title.
 pub(super) fn content(title: &str) -> ContentId {
     let mut bytes = title.bytes().cycle();
     ContentId(std::array::from_fn(|_| bytes.next().unwrap_or(0)))
@@ -89,12 +88,12 @@ pub(super) fn copy(title: &str, rate: u64, origin: Origin) -> CatalogCopy {
 }
 
 impl TestCluster {
-    /// Nodes of these capacities, warm and empty. That they have just joined moves nothing.
+    /// Nodes of these capacities, warm and empty. Their joining moves no sessions.
     pub(super) fn new(capacities: &[u64]) -> Self {
         Self::with(Settings { rebalance: false, ..Settings::default() }, capacities)
     }
 
-    /// The same under other settings.
+    /// The same with other settings.
     pub(super) fn with(settings: Settings, capacities: &[u64]) -> Self {
         let start = Instant::now();
         let mut test = Self {
@@ -116,7 +115,7 @@ impl TestCluster {
         test
     }
 
-    /// Figure 4 of the system of 2000: three nodes of 1 Gbit/s, and nine titles of 8 Mbit/s.
+    /// Figure 4 of the system of 2000: three nodes of 1 Gbit/s and nine titles of 8 Mbit/s.
     pub(super) fn figure_4() -> Self {
         let mut test = Self::new(&[1000 * MBIT; 3]);
         for (node, titles) in [(0, "A B C D"), (1, "B E F G H"), (2, "B E H J")] {
@@ -125,7 +124,7 @@ impl TestCluster {
         test
     }
 
-    /// A node that attached by another way is the next.
+    /// Adds a node that attached by other means.
     pub(super) fn add_attachment(&mut self, attachment: AttachmentId) {
         self.attachments.push(attachment);
         self.committed.push(0);
@@ -140,7 +139,7 @@ impl TestCluster {
         assert!(self.cluster.handle_page(self.attachments[node], &page).expect("taken").is_some());
     }
 
-    /// A number that no session has yet.
+    /// A fresh session id.
     pub(super) fn session(&mut self) -> SessionId {
         self.sessions += 1;
         SessionId(self.sessions)
@@ -157,7 +156,7 @@ impl TestCluster {
         UPTIME + self.now.instant.duration_since(self.start)
     }
 
-    /// A node reports, as the test changes it.
+    /// A node reports, as modified by `change`.
     pub(super) fn report(&mut self, node: usize, change: impl FnOnce(&mut Report)) {
         self.reports += 1;
         let committed = Bitrate(self.committed[node]);
@@ -169,7 +168,7 @@ impl TestCluster {
         self.cluster.handle_report(self.now, self.attachments[node], report).expect("taken");
     }
 
-    /// A node tells of its sessions, as the test changes it.
+    /// A node sends session updates, as modified by `change`.
     pub(super) fn send_sessions(&mut self, node: usize, change: impl FnOnce(&mut Sessions)) {
         let committed = Bitrate(self.committed[node]);
         let uptime_ms = self.uptime().as_millis() as u64;
@@ -179,7 +178,7 @@ impl TestCluster {
         self.cluster.handle_sessions(self.now, self.attachments[node], sessions).expect("taken");
     }
 
-    /// A session begins on a node.
+    /// A session starts on a node.
     pub(super) fn begin(&mut self, node: usize, session: SessionId, title: &str, rate: u64) {
         self.send_sessions(node, |sessions| {
             sessions.begun.push(begun(session, title, rate));
@@ -195,7 +194,7 @@ impl TestCluster {
         });
     }
 
-    /// So many sessions run on a node that nobody was promised.
+    /// Starts `count` sessions on a node without reservations.
     pub(super) fn run(&mut self, node: usize, title: &str, rate: u64, count: usize) -> Vec<SessionId> {
         (0..count)
             .map(|_| {
@@ -206,20 +205,20 @@ impl TestCluster {
             .collect()
     }
 
-    /// Every node reports what it said before.
+    /// Every node repeats its last report.
     pub(super) fn report_all(&mut self) {
         for node in 0..self.attachments.len() {
             self.report(node, |_| {});
         }
     }
 
-    /// Time passes in silence.
+    /// Advances time without any message.
     pub(super) fn wait(&mut self, by: Duration) {
         self.now = self.now.after(by);
         self.cluster.handle_timeout(self.now, &mut self.rng);
     }
 
-    /// Seconds pass, and every node reports each.
+    /// Advances time by seconds; every node reports once per second.
     pub(super) fn seconds(&mut self, count: usize) {
         for _ in 0..count {
             self.now = self.now.after(Duration::from_secs(1));
@@ -228,12 +227,12 @@ impl TestCluster {
         }
     }
 
-    /// Bit/s taken of a node.
+    /// Bit/s in use on a node.
     pub(super) fn level(&self, node: usize) -> u64 {
         self.cluster.load(self.now, self.id(node)).0
     }
 
-    /// Bit/s left of a node.
+    /// Free bit/s of a node.
     pub(super) fn headroom(&self, node: usize) -> u64 {
         self.cluster.load(self.now, self.id(node)).1
     }
@@ -258,7 +257,7 @@ pub(super) fn play(title: &str) -> Resolve {
     }
 }
 
-/// A viewer's session that began.
+/// A viewer's session start.
 pub(super) fn begun(session: SessionId, title: &str, rate: u64) -> Begun {
     let title_name = Title::parse(title).expect("a title");
     Begun { session, title: title_name, content: Some(content(title)), rate: Bitrate(rate), purpose: Purpose::Play }

@@ -1,4 +1,4 @@
-//! The answers of `usher.v1.Tickets`: seats with signed tickets, refusals, and the log line of each decision.
+//! Answers of `usher.v1.Tickets`: seats with signed tickets, refusals, and one log line per decision.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use usher_proto::{
 
 use crate::state::{NodeContact, Placement, timestamp};
 
-/// How long a node may take to open a title: a spinning disk that wakes up needs longer, and another holder does not.
+/// Time that a node has to open a title. A spinning disk that wakes up takes longer, and another holder does not.
 pub(super) const PREPARE: Duration = Duration::from_secs(2);
 
-/// The seats with their tickets, signed outside the lock; sessions may run on them until `until`.
+/// Builds the answer to a decided request. Tickets are signed outside the lock; sessions may run until `until`, in Unix
+/// seconds.
 pub(super) fn answer(
     resolve: &Resolve,
     seated: &Placement,
@@ -26,7 +27,7 @@ pub(super) fn answer(
 ) -> Result<v1::ResolveResponse, Fault> {
     let Placement { decision, contacts, reason, now, live } = seated;
     if contacts.is_empty() {
-        // Its channel closed between the decision and this, under the same lock: not seen to happen, and not an answer.
+        // All channels closed within one hold of the lock: not expected, but then there is no seat.
         return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE));
     }
     let issued = now.unix_ms / 1000;
@@ -66,28 +67,26 @@ pub(super) fn answer(
     })
 }
 
-/// A feed has no bytes to choose from, and its set-up information is its node's to give.
+/// A feed has no byte ranges, and its node supplies the set-up information.
 pub(super) fn redirected(resolve: &Resolve) -> Result<(), Invalid> {
     let live = matches!(&resolve.what, What::Title(title) if title.is_live());
     match resolve {
-        Resolve { mode: Mode::Brokered, .. } if live => {
-            Err(Invalid::one("mode", "feeds are had by MODE_REDIRECT only"))
-        }
+        Resolve { mode: Mode::Brokered, .. } if live => Err(Invalid::one("mode", "feeds support MODE_REDIRECT only")),
         Resolve { range, .. } if live && *range != Range::default() => {
-            Err(Invalid::one("range", "a feed has no bytes to choose from; its Open says where to begin"))
+            Err(Invalid::one("range", "a feed has no byte ranges; its Open states where to begin"))
         }
         _ => Ok(()),
     }
 }
 
-/// The refusal of the last node that could be asked, in the client's words.
+/// The refusal of the last node asked, as the client receives it.
 pub(super) fn after_refusal(node: &str, fault: Fault) -> Fault {
     let message = format!("no other holder can serve, and {node} refused: {}", fault.message);
     let retry_after = fault.retry_after.or_else(|| fault.code.retry().then_some(PREPARE));
     Fault { message, retry_after, ..fault }
 }
 
-/// One event per decision.
+/// Logs a decision.
 pub(super) fn tell(id: &str, resolve: &Resolve, done: &Result<v1::ResolveResponse, Fault>) {
     match done {
         Ok(response) => debug!(

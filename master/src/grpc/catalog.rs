@@ -1,4 +1,4 @@
-//! `usher.v1.Catalog`: pages of titles, and where a title is.
+//! `usher.v1.Catalog`: lists titles in pages, and locates copies.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use usher_proto::{
 
 use crate::state::SharedState;
 
-/// Titles of a page when none are asked for.
+/// Default number of titles per page.
 const PAGE: u32 = 1000;
 
-/// Most titles of a page.
+/// Largest number of titles per page.
 const MAX_PAGE: u32 = 5000;
 
-/// Bytes after which a page ends: half of what gRPC clients take by default.
+/// Bytes after which a page ends: half of the default message limit of gRPC clients.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// See the module.
+/// The service.
 pub(crate) struct CatalogService {
     state: Arc<SharedState>,
 }
@@ -70,7 +70,7 @@ impl Catalog for CatalogService {
     }
 }
 
-/// The last title of the page before, which the token is in hex.
+/// The last title of the previous page, encoded as hex in the token.
 fn parse_token(prefix: &str, token: &str) -> Result<Option<Title>, Invalid> {
     if token.is_empty() {
         return Ok(None);

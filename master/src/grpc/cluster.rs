@@ -1,4 +1,4 @@
-//! `usher.v1.Cluster`: the roster for operators, its changes as they happen, and what operators have done.
+//! `usher.v1.Cluster`: shows the roster and its changes, and takes orders of operators.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,31 +25,31 @@ use crate::{
     state::{DrainProgress, SharedState},
 };
 
-/// Most watchers at once.
+/// Limit of watchers.
 const WATCHERS: usize = 256;
 
-/// Changes that wait for one watcher; the rest wait in the ring that all share.
+/// Changes buffered per watcher; the rest stay in the shared ring.
 const TO_WATCHER: usize = 16;
 
-/// How long sessions may run on a node that drains, when nothing else is said.
+/// Default deadline of a drain.
 const DRAIN: Duration = Duration::from_secs(60);
 
 /// See `DrainRequest` in `cluster.proto`.
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 
-/// Between two looks at a drain: as often as the master moves sessions.
+/// Interval between checks of a drain, equal to that between its moves.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Who follows a drain hears of it this often, even if only time has passed.
+/// Interval between updates to the follower of a drain without progress.
 const SIGN: Duration = Duration::from_secs(1);
 
-/// Moves of a rebalance, when nothing else is said, and at most: at 16 a second, ten minutes of them.
+/// Default and highest number of moves of a rebalance: at 16 a second, the limit takes ten minutes.
 const REBALANCE: usize = 100;
 
 /// See [`REBALANCE`].
 const MOST_MOVES: usize = 10_000;
 
-/// See the module.
+/// The service.
 pub(crate) struct ClusterService {
     state: Arc<SharedState>,
     access: ClusterAccess,
@@ -58,7 +58,7 @@ pub(crate) struct ClusterService {
 }
 
 impl ClusterService {
-    /// Its streams end with `ending`.
+    /// Its streams end when `ending` is cancelled.
     pub(crate) fn new(state: Arc<SharedState>, access: ClusterAccess, ending: CancellationToken) -> Self {
         Self { state, access, watchers: Arc::new(Semaphore::new(WATCHERS)), ending }
     }
@@ -70,14 +70,18 @@ impl ClusterService {
         }
     }
 
-    /// A place among those who watch.
+    /// Acquires a watcher's permit.
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let full = |_| Fault::new(Code::NoCapacity, format!("{WATCHERS} watchers already")).after(RETRY).to_status();
+        let full = |_| {
+            Fault::new(Code::NoCapacity, format!("the limit of {WATCHERS} watchers is reached"))
+                .after(RETRY)
+                .to_status()
+        };
         Arc::clone(&self.watchers).try_acquire_owned().map_err(full)
     }
 }
 
-/// What changes the cluster is for operators alone, whoever may look at it.
+/// Calls that change the cluster are for operators only, whatever the access setting.
 fn operator<T>(request: &Request<T>) -> Result<(), Status> {
     peer::require(request, Role::Admin).map(|_name| ())
 }
@@ -154,8 +158,8 @@ impl Cluster for ClusterService {
                 let (call, at) = request_id::parse(&id).ok_or_else(|| Invalid::one("request_id", rule).to_status())?;
                 let unknown = || {
                     let text = format!(
-                        "no decision `{id}` is remembered: this master keeps the last {KEPT} since its start; ask what would \
-                         be chosen now with `usher explain TITLE`"
+                        "no decision `{id}` is recorded: this master keeps the last {KEPT} since its start; `usher explain \
+                         TITLE` shows the current choice"
                     );
                     Fault::new(Code::NotFound, text).to_status()
                 };
@@ -175,8 +179,7 @@ impl Cluster for ClusterService {
     }
 }
 
-/// Tells one watcher the roster, then the changes. One that is too far behind is told the whole roster again: that is
-/// bounded, and what it missed is in it.
+/// Sends one watcher the roster, then each change. A watcher that falls too far behind receives the whole roster again.
 async fn watch(
     state: Arc<SharedState>,
     sender: mpsc::Sender<Result<v1::WatchResponse, Status>>,
@@ -204,18 +207,19 @@ async fn watch(
         }
     };
     tokio::select! {
-        // In this order: the nodes' channels end with the master too, and that they are gone is no news of theirs.
+        // In this order: the nodes' channels end with the master as well, and their state `gone` must not be sent then.
         biased;
         () = ending.cancelled() => {
-            // Best effort: a watcher whose queue is full sees the stream end all the same.
-            let _full = sender.try_send(Err(Fault::new(Code::Unavailable, "the master ends").after(RETRY).to_status()));
+            // Best effort: a watcher with a full queue sees the end of the stream all the same.
+            let _full = sender.try_send(Err(Fault::new(Code::Unavailable, "the master is shutting down").after(RETRY).to_status()));
         }
         () = sender.closed() => {}
         () = tell => {}
     }
 }
 
-/// Tells one operator how a drain goes, until it is over. The drain goes on without its operator, and without the master.
+/// Sends one operator the progress of a drain until it ends. The drain continues without the operator and without the
+/// master.
 async fn follow(
     state: Arc<SharedState>,
     mut drain: DrainProgress,
@@ -246,8 +250,8 @@ async fn follow(
     tokio::select! {
         biased;
         () = ending.cancelled() => {
-            // Best effort: a caller whose queue is full sees the stream end all the same.
-            let text = "the master ends; the drain goes on";
+            // Best effort: a caller with a full queue sees the end of the stream all the same.
+            let text = "the master is shutting down; the drain continues";
             let _full = sender.try_send(Err(Fault::new(Code::Unavailable, text).to_status()));
         }
         () = sender.closed() => {}

@@ -1,25 +1,25 @@
-//! Who is on the other end of a call, by its certificate, which TLS has verified.
+//! Identity of a caller, from the certificate that TLS has verified.
 
 use tonic::Request;
 use usher_certs::{Identity, Role};
 use usher_proto::Fault;
 use usher_proto::code::Code;
 
-/// The caller's identity; `None` when it shows no certificate.
+/// The caller's identity; `None` without a certificate.
 pub(super) fn identity<T>(request: &Request<T>) -> Result<Option<Identity>, Fault> {
     let Some(certificates) = request.peer_certs() else { return Ok(None) };
     let Some(leaf) = certificates.first() else { return Ok(None) };
     Identity::from_der(leaf).map(Some).map_err(|error| Fault::new(Code::Denied, error.to_string()))
 }
 
-/// The caller's name, if its certificate gives it this role. `UNAUTHENTICATED` without a certificate.
+/// The caller's name, if its certificate has this role. `UNAUTHENTICATED` without a certificate.
 pub(super) fn require<T>(request: &Request<T>, role: Role) -> Result<String, tonic::Status> {
     match identity(request).map_err(|fault| fault.to_status())? {
         Some(identity) if identity.role == role => Ok(identity.name),
         Some(identity) => Err(Fault::new(
             Code::Denied,
             format!(
-                "the certificate of {identity} is not one of role {role}; use one from `usher certs issue {role} NAME`"
+                "the certificate of {identity} does not have role {role}; use one from `usher certs issue {role} NAME`"
             ),
         )
         .to_status()),

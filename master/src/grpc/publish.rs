@@ -1,4 +1,4 @@
-//! Who may publish a feed, and the seats where it may be sent. Refuses to know how they are chosen.
+//! Permission to publish a feed, and the answer with seats for the publisher.
 
 use usher_certs::{Identity, Role};
 use usher_proto::{
@@ -11,7 +11,7 @@ use usher_proto::{
 
 use crate::state::{NodeContact, PublishSeats, SharedState, session, timestamp};
 
-/// Who publishes, by name, if the certificate is for this feed: `live/NAME` and `live/NAME/…`, or everything for operators.
+/// The publisher's name, if its certificate is for this feed: `live/NAME` and `live/NAME/…`, or any feed for operators.
 pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<String, Fault> {
     let feed = title.as_str().strip_prefix("live/").unwrap_or_default();
     match identity {
@@ -41,7 +41,7 @@ pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<Strin
     }
 }
 
-/// Where a publisher may send, with tickets.
+/// Seats for a publisher, with tickets.
 pub(super) fn answer(state: &SharedState, publish: &Publish, id: &str) -> Result<v1::PublishResponse, Fault> {
     let Publish { title, publisher, rate, take_over, record, .. } = publish;
     let seats = state.ingest(publish).map_err(|why| {

@@ -1,5 +1,5 @@
-//! The bounded queue before the decisions: so many at once, so many more that wait, none for longer than the deadline.
-//! A master that cannot keep up says so at once, with a time to come back, instead of answering everyone too late.
+//! Bounded admission of requests: a limit on running requests, a limit on waiting ones, and a deadline for waiting. An
+//! overloaded master refuses at once with a retry delay instead of answering every request too late.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,13 +11,13 @@ use usher_proto::{Fault, code::Code};
 
 use crate::metrics::{Level, Metrics, QueueLabel, RefusedLabel};
 
-/// How long a request may wait for its turn.
+/// Longest wait for a permit.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// When a client that was turned away should ask again.
+/// Retry delay of a refused client.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// A queue for one class of requests.
 pub(crate) struct AdmissionQueue {
     name: &'static str,
     running: Semaphore,
@@ -25,13 +25,13 @@ pub(crate) struct AdmissionQueue {
     metrics: Arc<Metrics>,
 }
 
-/// A request's turn; it lasts until this is dropped.
+/// Permission of one request to run; released on drop.
 pub(crate) struct QueuePermit<'a> {
     _permit: SemaphorePermit<'a>,
     _running: GaugeGuard,
 }
 
-/// Counts while it is there.
+/// Increments a gauge for its lifetime.
 struct GaugeGuard(Level);
 
 impl GaugeGuard {
@@ -48,12 +48,12 @@ impl Drop for GaugeGuard {
 }
 
 impl AdmissionQueue {
-    /// A queue of `waiting` places before `running` at once; `name` is for the metrics.
+    /// A queue with these limits; `name` is its metrics label.
     pub(crate) fn new(name: &'static str, running: usize, waiting: usize, metrics: Arc<Metrics>) -> Self {
         Self { name, running: Semaphore::new(running.max(1)), waiting: Semaphore::new(waiting), metrics }
     }
 
-    /// Waits for a turn.
+    /// Waits for a permit.
     pub(crate) async fn acquire(&self) -> Result<QueuePermit<'_>, Fault> {
         let label = QueueLabel { queue: self.name };
         let running = self.metrics.running.get_or_create_owned(&label);
@@ -75,7 +75,7 @@ impl AdmissionQueue {
         match permit {
             Ok(Ok(permit)) => Ok(begun(permit)),
             // The semaphore is never closed.
-            Ok(Err(_)) => Err(full("ending", "the master is ending")),
+            Ok(Err(_)) => Err(full("ending", "the master is shutting down")),
             Err(_) => Err(full("late", "the request waited too long in the master's queue")),
         }
     }

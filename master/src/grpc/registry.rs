@@ -1,5 +1,5 @@
-//! `usher.v1.Registry`: the standing channel of a node. Owns who may open one, and what ends it. One wrong message
-//! ends it, and nothing else: what the node said before stands.
+//! `usher.v1.Registry`: the standing channel of a node. Owns its admission and its end. An invalid message ends the
+//! channel; earlier messages stay in effect.
 
 use std::{
     collections::HashMap,
@@ -29,33 +29,33 @@ use crate::{
     update_queue::UpdateQueue,
 };
 
-/// How long a node may take to introduce itself.
+/// Time that a node has to send `Hello`.
 const HELLO: Duration = Duration::from_secs(10);
 
-/// Messages that may wait for a node; with more, it has stopped reading, and is not asked.
+/// Messages buffered per node. A node with more has stopped reading and receives no orders.
 const TO_NODE: usize = 64;
 
-/// How long the last word to a node may take.
+/// Time that the final status to a node may take.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// The service.
 pub(crate) struct RegistryService {
     state: Arc<SharedState>,
     queue: UpdateQueue,
     ending: CancellationToken,
-    /// Why nodes were not attached, as it was logged last.
+    /// Last logged reason of each refused node.
     refused: Mutex<HashMap<String, String>>,
 }
 
 impl RegistryService {
-    /// Its channels end with `ending`.
+    /// Its channels end when `ending` is cancelled.
     pub(crate) fn new(state: Arc<SharedState>, queue: UpdateQueue, ending: CancellationToken) -> Self {
         Self { state, queue, ending, refused: Mutex::default() }
     }
 
-    /// Logs why a node is not attached: once, however often it tries.
+    /// Logs why a node was refused: once per reason, however often it retries.
     fn refuse(&self, node: &str, why: &str) {
-        // Nothing is half done under this lock. There is an entry for each certificate of a node at most.
+        // No invariant spans this lock. The map has at most one entry per node certificate.
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.get(node).is_some_and(|last| last == why) {
             debug!(node, error = why, "attachment refused again");
@@ -93,7 +93,7 @@ impl Registry for RegistryService {
             report_interval_ms: units::millis(REPORT_INTERVAL),
             lease_ms: units::millis(LEASE),
         };
-        // The channel is empty and its other end is here.
+        // The channel is empty and its other end is alive.
         let welcomed =
             to_node.try_send(Ok(v1::AttachResponse { body: Some(v1::attach_response::Body::Welcome(welcome)) }));
         let channel = OpenChannel { state: Arc::clone(&self.state), queue: self.queue.clone(), attachment, name };
@@ -104,7 +104,7 @@ impl Registry for RegistryService {
         tokio::spawn(async move {
             let status = channel.listen(messages, &replaced, &ending).await;
             if let Some(status) = status {
-                // A node that does not read even this is gone anyway.
+                // A node that does not read this status is gone anyway.
                 let _unread = tokio::time::timeout(FAREWELL, to_node.send(Err(status))).await;
             }
         });
@@ -112,7 +112,7 @@ impl Registry for RegistryService {
     }
 }
 
-/// The first message, which must be the introduction of the node that the certificate names.
+/// Reads the first message, which must be the `Hello` of the node that the certificate names.
 async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> Result<Hello, Status> {
     let timeout = || Fault::new(Code::Timeout, format!("no Hello within {} s", HELLO.as_secs())).to_status();
     let first = tokio::time::timeout(HELLO, messages.next()).await.map_err(|_| timeout())?;
@@ -121,13 +121,13 @@ async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> R
     };
     if hello.node != name {
         let claimed: String = hello.node.chars().filter(|c| !c.is_control()).take(64).collect();
-        let text = format!("the certificate is of node `{name}`, and cannot attach `{claimed}`");
+        let text = format!("the certificate names node `{name}`, not `{claimed}`");
         return Err(Fault::new(Code::Denied, text).to_status());
     }
     Hello::try_from(hello).map_err(|invalid| invalid.to_status())
 }
 
-/// One open channel. Dropping it detaches the node, however the channel ended.
+/// An open channel. Dropping it detaches the node, however the channel ended.
 struct OpenChannel {
     state: Arc<SharedState>,
     queue: UpdateQueue,
@@ -143,7 +143,7 @@ impl Drop for OpenChannel {
 }
 
 impl OpenChannel {
-    /// Takes the node's messages until the channel ends; then what the node is to be told. What it said before stands.
+    /// Handles the node's messages until the channel ends. Returns the final status to send, if any.
     async fn listen(
         self,
         messages: Streaming<v1::AttachRequest>,
@@ -168,21 +168,21 @@ impl OpenChannel {
                     return Some(Fault::new(Code::Exists, "a newer attachment of this node replaced this one").to_status());
                 }
                 () = ending.cancelled() => {
-                    return Some(Fault::new(Code::Unavailable, "the master ends").after(REPORT_INTERVAL).to_status());
+                    return Some(Fault::new(Code::Unavailable, "the master is shutting down").after(REPORT_INTERVAL).to_status());
                 }
                 message = messages.next() => message,
             };
             let taken = match message {
                 None => return None,
                 Some(Err(status)) => {
-                    debug!(node = %self.name, error = status.message(), "the node's channel broke");
-                    // Too large a message or broken framing: the node should know.
+                    debug!(node = %self.name, error = status.message(), "node channel failed");
+                    // A too large message or broken framing: the node should know.
                     return Some(status);
                 }
                 Some(Ok(message)) => self.take(message.body).await,
             };
             if let Err(status) = taken {
-                warn!(node = %self.name, error = status.message(), "rejected a node's message, and closed its channel");
+                warn!(node = %self.name, error = status.message(), "invalid message from node; channel closed");
                 return Some(status);
             }
         }
@@ -193,7 +193,7 @@ impl OpenChannel {
         match body {
             Some(Body::Catalog(page)) => {
                 let page = CatalogPage::try_from(page).map_err(invalid)?;
-                // Its sessions may be of titles that this page removes, or the other way round.
+                // The node's sessions may refer to titles of this page, and the other way round.
                 self.queue.settled().await;
                 let taken = self.state.page(self.attachment, page).await;
                 taken.map_err(|error| Invalid::one("copies", error).to_status())?;

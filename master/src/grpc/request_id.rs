@@ -1,4 +1,4 @@
-//! The id that ties a request's traces in the logs of master, node and client together.
+//! Request ids, which connect the logs of master, node and client.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -6,33 +6,32 @@ use rand::RngExt as _;
 use tonic::{Response, Status, metadata::MetadataMap};
 use usher_proto::Fault;
 
-/// The metadata key, in requests and answers.
+/// Metadata key in requests and answers.
 const KEY: &str = "x-request-id";
 
-/// Longest id that is taken from a client.
+/// Longest accepted id.
 const MAX_BYTES: usize = 64;
 
-/// The client's id, if it is one that can stand in a log; else a new one.
+/// The client's id if it is safe to log, otherwise a new one.
 pub(super) fn of(metadata: &MetadataMap) -> String {
     let given = metadata.get(KEY).and_then(|value| value.to_str().ok()).filter(|id| fits(id));
     given.map_or_else(|| format!("{:016x}", rand::rng().random::<u64>()), str::to_owned)
 }
 
-/// Whether a text can be an id.
+/// Whether a text is a valid id.
 pub(super) fn fits(id: &str) -> bool {
     (1..=MAX_BYTES).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// The number under which the master keeps the decision of one of a call's requests, the first being 0. The same while
-/// the master runs, and never 0.
+/// Journal tag of one of a call's requests; 0 is the first. Stable while the master runs, and never 0.
 pub(crate) fn tag(id: &str, request: usize) -> u64 {
     let mut hasher = DefaultHasher::new();
     (id, request).hash(&mut hasher);
     hasher.finish().max(1)
 }
 
-/// The id of a call, and which of its requests: `ID`, or `ID/2` for the third.
+/// Splits the id of a call from the index of its request: `ID`, or `ID/2` for the third.
 pub(super) fn parse(text: &str) -> Option<(&str, usize)> {
     let (id, request) = match text.split_once('/') {
         Some((id, request)) => (id, request.parse().ok()?),
@@ -41,7 +40,7 @@ pub(super) fn parse(text: &str) -> Option<(&str, usize)> {
     fits(id).then_some((id, request))
 }
 
-/// An answer that names its request.
+/// An answer with its request id.
 pub(super) fn answer<T>(id: &str, message: T) -> Response<T> {
     let mut response = Response::new(message);
     if let Ok(value) = id.parse() {
@@ -50,7 +49,7 @@ pub(super) fn answer<T>(id: &str, message: T) -> Response<T> {
     response
 }
 
-/// A failure that names its request.
+/// A failure with its request id.
 pub(super) fn failure(id: &str, fault: &Fault) -> Status {
     let mut status = fault.to_status();
     if let Ok(value) = id.parse() {

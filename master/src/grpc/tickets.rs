@@ -1,4 +1,4 @@
-//! `usher.v1.Tickets`: decisions become seats with signed tickets; brokered ones are asked of the node first.
+//! `usher.v1.Tickets`: turns decisions into seats with signed tickets, and prepares brokered ones at their nodes first.
 
 use std::{
     collections::BTreeSet,
@@ -26,27 +26,27 @@ use super::{
 };
 use crate::state::{Placement, PlacementRefused, SharedState, now, session};
 
-/// Titles of one `ResolveMany` that are worked on at a time: a node's channel holds 64 questions, for everyone.
+/// Titles of one `ResolveMany` answered concurrently: a node's channel holds 64 messages for all callers.
 const AT_ONCE: usize = 16;
 
-/// Nodes that are asked for one brokered request at most.
+/// Nodes asked per brokered request.
 const ATTEMPTS: usize = 8;
 
-/// Brokered requests that wait for a node at once.
+/// Brokered requests that wait for a node concurrently.
 const BROKERED: usize = 64;
 
-/// See the module.
+/// The service.
 pub(crate) struct TicketsService {
     state: Arc<SharedState>,
     decisions: AdmissionQueue,
-    /// Apart, since a slow node must not hold up those who need no word of it.
+    /// Separate, so that slow nodes do not delay requests that need no answer of a node.
     brokered: AdmissionQueue,
-    /// Seeded, so that a client cannot choose the number that it is known by.
+    /// Randomly seeded, so that a client cannot choose its number.
     clients: RandomState,
 }
 
 impl TicketsService {
-    /// With room for `queue` requests that wait.
+    /// The service with `queue` waiting requests per class.
     pub(crate) fn new(state: Arc<SharedState>, queue: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decisions = AdmissionQueue::new("decisions", cores, queue, Arc::clone(state.metrics()));
@@ -54,7 +54,7 @@ impl TicketsService {
         Self { state, decisions, brokered, clients: RandomState::new() }
     }
 
-    /// A decided request's answer: signed, and asked of the node if it is brokered.
+    /// Answers a decided request: signs its tickets, and prepares it at the node if it is brokered.
     async fn finish(
         &self,
         resolve: &Resolve,
@@ -67,15 +67,15 @@ impl TicketsService {
         }
     }
 
-    /// The request again, after a silent holder of its title has given a sign of life, or should have.
+    /// Decides a request again after a silent holder answered its probe or ran out of time.
     async fn again(&self, resolve: &Resolve, unseated: PlacementRefused, tag: u64) -> Result<Placement, Fault> {
         let Some(silence) = unseated.silence else { return Err(Fault::from(&*unseated.refused)) };
         self.state.probe_answered(silence).await;
         self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
-    /// Tells the core of the seats that do not answer, and of those that sent wrong bytes. Other reasons say that a node
-    /// is well.
+    /// Passes failed seats to the core: nodes that did not answer, and nodes that sent wrong bytes. Other failures show
+    /// that a node is alive.
     fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve> + Clone, client: Option<IpAddr>) {
         for resolve in resolves.clone() {
             let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
@@ -84,7 +84,7 @@ impl TicketsService {
         self.dead(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
     }
 
-    /// Tells the core of the seats that do not answer.
+    /// Passes nodes that did not answer to the core.
     fn dead<'a>(&self, failed: impl IntoIterator<Item = &'a Failed>, client: Option<IpAddr>) {
         let dead = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
         let failed = failed.into_iter().filter(|failed| dead(failed.code));
@@ -135,14 +135,14 @@ impl TicketsService {
     }
 }
 
-/// The call's id, and the tag of one of its requests.
+/// The call's id and the journal tag of one of its requests.
 #[derive(Clone, Copy)]
 struct CallContext<'a> {
     id: &'a str,
     tag: u64,
 }
 
-/// The part of an address that stands for one client: a household has 2^64 IPv6 addresses, and one of IPv4.
+/// Part of an address that identifies a client: a household has 2^64 IPv6 addresses, or one of IPv4.
 fn household(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => address.to_bits().into(),
@@ -150,7 +150,7 @@ fn household(client: IpAddr) -> u64 {
     }
 }
 
-/// Gives a reservation back when its request ends without an answer, or its client leaves.
+/// Releases a reservation on drop unless it was kept: its request failed or its client left.
 struct ReservationGuard<'a> {
     state: &'a SharedState,
     session: usher_proto::SessionId,
@@ -197,7 +197,7 @@ impl Tickets for TicketsService {
         let id = request_id::of(request.metadata());
         let failure = |fault: Fault| request_id::failure(&id, &fault);
         let renew = Renew::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-        // A session that runs is not turned away for want of room: its client comes again.
+        // A running session is not refused for lack of capacity: its client retries.
         let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
         let permit = self.decisions.acquire().await.map_err(busy)?;
         let renewed = self.renewed(&renew);
@@ -271,7 +271,7 @@ impl Tickets for TicketsService {
         let mut decided = decided.into_iter();
         let mut answers = Vec::with_capacity(resolves.len());
         for (at, resolve) in resolves.iter().enumerate() {
-            // One decision for each valid request, in their order.
+            // One decision per valid request, in order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
             answers.push(self.result(resolve, seated, CallContext { id: &id, tag: tag(at) }));
         }
@@ -282,7 +282,7 @@ impl Tickets for TicketsService {
 }
 
 impl TicketsService {
-    /// The ticket signed anew by the key of the node as it is attached.
+    /// Signs a ticket again with the key of the node's current attachment.
     fn renewed(&self, renew: &Renew) -> Result<v1::RenewResponse, Fault> {
         let Renew { node, ticket } = renew;
         let gone = || Fault::new(Code::NotFound, format!("node `{node}` is not attached; resolve again"));

@@ -1,4 +1,4 @@
-//! What a client needs to reach a node, and the key that signs its tickets.
+//! Contact data of a node: what a client needs to dial it, and the key that signs its tickets.
 
 use usher_proto::{
     Fault, SessionId, Title,
@@ -10,7 +10,7 @@ use usher_proto::{
 
 use crate::core::Now;
 
-/// See the module.
+/// Contact data of an attached node.
 pub(crate) struct NodeContact {
     pub(crate) node: String,
     pub(crate) zone: String,
@@ -20,7 +20,7 @@ pub(crate) struct NodeContact {
 }
 
 impl NodeContact {
-    /// A seat on the node under a ticket with these claims. Signing is about a microsecond.
+    /// A seat on the node with a signed ticket. Signing takes about a microsecond.
     pub(crate) fn seat(&self, claims: &Claims) -> Result<v1::Seat, Fault> {
         let ticket = self.key.sign(claims).map_err(|_| Fault::new(Code::Internal, "the ticket was not signed"))?;
         Ok(v1::Seat {
@@ -33,7 +33,7 @@ impl NodeContact {
         })
     }
 
-    /// The right to a feed here, as far as `grant` goes, until `until` (`None` for ever).
+    /// Claims for a feed on this node with the rights of `grant`, valid until `until` (`None` is unlimited).
     pub(crate) fn feed_claims(
         &self,
         now: Now,

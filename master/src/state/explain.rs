@@ -1,4 +1,4 @@
-//! Why a decision fell as it did, or how it would fall now, as a message. Reserves nothing and counts nothing.
+//! Explanations of past and hypothetical decisions, as messages. Reserves and counts nothing.
 
 use usher_proto::{model::Resolve, pb::v1};
 
@@ -9,14 +9,14 @@ use crate::core::{
 };
 
 impl SharedState {
-    /// What would be decided now.
+    /// The decision that would be made now.
     pub(crate) fn explain(&self, resolve: &Resolve) -> Result<v1::ExplainResponse, Refused> {
         let mut inner = self.lock();
         let record = inner.cluster.explain(now(), &SeatRequest::from(resolve), &mut rand::rng())?;
         Ok(response(&inner.cluster, &record, String::new()))
     }
 
-    /// What was decided, while it is remembered.
+    /// A recorded decision.
     pub(crate) fn past_decision(&self, tag: u64, request_id: &str) -> Option<v1::ExplainResponse> {
         let inner = self.lock();
         let record = inner.cluster.decision(tag)?;

@@ -1,5 +1,4 @@
-//! What the state knows of feeds: what nodes tell of them, who may send one where, and the keys that they are signed
-//! with. Owns no decision.
+//! Feeds: updates from nodes, seats for publishers, and the keys that sign feeds.
 
 use std::sync::{Arc, PoisonError};
 
@@ -12,10 +11,10 @@ use usher_proto::{
 use super::{NodeContact, SharedState, now};
 use crate::core::{Now, cluster::PublishRefused, roster::AttachmentId};
 
-/// Keys that are kept: more feeds than a node carries.
+/// Limit of cached keys: more feeds than a node carries.
 const KEYS: usize = 4096;
 
-/// Where a publisher may send, and until when it is good.
+/// Seats for a publisher.
 pub(crate) struct PublishSeats {
     /// Best first; at least one.
     pub(crate) contacts: Vec<Arc<NodeContact>>,
@@ -26,9 +25,9 @@ pub(crate) struct PublishSeats {
 }
 
 impl SharedState {
-    /// The key that a feed's groups are signed with.
+    /// Key that signs a feed's groups.
     pub(super) fn feed_key(&self, title: &Title) -> FeedKey {
-        // Nothing is half done under this lock.
+        // No invariant spans this lock.
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= KEYS {
             keys.clear();
@@ -36,7 +35,7 @@ impl SharedState {
         *keys.entry(title.clone()).or_insert_with(|| self.secret.feed_key(title))
     }
 
-    /// Takes what a node tells of its feeds.
+    /// Handles a node's list of feeds.
     pub(crate) fn feeds(&self, attachment: AttachmentId, feeds: Feeds) {
         let mut inner = self.lock();
         let now = now();
@@ -44,7 +43,7 @@ impl SharedState {
         self.send_orders(&mut inner, now);
     }
 
-    /// A node wants an upstream.
+    /// Handles a node's request for an upstream.
     pub(crate) fn relay_wanted(&self, attachment: AttachmentId, wanted: &RelayWanted) {
         let mut inner = self.lock();
         let now = now();

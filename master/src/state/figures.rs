@@ -1,4 +1,4 @@
-//! The figures of the master that are read from the core when somebody looks, and the words for how a request ended.
+//! Metrics that are read from the core on each scrape, and the labels of decisions.
 
 use usher_proto::Fault;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl SharedState {
-    /// Brings what is not counted as it happens up to date.
+    /// Updates the metrics that are not counted as events happen.
     pub(crate) fn measure(&self) {
         let inner = self.lock();
         let now = now();
@@ -58,7 +58,7 @@ impl Metrics {
     pub(super) fn outcome(&self, decision: &Result<Decision, Refused>) {
         let (outcome, reason) = match decision {
             Ok(decision) => (word(decision.how), ""),
-            // It is decided again as soon as a node has answered.
+            // The request is decided again once a node has answered.
             Err(Refused::NoChoice { why: NoChoice::Probing(_), .. }) => ("probing", ""),
             Err(Refused::NoChoice { why: NoChoice::Gathering, .. }) => ("gathering", ""),
             Err(refused) => ("refused", Fault::from(refused).code.reason()),

@@ -1,5 +1,5 @@
-//! What operators have done: drains, followed until the node is empty, and load that is spread. Owns who is asked and
-//! when that has come about; the moves are the core's, and the deadline is the node's.
+//! Orders of operators: drains with their progress, and rebalancing. The core makes the moves, and the node keeps the
+//! deadline.
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +14,25 @@ use usher_proto::{
 use super::{SharedState, StateInner, now};
 use crate::core::{NodeId, moves::SessionMove, roster::Node};
 
-/// How long a node may take to do as it is told, as far as it shows.
+/// Time that a node has to confirm an order.
 const CONFIRM: Duration = Duration::from_secs(5);
 
-/// A drain that somebody follows.
+/// A drain that an operator follows.
 pub(crate) struct DrainProgress {
     name: NodeName,
     node: NodeId,
     boot: BootId,
     ordered: Instant,
-    /// How often it had begun to drain before.
+    /// Number of drains that the node had started before.
     drains: u32,
-    /// When the node was first seen to drain.
+    /// Time at which the node was first seen draining.
     confirmed: Option<Instant>,
-    /// What was asked for.
+    /// Requested deadline.
     deadline: Duration,
 }
 
 impl SharedState {
-    /// Orders a node to drain. Tells what is there.
+    /// Orders a node to drain. Returns the drain and its initial state.
     pub(crate) fn drain(
         &self,
         name: &NodeName,
@@ -57,7 +57,7 @@ impl SharedState {
         Ok((DrainProgress { name, node, boot, ordered: now.instant, drains, confirmed: None, deadline }, first))
     }
 
-    /// How far a drain has come. The last answer has `empty` or `ended` set.
+    /// Returns the progress of a drain. The last answer has `empty` or `ended` set.
     pub(crate) fn drained(&self, followed: &mut DrainProgress) -> v1::DrainResponse {
         let inner = self.lock();
         let now = now();
@@ -66,10 +66,10 @@ impl SharedState {
         let name = &followed.name;
         let same = |node: &&Node| node.attached() && node.hello.boot == followed.boot;
         let Some(node) = inner.cluster.roster().node(followed.node).filter(same) else {
-            said.ended = format!("node `{name}` has left; look with `usher nodes`");
+            said.ended = format!("node `{name}` left the cluster; see `usher nodes`");
             return said;
         };
-        // It may have begun and ended between two looks.
+        // The drain may have started and ended between two checks.
         let began = followed.confirmed.or_else(|| (node.drains > followed.drains).then_some(now.instant));
         match (node.hello.presence.draining, began) {
             (true, confirmed) => {
@@ -77,33 +77,35 @@ impl SharedState {
                 followed.confirmed = Some(confirmed);
                 let left = inner.cluster.drain_left(now, followed.node);
                 said.left_ms = units::millis(left);
-                // News of a session that began just before the drain may still be on its way; a report is not ahead of it.
+                // The update of a session started just before the drain may still be queued; a report does not overtake
+                // it.
                 let reported = node.reported_at.is_some_and(|at| at > confirmed);
                 said.empty = sessions == 0 && reported && node.report.sessions == 0;
             }
-            (false, Some(_)) => said.ended = format!("node `{name}` takes sessions again: its drain was taken back"),
+            (false, Some(_)) => said.ended = format!("node `{name}` accepts sessions again: its drain was cancelled"),
             (false, None) => {
                 let waited = now.instant.saturating_duration_since(followed.ordered);
                 let left = followed.deadline.saturating_sub(waited);
                 said.left_ms = units::millis(left);
                 if waited >= CONFIRM {
-                    said.ended = format!("node `{name}` does not drain; its software may be older than the master's");
+                    said.ended =
+                        format!("node `{name}` did not start to drain; its version may be older than the master's");
                 }
             }
         }
         said
     }
 
-    /// Lets a node take sessions again, and waits until it does.
+    /// Orders a node to accept sessions again, and waits until it does.
     pub(crate) async fn undrain(&self, name: &NodeName) -> Result<(), Fault> {
         let mut events = self.events.subscribe();
         let (node, _) = self.lock().tell(name, Body::Undrain(v1::Undrain {}))?;
         info!(node = %name, "undrain ordered");
         let until = Instant::now() + CONFIRM;
         while self.is_draining(node) {
-            // Whatever happened, or was missed: the roster tells.
+            // After any event, or a missed one, check the roster again.
             if tokio::time::timeout_at(until.into(), events.recv()).await.is_err() {
-                let text = format!("node `{name}` still drains: it is about to end, or does not hear");
+                let text = format!("node `{name}` is still draining: it is shutting down, or not reading its channel");
                 return Err(Fault::new(Code::Unavailable, text));
             }
         }
@@ -115,7 +117,7 @@ impl SharedState {
         inner.cluster.roster().node(node).is_some_and(|node| node.attached() && node.hello.presence.draining)
     }
 
-    /// Spreads load evenly by at most `most` moves, or only tells them.
+    /// Levels the load with up to `most` moves. Returns them; with `dry_run` none is started.
     pub(crate) fn rebalance(&self, most: usize, dry_run: bool) -> Vec<v1::PlannedMove> {
         let mut inner = self.lock();
         let now = now();
@@ -130,18 +132,18 @@ impl SharedState {
 }
 
 impl StateInner {
-    /// Sends an order to a node by name; its number and process.
+    /// Sends an order to a node by name. Returns its number and process.
     fn tell(&self, name: &NodeName, order: Body) -> Result<(NodeId, BootId), Fault> {
         let roster = self.cluster.roster();
         let known = roster.id(name).and_then(|id| Some((id, roster.node(id)?)));
         let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
         let (id, node) = known.ok_or_else(unknown)?;
         if !node.attached() {
-            let text = format!("node `{name}` is not attached, so it cannot be told; start it, or look at its log");
+            let text = format!("node `{name}` is not attached and cannot receive orders; start it, or check its log");
             return Err(Fault::new(Code::Unavailable, text));
         }
         if !self.send(id, order) {
-            return Err(Fault::new(Code::Unavailable, format!("node `{name}` does not read its orders; try again")));
+            return Err(Fault::new(Code::Unavailable, format!("node `{name}` is not reading its channel; try again")));
         }
         Ok((id, node.hello.boot))
     }

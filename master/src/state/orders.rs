@@ -1,5 +1,5 @@
-//! Carries out what the core orders: down the channels of nodes, and their answers back to the core. Owns the numbers
-//! that pair the two. Decides nothing.
+//! Sends the core's orders down the channels of nodes and passes their answers back. Owns the numbers that match the
+//! two.
 
 use std::time::{Duration, Instant};
 
@@ -21,20 +21,20 @@ use crate::core::{
     roster::AttachmentId,
 };
 
-/// How long an answer to a move is waited for. The core gives up sooner, and the session stays.
+/// Time to wait for the answer to a move. The core times out sooner and keeps the session in place.
 const MOVING: Duration = Duration::from_secs(10);
 
-/// How long word of a copy is waited for: the catalog tells of it too, and the core has a patience of its own.
+/// Time to wait for the answer to a copy. The catalog shows the result as well, and the core has its own timeout.
 const COPYING: Duration = Duration::from_secs(24 * 3600);
 
-/// An order that went out.
+/// An order without an answer.
 pub(super) struct SentOrder {
     attachment: AttachmentId,
     until: Instant,
     what: OrderKind,
 }
 
-/// What was ordered.
+/// Kind of an order, with its object.
 #[derive(Clone, Copy)]
 enum OrderKind {
     Move(SessionId),
@@ -42,7 +42,7 @@ enum OrderKind {
 }
 
 impl SentOrder {
-    /// Whether nobody will answer once this attachment is over. A copy goes on without the master.
+    /// Whether no answer will come after the end of this attachment. A copy continues without the master.
     pub(super) fn ends_with(&self, attachment: AttachmentId) -> bool {
         matches!(self.what, OrderKind::Move(_)) && self.attachment == attachment
     }
@@ -58,14 +58,14 @@ impl OrderKind {
 }
 
 impl SharedState {
-    /// Sends the orders that the core has given since the last time.
+    /// Sends the core's new orders.
     pub(super) fn send_orders(&self, inner: &mut StateInner, now: Now) {
         for order in inner.cluster.poll_orders() {
             match order {
                 Order::Probe(node) => self.probe(inner, node),
                 Order::Move(step) => self.order_move(inner, now, step),
                 Order::Replicate { key, from, to, rate, why } => {
-                    debug!(from = from.0, to = to.0, rate, ?why, "a copy is ordered");
+                    debug!(from = from.0, to = to.0, rate, ?why, "copy ordered");
                     self.replicate(inner, now, key, (from, to), rate);
                 }
                 Order::Evict { key, node } => self.evict(inner, key, node),
@@ -124,13 +124,13 @@ impl SharedState {
         }
     }
 
-    /// Sends an order that is not answered.
+    /// Sends an order that has no answer.
     fn tell(&self, inner: &StateInner, node: NodeId, what: &'static str, order: Option<Body>) {
         let sent = order.map(|order| inner.send(node, order));
         self.metrics.order(what, sent.map_or("void", |sent| if sent { "sent" } else { "dropped" }));
     }
 
-    /// Sends an order that will be answered. `None` is one that makes no sense any more.
+    /// Sends an order that has an answer. `None` is an order that has become void.
     fn order(
         &self,
         inner: &mut StateInner,
@@ -163,7 +163,7 @@ impl SharedState {
         self.name(inner, node, key, "recheck", |title, content_id| Body::Recheck(v1::Recheck { title, content_id }));
     }
 
-    /// Sends an order that names a copy and is not answered: the catalog tells what came of it.
+    /// Sends an order for a copy that has no answer: the catalog shows the result.
     fn name(
         &self,
         inner: &StateInner,
@@ -176,7 +176,7 @@ impl SharedState {
         self.tell(inner, node, what, named.map(|(title, content)| order(title, content.0.to_vec())));
     }
 
-    /// A node told how an order to move went. An answer that comes too late, or to nothing, is left out.
+    /// Handles the answer to a move order. Late or unexpected answers are ignored.
     pub(crate) fn moved(&self, attachment: AttachmentId, id: u64, refusal: Option<&Fault>) {
         let mut inner = self.lock();
         let sent = inner.sent.get(&id).filter(|sent| sent.attachment == attachment);
@@ -187,10 +187,10 @@ impl SharedState {
         self.send_orders(&mut inner, now());
     }
 
-    /// A node told how an order to copy went, perhaps over another attachment than the order's.
+    /// Handles the answer to a copy order, perhaps over a later attachment than the order's.
     pub(crate) fn replicated(&self, attachment: AttachmentId, id: u64, refusal: Option<&Fault>) {
         let mut inner = self.lock();
-        // What an older process copied, this one does not have.
+        // A copy of the previous process does not count for this one.
         if !inner.cluster.roster().is_current(attachment) {
             return;
         }
@@ -207,11 +207,11 @@ impl SharedState {
         let Some(sent) = inner.sent.remove(&id) else { return };
         self.metrics.order(sent.what.name(), if refusal.is_none() { "done" } else { "refused" });
         if let Some(refusal) = refusal {
-            debug!(order = sent.what.name(), id, reason = refusal.code.reason(), %refusal, "a node refused an order");
+            debug!(order = sent.what.name(), id, reason = refusal.code.reason(), %refusal, "order refused");
         }
     }
 
-    /// Forgets the orders that nobody answered.
+    /// Drops orders whose answer is overdue.
     pub(super) fn expire(&self, inner: &mut StateInner, now: Now) {
         inner.sent.retain(|_, sent| {
             let wanted = now.instant < sent.until;
@@ -224,17 +224,17 @@ impl SharedState {
 }
 
 impl StateInner {
-    /// Sends a message down a node's channel; false when there is none or it is full.
+    /// Sends a message to a node. Returns false if its channel is closed or full.
     pub(super) fn send(&self, node: NodeId, body: Body) -> bool {
         let message = Ok(v1::AttachResponse { body: Some(body) });
         let sent = self.channels.get(&node).is_some_and(|channel| channel.to_node.try_send(message).is_ok());
         if !sent {
-            debug!(node = node.0, "an order was not sent: the channel to the node is closed or full");
+            debug!(node = node.0, "order not sent: node channel closed or full");
         }
         sent
     }
 
-    /// The order with a ticket for the new seat: the same session, the same content, all of it.
+    /// A move order with a ticket for the new seat: same session, same content, whole range.
     fn move_to(&self, now: Now, until: Option<u64>, step: SessionMove, id: u64) -> Option<v1::Move> {
         let known = self.cluster.ledger().session(step.session)?;
         let facts = self.cluster.described(self.cluster.ledger().content(step.session)?)?;
@@ -245,7 +245,7 @@ impl StateInner {
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
 
-    /// The same for a session of a feed.
+    /// A move order for a session of a feed.
     fn move_feed(
         &self,
         now: Now,
@@ -264,7 +264,7 @@ impl StateInner {
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
     }
 
-    /// The seats of a feed's upstreams.
+    /// A relay order with the seats of the upstreams.
     fn relay(
         &self,
         now: Now,
@@ -276,7 +276,7 @@ impl StateInner {
         let grant = FeedGrant::to_get(Right::Relay, key);
         let seats = upstreams.iter().filter_map(|(node, session)| {
             let contact = &self.channels.get(node)?.contact;
-            // A relay lasts as long as somebody watches: its sessions are the cluster's own.
+            // Relay sessions belong to the cluster and last as long as there are viewers.
             contact.seat(&contact.feed_claims(now, None, title, *session, &grant, rate)).ok()
         });
         let seats: Vec<v1::Seat> = seats.collect();
@@ -289,7 +289,7 @@ impl StateInner {
         })
     }
 
-    /// The order with a ticket for the source, which reserves nothing there: a copy takes what viewers leave.
+    /// A copy order with a ticket for the source that reserves nothing: copies use what viewers leave.
     fn copy_of(&self, now: Now, key: ContentKey, from: NodeId, rate: u64, id: u64) -> Option<v1::Replicate> {
         let facts = self.cluster.described(key)?;
         let content = facts.content?;
@@ -308,7 +308,7 @@ impl StateInner {
     }
 }
 
-/// The right to fetch all of a content from a node, at no reserved rate, for as long as that takes.
+/// Claims to fetch a whole content from a node without a reserved rate or a time limit.
 fn whole(now: Now, contact: &NodeContact, facts: &TitleMetadata<'_>, session: SessionId) -> Claims {
     let issued = now.unix_ms / 1000;
     Claims {

@@ -1,4 +1,4 @@
-//! `Prepare`: a question to a node for a brokered request, and the wait for its answer.
+//! `Prepare`: a question to a node about a brokered request, and the wait for its answer.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ pub(super) struct PendingPrepare {
 }
 
 impl SharedState {
-    /// Sends a `Prepare` to a node. The receiver fails when the channel is lost; `None` when there is none or it is
-    /// full. Dropping [`PrepareCall`] forgets the question.
+    /// Sends a `Prepare` to a node; `None` if its channel is closed or full. Dropping the returned [`PrepareCall`]
+    /// withdraws the question.
     pub(crate) fn prepare(self: &Arc<Self>, node: NodeId, ticket: String, request_id: &str) -> Option<PrepareCall> {
         let (sender, answer) = oneshot::channel();
         let mut inner = self.lock();
@@ -32,19 +32,19 @@ impl SharedState {
         Some(PrepareCall { state: Arc::clone(self), id, answer })
     }
 
-    /// A node's answer to a `Prepare`. One that comes too late, or was never asked for, is left out.
+    /// Handles a node's answer to a `Prepare`. Late or unexpected answers are ignored.
     pub(crate) fn prepared(&self, attachment: AttachmentId, id: u64, answer: PrepareAnswer) {
         let mut inner = self.lock();
         if inner.pending.get(&id).is_some_and(|pending| pending.attachment == attachment)
             && let Some(pending) = inner.pending.remove(&id)
             && pending.answer.send(answer).is_err()
         {
-            tracing::debug!(id, "nobody waits for this answer any more");
+            tracing::debug!(id, "prepare answer ignored: its request is gone");
         }
     }
 }
 
-/// A question to a node that waits for its answer.
+/// A question that waits for a node's answer.
 pub(crate) struct PrepareCall {
     state: Arc<SharedState>,
     id: u64,
@@ -52,7 +52,7 @@ pub(crate) struct PrepareCall {
 }
 
 impl PrepareCall {
-    /// The node's answer; a fault too when its channel closes.
+    /// Waits for the answer; fails if the node's channel closes.
     pub(crate) async fn answer(&mut self) -> PrepareAnswer {
         let lost = || Fault::new(Code::Unavailable, "its channel to the master closed");
         (&mut self.answer).await.unwrap_or_else(|_| Err(lost()))

@@ -1,4 +1,4 @@
-//! Requests for seats: decided under the lock, with what their answers need; and the wait for nodes that are probed.
+//! Requests for seats: the decision under the lock with the data for its answer, and the wait for probed nodes.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,28 +13,28 @@ use crate::core::{
     roster::PROBE,
 };
 
-/// A decision with what its answer needs.
+/// A decision with the data for its answer.
 pub(crate) struct Placement {
     pub(crate) decision: Decision,
-    /// The first seat, then the alternates.
+    /// Contact of the first seat, then of the alternates.
     pub(crate) contacts: Vec<Arc<NodeContact>>,
     pub(crate) reason: String,
     pub(crate) now: Now,
-    /// Of a feed.
+    /// Set for a feed.
     pub(crate) live: Option<v1::Live>,
 }
 
 /// Why there is no seat.
 pub(crate) struct PlacementRefused {
     pub(crate) refused: Box<Refused>,
-    /// Set when there may be one as soon as a silent node answers.
+    /// Set if a seat may become available once a silent node answers.
     pub(crate) silence: Option<ProbeWait>,
 }
 
-/// Nodes that were asked for a sign of life.
+/// A wait for probed nodes.
 pub(crate) struct ProbeWait {
     nodes: Vec<NodeId>,
-    /// When they should have answered.
+    /// Deadline of their answers.
     until: Instant,
     signs: watch::Receiver<()>,
 }
@@ -108,7 +108,7 @@ impl SharedState {
         Placement { live, ..inner.seat(now, decision) }
     }
 
-    /// Waits until one of the nodes has given a sign of life, or left, or all of them should have.
+    /// Waits until one of the nodes sends a message or leaves, or the deadline passes.
     pub(crate) async fn probe_answered(&self, ProbeWait { nodes, until, mut signs }: ProbeWait) {
         let answered = async {
             // The sender lives as long as this state.
@@ -119,7 +119,7 @@ impl SharedState {
                 }
             }
         };
-        // What is known then is the answer.
+        // After a timeout the request is decided as things are.
         let _late = tokio::time::timeout_at(until.into(), answered).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What nodes tell of their load, taken under the lock: reports, sessions, presence, signs of life.
+//! Updates from nodes, applied under the lock: reports, sessions, presence and probe answers.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use crate::{
     metrics::ReasonLabel,
 };
 
-/// Something that a node told.
+/// An update from a node.
 pub(crate) enum NodeUpdate {
-    /// Its report.
+    /// A report.
     Report(AttachmentId, Report),
-    /// What happened to its sessions.
+    /// Changes of its sessions.
     Sessions(AttachmentId, Sessions),
-    /// Where it can be reached, and whether it drains.
+    /// Change of addresses or drain state.
     Presence(AttachmentId, Presence),
-    /// All before this has been applied when it is answered.
+    /// Answered when all earlier updates have been applied.
     Fence(oneshot::Sender<()>),
 }
 
@@ -33,7 +33,7 @@ impl NodeUpdate {
 }
 
 impl SharedState {
-    /// Takes what nodes told, in its order, under one hold of the lock.
+    /// Applies updates in order under one hold of the lock.
     pub(crate) fn apply(&self, told: impl Iterator<Item = NodeUpdate>) {
         let mut inner = self.lock();
         let now = now();
@@ -50,12 +50,12 @@ impl SharedState {
         self.send_orders(&mut inner, now);
         drop(inner);
         for applied in fences {
-            // Who waited may have left.
+            // The waiting task may be gone.
             let _left = applied.send(());
         }
     }
 
-    /// One that is old is left out.
+    /// Applies a report; an outdated one is ignored.
     fn report(&self, inner: &mut StateInner, now: Now, attachment: AttachmentId, report: Report) {
         let sequence = report.sequence;
         match inner.cluster.handle_report(now, attachment, report) {
@@ -86,11 +86,11 @@ impl SharedState {
         }
         match inner.cluster.handle_sessions(now, attachment, sessions) {
             Ok(()) => self.end_silence(inner, attachment),
-            Err(ignored) => tracing::debug!(%ignored, "a node's word of its sessions ignored"),
+            Err(ignored) => tracing::debug!(%ignored, "session update ignored"),
         }
     }
 
-    /// A node answered a probe.
+    /// Handles the answer to a probe.
     pub(crate) fn probed(&self, attachment: AttachmentId) {
         self.metrics.order("probe", "answered");
         let mut inner = self.lock();
@@ -100,7 +100,7 @@ impl SharedState {
         self.publish(&mut inner, now);
     }
 
-    /// A sign of life of a node: who waits for it is told.
+    /// Clears a node's pending probe and notifies waiting requests.
     pub(super) fn end_silence(&self, inner: &mut StateInner, attachment: AttachmentId) {
         if inner.silent.remove(&attachment.node) {
             self.signs.send_replace(());

@@ -1,4 +1,4 @@
-//! What clients and operators are shown: messages of `usher.v1` made from the core. Reads, changes nothing.
+//! Messages of `usher.v1` that show the core to clients and operators. Read-only.
 
 use prost_types::Timestamp;
 use tokio::sync::broadcast;
@@ -16,11 +16,11 @@ use crate::core::{
 
 use std::time::Duration;
 
-/// Titles that are listed under one hold of the lock: about a third of a millisecond.
+/// Titles listed per hold of the lock: about a third of a millisecond.
 const LIST_STEP: usize = 256;
 
 impl SharedState {
-    /// Every node, by name.
+    /// All nodes, by name.
     pub(crate) fn nodes(&self) -> Vec<v1::Node> {
         let inner = self.lock();
         let now = now();
@@ -53,9 +53,9 @@ impl SharedState {
         Some(v1::GetNodeResponse { node: Some(node(&inner.cluster, now, id, known)), history: Some(history) })
     }
 
-    /// The roster as it is, and what happens from then on.
+    /// The current roster, and a receiver of later changes.
     pub(crate) fn watch(&self) -> (Vec<v1::WatchResponse>, broadcast::Receiver<v1::WatchResponse>) {
-        // Events are sent under the lock: none falls between the two.
+        // Events are sent under the lock, so none is lost between the two.
         let inner = self.lock();
         let now = now();
         let nodes = inner.cluster.roster().nodes().map(|(id, known)| v1::WatchResponse {
@@ -65,8 +65,7 @@ impl SharedState {
         (nodes.collect(), self.events.subscribe())
     }
 
-    /// At most `limit` titles from `prefix` that come after `after`, until `take` says that it has enough, and whether
-    /// there are more.
+    /// Up to `limit` titles with `prefix` that follow `after`, until `take` returns false; and whether there are more.
     pub(crate) async fn titles(
         &self,
         prefix: &str,
@@ -81,7 +80,7 @@ impl SharedState {
             let listed: Vec<v1::Title> = {
                 let inner = self.lock();
                 let cluster = &inner.cluster;
-                // One more than is taken tells whether the page is the last.
+                // One extra title shows whether the page is the last.
                 let files = cluster.list(prefix, after.as_deref()).take(step + 1);
                 let mut listed: Vec<v1::Title> = files.filter_map(|found| title(cluster, &found)).collect();
                 let feeds = cluster.feeds().list(prefix, after.as_deref()).take(step + 1);
@@ -108,13 +107,13 @@ impl SharedState {
         }
     }
 
-    /// Why a title that the catalog does not have cannot be had.
+    /// Why a title that is not in the catalog is unavailable.
     pub(crate) fn nowhere(&self) -> NoChoice {
         let gathering = self.lock().cluster.is_gathering(now().instant);
         if gathering { NoChoice::Gathering } else { NoChoice::NotFound }
     }
 
-    /// Every content of a title, or every title of a content; empty when there is none.
+    /// Every content of a title, or every title of a content; empty if there is none.
     pub(crate) fn locate(&self, what: &What) -> Vec<v1::Version> {
         let inner = self.lock();
         let cluster = &inner.cluster;
@@ -154,10 +153,10 @@ impl SharedState {
     }
 }
 
-/// A node as it is shown.
+/// A node as a message.
 pub(super) fn node(cluster: &Cluster, now: Now, id: NodeId, node: &Node) -> v1::Node {
     let (booked, headroom) = cluster.load(now, id);
-    // What a node that left sent last, it sends no more.
+    // A detached node sends nothing, whatever its last report says.
     let there = node.state != roster::NodeState::Gone;
     let age = node.reported_at.map_or(0, |at| now.instant.saturating_duration_since(at).as_millis());
     v1::Node {
@@ -202,7 +201,7 @@ fn title(cluster: &Cluster, found: &TitleVersion) -> Option<v1::Title> {
     })
 }
 
-/// A feed among the titles.
+/// A feed as a title.
 fn live_title(cluster: &Cluster, name: &Title, feed: &Feed, key: FeedKey) -> v1::Title {
     let names = feed.carriers().filter_map(|(node, _)| Some(cluster.roster().node(node)?.name().to_string()));
     let mut nodes: Vec<String> = names.collect();
@@ -219,7 +218,7 @@ fn live_title(cluster: &Cluster, name: &Title, feed: &Feed, key: FeedKey) -> v1:
     }
 }
 
-/// A feed as it is shown.
+/// A feed as a message.
 pub(super) fn live(cluster: &Cluster, feed: &Feed, key: FeedKey) -> v1::Live {
     let state = feed.state();
     let ingest = feed.ingest();
@@ -244,13 +243,13 @@ fn state(state: roster::NodeState) -> v1::NodeState {
     }
 }
 
-/// A moment in Unix milliseconds as a message.
+/// Unix milliseconds as a message.
 pub(crate) fn timestamp(unix_ms: u64) -> Timestamp {
     signed_timestamp(i64::try_from(unix_ms).unwrap_or(i64::MAX))
 }
 
 fn signed_timestamp(unix_ms: i64) -> Timestamp {
-    // The remainder is below 1000, so that its nanoseconds fit.
+    // The remainder is below 1000, so its nanoseconds fit.
     let nanos = i32::try_from(unix_ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
     Timestamp { seconds: unix_ms.div_euclid(1000), nanos }
 }

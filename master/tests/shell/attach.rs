@@ -1,4 +1,4 @@
-//! Who may attach, under which name, and what a wrong message costs.
+//! Attachment: permission, names, and the effect of an invalid message.
 
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -39,7 +39,7 @@ async fn a_node_attaches_under_its_certificates_name_only() {
         assert!(status.get_details_error_info().is_some(), "{status}");
     }
 
-    // Another cluster's certificate does not even get through TLS.
+    // A certificate of another cluster fails the TLS handshake.
     let other = tempfile::tempdir().expect("a directory");
     init(other.path(), "other", false).expect("an authority");
     let stranger = pem(other.path(), Role::Node, "node-1");
@@ -109,7 +109,7 @@ async fn a_wrong_message_ends_the_channel_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_master_says_goodbye() {
+async fn shutdown_ends_channels_and_watchers() {
     let master = Master::start().await;
     let mut node = master.node("node-1", &["a"]).await;
     let mut watch = master.cluster().await.watch(v1::WatchRequest {}).await.expect("watching").into_inner();

@@ -1,4 +1,4 @@
-//! What is promised, to whom, and why: many requests at once, silent nodes, hints, sessions, explanations.
+//! Reservations and their explanations: concurrent requests, silent nodes, hints, sessions.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,13 @@ use usher_proto::pb::v1::{
 
 use crate::harness::{Master, Node, begun, eventually, request, session_bytes, within};
 
-/// A request that takes nearly nothing.
+/// A request with a negligible rate.
 fn small(title: &str) -> v1::ResolveRequest {
     v1::ResolveRequest { rate_bps: 1, purpose: v1::Purpose::Fetch.into(), ..request(title) }
 }
 
 #[tokio::test]
-async fn two_hundred_requests_at_once_promise_no_more_than_there_is() {
+async fn two_hundred_concurrent_requests_overbook_nothing() {
     let master = Master::with(|config| config.queue = 256).await;
     let mut nodes = Vec::new();
     for name in ["node-1", "node-2", "node-3"] {
@@ -52,7 +52,7 @@ async fn two_hundred_requests_at_once_promise_no_more_than_there_is() {
 
 type Answers = mpsc::UnboundedReceiver<Result<v1::ResolveResponse, Status>>;
 
-/// Asks again and again; every answer goes to the channel before the next request is made.
+/// Requests in a loop; each answer is sent to the channel before the next request.
 fn ask_on(mut tickets: TicketsClient<Channel>) -> Answers {
     let (sender, answers) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -67,10 +67,10 @@ fn ask_on(mut tickets: TicketsClient<Channel>) -> Answers {
     answers
 }
 
-/// Waits for a probe, and leaves out the answers that came before it.
+/// Waits for a probe and discards earlier answers.
 async fn probe(node: &mut Node, answers: &mut Answers) -> v1::Probe {
     let Down::Probe(probe) = node.order().await else { panic!("no probe") };
-    // The request that led to the probe waits for its answer, so that all earlier ones are here.
+    // The request that caused the probe waits for its answer, so all earlier answers are here.
     while answers.try_recv().is_ok() {}
     probe
 }
@@ -88,14 +88,14 @@ async fn a_late_node_is_chosen_once_it_has_answered() {
 }
 
 #[tokio::test]
-async fn a_late_node_that_stays_silent_is_in_doubt() {
+async fn a_late_node_that_stays_silent_is_suspect() {
     let master = Master::start().await;
     let mut node = master.node("node-1", &["a"]).await;
     let mut answers = ask_on(master.tickets().await);
     probe(&mut node, &mut answers).await;
-    // There is no other: those who may be well are better than none.
+    // Without another holder, a suspect node beats a refusal.
     let answer = within(answers.recv()).await.expect("asked").expect("chosen");
-    assert!(answer.reason.contains("in doubt"), "{}", answer.reason);
+    assert!(answer.reason.contains("no holder is healthy"), "{}", answer.reason);
     let gone = within(async {
         loop {
             if let Err(status) = answers.recv().await.expect("asked") {
@@ -118,7 +118,7 @@ async fn one_client_takes_no_node_out() {
         let failed = vec![v1::SeatFailure { node: "node-1".into(), reason: reason.into() }];
         v1::ResolveRequest { failed, ..small("a") }
     };
-    // A node that refuses answers.
+    // A node that refuses is alive.
     let answer = tickets.resolve(failed("NO_CAPACITY")).await.expect("another").into_inner();
     assert_eq!(answer.seats[0].node, "node-2", "it is excluded all the same");
     for round in 1..=20 {
@@ -200,7 +200,7 @@ async fn a_whole_list_of_sessions_ends_the_others() {
     master.counted("usher_master_sessions_begun_total 3").await;
     master.counted("usher_master_ledger_promised_bits_per_second 0").await;
     master.counted("usher_master_ledger_sessions 3").await;
-    // A list in two parts; what is in it did not begin now.
+    // A list in two parts; its sessions started earlier.
     let first = v1::Sessions { restart: true, complete: false, begun: begin(&ids[..1]), ..all.clone() };
     let second = v1::Sessions { begun: begin(&ids[1..2]), committed_bps: 16_000_000, ..all.clone() };
     node.sessions(first).await;

@@ -1,4 +1,4 @@
-//! What clients and operators see: listings, history, watching, reflection, health; and what strangers do not break.
+//! The view of clients and operators: listings, history, watching, reflection, health; and robustness against garbage.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
@@ -141,7 +141,7 @@ async fn garbage_breaks_nothing() {
         stream.write_all(garbage).await.expect("sent");
         stream.shutdown().await.expect("closed");
         let mut answer = Vec::new();
-        // The master may reset the connection; it must not keep it.
+        // The master may reset the connection, and must not keep it.
         let _reset = within(stream.read_to_end(&mut answer)).await;
     }
     let nodes = master.cluster().await.list_nodes(v1::ListNodesRequest {}).await;
@@ -211,7 +211,7 @@ async fn connections_are_bounded_and_the_next_one_waits() {
     first.list_nodes(v1::ListNodesRequest {}).await.expect("listed");
     let second = async { master.cluster().await.list_nodes(v1::ListNodesRequest {}).await.is_ok() };
     let mut second = std::pin::pin!(second);
-    // Many calls over the first, while the second has none.
+    // Many calls over the first connection, while the second has none.
     for _ in 0..100 {
         tokio::select! {
             biased;

@@ -27,7 +27,7 @@ use usher_proto::{
     ticket::Key,
 };
 
-/// Longer than anything here takes; a test that reaches it hangs.
+/// Longer than any step takes; reaching it means a hang.
 const HANG: Duration = Duration::from_secs(20);
 
 pub(crate) struct Master {
@@ -51,7 +51,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         connections: 100,
         metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
         session_lifetime: Some(Duration::from_secs(600)),
-        // A node that has just joined would be given sessions of others whenever that is due.
+        // A node that has just joined would receive sessions at any time.
         balancing: Balancing { rebalance: false, ..Balancing::default() },
     }
 }
@@ -70,7 +70,7 @@ impl Master {
         Self { dir, running }
     }
 
-    /// A connection that shows this identity.
+    /// A connection with this identity.
     pub(crate) async fn dial_as(&self, role: Role, name: &str) -> Channel {
         let pem = pem(self.dir.path(), role, name);
         self.dial(Some(&pem)).await.expect("dialled")
@@ -102,7 +102,7 @@ impl Master {
         ClusterClient::new(self.viewer().await)
     }
 
-    /// What the listener for metrics answers to a GET: the head and the body.
+    /// Head and body of the metrics listener's answer to a GET.
     pub(crate) async fn http(&self, path: &str) -> (String, String) {
         let address = self.running.metrics_addr().expect("it listens");
         let mut stream = TcpStream::connect(address).await.expect("open");
@@ -114,7 +114,7 @@ impl Master {
         (head.to_owned(), body.to_owned())
     }
 
-    /// Waits until the metrics have a line.
+    /// Waits until the metrics contain a line.
     pub(crate) async fn counted(&self, line: &str) {
         let mut last = String::new();
         let found = tokio::time::timeout(HANG, async {
@@ -130,7 +130,7 @@ impl Master {
         self.node_with(hello(name, 1, 1), titles).await
     }
 
-    /// The same of a node that introduces itself otherwise.
+    /// The same for a node with another `Hello`.
     pub(crate) async fn node_with(&self, hello: v1::Hello, titles: &[&str]) -> Node {
         let name = hello.node.clone();
         let channel = self.dial_as(Role::Node, &name).await;
@@ -149,7 +149,7 @@ impl Master {
     }
 }
 
-/// Asks again and again until there is an answer; each question is a call, so that this waits for nothing else.
+/// Repeats a call until it has an answer.
 pub(crate) async fn eventually<T>(mut question: impl AsyncFnMut() -> Option<T>) -> T {
     within(async {
         loop {
@@ -228,7 +228,7 @@ impl Node {
         self.up.send(v1::AttachRequest { body: Some(body) }).await.expect("open");
     }
 
-    /// A report of a node that is idle.
+    /// The report of an idle node.
     pub(crate) async fn report(&mut self) {
         self.report_with(v1::Report::default()).await;
     }
@@ -238,22 +238,22 @@ impl Node {
         self.send(Body::Report(v1::Report { sequence: self.sequence, uptime_ms: self.uptime_ms(), ..report })).await;
     }
 
-    /// Tells of sessions; the last report's time stands.
+    /// Sends session updates at the time of the last report.
     pub(crate) async fn sessions(&self, sessions: v1::Sessions) {
         self.send(Body::Sessions(v1::Sessions { uptime_ms: self.uptime_ms(), ..sessions })).await;
     }
 
-    /// Tells that it has promised this much, to sessions of which nothing else is known.
+    /// Reports a committed rate without naming its sessions.
     pub(crate) async fn carries(&self, committed_bps: u64) {
         self.sessions(v1::Sessions { complete: true, committed_bps, ..Default::default() }).await;
     }
 
-    /// It started long enough ago to be given all that it can do.
+    /// Past warm-up.
     fn uptime_ms(&self) -> u64 {
         100_000 + self.sequence * 1000
     }
 
-    /// The next message from the master.
+    /// The next message of the master.
     pub(crate) async fn next(&mut self) -> Result<Option<v1::AttachResponse>, Status> {
         within(self.down.message()).await
     }
@@ -280,12 +280,12 @@ impl Node {
     }
 }
 
-/// The 16 bytes of a session's id.
+/// The 16 bytes of a session id.
 pub(crate) fn session_bytes(id: &str) -> Vec<u8> {
     id.parse::<SessionId>().expect("an id").0.to_be_bytes().to_vec()
 }
 
-/// A session of 8 Mbit/s that began.
+/// The start of a session of 8 Mbit/s.
 pub(crate) fn begun(id: &str, title: &str) -> v1::Begun {
     v1::Begun {
         session_id: session_bytes(id),

@@ -1,4 +1,4 @@
-//! The master's shell on loopback: real TLS, real gRPC, nodes that speak `Registry` by hand.
+//! The master's services on loopback: real TLS, real gRPC, and nodes whose `Registry` messages the tests write.
 
 mod attach;
 mod balance;

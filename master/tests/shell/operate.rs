@@ -1,4 +1,4 @@
-//! What operators have done to nodes: who may, what the nodes are told, and what is told of it.
+//! Orders of operators: permission, messages to nodes, and progress.
 
 use tonic::{Code, Streaming, transport::Channel};
 use usher_certs::Role;
@@ -17,7 +17,7 @@ fn drain(node: &str, deadline_ms: u64) -> v1::DrainRequest {
     v1::DrainRequest { node: node.into(), deadline_ms }
 }
 
-/// Sessions of `title` with these numbers begin on a node that tells its whole list.
+/// Sessions of `title` with these numbers start on a node that sends its complete list.
 async fn run(node: &Node, title: &str, ids: &[u128]) {
     let begun: Vec<v1::Begun> = ids.iter().map(|id| begun(&SessionId(*id).to_string(), title)).collect();
     let committed_bps = 8_000_000 * begun.len() as u64;
@@ -38,7 +38,7 @@ async fn next(stream: &mut Streaming<v1::DrainResponse>) -> v1::DrainResponse {
     within(stream.message()).await.expect("open").expect("an answer")
 }
 
-/// The first answer that is so.
+/// The first answer that matches.
 async fn until(
     stream: &mut Streaming<v1::DrainResponse>,
     is_so: impl Fn(&v1::DrainResponse) -> bool,
@@ -91,7 +91,7 @@ async fn a_drain_is_followed_until_the_node_is_empty() {
     assert_eq!(order.deadline_ms, 60_000);
     one.send(draining(60_000)).await;
 
-    // Both that another node holds are sent there, one of them at the second try.
+    // Both sessions that another node can serve are moved there, one of them at the second attempt.
     let (mut moved, mut tries) = (std::collections::BTreeSet::new(), 0);
     while moved.len() < 2 {
         let Down::Move(order) = one.order().await else { continue };
@@ -107,7 +107,7 @@ async fn a_drain_is_followed_until_the_node_is_empty() {
             moved.insert(id);
             run(&two, "b", &[id]).await;
             end(&mut one, &[id]).await;
-            // Not a sign that it is empty: a report says what is left.
+            // Not yet empty: the report still counts a session.
             one.report_with(v1::Report { sessions: 1, ..Default::default() }).await;
         }
     }
@@ -115,7 +115,7 @@ async fn a_drain_is_followed_until_the_node_is_empty() {
     two.report().await;
     let left = until(&mut stream, |answer| answer.sessions == 1).await;
     assert!(left.left_ms > 0 && left.left_ms <= 60_000 && left.only_here.is_empty());
-    // The deadline: the node ends what is only there, and stays.
+    // At the deadline the node ends its remaining session, and stays attached.
     end(&mut one, &[3]).await;
     one.send(draining(0)).await;
     one.report().await;
@@ -125,7 +125,7 @@ async fn a_drain_is_followed_until_the_node_is_empty() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_drained_is_said_and_so_is_what_comes_between() {
+async fn failed_and_cancelled_drains_are_reported() {
     let master = Master::start().await;
     let mut cluster = operator(&master).await;
     for (node, code) in [("node-9", Code::NotFound), ("NO", Code::InvalidArgument)] {
@@ -143,7 +143,7 @@ async fn what_cannot_be_drained_is_said_and_so_is_what_comes_between() {
     assert!(matches!(one.order().await, Down::Drain(order) if order.deadline_ms == 60_000));
     one.send(draining(60_000)).await;
     until(&mut stream, |answer| answer.sessions == 1).await;
-    // Another operator takes it back, and is told when that has come about.
+    // Another operator cancels the drain, and waits until the node confirms it.
     let mut other = operator(&master).await;
     let undrained = tokio::spawn(async move { other.undrain(v1::UndrainRequest { node: "node-1".into() }).await });
     while !matches!(one.order().await, Down::Undrain(_)) {}
@@ -151,9 +151,9 @@ async fn what_cannot_be_drained_is_said_and_so_is_what_comes_between() {
     one.send(Body::Presence(presence(false))).await;
     within(undrained).await.expect("no panic").expect("undrained");
     let ended = until(&mut stream, |answer| !answer.ended.is_empty()).await;
-    assert!(ended.ended.contains("taken back") && !ended.empty, "{}", ended.ended);
+    assert!(ended.ended.contains("cancelled") && !ended.empty, "{}", ended.ended);
 
-    // A node that leaves is not empty, and one that is away cannot be told.
+    // A node that leaves is not empty, and a detached one cannot receive orders.
     let mut stream = cluster.drain(drain("node-1", 0)).await.expect("drains").into_inner();
     next(&mut stream).await;
     drop(one);
@@ -165,7 +165,7 @@ async fn what_cannot_be_drained_is_said_and_so_is_what_comes_between() {
 }
 
 #[tokio::test]
-async fn load_is_spread_when_the_operator_says_so() {
+async fn load_is_spread_on_order() {
     let master = Master::start().await;
     let mut one = master.node("node-1", &["b"]).await;
     run(&one, "b", &(1..=11).collect::<Vec<_>>()).await;
@@ -185,7 +185,7 @@ async fn load_is_spread_when_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn a_node_that_another_process_keeps_out_is_told_by_whom() {
+async fn a_rejected_process_learns_which_one_is_attached() {
     let master = Master::start().await;
     let _one = master.node("node-1", &["a"]).await;
     let channel = master.dial_as(Role::Node, "node-1").await;

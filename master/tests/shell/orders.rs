@@ -1,4 +1,4 @@
-//! Orders to nodes: what goes down, with a ticket that is good, and what an answer changes.
+//! Orders to nodes: their content, valid tickets, and the effect of answers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,14 +15,14 @@ fn refusal() -> Option<v1::Refusal> {
     Some(v1::Refusal { reason: "NO_CAPACITY".into(), message: "no".into(), retry_after_ms: 0 })
 }
 
-/// The ticket of a seat, checked as its node would.
+/// The ticket of a seat, verified as its node does.
 fn check(seat: &v1::Seat, node: &Node) -> Ticket {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let name = NodeName::parse(&seat.node).expect("a name");
     ticket::verify(&node.keys(), &name, now, &seat.ticket).expect("good")
 }
 
-/// A node with twelve sessions of `b`, which leave no room for another.
+/// A node with twelve sessions of `b`, which leave no capacity for another.
 async fn full(master: &Master, titles: &[&str]) -> (Node, Vec<String>) {
     let node = master.node("node-1", titles).await;
     let ids: Vec<String> = (1..=12).map(|id| SessionId(id).to_string()).collect();
@@ -52,7 +52,7 @@ async fn one_session_moves_and_another_is_admitted() {
     assert_eq!(ticket.content.map(|id| id.0.to_vec()), Some(copy("b").content_id));
     assert!(seat.lifetime_s == 600 && ticket.until.is_some(), "it runs on there as long as any");
 
-    // Its place over there is promised until the node that has it refuses to send it.
+    // The target's rate stays reserved until the source node refuses the move.
     let mut cluster = master.cluster().await;
     let mut booked = async || {
         let nodes = cluster.list_nodes(v1::ListNodesRequest {}).await.expect("listed").into_inner().nodes;
@@ -101,7 +101,7 @@ async fn a_title_without_room_is_copied() {
 }
 
 #[tokio::test]
-async fn a_client_that_got_wrong_bytes_has_the_copy_looked_at_once() {
+async fn wrong_bytes_trigger_one_recheck() {
     let master = Master::start().await;
     let mut one = master.node("node-1", &["a", "b"]).await;
     let mut two = master.node("node-2", &["a"]).await;
@@ -114,7 +114,8 @@ async fn a_client_that_got_wrong_bytes_has_the_copy_looked_at_once() {
     assert_eq!(seats.iter().map(|seat| seat.node.as_str()).collect::<Vec<_>>(), ["node-2"], "not from there");
     let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
     assert_eq!((order.title.as_str(), order.content_id), ("a", copy("a").content_id));
-    // Not again so soon; not of what it has not; and for no other reason. The next order is for the other title.
+    // Not again so soon, not for a content the node lacks, and not for other reasons. The next order is for the other
+    // title.
     for (node, reason, title) in [
         ("node-1", "VERIFICATION_FAILED", "a"),
         ("node-9", "VERIFICATION_FAILED", "a"),
@@ -123,7 +124,7 @@ async fn a_client_that_got_wrong_bytes_has_the_copy_looked_at_once() {
     ] {
         let _seats = failed(node, reason, title).await;
     }
-    // Its only holder is not taken out by a client's word: others have it from there.
+    // A client's report does not remove the only holder: others are still sent there.
     assert_eq!(failed("node-1", "VERIFICATION_FAILED", "b").await.expect_err("nobody else").code(), Code::Unavailable);
     let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
     assert_eq!(order.title, "b");
@@ -133,7 +134,7 @@ async fn a_client_that_got_wrong_bytes_has_the_copy_looked_at_once() {
     assert_eq!(order.title, "a");
     master.counted("usher_master_orders_total{order=\"recheck\",result=\"sent\"} 3").await;
 
-    // What the node then tells is shown.
+    // The node's result is shown.
     let page = v1::CatalogPage { rejected_files: 3, damaged_files: 2, complete: true, ..Default::default() };
     two.send(Body::Catalog(page)).await;
     let mut cluster = master.cluster().await;

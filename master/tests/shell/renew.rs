@@ -1,4 +1,4 @@
-//! Renewal: tickets that are signed again, and those that are not.
+//! Renewal of tickets, and its refusals.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,13 +17,13 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// A ticket, checked as its node would before the session runs on.
+/// A ticket, verified as its node does before it extends the session.
 fn check(token: &str, node: &Node) -> Ticket {
     let name = NodeName::parse("node-1").expect("a name");
     ticket::verify_renewal(&node.keys(), &name, now(), token).expect("good")
 }
 
-/// A ticket that the master could have signed, of so many seconds ago, whose session may run until `until`.
+/// A ticket issued `ago` seconds ago for a session that may run until `until`.
 fn signed(key: &Key, ago: u64, until: Option<u64>) -> String {
     let claims = Claims {
         feed: None,
@@ -53,7 +53,7 @@ fn reason(status: &Status) -> (Code, String) {
 }
 
 #[tokio::test]
-async fn a_ticket_lives_as_long_as_its_seat_says_and_longer_when_it_is_renewed() {
+async fn renewal_extends_a_tickets_lifetime() {
     let master = Master::start().await;
     let node = master.node("node-1", &["a"]).await;
     let mut tickets = master.tickets().await;
@@ -67,7 +67,7 @@ async fn a_ticket_lives_as_long_as_its_seat_says_and_longer_when_it_is_renewed()
     let second = check(&renewed.ticket, &node);
     assert_eq!((renewed.lifetime_s, Ticket { until: first.until, ..second.clone() }), (600, first));
     assert!(second.until.is_some_and(|later| later >= until));
-    // One whose time to open is long over; one that ran out; again and again.
+    // One that can no longer open a session; one that has expired; each renewed twice.
     for old in [signed(&node.keys()[0], 1000, Some(now() + 5)), signed(&node.keys()[0], 5000, Some(now() - 3500))] {
         let once = tickets.renew(renew(&old)).await.expect("renewed").into_inner();
         let twice = tickets.renew(renew(&once.ticket)).await.expect("renewed").into_inner();
@@ -76,7 +76,7 @@ async fn a_ticket_lives_as_long_as_its_seat_says_and_longer_when_it_is_renewed()
 }
 
 #[tokio::test]
-async fn what_is_not_renewed_is_told_apart() {
+async fn refused_renewals_name_their_reason() {
     let master = Master::start().await;
     let node = master.node("node-1", &["a"]).await;
     let mut tickets = master.tickets().await;
@@ -97,7 +97,7 @@ async fn what_is_not_renewed_is_told_apart() {
         assert_eq!(reason(&status), (code, why.to_owned()), "{status}");
         assert!(!format!("{status:?}").contains(&good), "a ticket is not told");
     }
-    // The node was started again, and knows none of its sessions.
+    // The node restarted and knows none of its sessions.
     drop(node);
     let again = async || {
         let channel = master.dial_as(Role::Node, "node-1").await;
@@ -110,7 +110,7 @@ async fn what_is_not_renewed_is_told_apart() {
 }
 
 #[tokio::test]
-async fn lifetimes_can_be_long_and_for_ever() {
+async fn lifetimes_can_be_long_or_unlimited() {
     for (lifetime, seconds) in [(Some(Duration::from_secs(86_400)), 86_400), (None, 0)] {
         let master = Master::with(|config| config.session_lifetime = lifetime).await;
         let node = master.node("node-1", &["a"]).await;

@@ -28,7 +28,7 @@ async fn a_redirect_names_seats_whose_tickets_are_good() {
     two.carries(50_000_000).await;
     let mut tickets = master.tickets().await;
     let answer = eventually(async || {
-        // Until the report has arrived, both are as good.
+        // Until the report arrives, both nodes are equal.
         let mut asked =
             Request::new(v1::ResolveRequest { range: Some(v1::ByteRange { start: 10, end: 20 }), ..request("b") });
         asked.metadata_mut().insert("x-request-id", "mine-1".parse().expect("text"));
@@ -56,7 +56,7 @@ async fn a_redirect_names_seats_whose_tickets_are_good() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart() {
+async fn each_refusal_has_its_reason() {
     let master = Master::start().await;
     let node = master.node("node-1", &["a"]).await;
     let mut tickets = master.tickets().await;
@@ -88,7 +88,7 @@ async fn refusals_are_told_apart() {
     let full = tickets.resolve(request("a")).await.expect_err("full");
     assert_eq!(full.code(), Code::ResourceExhausted);
     assert!(full.get_details_retry_info().is_some() && full.metadata().contains_key("x-request-id"), "{full}");
-    // What the node refused at its door is free again.
+    // Sessions that the node refused free their reservations.
     let turned =
         sessions.iter().map(|id| v1::Turned { session_id: session_bytes(id), reason: "DRAINING".into(), limit_bps: 0 });
     node.sessions(v1::Sessions { complete: true, turned: turned.collect(), ..Default::default() }).await;
@@ -111,7 +111,7 @@ async fn a_brokered_answer_carries_the_nodes_setup() {
     let asked = async { tickets.resolve(brokered("a")).await.expect("resolved").into_inner() };
     let serve = async {
         let prepare = node.prepare().await;
-        // An answer to a question that was not asked changes nothing.
+        // An unexpected answer changes nothing.
         node.prepared(prepare.id + 100, refusal("DRAINING")).await;
         node.prepared(prepare.id, prepared::Result::Setup(setup("a"))).await;
         prepare
@@ -161,10 +161,10 @@ async fn brokered_requests_wait_in_a_bounded_queue() {
     let master = Master::start().await;
     let mut node = master.node("node-1", &["a"]).await;
     let tickets = master.tickets().await;
-    // Fetches, which hold what they ask for: a viewer holds the rate of the title at least.
+    // Fetches reserve what they request; viewers reserve at least the title's rate.
     let small = || v1::ResolveRequest { rate_bps: 1, purpose: v1::Purpose::Fetch.into(), ..brokered("a") };
     let mut asked = tokio::task::JoinSet::new();
-    // 64 at once, and one that waits; then one too many.
+    // 64 run and one waits; then the queue is full.
     for _ in 0..65 {
         let mut tickets = tickets.clone();
         asked.spawn(async move { tickets.resolve(small()).await });

@@ -1,4 +1,4 @@
-//! How many holders stand where, and the words for a request that none of them can serve.
+//! Number of holders by verdict, and the error for a request that none of them can serve.
 
 use std::{fmt, time::Duration};
 
@@ -10,77 +10,77 @@ use usher_proto::{
 
 use super::Verdict;
 
-/// When a refused client should ask again: by then two reports have come in and sessions may have ended.
+/// Retry delay of a refused client: two reports arrive within it, and sessions may end.
 pub const RETRY: Duration = Duration::from_secs(2);
 
-/// When a client should ask again for a node that is being probed.
+/// Retry delay while a node is being probed.
 const PROBING: Duration = Duration::from_millis(500);
 
-/// How many holders stand where.
+/// Number of holders by verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HolderCounts {
     /// All of them.
     pub holders: u32,
     /// May be chosen.
     pub fit: u32,
-    /// Asked for a sign of life.
+    /// Silent, being probed.
     pub unsure: u32,
     /// Excluded by the request.
     pub excluded: u32,
     /// Stale, gone, or with an unknown load.
     pub down: u32,
-    /// Suspect, or held for failing often.
+    /// Suspect, or held back after failures.
     pub held: u32,
     /// Draining.
     pub draining: u32,
-    /// Well, but without room now.
+    /// Healthy, without headroom.
     pub full: u32,
-    /// Well, but smaller than the rate.
+    /// Healthy, with a session limit below the rate.
     pub small: u32,
-    /// Well, but not able to do what is needed.
+    /// Healthy, without a required feature.
     pub unequipped: u32,
-    /// Not whole yet.
+    /// Incomplete copy.
     pub growing: u32,
-    /// The highest rate of one session on any of them, bit/s.
+    /// Highest session rate of any holder, bit/s.
     pub largest: u64,
 }
 
-/// Why nothing was chosen.
+/// Why no node was chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NoChoice {
-    /// Nobody holds it.
-    #[error("no node holds it; `usher ls` lists what there is")]
+    /// No node holds the title.
+    #[error("no node holds it; `usher ls` lists all titles")]
     NotFound,
-    /// Nobody who has told its catalog holds it, and some have not told theirs.
-    #[error("no node that has told its catalog yet holds it, and others are about to; try again shortly")]
+    /// No node with a complete catalog holds it, and some catalogs are still incomplete.
+    #[error("no node holds it so far, and some catalogs are still incomplete; try again shortly")]
     Gathering,
     /// The request excludes every holder.
     #[error("all {0} nodes that hold it are excluded by the request; exclude fewer")]
     Excluded(u32),
-    /// The holders that are left are down or draining.
+    /// The remaining holders are down or draining.
     #[error("none of its holders can serve now: {0}; try again shortly")]
     Down(HolderCounts),
-    /// The only holders that are left have been silent, and are asked for a sign of life.
-    #[error("its holders have been silent and are being probed: {0}; try again in a moment")]
+    /// The remaining holders are silent and are being probed.
+    #[error("its holders are silent and are being probed: {0}; try again in a moment")]
     Probing(HolderCounts),
-    /// The holders that are left have no room.
-    #[error("its holders have no room for {rate} more: {count}; try again shortly")]
+    /// The remaining holders have no headroom.
+    #[error("its holders have no capacity for another {rate}: {count}; try again shortly")]
     Full {
-        /// What was asked for.
+        /// Requested rate.
         rate: Bitrate,
-        /// Where the holders stand.
+        /// Number of holders by verdict.
         count: HolderCounts,
     },
-    /// No holder could ever serve that rate.
+    /// No holder can ever serve that rate.
     #[error("{rate} is more than any of its holders may send ({largest}); ask for a lower rate")]
     TooFast {
-        /// What was asked for.
+        /// Requested rate.
         rate: Bitrate,
-        /// The highest rate of one session on any of them.
+        /// Highest session rate of any holder.
         largest: Bitrate,
     },
-    /// No holder can do what is needed.
-    #[error("none of its holders is equipped for this request: {0}; ask for less")]
+    /// No holder has the required features.
+    #[error("no holder has the required features: {0}; require less")]
     Unequipped(HolderCounts),
 }
 
@@ -117,7 +117,7 @@ impl HolderCounts {
         *place += 1;
     }
 
-    /// The holders that could not be chosen, and why: "1 draining, 2 full"; empty when there are none.
+    /// The unusable holders by reason, for example "1 draining, 2 full"; empty if there are none.
     pub fn unfit(&self) -> String {
         let parts = [
             (self.down, "down"),
@@ -127,14 +127,14 @@ impl HolderCounts {
             (self.full, "full"),
             (self.small, "too small"),
             (self.unequipped, "not equipped"),
-            (self.growing, "not whole yet"),
+            (self.growing, "incomplete"),
             (self.excluded, "excluded"),
         ];
         let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
         parts.collect::<Vec<_>>().join(", ")
     }
 
-    /// Why none of them serves `rate`.
+    /// The reason why no holder can serve `rate`.
     pub fn refuse(self, rate: Bitrate) -> NoChoice {
         let left = self.holders - self.excluded;
         if self.holders == 0 {

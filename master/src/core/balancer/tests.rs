@@ -1,4 +1,4 @@
-//! Tables of nodes and who is chosen.
+//! Tables of nodes and the resulting choice.
 
 mod need;
 
@@ -18,7 +18,7 @@ use crate::core::{
     test_cluster::{hello, presence},
 };
 
-/// The tables count in Mbit/s, a thousandth of it.
+/// The tables use Mbit/s, a thousandth of this.
 const CAPACITY: u64 = 1_000_000_000;
 
 struct Nodes {
@@ -33,8 +33,7 @@ struct Nodes {
     ranked: Vec<Candidate>,
 }
 
-/// Warm nodes of 1 Gbit/s in zones `a`, `b`, `a`, `b`…, that have promised so many Mbit/s, and on whose link others
-/// take so many.
+/// Warm nodes of 1 Gbit/s in zones `a`, `b`, `a`, `b`…, each with this committed rate and background traffic in Mbit/s.
 fn nodes(loads: &[(u64, u64)]) -> Nodes {
     let mut nodes = Nodes {
         now: Now { instant: Instant::now(), unix_ms: 0 },
@@ -83,7 +82,7 @@ impl Nodes {
         self.ledger.reserve(self.now, SessionId(session), NodeId(node), None, rate * 1_000_000, Purpose::Play);
     }
 
-    /// Looks at all nodes but those that are still growing.
+    /// Assesses all nodes; the copies of those in `growing` are incomplete.
     fn rank(&mut self, criteria: &SeatCriteria<'_>, growing: &[u32]) -> HolderCounts {
         let holders: Vec<(NodeId, bool)> = self.roster.nodes().map(|(id, _)| (id, !growing.contains(&id.0))).collect();
         let Self { now, roster, ledger, rng, rule, zones, common, ranked, .. } = self;
@@ -104,8 +103,8 @@ impl Nodes {
 }
 
 #[test]
-fn what_is_promised_and_what_others_take_both_count() {
-    // Free: 400, 300, 100.
+fn reservations_and_background_traffic_both_count() {
+    // Free bit/s in Mbit/s: 400, 300, 100.
     let mut nodes = nodes(&[(600, 0), (100, 600), (100, 800)]);
     assert_eq!(nodes.order(&need(100)), [1, 0, 2], "the steady traffic of others is safer than many sessions");
     assert_eq!(nodes.order(&need(101)), [1, 0]);
@@ -116,7 +115,7 @@ fn what_is_promised_and_what_others_take_both_count() {
 }
 
 #[test]
-fn among_equals_the_lot_falls_on_both() {
+fn equal_nodes_are_chosen_equally_often() {
     let mut nodes = nodes(&[(100, 0), (100, 0), (200, 0)]);
     let mut firsts: HashMap<u32, u32> = HashMap::new();
     for _ in 0..200 {
@@ -163,7 +162,7 @@ fn a_node_for_more_of_the_titles_is_taken_when_it_is_not_nearly_full() {
 
 #[test]
 fn the_rules_differ() {
-    // A small node nearly empty, and a large one with more room that is fuller.
+    // A small, nearly empty node, and a large one that is fuller but has more free bit/s.
     let order = |rule, rate| {
         let mut nodes = nodes(&[(200, 0)]);
         nodes.attach(1, |hello| hello.capacity = Bitrate(10 * CAPACITY));
@@ -173,7 +172,7 @@ fn the_rules_differ() {
     };
     assert_eq!(order(RankRule::Headroom, 1), [1, 0], "1200 are more than 800");
     assert_eq!(order(RankRule::Margin, 1), [0, 1], "the small one is more deviations from full");
-    // As full, the same request takes a larger part of the small one.
+    // At equal load, the request takes a larger share of the small node.
     let order = |rule| {
         let mut nodes = nodes(&[(500, 0)]);
         nodes.attach(1, |hello| hello.capacity = Bitrate(10 * CAPACITY));
@@ -187,7 +186,7 @@ fn the_rules_differ() {
 }
 
 #[test]
-fn who_may_not_be_chosen() {
+fn unavailable_nodes_are_not_chosen() {
     let mut nodes = nodes(&[(0, 0); 4]);
     nodes.now = nodes.now.after(LEASE);
     nodes.attach(4, |_| {});

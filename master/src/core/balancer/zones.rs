@@ -1,17 +1,15 @@
-//! What it costs to serve a client from another zone, weighed against how near a node is to full. Knows labels, not
-//! nodes.
+//! Price of serving a client from another zone, in the same unit as the cost of load. Knows zone labels, not nodes.
 
 use crate::core::fixed;
 
-/// The unit of costs: the cost of a node that is exactly full.
+/// Unit of cost: the cost of a node that is exactly full.
 pub(super) const UNIT: i64 = 1 << 32;
 
-/// What leaving the client's zone costs when the operator names no price: 0.02, so that a node of another zone is
-/// chosen when the near one is within 2.8 standard deviations of full. More than that wins no further local share, and
-/// less begins to.
+/// Price of leaving the client's zone if the operator sets none: 0.02. A remote node is chosen when the local one is
+/// within 2.8 standard deviations of full. A higher price yields no more local traffic, a lower one less.
 pub(super) const REMOTE: i64 = UNIT / 50;
 
-/// The price of one link between two zones.
+/// Price of the link between two zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneLink {
     /// The client's zone.
@@ -22,19 +20,19 @@ pub struct ZoneLink {
     pub price: u32,
 }
 
-/// The prices of all links.
+/// Prices of all links between zones.
 #[derive(Clone, Debug, Default)]
 pub struct Zones {
     links: Vec<ZoneLink>,
 }
 
 impl Zones {
-    /// With these prices, in both directions unless the other one is named too; others cost 20 thousandths.
+    /// Each price holds in both directions unless the opposite direction has its own. Other links cost 20 thousandths.
     pub fn new(links: Vec<ZoneLink>) -> Self {
         Self { links }
     }
 
-    /// What it costs to serve a client of `from` in `to`: nothing at home, or when a zone is not known.
+    /// Price of serving a client of `from` in `to`; 0 within a zone or if either zone is unknown.
     pub(super) fn price(&self, from: &str, to: &str) -> i64 {
         if from.is_empty() || to.is_empty() || from == to {
             return 0;
@@ -45,8 +43,8 @@ impl Zones {
     }
 }
 
-/// The cost of a node that would be `margin` thousandths of a deviation from full, and whose link has this price: the
-/// chance that it overflows, about, and a little for each deviation, so that among empty nodes the emptiest wins.
+/// Cost of a node at `margin` thousandths of a deviation from full behind a link of this price: roughly the probability
+/// of overload, less a little per deviation so that the emptiest of several idle nodes wins.
 pub(super) fn cost(margin: i64, price: i64) -> i64 {
     let margin = margin.clamp(0, 1_000_000);
     // exp(-z²/2), z in thousandths: z² / 2 in millionths.
@@ -56,7 +54,7 @@ pub(super) fn cost(margin: i64, price: i64) -> i64 {
 
 /// exp(-x) of [`UNIT`], x in millionths.
 fn exp_minus(millionths: u64) -> u64 {
-    // Beyond this, nothing is left.
+    // Larger exponents round to 0.
     let millionths = millionths.min(32_000_000);
     fixed::exp_neg((millionths << 32) / 1_000_000)
 }

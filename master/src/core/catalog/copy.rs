@@ -1,15 +1,15 @@
-//! One copy as the catalog stores it, packed for memory.
+//! Copies: the packed form that the catalog stores, and the view that others read.
 
 use usher_proto::{ContentId, model::Origin};
 
 use crate::core::NodeId;
 
-/// What makes copies of one title the same thing.
+/// What identifies the content of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContentIdentity {
-    /// The same content. Goes before `Sized`.
+    /// Content id. Sorts before `Sized`.
     Hashed(ContentId),
-    /// Not hashed yet, the same size: taken for the same until hashed.
+    /// Size in bytes, for a copy that is not hashed yet: equal sizes count as equal contents.
     Sized(u64),
 }
 
@@ -22,13 +22,13 @@ pub struct CopyView {
     pub volume: u16,
     /// Unix milliseconds.
     pub modified_ms: i64,
-    /// How it came there.
+    /// How the copy got there.
     pub origin: Origin,
 }
 
-/// One file on one volume of one node. 80 bytes.
+/// One file on one volume of one node, packed into 80 bytes.
 pub(super) struct StoredCopy {
-    /// Zeros unless `HASHED`.
+    /// Zero unless `HASHED` is set.
     pub(super) content: [u8; 32],
     pub(super) size: u64,
     pub(super) modified_ms: i64,
@@ -38,10 +38,10 @@ pub(super) struct StoredCopy {
     pub(super) node: u32,
     pub(super) generation: u32,
     pub(super) title: u32,
-    /// The title's next copy, or the next free slot.
+    /// Next copy of the title, or next free slot.
     pub(super) next: u32,
     pub(super) volume: u16,
-    /// Index of the media type, and the flags in the four top bits.
+    /// Index of the media type; flags in the top four bits.
     pub(super) media: u16,
 }
 

@@ -1,4 +1,4 @@
-//! Reading the catalog: by name, by content, by prefix; and which content a name means when there are several.
+//! Queries: by name, by content, by prefix, and which content a name means when it has several.
 
 use std::{cmp::Reverse, ops::Bound};
 
@@ -9,28 +9,28 @@ use super::{
     copy::{ContentIdentity, CopyView, MEDIA, STREAMABLE, StoredCopy},
 };
 
-/// One content of one title, for as long as the title is there.
+/// One content of one title. Stays valid while the title exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentKey {
     /// The title.
     pub id: TitleId,
-    /// Which content.
+    /// Its content.
     pub identity: ContentIdentity,
 }
 
-/// One content under one title; good until the catalog changes.
+/// One content of one title. Valid until the catalog changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TitleVersion {
     pub(super) title: u32,
-    /// Its newest copy, whose facts are given.
+    /// Its newest copy, the source of its metadata.
     pub(super) newest: u32,
-    /// Which content.
+    /// Its content.
     pub identity: ContentIdentity,
-    /// More than one hashed content has this title.
+    /// Whether the title has more than one hashed content.
     pub conflict: bool,
 }
 
-/// What is known of a content under a title.
+/// Metadata of a content under a title.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TitleMetadata<'a> {
     /// The name.
@@ -39,20 +39,20 @@ pub struct TitleMetadata<'a> {
     pub content: Option<ContentId>,
     /// Bytes.
     pub size: u64,
-    /// Mean rate; 0 when the container does not say.
+    /// Mean rate; 0 if the container does not state it.
     pub bitrate: Bitrate,
     /// Milliseconds; 0 when unknown.
     pub duration_ms: u64,
     /// For example `video/mp4`.
     pub media_type: &'a str,
-    /// Whether it plays before it is whole.
+    /// Whether it plays before it is complete.
     pub streamable: bool,
 }
 
-/// Names of one content that are looked at: a placeholder may stand under a hundred thousand.
+/// Names examined per content: a placeholder file may have a hundred thousand names.
 const MAX_NAMES: usize = 64;
 
-/// One content in the count of which is the majority.
+/// Votes of nodes for one content of a title.
 struct VersionVotes {
     identity: ContentIdentity,
     newest: u32,
@@ -62,13 +62,13 @@ struct VersionVotes {
 }
 
 impl Catalog {
-    /// The content that a request by name gets: that of most attached nodes, then the newest, then the lowest
-    /// content id. What is not hashed is chosen only when nothing is hashed.
+    /// Returns the content for a request by name: that of most attached nodes, then the newest, then the lowest content
+    /// id. An unhashed content is chosen only if none is hashed.
     pub fn by_title(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Option<TitleVersion> {
         self.first(self.number(title)?, attached)
     }
 
-    /// The titles with a content, at most 64, in no particular order, appended to `found`.
+    /// Appends the titles of a content to `found`: at most 64, in no particular order.
     pub fn by_content(&self, content: &ContentId, found: &mut Vec<TitleVersion>) {
         let from = super::index_key(content, 0);
         for line in self.contents.range(from..=from | u64::from(u32::MAX)).take(MAX_NAMES) {
@@ -86,13 +86,13 @@ impl Catalog {
         }
     }
 
-    /// Every content of a title, the one that a request by name gets first.
+    /// Returns every content of a title, the default one first.
     pub fn versions(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Vec<TitleVersion> {
         let Some(title) = self.number(title) else { return Vec::new() };
         self.version_votes(title, attached)
     }
 
-    /// Titles that start with `prefix` and come after `after`, in the order of their bytes.
+    /// Titles that start with `prefix` and follow `after`, in byte order.
     pub fn list<'a>(
         &'a self,
         prefix: &'a str,
@@ -109,8 +109,8 @@ impl Catalog {
             .filter_map(move |(_, &title)| self.first(title, attached))
     }
 
-    /// Visits the content by name of at most `limit` titles from a place on (0 is the beginning); tells the place to go
-    /// on from, none at the end. Looks at as many places as it may visit.
+    /// Visits the default content of up to `limit` titles from a position on (0 is the beginning). Returns the next
+    /// position, or `None` at the end. Examines at most `limit` slots.
     pub fn walk(&self, place: usize, limit: usize, mut visit: impl FnMut(ContentKey)) -> Option<usize> {
         let end = place.saturating_add(limit).min(self.entries.len());
         for entry in place..end {
@@ -122,7 +122,7 @@ impl Catalog {
         (end < self.entries.len()).then_some(end)
     }
 
-    /// The nodes that hold it, each once, in the order of their numbers.
+    /// The nodes that hold it, each once, in ascending order.
     pub fn holders(&self, found: &TitleVersion) -> impl Iterator<Item = NodeId> {
         let mut last = None;
         self.copies(found).filter_map(move |copy| (last.replace(copy.node) != Some(copy.node)).then_some(copy.node))
@@ -134,7 +134,7 @@ impl Catalog {
         self.live(found.title).filter(move |(_, copy)| copy.identity() == identity).map(|(_, copy)| copy.view())
     }
 
-    /// What it is, for longer than until the catalog changes.
+    /// Returns its key, which outlives catalog changes.
     pub fn key(&self, found: &TitleVersion) -> ContentKey {
         ContentKey {
             id: TitleId { entry: found.title, born: self.entries[found.title].born },
@@ -142,13 +142,13 @@ impl Catalog {
         }
     }
 
-    /// A content of a title by name, while a copy of it is there.
+    /// Finds a content of a title by name, while a copy of it exists.
     pub fn under(&self, title: &str, identity: ContentIdentity) -> Option<TitleVersion> {
         let entry = self.number(title)?;
         self.found(TitleId { entry, born: self.entries[entry].born }, identity)
     }
 
-    /// A content of a title by number, while a copy of it is there.
+    /// Finds a content of a title by number, while a copy of it exists.
     pub fn found(&self, id: TitleId, identity: ContentIdentity) -> Option<TitleVersion> {
         self.entries.slot(id.entry).filter(|entry| entry.born == id.born && entry.name.is_some())?;
         let mut copies = self.live(id.entry).filter(|(_, copy)| copy.identity() == identity);
@@ -157,14 +157,14 @@ impl Catalog {
         Some(TitleVersion { title: id.entry, newest, identity, conflict: self.conflict(id.entry) })
     }
 
-    /// The copies of a work, by node and volume; none once its title is gone.
+    /// The copies of a content, by node and volume; none once its title is gone.
     pub fn copies_of_key(&self, key: ContentKey) -> impl Iterator<Item = CopyView> {
         let entry = self.entries.slot(key.id.entry).filter(|entry| entry.born == key.id.born && entry.name.is_some());
         let copies = entry.into_iter().flat_map(move |_| self.live(key.id.entry));
         copies.filter(move |(_, copy)| copy.identity() == key.identity).map(|(_, copy)| copy.view())
     }
 
-    /// What is known of it.
+    /// Returns its metadata.
     pub fn facts(&self, found: &TitleVersion) -> Option<TitleMetadata<'_>> {
         let copy = self.copies.slot(found.newest)?;
         Some(TitleMetadata {
@@ -178,7 +178,7 @@ impl Catalog {
         })
     }
 
-    /// Nearly every title has one content: that is seen in one pass without a table.
+    /// Nearly every title has one content; one pass without a table finds that.
     fn first(&self, title: u32, attached: impl Fn(NodeId) -> bool) -> Option<TitleVersion> {
         let mut copies = self.live(title);
         let mut newest = copies.next()?;
@@ -205,7 +205,7 @@ impl Catalog {
             if copy.modified_ms > votes.modified_ms {
                 (votes.newest, votes.modified_ms) = (at, copy.modified_ms);
             }
-            // Copies come by node, so that one look back tells a second volume from a second node.
+            // Copies are ordered by node, so comparing with the previous one detects a second volume of a node.
             if votes.last.replace(node) != Some(node) && attached(node) {
                 votes.holders += 1;
             }
@@ -223,7 +223,7 @@ impl Catalog {
     }
 }
 
-/// The newer of two; the first when they are as old.
+/// The newer of two copies; the first if they are equally old.
 fn newer<'a>(a: (u32, &'a StoredCopy), b: (u32, &'a StoredCopy)) -> (u32, &'a StoredCopy) {
     if b.1.modified_ms > a.1.modified_ms { b } else { a }
 }

@@ -1,11 +1,11 @@
-//! Media types by number: a library of a hundred thousand titles has five of them. Refuses to grow without end.
+//! Media types by number, bounded: a library of a hundred thousand titles has about five.
 
 use std::collections::HashMap;
 
-/// Most types that are kept; a node that sends more invents them.
+/// Limit of distinct types. A node that sends more is misbehaving.
 const MAX_TYPES: usize = 4095;
 
-/// What is said of a type past the limit.
+/// Name of every type beyond the limit.
 const OTHER: &str = "application/octet-stream";
 
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub(super) struct MediaTypes {
 }
 
 impl MediaTypes {
-    /// The type's number, below 2^12; that of a type that does not exist once there are too many.
+    /// Number of a type, below 2^12; an unassigned number once the table is full.
     pub(super) fn number(&mut self, name: &str) -> u16 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
@@ -28,7 +28,7 @@ impl MediaTypes {
         next.min(MAX_TYPES as u16)
     }
 
-    /// The type with this number.
+    /// Name of a type by number.
     pub(super) fn name(&self, number: u16) -> &str {
         self.names.get(usize::from(number)).map_or(OTHER, |name| name)
     }

@@ -1,5 +1,5 @@
-//! The numbers of names, by hash: a request looks at one place where a tree of a hundred thousand names has it look at
-//! seventeen, each a step through memory. Five to ten bytes a name, since the name itself is elsewhere.
+//! Hash index from names to numbers. A look-up visits one place, where a tree of a hundred thousand names visits
+//! seventeen. Costs five to ten bytes per name, since names are stored elsewhere.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 #[derive(Default)]
 pub(super) struct NameIndex {
     table: HashTable<u32>,
-    /// Seeded, so that nobody can choose names that collide.
+    /// Randomly seeded, so that nobody can choose colliding names.
     hasher: RandomState,
 }
 
@@ -17,7 +17,7 @@ impl NameIndex {
         self.table.find(self.hasher.hash_one(name), |number| is(*number)).copied()
     }
 
-    /// Adds a name that is not there; `name_of` tells the others when the table grows.
+    /// Adds a name that is not present; `name_of` returns the name of an existing number when the table grows.
     pub(super) fn insert<'a>(&mut self, name: &str, number: u32, name_of: impl Fn(u32) -> &'a str) {
         let hash = self.hasher.hash_one(name);
         self.table.insert_unique(hash, number, |other| self.hasher.hash_one(name_of(*other)));

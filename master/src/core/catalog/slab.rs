@@ -1,5 +1,5 @@
-//! A growing table with numbered, reusable slots. Owns how it grows: by an eighth, since doubling would leave a third
-//! of a large catalog's memory empty on average. Refuses to know what is in it.
+//! A growing table with numbered, reusable slots. Grows by an eighth, since doubling would leave a third of a large
+//! catalog's memory unused on average.
 
 use std::ops::{Index, IndexMut};
 
@@ -18,7 +18,7 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// Puts a value into a slot and tells its number. The caller has asked [`Self::is_nearly_full`].
+    /// Stores a value and returns its slot number. Callers check [`Self::is_nearly_full`] first.
     pub(super) fn push(&mut self, value: T) -> u32 {
         if let Some(at) = self.free.pop() {
             self[at] = value;
@@ -31,22 +31,22 @@ impl<T> Slab<T> {
         u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
     }
 
-    /// Gives a slot back; what is in it stays until it is used again.
+    /// Frees a slot; its value stays until the slot is reused.
     pub(super) fn free(&mut self, at: u32) {
         self.free.push(at);
     }
 
-    /// Slots, free ones too.
+    /// Number of slots, free ones included.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether `more` values may not fit under 32-bit numbers.
+    /// Whether `more` values might exceed 32-bit slot numbers.
     pub(super) fn is_nearly_full(&self, more: usize) -> bool {
         self.slots.len().saturating_add(more) >= NONE as usize
     }
 
-    /// A slot's value, `None` past the end; so that a list ends at `NONE`.
+    /// The value of a slot; `None` past the end, so a list ends at `NONE`.
     pub(super) fn slot(&self, at: u32) -> Option<&T> {
         self.slots.get(at as usize)
     }

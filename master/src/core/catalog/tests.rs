@@ -1,4 +1,4 @@
-//! The catalog against what it should be: tables, and a naive model under random pages.
+//! The catalog against tables, and against a naive model under random pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ fn copy(title: &str, volume: u16, content: Option<u8>, modified_ms: i64) -> Cata
     CatalogCopy {
         title: Title::parse(title).expect("a title"),
         volume,
-        // Content ids that begin alike, so that the index must look at the rest.
+        // Content ids with equal prefixes, so that the index must compare the rest.
         content: content.map(|byte| {
             let mut id = [0; 32];
             id[31] = byte;
@@ -84,7 +84,7 @@ fn a_whole_catalog_replaces_the_one_before_only_when_complete() {
     let begin = CatalogPage { restart: true, copies: vec![copy("C", 0, Some(3), 0)], ..CatalogPage::default() };
     catalog.page(node, &begin).expect("taken");
     assert_eq!([holders(&catalog, "A"), holders(&catalog, "C")], [[0], [0]]);
-    // A change in between is not lost, and the node begins again before it was complete.
+    // A change in between is kept, and the node restarts before it was complete.
     catalog.page(node, &begin).expect("taken");
     assert_eq!(catalog.copies_of(node), 3);
     let end = CatalogPage { complete: true, copies: vec![copy("B", 0, Some(2), 0)], ..CatalogPage::default() };
@@ -100,7 +100,7 @@ fn a_whole_catalog_replaces_the_one_before_only_when_complete() {
 
 #[test]
 fn a_name_with_several_contents_means_the_newest_majority() {
-    /// What, copies as (node, volume, content, modified), the winner, and whether it is a conflict.
+    /// Name, copies as (node, volume, content, modified), the winner, and whether there is a conflict.
     type Row = (&'static str, &'static [(u32, u16, Option<u8>, i64)], Option<u8>, bool);
     let table: &[Row] = &[
         ("one content", &[(0, 0, Some(1), 0), (1, 0, Some(1), 9)], Some(1), false),
@@ -145,7 +145,7 @@ fn media_types_do_not_grow_for_ever() {
     }
 }
 
-/// What happens to a node's catalog.
+/// One operation on a node's catalog.
 #[derive(Clone, Debug)]
 enum Step {
     Set(u32, u8, u16, Option<u8>, i64),
@@ -168,7 +168,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Copies by title, node and volume, each with the generation it was named in.
+/// Copies by title, node and volume, each with its generation.
 #[derive(Default)]
 struct Model {
     copies: BTreeMap<(String, u32, u16), (CatalogCopy, u32)>,
@@ -196,7 +196,7 @@ impl Model {
         }
     }
 
-    /// Nodes by content of a title; attached are those below 3.
+    /// Nodes by content of a title; nodes below 3 are attached.
     fn by_title(&self, title: &str) -> Option<(ContentIdentity, BTreeSet<u32>, bool)> {
         let mine = self.copies.iter().filter(|((name, ..), _)| name == title);
         let mut versions: BTreeMap<ContentIdentity, (BTreeSet<u32>, i64)> = BTreeMap::new();
@@ -278,7 +278,7 @@ proptest! {
                 prop_assert_eq!(catalog.copies_of(NodeId(node)) as usize, truth);
             }
         }
-        // Nothing is left of what is gone.
+        // Nothing remains after removal.
         for node in (0..4).map(NodeId) {
             catalog.forget(node);
         }

@@ -1,5 +1,5 @@
-//! Moves that nobody waits for: away from nodes that drain, towards nodes that have just joined, and those that the
-//! operator ordered. Owns when they are made, how many at a time, and what is tried again.
+//! Moves that no request waits for: off draining nodes, to nodes that have just joined, and those that the operator
+//! ordered. Owns their timing, pace and retries.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -17,57 +17,56 @@ use crate::core::{
     roster::{NodeHealth, NodeState},
 };
 
-/// Between two looks at the moves that are due: many small steps disturb less than few large ones.
+/// Interval between batches of moves: many small batches disturb less than few large ones.
 const STEP: Duration = Duration::from_millis(250);
 
-/// How long a session is left alone whose move its node refused.
+/// Time before a session is tried again after its node refused the move.
 const REST: Duration = Duration::from_secs(2);
 
-/// Moves that the operator ordered, made at a time: 16 a second.
+/// Operator-ordered moves per batch: 16 a second.
 const ORDERED: usize = 4;
 
-/// Moves a second towards nodes that have joined.
+/// Moves per second to nodes that have joined.
 const JOINED: usize = 4;
 
-/// How long a node that has joined is given sessions of others: a minute in which it may be given but little, and two
-/// in which they come.
+/// Time during which a joined node receives sessions: one minute of warm-up and two minutes of moves.
 const WELCOME: Duration = Duration::from_secs(180);
 
-/// How long the same node is given none when it joins again: one that comes and goes must not send viewers about.
+/// Time before the same node receives sessions again when it rejoins: a flapping node must not disturb viewers.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// See the module.
+/// State of background moves.
 #[derive(Default)]
 pub(super) struct BackgroundMoves {
-    /// By node that drains.
+    /// Draining nodes.
     drains: HashMap<NodeId, DrainPace>,
-    /// Sessions whose move was refused since the last step.
+    /// Sessions whose move was refused since the last batch.
     refused: Vec<SessionId>,
-    /// Until when such are left alone.
+    /// Sessions left alone after a refusal, and until when.
     rests: HashMap<SessionId, Instant>,
-    /// When nodes joined.
+    /// Time at which nodes joined.
     joined: HashMap<NodeId, Instant>,
     giving: Givers,
-    /// What the operator ordered.
+    /// Moves ordered by the operator.
     ordered: VecDeque<SessionMove>,
     next: Option<Instant>,
 }
 
 impl BackgroundMoves {
-    /// A node's channel closed.
+    /// Handles the end of a node's channel.
     pub(super) fn left(&mut self, node: NodeId) {
         self.drains.remove(&node);
     }
 
-    /// A node refused to move a session.
+    /// Handles a node's refusal to move a session.
     pub(super) fn refused(&mut self, session: SessionId) {
-        // Only a drain tries again.
+        // Only drains retry.
         if !self.drains.is_empty() {
             self.refused.push(session);
         }
     }
 
-    /// When moves are due next.
+    /// Time of the next batch.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.next
     }
@@ -78,7 +77,7 @@ impl BackgroundMoves {
 }
 
 impl Cluster {
-    /// Takes note of whether a node drains, and of one that begins to serve.
+    /// Records whether a node drains, or has started to serve.
     pub(super) fn note_drain(&mut self, now: Now, node: NodeId) {
         let Some(known) = self.roster.node(node) else { return };
         let presence = &known.hello.presence;
@@ -93,7 +92,7 @@ impl Cluster {
             self.background.next.get_or_insert(now.instant + STEP);
         } else {
             let undrained = self.background.drains.remove(&node).is_some();
-            // One that attaches again was there all the time, perhaps with another master.
+            // A node that attaches again was present before, perhaps at another master.
             let started = known.attached_at == now && known.hello.attachment == 1;
             let quiet = self.background.joined.get(&node).is_some_and(|at| *at + QUIET > now.instant);
             if (undrained || started) && !quiet {
@@ -102,17 +101,17 @@ impl Cluster {
         }
     }
 
-    /// How long the sessions of a node that drains may run on; zero when it does not drain, or has ended them.
+    /// Time until a draining node ends its sessions; zero if it does not drain or has ended them.
     pub fn drain_left(&self, now: Now, node: NodeId) -> Duration {
         let said = self.roster.node(node).is_some_and(|node| !node.hello.presence.drain_left.is_zero());
         let left = self.background.drains.get(&node).filter(|_| said).map(|drain| drain.left(now.instant));
         left.unwrap_or_default()
     }
 
-    /// What runs on a node that no other node could serve, with the number of sessions.
+    /// Contents in use on a node that no other node could serve, with their session counts.
     pub fn only_held_by(&mut self, now: Now, node: NodeId) -> Vec<(Option<ContentKey>, usize)> {
         let mut only = self.search(now, |search| search.only_at(node));
-        // Feeds go on at any other node, and the sessions of which nobody knows the title are theirs too.
+        // Feeds continue at any other node; their sessions are among those without a known title.
         let feeds = self.feeds.sessions().filter(|(session, used)| {
             self.feeds.get(&used.title).is_some()
                 && self.ledger.session(*session).is_some_and(|known| known.node == node)
@@ -127,23 +126,23 @@ impl Cluster {
         only
     }
 
-    /// The moves after which load is spread evenly again: at most `most`. They are found and not made.
+    /// Finds up to `most` moves that level the load. Starts none of them.
     pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<SessionMove> {
         let mut steps = Vec::new();
         self.search(now, |search| moves::spread(search, most, |_| true, &mut Givers::new(), rng, &mut steps));
         steps
     }
 
-    /// Makes moves, a few at a time, as long as they make sense.
+    /// Schedules moves; each is skipped if it no longer makes sense when its turn comes.
     pub fn order_moves(&mut self, now: Now, steps: &[SessionMove]) {
-        // What was ordered before is planned anew with this.
+        // Earlier orders are already part of this plan.
         self.background.ordered = steps.iter().copied().collect();
         if !steps.is_empty() {
             self.background.next.get_or_insert(now.instant + STEP);
         }
     }
 
-    /// Makes the moves that are due.
+    /// Starts the moves that are due.
     pub(super) fn make_background_moves(&mut self, now: Now, rng: &mut impl Rng) {
         if self.background.next.is_none_or(|next| next > now.instant) {
             return;
@@ -197,7 +196,7 @@ impl Cluster {
         });
         self.background.rests = rests;
         drain.made(made);
-        // Once, and again when it was over.
+        // Reported once, and again after it was resolved.
         if stuck > 0 && drain.stuck == 0 {
             self.events.push(ClusterEvent::Stuck(node, stuck));
         }
@@ -206,7 +205,7 @@ impl Cluster {
         }
     }
 
-    /// Moves sessions towards the nodes that have joined, once a second.
+    /// Moves sessions to the nodes that have joined, once a second.
     pub(super) fn fill_joined_nodes(&mut self, now: Now, rng: &mut impl Rng) {
         self.background.joined.retain(|_, at| *at + QUIET > now.instant);
         let fresh = |at: &Instant| *at + WELCOME > now.instant;

@@ -1,5 +1,5 @@
-//! Replication's view of the cluster, and how its orders become the cluster's: what the planner asks of catalog and
-//! roster, when it plans, and how copies went.
+//! Connects the replication planner to the cluster: what it reads of catalog and roster, when it runs, and how its
+//! orders and their results are passed on.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use crate::core::{
     roster::NodeHealth,
 };
 
-/// Between two plans when a title was refused: often enough that a flash waits a fraction of a second for its first
-/// copy, and seldom enough that a cluster which is simply full does not plan all the time.
+/// Interval between plans after a refusal: short enough for a flash crowd's first copy, and long enough that a full
+/// cluster does not plan continuously.
 const HURRY: Duration = Duration::from_millis(250);
 
-/// The catalog as replication sees it.
+/// The catalog as the planner reads it.
 struct CatalogTitles<'a>(&'a Catalog);
 
 impl TitleSource for CatalogTitles<'_> {
@@ -43,7 +43,7 @@ impl TitleSource for CatalogTitles<'_> {
 }
 
 impl Cluster {
-    /// A copy that was ordered is whole, or will not be.
+    /// Handles the result of an ordered copy.
     pub fn handle_copy_answer(&mut self, now: Now, key: ContentKey, to: NodeId, done: bool) {
         let Some(planner) = &mut self.planner else { return };
         if done {
@@ -53,13 +53,13 @@ impl Cluster {
         }
     }
 
-    /// The work of an order, in words that others know: its title, content and size.
+    /// Metadata of a content: title, content id and size.
     pub fn described(&self, key: ContentKey) -> Option<crate::core::catalog::TitleMetadata<'_>> {
         let found = self.catalog.found(key.id, key.identity)?;
         self.catalog.facts(&found)
     }
 
-    /// When the next plan is due, if one is wanted before the next round.
+    /// Time of the next plan, if one is due before the next round.
     pub(super) fn urgent_plan(&self) -> Option<Instant> {
         let wanted = self.planner.as_ref().is_some_and(Planner::is_urgent);
         if wanted { self.planned.map(|planned| planned + HURRY) } else { None }

@@ -1,4 +1,4 @@
-//! The decision: look up, choose, reserve. Owns the order of these, and the words that explain it.
+//! Decides requests: look up the title, choose a node, reserve the rate. Owns the order of these steps.
 
 use rand::{Rng, RngExt as _};
 use usher_proto::{
@@ -22,7 +22,7 @@ use super::{
 /// A fetch reserves at most one part in this many of its largest node.
 const FETCH_SHARE: u64 = 4;
 
-/// Kept between decisions so that none allocates beyond its answer.
+/// Buffers reused between decisions, so that a decision allocates only its answer.
 #[derive(Default)]
 pub(super) struct Scratch {
     found: Vec<TitleVersion>,
@@ -33,11 +33,11 @@ pub(super) struct Scratch {
     steps: Vec<SessionMove>,
 }
 
-/// What a request comes to, before anything is reserved.
+/// Outcome of a request before anything is reserved.
 pub(super) struct Choice {
     pub(super) rate: Bitrate,
     pub(super) count: HolderCounts,
-    /// The place of the chosen one among the ranked holders, or why there is none.
+    /// Index of the chosen holder in `ranked` and the rule that found it, or why there is none.
     pub(super) seat: Result<(usize, Selection), NoChoice>,
 }
 
@@ -53,8 +53,8 @@ impl Cluster {
         self.decide(now, session, ask, None, rng)
     }
 
-    /// Decides several requests, one after the other, so that each sees what those before it reserved. A node that
-    /// could serve more of them is preferred when it has nearly the greatest headroom anyway.
+    /// Decides several requests in order, each seeing the reservations of those before it. A node that could serve more
+    /// of them is preferred if its headroom is close to the best.
     pub fn resolve_many(
         &mut self,
         now: Now,
@@ -78,7 +78,7 @@ impl Cluster {
         let decide = |(session, ask): &(SessionId, SeatRequest<'_>)| {
             let decision = self.decide(now, *session, ask, Some(&coverage), rng);
             if let Ok(decision) = &decision {
-                // Among nodes that could serve equally many, the one that serves already.
+                // Among nodes that could serve equally many, prefer one already chosen.
                 coverage.add(decision.first);
             }
             decision
@@ -86,14 +86,14 @@ impl Cluster {
         asks.iter().map(decide).collect()
     }
 
-    /// Why a decision fell as it did; `None` once the node is forgotten.
+    /// Explains a decision; `None` once the node is forgotten.
     pub fn reason<'a>(&'a self, decision: &'a Decision) -> Option<DecisionReason<'a>> {
         let node = self.roster.node(decision.first)?;
         let relay = decision.relay.and_then(|relay| self.roster.node(relay)).map(|node| node.name().as_str());
         Some(DecisionReason { decision, node: node.name().as_str(), capacity: node.hello.capacity, relay })
     }
 
-    /// What would be decided; nothing is reserved, asked or moved.
+    /// Returns the decision that would be made now; reserves, probes and moves nothing.
     pub fn explain(&mut self, now: Now, ask: &SeatRequest<'_>, rng: &mut impl Rng) -> Result<DecisionRecord, Refused> {
         let choice = match ask.feed() {
             Some(title) => self.evaluate_feed(now, title, ask, rng)?,
@@ -134,7 +134,7 @@ impl Cluster {
         let Scratch { found, holders, ranked, .. } = &self.scratch;
         let name_of = |node| holders.iter().find(|(holder, _)| *holder == node).map(|(_, at)| *at);
         let title_at = name_of(best.node).unwrap_or(0);
-        // An alternate under another name would be another title to the client.
+        // A holder under another name would be another title to the client.
         let others = ranked.iter().filter(|other| other.verdict == Verdict::Fit && other.node != best.node);
         let mut others = others.map(|other| other.node).filter(|node| name_of(*node) == Some(title_at));
         let alternates = std::array::from_fn(|_| others.next());
@@ -165,7 +165,8 @@ impl Cluster {
         Ok(decision)
     }
 
-    /// Looks the title up and its holders over; leaves these, ranked, and the moves that make room in the scratch.
+    /// Looks up the title and assesses its holders. Leaves the ranked holders and the moves that free capacity in
+    /// `scratch`.
     fn evaluate(
         &mut self,
         now: Now,
@@ -208,7 +209,7 @@ impl Cluster {
         Ok(Choice { rate, count, seat })
     }
 
-    /// The seat among ranked holders: the best that fits, or what can be done when none does.
+    /// Chooses among ranked holders: the best usable one, or the best fallback.
     fn seat(
         &mut self,
         now: Now,
@@ -249,8 +250,8 @@ impl Cluster {
         Err(count.refuse(Bitrate(criteria.rate)))
     }
 
-    /// Whether a holder's copy can serve the request: one that is not whole, and arrives fast enough, serves who
-    /// begins at its beginning, and not who wants all of it at once.
+    /// Whether a holder's copy can serve the request. An incomplete copy that arrives fast enough serves playback from
+    /// the beginning only.
     fn serves(&self, node: NodeId, found: Option<&TitleVersion>, ask: &SeatRequest<'_>) -> bool {
         let Some(found) = found else { return false };
         let from_its_beginning = ask.range.start == 0 && ask.purpose == Purpose::Play;
@@ -290,7 +291,7 @@ impl Cluster {
         }
     }
 
-    /// Keeps the sizes of the sessions that are placed: a thousand of them are remembered.
+    /// Updates the moving averages of session sizes; about a thousand sessions count.
     fn record_session_size(&mut self, rate: Bitrate) {
         let kbit = (rate.0 / 1000).clamp(1, 1 << 24);
         let (square, mean) = &mut self.sizes;
@@ -300,7 +301,7 @@ impl Cluster {
         self.common.grain = (*square / (*mean).max(1)).max(1) * 1000;
     }
 
-    /// Fills the scratch with what a request means and who holds it, each node once.
+    /// Fills `scratch` with the contents of a request and their holders, each node once.
     fn look_up(&mut self, what: &What) {
         let Scratch { found, holders, .. } = &mut self.scratch;
         found.clear();
@@ -321,8 +322,8 @@ impl Cluster {
         }
     }
 
-    /// What to reserve. A viewer gets the title's own rate at least, whatever it asks for: it will take that much. A
-    /// fetch gives way, so it holds a place in proportion to its nodes and is never too fast for all of them.
+    /// Rate to reserve. A viewer gets at least the title's own rate, since it will use that much. A fetch yields to
+    /// viewers, so it reserves in proportion to its nodes and is never too fast for all of them.
     fn rate(&self, now: Now, ask: &SeatRequest<'_>, found: &TitleVersion) -> Bitrate {
         let own = self.catalog.facts(found).map(|facts| facts.bitrate).filter(|rate| rate.0 > 0);
         let own = own.unwrap_or(DEFAULT_RATE).0;

@@ -1,6 +1,6 @@
-//! Decisions about feeds: which node a viewer watches at, where a publisher sends, and from whom a node gets what it does
-//! not have. A node that carries the feed already costs its viewer's rate; another one costs the relay leg too, which is
-//! booked at the upstream, and is half as dear as leaving the client's zone: others there will share it.
+//! Decisions about feeds: where a viewer watches, where a publisher sends, and from which node a relay reads. A node
+//! that carries the feed costs the viewer's rate. Any other node also costs the relay leg, which is reserved at the
+//! upstream; the leg is priced at half of leaving the client's zone, since later viewers share it.
 
 use rand::{Rng, RngExt as _};
 use usher_proto::{
@@ -25,30 +25,30 @@ use super::{
     request::{Decision, Refused, SeatRequest},
 };
 
-/// Seats that a publisher is told of.
+/// Seats offered to a publisher.
 const SEATS: usize = 3;
 
-/// When a node that found no upstream asks again.
+/// Retry delay of a node that found no upstream.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// Sessions of feeds that leave a draining node at a time, four times a second.
+/// Feed sessions moved off a draining node per batch, four batches a second.
 const LEAVE: usize = 12;
 
-/// Where a publisher may send.
+/// Seats for a publisher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngestSeats {
     /// Best first; at least one.
     pub nodes: Vec<NodeId>,
-    /// Why, for people.
+    /// Explanation for people.
     pub reason: String,
 }
 
-/// Why a publisher may not send.
+/// Why a publisher gets no seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishRefused {
-    /// Another publisher sends the title, to this node.
+    /// Another publisher sends the title to this node.
     Taken(NodeName),
-    /// No node can take it in.
+    /// No node can ingest it.
     NoChoice(NoChoice),
 }
 
@@ -67,13 +67,13 @@ impl From<&PublishRefused> for Fault {
     }
 }
 
-/// The upstream that a node's word names.
+/// The upstream named in a node's feed state.
 fn named(roster: &Roster) -> impl Fn(&model::FeedState) -> Option<NodeId> {
     |state| state.upstream.as_ref().and_then(|name| roster.id(name))
 }
 
 impl Cluster {
-    /// A node tells of its feeds.
+    /// Handles a node's list of feeds.
     pub fn handle_feeds(&mut self, now: Now, attachment: AttachmentId, told: model::Feeds) {
         if !self.roster.is_current(attachment) {
             return;
@@ -87,13 +87,13 @@ impl Cluster {
         &self.feeds
     }
 
-    /// The rate to reserve for a feed: a viewer takes what is made, whatever it asks for.
+    /// Rate to reserve for a feed: a viewer receives the published rate, whatever it requests.
     fn feed_rate(feed: &Feed, asked: Option<Bitrate>) -> Bitrate {
         let own = feed.rate().unwrap_or(DEFAULT_RATE);
         Bitrate(asked.map_or(own.0, |asked| asked.0.max(own.0)))
     }
 
-    /// Looks over the nodes for a viewer of a feed; leaves them, ranked, in the scratch.
+    /// Assesses the nodes for a viewer of a feed; leaves them, ranked, in `scratch`.
     pub(super) fn evaluate_feed(
         &mut self,
         now: Now,
@@ -111,9 +111,9 @@ impl Cluster {
             feed.carriers().map(|(node, _)| node).filter(|node| self.roster.attached(*node)).collect();
         let attached = self.roster.nodes().filter(|(_, node)| node.attached()).map(|(node, _)| node);
         let all: Vec<NodeId> = attached.collect();
-        // Twice as much is there of it as elsewhere.
+        // Nodes that carry the feed count twice, others once.
         here.iter().chain(&all).for_each(|node| carried.add(*node));
-        // Those that carry it are looked at whatever their number.
+        // Carriers are always examined, whatever their number.
         let from = if all.len() > LOOKED_AT { rng.random_range(0..all.len()) } else { 0 };
         let others = all.iter().cycle().skip(from).take(all.len()).filter(|node| !here.contains(node));
         let looked: Vec<NodeId> = here.iter().chain(others).copied().take(LOOKED_AT.max(here.len())).collect();
@@ -164,7 +164,7 @@ impl Cluster {
         let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
         let Choice { rate, count, seat } = choice;
         let decided = seat.map_err(no).and_then(|(at, how)| {
-            // Where the best one cannot get the feed from anywhere, the next one may.
+            // If the best node has no upstream, the next one may.
             let fit = ranked.iter().enumerate().filter(|(other, one)| *other == at || one.verdict == Verdict::Fit);
             let mut able = fit.map(|(_, one)| one).filter_map(|one| {
                 let feed = self.feeds.get(title)?;
@@ -204,8 +204,8 @@ impl Cluster {
         Ok(decision)
     }
 
-    /// Upstreams of a feed for a node, best first: with room for it, and none of them below that node. `None` when there
-    /// is none.
+    /// Upstreams of a feed for a node, best first: with headroom, and not downstream of that node. `None` if there is
+    /// none.
     fn upstreams(
         &self,
         now: Now,
@@ -221,20 +221,19 @@ impl Cluster {
         let zone = self.roster.node(to).map_or("", |node| node.hello.zone.as_str());
         let criteria = SeatCriteria { full: &[], rate: rate.0, exclude, zone, needs: NOTHING, coverage: None };
         let mut ranked = Vec::new();
-        // Nearer to the publisher first, among equals.
+        // Among equals, nearer to the publisher first.
         let holders = found.into_iter().map(|(node, _)| (node, true));
         balancer::rank(&self.view(now), &criteria, holders, rng, &mut ranked);
         let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
         let able: Vec<NodeId> = able.map(|one| one.node).collect();
         let best = *able.first()?;
-        // The other one that it may turn to by itself is where all of it begins: of two nodes that turned to each other
-        // neither would have anything.
+        // The fallback is the ingest node: two nodes that each fell back to the other would both receive nothing.
         let ingest = self.feeds.get(title)?.ingest().map(|(node, _)| node);
         let ingest = ingest.filter(|node| *node != best && able.contains(node));
         Some(std::iter::once(best).chain(ingest).collect())
     }
 
-    /// Tells a node from whom to get a feed; the leg is booked at the first of them.
+    /// Orders a node to relay a feed; the leg is reserved at the first upstream.
     fn order_relay(
         &mut self,
         now: Now,
@@ -255,7 +254,7 @@ impl Cluster {
         self.orders.push(Order::Relay { node: to, title: title.clone(), rate: rate.0, upstreams: legs });
     }
 
-    /// A node has viewers of a feed, and no upstream.
+    /// Handles a node that has viewers of a feed and no upstream.
     pub fn handle_relay_wanted(
         &mut self,
         now: Now,
@@ -269,20 +268,19 @@ impl Cluster {
         let (node, title) = (attachment.node, &wanted.title);
         for failed in &wanted.failed {
             if matches!(failed.code, Code::Timeout | Code::Network) {
-                // A node's word counts like a client's: its number tells it from others.
+                // A node's hint counts like a client's; its number serves as the client's.
                 self.handle_hint(now, &failed.node, u64::MAX - u64::from(node.0));
             }
         }
         let Some(feed) = self.feeds.get(title) else {
             let code = if self.is_gathering(now.instant) { Code::Unavailable } else { Code::NotFound };
-            let text =
-                if code == Code::NotFound { "the feed is not on the air" } else { "nodes are still coming back" };
+            let text = if code == Code::NotFound { "the feed is not live" } else { "nodes are still reattaching" };
             self.orders.push(Order::NoRelay { node, title: title.clone(), why: Fault::new(code, text).after(AGAIN) });
             return;
         };
         let rate = Self::feed_rate(feed, None);
         let exclude: Vec<NodeId> = wanted.failed.iter().filter_map(|failed| self.roster.id(&failed.node)).collect();
-        // Those that failed may be back; better them than none.
+        // A failed upstream may have recovered and is better than none, unless it sent wrong data.
         let lied = |node: &NodeId| {
             let name = self.roster.node(*node).map(|node| node.name());
             wanted.failed.iter().any(|failed| Some(&failed.node) == name && failed.code == Code::VerificationFailed)
@@ -294,7 +292,8 @@ impl Cluster {
         match upstreams {
             Some(upstreams) => self.order_relay(now, &title.clone(), node, rate, &upstreams, rng),
             None => {
-                let why = Fault::new(Code::Unavailable, "no node has the feed, and room to hand it on").after(AGAIN);
+                let why =
+                    Fault::new(Code::Unavailable, "no node carries the feed and has capacity to relay it").after(AGAIN);
                 self.orders.push(Order::NoRelay { node, title: title.clone(), why });
             }
         }
@@ -303,7 +302,7 @@ impl Cluster {
     /// Decides where a publisher sends its feed.
     ///
     /// # Errors
-    /// Another one sends it, or no node can take it.
+    /// Another publisher sends the feed, or no node can ingest it.
     pub fn publish(&mut self, now: Now, publish: &Publish, rng: &mut impl Rng) -> Result<IngestSeats, PublishRefused> {
         let Publish { title, publisher, rate, zone, exclude, take_over, record, .. } = publish;
         let present = self.feeds.get(title).and_then(|feed| {
@@ -328,7 +327,7 @@ impl Cluster {
         let count: HolderCounts = balancer::rank(&self.view(now), &criteria, attached.into_iter(), rng, &mut ranked);
         let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
         let mut nodes: Vec<NodeId> = able.map(|one| one.node).collect();
-        // Where the feed is, it goes on without a gap.
+        // The feed continues without a gap at its current node.
         if let Some(at) = present.and_then(|(node, ..)| nodes.iter().position(|one| *one == node)) {
             nodes[..=at].rotate_right(1);
         }
@@ -342,7 +341,7 @@ impl Cluster {
         Ok(IngestSeats { nodes, reason })
     }
 
-    /// Sends sessions of feeds away from a node that drains; those that get a feed from it first. Tells how many.
+    /// Moves feed sessions off a draining node, relay legs first. Returns the number moved.
     pub(super) fn move_feed_sessions(
         &mut self,
         now: Now,
@@ -354,7 +353,7 @@ impl Cluster {
         let sessions = self.feeds.sessions().filter(|(session, _)| there(*session) && !rests(*session));
         let mut sessions: Vec<(SessionId, FeedSession)> =
             sessions.map(|(session, used)| (session, used.clone())).collect();
-        // Legs first: what they feed does not notice then.
+        // Relay legs first: their viewers then notice nothing.
         sessions.sort_by_key(|(session, used)| (used.to.is_none(), *session));
         let mut left = 0;
         for (session, used) in sessions.into_iter().take(LEAVE) {
@@ -377,7 +376,7 @@ impl Cluster {
         left
     }
 
-    /// Another node for a viewer, which is told where to get the feed if it does not have it.
+    /// Finds another node for a viewer, and orders the relay if that node does not carry the feed.
     fn seat_for_viewer(
         &mut self,
         now: Now,

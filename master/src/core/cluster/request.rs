@@ -1,4 +1,4 @@
-//! A request to the core, and what is decided of it: the decision or the refusal, and the words that explain them.
+//! A request to the core, and its decision or refusal with their explanations.
 
 use std::fmt;
 
@@ -16,33 +16,33 @@ use crate::core::{
     journal::Selection,
 };
 
-/// A request as the core sees it.
+/// A request for a seat.
 #[derive(Clone, Copy, Debug)]
 pub struct SeatRequest<'a> {
-    /// Which title.
+    /// Requested title or content.
     pub what: &'a What,
-    /// What it is wanted for.
+    /// Play or fetch.
     pub purpose: Purpose,
-    /// Which bytes of it.
+    /// Byte range.
     pub range: Range,
-    /// The rate to reserve, if not the title's own.
+    /// Rate to reserve, if not the title's own.
     pub rate: Option<Bitrate>,
     /// Nodes that must not be chosen.
     pub exclude: &'a [NodeName],
-    /// The client's zone, empty if unknown.
+    /// The client's zone; empty if unknown.
     pub zone: &'a str,
-    /// What the node must be able to do.
+    /// Features that the node must have.
     pub needs: &'a Requirements,
     /// Names the request in the journal; 0 for none.
     pub tag: u64,
-    /// Seats that did not serve; those that were full may be chosen again once room is made.
+    /// Seats that failed. Full ones may be chosen again after a move frees capacity.
     pub failed: &'a [Failed],
-    /// Nodes that have been silent for a while may be chosen before they answered a probe.
+    /// Whether silent nodes may be chosen before they answer a probe.
     pub unsure: bool,
 }
 
 impl<'a> SeatRequest<'a> {
-    /// The feed that is wanted, if it is one.
+    /// The requested feed, if it is one.
     pub(super) fn feed(&self) -> Option<&'a Title> {
         match self.what {
             What::Title(title) if title.is_live() => Some(title),
@@ -69,7 +69,7 @@ impl<'a> From<&'a Resolve> for SeatRequest<'a> {
     }
 }
 
-/// What was decided. The first seat's rate is reserved under the session's id.
+/// A decision. The first seat's rate is reserved under the session's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The session.
@@ -84,24 +84,24 @@ pub struct Decision {
     pub rate: Bitrate,
     /// The chosen node.
     pub first: NodeId,
-    /// Others that could serve, best first.
+    /// Other usable nodes, best first.
     pub alternates: [Option<NodeId>; ALTERNATES],
-    /// Bit/s that the first had free before this request.
+    /// Free bit/s of the first seat before this request.
     pub room: u64,
-    /// Which rule found it.
+    /// The rule that found the seat.
     pub how: Selection,
-    /// The node may promise a tenth more than its capacity for it: what fills it is others' traffic, which changes.
+    /// Whether the node may exceed its capacity by a tenth for it, since only transient background traffic fills it.
     pub burst: bool,
-    /// Where the holders stand.
+    /// Number of holders by verdict.
     pub count: HolderCounts,
-    /// The node that the chosen one gets a feed from, if it does not carry it yet.
+    /// The upstream of the chosen node, if that does not carry the feed yet.
     pub relay: Option<NodeId>,
 }
 
 /// Why there is no decision.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
-    /// Nothing could be chosen.
+    /// No node could be chosen.
     #[error("`{what}`: {why}")]
     NoChoice {
         /// The title or content.
@@ -109,14 +109,14 @@ pub enum Refused {
         /// Why.
         why: NoChoice,
     },
-    /// The range is not in the title.
+    /// The range is outside the title.
     #[error("the range begins at byte {start}, and `{what}` has {size}")]
     Range {
         /// The title or content.
         what: What,
-        /// First byte asked for.
+        /// First requested byte.
         start: u64,
-        /// Bytes of the title.
+        /// Size of the title in bytes.
         size: u64,
     },
 }
@@ -131,12 +131,12 @@ impl From<&Refused> for Fault {
     }
 }
 
-/// Why the first seat was chosen, for people.
+/// Explanation of the choice of the first seat.
 pub struct DecisionReason<'a> {
     pub(super) decision: &'a Decision,
     pub(super) node: &'a str,
     pub(super) capacity: Bitrate,
-    /// Where it gets a feed from that it does not carry yet.
+    /// Upstream of a node that does not carry the feed yet.
     pub(super) relay: Option<&'a str>,
 }
 
@@ -145,16 +145,16 @@ impl fmt::Display for DecisionReason<'_> {
         let Self { decision, node, capacity, relay } = self;
         let free = Bitrate(decision.room);
         if let Some(relay) = relay {
-            write!(f, "the feed comes there from {relay}; ")?;
+            write!(f, "the feed is relayed from {relay}; ")?;
         }
         match decision.how {
             Selection::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
             Selection::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
-            Selection::Panic => write!(f, "all holders are in doubt, most room on {node}; ")?,
+            Selection::Panic => write!(f, "no holder is healthy, most headroom on {node}; ")?,
             Selection::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
             Selection::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
-            Selection::Cold => write!(f, "every holder is full, and {node} gives of its reserve; ")?,
-            Selection::Burst => write!(f, "{node} is full only by a short burst of other traffic; ")?,
+            Selection::Cold => write!(f, "every holder is full, and {node} uses its reserve; ")?,
+            Selection::Burst => write!(f, "{node} is full only by a short burst of background traffic; ")?,
         }
         write!(f, "{} of {} holders could serve", decision.count.fit, decision.count.holders)?;
         match decision.count.unfit() {

@@ -1,4 +1,4 @@
-//! What the operator, or a simulation, may set of the core; and what the core wants carried out.
+//! Settings of the core, and the orders that it emits.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use crate::core::{
     roster::REPORT_INTERVAL,
 };
 
-/// What may be set.
+/// Settings of the core.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What is better among the nodes that may be chosen.
+    /// How candidates are compared.
     pub rule: RankRule,
-    /// What it costs to leave a zone.
+    /// Prices of leaving a zone.
     pub zones: Zones,
-    /// Masters that decide at once.
+    /// Number of masters that decide concurrently.
     pub masters: u64,
-    /// Sessions are moved to make room, and away from nodes that have too much.
+    /// Sessions are moved to free capacity, and off overloaded nodes.
     pub moves: bool,
-    /// Sessions are moved to nodes that have just joined, when the others are much fuller.
+    /// Sessions are moved to nodes that have just joined if the others are much fuller.
     pub rebalance: bool,
-    /// A node that is full only by a short burst of others' traffic may be chosen.
+    /// A node filled only by a short burst of background traffic may be chosen.
     pub bursts: bool,
     /// How often nodes report.
     pub report_interval: Duration,
-    /// Titles are copied when they are in demand, or have too few copies.
+    /// Titles in demand, or with too few copies, are copied.
     pub replication: bool,
-    /// How many copies titles should have.
+    /// Wanted number of copies per title.
     pub copies: Policy,
-    /// How long copies may be missing before they are made anew.
+    /// Time that copies may be missing before they are replaced.
     pub grace: Duration,
 }
 
@@ -56,60 +56,60 @@ impl Default for Settings {
     }
 }
 
-/// What is to be carried out.
+/// An order to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Get a feed from one of these nodes, the best first, each under a session of this id.
+    /// Relay a feed from one of these nodes, best first, each under its session id.
     Relay {
-        /// Where to.
+        /// The relaying node.
         node: NodeId,
-        /// Which.
+        /// The feed.
         title: Title,
-        /// Bit/s, reserved at the first of them.
+        /// Bit/s, reserved at the first upstream.
         rate: u64,
-        /// Where from.
+        /// Upstreams and session ids.
         upstreams: Vec<(NodeId, SessionId)>,
     },
-    /// There is nobody to get a feed from.
+    /// No upstream is available.
     NoRelay {
-        /// Who wants it.
+        /// The node that asked.
         node: NodeId,
-        /// Which.
+        /// The feed.
         title: Title,
         /// Why.
         why: Fault,
     },
-    /// End a publisher's session: another one was sent elsewhere.
+    /// End a publisher's session, since a newer publisher was placed elsewhere.
     EndPublisher(RivalPublisher),
-    /// Ask a node for a sign of life.
+    /// Probe a silent node.
     Probe(NodeId),
-    /// Send a session to another node.
+    /// Move a session to another node.
     Move(SessionMove),
     /// Copy a title from one node to another.
     Replicate {
-        /// What.
+        /// The content.
         key: ContentKey,
-        /// A node that has it whole.
+        /// A node with a complete copy.
         from: NodeId,
-        /// A node that has none of it.
+        /// A node without a copy.
         to: NodeId,
-        /// Bit/s, at most.
+        /// Upper limit, bit/s.
         rate: u64,
-        /// For people.
+        /// Reason, for the log.
         why: CopyReason,
     },
-    /// Remove a copy that was ordered once.
+    /// Remove a copy that was made by order.
     Evict {
-        /// What.
+        /// The content.
         key: ContentKey,
-        /// Where.
+        /// The node.
         node: NodeId,
     },
-    /// Hash a copy anew, of which a client got wrong bytes.
+    /// Hash a copy again because a client received wrong bytes.
     Recheck {
-        /// What.
+        /// The content.
         key: ContentKey,
-        /// Where.
+        /// The node.
         node: NodeId,
     },
 }

@@ -1,4 +1,4 @@
-//! The journey of a decision, with reports, expiries and the loss of nodes.
+//! Decisions together with reports, expiry and the loss of nodes.
 
 mod fencing;
 mod health;
@@ -103,13 +103,13 @@ fn a_reservation_becomes_a_session_or_ends() {
     test.seconds(1);
     assert_eq!(test.level(0), 0);
 
-    // A new process of the node honours none of the old one's tickets.
+    // A new process of the node does not honour the old one's tickets.
     test.resolve("A", |_| {}).expect("chosen");
     restart(&mut test, 0);
     assert_eq!((test.level(0), test.cluster.ledger().len()), (0, 0));
 }
 
-/// The node's channel breaks and a new process of it attaches, with its catalog yet to tell.
+/// The node's channel breaks and a new process attaches, without a catalog yet.
 fn restart(test: &mut TestCluster, node: usize) {
     let attachment = test.attachments[node];
     test.cluster.handle_detach(test.now, attachment);
@@ -119,7 +119,7 @@ fn restart(test: &mut TestCluster, node: usize) {
 }
 
 #[test]
-fn a_full_node_says_what_it_can_promise_and_is_believed() {
+fn a_refusal_of_a_full_node_limits_it() {
     let mut test = TestCluster::figure_4();
     let session = test.resolve("A", |_| {}).expect("chosen").session;
     let limit = Some(Bitrate(300 * MBIT));
@@ -128,8 +128,8 @@ fn a_full_node_says_what_it_can_promise_and_is_believed() {
 }
 
 #[test]
-fn a_viewer_holds_its_titles_rate_and_a_fetch_what_it_can() {
-    // Titles of 8 Mbit/s on a node of 4 and one of 100 Mbit/s.
+fn viewers_reserve_the_titles_rate_and_fetches_a_share() {
+    // Titles of 8 Mbit/s on nodes of 4 and 100 Mbit/s.
     let mut test = TestCluster::new(&[4 * MBIT, 100 * MBIT]);
     test.titles(0, &["A"]);
     test.titles(1, &["C"]);
@@ -146,7 +146,7 @@ fn a_viewer_holds_its_titles_rate_and_a_fetch_what_it_can() {
 }
 
 #[test]
-fn of_many_holders_some_are_looked_at_and_each_as_often() {
+fn a_random_subset_of_many_holders_is_examined() {
     let mut test = TestCluster::new(&[1000 * MBIT; 100]);
     for node in 0..100 {
         test.titles(node, &["A"]);
@@ -195,7 +195,7 @@ fn a_whole_list_replaces_what_was_known() {
     let known = |session| ledger.session(session).is_some();
     assert!(known(sessions[0]) && known(new) && known(promised) && ledger.len() == 3);
     assert_eq!(test.level(0), 3 * RATE);
-    // A word of an attachment that is replaced changes nothing.
+    // A message of a replaced attachment changes nothing.
     let old = test.attachments[0];
     restart(&mut test, 0);
     let late = test.cluster.handle_sessions(test.now, old, Sessions { committed: Bitrate(7), ..Sessions::default() });
@@ -203,7 +203,7 @@ fn a_whole_list_replaces_what_was_known() {
 }
 
 #[test]
-fn refusals_say_which() {
+fn refusals_name_their_reason() {
     let mut test = TestCluster::figure_4();
     let names: Vec<NodeName> = ["node-1", "node-2", "node-3"].iter().map(|n| NodeName::parse(n).expect("ok")).collect();
     assert_eq!(why(test.resolve("B", |ask| ask.exclude = names)), NoChoice::Excluded(3));
@@ -231,7 +231,7 @@ fn refusals_say_which() {
 }
 
 #[test]
-fn the_reason_tells_what_was_seen() {
+fn the_reason_names_the_choice() {
     let mut test = TestCluster::figure_4();
     test.send_sessions(1, |sessions| sessions.committed = Bitrate(8 * MBIT));
     test.send_sessions(2, |sessions| sessions.committed = Bitrate(500 * MBIT));
@@ -296,7 +296,7 @@ fn the_deadline_says_when_there_is_work() {
         test.wait(Duration::from_secs(1));
         assert_eq!(test.cluster.next_timeout(), Some(start + Duration::from_secs(second) + ROUND));
     }
-    // What is promised expires on time even between rounds.
+    // Reservations expire on time, also between rounds.
     test.report_all();
     test.now = test.now.after(Duration::from_millis(500));
     test.resolve("A", |_| {}).expect("room");
@@ -311,7 +311,7 @@ fn the_deadline_says_when_there_is_work() {
 }
 
 #[test]
-fn what_would_be_decided_changes_nothing() {
+fn explaining_changes_nothing() {
     let mut test = TestCluster::figure_4();
     let play = play("B");
     let ask = SeatRequest { tag: 9, ..SeatRequest::from(&play) };
@@ -324,7 +324,7 @@ fn what_would_be_decided_changes_nothing() {
 }
 
 #[test]
-fn a_title_that_nodes_may_yet_tell_of_is_not_said_to_be_nowhere() {
+fn a_title_is_not_reported_missing_while_catalogs_are_incomplete() {
     let mut test = TestCluster::new(&[]);
     let at = |test: &mut TestCluster, seconds| {
         test.now.instant += Duration::from_secs(seconds);
@@ -332,7 +332,7 @@ fn a_title_that_nodes_may_yet_tell_of_is_not_said_to_be_nowhere() {
     };
     test.cluster.handle_start(test.now.instant);
     assert_eq!(at(&mut test, 0), NoChoice::Gathering, "nobody has come yet");
-    // One that was attached to the master before comes back; others may.
+    // A node of the previous master returns; others may follow.
     let hello = |number, attachment| Hello { attachment, ..hello(number, 1000 * MBIT) };
     let back = test.cluster.handle_attach(test.now, hello(1, 2)).expect("attached");
     assert_eq!(at(&mut test, 1), NoChoice::Gathering, "its catalog is on its way");
@@ -343,7 +343,7 @@ fn a_title_that_nodes_may_yet_tell_of_is_not_said_to_be_nowhere() {
     whole(&mut test, back);
     assert_eq!(at(&mut test, 3), NoChoice::Gathering, "a sign that the master is not the first");
     assert_eq!(at(&mut test, 1), NoChoice::NotFound);
-    // Whenever a node comes, until it has told all, or takes too long.
+    // The same for any node that attaches, until its catalog is complete or overdue.
     let new = test.cluster.handle_attach(test.now, hello(2, 1)).expect("attached");
     assert_eq!(at(&mut test, 1), NoChoice::Gathering);
     whole(&mut test, new);

@@ -1,5 +1,5 @@
-//! What nodes and clients tell the core: catalogs, reports, sessions, presence, answers and hints. Owns what each of these
-//! means for catalog, roster and ledger together.
+//! Inputs from nodes and clients: catalogs, reports, sessions, presence, answers and hints. Owns their effect on
+//! catalog, roster and ledger together.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::core::{
 };
 
 impl Cluster {
-    /// Takes a page of a node's catalog; `None` when the attachment is replaced.
+    /// Handles a page of a node's catalog; `None` if the attachment was replaced.
     pub fn handle_page(
         &mut self,
         attachment: AttachmentId,
@@ -29,7 +29,7 @@ impl Cluster {
         self.catalog.page(attachment.node, page).map(Some)
     }
 
-    /// Takes a report: the lease is renewed, and the books are brought up to date.
+    /// Handles a report: renews the lease and updates the load estimate.
     pub fn handle_report(&mut self, now: Now, attachment: AttachmentId, report: Report) -> Result<(), Ignored> {
         let state = self.roster.handle_report(now, attachment, report)?;
         if self.settings.moves && self.is_overloaded(now, attachment.node) {
@@ -39,7 +39,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes what a node tells of its sessions: promises become sessions that run, or end.
+    /// Handles session updates of a node: reservations become running sessions, and sessions end.
     pub fn handle_sessions(&mut self, now: Now, attachment: AttachmentId, sessions: Sessions) -> Result<(), Ignored> {
         if !self.roster.is_current(attachment) {
             return Err(Ignored::Superseded);
@@ -58,7 +58,7 @@ impl Cluster {
                 listed.insert(begun.session);
             }
         }
-        // After those that began: a short session does both between two messages.
+        // Applied after new sessions: a short one starts and ends within one message.
         let mut ended = 0_u64;
         for session in &sessions.ended {
             self.feeds.remove_session(*session);
@@ -81,13 +81,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// A node answered a probe.
+    /// Handles the answer to a probe.
     pub fn handle_probe_answer(&mut self, now: Now, attachment: AttachmentId) {
         let state = self.roster.handle_sign_of_life(now.instant, attachment);
         self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
     }
 
-    /// A client, told from others by a number, says that a node does not answer.
+    /// Handles a client's hint that a node does not answer. `client` distinguishes clients.
     pub fn handle_hint(&mut self, now: Now, node: &NodeName, client: u64) {
         let Some(id) = self.roster.id(node) else { return };
         if self.roster.handle_hint(now.instant, id, client) {
@@ -95,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// A client got wrong bytes of a title from a node, which is to look at what it has under that name.
+    /// Handles a client's report of wrong bytes: orders the node to recheck its copies of that content.
     pub fn handle_damaged_copy(&mut self, now: Now, node: &NodeName, what: &What) {
         let Some(node) = self.roster.id(node).filter(|node| self.roster.attached(*node)) else { return };
         let mut found = Vec::new();
@@ -103,7 +103,7 @@ impl Cluster {
             What::Title(title) => found = self.versions(title),
             What::Content(content) => self.catalog.by_content(content, &mut found),
         }
-        // What is not hashed yet was not verified by its name.
+        // An unhashed content cannot be verified, so the report does not apply to it.
         found.retain(|found| matches!(found.identity, ContentIdentity::Hashed(_)));
         found.retain(|found| self.catalog.holders(found).any(|holder| holder == node));
         for key in found.iter().map(|found| self.catalog.key(found)) {
@@ -113,7 +113,7 @@ impl Cluster {
         }
     }
 
-    /// A node told how the order to move a session went.
+    /// Handles a node's answer to a move order.
     pub fn handle_move_answer(&mut self, session: SessionId, done: bool) {
         if !done {
             self.ledger.cancel_move(session);
@@ -121,7 +121,7 @@ impl Cluster {
         }
     }
 
-    /// Takes a change of a node's presence.
+    /// Handles a change of a node's presence.
     pub fn handle_presence(&mut self, now: Now, attachment: AttachmentId, presence: Presence) {
         if !self.roster.is_current(attachment) {
             return;
@@ -131,7 +131,7 @@ impl Cluster {
         self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
     }
 
-    /// The content that a session has begun with, if the catalog knows it.
+    /// The content of a started session, if the catalog knows it.
     fn content_key(&self, begun: &Begun) -> Option<ContentKey> {
         let attached = |node| self.roster.attached(node);
         let found = match begun.content {

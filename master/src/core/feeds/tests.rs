@@ -1,4 +1,4 @@
-//! What nodes tell, in every order.
+//! Reports of nodes in every order.
 
 use proptest::prelude::*;
 use usher_proto::{NodeName, model::Medium};
@@ -39,7 +39,7 @@ fn on_air(feeds: &Feeds) -> bool {
 }
 
 #[test]
-fn a_feed_is_there_while_its_node_says_so() {
+fn a_feed_lives_while_its_node_reports_it() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
     assert!(feeds.handle_update(now, NodeId(1), vec![state(Some(1), None)]).is_empty());
     feeds.handle_update(now, NodeId(2), vec![state(None, Some(1))]);
@@ -55,14 +55,14 @@ fn a_feed_is_there_while_its_node_says_so() {
 }
 
 #[test]
-fn a_lost_node_is_waited_for() {
+fn a_lost_ingest_node_has_a_grace_period() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
     feeds.handle_update(now, NodeId(1), vec![state(Some(1), None)]);
     feeds.handle_update(now, NodeId(2), vec![state(None, Some(1))]);
     feeds.handle_detach(now, NodeId(1));
     feeds.handle_timeout(now + GRACE / 2, |_| true);
     assert!(on_air(&feeds));
-    // Its publisher comes to another node in time.
+    // Its publisher reconnects at another node in time.
     feeds.handle_update(now + GRACE / 2, NodeId(2), vec![state(Some(1), None)]);
     feeds.handle_timeout(now + GRACE * 2, |_| true);
     assert_eq!(feeds.get(&title("live/a")).and_then(Feed::ingest).map(|(node, _)| node), Some(NodeId(2)));
@@ -89,7 +89,7 @@ fn a_publisher_that_goes_from_node_to_node_is_no_rival_of_its_own() {
 }
 
 #[test]
-fn after_a_masters_start_relays_may_tell_first() {
+fn relays_may_report_before_the_ingest_node() {
     let (now, mut feeds) = (Instant::now(), Feeds::default());
     feeds.handle_update(now, NodeId(2), vec![state(None, Some(1))]);
     feeds.handle_timeout(now + GRACE / 2, |_| true);
@@ -152,7 +152,7 @@ fn sessions_are_known_while_the_ledger_has_them() {
 }
 
 proptest! {
-    /// Whatever nodes tell and are told, who follows upstreams comes to the node that takes the feed in, and in time.
+    /// Whatever nodes report and are ordered, following upstreams leads to the ingest node.
     #[test]
     fn no_order_makes_a_circle(
         steps in proptest::collection::vec((0..6_u32, 0..6_u32, 0..4_u8), 0..80),
@@ -161,7 +161,7 @@ proptest! {
         feeds.handle_update(now, NodeId(0), vec![state(Some(1), None)]);
         for (node, other, what) in steps {
             match what {
-                // It tells what it was told, or has nothing.
+                // It reports its ordered upstream, or nothing.
                 0 if node != 0 => {
                     let feed = feeds.get(&title("live/a")).expect("on the air");
                     let upstream = feed.upstream(NodeId(node), id);

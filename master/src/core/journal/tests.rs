@@ -1,4 +1,4 @@
-//! Decisions as people read them, word for word, and how many are kept.
+//! Explanations word for word, and the bounds of the journal.
 
 use usher_proto::{
     Bitrate,
@@ -12,7 +12,7 @@ use crate::core::{
     test_cluster::{MBIT, RATE, TestCluster, copy, play, presence},
 };
 
-/// What would be decided of a title, in words.
+/// Explanation of a hypothetical decision.
 fn explain(test: &mut TestCluster, title: &str) -> String {
     let play = play(title);
     let record = test.cluster.explain(test.now, &SeatRequest::from(&play), &mut test.rng).expect("known");
@@ -68,7 +68,7 @@ margin: standard deviations of the node's load between it and full, after this r
 ";
 
 #[test]
-fn refused_for_want_of_room() {
+fn refused_for_lack_of_capacity() {
     let mut test = TestCluster::with(Settings { moves: false, ..Settings::default() }, &[16 * MBIT, 100 * MBIT]);
     test.titles(0, &["A"]);
     test.titles(1, &["A"]);
@@ -79,7 +79,7 @@ fn refused_for_want_of_room() {
 
 const FULL: &str = "\
 A to play, 8 Mbit/s to reserve
-refused: its holders have no room for 8 Mbit/s more: 1 down, 1 full of 2; try again shortly
+refused: its holders have no capacity for another 8 Mbit/s: 1 down, 1 full of 2; try again shortly
 NODE    ZONE  VERDICT  AVAILABLE  LEVEL      MARGIN  NOTE
 node-1  z1    full     16 Mbit/s  16 Mbit/s  -
 node-2  z2    down     -          -          -
@@ -87,7 +87,7 @@ margin: standard deviations of the node's load between it and full, after this r
 ";
 
 #[test]
-fn every_holder_in_doubt() {
+fn every_holder_is_suspect() {
     let mut test = TestCluster::figure_4();
     test.wait(std::time::Duration::from_millis(3500));
     let node = test.cluster.roster().node(test.id(0)).expect("known");
@@ -97,13 +97,13 @@ fn every_holder_in_doubt() {
 
 const PANIC: &str = "\
 A to play, 8 Mbit/s to reserve
-node-1: every holder is in doubt, and this one has the most room
+node-1: no holder is healthy, and this one has the most headroom
 NODE    ZONE  VERDICT  AVAILABLE  LEVEL    MARGIN  NOTE
 node-1  z1    chosen   1 Gbit/s   0 bit/s  -
 margin: standard deviations of the node's load between it and full, after this request
 ";
 
-/// A copy that is not whole serves who begins at its beginning.
+/// An incomplete copy serves only requests from the beginning.
 #[test]
 fn a_copy_that_grows() {
     let mut test = TestCluster::new(&[100 * MBIT; 2]);
@@ -128,7 +128,7 @@ margin: standard deviations of the node's load between it and full, after this r
 ";
 
 #[test]
-fn what_lowers_a_node_is_noted() {
+fn reductions_are_noted() {
     let mut test = TestCluster::new(&[1000 * MBIT; 2]);
     test.titles(0, &["A"]);
     test.titles(1, &["A"]);
@@ -146,8 +146,8 @@ A to play, 8 Mbit/s to reserve
 node-2: the farthest from full
 NODE    ZONE  VERDICT    AVAILABLE   LEVEL    MARGIN  NOTE
 node-2  z2    chosen     1 Gbit/s    0 bit/s  24.8
-node-1  z1    alternate  550 Mbit/s  0 bit/s  18.2    delivers less than its capacity (-400 Mbit/s), other \
-    traffic is unsteady (-50 Mbit/s)
+node-1  z1    alternate  550 Mbit/s  0 bit/s  18.2    delivers less than its capacity (-400 Mbit/s), background \
+    traffic fluctuates (-50 Mbit/s)
 margin: standard deviations of the node's load between it and full, after this request
 ";
 
@@ -168,22 +168,22 @@ fn a_young_node_is_taken_at_need() {
 
 const COLD: &str = "\
 A to play, 8 Mbit/s to reserve
-node-2: every holder is full; this one gives of its reserve
+node-2: every holder is full; this one uses its reserve
 NODE    ZONE  VERDICT  AVAILABLE  LEVEL      MARGIN  NOTE
 node-2  z2    chosen   25 Mbit/s  24 Mbit/s  -       has just started (-75 Mbit/s)
 margin: standard deviations of the node's load between it and full, after this request
 ";
 
 #[test]
-fn what_is_not_there_is_not_explained() {
+fn a_missing_title_is_refused() {
     let mut test = TestCluster::figure_4();
     let play = play("I");
     let refused = test.cluster.explain(test.now, &SeatRequest::from(&play), &mut test.rng).expect_err("nobody has it");
-    assert_eq!(refused.to_string(), "`I`: no node holds it; `usher ls` lists what there is");
+    assert_eq!(refused.to_string(), "`I`: no node holds it; `usher ls` lists all titles");
 }
 
 #[test]
-fn only_so_many_are_kept_and_of_each_so_many_holders() {
+fn the_journal_is_bounded() {
     let mut test = TestCluster::new(&[100 * MBIT; 10]);
     for node in 0..10 {
         test.titles(node, &["A"]);

@@ -1,4 +1,4 @@
-//! A decision in words and columns, for people.
+//! Explanations of decisions as text.
 
 use std::fmt;
 
@@ -14,36 +14,36 @@ use crate::core::{
 pub struct Explanation<'a> {
     /// The decision.
     pub record: &'a DecisionRecord,
-    /// Knows the nodes' names and zones.
+    /// Source of names and zones.
     pub roster: &'a Roster,
 }
 
 impl Explanation<'_> {
-    /// The outcome in a sentence.
+    /// The outcome as a sentence.
     pub fn outcome(&self) -> String {
         let record = self.record;
         let how = match &record.outcome {
             Outcome::Refused(why) => return format!("refused: {why}"),
             Outcome::Chosen(how) => how,
         };
-        let Some(first) = record.looked[0] else { return "refused: nothing is known of it".to_owned() };
+        let Some(first) = record.looked[0] else { return "refused: no holder was recorded".to_owned() };
         let name = self.name(&first);
         match how {
             Selection::Best => format!("{name}: the farthest from full"),
             Selection::Only => format!("{name}: the only holder"),
-            Selection::Panic => format!("{name}: every holder is in doubt, and this one has the most room"),
+            Selection::Panic => format!("{name}: no holder is healthy, and this one has the most headroom"),
             Selection::Moved(steps) => {
                 let sessions = if *steps == 1 { "a session is".to_owned() } else { format!("{steps} sessions are") };
                 format!("{name}: every holder was full; {sessions} moved to make room")
             }
-            Selection::Cold => format!("{name}: every holder is full; this one gives of its reserve"),
-            Selection::Burst => format!("{name}: full only by a short burst of other traffic"),
+            Selection::Cold => format!("{name}: every holder is full; this one uses its reserve"),
+            Selection::Burst => format!("{name}: full only by a short burst of background traffic"),
         }
     }
 
-    /// The node's name, for a node that may be forgotten by now.
+    /// The node's name; a placeholder if it was forgotten.
     pub fn name(&self, candidate: &Candidate) -> &str {
-        self.roster.node(candidate.node).map_or("(a node that is gone)", |node| node.name().as_str())
+        self.roster.node(candidate.node).map_or("(forgotten node)", |node| node.name().as_str())
     }
 
     /// The node's zone; empty if none.
@@ -51,7 +51,7 @@ impl Explanation<'_> {
         self.roster.node(candidate.node).map_or("", |node| &node.hello.zone)
     }
 
-    /// What the decision made of a holder, in a word.
+    /// The decision's verdict on a holder, in a word.
     pub fn verdict(&self, at: usize, candidate: &Candidate) -> &'static str {
         let chosen = matches!(self.record.outcome, Outcome::Chosen(_));
         match candidate.verdict {
@@ -61,14 +61,14 @@ impl Explanation<'_> {
         }
     }
 
-    /// What lowers what a node may be given, in words; empty when nothing does.
+    /// The reductions of a node's available rate as text; empty if there are none.
     pub fn note(candidate: &Candidate) -> String {
         let available = candidate.available;
         let notes = [
             (available.shortfall, "delivers less than its capacity"),
             (available.warm_up, "has just started"),
-            (available.variance, "other traffic is unsteady"),
-            (available.copying, "copies are made"),
+            (available.variance, "background traffic fluctuates"),
+            (available.copying, "copies are read from it"),
         ];
         let notes = notes.iter().filter(|(rate, _)| *rate > 0);
         notes.map(|(rate, why)| format!("{why} (-{})", Bitrate(*rate))).collect::<Vec<_>>().join(", ")

@@ -1,5 +1,4 @@
-//! Sessions by id, by node and by work: one slot each, linked so that every change is a constant number of steps.
-//! Refuses to know what a promise is.
+//! Sessions by id, node and content: one slot each, linked so that every change takes constant time.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -19,67 +18,67 @@ pub(super) struct Slot {
     pub(super) state: SessionState,
     pub(super) moves: u8,
     pub(super) purpose: Purpose,
-    /// When the promise, or the order to move, is void.
+    /// Time at which the reservation or move expires.
     pub(super) expires: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
 struct LinkedSlot {
     slot: Slot,
-    /// Its work, and its neighbours in the list of that work's sessions on its node.
+    /// Index of its content, and its neighbours in the list of that content's sessions on its node.
     content: u32,
     previous: u32,
     next: u32,
 }
 
-/// The number of a work that has sessions; good until the ledger changes.
+/// Number of a content with sessions; valid until the ledger changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentRef(u32);
 
-/// The sessions of one work on one node.
+/// The sessions of one content on one node.
 struct SessionList {
     node: NodeId,
-    /// Where this work is in the list of the node's works.
+    /// Position of this content among the node's contents.
     at: u32,
-    /// The first of its sessions.
+    /// First session.
     head: u32,
 }
 
 struct ContentEntry {
-    /// `None` for the sessions of which nobody knows the title.
+    /// `None` for sessions of unknown titles.
     content: Option<ContentKey>,
     lists: Vec<SessionList>,
 }
 
-/// A work, and its sessions on one node.
+/// A content and its sessions on one node.
 pub struct NodeSessions<'a> {
-    /// The work; `None` when its title is not known.
+    /// The content; `None` if the title is unknown.
     pub content: Option<ContentKey>,
     table: &'a SessionTable,
     head: u32,
 }
 
 impl NodeSessions<'_> {
-    /// The session that takes the least of those that run, take at least `need` bit/s, were moved fewer than `moves`
-    /// times, and are `free`: its id and bit/s.
+    /// The smallest running session of at least `need` bit/s that was moved fewer than `moves` times and is `free`: its
+    /// id and bit/s.
     pub fn least(&self, need: u64, moves: u8, free: impl Fn(&SessionId) -> bool) -> Option<(SessionId, u64)> {
         let fit = self.movable(moves).filter(|(session, rate)| *rate >= need && free(session));
         fit.min_by_key(|(session, rate)| (*rate, *session))
     }
 
-    /// All that run and were moved fewer than `moves` times.
+    /// Running sessions that were moved fewer than `moves` times.
     pub fn movable(&self, moves: u8) -> impl Iterator<Item = (SessionId, u64)> {
         let fit = move |slot: &&Slot| slot.state == SessionState::Running && slot.moves < moves;
         self.slots().filter(fit).map(|slot| (slot.session, slot.rate))
     }
 
-    /// All that run and are not on their way elsewhere, however often they were moved.
+    /// Running sessions that are not being moved.
     pub fn running(&self) -> impl Iterator<Item = (SessionId, u64)> {
         let running = self.slots().filter(|slot| slot.state == SessionState::Running);
         running.map(|slot| (slot.session, slot.rate))
     }
 
-    /// How many run, on their way elsewhere or not.
+    /// Number of running sessions, moving ones included.
     pub fn taken(&self) -> usize {
         self.slots().filter(|slot| slot.state != SessionState::Reserved).count()
     }
@@ -119,7 +118,7 @@ impl SessionTable {
         self.contents[linked.content as usize].content
     }
 
-    /// Puts a session that is not there yet.
+    /// Inserts a session that is not present.
     pub(super) fn insert(&mut self, slot: Slot, content: Option<ContentKey>) {
         let linked = LinkedSlot { slot, content: self.known(content), previous: NONE, next: NONE };
         let at = match self.free.pop() {
@@ -185,7 +184,7 @@ impl SessionTable {
         }
         let at = match self.free_contents.pop() {
             Some(at) => {
-                // Its list is empty and keeps its room.
+                // Its list is empty and keeps its allocation.
                 self.contents[at as usize].content = content;
                 at
             }
@@ -242,7 +241,7 @@ impl SessionTable {
             lists[index].head = next;
             return;
         }
-        // It was the last: the node has no session of this work any more.
+        // Last one: the node has no more sessions of this content.
         let list = lists.swap_remove(index);
         let contents = &mut self.by_node[node.index()];
         contents.swap_remove(list.at as usize);
@@ -254,7 +253,7 @@ impl SessionTable {
     }
 }
 
-/// A table of four thousand million sessions would need more memory than machines have.
+/// 2^32 sessions would exceed a machine's memory.
 fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(NONE)
 }

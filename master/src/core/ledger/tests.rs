@@ -1,4 +1,4 @@
-//! The ledger against a naive model under random steps, and against a node whose words come late.
+//! The ledger against a naive model under random steps, and against a node with delayed updates.
 
 mod late;
 
@@ -16,7 +16,7 @@ use crate::core::{
 const NODES: u32 = 3;
 const SESSIONS: u128 = 6;
 
-/// Works to play: titles of a catalog, and `None` for a title that nobody knows.
+/// Contents of a catalog, and `None` for an unknown title.
 fn contents() -> Vec<Option<ContentKey>> {
     let mut catalog = Catalog::new();
     let copies = ["a", "b"].map(|title| copy(title, MBIT, usher_proto::model::Origin::Operator)).to_vec();
@@ -42,11 +42,11 @@ struct One {
     expires: Option<Instant>,
 }
 
-/// What the ledger should be, told in the plainest way.
+/// A naive model of the ledger.
 #[derive(Default)]
 struct Model {
     sessions: BTreeMap<u128, One>,
-    /// Ordered away, and not told of by the old node: node, rate, until.
+    /// Sessions ordered away and not reported as ended: node, rate, expiry.
     leaving: BTreeMap<u128, (u32, u64, Instant)>,
 }
 
@@ -251,14 +251,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn it_is_what_a_naive_one_is(steps in steps()) {
+    fn the_ledger_equals_the_model(steps in steps()) {
         let (mut now, contents) = (start(), contents());
         let (mut ledger, mut model) = (Ledger::default(), Model::default());
         for step in &steps {
             make(step, &mut now, &contents, &mut ledger, &mut model);
             compare(&ledger, &model)?;
         }
-        // Nothing leaks: after a while only what runs is left, and when that ends nothing is.
+        // Nothing leaks: in the end only running sessions remain, and then none.
         make(&Do::Wait(5000), &mut now, &contents, &mut ledger, &mut model);
         compare(&ledger, &model)?;
         prop_assert_eq!(ledger.next_timeout(), None);
@@ -274,7 +274,7 @@ proptest! {
 }
 
 #[test]
-fn who_is_told_to_have_begun_elsewhere_is_there() {
+fn a_session_that_started_elsewhere_moves_there() {
     let (now, mut ledger) = (start(), Ledger::default());
     ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
     ledger.handle_begun(NodeId(1), SessionId(1), None, 8, Purpose::Play);

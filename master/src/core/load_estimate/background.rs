@@ -1,20 +1,20 @@
-//! Traffic on a node's link that the master did not place: its last value, its mean and variance over a quarter of an
-//! hour, and how much it changes from report to report. Knows one node.
+//! Background traffic on a node's network link, which the master did not place: last value, mean and variance over 15
+//! minutes, and change between reports. Knows one node.
 
 use std::time::{Duration, Instant};
 
 use usher_proto::units;
 
-/// Over how long mean and variance are taken.
+/// Averaging time of mean and variance.
 const MEMORY_MS: u64 = 900_000;
 
-/// Changes are averaged with this weight, one in.
+/// Weight of one change in its moving average: one in 20.
 const CHANGES: u64 = 20;
 
-/// The time after which a node's own variance counts as much as that of all nodes.
+/// Observation time after which a node's own variance counts as much as that of all nodes.
 const TRUST: Duration = Duration::from_secs(300);
 
-/// Bits below the point of the mean.
+/// Fraction bits of the mean.
 const POINT: u32 = 10;
 
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct BackgroundTraffic {
     last: u64,
     /// Bit/s between reports.
     change: u64,
-    /// Millionths of the capacity, with [`POINT`] bits below.
+    /// Millionths of the capacity, with [`POINT`] fraction bits.
     mean: u64,
     /// Squared millionths.
     variance: u64,
@@ -69,8 +69,8 @@ impl BackgroundTraffic {
         self.seen.map(|_| self.variance)
     }
 
-    /// Standard deviation in millionths of the capacity: the node's own, the more the longer it is known, and that of
-    /// all nodes; a quarter of theirs at least, since a calm quarter of an hour proves little.
+    /// Standard deviation in millionths of the capacity: a mix of the node's own, weighted by its observation time, and
+    /// that of all nodes. At least half of the pooled deviation, since a quiet quarter of an hour proves little.
     pub(super) fn deviation(&self, pool: u64) -> u64 {
         let (own, all) = (self.watched.as_secs().min(MEMORY_MS / 1000), TRUST.as_secs());
         let mixed = (self.variance.saturating_mul(own) + pool.saturating_mul(all)) / (own + all);

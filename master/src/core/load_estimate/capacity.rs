@@ -1,22 +1,22 @@
-//! Doubt in a node that delivers less than it promised: what it is believed to be able to send, and when to try a
-//! little more. Each time that trying more is answered by delivering less, the next try waits twice as long: without
-//! that, probing and refusing recreate the very sink that they should avoid. Knows one node.
+//! Estimates the deliverable rate of a node that delivers less than its sessions request, and when to raise the
+//! estimate. After each raise that fails, the next one waits twice as long; otherwise probing and refusing would
+//! recreate the overload. Knows one node.
 
 use std::time::{Duration, Instant};
 
 use usher_proto::units;
 
-/// A node that delivers less than this of what its sessions want, in per cent, is in doubt: below it is no rounding.
+/// Delivered share of demand, in per cent, below which the node is short; the rest is rounding.
 const ENOUGH: u64 = 97;
 
-/// Demand below this part of the capacity proves nothing: one slow session would be half of it.
+/// Demand below one part in 20 of the capacity is ignored: one slow session would be half of it.
 const MIN_DEMAND: u64 = 20;
 
-/// The least and the longest wait before more is tried.
+/// Shortest and longest wait before a raise.
 const WAIT_RANGE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(128));
 
-/// Regained in a second, in thousandths of the capacity; twice that when what is believed is nearly all used, and so
-/// is tried at once.
+/// Thousandths of the capacity regained per second; twice that while the estimate is nearly used up, since the raise is
+/// then tested at once.
 const REGAIN: u64 = 5;
 
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct CapacityEstimator {
     capacity: u64,
     estimate: u64,
     wait: Duration,
-    /// No more is believed before then.
+    /// The estimate is not raised before this time.
     until: Instant,
     grown: Instant,
 }
@@ -38,7 +38,7 @@ impl CapacityEstimator {
         self.estimate
     }
 
-    /// What the sessions would have taken, what they got, and all that was sent, in bit/s.
+    /// Handles one report: bit/s requested by sessions, bit/s delivered to them, and all bit/s sent.
     pub(super) fn handle_report(&mut self, now: Instant, demand: u64, delivered: u64, used: u64) {
         let short = u128::from(delivered) * 100 < u128::from(demand) * u128::from(ENOUGH);
         if short && demand >= self.capacity / MIN_DEMAND {
@@ -48,14 +48,14 @@ impl CapacityEstimator {
         }
     }
 
-    /// The node showed that it cannot send more than this.
+    /// Lowers the estimate to `limit`: the node has shown that it cannot send more.
     pub(super) fn handle_limit(&mut self, now: Instant, limit: u64) {
         if now >= self.until {
             self.wait = (self.wait * 2).clamp(WAIT_RANGE.0, WAIT_RANGE.1);
         }
         self.until = now + self.wait;
         self.grown = now;
-        // A node that sends nothing at all is a matter for leases, not for this.
+        // A node that sends nothing is handled by its lease.
         self.estimate = self.estimate.min(limit.max(self.capacity / 100));
     }
 
@@ -66,7 +66,7 @@ impl CapacityEstimator {
             return;
         }
         if self.estimate >= self.capacity {
-            // As long as the longest wait without trouble: the past is past.
+            // After the longest wait without a shortfall, the backoff starts over.
             if now.saturating_duration_since(self.until) >= WAIT_RANGE.1 {
                 self.wait = Duration::ZERO;
             }

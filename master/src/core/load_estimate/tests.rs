@@ -1,4 +1,4 @@
-//! What is believed of one node, by tables of what it says and of random nonsense.
+//! Estimates of one node: tables of messages, and random ones.
 
 mod nonsense;
 
@@ -9,7 +9,7 @@ use super::*;
 const MBIT: u64 = 1_000_000;
 const CAPACITY: u64 = 1000 * MBIT;
 
-/// A node that has run for so long, and speaks by the clock.
+/// A node with this uptime and an accurate clock.
 struct Node {
     estimate: LoadEstimate,
     now: Instant,
@@ -30,7 +30,7 @@ impl Node {
         (self.now, self.uptime) = (self.now + time, self.uptime + time);
     }
 
-    /// Promised, and ended since the word before, in Mbit/s.
+    /// Committed rate, and rate ended since the previous message, in Mbit/s.
     fn state(&mut self, committed: u64, ended: u64) {
         self.committed = committed * MBIT;
         self.estimate.handle_committed(self.now, self.uptime, self.committed, ended * MBIT);
@@ -69,7 +69,7 @@ impl Node {
 }
 
 #[test]
-fn the_level_is_what_was_said_and_what_was_promised() {
+fn the_level_sums_committed_and_reserved_rates() {
     let mut node = Node::new(1000);
     node.state(300, 0);
     node.report(|report| report.background = Bitrate(50 * MBIT));
@@ -84,10 +84,10 @@ fn the_level_is_what_was_said_and_what_was_promised() {
 }
 
 #[test]
-fn departures_are_expected_as_they_were() {
+fn departures_are_extrapolated() {
     let mut node = Node::new(1000);
     node.state(600, 0);
-    // A tenth leaves each second, and as many come.
+    // A tenth ends each second, and as much starts.
     for _ in 0..120 {
         node.wait(1000);
         node.state(600, 60);
@@ -99,10 +99,10 @@ fn departures_are_expected_as_they_were() {
         node.wait(millis);
         assert_eq!(node.level(PendingLoad::default()), level);
     }
-    // Of what is promised, half may have begun and ended as well.
+    // Half of the reserved rate may have started and ended as well.
     let promised = PendingLoad { rate: 100 * MBIT, tickets: 1, leaving: 0 };
     assert_eq!(node.level(promised), 221 + 68);
-    // A word restores what is known; and no word is older than half a minute.
+    // A message restores the estimate, and the age of one is limited to half a minute.
     node.state(600, 379);
     assert_eq!(node.level(PendingLoad::default()), 600);
     node.wait(30_000);
@@ -123,14 +123,14 @@ fn a_report_without_news_renews_the_level() {
     assert!(node.level(PendingLoad::default()) < 400);
     node.report(|_| {});
     assert_eq!(node.level(PendingLoad::default()), 600);
-    // One that says something else than the last word does not: that word is still on its way.
+    // A report with another committed rate does not: the update is still in flight.
     node.wait(5000);
     node.report(|report| report.committed = Bitrate(500 * MBIT));
     assert!(node.level(PendingLoad::default()) < 600);
 }
 
 #[test]
-fn what_sessions_do_not_explain_is_somebody_elses() {
+fn unexplained_traffic_counts_as_background() {
     let mut node = Node::new(1000);
     node.state(300, 0);
     for (egress, elastic, background, expected) in
@@ -143,7 +143,7 @@ fn what_sessions_do_not_explain_is_somebody_elses() {
         });
         assert_eq!(node.estimate.background() / MBIT, expected, "{egress} {elastic} {background}");
     }
-    // Sessions that ended within the second were sent to as well.
+    // Sessions that ended within the second were served as well.
     node.state(200, 100);
     node.report(|report| report.egress = Bitrate(300 * MBIT));
     assert_eq!(node.estimate.background(), 0);
@@ -152,7 +152,7 @@ fn what_sessions_do_not_explain_is_somebody_elses() {
 }
 
 #[test]
-fn unsteady_traffic_of_others_takes_a_twentieth_at_most() {
+fn the_variance_reserve_is_at_most_a_twentieth() {
     let mut node = Node::new(1000);
     let others = |node: &mut Node, rate: u64| {
         node.wait(1000);
@@ -191,7 +191,7 @@ fn a_burst_stands_above_what_is_usual() {
 }
 
 #[test]
-fn a_young_process_is_given_a_quarter_and_then_more() {
+fn warm_up_starts_at_a_quarter() {
     let mut node = Node::new(0);
     for (wait, rate) in [(0, 250), (20_000, 500), (20_000, 750), (20_000, 1000)] {
         node.wait(wait);
@@ -203,7 +203,7 @@ fn a_young_process_is_given_a_quarter_and_then_more() {
 }
 
 #[test]
-fn a_grey_node_is_believed_what_it_delivers() {
+fn a_grey_node_is_limited_to_its_delivered_rate() {
     let mut node = Node::new(1000);
     node.state(800, 0);
     node.grey(800, 790, 0);
@@ -219,7 +219,7 @@ fn a_grey_node_is_believed_what_it_delivers() {
 }
 
 #[test]
-fn trust_returns_slowly_and_each_time_later() {
+fn the_estimate_recovers_with_backoff() {
     let mut node = Node::new(1000);
     node.state(400, 0);
     let mut waits = Vec::new();
@@ -235,7 +235,7 @@ fn trust_returns_slowly_and_each_time_later() {
     }
     // One second of growth after the wait.
     assert_eq!(waits, [3, 5, 9, 17, 33, 65, 129, 129]);
-    // Half a per cent a second, and a whole one when it is nearly used up.
+    // Half a per cent a second, and a whole one when nearly used up.
     let before = node.believed();
     for _ in 0..10 {
         node.wait(1000);
@@ -262,7 +262,7 @@ fn trust_returns_slowly_and_each_time_later() {
 }
 
 #[test]
-fn a_node_that_turns_sessions_away_is_believed() {
+fn a_refusal_limits_the_estimate() {
     let mut node = Node::new(1000);
     node.estimate.handle_limit(node.now, 2000 * MBIT);
     assert_eq!(node.rate(), 1000, "it cannot promise more than it has");

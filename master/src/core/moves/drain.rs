@@ -1,5 +1,4 @@
-//! Emptying a node: at which pace, and which of its sessions go where. Finds the moves; the caller makes them. Refuses to
-//! know who wants the node empty.
+//! Empties a draining node: at which pace, and which sessions go where. Finds the moves; the caller starts them.
 
 use std::{
     cmp::Reverse,
@@ -12,54 +11,54 @@ use usher_proto::{SessionId, units};
 use super::{Headroom, MoveSearch, NodeSessions, SessionMove};
 use crate::core::{NodeId, catalog::ContentKey, ledger::ContentRef, roster::NodeState};
 
-/// The time of a node that does not say how long its sessions may run.
+/// Deadline of a drain if the node names none.
 const USUAL: Duration = Duration::from_secs(60);
 
-/// Of the time that a drain has, so many parts of [`PARTS`] are for the moves. The rest is for those that had to be
-/// tried again, and for room that comes late.
+/// Moves get this many parts of [`PARTS`] of a drain's time; the rest is for retries and for headroom that appears
+/// late.
 const PARTS_TO_MOVE: u32 = 2;
 
 /// See [`PARTS_TO_MOVE`].
 const PARTS: u32 = 3;
 
-/// The slowest pace, in thousandths of a session a second: a small node should not take its whole time.
+/// Slowest pace, in thousandths of a session per second, so that a small node does not take all of its time.
 const LEAST: u64 = 2000;
 
-/// Moves from one node at a time; four times a second, that is 200 a second. A node's channel holds 64 orders, and other
-/// orders must find room.
+/// Limit of moves per node and batch; with four batches a second, 200 a second. A node's channel holds 64 orders, and
+/// other orders need space.
 const MOST: usize = 48;
 
-/// Sessions that one node is given at a time.
+/// Limit of sessions moved to one node per batch.
 const GIVEN: u32 = 12;
 
-/// One node is given, at a time, this part of the rate that it can give, or one session: a twentieth a second. Each
-/// begins with five seconds of its film as fast as they go, so that a quarter of the link is busy with beginnings.
+/// Limit of bit/s moved to one node per batch, as a share of its available rate: one in 80, or one session; that is a
+/// twentieth a second. Each session starts with a five-second burst, so a quarter of the link is busy with them.
 const SHARE: u64 = 80;
 
-/// Sessions for which a seat is sought in vain at a time.
+/// Sessions per batch for which the search for a target may fail.
 const IN_VAIN: usize = 2048;
 
-/// The drain of one node: until when, and how far it should have come.
+/// Deadline and progress of one node's drain.
 #[derive(Clone, Debug)]
 pub struct DrainPace {
     since: Instant,
     ends: Instant,
-    /// When `credit` was true.
+    /// Time at which `credit` was computed.
     counted: Instant,
-    /// Thousandths of sessions that are due and were not moved.
+    /// Thousandths of sessions that are due and not moved.
     credit: u64,
-    /// Sessions without a seat elsewhere, as people were told last.
+    /// Number of sessions without a target, as last reported.
     pub stuck: usize,
 }
 
 impl DrainPace {
-    /// Of a node that lets its sessions run for so long yet; zero when it does not say.
+    /// A drain of a node whose sessions may run for `left`; zero if the node names no deadline.
     pub fn new(now: Instant, left: Duration) -> Self {
         let left = if left.is_zero() { USUAL } else { left };
         Self { since: now, ends: now + left, counted: now, credit: 0, stuck: 0 }
     }
 
-    /// The node says again how long is left. It is another drain if that differs by more than its message may have taken.
+    /// Handles a repeated deadline. A difference beyond the message's travel time starts the drain over.
     pub fn again(&mut self, now: Instant, left: Duration) {
         let ends = now + left;
         let moved = ends.saturating_duration_since(self.ends).max(self.ends.saturating_duration_since(ends));
@@ -68,24 +67,24 @@ impl DrainPace {
         }
     }
 
-    /// Until the sessions that still run are ended.
+    /// Time until the remaining sessions are ended.
     pub fn left(&self, now: Instant) -> Duration {
         self.ends.saturating_duration_since(now)
     }
 
-    /// How many of so many sessions are to be moved now.
+    /// Number of the node's `sessions` to move now.
     pub fn due(&mut self, now: Instant, sessions: usize) -> usize {
         let goal = self.since + self.ends.saturating_duration_since(self.since) * PARTS_TO_MOVE / PARTS;
         let left = goal.saturating_duration_since(now).max(Duration::from_secs(1));
         let pace = (sessions as u64).saturating_mul(1_000_000) / millis(left);
         let pace = pace.max(LEAST);
         let passed = now.saturating_duration_since(std::mem::replace(&mut self.counted, now));
-        // Not more than of a second: who found no seats for long does not then flood those that come.
+        // At most one second's worth, so that a long search without targets does not flood the first one that appears.
         self.credit = self.credit.saturating_add(pace.saturating_mul(millis(passed)) / 1000).min(pace);
         usize::try_from(self.credit / 1000).unwrap_or(MOST).min(MOST).min(sessions)
     }
 
-    /// So many moves were made.
+    /// Records that moves were started.
     pub fn made(&mut self, moves: usize) {
         self.credit = self.credit.saturating_sub(moves as u64 * 1000);
     }
@@ -96,8 +95,8 @@ fn millis(time: Duration) -> u64 {
     units::millis(time).max(1)
 }
 
-/// At most `due` moves away from a node, those that take the most first: they are the hardest to seat. Sessions that
-/// `rest` are left alone. Tells how many found no seat though another node holds their title.
+/// Moves up to `due` sessions off a node, largest first since those are the hardest to place, leaving out those for
+/// which `rest` is true. Returns the number without a target although another node holds their title.
 pub fn drain(
     search: &mut MoveSearch<'_>,
     from: NodeId,
@@ -142,19 +141,19 @@ pub fn drain(
 }
 
 impl MoveSearch<'_> {
-    /// Whether a node was not given so much in this search that another session would be a flood.
+    /// Whether a node may receive another session in this batch.
     fn may_take(&self, to: NodeId, rate: u64) -> bool {
         let Headroom { load, given, given_rate, .. } = self.headroom.of(to);
         given < GIVEN && (given_rate == 0 || given_rate.saturating_add(rate) <= load.available.rate / SHARE)
     }
 
-    /// The nodes that could serve a work if there were no `from`, full or not.
+    /// Serving nodes that hold a content, other than `from`, full or not.
     fn others(&self, from: NodeId, place: &NodeSessions<'_>) -> impl Iterator<Item = NodeId> {
         let there = |node: &NodeId| self.view.roster.node(*node).is_some_and(|node| node.state == NodeState::Serving);
         self.holders(from, place).filter(there)
     }
 
-    /// The works of a node's sessions that no other node could serve, with their sessions.
+    /// Contents of a node's sessions that no other node could serve, with their session counts.
     pub fn only_at(&self, from: NodeId) -> Vec<(Option<ContentKey>, usize)> {
         let places =
             self.view.ledger.contents(from).iter().filter_map(|content| self.view.ledger.sessions_of(from, *content));

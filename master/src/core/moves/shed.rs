@@ -1,15 +1,15 @@
-//! Moves away from nodes that have more than they can give, which no arrival asks for. Finds them; the caller makes them.
+//! Moves sessions off overloaded nodes between requests. Finds the moves; the caller starts them.
 
 use rand::Rng;
 
 use super::{MoveSearch, SessionMove};
 use crate::core::NodeId;
 
-/// A node that has more than it can give sheds to nodes that keep this part of the cluster's mean margin, in per
-/// cent: a move to the next node that overflows would only be the first of two.
+/// Targets keep this share of the cluster's mean margin, in per cent: a move to the next node to overflow would only be
+/// the first of two.
 const SPARE: i64 = 60;
 
-/// Moves away from those of `nodes` that have more than they can give.
+/// Finds moves off the overloaded ones of `nodes`.
 pub fn shed(search: &mut MoveSearch<'_>, nodes: &[NodeId], rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
     steps.clear();
     let least = mean_margin(search) * SPARE / 100;

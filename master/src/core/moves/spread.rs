@@ -1,8 +1,8 @@
-//! Spreading load evenly: sessions from nodes that are much fuller than the mean to nodes that are emptier, after a node
-//! joined or when the operator says so. Finds the moves; the caller makes them, at its pace.
+//! Levels load: moves sessions from nodes much fuller than the mean to emptier ones, after a node joined or on the
+//! operator's order. Finds the moves; the caller starts them at its own pace.
 //!
-//! Each move brings its two nodes closer together, and no node is filled to where it would give sessions away itself:
-//! when the moves that are found have been made, none are found again until the load has changed.
+//! Each move brings its two nodes closer together, and no node is filled to the point where it would give sessions away
+//! itself: after the moves found, no more are found until the load changes.
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
@@ -12,17 +12,17 @@ use usher_proto::SessionId;
 use super::{MAX_MOVES, MoveSearch, SessionMove, signed};
 use crate::core::{NodeId, ledger::ContentRef};
 
-/// A node whose use is this much above the mean begins to give sessions away, in thousandths of what it can give.
+/// Excess over the mean, in thousandths of the available rate, at which a node starts to give sessions away.
 const UNEVEN: i64 = 100;
 
-/// It stops when it has come down to this much above the mean, and nobody is filled beyond that.
+/// Excess at which it stops, and beyond which no target is filled.
 const EVEN: i64 = UNEVEN / 2;
 
-/// Nodes that began to give and have not come down yet.
+/// Nodes that started to give sessions away and are still above [`EVEN`].
 pub type Givers = BTreeSet<NodeId>;
 
-/// At most `most` moves, to nodes that `may` be given any. `giving` is kept from one call to the next, so that who
-/// began to give goes on until it is even.
+/// Finds up to `most` moves to nodes for which `may` is true. `giving` is kept between calls, so that a node that
+/// started continues until it is even.
 pub fn spread(
     search: &mut MoveSearch<'_>,
     most: usize,
@@ -41,7 +41,7 @@ pub fn spread(
     let mean = level / (available / 1000).max(1);
     giving.retain(|node| nodes.contains(node) && search.used(*node, 0) > mean + EVEN);
     giving.extend(nodes.iter().filter(|node| search.used(**node, 0) > mean + UNEVEN));
-    // What one gives makes room for what another found no room for.
+    // Moves off one node free capacity for sessions of another.
     loop {
         let before = steps.len();
         let mut fullest: Vec<NodeId> = giving.iter().copied().collect();
@@ -54,13 +54,13 @@ pub fn spread(
         }
     }
     if steps.len() < most {
-        // Who still has more found nothing to do about it.
+        // The remaining nodes found no target.
         giving.clear();
     }
 }
 
 impl MoveSearch<'_> {
-    /// How much of what a node can give would be taken with `more` bit/s, in thousandths.
+    /// Used share of a node's available rate after `more` bit/s, in thousandths.
     fn used(&self, node: NodeId, more: i64) -> i64 {
         let load = self.headroom.of(node).load;
         signed(load.level).saturating_add(more) / (signed(load.available.rate) / 1000).max(1)
@@ -81,7 +81,7 @@ impl MoveSearch<'_> {
             let movable = place.movable(MAX_MOVES).filter(|(_, rate)| *rate > 0);
             sessions.extend(movable.map(|(session, rate)| (Reverse(rate), rng.random(), session, *content)));
         }
-        // Few large ones rather than many small ones.
+        // Few large sessions rather than many small ones.
         sessions.sort_unstable_by_key(|(rate, lot, ..)| (*rate, *lot));
         let taken: BTreeSet<SessionId> = steps.iter().map(|step| step.session).collect();
         for (Reverse(rate), _, session, content) in sessions {

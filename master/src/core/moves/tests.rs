@@ -1,4 +1,4 @@
-//! Moves against brute force on small clusters, and against nodes that carry them out.
+//! Moves against brute force on small clusters, and against nodes that execute them.
 
 mod brute;
 mod even;

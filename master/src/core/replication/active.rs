@@ -1,5 +1,4 @@
-//! What was ordered and has not ended, and what failed of late and is left alone for a while. Knows numbers of nodes
-//! and titles; refuses to know why an order was given.
+//! Orders in progress, and backoff after failures.
 
 use std::{
     collections::BTreeMap,
@@ -8,36 +7,36 @@ use std::{
 
 use super::super::NodeId;
 
-/// An order that nobody spoke of again is given up after this and four times the time it should take.
+/// Grace of a copy beyond four times its expected duration; then it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An eviction that did not show by then may be ordered again.
+/// Time after which an eviction without effect may be ordered again.
 const EVICTION: Duration = Duration::from_secs(60);
 
-/// First wait after a failure; doubles with each, up to [`LONGEST`].
+/// Backoff after the first failure; doubles with each, up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(10);
 
-/// Longest wait after failures.
+/// Longest backoff.
 const LONGEST: Duration = Duration::from_secs(640);
 
-/// Pairs, or titles, whose failures are remembered.
+/// Limit of remembered failures.
 const FAILURES: usize = 4096;
 
-/// One copy on its way.
+/// A copy in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ActiveCopy {
     pub(super) from: NodeId,
     pub(super) since: Instant,
     pub(super) size: u64,
     pub(super) rate: u64,
-    /// It arrives fast enough to be served while it does.
+    /// Whether it arrives fast enough to be served meanwhile.
     pub(super) relief: bool,
-    /// The target's catalog names it.
+    /// Whether the target's catalog lists it.
     pub(super) seen: bool,
     until: Instant,
 }
 
-/// Copies on their way, by title and target, and copies that are to go.
+/// Copies in progress by title and target, and evictions in progress.
 pub(super) struct ActiveCopies<T> {
     copies: BTreeMap<(T, NodeId), ActiveCopy>,
     evictions: BTreeMap<(T, NodeId), Instant>,
@@ -83,7 +82,7 @@ impl<T: Copy + Ord> ActiveCopies<T> {
         self.evictions.retain(|(_, at), _| *at != node);
     }
 
-    /// Gives up what ought to have ended.
+    /// Gives up overdue orders.
     pub(super) fn expire(&mut self, now: Instant) {
         self.copies.retain(|_, run| run.until > now);
         self.evictions.retain(|_, until| *until > now);
@@ -102,7 +101,7 @@ impl<T: Copy + Ord> ActiveCopies<T> {
     }
 }
 
-/// What failed, and until when it is not tried again.
+/// Failed keys, each with the end of its backoff and its failure count.
 pub(super) struct Backoff<K>(BTreeMap<K, (Instant, u32)>);
 
 impl<K: Copy + Ord> Backoff<K> {
@@ -127,7 +126,7 @@ impl<K: Copy + Ord> Backoff<K> {
         self.0.get(key).is_some_and(|(until, _)| *until > now)
     }
 
-    /// Forgets what has been quiet for as long as the longest wait.
+    /// Forgets keys without failures for as long as the longest backoff.
     pub(super) fn expire(&mut self, now: Instant) {
         self.0.retain(|_, (until, _)| *until + LONGEST > now);
     }
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_left_alone_for_longer_and_longer() {
+    fn failures_back_off_exponentially() {
         let (now, key) = (Instant::now(), 1);
         let mut backoff = Backoff::new();
         for wait in [10, 20, 40, 80, 160, 320, 640, 640] {
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_nobody_speaks_of_again_ends() {
+    fn an_overdue_order_is_given_up() {
         let (now, node) = (Instant::now(), NodeId);
         let mut running = ActiveCopies::new();
         running.start(now, 7, (node(0), node(1)), 1000, 80, true);

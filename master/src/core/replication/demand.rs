@@ -1,9 +1,9 @@
-//! How much each title is asked for: requested bit/s per second, over seconds and over minutes. Owns the table of
-//! titles asked for lately and the order in which they deserve a look; refuses to know copies and nodes.
+//! Demand per title: requested bit/s per second, averaged over seconds and over minutes. Owns the table of recently
+//! requested titles and the order in which the planner examines them.
 //!
-//! An ask only adds a number; the estimates are brought up to date when a title is looked at, about once a second.
-//! A title takes about 120 bytes; [`MOST`] of them are kept. A full table gives up the coldest of eight for a new
-//! title, and one that nobody asked for in [`IDLE`] goes by itself.
+//! A request only adds a number; the estimates are updated when a title is examined, about once a second. A title takes
+//! about 120 bytes, and up to [`MOST`] are kept. A full table evicts the coldest of eight for a new title; a title
+//! without requests for [`IDLE`] is removed.
 
 #[cfg(test)]
 mod tests;
@@ -18,31 +18,31 @@ use usher_proto::units;
 
 use super::super::fixed::{self, ONE};
 
-/// Titles that are kept: 120 MB.
+/// Limit of titles: 120 MB.
 pub(super) const MOST: usize = 1_000_000;
 
-/// A title not asked for in so long is forgotten: by then even the slow estimate is down to 0.25 %.
+/// Time after which an idle title is removed; the slow estimate has then decayed to 0.25 %.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Shows a flash within seconds.
+/// Time constant that shows a flash crowd within seconds.
 const FAST: Duration = Duration::from_secs(15);
 
-/// Shows what a title is worth day in, day out; about one session's length.
+/// Time constant of steady demand; about one session's duration.
 const SLOW: Duration = Duration::from_secs(600);
 
-/// How far ahead shortages are seen: a copy of a film takes about that long to arrive.
+/// Forecast horizon: roughly the time to copy a film.
 const HORIZON: Duration = Duration::from_secs(120);
 
-/// Slots that one look for idle titles passes: a full table takes a minute.
+/// Slots checked for idle titles per call: a full table takes a minute.
 const TEND: usize = 16_384;
 
-/// Titles that are compared when one must go.
+/// Titles compared to choose one to evict.
 const LOTS: usize = 8;
 
-/// Asked for this often since the last look, a title is looked at before those asked for once.
+/// Requests since the last examination that put a title ahead of those requested once.
 const BUSY: u8 = 4;
 
-/// Estimates have 16 bits after the point, so that thousands of roundings a minute do not add up.
+/// Fraction bits of the estimates, so that thousands of roundings a minute do not accumulate.
 const POINT: u32 = 16;
 
 /// Demand of one title, bit/s per second.
@@ -53,10 +53,11 @@ pub(super) struct DemandRates {
 }
 
 impl DemandRates {
-    /// Bit/s that begin within the horizon and still run at its end, for sessions of `rate` bit/s that last `mean`.
+    /// Bit/s of sessions that start within the horizon and still run at its end, for sessions of `rate` bit/s with mean
+    /// duration `mean`.
     pub(super) fn inflow(self, rate: u64, mean: Duration) -> u64 {
-        // Variance of the fast estimate of a Poisson stream: demand · rate / (2 · 15 s). One session more than was
-        // seen is assumed, so that the first request of a cold title is no flash.
+        // Variance of the fast estimate of a Poisson stream: demand · rate / (2 · 15 s). One extra session is assumed,
+        // so that the first request of a cold title is not taken for a flash crowd.
         let seen = self.slow.saturating_add(rate / FAST.as_secs());
         let deviation = u128::from(seen) * u128::from(rate) / u128::from(2 * FAST.as_secs());
         let deviation = u64::try_from(deviation.isqrt()).unwrap_or(u64::MAX);
@@ -67,18 +68,18 @@ impl DemandRates {
         u64::try_from(inflow).unwrap_or(u64::MAX)
     }
 
-    /// Bit/s that run in the long run.
+    /// Bit/s in use in the steady state.
     pub(super) fn steady(self, mean: Duration) -> u64 {
         self.slow.saturating_mul(mean.as_secs())
     }
 }
 
-/// A title that deserves a look.
+/// A title to examine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DueTitle<T> {
     pub(super) title: T,
     pub(super) rates: DemandRates,
-    /// A request found no room since the last look.
+    /// Whether a request was refused since the last examination.
     pub(super) refused: bool,
 }
 
@@ -86,7 +87,7 @@ struct DemandEntry<T> {
     title: T,
     fast: u64,
     slow: u64,
-    /// Bit/s asked for since `at_ms`.
+    /// Bit/s requested since `at_ms`.
     pending: u64,
     at_ms: u64,
     asks: u8,
@@ -96,13 +97,13 @@ struct DemandEntry<T> {
     refused: bool,
 }
 
-/// See the module.
+/// Table of recently requested titles.
 pub(super) struct Demand<T> {
     start: Instant,
     most: usize,
     entries: Vec<DemandEntry<T>>,
     free: Vec<u32>,
-    /// By the hash of the title: two titles that share all 64 bits would share an estimate, and nothing worse.
+    /// Keyed by the title's hash: two titles with equal 64-bit hashes would share an estimate, which is harmless.
     index: HashMap<u64, u32, BuildHasherDefault<PassThroughHasher>>,
     hasher: RandomState,
     urgent: VecDeque<u32>,
@@ -111,7 +112,7 @@ pub(super) struct Demand<T> {
     hand: usize,
 }
 
-/// The key is a hash already.
+/// Passes a key through that is already a hash.
 #[derive(Default)]
 struct PassThroughHasher(u64);
 
@@ -147,7 +148,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
     }
 
-    /// A request for `rate` bit/s. O(1).
+    /// Records a request for `rate` bit/s. O(1).
     pub(super) fn handle_request(&mut self, now: Instant, title: T, rate: u64) {
         let slot = self.slot(now, title);
         let entry = &mut self.entries[slot as usize];
@@ -163,7 +164,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
     }
 
-    /// A request found no room. O(1).
+    /// Records that a request was refused. O(1).
     pub(super) fn handle_refusal(&mut self, now: Instant, title: T) {
         let slot = self.slot(now, title);
         if !std::mem::replace(&mut self.entries[slot as usize].refused, true) {
@@ -171,19 +172,19 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
     }
 
-    /// Nothing can be done for the titles that were refused.
+    /// Discards refusals that cannot be relieved.
     pub(super) fn clear_urgent(&mut self) {
         for slot in self.urgent.drain(..) {
             self.entries[slot as usize].refused = false;
         }
     }
 
-    /// Whether a refused title waits for a look.
+    /// Whether a refused title waits to be examined.
     pub(super) fn is_urgent(&self) -> bool {
         !self.urgent.is_empty()
     }
 
-    /// The next title to look at: those refused first, then those asked for often.
+    /// Next title to examine: refused titles first, then frequently requested ones.
     pub(super) fn poll_due(&mut self, now: Instant) -> Option<DueTitle<T>> {
         let now_ms = self.ms(now);
         loop {
@@ -195,7 +196,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
                 (self.due.pop_front()?, DueQueue::Due)
             };
             let entry = &mut self.entries[slot as usize];
-            // A slot that was looked at, or given to another title, since it was queued has nothing to say.
+            // A slot that was examined or reassigned since it was queued is skipped.
             let is_worth_it = match queue {
                 DueQueue::Urgent => entry.refused,
                 DueQueue::Busy => std::mem::take(&mut entry.busy) && entry.asks > 0,
@@ -209,13 +210,13 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
     }
 
-    /// Demand of a title now; none if nobody asked for it lately. O(1).
+    /// Current demand of a title; zero without recent requests. O(1).
     pub(super) fn rates(&self, now: Instant, title: &T) -> DemandRates {
         let Some(&slot) = self.index.get(&self.hasher.hash_one(title)) else { return DemandRates::default() };
         self.entries[slot as usize].at(self.ms(now)).1
     }
 
-    /// Forgets idle titles, a part of the table at a time.
+    /// Removes idle titles, one part of the table per call.
     pub(super) fn forget_idle(&mut self, now: Instant) {
         let idle_ms = units::millis(IDLE);
         let now_ms = self.ms(now);
@@ -231,7 +232,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         }
     }
 
-    /// Titles that are kept.
+    /// Number of titles.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.index.len()
@@ -257,7 +258,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
             refused: false,
         };
         match self.entries.get_mut(slot as usize) {
-            // Its places in the queues go on to the new title; the refusal was the old one's.
+            // Queue entries of the slot pass to the new title; a refusal does not.
             Some(old) => *old = DemandEntry { due: old.due, busy: old.busy, ..entry },
             None => self.entries.push(entry),
         }
@@ -265,7 +266,7 @@ impl<T: Copy + Eq + Hash> Demand<T> {
         slot
     }
 
-    /// A slot for a new title.
+    /// Slot for a new title.
     fn place(&mut self, now: Instant) -> u32 {
         if let Some(slot) = self.free.pop() {
             return slot;
@@ -310,9 +311,9 @@ impl<T> DemandEntry<T> {
         DemandRates { fast: self.fast >> POINT, slow: self.slow >> POINT }
     }
 
-    /// The estimates at a time, with and without the bits after the point.
+    /// Estimates at a time, with and without fraction bits.
     fn at(&self, now_ms: u64) -> ((u64, u64), DemandRates) {
-        // What was asked for since is taken to have come evenly, in a millisecond at least.
+        // Requests since then count as evenly spread, over at least a millisecond.
         let elapsed_ms = now_ms.saturating_sub(self.at_ms).max(1);
         let inflow = ((u128::from(self.pending) * 1000) << POINT) / u128::from(elapsed_ms);
         let inflow = u64::try_from(inflow).unwrap_or(u64::MAX);

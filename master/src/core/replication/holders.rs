@@ -1,4 +1,4 @@
-//! Who has a title, or will: what the catalog names, with what was ordered since. Refuses to know demand.
+//! The holders of a title, present and future: those in the catalog, plus orders in progress.
 
 use std::hash::Hash;
 
@@ -12,12 +12,12 @@ use super::{
     water_filling::{self, FillNode},
 };
 
-/// One node that has a title or will.
+/// A node that has or will have a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) node: NodeId,
     pub(super) origin: Origin,
-    /// Takes viewers: it is whole, or grows faster than it plays.
+    /// Whether it can serve viewers: complete, or arriving faster than playback.
     pub(super) relief: bool,
 }
 
@@ -27,7 +27,7 @@ impl Holder {
     }
 }
 
-/// Those of one title, by node; a scratch table that is filled for each title anew.
+/// Holders of one title, by node; a buffer refilled per title.
 #[derive(Default)]
 pub(super) struct Holders {
     pub(super) all: Vec<Holder>,
@@ -35,8 +35,8 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// Fills the table. A node is named once, by its best copy (the operator's, then whole ones); nodes that are not
-    /// there, and copies that are to go, are left out.
+    /// Refills the table. Each node appears once, with its best copy (the operator's first, then complete ones). Absent
+    /// nodes and copies being removed are left out.
     pub(super) fn set<S: TitleSource<Title = T>, T: Copy + Ord + Hash>(
         &mut self,
         title: T,
@@ -57,8 +57,7 @@ impl Holders {
         all.retain(|holder| seats.of(holder.node).is_some() && !running.is_going(title, holder.node));
     }
 
-    /// How high the least loaded of them stands (Q32) once `inflow` bit/s came to those that take viewers, `without`
-    /// one of them.
+    /// Load (Q32) of the least loaded serving holder after `inflow` bit/s are spread over them, leaving out `without`.
     pub(super) fn level(&mut self, seats: &PlanNodes, inflow: u64, without: Option<NodeId>) -> u64 {
         self.nodes.clear();
         let taking = self.all.iter().filter(|holder| holder.relief && Some(holder.node) != without);
@@ -72,12 +71,12 @@ impl Holders {
         self.all.iter().any(|holder| holder.node == node)
     }
 
-    /// Copies, growing ones too.
+    /// Number of copies, growing ones included.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.all.len()).unwrap_or(u32::MAX)
     }
 
-    /// Copies that are whole.
+    /// Number of complete copies.
     pub(super) fn whole(&self) -> u32 {
         u32::try_from(self.all.iter().filter(|holder| holder.is_whole()).count()).unwrap_or(u32::MAX)
     }

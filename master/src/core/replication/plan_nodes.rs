@@ -1,5 +1,4 @@
-//! The nodes as one plan sees them, with what the plan has already given away taken off. Owns their order by level;
-//! refuses to know titles.
+//! The nodes of one plan, less what the plan has already assigned. Owns their order by load.
 
 use std::collections::BTreeSet;
 
@@ -10,41 +9,41 @@ use super::{
     NodeSnapshot,
 };
 
-/// Copies that a node gives at a time, and takes at a time: they take only what viewers leave, and serve from their
-/// beginnings, so that in a flash many slow ones help sooner than few fast ones.
+/// Limit of copies per node in each direction. Copies use only what viewers leave and serve from their beginnings, so
+/// in a flash crowd many slow ones help sooner than few fast ones.
 const AT_ONCE: u32 = 6;
 
-/// Share of the source's bit/s that one copy may take, in per cent: viewers hardly feel it.
+/// Share of the source's available rate per copy, in per cent: too little for viewers to notice.
 const OF_SOURCE: u64 = 8;
 
-/// Share of the target's, in per cent.
+/// Share of the target's available rate per copy, in per cent.
 const OF_TARGET: u64 = 20;
 
-/// Bit/s of one copy at most: what one disk writes beside its reads.
+/// Limit per copy, bit/s: the write rate of one disk beside its reads.
 const FASTEST: u64 = 1_000_000_000;
 
-/// One node.
+/// A node of the plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlanNode {
     pub(super) snapshot: NodeSnapshot,
     incoming: u32,
     outgoing: u32,
-    /// Decides between equals.
+    /// Random tie-breaker.
     lot: u32,
 }
 
-/// See the module.
+/// Nodes of the current plan.
 #[derive(Default)]
 pub(super) struct PlanNodes {
     seats: Vec<Option<PlanNode>>,
     serving: usize,
-    /// Those that serve, the least loaded first; made when the first target is sought.
+    /// Serving nodes, least loaded first; built when the first target is sought.
     order: BTreeSet<(u64, u32, NodeId)>,
     is_ordered: bool,
 }
 
 impl PlanNodes {
-    /// Begins a plan.
+    /// Starts a plan.
     pub(super) fn set(&mut self, snapshots: &[Option<NodeSnapshot>], rng: &mut impl Rng) {
         self.seats.clear();
         self.seats.extend(snapshots.iter().map(|snapshot| {
@@ -55,7 +54,7 @@ impl PlanNodes {
         self.is_ordered = false;
     }
 
-    /// Counts a copy on its way, which will take `size` bytes more than the target says.
+    /// Counts a copy in progress; `size` bytes are deducted from the target's free storage.
     pub(super) fn carry(&mut self, from: NodeId, to: NodeId, size: u64) {
         if let Some(seat) = self.get_mut(from) {
             seat.outgoing += 1;
@@ -66,14 +65,14 @@ impl PlanNodes {
         }
     }
 
-    /// Counts bytes that an eviction will free.
+    /// Counts the bytes that an eviction will free.
     pub(super) fn free(&mut self, node: NodeId, size: u64) {
         if let Some(seat) = self.get_mut(node) {
             seat.snapshot.storage_free = seat.snapshot.storage_free.saturating_add(size);
         }
     }
 
-    /// Lifts a node's level to a share (Q32) of what is available, if it is below: this is coming to it.
+    /// Raises a node's load to at least `share` (Q32) of its available rate, for sessions about to arrive.
     pub(super) fn lift(&mut self, node: NodeId, share: u64) {
         let Some(seat) = self.get_mut(node) else { return };
         let before = key(node, seat);
@@ -88,18 +87,18 @@ impl PlanNodes {
         self.seats.get(node.index())?.as_ref()
     }
 
-    /// Copies that may run at once in the whole cluster: enough for a crowd that comes for many titles at once, since
-    /// each serves from its beginning while it slowly comes.
+    /// Limit of copies in progress in the whole cluster: enough for a crowd on many titles at once, since each copy
+    /// serves from its beginning while it slowly arrives.
     pub(super) fn most_orders(&self) -> usize {
         (self.serving * 2).max(2)
     }
 
-    /// The nodes that serve, the least loaded first, with their levels (Q32).
+    /// Serving nodes, least loaded first, with their loads (Q32).
     pub(super) fn by_level(&mut self) -> impl Iterator<Item = (u64, NodeId, &PlanNode)> {
         if !self.is_ordered {
             self.is_ordered = true;
             let seats = self.seats.iter().enumerate().filter_map(|(index, seat)| {
-                // There are never 2^32 nodes.
+                // Never reached: there are fewer than 2^32 nodes.
                 let node = NodeId(u32::try_from(index).ok()?);
                 seat.as_ref().filter(|seat| seat.snapshot.serving).map(|seat| key(node, seat))
             });
@@ -114,12 +113,12 @@ impl PlanNodes {
 }
 
 impl PlanNode {
-    /// Share taken, Q32.
+    /// Used share, Q32.
     pub(super) fn level(&self) -> u64 {
         if self.snapshot.available == 0 { u64::MAX } else { fixed::ratio(self.snapshot.level, self.snapshot.available) }
     }
 
-    /// Bit/s left.
+    /// Free bit/s.
     pub(super) fn room(&self) -> u64 {
         self.snapshot.available.saturating_sub(self.snapshot.level)
     }
@@ -132,14 +131,14 @@ impl PlanNode {
         self.snapshot.serving && self.incoming < AT_ONCE
     }
 
-    /// Bit/s at which a copy of this node may go to another.
+    /// Rate of a copy from this node to `target`, bit/s.
     pub(super) fn rate_to(&self, target: &Self) -> u64 {
         let share = |available: u64, per_cent: u64| available / 100 * per_cent;
         share(self.snapshot.available, OF_SOURCE).min(share(target.snapshot.available, OF_TARGET)).min(FASTEST)
     }
 }
 
-/// Levels within 0.4 % are equal, so that the lot spreads copies over equal nodes.
+/// Loads within 0.4 % count as equal, so that the tie-breaker spreads copies.
 fn key(node: NodeId, seat: &PlanNode) -> (u64, u32, NodeId) {
     (seat.level() >> 24, seat.lot, node)
 }

@@ -1,41 +1,41 @@
-//! How many copies a title should have, by the beginning of its name. Refuses to know how many it has.
+//! Wanted number of copies per title, by prefix.
 
-/// How many copies there should be.
+/// Wanted number of copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Fewer are repaired.
+    /// Fewer copies are repaired.
     pub min: u32,
-    /// Demand does not lead to more than this many; copies that are there stay.
+    /// Demand creates no more than this many; existing copies stay.
     pub max: Option<u32>,
 }
 
-/// What holds for titles that begin alike.
+/// Bounds of the titles with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefixRule {
-    /// Of the title, for example `films/new/`.
+    /// Prefix of titles, for example `films/new/`.
     pub prefix: String,
-    /// What holds for them.
+    /// Bounds of these titles.
     pub bounds: Bounds,
 }
 
-/// See the module.
+/// Bounds for all titles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     otherwise: Bounds,
-    /// The longest prefix first, so that the first match is the answer.
+    /// Longest prefix first, so the first match applies.
     rules: Vec<PrefixRule>,
 }
 
 impl Default for Policy {
-    /// One copy is enough, and there may be any number.
+    /// At least one copy, without an upper limit.
     fn default() -> Self {
         Self::new(Bounds { min: 1, max: None }, Vec::new())
     }
 }
 
 impl Policy {
-    /// Rules, of which the one with the longest prefix is in force (of equal ones the last), and what holds for titles
-    /// that match none. A maximum below its minimum is taken for the minimum.
+    /// The rule with the longest matching prefix applies (of equal ones the last); `otherwise` applies to titles that
+    /// match none. A maximum below its minimum is raised to it.
     pub fn new(otherwise: Bounds, mut rules: Vec<PrefixRule>) -> Self {
         rules.reverse();
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
@@ -45,7 +45,7 @@ impl Policy {
         Self { otherwise: sane(otherwise), rules }
     }
 
-    /// What holds for a title; linear in the number of rules.
+    /// Bounds of a title. Linear in the number of rules.
     pub fn of(&self, title: &str) -> Bounds {
         self.rules.iter().find(|rule| title.starts_with(&rule.prefix)).map_or(self.otherwise, |rule| rule.bounds)
     }

@@ -1,5 +1,4 @@
-//! Which titles need copies, and where these go. Owns the thresholds; refuses to know what may be removed for its own
-//! sake.
+//! Titles that need copies, and the targets of these copies. Owns the thresholds.
 
 use std::{
     cmp::Reverse,
@@ -17,45 +16,45 @@ use super::{
     surplus::CopyValue,
 };
 
-/// A title is short when its least loaded holder will stand above this share: the rest is what a burst needs.
+/// Forecast load of the least loaded holder above which a title is short; the rest is for bursts.
 const SHORT: u64 = ONE / 100 * 95;
 
-/// A copy goes to a node that stands at least so much below the holders, or it would not be worth its bytes.
+/// Minimum difference in load between target and holders that makes a copy worthwhile.
 const GAIN: u64 = ONE / 100 * 5;
 
-/// No copy for demand's sake goes to a node that stands higher: it would soon be short as well.
+/// Highest load of a target for demand: a fuller one would soon be short as well.
 const HIGHEST: u64 = ONE / 100 * 93;
 
-/// Bit/s at which a copy must come to be served meanwhile, in per cent of the title's rate: viewers start with a
-/// burst, and files are not evenly dense.
+/// Copy rate in per cent of the title's rate at which it can be served meanwhile: playback starts with a burst, and bit
+/// rates vary within a file.
 const PREFIX: u64 = 125;
 
-/// A refused title whose copies were ordered just now is given so long for them to take viewers.
+/// Time for just-ordered copies of a refused title to start serving.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// Titles asked for that one plan looks at, a microsecond or two each.
+/// Requested titles examined per plan, at one or two microseconds each.
 const LOOKS: usize = 4096;
 
-/// Titles that one plan's sweep visits: a million take four minutes.
+/// Titles visited per plan by the sweep: a million take four minutes.
 const SWEEP: usize = 4096;
 
-/// Titles in want of copies that are remembered; the sweep finds the others again when there is room.
+/// Limit of remembered titles with too few copies; the sweep finds the others later.
 const FEW: usize = 65_536;
 
-/// Of those, how many one plan looks at.
+/// Of these, the number examined per plan.
 const REPAIRS: usize = 512;
 
-/// Titles for which one plan seeks targets; each may walk over all nodes.
+/// Titles per plan for which targets are sought; each search may visit all nodes.
 const SEARCHES: usize = 64;
 
-/// Full nodes on which one search looks for something to remove.
+/// Full nodes per search on which a replica to remove is sought.
 const FULL_NODES: usize = 8;
 
 /// A title that needs copies.
 struct Shortage<T> {
     title: T,
     why: CopyReason,
-    /// Where its holders will stand, Q32.
+    /// Forecast load of its holders, Q32.
     level: u64,
     inflow: u64,
     size: u64,
@@ -63,18 +62,18 @@ struct Shortage<T> {
     bounds: Bounds,
 }
 
-/// Where a copy comes from and goes to.
+/// Source and target of a copy.
 struct CopyRoute<T> {
     from: NodeId,
     to: NodeId,
     rate: u64,
     relief: bool,
-    /// What must go first.
+    /// Replica to remove first, and its bytes.
     victim: Option<(T, u64)>,
 }
 
 impl<T: Copy + Ord + Hash> Planner<T> {
-    /// Orders copies of titles that are short.
+    /// Orders copies of titles that are short of capacity.
     pub(super) fn relieve<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -96,7 +95,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
                 false if look.refused && !is_settling() => CopyReason::Refused,
                 false => continue,
             };
-            // Where a request was refused, the holders are full, whatever they say.
+            // After a refusal the holders count as full, whatever their reports say.
             let level = if why == CopyReason::Refused { level.max(ONE) } else { level };
             let bounds = self.policy.of(facts.name);
             cases.push(Shortage { title: look.title, why, level, inflow, size: facts.size, rate: facts.rate, bounds });
@@ -110,7 +109,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
     }
 
-    /// Looks at a part of the catalog for titles with too few copies, and for copies that may be surplus.
+    /// Scans part of the catalog for titles with too few copies and for replicas.
     pub(super) fn sweep<S: TitleSource<Title = T>>(&mut self, now: Instant, titles: &S) {
         let next = titles.walk(self.place, SWEEP, |title| {
             let Some(facts) = titles.facts(title).filter(|facts| facts.hashed) else { return };
@@ -127,7 +126,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         self.place = next.unwrap_or(0);
     }
 
-    /// Orders copies of titles that have had too few for longer than the grace.
+    /// Orders copies of titles that have had too few for longer than the grace period.
     pub(super) fn repair<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -160,7 +159,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
     }
 
-    /// Orders the copies that a case asks for, as far as there are targets and sources.
+    /// Orders the copies of a shortage, as far as sources and targets exist.
     fn add<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -191,7 +190,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
                 self.running.evict(now, title, to);
                 self.watch.evicted(now, title, to);
                 self.seats.free(to, size);
-                // The search for it used the same scratch.
+                // The search for a victim used the same buffer.
                 self.holders.set(case.title, titles, (&self.running, &self.seats));
             }
             orders.push(CopyOrder::Replicate { title, from, to, rate, why: case.why });
@@ -208,8 +207,8 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
     }
 
-    /// The best route of one more copy: to a node with storage that can be served from meanwhile, then to one that
-    /// cannot, then to one where something less valuable must go first.
+    /// Best route of one more copy: to a node with storage that can serve meanwhile, then to one that cannot, then to
+    /// one where a less valuable replica is removed first.
     fn route<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -217,14 +216,14 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         titles: &S,
     ) -> Option<CopyRoute<T>> {
         if case.why == CopyReason::Few {
-            // Nodes in zones without a copy first; how loaded a node is matters less than that there is a copy.
+            // Zones without a copy first; a copy at all matters more than the target's load.
             let zones: Vec<u32> = self.holders.all.iter().filter_map(|holder| self.zone(holder.node)).collect();
             return self
                 .search(now, case, |seat_zone, _| !zones.contains(&seat_zone))
                 .or_else(|| self.search(now, case, |_, _| true))
                 .or_else(|| self.make_room(now, case, titles));
         }
-        // A copy that comes too slowly to be served helps only later, so that one at a time is enough.
+        // A copy too slow to serve meanwhile helps only later; one at a time is enough.
         let is_waiting = self.holders.all.iter().any(|holder| !holder.relief);
         let route = self.search(now, case, |_, relief| relief);
         let route = if is_waiting { route } else { route.or_else(|| self.search(now, case, |_, _| true)) };
@@ -257,7 +256,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         None
     }
 
-    /// A route to a node without storage, where a surplus copy of less value can go.
+    /// Route to a node without free storage, in place of a surplus copy of less value.
     fn make_room<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -300,7 +299,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         None
     }
 
-    /// Holders that may give a copy, the one with most room first.
+    /// Holders that may be copied from, most headroom first.
     fn sources(&self) -> Vec<(NodeId, PlanNode)> {
         let whole = self.holders.all.iter().filter(|holder| holder.is_whole());
         let seats = whole.filter_map(|holder| self.seats.of(holder.node).map(|seat| (holder.node, *seat)));
@@ -314,7 +313,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 }
 
-/// How high a target may stand, Q32.
+/// Highest allowed load of a target, Q32.
 fn highest<T>(case: &Shortage<T>) -> u64 {
     match case.why {
         CopyReason::Few => u64::MAX,

@@ -1,5 +1,5 @@
-//! Which copies may go: replicas that nobody would have missed for half an hour, and those that are in the way of
-//! something more valuable. Owns the list of replicas; refuses to touch what the operator put there.
+//! Replicas that may be removed: those unneeded for half an hour, and those in the way of more valuable ones. Owns the
+//! list of replicas; never removes an operator's copy.
 
 use std::{
     collections::BTreeMap,
@@ -15,29 +15,29 @@ use super::{
     CopyOrder, Planner, TitleSource,
 };
 
-/// A copy is surplus while its title's other holders would stand below this share without it: far below where copies
-/// are made, so that what is removed is not made again.
+/// A replica is surplus while the title's other holders would stay below this load without it. The threshold is far
+/// below that for new copies, so that a removed replica is not made again.
 const SURPLUS_BELOW: u64 = ONE / 100 * 80;
 
-/// How long a copy must have been surplus: longer than a break in a match.
+/// Time that a replica must have been surplus: longer than a half-time break.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// A copy in the way of a more valuable one may go when the others would stand below this share.
+/// A replica may be displaced by a more valuable one if the other holders stay below this load.
 const REPLACEABLE_BELOW: u64 = ONE / 100 * 90;
 
-/// A node removes one copy in so long: deleting a large file holds up its disk.
+/// Interval between removals on one node: deleting a large file blocks its disk.
 const PACE: Duration = Duration::from_secs(1);
 
-/// Replicas that are watched in all; the sweep finds the others when there is room.
+/// Limit of watched replicas; the sweep finds the others later.
 const MOST: usize = 262_144;
 
-/// Replicas that one plan looks at.
+/// Replicas examined per plan.
 const LOOKS: usize = 1024;
 
-/// Replicas of one node that are looked at for one to remove.
+/// Replicas of one node examined for one to remove.
 const VICTIMS: usize = 256;
 
-/// What a copy is worth: the demand that it carries, per byte.
+/// Value of a copy: demand carried per byte.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CopyValue {
     carried: u64,
@@ -45,7 +45,7 @@ pub(super) struct CopyValue {
 }
 
 impl CopyValue {
-    /// More than any copy's.
+    /// Above every copy's value.
     pub(super) const MAX: Self = Self { carried: u64::MAX, size: 0 };
 
     pub(super) fn new(inflow: u64, copies: u32, size: u64) -> Self {
@@ -57,27 +57,27 @@ impl CopyValue {
             || (other.size == 0 && self.size > 0)
     }
 
-    /// Worth less than half as much: two titles of about equal demand do not take turns.
+    /// Whether it is less than half of `other`: titles of similar demand must not displace each other in turns.
     fn is_far_below(&self, other: &Self) -> bool {
         Self { carried: self.carried.saturating_mul(2), ..*self }.is_below(other)
     }
 }
 
-/// How a title would do without one of its replicas.
+/// State of a title without one of its replicas.
 enum WithoutReplica {
-    /// There is no such replica.
+    /// No such replica exists.
     Gone,
-    /// Fewer whole copies would be left than there should be, or more are being made.
+    /// Fewer complete copies than wanted would remain, or copies are in progress.
     TooFew,
-    /// The least loaded of the others would stand at this share, Q32.
+    /// Load of the least loaded other holder, Q32.
     Level(u64),
 }
 
 struct NodeReplicas<T> {
-    /// Since when each replica has been surplus.
+    /// Replicas, and since when each has been surplus.
     surplus_since: BTreeMap<T, Instant>,
     evicted: Option<Instant>,
-    /// Where the next search for a victim begins.
+    /// Start of the next search for a victim.
     cursor: Option<T>,
 }
 
@@ -87,11 +87,11 @@ impl<T> Default for NodeReplicas<T> {
     }
 }
 
-/// The replicas, by node.
+/// Replicas by node.
 pub(super) struct ReplicaWatch<T> {
     places: Vec<NodeReplicas<T>>,
     count: usize,
-    /// The replica looked at last.
+    /// The replica examined last.
     cursor: (usize, Option<T>),
 }
 
@@ -100,7 +100,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
         Self { places: Vec::new(), count: 0, cursor: (0, None) }
     }
 
-    /// There is a replica on a node.
+    /// Adds a replica, if it is new.
     pub(super) fn add(&mut self, now: Instant, node: NodeId, title: T) {
         if self.places.len() <= node.index() {
             self.places.resize_with(node.index() + 1, NodeReplicas::default);
@@ -112,7 +112,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
         }
     }
 
-    /// There is none any more.
+    /// Removes a replica.
     fn remove(&mut self, node: NodeId, title: T) {
         if self.places.get_mut(node.index()).is_some_and(|place| place.surplus_since.remove(&title).is_some()) {
             self.count -= 1;
@@ -138,14 +138,14 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
         evicted.is_none_or(|evicted| now.saturating_duration_since(evicted) >= PACE)
     }
 
-    /// It is missed after all, or another copy of it just went.
+    /// Restarts the surplus time of a replica that is needed, or whose sibling was just removed.
     fn mark_needed(&mut self, now: Instant, node: NodeId, title: T) {
         if let Some(since) = self.places.get_mut(node.index()).and_then(|place| place.surplus_since.get_mut(&title)) {
             *since = now;
         }
     }
 
-    /// The next replica in turn.
+    /// Next replica in turn.
     fn turn(&mut self) -> Option<(NodeId, T, Instant)> {
         for _ in 0..=self.places.len() {
             let (index, after) = self.cursor;
@@ -160,7 +160,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
         None
     }
 
-    /// Some replicas of a node, others each time.
+    /// Some replicas of a node, different ones each time.
     fn some_of(&mut self, node: NodeId) -> Vec<T> {
         let Some(place) = self.places.get_mut(node.index()) else { return Vec::new() };
         let after = place.cursor.map_or(Bound::Unbounded, Bound::Excluded);
@@ -173,7 +173,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
 }
 
 impl<T: Copy + Ord + Hash> Planner<T> {
-    /// Removes replicas that nobody would have missed for a while.
+    /// Removes replicas that have been surplus long enough.
     pub(super) fn release<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -199,8 +199,8 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
     }
 
-    /// The least valuable copy on a node that may go for a title of some value, and its bytes, which are at least
-    /// `missing`.
+    /// The least valuable replica on a node that may be displaced by a title of value `worth`, of at least `missing`
+    /// bytes, and its size.
     pub(super) fn victim<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -228,7 +228,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         least.map(|(value, title)| (title, value.size))
     }
 
-    /// How a title would do without the replica of a node. Leaves the title's holders in the scratch table.
+    /// State of a title without its replica on a node. Leaves the title's holders in the buffer.
     fn without<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
@@ -246,13 +246,13 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             return WithoutReplica::TooFew;
         }
         let rates = self.demand.rates(now, &title);
-        // What this copy carries comes to the others, beside what comes anyway.
+        // The replica's own load moves to the others, in addition to new sessions.
         let carried = rates.steady(self.session) / u64::from(self.holders.whole());
         let inflow = rates.inflow(facts.rate, self.session).saturating_add(carried);
         WithoutReplica::Level(self.holders.level(&self.seats, inflow, Some(node)))
     }
 
-    /// Counts an eviction as made; the title's other copies have to prove themselves anew.
+    /// Records an eviction and restarts the surplus time of the title's other replicas.
     fn evict(&mut self, now: Instant, title: T, node: NodeId) {
         self.running.evict(now, title, node);
         self.watch.evicted(now, title, node);

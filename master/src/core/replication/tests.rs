@@ -1,4 +1,4 @@
-//! The planner in a small world: tables of situations, and properties of whatever it orders.
+//! The planner on a small simulated fleet: tables of situations, and properties of its orders.
 
 mod properties;
 mod situations;
@@ -57,7 +57,7 @@ impl TitleSource for TestFleet {
 }
 
 impl TestFleet {
-    /// Nodes of 1 Gbit/s and 1 TB in three zones, at these levels in per cent.
+    /// Nodes of 1 Gbit/s and 1 TB in three zones, at these loads in per cent.
     fn new(levels: &[u64]) -> Self {
         let snapshot = |(at, level): (usize, &u64)| {
             let zone = u32::try_from(at % 3).expect("small");
@@ -67,7 +67,7 @@ impl TestFleet {
         Self { snapshots: levels.iter().enumerate().map(snapshot).collect(), ..Self::default() }
     }
 
-    /// A film of 1 GB and 8 Mbit/s, of the operator's, on these nodes.
+    /// A film of 1 GB and 8 Mbit/s with operator's copies on these nodes.
     fn film(mut self, title: u32, holders: &[u32]) -> Self {
         let copies = holders.iter().map(|node| (NodeId(*node), Origin::Operator)).collect();
         let film = Film { name: format!("films/{title}.mp4"), size: GIGABIT, rate: 8_000_000, hashed: true, copies };
@@ -83,7 +83,7 @@ impl TestFleet {
         self.snapshots[node as usize].as_mut().expect("a node")
     }
 
-    /// Does what was ordered, at once and up to the beginning of each copy.
+    /// Executes orders at once, up to the start of each copy.
     fn obey(&mut self, orders: &[CopyOrder<u32>]) {
         for order in orders {
             match *order {
@@ -103,7 +103,7 @@ impl TestFleet {
         }
     }
 
-    /// Ends all copies on their way.
+    /// Completes all copies in progress.
     fn finish(&mut self, now: Instant, planner: &mut Planner<u32>) {
         for (title, film) in &mut self.films {
             for (node, origin) in film.copies.iter_mut().filter(|(_, origin)| **origin == Origin::Growing) {
@@ -114,7 +114,7 @@ impl TestFleet {
     }
 }
 
-/// A planner, its chance and its time.
+/// A planner with its random numbers and its clock.
 struct Bench {
     now: Instant,
     planner: Planner<u32>,
@@ -127,7 +127,7 @@ impl Bench {
         Self { now, planner: Planner::new(now, policy, Duration::from_secs(60)), rng: SmallRng::seed_from_u64(1) }
     }
 
-    /// One plan, a second later.
+    /// Runs one plan, a second later.
     fn plan(&mut self, fleet: &TestFleet) -> Vec<CopyOrder<u32>> {
         self.now += SECOND;
         let mut orders = Vec::new();

@@ -1,16 +1,16 @@
-//! Water-filling: how high nodes stand once more is poured onto them, always onto the least loaded. Knows amounts only.
+//! Water-filling: load added to a set of nodes goes to the least loaded first.
 
 use super::super::fixed;
 
-/// What one node may be given and was given, bit/s.
+/// Available and used bit/s of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FillNode {
     pub(super) available: u64,
     pub(super) level: u64,
 }
 
-/// The share (Q32) that the least loaded of them stands at once `inflow` bit/s were poured on; `u64::MAX` when there
-/// is nothing to pour it on. Puts the vessels into the order of their levels; O(n log n).
+/// Load (Q32) of the least loaded nodes after `inflow` bit/s are spread over them; `u64::MAX` without any capacity.
+/// Sorts `nodes` by load; O(n log n).
 pub(super) fn fill(nodes: &mut [FillNode], inflow: u64) -> u64 {
     nodes.sort_unstable_by_key(|node| (share(*node), node.available));
     let (mut width, mut volume, mut height) = (0_u64, inflow, u64::MAX);
@@ -57,9 +57,9 @@ mod tests {
     }
 
     proptest! {
-        /// At the height found, what fits below it is what was poured.
+        /// At the level found, the capacity below it equals the inflow.
         #[test]
-        fn nothing_is_spilt(nodes in proptest::collection::vec((1_u64..1_000_000, 0_u64..1_000_000), 1..20), inflow in 0_u64..10_000_000) {
+        fn the_level_matches_the_inflow(nodes in proptest::collection::vec((1_u64..1_000_000, 0_u64..1_000_000), 1..20), inflow in 0_u64..10_000_000) {
             let mut filled: Vec<_> = nodes.iter().map(|&(available, level)| FillNode { available, level }).collect();
             let height = fill(&mut filled, inflow);
             let below = |height: u64| -> u64 {

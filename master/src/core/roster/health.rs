@@ -1,37 +1,35 @@
-//! Whether a node can be relied on: how long it has been silent, how often it died lately, and who says that it does
-//! not answer. One client's word takes no node out: it only has the node asked for a sign of life; a second client's
-//! does, or the node's silence. Knows one node.
+//! Reliability of a node: pending probes, recent failures, and hints of clients. One client's hint only triggers a
+//! probe; a second client's hint or an unanswered probe makes the node suspect. Knows one node.
 
 use std::time::{Duration, Instant};
 
-/// How long a client's word that a node does not answer is remembered.
+/// Lifetime of a hint.
 const WITNESS: Duration = Duration::from_secs(10);
 
-/// Clients that must say so.
+/// Distinct clients whose hints make a node suspect.
 const WITNESSES: usize = 2;
 
-/// How long the first suspicion by clients lasts; each further one within [`MEMORY`] lasts twice as long, up to
-/// [`LONGEST`].
+/// Duration of the first suspicion by hints; doubles with each within [`MEMORY`], up to [`LONGEST`].
 const SUSPICION: Duration = Duration::from_secs(5);
 
-/// How long a node is held back after its second death within [`MEMORY`]; after each further one twice as long.
+/// Hold after a node's second failure within [`MEMORY`]; doubles with each further one.
 const HOLD: Duration = Duration::from_secs(15);
 
-/// The longest of both.
+/// Upper limit of both.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long a death or a suspicion is remembered.
+/// Time that failures and suspicions are remembered.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// How long a node may take to answer a probe.
+/// Time that a node has to answer a probe.
 pub const PROBE: Duration = Duration::from_millis(1000);
 
-/// The latest of several moments, few enough to be looked through.
+/// The most recent of several times.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recent([Option<Instant>; 8]);
 
 impl Recent {
-    /// Adds one and tells how many there were within `memory`, this one included.
+    /// Adds a time and returns the number within `memory`, this one included.
     fn add(&mut self, now: Instant, memory: Duration) -> u32 {
         self.0.rotate_right(1);
         self.0[0] = Some(now);
@@ -40,21 +38,21 @@ impl Recent {
     }
 }
 
-/// See the module.
+/// Failures, hints and probes of one node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HealthTracker {
     deaths: Recent,
     suspicions: Recent,
-    /// Clients that say so, and when.
+    /// Hinting clients, and when.
     witnesses: [Option<(u64, Instant)>; 4],
     held_until: Option<Instant>,
     suspect_until: Option<Instant>,
-    /// When a sign of life was asked for; `None` once there was one.
+    /// Time of the pending probe.
     probed: Option<Instant>,
 }
 
 impl HealthTracker {
-    /// The node died: its channel broke while it served, or its lease ran out.
+    /// Handles a failure: the channel broke while serving, or the lease expired.
     pub(crate) fn handle_death(&mut self, now: Instant) {
         let deaths = self.deaths.add(now, MEMORY);
         if deaths >= 2 {
@@ -63,7 +61,7 @@ impl HealthTracker {
         }
     }
 
-    /// A client says that the node does not answer. True when the node should be asked for a sign of life.
+    /// Handles a client's hint. Returns whether to probe the node.
     pub(crate) fn handle_hint(&mut self, now: Instant, client: u64) -> bool {
         let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < WITNESS;
         if let Some(known) = self.witnesses.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
@@ -79,22 +77,22 @@ impl HealthTracker {
         self.probed.is_none()
     }
 
-    /// A sign of life was asked for.
+    /// Records a probe.
     pub(crate) fn handle_probe(&mut self, now: Instant) {
         self.probed.get_or_insert(now);
     }
 
-    /// A sign of life came.
+    /// Handles any message of the node.
     pub(crate) fn handle_sign_of_life(&mut self) {
         self.probed = None;
     }
 
-    /// Whether an answer is waited for.
+    /// Whether a probe is pending.
     pub(crate) fn is_probing(&self, now: Instant) -> bool {
         self.probed.is_some_and(|at| now.saturating_duration_since(at) < PROBE)
     }
 
-    /// Whether it did not answer in time.
+    /// Whether a probe went unanswered.
     pub(crate) fn is_unresponsive(&self, now: Instant) -> bool {
         self.probed.is_some() && !self.is_probing(now)
     }
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_a_probe_is_suspect_until_it_does() {
+    fn an_unanswered_probe_makes_a_node_suspect() {
         let now = Instant::now();
         let mut health = HealthTracker::default();
         assert!(health.handle_hint(now, 1), "to be asked");
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn who_dies_often_is_held_ever_longer() {
+    fn repeated_failures_hold_a_node_with_backoff() {
         let start = Instant::now();
         let mut health = HealthTracker::default();
         health.handle_death(start);

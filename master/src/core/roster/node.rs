@@ -1,4 +1,4 @@
-//! One node of the roster: what it says of itself, its state, and whether it can be given a session.
+//! One node of the roster: its own reports, its state and its health.
 
 use std::time::{Duration, Instant};
 
@@ -10,30 +10,30 @@ use usher_proto::{
 use super::health::HealthTracker;
 use crate::core::{Now, history::History, load_estimate::LoadEstimate};
 
-/// Reports for which a node's last word is good, so that a lost one or a short pause does not end it.
+/// Report intervals in a lease, so that a lost report or a short pause does not end it.
 pub(super) const LEASE_REPORTS: u32 = 5;
 
-/// Half reports of silence after which a node is asked for a sign of life before it is chosen: two and a half.
+/// Half report intervals of silence after which a node is probed before it is chosen: two and a half intervals.
 const UNSURE_HALVES: u32 = 5;
 
-/// Half reports of silence after which it is chosen only if there is no other: three and a half.
+/// Half report intervals of silence after which a node is a last resort: three and a half intervals.
 pub(super) const SUSPECT_HALVES: u32 = 7;
 
-/// Where a node stands.
+/// State of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Attached, reporting, taking sessions.
+    /// Attached, reporting, accepting sessions.
     Serving,
-    /// Takes no new sessions.
+    /// Accepts no new sessions.
     Draining,
-    /// Its lease ran out while its channel is open.
+    /// Its lease expired while its channel is open.
     Stale,
     /// Its channel is closed.
     Gone,
 }
 
 impl NodeState {
-    /// The state's word in events and logs.
+    /// The state's name in events and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",
@@ -44,61 +44,61 @@ impl NodeState {
     }
 }
 
-/// Whether a node can be given a session, as far as its state and its health go.
+/// Whether a node can receive a session, by its state and reliability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeHealth {
     /// It can.
     Well,
-    /// Its last word is old: it should be asked first.
+    /// Its last message is old: probe it first.
     Unsure,
-    /// Its silence, or clients, say that it does not serve.
+    /// It is silent, or clients report that it does not answer.
     Suspect,
-    /// It died often lately.
+    /// It failed repeatedly.
     Held,
-    /// It takes no new sessions.
+    /// It accepts no new sessions.
     Draining,
-    /// Its channel is closed, its lease over, or its load or titles are unknown.
+    /// Its channel is closed, its lease expired, or its load or catalog is unknown.
     Down,
 }
 
-/// One node.
+/// A node.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it said when it attached, its presence kept up to date.
+    /// Its first message, with its current presence.
     pub hello: Hello,
-    /// Where it stands.
+    /// Its state.
     pub state: NodeState,
-    /// When it attached last.
+    /// Time of its last attachment.
     pub attached_at: Now,
-    /// Its last report of this boot.
+    /// Last report of this process.
     pub report: Report,
-    /// When that was taken; `None` before the first.
+    /// Time of that report; `None` before the first.
     pub reported_at: Option<Instant>,
     /// Its egress over time.
     pub history: History,
-    /// What is believed of its bandwidth.
+    /// Estimate of its load.
     pub estimate: LoadEstimate,
     /// Files that it does not offer.
     pub rejected_files: u32,
-    /// Those of them whose bytes are not what they were when they were hashed.
+    /// Of these, files whose bytes changed since they were hashed.
     pub damaged_files: u32,
-    /// How often it has begun to drain while it was attached.
+    /// Number of drains started while attached.
     pub drains: u32,
-    /// Its zone as a number, equal for equal zones.
+    /// Number of its zone; equal for equal zones.
     pub zone: u32,
     pub(super) epoch: u64,
-    /// The last sign of life: a message, or the attachment.
+    /// Time of its last message, or of the attachment.
     pub(super) last_sign: Instant,
     pub(super) health: HealthTracker,
     pub(super) interval: Duration,
-    /// Its load is known: by a report, or because it has just started.
+    /// Whether its load is known: it reported, or has just started.
     pub(super) load_known: bool,
-    /// Whether this process has told its whole catalog. Until then its copies are those of the process before it, and
-    /// it would not find them.
+    /// Whether this process has sent its whole catalog. Until then its copies are those of the previous process and may
+    /// be missing.
     pub(crate) catalog_known: bool,
-    /// When its channel closed.
+    /// Time at which its channel closed.
     pub(super) left: Option<Instant>,
-    /// Its copies are forgotten.
+    /// Whether its copies were dropped.
     pub(super) copies_void: bool,
 }
 
@@ -113,7 +113,7 @@ impl Node {
         self.state != NodeState::Gone
     }
 
-    /// Whether it can be given a session.
+    /// Returns the node's health.
     pub fn health(&self, now: Instant) -> NodeHealth {
         if self.state == NodeState::Draining {
             return NodeHealth::Draining;
@@ -134,17 +134,17 @@ impl Node {
         }
     }
 
-    /// Whether it is well enough for new sessions.
+    /// Whether it can receive new sessions.
     pub fn can_serve(&self, now: Instant) -> bool {
         matches!(self.health(now), NodeHealth::Well | NodeHealth::Unsure)
     }
 
-    /// Bit/s of the last report, less what fetches would give up.
+    /// Bit/s of the last report, less the elastic part of fetches.
     pub fn measured(&self) -> u64 {
         self.report.egress.0.saturating_sub(self.report.elastic.0)
     }
 
-    /// The highest rate that it may send to one session, bit/s.
+    /// Highest rate of one session, bit/s.
     pub fn largest_session(&self) -> u64 {
         let capacity = self.hello.capacity.0;
         self.hello.equipment.max_session.map_or(capacity, |most| most.0.min(capacity))
@@ -159,7 +159,7 @@ impl Node {
         self.health.handle_sign_of_life();
     }
 
-    /// The state that its presence asks for.
+    /// The state that its presence requests.
     pub(super) fn requested_state(&self) -> NodeState {
         if self.hello.presence.draining { NodeState::Draining } else { NodeState::Serving }
     }

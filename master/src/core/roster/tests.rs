@@ -1,4 +1,4 @@
-//! Tables of attachments, reports and silences.
+//! Tables of attachments, reports and silence.
 
 use usher_proto::{Bitrate, model::Equipment};
 
@@ -32,10 +32,10 @@ fn report(sequence: u64, uptime_ms: u64) -> Report {
 }
 
 #[test]
-fn who_may_attach() {
+fn attachments_are_fenced() {
     let now = start();
     let later = now.after(LEASE);
-    // (when, boot, attachment, taken): each line after a first attachment (boot 1, attachment 5) at `now`.
+    // (when, boot, attachment, accepted): each row follows a first attachment (boot 1, attachment 5) at `now`.
     for (when, boot, attachment, taken) in [
         (now, 1, 6, true),
         (now, 1, 5, false),
@@ -80,7 +80,7 @@ fn old_and_repeated_reports_renew_nothing() {
         let renewed = node.lease_end() == at.instant + LEASE;
         assert_eq!(renewed, taken, "second {second}");
     }
-    // A new process counts from the start again, and keeps the history of its name.
+    // A new process starts its sequence over, and keeps the history of its name.
     let at = now.after(LEASE * 2);
     let (attachment, fresh) = roster.handle_attach(at, hello("n", 2, 1)).expect("attached");
     assert!(fresh && roster.handle_report(at, attachment, report(1, 1)).is_ok());
@@ -137,7 +137,7 @@ fn draining_and_unknown_load() {
     assert_eq!(roster.handle_presence(attachment, hello("n", 1, 1).presence), Some(NodeState::Serving));
     assert_eq!(roster.handle_presence(attachment, draining.presence), Some(NodeState::Draining));
 
-    // A process that served another master before is not chosen until it has told its load.
+    // A process that served another master before is not chosen until it has reported its load.
     let (attachment, _) = roster.handle_attach(now, hello("m", 1, 2)).expect("attached");
     let can = |roster: &Roster| roster.node(attachment.node).is_some_and(|node| node.can_serve(now.instant));
     assert!(!can(&roster));

@@ -1,4 +1,4 @@
-//! What a request needs, whom it excludes, and what is done when nobody fits.
+//! Criteria of a request, exclusions, and the fallbacks when no node fits.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn each_verdict() {
     assert_eq!(nodes.verdict(&need(1), 0), Verdict::Full);
     nodes.rank(&need(1), &[1]);
     assert_eq!(nodes.ranked.iter().find(|one| one.node.0 == 1).map(|one| one.verdict), Some(Verdict::Growing));
-    // Twice gone within ten minutes.
+    // Fails twice within ten minutes.
     for _ in 0..2 {
         nodes.roster.handle_detach(nodes.now, nodes.attachments[2]);
         let old = nodes.roster.node(NodeId(2)).expect("known").hello.clone();
@@ -42,7 +42,7 @@ fn any_number_may_be_excluded() {
 }
 
 #[test]
-fn only_who_is_equipped() {
+fn only_equipped_nodes_are_chosen() {
     let label = |label: &str| Requirements { labels: vec![label.to_owned()], ..Requirements::default() };
     let mut nodes = nodes(&[(0, 0)]);
     nodes.attach(1, |hello| {
@@ -77,9 +77,9 @@ fn a_session_may_be_limited_below_the_capacity() {
     assert_eq!(refused, NoChoice::TooFast { rate, largest: Bitrate(CAPACITY / 10) });
 }
 
-/// Which of several reasons is told: the one that the client can do most about.
+/// Of several reasons, a refusal names the one that the client can act on.
 #[test]
-fn what_a_refusal_says() {
+fn a_refusal_names_the_most_useful_reason() {
     let rate = Bitrate(5);
     let count = HolderCounts { holders: 4, largest: 10, ..HolderCounts::default() };
     for (given, expected) in [
@@ -113,7 +113,7 @@ fn candidate(node: u32, verdict: Verdict, room: u64) -> Candidate {
 }
 
 #[test]
-fn in_doubt_the_best_of_the_doubtful() {
+fn the_best_suspect_node_is_the_fallback() {
     let criteria = SeatCriteria { rate: 100, ..need(0) };
     let held = candidate(0, Verdict::Held, 500);
     let suspect = candidate(1, Verdict::Suspect, 600);
@@ -134,7 +134,7 @@ fn in_doubt_the_best_of_the_doubtful() {
 }
 
 #[test]
-fn a_young_node_may_be_given_more_when_there_is_no_other() {
+fn the_warm_up_reserve_is_the_last_resort() {
     let young = |node, room, cold| {
         let one = candidate(node, Verdict::Cold, room);
         Candidate { available: Available { warm_up: cold, ..one.available }, ..one }
@@ -146,7 +146,7 @@ fn a_young_node_may_be_given_more_when_there_is_no_other() {
     );
 }
 
-/// A node of which others take 4 per cent for ten minutes, and then a quarter.
+/// Background traffic takes 4 % for ten minutes, then a quarter.
 #[test]
 fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
     let mut nodes = nodes(&[(800, 40)]);
@@ -164,11 +164,11 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
         chosen.push((background, ranked[0].verdict, fits, burst_choice(&view, &need(10), ranked).is_some()));
     }
     let (fit, cold, full) = (Verdict::Fit, Verdict::Cold, Verdict::Full);
-    // What fits into the capacity itself needs no burst, but only caution to stand back.
+    // What fits into the capacity needs the variance reserve, not the burst rule.
     assert_eq!(chosen[..2], [(150, fit, true, false), (185, cold, true, false)]);
     assert_eq!(chosen[2..4], [(195, full, true, true), (250, full, true, true)]);
     assert_eq!(chosen[4..], [(270, full, false, false), (290, full, false, false)]);
-    // What sessions fill is no burst.
+    // A node filled by sessions is not a burst.
     nodes.report(0, 1000, 40);
     nodes.rank(&need(10), &[]);
     let Nodes { now, roster, ledger, rule, zones, common, ranked, .. } = &nodes;

@@ -1,5 +1,5 @@
-//! What an attachment that was replaced, or a process that is gone, still says: it changes nothing of what its successor
-//! said, whatever it is about and whenever it comes.
+//! Messages of a replaced attachment or an ended process change nothing that its successor reported, whatever their
+//! kind and time.
 
 use super::*;
 use crate::core::test_cluster::{copy, hello};
@@ -10,7 +10,7 @@ fn page(restart: bool, copies: Vec<CatalogCopy>, removals: &[&str]) -> CatalogPa
     CatalogPage { restart, complete: true, copies, removals, ..CatalogPage::default() }
 }
 
-/// All that can be seen of node 1.
+/// The observable state of node 1.
 fn seen(test: &TestCluster) -> String {
     let (id, cluster) = (test.id(0), &test.cluster);
     let node = cluster.roster().node(id).expect("known");
@@ -31,13 +31,13 @@ fn seen(test: &TestCluster) -> String {
 }
 
 #[test]
-fn an_older_attachment_or_process_says_nothing_any_more() {
+fn a_replaced_attachment_or_process_is_ignored() {
     for same in [true, false] {
         let mut test = TestCluster::figure_4();
         test.run(0, "A", RATE, 3);
         let old = test.attachments[0];
         if !same {
-            // Its channel is lost with the process, and what it sent may still wait to be read.
+            // Its channel ends with the process, and its messages may still be queued.
             test.cluster.handle_detach(test.now, old);
         }
         let again = Hello { boot: BootId(if same { 1 } else { 99 }), attachment: 2, ..hello(1, 1000 * MBIT) };

@@ -1,4 +1,4 @@
-//! Nodes that die, flap, fall silent, or are said to.
+//! Nodes that fail, flap, fall silent, or are reported dead.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ fn probes(test: &mut TestCluster) -> Vec<u32> {
 }
 
 #[test]
-fn who_flaps_is_held_ever_longer() {
+fn a_flapping_node_is_held_with_backoff() {
     let mut test = TestCluster::figure_4();
     let mut held = Vec::new();
     for _ in 0..6 {
-        // It dies, and is back at once as a new process with its catalog told.
+        // It fails and returns at once as a new process with its catalog.
         restart(&mut test, 0);
         test.titles(0, &["A"]);
         let mut seconds = 0;
@@ -65,7 +65,7 @@ fn two_clients_and_no_answer() {
     test.seconds(5);
     assert_eq!(health(&test, 0), NodeHealth::Well);
 
-    // One client is enough when the node does not answer.
+    // One client suffices if the node does not answer.
     test.seconds(10);
     test.cluster.handle_hint(test.now, &name, 3);
     assert_eq!(probes(&mut test), [0]);
@@ -78,7 +78,7 @@ fn two_clients_and_no_answer() {
 }
 
 #[test]
-fn a_silent_node_is_asked_first() {
+fn a_silent_node_is_probed_first() {
     let mut test = TestCluster::figure_4();
     test.wait(Duration::from_millis(2400));
     assert!(test.resolve("A", |_| {}).is_ok(), "a report may be late");
@@ -90,21 +90,21 @@ fn a_silent_node_is_asked_first() {
     assert!(fault.code == Code::Unavailable && fault.retry_after < Some(Duration::from_secs(1)), "{fault}");
     assert!(matches!(why(test.resolve("A", |_| {})), NoChoice::Probing(_)));
     assert!(probes(&mut test).is_empty(), "asked already");
-    // Who cannot wait may take it as it is.
+    // A caller that cannot wait may use the node unprobed.
     let (session, play) = (test.session(), play("A"));
     let ask = SeatRequest { unsure: true, ..SeatRequest::from(&play) };
     let taken = test.cluster.resolve(test.now, session, &ask, &mut test.rng);
     assert_eq!(taken.map(|decision| decision.first), Ok(test.id(0)));
     test.cluster.handle_probe_answer(test.now, test.attachments[0]);
     assert!(test.resolve("A", |_| {}).is_ok(), "it answered");
-    // Of several holders, one that was heard goes first.
+    // Of several holders, a recently heard one is preferred.
     for _ in 0..20 {
         assert_eq!(test.resolve("B", |_| {}).expect("room").first, test.id(0));
     }
 }
 
 #[test]
-fn who_stays_silent_is_suspect_and_then_stale() {
+fn a_silent_node_becomes_suspect_and_then_stale() {
     let mut test = TestCluster::figure_4();
     for (millis, expected) in
         [(2499, NodeHealth::Well), (2500, NodeHealth::Unsure), (3500, NodeHealth::Suspect), (5000, NodeHealth::Down)]

@@ -1,4 +1,4 @@
-//! Feeds: who watches, relays and publishes where.
+//! Feeds: placement of viewers, relays and publishers.
 
 use usher_proto::{
     PublisherId, SessionId, Title,
@@ -14,7 +14,7 @@ fn title() -> Title {
     Title::parse(FEED).expect("a title")
 }
 
-/// What a node says of the feed.
+/// A node's report of the feed.
 fn state(test: &TestCluster, publisher: Option<u128>, upstream: Option<usize>) -> FeedState {
     let name = |node: usize| test.cluster.roster().node(test.id(node)).expect("known").name().clone();
     FeedState {
@@ -36,7 +36,7 @@ fn tell(test: &mut TestCluster, node: usize, states: Vec<FeedState>) {
     test.cluster.handle_feeds(test.now, test.attachments[node], Feeds(states));
 }
 
-/// Three nodes of 1 Gbit/s, of which the first takes the feed in.
+/// Three nodes of 1 Gbit/s; the first ingests the feed.
 fn on_air() -> TestCluster {
     let mut test = TestCluster::figure_4();
     for attachment in test.attachments.clone() {
@@ -101,8 +101,8 @@ fn a_node_without_the_feed_costs_the_relay_leg_too() {
     assert_eq!((test.level(node), test.level(0)), (11 * MBIT, 11 * MBIT), "the viewer, and the leg");
     assert_eq!(relays(&mut test), [(decision.first.0, vec![0])]);
     let reason = test.cluster.reason(&decision).expect("known").to_string();
-    assert!(reason.contains("comes there from node-1"), "{reason}");
-    // Once that node has been told, no second leg is booked there.
+    assert!(reason.contains("relayed from node-1"), "{reason}");
+    // After the relay was ordered, no second leg is reserved.
     let legs = test.level(0);
     loop {
         let next = test.resolve(FEED, |ask| ask.exclude.clone_from(&exclude)).expect("elsewhere");
@@ -126,7 +126,7 @@ fn a_full_ingest_node_hands_on_to_one_that_has_room() {
 }
 
 #[test]
-fn who_lost_its_upstream_is_told_another_or_why_not() {
+fn a_relay_without_upstream_gets_another_or_a_refusal() {
     let mut test = on_air();
     let relay = state(&test, None, Some(0));
     tell(&mut test, 1, vec![relay]);
@@ -170,7 +170,7 @@ fn one_publisher_at_a_time_and_it_comes_back_to_its_node() {
 }
 
 #[test]
-fn a_feed_whose_node_is_lost_is_there_for_a_while() {
+fn a_feed_survives_its_node_for_a_while() {
     let mut test = on_air();
     let attachment = test.attachments[0];
     test.cluster.handle_detach(test.now, attachment);
@@ -183,7 +183,7 @@ fn a_feed_whose_node_is_lost_is_there_for_a_while() {
 }
 
 #[test]
-fn a_node_that_drains_gives_viewers_and_legs_away() {
+fn a_draining_node_hands_off_viewers_and_legs() {
     let mut test = on_air();
     let relay = state(&test, None, Some(0));
     tell(&mut test, 1, vec![relay.clone()]);

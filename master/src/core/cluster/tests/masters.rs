@@ -1,4 +1,4 @@
-//! Several masters decide at once, each knowing only its own tickets, over nodes that guard their doors.
+//! Several concurrent masters, each knowing only its own tickets, over nodes with admission control.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ const NODES: usize = 6;
 const TITLES: usize = 30;
 const CAPACITY: u64 = 400 * MBIT;
 
-/// One node: what truly runs there, and what the masters have yet to hear, with the time at which they do.
+/// One node: its running sessions, and the updates in flight with their arrival times.
 #[derive(Default)]
 struct Door {
     running: BTreeMap<SessionId, (usize, u64)>,
@@ -31,14 +31,14 @@ impl Door {
     }
 }
 
-/// What came of a run: tickets, and those that were refused at the door.
+/// Result of a run: tickets, and those refused by nodes.
 #[derive(Debug)]
 struct Outcome {
     tickets: u32,
     refused: u32,
 }
 
-/// Three masters that take themselves to be so many; a minute of arrivals at about what the nodes can carry.
+/// Three masters configured for this number; one minute of arrivals near the nodes' total capacity.
 fn run(masters: u64, seed: u64) -> Outcome {
     let mut rng = SmallRng::seed_from_u64(seed);
     let start = Now { instant: std::time::Instant::now(), unix_ms: 0 };
@@ -61,7 +61,7 @@ fn run(masters: u64, seed: u64) -> Outcome {
     let mut doors: Vec<Door> = (0..NODES).map(|_| Door::default()).collect();
     let mut dialling: VecDeque<(u64, usize, SessionId, usize)> = VecDeque::new();
     let mut outcome = Outcome { tickets: 0, refused: 0 };
-    // Sessions stay 5 s: 60 a second are 300 sessions of 8 Mbit/s, and that is what the nodes carry.
+    // Sessions last 5 s on average: 60 a second are 300 sessions of 8 Mbit/s, the total capacity.
     for millis in (0..60_000).step_by(10) {
         let now = start.after(Duration::from_millis(millis));
         for (node, door) in doors.iter_mut().enumerate() {
@@ -117,7 +117,7 @@ fn run(masters: u64, seed: u64) -> Outcome {
 }
 
 #[test]
-fn masters_that_know_their_number_are_seldom_refused_at_the_door() {
+fn masters_that_know_their_number_rarely_overbook_nodes() {
     let runs = |masters| {
         (1..=2)
             .map(|seed| run(masters, seed))

@@ -1,4 +1,4 @@
-//! Sessions that are moved: the orders, and what the ledger holds until the nodes have told.
+//! Moves: their orders, and the ledger until the nodes report.
 
 use super::*;
 use crate::core::moves::SessionMove;
@@ -8,7 +8,7 @@ fn moves(test: &mut TestCluster) -> Vec<SessionMove> {
     orders.filter_map(|order| if let Order::Move(step) = order { Some(step) } else { None }).collect()
 }
 
-/// Node 1 of Figure 4 is full of sessions of B, which others hold too.
+/// Node 1 of figure 4 is full of sessions of B, which other nodes hold too.
 fn full() -> TestCluster {
     let mut test = TestCluster::figure_4();
     test.run(0, "B", RATE, 125);
@@ -29,7 +29,7 @@ fn a_session_makes_room_for_a_title_that_only_the_full_node_has() {
     assert!(step.to == test.id(1) || step.to == test.id(2));
     let to = step.to.0 as usize;
     assert_eq!((test.level(0), test.level(to)), (1000 * MBIT, RATE), "both seats are held");
-    // The order is carried out: the new seat is told first, then the old one.
+    // The order is executed: the new seat reports first, then the old one.
     test.begin(to, step.session, "B", RATE);
     assert_eq!((test.level(0), test.level(to)), (1000 * MBIT, RATE));
     test.end(0, step.session, RATE);

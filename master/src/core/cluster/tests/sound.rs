@@ -5,12 +5,12 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
-    /// Whatever happens, a decision is for a node that may have it, and no node is booked beyond its capacity by
-    /// decisions; and when all is quiet the ledger holds what runs and nothing else.
+    /// Every decision chooses an allowed node, decisions alone overbook no node, and at rest the ledger holds exactly
+    /// the running sessions.
     #[test]
     fn decisions_are_sound(steps in proptest::collection::vec((0_u8..9, 0_usize..3, 1_u64..300), 1..150)) {
         let mut test = TestCluster::figure_4();
-        // Promised or begun, and where.
+        // Reserved or running sessions: node, id, rate, running.
         let mut open: Vec<(usize, SessionId, u64, bool)> = Vec::new();
         let mut draining = [false; 3];
         for (what, node, size) in steps {
@@ -26,7 +26,7 @@ proptest! {
                         if !matches!(decision.how, Selection::Moved(_)) {
                             prop_assert!(test.level(chosen) <= 1000 * MBIT);
                         }
-                        // What is ordered away refuses to go: that is tested elsewhere.
+                        // The node refuses each move; moves are tested elsewhere.
                         for order in test.cluster.poll_orders() {
                             if let Order::Move(step) = order {
                                 test.cluster.handle_move_answer(step.session, false);
@@ -39,7 +39,7 @@ proptest! {
                     }
                 }
                 5 => {
-                    // All that was promised begins there.
+                    // All sessions reserved there start.
                     for (_, session, rate, begun) in open.iter_mut().filter(|one| one.0 == node && !one.3) {
                         test.begin(node, *session, "B", *rate);
                         *begun = true;
@@ -48,7 +48,7 @@ proptest! {
                     prop_assert_eq!(test.level(node), committed);
                 }
                 6 => {
-                    // Every session there ends, or is refused at the door.
+                    // Every session there ends, or is refused by the node.
                     for (_, session, rate, begun) in open.iter().filter(|one| one.0 == node) {
                         if *begun {
                             test.end(node, *session, *rate);
@@ -63,7 +63,7 @@ proptest! {
                 7 => {
                     draining[node] = !draining[node];
                     test.cluster.handle_presence(test.now, test.attachments[node], presence(draining[node]));
-                    // Draining moves sessions at the next round; here none does.
+                    // Draining would move sessions in the next round; here none moves.
                     draining[node] = false;
                     test.cluster.handle_presence(test.now, test.attachments[node], presence(false));
                 }

@@ -1,5 +1,5 @@
-//! A node that admits, refuses and ends sessions, whose words come in order and late: when all are in, what the master
-//! takes for its level is the truth.
+//! A node admits, refuses and ends sessions, and its updates arrive in order but late: when all have arrived, the
+//! estimated level is exact.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn when_all_is_told_the_level_is_the_truth(seed in any::<u64>(), others in 0_u64..30) {
+    fn the_level_is_exact_when_all_updates_have_arrived(seed in any::<u64>(), others in 0_u64..30) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut test = TestCluster::new(&[CAPACITY]);
         test.titles(0, &["A"]);
@@ -42,7 +42,7 @@ proptest! {
                 7..9 if !running.is_empty() => {
                     said.ended.push(running.swap_remove(rng.random_range(0..running.len())));
                 }
-                // The client walked away.
+                // The client gave up.
                 9 if !tickets.is_empty() => drop(tickets.pop()),
                 _ => {}
             }
@@ -61,14 +61,14 @@ proptest! {
             test.cluster.handle_sessions(test.now, test.attachments[0], said).expect("taken");
         }
         test.now = test.now.after(RESERVATION);
-        // Its last word is true now.
+        // Its last update is now accurate.
         let committed = Bitrate(running.len() as u64 * RATE);
         test.send_sessions(0, |said| said.committed = committed);
         test.report(0, |report| report.background = background);
         test.cluster.handle_timeout(test.now, &mut rng);
         prop_assert_eq!(test.cluster.ledger().len(), running.len());
         prop_assert_eq!(test.level(0), committed.0 + background.0);
-        // And nothing that ends after that leaves a trace.
+        // Sessions that end later leave no trace.
         for session in running {
             test.end(0, session, RATE);
         }

@@ -1,4 +1,4 @@
-//! Messages that are late, repeated, contradictory, or lies; and clocks that jump.
+//! Late, repeated, contradictory and false messages, and clock jumps.
 
 use proptest::prelude::*;
 use usher_proto::units::MAX_RATE;
@@ -13,13 +13,13 @@ fn a_message_that_was_slow_is_as_old_as_it_is() {
         node.wait(1000);
         node.state(600, 60);
     }
-    // Said a second ago, as the others that came at once show.
+    // Sent a second ago, as the undelayed messages show.
     let said = node.uptime;
     node.wait(1000);
     node.estimate.handle_committed(node.now, said, 500 * MBIT, 0);
     let level = node.level(PendingLoad::default());
     assert!((448..=456).contains(&level), "{level}: 500 less a second of departures");
-    // One that is older than the last word changes nothing.
+    // A message older than the last one changes nothing.
     node.estimate.handle_committed(node.now, said - Duration::from_secs(1), 7 * MBIT, 0);
     assert_eq!(node.level(PendingLoad::default()), level);
 }
@@ -52,9 +52,9 @@ fn a_clock_that_jumps_empties_no_node() {
     }
 }
 
-/// A node's clock that runs slower than this one, by as much as quartz may.
+/// A node's clock that runs slow by as much as quartz may.
 #[test]
-fn a_slow_clock_makes_no_word_old() {
+fn a_slow_clock_makes_no_message_old() {
     let mut node = Node::new(1000);
     for _ in 0..86_400 {
         node.now += Duration::from_millis(1000);
@@ -71,9 +71,9 @@ fn rate() -> impl Strategy<Value = u64> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever a node says, nothing panics, and it is never taken to have more than its capacity to give.
+    /// No sequence of messages panics or raises the available rate above the capacity.
     #[test]
-    fn no_word_does_harm(
+    fn no_message_does_harm(
         capacity in prop_oneof![Just(0), Just(1), Just(MAX_RATE), 0..2 * CAPACITY],
         words in proptest::collection::vec((0_u8..4, rate(), rate(), rate(), any::<u64>(), 0_u64..5000), 1..60),
         promised in (rate(), rate(), 1_u64..100), pool in 0_u64..=1_000_000_000_000,
@@ -108,9 +108,9 @@ proptest! {
         }
     }
 
-    /// More room is never worse, and a higher rate never better.
+    /// More free bit/s never lower the margin, and a higher rate never raises it.
     #[test]
-    fn the_margin_grows_with_room_and_falls_with_rate(
+    fn the_margin_grows_with_headroom_and_falls_with_rate(
         capacity in 1_u64..=MAX_RATE, others in 0_u64..1000, pool in 0_u64..=1_000_000_000_000, grain in 1_u64..100_000_000,
         available in 0_u64..=1000, level in 0_u64..=1000, rate in 0_u64..=1000, more in 0_u64..=1000,
     ) {

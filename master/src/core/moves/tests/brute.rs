@@ -1,4 +1,4 @@
-//! Small clusters, where every single move and every chain of two can be tried.
+//! Small clusters in which every move and every chain of two can be tried.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use crate::core::{
 
 const TITLES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
-/// A small cluster: capacities in Mbit/s; each title's rate and, bit by bit, its holders; titles and holders of the
-/// sessions that run; what is asked for.
+/// A small cluster: capacities in Mbit/s; rate and holder bit mask of each title; title and preferred holder of each
+/// running session; the requested title.
 #[derive(Clone, Debug)]
 struct Case {
     capacities: Vec<u64>,
@@ -54,7 +54,7 @@ struct Small {
 }
 
 impl Small {
-    /// Puts each session where it fits; those that fit nowhere are left out.
+    /// Places each session where it fits; the others are left out.
     fn new(case: Case) -> Self {
         let capacities: Vec<u64> = case.capacities.iter().map(|capacity| capacity * MBIT).collect();
         let mut small = Self { test: TestCluster::new(&capacities), case: case.clone(), running: BTreeMap::new() };
@@ -84,7 +84,7 @@ impl Small {
         self.case.capacities[node] - used
     }
 
-    /// Whether `rate` has a place on `node`, after `depth` moves at most; the nodes in `not` may not be moved to.
+    /// Whether `rate` fits on `node` after at most `depth` moves, none of them to a node in `not`.
     fn can(&self, node: usize, rate: u64, depth: usize, not: &[usize]) -> bool {
         if self.left(node) >= rate {
             return true;
@@ -103,7 +103,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn what_one_move_or_a_chain_of_two_admits_is_admitted(case in case()) {
+    fn every_feasible_move_or_chain_is_found(case in case()) {
         let mut small = Small::new(case);
         let ask = small.case.ask;
         let rate = small.case.titles[ask].0;
@@ -126,7 +126,7 @@ proptest! {
                 } else {
                     prop_assert!(steps.is_empty());
                 }
-                // Each is possible once those before it are made.
+                // Each move is possible after the ones before it.
                 let mut moved = Vec::new();
                 for step in steps {
                     let (from, to) = (step.from.0 as usize, step.to.0 as usize);
@@ -145,7 +145,7 @@ proptest! {
     }
 }
 
-/// The first holder's only session can go to a node that is full, after one of that node's goes to a third.
+/// The first holder's only session can go to a full node after that moves one of its own to a third.
 #[test]
 fn a_chain_of_two() {
     let case = Case {
@@ -159,7 +159,7 @@ fn a_chain_of_two() {
     assert_eq!(small.test.resolve("a", |_| {}).map(|decision| decision.how), Ok(Selection::Moved(2)));
 }
 
-/// No session by itself is large enough.
+/// No single session is large enough.
 #[test]
 fn several_for_one() {
     let case = Case {
@@ -174,7 +174,7 @@ fn several_for_one() {
 }
 
 #[test]
-fn nobody_is_moved_more_than_twice() {
+fn no_session_is_moved_more_than_twice() {
     let mut test = TestCluster::new(&[8 * MBIT, 8 * MBIT]);
     for (node, only) in [(0, "x"), (1, "y")] {
         test.titles(node, &["b", only]);

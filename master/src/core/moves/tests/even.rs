@@ -1,5 +1,5 @@
-//! Spreading, by properties: on any small cluster it comes to an end, no node ends worse than the worst was, and what it
-//! has made even it leaves alone.
+//! Properties of spreading on random small clusters: it ends, no node ends up fuller than the fullest was, and a second
+//! run finds nothing.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::core::{
     test_cluster::{MBIT, TestCluster, copy},
 };
 
-/// A cluster by lot: up to six nodes of unequal size, titles on some of them, sessions where they fit.
+/// A random cluster: up to six nodes of unequal size, titles on some of them, sessions where they fit.
 fn cluster(seed: u64) -> (TestCluster, BTreeMap<SessionId, usize>) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let capacities: Vec<u64> = (0..rng.random_range(2..=6)).map(|_| rng.random_range(40..400) * MBIT).collect();
@@ -35,7 +35,7 @@ fn cluster(seed: u64) -> (TestCluster, BTreeMap<SessionId, usize>) {
     (test, titled)
 }
 
-/// How full a node is, in thousandths.
+/// Used share of a node, in thousandths.
 fn used(test: &TestCluster, node: usize) -> u64 {
     let (level, room) = (test.level(node), test.headroom(node));
     level * 1000 / (level + room).max(1)
@@ -50,7 +50,7 @@ proptest! {
         let nodes = test.attachments.len();
         let fullest = (0..nodes).map(|node| used(&test, node)).max().unwrap_or(0);
         let mut moved: BTreeMap<SessionId, u8> = BTreeMap::new();
-        // In parts, as it is done by itself, or at once.
+        // In parts, as in the background, or at once.
         for _ in 0..=titled.len() {
             let steps = test.cluster.rebalance(test.now, most, &mut test.rng);
             prop_assert!(steps.len() <= most);
@@ -75,7 +75,7 @@ proptest! {
 }
 
 #[test]
-fn and_it_does_spread() {
+fn rebalancing_moves_sessions() {
     let spread = |seed: u64| {
         let (mut test, _) = cluster(seed);
         test.cluster.rebalance(test.now, 100, &mut test.rng).len()

@@ -1,4 +1,4 @@
-//! What is moved without an arrival: nodes that have too much, that drain, or that stand empty.
+//! Moves without a request: off overloaded and draining nodes, and to empty ones.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::core::{
     test_cluster::{MBIT, RATE, TestCluster, copy, hello, presence},
 };
 
-/// The moves of the next round, carried out.
+/// The moves of the next round, executed.
 fn round(test: &mut TestCluster, title: &str) -> Vec<SessionMove> {
     test.now = test.now.after(Duration::from_secs(1));
     test.cluster.handle_timeout(test.now, &mut test.rng);
@@ -31,12 +31,12 @@ fn carry_out(test: &mut TestCluster, title: &str) -> Vec<SessionMove> {
     steps
 }
 
-/// Nodes of 100 Mbit/s that all hold `B`, with so many sessions of it.
+/// Nodes of 100 Mbit/s that all hold `B`, each with this number of sessions of it.
 fn nodes(sessions: &[usize]) -> TestCluster {
     fill(TestCluster::new(&vec![100 * MBIT; sessions.len()]), sessions)
 }
 
-/// The same, which have just joined.
+/// The same nodes, just joined.
 fn joined(sessions: &[usize]) -> TestCluster {
     fill(TestCluster::with(Settings::default(), &vec![100 * MBIT; sessions.len()]), sessions)
 }
@@ -50,15 +50,15 @@ fn fill(mut test: TestCluster, sessions: &[usize]) -> TestCluster {
 }
 
 #[test]
-fn a_node_that_has_too_much_sheds_until_it_fits() {
-    // Others took a third of node 1's link all the time, and no more is said than that it is full.
+fn an_overloaded_node_sheds_until_it_fits() {
+    // Background traffic took a third of node 1's link all along, unreported until now.
     let mut test = nodes(&[12, 0, 0]);
     assert!(round(&mut test, "B").is_empty(), "96 of 100");
     let background = Bitrate(30 * MBIT);
     test.report(0, |report| report.background = background);
     let steps = round(&mut test, "B");
     assert!(steps.iter().all(|step| step.from == test.id(0)));
-    // 126 of 100, less what unsteadiness takes: four or five of eight.
+    // 126 of 100, less the variance reserve: four or five of eight.
     assert!(matches!(steps.len(), 4..=5), "{steps:?}");
     assert!(test.level(0) <= 100 * MBIT && test.headroom(0) < RATE);
     for _ in 0..5 {
@@ -75,7 +75,7 @@ fn nobody_sheds_to_a_node_that_is_nearly_full() {
     test.report(0, |report| report.background = Bitrate(30 * MBIT));
     let steps = round(&mut test, "B");
     assert!(!steps.is_empty() && steps.iter().all(|step| step.to == test.id(2)), "{steps:?}");
-    // With no other place, it keeps what it has.
+    // Without a target, it keeps its sessions.
     let mut test = nodes(&[12, 12]);
     test.report(0, |report| report.background = Bitrate(30 * MBIT));
     assert!(round(&mut test, "B").is_empty());
@@ -84,7 +84,8 @@ fn nobody_sheds_to_a_node_that_is_nearly_full() {
 #[test]
 fn the_pace_of_a_drain_follows_its_deadline() {
     let start = std::time::Instant::now();
-    // (seconds given, sessions, moved a second at first): all within two thirds, at least two, no flood.
+    // (deadline in seconds, sessions, moves in the first second): all within two thirds of the deadline, at least two a
+    // second, no flood.
     for (given, sessions, pace) in [(60, 0, 0), (60, 12, 2), (60, 400, 10), (60, 4000, 100), (6, 400, 100), (0, 80, 2)]
     {
         let mut drain = DrainPace::new(start, Duration::from_secs(given));
@@ -97,7 +98,7 @@ fn the_pace_of_a_drain_follows_its_deadline() {
         let due = sessions - rest;
         assert!((pace * 95 / 100..=pace * 107 / 100).contains(&due), "{sessions} sessions in {given} s: {due}");
     }
-    // To the end: whatever was moved is no longer there, and the last goes at two thirds.
+    // To the end: moved sessions are gone, and the last one leaves after two thirds of the time.
     let mut drain = DrainPace::new(start, Duration::from_secs(90));
     let (mut left, mut at) = (3000, start);
     while left > 0 {
@@ -108,18 +109,18 @@ fn the_pace_of_a_drain_follows_its_deadline() {
     }
     let took = (at - start).as_secs();
     assert!((55..=65).contains(&took), "{took} s of 90");
-    // A second word that says the same changes nothing, another deadline begins anew.
+    // Repeating the same deadline changes nothing; another one starts over.
     assert_eq!(drain.left(at), Duration::from_secs(90) - (at - start));
     drain.again(at, Duration::from_millis(500) + drain.left(at));
     assert!(drain.left(at) <= Duration::from_secs(90) - (at - start));
     drain.again(at, Duration::from_secs(600));
     assert_eq!(drain.left(at), Duration::from_secs(600));
-    // What found no seat for long does not come all at once.
+    // Credit does not accumulate while no target is found.
     let late = at + Duration::from_secs(300);
     assert_eq!(drain.due(late, 1000), 10, "1000 sessions in 100 s");
 }
 
-/// The steps of a quarter of a second, not carried out.
+/// The moves of a quarter of a second, not executed.
 fn quarter(test: &mut TestCluster) -> Vec<SessionMove> {
     test.now = test.now.after(Duration::from_millis(250));
     test.report_all();
@@ -156,17 +157,17 @@ fn no_target_is_flooded() {
     (0..2).for_each(|node| test.titles(node, &["B"]));
     test.run(0, "B", RATE, 100);
     drain_in(&mut test, 0, 3);
-    // 50 a second are due; a twentieth of a gigabit a second is six of 8 Mbit/s, one and a half in each quarter.
+    // 50 a second are due; a twentieth of a gigabit a second is six of 8 Mbit/s, one and a half per quarter.
     let steps: Vec<Vec<SessionMove>> = (0..4).map(|_| quarter(&mut test)).collect();
     assert!(steps.iter().all(|steps| steps.len() == 1), "{steps:?}");
 }
 
 #[test]
-fn what_was_refused_or_unanswered_is_tried_again_and_holds_up_nobody() {
+fn refused_moves_are_retried_without_blocking_others() {
     let mut test = nodes(&[4, 0]);
     let large = test.run(0, "B", 2 * RATE, 1)[0];
     drain_in(&mut test, 0, 60);
-    // The largest goes first, and its node refuses; the others go meanwhile, and none answers.
+    // The largest goes first, and its node refuses; the others follow, and none answers.
     let mut ordered: Vec<(usize, SessionId)> = Vec::new();
     for tick in 0..60 {
         for step in quarter(&mut test) {
@@ -185,7 +186,7 @@ fn what_was_refused_or_unanswered_is_tried_again_and_holds_up_nobody() {
 }
 
 #[test]
-fn what_is_only_here_stays_and_is_told_and_so_is_a_lack_of_room() {
+fn exclusive_and_stuck_sessions_are_reported() {
     let mut test = nodes(&[0, 12]);
     test.copies(0, vec![copy("mine", RATE, Origin::Operator)]);
     let mine = test.run(0, "mine", RATE, 2);
@@ -204,7 +205,7 @@ fn what_is_only_here_stays_and_is_told_and_so_is_a_lack_of_room() {
         only.iter().map(|(content, count)| (test.cluster.described(content.expect("known")), *count)).collect();
     assert_eq!(named.len(), 1);
     assert_eq!((named[0].0.as_ref().map(|facts| facts.title.as_str()), named[0].1), (Some("mine"), 2));
-    // Room comes, and those who can go.
+    // Capacity becomes free, and the movable sessions go.
     test.send_sessions(1, |sessions| sessions.committed = Bitrate(0));
     let moved: Vec<SessionId> = (0..12).flat_map(|_| quarter(&mut test)).map(|step| step.session).collect();
     assert!(moved.len() == 3 && moved.iter().all(|session| !mine.contains(session)), "{moved:?}");
@@ -220,7 +221,7 @@ fn with_moves_switched_off_a_drain_moves_nothing() {
     assert!((0..12).all(|_| quarter(&mut test).is_empty()));
 }
 
-/// So many seconds, in which all orders are carried out; all moves.
+/// Advances by seconds and executes all orders; returns all moves.
 fn seconds(test: &mut TestCluster, count: usize) -> Vec<SessionMove> {
     let mut all = Vec::new();
     for _ in 0..count {
@@ -232,7 +233,7 @@ fn seconds(test: &mut TestCluster, count: usize) -> Vec<SessionMove> {
     all
 }
 
-/// Node 3 comes back as another process, with its titles.
+/// Node 3 returns as a new process, with its titles.
 fn rejoin(test: &mut TestCluster, boot: u128) {
     test.cluster.handle_detach(test.now, test.attachments[2]);
     let again = Hello { boot: BootId(boot), ..hello(3, 100 * MBIT) };
@@ -248,7 +249,7 @@ fn a_node_that_joins_is_given_sessions_a_few_at_a_time_and_only_once() {
     assert!((6..=8).contains(&all.len()), "{all:?}");
     assert!(all.iter().all(|step| step.to == test.id(2)), "{all:?}");
     assert!(seconds(&mut test, 200).is_empty(), "and then all is quiet");
-    // It dies, its viewers go back to the others, and it comes again at once: nobody is sent about.
+    // It fails, its viewers return to the others, and it rejoins at once: no session is moved.
     for step in all.iter().take(2) {
         test.end(2, step.session, RATE);
         test.begin(0, step.session, "B", RATE);
@@ -257,7 +258,7 @@ fn a_node_that_joins_is_given_sessions_a_few_at_a_time_and_only_once() {
     test.send_sessions(2, |sessions| sessions.committed = Bitrate(0));
     test.run(1, "B", RATE, 4);
     assert!(seconds(&mut test, 30).is_empty(), "not again for a while");
-    // Later it is.
+    // Later it receives sessions again.
     seconds(&mut test, 800);
     rejoin(&mut test, 78);
     assert!(!seconds(&mut test, 100).is_empty());
@@ -278,7 +279,7 @@ fn a_node_whose_channel_was_lost_or_that_knows_another_master_has_not_joined() {
     fresh.run(0, "B", RATE, 11);
     fresh.run(1, "B", RATE, 11);
     assert!(seconds(&mut fresh, 100).is_empty());
-    // One that was drained, and is there again, has.
+    // A node that was drained and undrained counts as joined.
     fresh.cluster.handle_presence(fresh.now, fresh.attachments[2], presence(true));
     fresh.seconds(1);
     fresh.cluster.handle_presence(fresh.now, fresh.attachments[2], presence(false));
@@ -286,7 +287,7 @@ fn a_node_whose_channel_was_lost_or_that_knows_another_master_has_not_joined() {
 }
 
 #[test]
-fn what_the_operator_orders_is_made_a_few_at_a_time_while_it_makes_sense() {
+fn ordered_moves_run_in_small_batches_and_are_rechecked() {
     let mut test = nodes(&[11, 11, 0]);
     test.seconds(1);
     let steps = test.cluster.rebalance(test.now, 100, &mut test.rng);
@@ -294,13 +295,13 @@ fn what_the_operator_orders_is_made_a_few_at_a_time_while_it_makes_sense() {
     test.cluster.order_moves(test.now, &steps);
     let first = quarter(&mut test);
     assert_eq!(first, steps[..4]);
-    // Meanwhile the node gets other guests, and the rest has no room.
+    // Meanwhile the node fills up, and the remaining moves no longer fit.
     test.send_sessions(2, |sessions| sessions.committed = Bitrate(99 * MBIT));
     assert!(quarter(&mut test).is_empty() && quarter(&mut test).is_empty());
 }
 
 #[test]
-fn a_node_that_stands_empty_is_filled_and_then_nothing_moves() {
+fn an_empty_node_is_filled_and_then_nothing_moves() {
     let mut test = nodes(&[10, 8, 9, 0]);
     let mut all = Vec::new();
     for _ in 0..20 {

@@ -1,5 +1,4 @@
-//! Nodes that obey, whose words come late: what truly runs and is promised never exceeds a capacity, by decisions and
-//! moves alone.
+//! Nodes that execute every order and report late: decisions and moves alone never exceed a capacity.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,11 +20,11 @@ const TITLES: [(&str, u64); 5] = [("a", 3), ("b", 5), ("c", 8), ("d", 13), ("e",
 
 struct Truth {
     test: TestCluster,
-    /// Where each session truly runs: node and title.
+    /// Node and title of each running session.
     running: BTreeMap<SessionId, (usize, usize)>,
-    /// Tickets that are not redeemed: when, node and title.
+    /// Unredeemed tickets: due time, node and title.
     tickets: BTreeMap<SessionId, (Now, usize, usize)>,
-    /// By the time at which the master hears it, in order for each node.
+    /// Updates in flight by arrival time, in order per node.
     untold: VecDeque<(Now, usize, Sessions)>,
 }
 
@@ -61,7 +60,7 @@ impl Truth {
         }
     }
 
-    /// Moves are made at once: the session begins at its new seat and then ends at its old one.
+    /// Moves are executed at once: a session starts at its new seat and then ends at its old one.
     fn obey(&mut self, late: u64) -> u64 {
         let mut moved = 0;
         for order in self.test.cluster.poll_orders() {
@@ -86,7 +85,7 @@ impl Truth {
     }
 }
 
-/// A run of arrivals; tells how many were admitted and moved.
+/// One run of arrivals. Returns the number admitted and moved.
 fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let capacities: Vec<u64> = (0..4).map(|_| rng.random_range(20..60) * MBIT).collect();
@@ -113,7 +112,7 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
         if let Ok(decision) = truth.test.resolve(TITLES[title].0, |_| {}) {
             admitted += 1;
             let due = truth.test.now.after(std::time::Duration::from_millis(rng.random_range(0..=redeem)));
-            // The orders went out before the answer did.
+            // The orders precede the answer.
             moved += truth.obey(late);
             truth.tickets.insert(decision.session, (due, decision.first.0 as usize, title));
         }
@@ -148,7 +147,7 @@ proptest! {
 }
 
 #[test]
-fn and_they_do_move() {
+fn decisions_do_move_sessions() {
     let moved: u64 = (0..20).map(|seed| run(seed, 100, 100).expect("sound").1).sum();
     assert!(moved > 20, "{moved}");
 }

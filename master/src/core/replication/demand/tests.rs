@@ -1,4 +1,4 @@
-//! The estimates, the order of looks, and the table's bounds.
+//! The estimates, the order of examination, and the table's bounds.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn a_steady_stream_is_measured_however_often_one_looks() {
         let later = demand.rates(now + FAST, &1);
         assert!(near(later.fast, fast / 1000 * 368) && near(later.slow, slow / 1000 * 975), "{later:?}");
         assert_eq!(demand.rates(now, &2), DemandRates::default());
-        // What runs in the long run, and what of it begins within two minutes and lasts.
+        // Steady load, and the part that starts within two minutes and lasts.
         assert!(near(later.steady(SESSION), later.slow * 900));
         let inflow = DemandRates { fast: slow, slow }.inflow(RATE, SESSION);
         assert!(near(inflow, slow / 10 * 1124), "{inflow}");
@@ -67,7 +67,7 @@ fn refused_titles_come_first_then_those_asked_for_often() {
 }
 
 #[test]
-fn the_table_is_bounded_and_gives_up_what_is_cold() {
+fn the_table_is_bounded_and_evicts_cold_titles() {
     let start = Instant::now();
     let mut demand = Demand::new(start, 16);
     (0..100).for_each(|_| demand.handle_request(start, 0, RATE));

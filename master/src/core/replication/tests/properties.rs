@@ -1,4 +1,4 @@
-//! What holds for any world, and how plan and world go on together for hours.
+//! Properties of plans on any fleet, and long runs of planner and fleet together.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use crate::core::{
     replication::{Bounds, CopyOrder, NodeSnapshot, Policy},
 };
 
-/// Sessions of one film that go to the holder with most room and last a minute.
+/// Sessions of one film that go to the holder with the most free bit/s and last a minute.
 #[derive(Default)]
 struct Viewers {
     running: VecDeque<(u64, NodeId)>,
@@ -49,7 +49,7 @@ impl Viewers {
     }
 }
 
-/// 15 viewers a second are 7.2 Gbit/s in the end; two holders have 1.6 to give.
+/// 15 viewers a second need 7.2 Gbit/s in the end; two holders have 1.6 free.
 #[test]
 fn a_flash_is_met_with_copies_and_their_number_settles() {
     let mut fleet = TestFleet::new(&[20; 24]).film(1, &[0, 1]);
@@ -69,12 +69,12 @@ fn a_flash_is_met_with_copies_and_their_number_settles() {
     }
     assert_eq!(viewers.refused, 0);
     assert!(copies.len() >= 8 && copies.last() < Some(&600), "{copies:?}");
-    // Not before half an hour after the last of the viewers, one at a time.
+    // Not before half an hour after the last viewers, and one at a time.
     assert!(evictions.first() >= Some(&3000), "{evictions:?}");
     assert!(!evictions.is_empty() && evictions.windows(2).all(|pair| pair[1] - pair[0] >= 1800), "{evictions:?}");
 }
 
-/// A demand that comes and goes every quarter of an hour makes no copy come and go.
+/// Demand that alternates every quarter of an hour causes no removals.
 #[test]
 fn a_demand_that_comes_and_goes_makes_no_copy_flap() {
     let mut fleet = TestFleet::new(&[20; 24]).film(1, &[0, 1]);
@@ -143,7 +143,7 @@ fn fleet() -> impl Strategy<Value = TestFleet> {
     })
 }
 
-/// What must hold of orders before they are obeyed.
+/// Invariants of orders before they are executed.
 fn check(fleet: &TestFleet, policy: &Policy, running: usize, orders: &[CopyOrder<u32>]) -> Result<(), TestCaseError> {
     let serving = fleet.snapshots.iter().flatten().filter(|snapshot| snapshot.serving).count();
     let copies = orders.iter().filter(|order| is_copy(order)).count();

@@ -21,18 +21,18 @@ fn a_refused_title_is_copied_at_once_to_the_least_loaded_node() {
     bench.ask(1, 1);
     bench.planner.handle_refusal(bench.now, 1);
     assert!(bench.planner.is_urgent());
-    // From the holder with most room; 8 % of 1 Gbit/s.
+    // From the holder with the most free bit/s, at 8 % of 1 Gbit/s.
     let (title, from, to, rate) = (1, NodeId(1), NodeId(3), 80_000_000);
     assert_eq!(bench.plan(&fleet), [CopyOrder::Replicate { title, from, to, rate, why: CopyReason::Refused }]);
     assert!(!bench.planner.is_urgent());
-    // The copy is on its way: another refusal changes nothing.
+    // The copy is in progress: another refusal changes nothing.
     bench.ask(1, 1);
     bench.planner.handle_refusal(bench.now, 1);
     assert_eq!(bench.plan(&fleet), []);
 }
 
 #[test]
-fn who_gets_no_copy() {
+fn unsuitable_targets_get_no_copy() {
     let fresh = || TestFleet::new(&[99, 10]).film(1, &[0]);
     type Change = fn(&mut TestFleet);
     let cases: [(&str, Change); 7] = [
@@ -62,7 +62,7 @@ fn a_title_is_copied_before_its_holders_are_full() {
     let mut bench = Bench::new(Policy::default());
     let mut orders = Vec::new();
     for _ in 0..20 {
-        // 24 Mbit/s per second fill two half-empty nodes in less than two minutes; film 2 is not worth a copy.
+        // 24 Mbit/s per second fill two half-empty nodes in less than two minutes; film 2 needs no copy.
         bench.ask(1, 3);
         bench.planner.handle_request(bench.now, 2, 8_000);
         orders.extend(bench.plan(&fleet));
@@ -78,7 +78,7 @@ fn a_title_is_copied_before_its_holders_are_full() {
 fn too_few_copies_are_repaired_after_the_grace_in_another_zone() {
     let rules = vec![PrefixRule { prefix: "films/2".to_owned(), bounds: Bounds { min: 1, max: None } }];
     let policy = Policy::new(Bounds { min: 2, max: None }, rules);
-    // Node 3 is idle but in the zone of the holder.
+    // Node 3 is idle, but in the zone of the holder.
     let fleet = TestFleet::new(&[50, 60, 70, 0]).film(1, &[0]).film(2, &[0]);
     let mut bench = Bench::new(policy);
     for second in 0..60 {
@@ -102,7 +102,7 @@ fn a_copy_that_comes_back_within_the_grace_is_not_replaced() {
 }
 
 #[test]
-fn what_failed_is_left_alone_for_a_while() {
+fn failed_copies_back_off() {
     let fleet = TestFleet::new(&[99, 10, 20]).film(1, &[0]).film(2, &[0]);
     let mut bench = Bench::new(Policy::default());
     let try_again = |bench: &mut Bench, title| {
@@ -123,7 +123,7 @@ fn what_failed_is_left_alone_for_a_while() {
 }
 
 #[test]
-fn a_replica_that_nobody_misses_goes_after_half_an_hour() {
+fn a_surplus_replica_is_removed_after_half_an_hour() {
     let mut fleet = TestFleet::new(&[50, 50, 50, 50]).film(1, &[0]).film(2, &[0, 1]);
     fleet.set(1, 2, Origin::Replica);
     fleet.set(1, 3, Origin::Replica);
@@ -134,7 +134,7 @@ fn a_replica_that_nobody_misses_goes_after_half_an_hour() {
         fleet.obey(&orders);
         gone.extend(orders.into_iter().map(|order| (second, order)));
     }
-    // One of the two, since two copies are wanted; nothing of the operator's.
+    // One of the two, since two copies are wanted, and none of the operator's.
     assert!(matches!(gone[..], [(1800..1810, CopyOrder::Evict { title: 1, node: NodeId(2 | 3) })]), "{gone:?}");
 }
 
@@ -166,7 +166,7 @@ fn a_hot_title_takes_the_place_of_a_cold_replica() {
     else {
         panic!("{orders:?}")
     };
-    // A title that is worth no more than what is there displaces nothing.
+    // A title of no higher value displaces nothing.
     let mut bench = Bench::new(Policy::default());
     assert_eq!(bench.plan(&fleet), []);
     bench.planner.handle_refusal(bench.now, 1);
