@@ -1,4 +1,4 @@
-//! Starts a master and ends it: state, listeners, services, ticker. Owns the tasks; refuses to know the command line.
+//! Starts and stops a master: state, listeners, services, ticker. Owns their tasks.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -16,7 +16,7 @@ mod view;
 pub(crate) use self::{
     contact::NodeContact,
     feeds::PublishSeats,
-    operate::DrainProgress,
+    operate::{DrainProgress, unknown_node},
     resolve::{Placement, PlacementRefused},
     updates::NodeUpdate,
     view::timestamp,
@@ -80,7 +80,7 @@ struct StateInner {
     /// Orders without an answer.
     sent: HashMap<u64, SentOrder>,
     /// Nodes with an unanswered probe.
-    silent: HashSet<NodeId>,
+    probed: HashSet<NodeId>,
     /// Last number of a question or order.
     numbers: u64,
 }
@@ -90,7 +90,7 @@ pub(crate) struct SharedState {
     inner: Mutex<StateInner>,
     events: broadcast::Sender<v1::WatchResponse>,
     /// Notifies of silent nodes that sent a message or left.
-    signs: watch::Sender<()>,
+    probe_answers: watch::Sender<()>,
     secret: ClusterSecret,
     /// Duration of a session on one ticket; `None` is unlimited.
     lifetime: Option<Duration>,
@@ -114,8 +114,8 @@ impl SharedState {
     ) -> Self {
         let mut inner = StateInner { cluster: Cluster::new(settings), ..StateInner::default() };
         inner.cluster.handle_start(Instant::now());
-        let (events, signs) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
-        Self { inner: Mutex::new(inner), events, signs, secret, lifetime, metrics, keys: Mutex::default() }
+        let (events, probe_answers) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
+        Self { inner: Mutex::new(inner), events, probe_answers, secret, lifetime, metrics, keys: Mutex::default() }
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
@@ -155,7 +155,7 @@ impl SharedState {
         if let Some(old) = inner.channels.insert(attachment.node, channel) {
             old.replaced.cancel();
         }
-        self.end_silence(&mut inner, attachment);
+        self.clear_probe(&mut inner, attachment);
         self.publish(&mut inner, now);
         Ok((attachment, key, replaced))
     }
@@ -171,7 +171,7 @@ impl SharedState {
         // Dropping the senders notifies callers that wait for an answer over that channel.
         inner.pending.retain(|_, pending| pending.attachment != attachment);
         inner.sent.retain(|_, sent| !sent.ends_with(attachment));
-        self.end_silence(&mut inner, attachment);
+        self.clear_probe(&mut inner, attachment);
         self.publish(&mut inner, now);
     }
 
@@ -256,8 +256,7 @@ impl SharedState {
                 ClusterEvent::Attached(node) => (node, "attached"),
                 ClusterEvent::State(node, state) => (node, state.as_str()),
                 ClusterEvent::Stuck(node, sessions) => {
-                    let name = inner.cluster.roster().node(node).map(|node| node.name().to_string());
-                    let node = name.unwrap_or_default();
+                    let node = inner.node_name(node);
                     warn!(%node, sessions, "drain stalled: no other holder has capacity; retrying");
                     continue;
                 }

@@ -29,11 +29,11 @@ pub const DEFAULT_RATE: Bitrate = Bitrate(8_000_000);
 pub const ALTERNATES: usize = 2;
 
 /// Holders examined per decision. More candidates cost time and do not improve the choice.
-pub const LOOKED_AT: usize = 64;
+pub const MAX_HOLDERS: usize = 64;
 
 /// Cost of one more node, and so one more connection, for a client that requests several titles together: the same as
 /// leaving its zone.
-const APART: i64 = zones::REMOTE;
+const EXTRA_NODE: i64 = zones::DEFAULT_PRICE;
 
 /// How candidates are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Coverage {
     /// Cost of a node that serves fewer of the titles than the best node, in units of [`zones::UNIT`].
     fn price(&self, node: NodeId) -> i64 {
         let own = self.titles.get(node.index()).copied().unwrap_or(0);
-        if self.best == 0 { 0 } else { APART * i64::from(self.best - own) / i64::from(self.best) }
+        if self.best == 0 { 0 } else { EXTRA_NODE * i64::from(self.best - own) / i64::from(self.best) }
     }
 }
 

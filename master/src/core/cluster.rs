@@ -5,6 +5,7 @@ mod background_moves;
 mod copies;
 mod decide;
 mod live;
+mod publish;
 mod request;
 mod settings;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use rand::Rng;
 use usher_proto::{SessionId, Title, model::Hello};
 
 pub use self::{
-    live::{IngestSeats, PublishRefused},
+    publish::{IngestSeats, PublishRefused},
     request::{Decision, Refused, SeatRequest},
     settings::{Order, Settings},
 };
@@ -42,10 +43,10 @@ use super::{
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Time that nodes have to return after a master's start: they retry at least every two seconds.
-const RETURN: Duration = Duration::from_secs(5);
+const RETURN_PERIOD: Duration = Duration::from_secs(5);
 
 /// Time that an attached node has to send its catalog before requests are answered without it.
-const TELL: Duration = Duration::from_secs(10);
+const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A change that watchers are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,11 +166,11 @@ impl Cluster {
     /// is young and either no node has attached or some were attached to a previous master.
     pub fn is_gathering(&self, now: Instant) -> bool {
         let since = |at: Instant| now.saturating_duration_since(at);
-        let young = self.started.is_some_and(|at| since(at) < RETURN);
+        let young = self.started.is_some_and(|at| since(at) < RETURN_PERIOD);
         let mut attached = self.roster.nodes().map(|(_, node)| node).filter(|node| node.attached()).peekable();
         (young && attached.peek().is_none())
             || attached.any(|node| {
-                let telling = !node.catalog_known && since(node.attached_at.instant) < TELL;
+                let telling = !node.catalog_known && since(node.attached_at.instant) < CATALOG_TIMEOUT;
                 telling || young && node.hello.attachment > 1
             })
     }

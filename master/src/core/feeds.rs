@@ -128,9 +128,9 @@ impl Feed {
 
 impl Feeds {
     /// Handles a node's list of all its feeds. Returns publishers to end because a newer one was placed elsewhere.
-    pub fn handle_update(&mut self, now: Instant, node: NodeId, told: Vec<FeedState>) -> Vec<RivalPublisher> {
+    pub fn handle_update(&mut self, now: Instant, node: NodeId, states: Vec<FeedState>) -> Vec<RivalPublisher> {
         self.gone.remove(&node);
-        let titles: Vec<Title> = told.iter().map(|state| state.title.clone()).collect();
+        let titles: Vec<Title> = states.iter().map(|state| state.title.clone()).collect();
         self.feeds.retain(|title, feed| {
             let here = titles.binary_search(title).is_ok();
             if here {
@@ -142,7 +142,7 @@ impl Feeds {
             !(over || feed.carriers.is_empty() && feed.lost.is_none())
         });
         let mut rivals = Vec::new();
-        for state in told {
+        for state in states {
             let title = state.title.clone();
             let feed = self.feeds.entry(title.clone()).or_default();
             if state.upstream.is_some() || state.publisher.is_some() {
@@ -243,15 +243,17 @@ impl Feeds {
 impl Feed {
     /// Of several publishers at several nodes, the one placed last stays, or the one that started last. Of one
     /// publisher at two nodes, that at the reporting node stays.
-    fn rivals(&self, title: &Title, tells: NodeId) -> Vec<RivalPublisher> {
+    fn rivals(&self, title: &Title, reporting: NodeId) -> Vec<RivalPublisher> {
         let there = self.carriers.iter().filter(|(_, state)| !state.interrupted);
         let all: Vec<(NodeId, PublisherId, i64)> =
             there.filter_map(|(node, state)| Some((*node, state.publisher?, state.started_ms))).collect();
         if all.len() < 2 {
             return Vec::new();
         }
-        let stays =
-            all.iter().max_by_key(|(node, id, started)| (self.decided == Some(*id), *node == tells, *started)).copied();
+        let stays = all
+            .iter()
+            .max_by_key(|(node, id, started)| (self.decided == Some(*id), *node == reporting, *started))
+            .copied();
         let others = all.into_iter().filter(|one| Some(*one) != stays);
         others.map(|(node, publisher, _)| RivalPublisher { node, title: title.clone(), publisher }).collect()
     }

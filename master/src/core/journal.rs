@@ -19,7 +19,7 @@ use super::{
 pub const KEPT: usize = 4096;
 
 /// Holders kept per decision; nearly every title has fewer.
-pub const LOOKED: usize = 8;
+pub const MAX_RECORDED: usize = 8;
 
 /// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct DecisionRecord {
     /// Its outcome.
     pub outcome: Outcome,
     /// Examined holders, the chosen one first.
-    pub looked: [Option<Candidate>; LOOKED],
+    pub holders: [Option<Candidate>; MAX_RECORDED],
     /// Number of further holders.
     pub omitted: u32,
 }
@@ -102,10 +102,10 @@ impl Journal {
 }
 
 /// Holders to keep of a decision, the chosen one first, and the number of others.
-pub fn looked(ranked: &[Candidate], chosen: Option<usize>) -> ([Option<Candidate>; LOOKED], u32) {
+pub fn holders(ranked: &[Candidate], chosen: Option<usize>) -> ([Option<Candidate>; MAX_RECORDED], u32) {
     let first = chosen.and_then(|at| ranked.get(at)).copied();
     let rest = ranked.iter().enumerate().filter(|(at, _)| Some(*at) != chosen).map(|(_, candidate)| *candidate);
     let mut all = first.into_iter().chain(rest);
-    let looked = std::array::from_fn(|_| all.next());
-    (looked, u32::try_from(ranked.len().saturating_sub(LOOKED)).unwrap_or(u32::MAX))
+    let holders = std::array::from_fn(|_| all.next());
+    (holders, u32::try_from(ranked.len().saturating_sub(MAX_RECORDED)).unwrap_or(u32::MAX))
 }

@@ -27,18 +27,18 @@ const DEPARTURES: Duration = Duration::from_secs(60);
 const WARM_UP: Duration = Duration::from_secs(60);
 
 /// Share of the capacity available at the start of warm-up: 1 in 4.
-const COLD: u64 = 4;
+const WARM_UP_SHARE: u64 = 4;
 
 /// Upper limit of the variance reserve as a share of the capacity: 1 in 20.
-const UNSTEADY: u64 = 20;
+const MAX_VARIANCE_SHARE: u64 = 20;
 
 /// Upper limit of the copy reserve as a share of the available rate: 1 in 32. It lets a few titles be copied at their
 /// playback rate, so that the copies serve viewers from the start; otherwise a full node could never shed its hot
 /// titles.
-const COPYING: u64 = 32;
+const MAX_COPY_SHARE: u64 = 32;
 
 /// Upper limit of a committed rate's age. An older node is not chosen anyway.
-const OLDEST: Duration = Duration::from_secs(30);
+const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// A message later than the fastest moves the estimated start by one part in 1024 of the difference: enough for a clock
 /// that is off by 100 ppm to appear 0.1 s late, and too little for a few slow messages to matter.
@@ -177,20 +177,20 @@ impl LoadEstimate {
 
     /// Available bit/s while copies read `copying` bit/s from the node.
     pub fn available(&self, now: Instant, copying: u64) -> Available {
-        let believed = self.estimator.estimate().min(self.capacity);
+        let estimated = self.estimator.estimate().min(self.capacity);
         let young = self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started));
         let warm_up = if young >= WARM_UP {
             0
         } else {
             let left = (WARM_UP - young).as_millis() as u64;
-            let most = believed - believed / COLD;
+            let most = estimated - estimated / WARM_UP_SHARE;
             (u128::from(most) * u128::from(left) / WARM_UP.as_millis()) as u64
         };
-        let variance = (2 * self.background.unsteady()).min(self.capacity / UNSTEADY);
-        let rate = (believed - warm_up).saturating_sub(variance);
-        let copying = copying.min(rate / COPYING);
+        let variance = (2 * self.background.unsteady()).min(self.capacity / MAX_VARIANCE_SHARE);
+        let rate = (estimated - warm_up).saturating_sub(variance);
+        let copying = copying.min(rate / MAX_COPY_SHARE);
         let dip = self.background.dip(self.capacity);
-        Available { rate: rate - copying, shortfall: self.capacity - believed, warm_up, variance, copying, dip }
+        Available { rate: rate - copying, shortfall: self.capacity - estimated, warm_up, variance, copying, dip }
     }
 
     /// Distance from full after `rate` more bit/s, in thousandths of a standard deviation of the load. At least 0, and
@@ -245,7 +245,7 @@ impl LoadEstimate {
 
     /// Share of the committed rate that has not yet departed, Q32 of [`ONE`].
     fn remaining_share(&self, now: Instant) -> u64 {
-        let age = now.saturating_duration_since(self.stated).min(OLDEST);
+        let age = now.saturating_duration_since(self.stated).min(MAX_AGE);
         self.mean_session().map_or(ONE, |stays| fixed::decay(age, stays.max(Duration::from_millis(1))))
     }
 
@@ -264,7 +264,7 @@ impl LoadEstimate {
         let began = now.checked_sub(uptime).unwrap_or(now);
         let started = match self.started {
             // No message is in flight that long: the node's clock jumped.
-            Some(started) if began.saturating_duration_since(started) > OLDEST => began,
+            Some(started) if began.saturating_duration_since(started) > MAX_AGE => began,
             // The node's clock may run slower than this one; without the correction every message would appear older
             // each day.
             Some(started) if began > started => started + (began - started) / DRIFT,

@@ -169,19 +169,19 @@ impl MoveSearch<'_> {
             return None;
         }
         let well = holders.filter(|node| self.headroom.of(*node).well);
-        let mut blocked: Vec<NodeId> = well.take(balancer::LOOKED_AT).collect();
+        let mut blocked: Vec<NodeId> = well.take(balancer::MAX_HOLDERS).collect();
         blocked.sort_unstable_by_key(|node| (-self.headroom.of(*node).left, *node));
         blocked.dedup();
         blocked.truncate(BLOCKED);
         let need = |headroom: &HeadroomTable, node| u64::try_from(signed(rate) - headroom.of(node).left).unwrap_or(0);
         for &node in &blocked {
-            if let Some(step) = self.one(node, MoveCriteria::freeing(need(self.headroom, node)), rng) {
+            if let Some(step) = self.best_move(node, MoveCriteria::freeing(need(self.headroom, node)), rng) {
                 steps.push(step);
                 return Some(node);
             }
         }
         for &node in &blocked {
-            if self.several(node, need(self.headroom, node), rng, steps) {
+            if self.several_moves(node, need(self.headroom, node), rng, steps) {
                 return Some(node);
             }
         }
@@ -190,8 +190,8 @@ impl MoveSearch<'_> {
     }
 
     /// Finds one session that meets the criteria and its best target: the one farthest from full.
-    pub fn one(&self, from: NodeId, wanted: MoveCriteria<'_>, rng: &mut impl Rng) -> Option<SessionMove> {
-        let MoveCriteria { need, not, margin, moves, taken } = wanted;
+    pub fn best_move(&self, from: NodeId, criteria: MoveCriteria<'_>, rng: &mut impl Rng) -> Option<SessionMove> {
+        let MoveCriteria { need, not, margin, moves, taken } = criteria;
         let (mut best, mut found) = (None, 0);
         for place in self.node_sessions(from, rng) {
             let free = |session: &SessionId| taken.iter().all(|step| step.session != *session);
@@ -210,7 +210,7 @@ impl MoveSearch<'_> {
     }
 
     /// Finds up to [`MAX_STEPS`] sessions, largest first, that together free `need` bit/s.
-    fn several(&mut self, from: NodeId, need: u64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) -> bool {
+    fn several_moves(&mut self, from: NodeId, need: u64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) -> bool {
         let mut sessions: Vec<(u64, SessionId, ContentRef)> = Vec::new();
         for (place, content) in self.node_sessions_with_refs(from, rng) {
             sessions.extend(place.movable(MAX_MOVES).take(MAX_STEPS).map(|(session, rate)| (rate, session, content)));
@@ -245,7 +245,7 @@ impl MoveSearch<'_> {
 
     /// Moves sessions off an overloaded node, largest first, until it fits: each to its best target, which stays at
     /// least `margin` thousandths of a deviation from full.
-    fn relieve(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
+    fn unload(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
         let room = self.headroom.of(from);
         if room.load.level <= room.load.available.with_reserves() {
             return;
@@ -302,7 +302,7 @@ impl MoveSearch<'_> {
                 }
                 *left -= 1;
                 if let Some(second) =
-                    self.one(to, MoveCriteria { not: Some(from), ..MoveCriteria::freeing(short) }, rng)
+                    self.best_move(to, MoveCriteria { not: Some(from), ..MoveCriteria::freeing(short) }, rng)
                 {
                     steps.extend([second, SessionMove { session, from, to, rate }]);
                     return true;

@@ -9,10 +9,10 @@ use std::{
 use super::{NodeId, catalog::ContentKey};
 
 /// Interval between rechecks of one copy: a lying client costs a node one read of it a minute.
-const AGAIN: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Rechecks of one node per interval.
-const AT_ONCE: usize = 4;
+const MAX_PER_NODE: usize = 4;
 
 /// Recent rechecks.
 #[derive(Default)]
@@ -23,9 +23,9 @@ pub struct RecheckLimiter {
 impl RecheckLimiter {
     /// Whether the node should hash the copy again after a client's report.
     pub fn ask(&mut self, now: Instant, node: NodeId, key: ContentKey) -> bool {
-        self.asked.retain(|_, asked| now.saturating_duration_since(*asked) < AGAIN);
+        self.asked.retain(|_, asked| now.saturating_duration_since(*asked) < INTERVAL);
         let of_node = self.asked.keys().filter(|(of, _)| *of == node).count();
-        if of_node >= AT_ONCE || self.asked.contains_key(&(node, key)) {
+        if of_node >= MAX_PER_NODE || self.asked.contains_key(&(node, key)) {
             return false;
         }
         self.asked.insert((node, key), now);

@@ -139,7 +139,7 @@ pub struct Planner<T = ContentKey> {
     grace: Duration,
     session: Duration,
     demand: Demand<T>,
-    running: ActiveCopies<T>,
+    active: ActiveCopies<T>,
     /// Backoff of failed pairs of source and target.
     pairs: Backoff<(NodeId, NodeId)>,
     /// Backoff of titles whose copies failed, from any source.
@@ -151,7 +151,7 @@ pub struct Planner<T = ContentKey> {
     place: usize,
     watch: ReplicaWatch<T>,
     /// Buffers.
-    seats: PlanNodes,
+    nodes: PlanNodes,
     holders: Holders,
 }
 
@@ -163,14 +163,14 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             grace,
             session: SESSION,
             demand: Demand::new(now, demand::MOST),
-            running: ActiveCopies::new(),
+            active: ActiveCopies::new(),
             pairs: Backoff::new(),
             titles: Backoff::new(),
             few: BTreeMap::new(),
             few_cursor: None,
             place: 0,
             watch: ReplicaWatch::new(),
-            seats: PlanNodes::default(),
+            nodes: PlanNodes::default(),
             holders: Holders::default(),
         }
     }
@@ -198,16 +198,16 @@ impl<T: Copy + Ord + Hash> Planner<T> {
 
     /// Handles a completed copy. Returns whether the order was in progress.
     pub fn handle_copied(&mut self, now: Instant, title: T, to: NodeId) -> bool {
-        let Some(run) = self.running.end(title, to) else { return false };
-        self.pairs.ended_well(&(run.from, to));
-        self.titles.ended_well(&title);
+        let Some(run) = self.active.end(title, to) else { return false };
+        self.pairs.succeeded(&(run.from, to));
+        self.titles.succeeded(&title);
         self.watch.add(now, to, title);
         true
     }
 
     /// Handles a refused or failed copy: title and pair of nodes back off. Returns whether the order was in progress.
     pub fn handle_failure(&mut self, now: Instant, title: T, to: NodeId) -> bool {
-        let Some(run) = self.running.end(title, to) else { return false };
+        let Some(run) = self.active.end(title, to) else { return false };
         self.pairs.failed(now, (run.from, to));
         self.titles.failed(now, title);
         true
@@ -215,24 +215,24 @@ impl<T: Copy + Ord + Hash> Planner<T> {
 
     /// Handles the loss of a node: its orders are void.
     pub fn handle_node_lost(&mut self, node: NodeId) {
-        self.running.forget(node);
+        self.active.forget(node);
         self.pairs.forget(|(from, to)| *from == node || *to == node);
         self.watch.forget(node);
     }
 
     /// Whether a copy is in progress to a node and fast enough to be served meanwhile.
     pub fn serves_while_copying(&self, title: T, to: NodeId) -> bool {
-        self.running.of(title).any(|(node, run)| node == to && run.relief)
+        self.active.of(title).any(|(node, run)| node == to && run.relief)
     }
 
     /// Source and bit/s of each copy in progress.
     pub fn source_loads(&self) -> impl Iterator<Item = (NodeId, u64)> {
-        self.running.all().map(|run| (run.from, run.rate))
+        self.active.all().map(|run| (run.from, run.rate))
     }
 
     /// Number of copies in progress.
     pub fn active_copies(&self) -> usize {
-        self.running.len()
+        self.active.len()
     }
 
     /// Appends the orders that are due to `orders`; they count as in progress at once. `snapshots` is indexed by
@@ -245,27 +245,27 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         rng: &mut impl Rng,
         orders: &mut Vec<CopyOrder<T>>,
     ) {
-        self.running.expire(now);
+        self.active.expire(now);
         self.pairs.expire(now);
         self.titles.expire(now);
         self.demand.forget_idle(now);
-        self.seats.set(snapshots, rng);
-        for (title, to, run) in self.running.all_mut() {
+        self.nodes.set(snapshots, rng);
+        for (title, to, run) in self.active.all_mut() {
             if !run.seen {
                 titles.copies(title, |node, _| run.seen |= node == to);
             }
-            self.seats.carry(run.from, to, if run.seen { 0 } else { run.size });
+            self.nodes.carry(run.from, to, if run.seen { 0 } else { run.size });
         }
         let serving = || snapshots.iter().flatten().filter(|snapshot| snapshot.serving);
         let level: u64 = serving().map(|snapshot| snapshot.level).sum();
         let available: u64 = serving().map(|snapshot| snapshot.available).sum();
         if u128::from(level) * 100 < u128::from(available) * u128::from(CROWDED) {
-            self.relieve(now, titles, orders);
+            self.order_for_demand(now, titles, orders);
         } else {
             self.demand.clear_urgent();
         }
         self.sweep(now, titles);
-        self.repair(now, titles, orders);
-        self.release(now, titles, orders);
+        self.order_repairs(now, titles, orders);
+        self.order_evictions(now, titles, orders);
     }
 }

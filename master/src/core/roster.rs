@@ -210,7 +210,7 @@ impl Roster {
     pub fn handle_detach(&mut self, now: Now, attachment: AttachmentId) -> bool {
         let Some(node) = self.current(attachment) else { return false };
         if node.state == NodeState::Serving {
-            node.health.handle_death(now.instant);
+            node.health.handle_failure(now.instant);
         }
         node.state = NodeState::Gone;
         node.left = Some(now.instant);
@@ -310,7 +310,7 @@ impl Roster {
             match node.left {
                 None if node.state != NodeState::Stale && node.lease_end() <= now.instant => {
                     node.state = NodeState::Stale;
-                    node.health.handle_death(now.instant);
+                    node.health.handle_failure(now.instant);
                     changes.push((id, RosterChange::State(NodeState::Stale)));
                 }
                 None => {}

@@ -15,7 +15,7 @@ use usher_proto::{
 use crate::state::{NodeContact, Placement, timestamp};
 
 /// Time that a node has to open a title. A spinning disk that wakes up takes longer, and another holder does not.
-pub(super) const PREPARE: Duration = Duration::from_secs(2);
+pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Builds the answer to a decided request. Tickets are signed outside the lock; sessions may run until `until`, in Unix
 /// seconds.
@@ -28,7 +28,7 @@ pub(super) fn answer(
     let Placement { decision, contacts, reason, now, live } = seated;
     if contacts.is_empty() {
         // All channels closed within one hold of the lock: not expected, but then there is no seat.
-        return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE));
+        return Err(Fault::new(Code::Unavailable, "the chosen node has just left; try again").after(PREPARE_TIMEOUT));
     }
     let issued = now.unix_ms / 1000;
     let expires = issued.saturating_add(LIFETIME_SECS);
@@ -82,24 +82,23 @@ pub(super) fn redirected(resolve: &Resolve) -> Result<(), Invalid> {
 /// The refusal of the last node asked, as the client receives it.
 pub(super) fn after_refusal(node: &str, fault: Fault) -> Fault {
     let message = format!("no other holder can serve, and {node} refused: {}", fault.message);
-    let retry_after = fault.retry_after.or_else(|| fault.code.retry().then_some(PREPARE));
+    let retry_after = fault.retry_after.or_else(|| fault.code.retry().then_some(PREPARE_TIMEOUT));
     Fault { message, retry_after, ..fault }
 }
 
 /// Logs a decision.
-pub(super) fn tell(id: &str, resolve: &Resolve, done: &Result<v1::ResolveResponse, Fault>) {
+pub(super) fn log_decision(resolve: &Resolve, done: &Result<v1::ResolveResponse, Fault>) {
     match done {
         Ok(response) => debug!(
-            request_id = id,
             title = %response.title,
             session = %response.session_id,
             node = response.seats.first().map_or("", |seat| &seat.node),
             rate = response.rate_bps,
             reason = %response.reason,
-            "resolved"
+            "request resolved"
         ),
         Err(fault) => {
-            debug!(request_id = id, what = %resolve.what, code = fault.code.reason(), %fault, "not resolved");
+            debug!(title = %resolve.what, code = fault.code.reason(), error = %fault, "request refused");
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{peer, request_id};
 use crate::{
     app::ClusterAccess,
     core::{balancer::RETRY, journal::KEPT},
-    state::{DrainProgress, SharedState},
+    state::{DrainProgress, SharedState, unknown_node},
 };
 
 /// Limit of watchers.
@@ -32,22 +32,22 @@ const WATCHERS: usize = 256;
 const TO_WATCHER: usize = 16;
 
 /// Default deadline of a drain.
-const DRAIN: Duration = Duration::from_secs(60);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 
 /// See `DrainRequest` in `cluster.proto`.
-const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
+const MAX_DRAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Interval between checks of a drain, equal to that between its moves.
-const LOOK: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Interval between updates to the follower of a drain without progress.
-const SIGN: Duration = Duration::from_secs(1);
+const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Default and highest number of moves of a rebalance: at 16 a second, the limit takes ten minutes.
-const REBALANCE: usize = 100;
+const DEFAULT_MOVES: usize = 100;
 
-/// See [`REBALANCE`].
-const MOST_MOVES: usize = 10_000;
+/// See [`DEFAULT_MOVES`].
+const MAX_MOVES: usize = 10_000;
 
 /// The service.
 pub(crate) struct ClusterService {
@@ -71,7 +71,7 @@ impl ClusterService {
     }
 
     /// Acquires a watcher's permit.
-    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
         let full = |_| {
             Fault::new(Code::NoCapacity, format!("the limit of {WATCHERS} watchers is reached"))
                 .after(RETRY)
@@ -99,15 +99,15 @@ impl Cluster for ClusterService {
         operator(&request)?;
         let v1::DrainRequest { node, deadline_ms } = request.into_inner();
         let name = node_name("node", &node)?;
-        let deadline = if deadline_ms == 0 { DRAIN } else { Duration::from_millis(deadline_ms) };
-        if deadline > LONGEST_DRAIN {
-            let rule = format!("at most a day, {} ms; not {deadline_ms}", LONGEST_DRAIN.as_millis());
+        let deadline = if deadline_ms == 0 { DEFAULT_DRAIN } else { Duration::from_millis(deadline_ms) };
+        if deadline > MAX_DRAIN {
+            let rule = format!("at most a day, {} ms; not {deadline_ms}", MAX_DRAIN.as_millis());
             return Err(Invalid::one("deadline_ms", rule).to_status());
         }
-        let place = self.place()?;
+        let permit = self.permit()?;
         let (drain, first) = self.state.drain(&name, deadline).map_err(|fault| fault.to_status())?;
         let (sender, receiver) = mpsc::channel(TO_WATCHER);
-        tokio::spawn(follow(Arc::clone(&self.state), drain, first, sender, place, self.ending.clone()));
+        tokio::spawn(follow(Arc::clone(&self.state), drain, first, sender, permit, self.ending.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -124,8 +124,8 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::RebalanceResponse>, Status> {
         operator(&request)?;
         let v1::RebalanceRequest { dry_run, most } = request.into_inner();
-        let most = if most == 0 { REBALANCE } else { most as usize };
-        let moves = self.state.rebalance(most.min(MOST_MOVES), dry_run);
+        let most = if most == 0 { DEFAULT_MOVES } else { most as usize };
+        let moves = self.state.rebalance(most.min(MAX_MOVES), dry_run);
         Ok(Response::new(v1::RebalanceResponse { moves }))
     }
 
@@ -140,8 +140,7 @@ impl Cluster for ClusterService {
     async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
         self.allow(&request)?;
         let name = node_name("name", &request.into_inner().name)?;
-        let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
-        self.state.node(&name).map(Response::new).ok_or_else(|| unknown().to_status())
+        self.state.node(&name).map(Response::new).ok_or_else(|| unknown_node(&name).to_status())
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
@@ -172,9 +171,9 @@ impl Cluster for ClusterService {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.allow(&request)?;
-        let place = self.place()?;
+        let permit = self.permit()?;
         let (sender, receiver) = mpsc::channel(TO_WATCHER);
-        tokio::spawn(watch(Arc::clone(&self.state), sender, place, self.ending.clone()));
+        tokio::spawn(watch(Arc::clone(&self.state), sender, permit, self.ending.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -183,10 +182,10 @@ impl Cluster for ClusterService {
 async fn watch(
     state: Arc<SharedState>,
     sender: mpsc::Sender<Result<v1::WatchResponse, Status>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     ending: CancellationToken,
 ) {
-    let tell = async {
+    let send = async {
         'roster: loop {
             let (nodes, mut changes) = state.watch();
             for node in nodes {
@@ -214,7 +213,7 @@ async fn watch(
             let _full = sender.try_send(Err(Fault::new(Code::Unavailable, "the master is shutting down").after(RETRY).to_status()));
         }
         () = sender.closed() => {}
-        () = tell => {}
+        () = send => {}
     }
 }
 
@@ -225,23 +224,23 @@ async fn follow(
     mut drain: DrainProgress,
     first: v1::DrainResponse,
     sender: mpsc::Sender<Result<v1::DrainResponse, Status>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     ending: CancellationToken,
 ) {
-    let tell = async {
-        let mut looks = tokio::time::interval(LOOK);
+    let send = async {
+        let mut looks = tokio::time::interval(CHECK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut told, mut at) = (first.sessions, Instant::now());
+        let (mut last_sessions, mut at) = (first.sessions, Instant::now());
         if sender.send(Ok(first)).await.is_err() {
             return;
         }
         loop {
             looks.tick().await;
-            let said = state.drained(&mut drain);
-            let over = said.empty || !said.ended.is_empty();
-            if over || said.sessions != told || at.elapsed() >= SIGN {
-                (told, at) = (said.sessions, Instant::now());
-                if sender.send(Ok(said)).await.is_err() || over {
+            let progress = state.drained(&mut drain);
+            let over = progress.empty || !progress.ended.is_empty();
+            if over || progress.sessions != last_sessions || at.elapsed() >= UPDATE_INTERVAL {
+                (last_sessions, at) = (progress.sessions, Instant::now());
+                if sender.send(Ok(progress)).await.is_err() || over {
                     return;
                 }
             }
@@ -255,6 +254,6 @@ async fn follow(
             let _full = sender.try_send(Err(Fault::new(Code::Unavailable, text).to_status()));
         }
         () = sender.closed() => {}
-        () = tell => {}
+        () = send => {}
     }
 }

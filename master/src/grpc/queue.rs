@@ -12,7 +12,7 @@ use usher_proto::{Fault, code::Code};
 use crate::metrics::{Level, Metrics, QueueLabel, RefusedLabel};
 
 /// Longest wait for a permit.
-const DEADLINE: Duration = Duration::from_secs(2);
+const WAIT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Retry delay of a refused client.
 const RETRY: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ impl AdmissionQueue {
         let _place = self.waiting.try_acquire().map_err(|_| full("full", "the master's request queue is full"))?;
         let _waits = GaugeGuard::new(&self.metrics.queued.get_or_create_owned(&label));
         let since = Instant::now();
-        let permit = tokio::time::timeout(DEADLINE, self.running.acquire()).await;
+        let permit = tokio::time::timeout(WAIT_LIMIT, self.running.acquire()).await;
         wait.observe(since.elapsed().as_secs_f64());
         match permit {
             Ok(Ok(permit)) => Ok(begun(permit)),

@@ -30,13 +30,13 @@ use crate::{
 };
 
 /// Time that a node has to send `Hello`.
-const HELLO: Duration = Duration::from_secs(10);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages buffered per node. A node with more has stopped reading and receives no orders.
-const TO_NODE: usize = 64;
+const CHANNEL_LENGTH: usize = 64;
 
 /// Time that the final status to a node may take.
-const FAREWELL: Duration = Duration::from_millis(500);
+const FINAL_STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The service.
 pub(crate) struct RegistryService {
@@ -81,7 +81,7 @@ impl Registry for RegistryService {
         let introduced = introduce(&name, &mut messages).await;
         let hello = introduced.inspect_err(|status| self.refuse(&name, status.message()))?;
 
-        let (to_node, from_master) = mpsc::channel(TO_NODE);
+        let (to_node, from_master) = mpsc::channel(CHANNEL_LENGTH);
         let (number, version, capacity) = (hello.attachment, hello.version.clone(), hello.capacity);
         let (attachment, key, replaced) = self.state.attach(hello, to_node.clone()).map_err(|error| {
             self.refuse(&name, &error.to_string());
@@ -105,7 +105,7 @@ impl Registry for RegistryService {
             let status = channel.listen(messages, &replaced, &ending).await;
             if let Some(status) = status {
                 // A node that does not read this status is gone anyway.
-                let _unread = tokio::time::timeout(FAREWELL, to_node.send(Err(status))).await;
+                let _unread = tokio::time::timeout(FINAL_STATUS_TIMEOUT, to_node.send(Err(status))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(from_master))))
@@ -114,8 +114,8 @@ impl Registry for RegistryService {
 
 /// Reads the first message, which must be the `Hello` of the node that the certificate names.
 async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> Result<Hello, Status> {
-    let timeout = || Fault::new(Code::Timeout, format!("no Hello within {} s", HELLO.as_secs())).to_status();
-    let first = tokio::time::timeout(HELLO, messages.next()).await.map_err(|_| timeout())?;
+    let timeout = || Fault::new(Code::Timeout, format!("no Hello within {} s", HELLO_TIMEOUT.as_secs())).to_status();
+    let first = tokio::time::timeout(HELLO_TIMEOUT, messages.next()).await.map_err(|_| timeout())?;
     let Some(v1::AttachRequest { body: Some(Body::Hello(hello)) }) = first.transpose()? else {
         return Err(Invalid::one("hello", "the first message must be Hello").to_status());
     };

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use rand::RngExt as _;
 use tonic::{Response, Status, metadata::MetadataMap};
+use tracing::{Span, debug_span};
 use usher_proto::Fault;
 
 /// Metadata key in requests and answers.
@@ -38,6 +39,11 @@ pub(super) fn parse(text: &str) -> Option<(&str, usize)> {
         None => (text, 0),
     };
     fits(id).then_some((id, request))
+}
+
+/// The span of one call: every log line within carries its request id.
+pub(super) fn span(id: &str) -> Span {
+    debug_span!("request", request_id = id)
 }
 
 /// An answer with its request id.

@@ -9,7 +9,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
-use tracing::debug;
+use tracing::{Instrument as _, debug};
 use usher_proto::{
     Fault, NodeName,
     code::Code,
@@ -19,7 +19,7 @@ use usher_proto::{
 };
 
 use super::{
-    answers::{PREPARE, after_refusal, answer, redirected, tell},
+    answers::{PREPARE_TIMEOUT, after_refusal, answer, log_decision, redirected},
     peer, publish,
     queue::AdmissionQueue,
     request_id,
@@ -27,13 +27,13 @@ use super::{
 use crate::state::{Placement, PlacementRefused, SharedState, now, session};
 
 /// Titles of one `ResolveMany` answered concurrently: a node's channel holds 64 messages for all callers.
-const AT_ONCE: usize = 16;
+const CONCURRENT: usize = 16;
 
 /// Nodes asked per brokered request.
 const ATTEMPTS: usize = 8;
 
 /// Brokered requests that wait for a node concurrently.
-const BROKERED: usize = 64;
+const MAX_BROKERED: usize = 64;
 
 /// The service.
 pub(crate) struct TicketsService {
@@ -50,7 +50,7 @@ impl TicketsService {
     pub(crate) fn new(state: Arc<SharedState>, queue: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decisions = AdmissionQueue::new("decisions", cores, queue, Arc::clone(state.metrics()));
-        let brokered = AdmissionQueue::new("brokered", BROKERED, queue, Arc::clone(state.metrics()));
+        let brokered = AdmissionQueue::new("brokered", MAX_BROKERED, queue, Arc::clone(state.metrics()));
         Self { state, decisions, brokered, clients: RandomState::new() }
     }
 
@@ -68,9 +68,9 @@ impl TicketsService {
     }
 
     /// Decides a request again after a silent holder answered its probe or ran out of time.
-    async fn again(&self, resolve: &Resolve, unseated: PlacementRefused, tag: u64) -> Result<Placement, Fault> {
-        let Some(silence) = unseated.silence else { return Err(Fault::from(&*unseated.refused)) };
-        self.state.probe_answered(silence).await;
+    async fn decide_again(&self, resolve: &Resolve, unseated: PlacementRefused, tag: u64) -> Result<Placement, Fault> {
+        let Some(probe_wait) = unseated.probe_wait else { return Err(Fault::from(&*unseated.refused)) };
+        self.state.probe_answered(probe_wait).await;
         self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
@@ -81,16 +81,16 @@ impl TicketsService {
             let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
             wrong.for_each(|failed| self.state.damaged_copy(&failed.node, &resolve.what));
         }
-        self.dead(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
+        self.hint_unresponsive(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
     }
 
     /// Passes nodes that did not answer to the core.
-    fn dead<'a>(&self, failed: impl IntoIterator<Item = &'a Failed>, client: Option<IpAddr>) {
-        let dead = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
-        let failed = failed.into_iter().filter(|failed| dead(failed.code));
+    fn hint_unresponsive<'a>(&self, failed: impl IntoIterator<Item = &'a Failed>, client: Option<IpAddr>) {
+        let unresponsive = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
+        let failed = failed.into_iter().filter(|failed| unresponsive(failed.code));
         let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();
         if let Some(client) = client.filter(|_| !nodes.is_empty()) {
-            self.state.hint(nodes, self.clients.hash_one(household(client)));
+            self.state.hint(nodes, self.clients.hash_one(client_prefix(client)));
         }
     }
 
@@ -115,7 +115,7 @@ impl TicketsService {
                 Err(fault) => fault,
             };
             drop(reserved);
-            debug!(request_id = id, %node, reason = fault.code.reason(), %fault, "node refused to prepare");
+            debug!(%node, code = fault.code.reason(), error = %fault, "node refused to prepare");
             resolve.exclude.extend(NodeName::parse(&node));
             seated = match self.state.resolve(session(), &resolve, tag) {
                 Ok(seated) => seated,
@@ -124,14 +124,14 @@ impl TicketsService {
         }
         self.state.release(seated.decision.session);
         let text = format!("`{}`: {ATTEMPTS} nodes were asked and refused; try again shortly", resolve.what);
-        Err(Fault::new(Code::Unavailable, text).after(PREPARE))
+        Err(Fault::new(Code::Unavailable, text).after(PREPARE_TIMEOUT))
     }
 
     async fn prepare(&self, seated: &Placement, ticket: String, id: &str) -> Result<v1::Setup, Fault> {
         let none = || Fault::new(Code::Unavailable, "its channel to the master is closed or full");
         let mut prepare = self.state.prepare(seated.decision.first, ticket, id).ok_or_else(none)?;
-        let late = |_| Fault::new(Code::Timeout, format!("it did not answer within {} s", PREPARE.as_secs()));
-        tokio::time::timeout(PREPARE, prepare.answer()).await.map_err(late)?
+        let late = |_| Fault::new(Code::Timeout, format!("it did not answer within {} s", PREPARE_TIMEOUT.as_secs()));
+        tokio::time::timeout(PREPARE_TIMEOUT, prepare.answer()).await.map_err(late)?
     }
 }
 
@@ -143,7 +143,7 @@ struct CallContext<'a> {
 }
 
 /// Part of an address that identifies a client: a household has 2^64 IPv6 addresses, or one of IPv4.
-fn household(client: IpAddr) -> u64 {
+fn client_prefix(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
@@ -175,69 +175,17 @@ impl Drop for ReservationGuard<'_> {
 impl Tickets for TicketsService {
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let id = request_id::of(request.metadata());
-        let failure = |fault: Fault| request_id::failure(&id, &fault);
-        let client = request.remote_addr().map(|address| address.ip());
-        let identity = peer::identity(&request);
-        let publish = Publish::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-        let name = publish::allowed(identity.map_err(failure)?, &publish.title).map_err(failure)?;
-        let permit = self.decisions.acquire().await.map_err(failure)?;
-        self.dead(&publish.failed, client);
-        let answered = publish::answer(&self.state, &publish, &id);
-        drop(permit);
-        match &answered {
-            Ok(answer) => {
-                debug!(request_id = id, title = %publish.title, publisher = name, reason = %answer.reason, "may publish");
-            }
-            Err(fault) => debug!(request_id = id, title = %publish.title, publisher = name, %fault, "may not publish"),
-        }
-        answered.map(|answer| request_id::answer(&id, answer)).map_err(failure)
+        self.publish_in_span(&id, request).instrument(request_id::span(&id)).await
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let id = request_id::of(request.metadata());
-        let failure = |fault: Fault| request_id::failure(&id, &fault);
-        let renew = Renew::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-        // A running session is not refused for lack of capacity: its client retries.
-        let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
-        let permit = self.decisions.acquire().await.map_err(busy)?;
-        let renewed = self.renewed(&renew);
-        drop(permit);
-        match &renewed {
-            Ok(_) => debug!(request_id = id, node = %renew.node, "renewed"),
-            Err(fault) => {
-                debug!(request_id = id, node = %renew.node, code = fault.code.reason(), %fault, "not renewed");
-            }
-        }
-        renewed.map(|response| request_id::answer(&id, response)).map_err(failure)
+        self.renew_in_span(&id, request).instrument(request_id::span(&id)).await
     }
 
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         let id = request_id::of(request.metadata());
-        let client = request.remote_addr().map(|address| address.ip());
-        let resolve = Resolve::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-        redirected(&resolve).map_err(|invalid| invalid.to_status())?;
-        let failure = |fault: Fault| request_id::failure(&id, &fault);
-        let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
-        let mut permit = queue.acquire().await.map_err(failure)?;
-        self.hint([&resolve], client);
-        let call = CallContext { id: &id, tag: request_id::tag(&id, 0) };
-        let seated = match self.state.resolve(session(), &resolve, call.tag) {
-            Ok(seated) => Ok(seated),
-            Err(unseated) => {
-                if unseated.silence.is_some() && resolve.mode != Mode::Brokered {
-                    drop(permit);
-                    permit = self.brokered.acquire().await.map_err(failure)?;
-                }
-                self.again(&resolve, unseated, call.tag).await
-            }
-        };
-        let done = match seated {
-            Ok(seated) => self.finish(&resolve, seated, call).await,
-            Err(fault) => Err(fault),
-        };
-        drop(permit);
-        tell(&id, &resolve, &done);
-        done.map(|response| request_id::answer(&id, response)).map_err(failure)
+        self.resolve_in_span(&id, request).instrument(request_id::span(&id)).await
     }
 
     async fn resolve_many(
@@ -245,6 +193,92 @@ impl Tickets for TicketsService {
         request: Request<v1::ResolveManyRequest>,
     ) -> Result<Response<v1::ResolveManyResponse>, Status> {
         let id = request_id::of(request.metadata());
+        self.resolve_many_in_span(&id, request).instrument(request_id::span(&id)).await
+    }
+}
+
+impl TicketsService {
+    async fn publish_in_span(
+        &self,
+        id: &str,
+        request: Request<v1::PublishRequest>,
+    ) -> Result<Response<v1::PublishResponse>, Status> {
+        let failure = |fault: Fault| request_id::failure(id, &fault);
+        let client = request.remote_addr().map(|address| address.ip());
+        let identity = peer::identity(&request);
+        let publish = Publish::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let name = publish::allowed(identity.map_err(failure)?, &publish.title).map_err(failure)?;
+        let permit = self.decisions.acquire().await.map_err(failure)?;
+        self.hint_unresponsive(&publish.failed, client);
+        let answered = publish::answer(&self.state, &publish, id);
+        drop(permit);
+        match &answered {
+            Ok(answer) => {
+                debug!(title = %publish.title, publisher = name, reason = %answer.reason, "publish accepted");
+            }
+            Err(fault) => debug!(title = %publish.title, publisher = name, error = %fault, "publish refused"),
+        }
+        answered.map(|answer| request_id::answer(id, answer)).map_err(failure)
+    }
+
+    async fn renew_in_span(
+        &self,
+        id: &str,
+        request: Request<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        let failure = |fault: Fault| request_id::failure(id, &fault);
+        let renew = Renew::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        // A running session is not refused for lack of capacity: its client retries.
+        let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
+        let permit = self.decisions.acquire().await.map_err(busy)?;
+        let renewed = self.renewed(&renew);
+        drop(permit);
+        match &renewed {
+            Ok(_) => debug!(node = %renew.node, "ticket renewed"),
+            Err(fault) => {
+                debug!(node = %renew.node, code = fault.code.reason(), error = %fault, "ticket not renewed");
+            }
+        }
+        renewed.map(|response| request_id::answer(id, response)).map_err(failure)
+    }
+
+    async fn resolve_in_span(
+        &self,
+        id: &str,
+        request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveResponse>, Status> {
+        let client = request.remote_addr().map(|address| address.ip());
+        let resolve = Resolve::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        redirected(&resolve).map_err(|invalid| invalid.to_status())?;
+        let failure = |fault: Fault| request_id::failure(id, &fault);
+        let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
+        let mut permit = queue.acquire().await.map_err(failure)?;
+        self.hint([&resolve], client);
+        let call = CallContext { id, tag: request_id::tag(id, 0) };
+        let seated = match self.state.resolve(session(), &resolve, call.tag) {
+            Ok(seated) => Ok(seated),
+            Err(unseated) => {
+                if unseated.probe_wait.is_some() && resolve.mode != Mode::Brokered {
+                    drop(permit);
+                    permit = self.brokered.acquire().await.map_err(failure)?;
+                }
+                self.decide_again(&resolve, unseated, call.tag).await
+            }
+        };
+        let done = match seated {
+            Ok(seated) => self.finish(&resolve, seated, call).await,
+            Err(fault) => Err(fault),
+        };
+        drop(permit);
+        log_decision(&resolve, &done);
+        done.map(|response| request_id::answer(id, response)).map_err(failure)
+    }
+
+    async fn resolve_many_in_span(
+        &self,
+        id: &str,
+        request: Request<v1::ResolveManyRequest>,
+    ) -> Result<Response<v1::ResolveManyResponse>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
         let requests = request.into_inner().requests;
         if requests.len() > MAX_REQUESTS {
@@ -255,16 +289,17 @@ impl Tickets for TicketsService {
         let resolves: Vec<Result<Resolve, Invalid>> = requests.into_iter().map(resolve).collect();
         let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
         let queue = if brokered { &self.brokered } else { &self.decisions };
-        let failure = |fault: Fault| request_id::failure(&id, &fault);
+        let failure = |fault: Fault| request_id::failure(id, &fault);
         let mut permit = queue.acquire().await.map_err(failure)?;
 
         self.hint(resolves.iter().flatten(), client);
-        let tag = |at| request_id::tag(&id, at);
+        let tag = |at| request_id::tag(id, at);
         let valid =
             resolves.iter().enumerate().filter_map(|(at, resolve)| Some((session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
         let decided = self.state.resolve_many(&valid);
-        if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { silence: Some(_), .. }))) {
+        if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { probe_wait: Some(_), .. })))
+        {
             drop(permit);
             permit = self.brokered.acquire().await.map_err(failure)?;
         }
@@ -273,15 +308,13 @@ impl Tickets for TicketsService {
         for (at, resolve) in resolves.iter().enumerate() {
             // One decision per valid request, in order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
-            answers.push(self.result(resolve, seated, CallContext { id: &id, tag: tag(at) }));
+            answers.push(self.result(resolve, seated, CallContext { id, tag: tag(at) }));
         }
-        let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
+        let results = stream::iter(answers).buffered(CONCURRENT).collect().await;
         drop(permit);
-        Ok(request_id::answer(&id, v1::ResolveManyResponse { results }))
+        Ok(request_id::answer(id, v1::ResolveManyResponse { results }))
     }
-}
 
-impl TicketsService {
     /// Signs a ticket again with the key of the node's current attachment.
     fn renewed(&self, renew: &Renew) -> Result<v1::RenewResponse, Fault> {
         let Renew { node, ticket } = renew;
@@ -306,13 +339,13 @@ impl TicketsService {
             (Ok(resolve), Some(seated)) => {
                 let seated = match seated {
                     Ok(seated) => Ok(seated),
-                    Err(unseated) => self.again(resolve, unseated, call.tag).await,
+                    Err(unseated) => self.decide_again(resolve, unseated, call.tag).await,
                 };
                 let done = match seated {
                     Ok(seated) => self.finish(resolve, seated, call).await,
                     Err(fault) => Err(fault),
                 };
-                tell(call.id, resolve, &done);
+                log_decision(resolve, &done);
                 done
             }
             (Err(invalid), _) => Err(Fault::new(Code::BadRequest, invalid.to_string())),

@@ -26,7 +26,7 @@ impl SharedState {
 
 fn response(cluster: &Cluster, record: &DecisionRecord, request_id: String) -> v1::ExplainResponse {
     let explained = Explanation { record, roster: cluster.roster() };
-    let considered = record.looked.iter().flatten().enumerate().map(|(at, candidate)| v1::Considered {
+    let considered = record.holders.iter().flatten().enumerate().map(|(at, candidate)| v1::Considered {
         node: explained.name(candidate).to_owned(),
         zone: explained.zone(candidate).to_owned(),
         verdict: explained.verdict(at, candidate).to_owned(),

@@ -15,7 +15,7 @@ use super::{SharedState, StateInner, now};
 use crate::core::{NodeId, moves::SessionMove, roster::Node};
 
 /// Time that a node has to confirm an order.
-const CONFIRM: Duration = Duration::from_secs(5);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A drain that an operator follows.
 pub(crate) struct DrainProgress {
@@ -41,7 +41,7 @@ impl SharedState {
         let mut inner = self.lock();
         let now = now();
         let deadline_ms = units::millis(deadline);
-        let (node, boot) = inner.tell(name, Body::Drain(v1::Drain { deadline_ms }))?;
+        let (node, boot) = inner.order(name, Body::Drain(v1::Drain { deadline_ms }))?;
         let only_here = inner.cluster.only_held_by(now, node).into_iter().map(|(key, sessions)| {
             let title = key.and_then(|key| inner.cluster.described(key)).map(|facts| facts.title.to_string());
             v1::OnlyHere { title: title.unwrap_or_default(), sessions: count(sessions) }
@@ -62,12 +62,12 @@ impl SharedState {
         let inner = self.lock();
         let now = now();
         let sessions = inner.cluster.ledger().running(followed.node);
-        let mut said = v1::DrainResponse { sessions: count(sessions), ..Default::default() };
+        let mut progress = v1::DrainResponse { sessions: count(sessions), ..Default::default() };
         let name = &followed.name;
         let same = |node: &&Node| node.attached() && node.hello.boot == followed.boot;
         let Some(node) = inner.cluster.roster().node(followed.node).filter(same) else {
-            said.ended = format!("node `{name}` left the cluster; see `usher nodes`");
-            return said;
+            progress.ended = format!("node `{name}` left the cluster; see `usher nodes`");
+            return progress;
         };
         // The drain may have started and ended between two checks.
         let began = followed.confirmed.or_else(|| (node.drains > followed.drains).then_some(now.instant));
@@ -76,32 +76,34 @@ impl SharedState {
                 let confirmed = confirmed.unwrap_or(now.instant);
                 followed.confirmed = Some(confirmed);
                 let left = inner.cluster.drain_left(now, followed.node);
-                said.left_ms = units::millis(left);
+                progress.left_ms = units::millis(left);
                 // The update of a session started just before the drain may still be queued; a report does not overtake
                 // it.
                 let reported = node.reported_at.is_some_and(|at| at > confirmed);
-                said.empty = sessions == 0 && reported && node.report.sessions == 0;
+                progress.empty = sessions == 0 && reported && node.report.sessions == 0;
             }
-            (false, Some(_)) => said.ended = format!("node `{name}` accepts sessions again: its drain was cancelled"),
+            (false, Some(_)) => {
+                progress.ended = format!("node `{name}` accepts sessions again: its drain was cancelled")
+            }
             (false, None) => {
                 let waited = now.instant.saturating_duration_since(followed.ordered);
                 let left = followed.deadline.saturating_sub(waited);
-                said.left_ms = units::millis(left);
-                if waited >= CONFIRM {
-                    said.ended =
+                progress.left_ms = units::millis(left);
+                if waited >= CONFIRM_TIMEOUT {
+                    progress.ended =
                         format!("node `{name}` did not start to drain; its version may be older than the master's");
                 }
             }
         }
-        said
+        progress
     }
 
     /// Orders a node to accept sessions again, and waits until it does.
     pub(crate) async fn undrain(&self, name: &NodeName) -> Result<(), Fault> {
         let mut events = self.events.subscribe();
-        let (node, _) = self.lock().tell(name, Body::Undrain(v1::Undrain {}))?;
+        let (node, _) = self.lock().order(name, Body::Undrain(v1::Undrain {}))?;
         info!(node = %name, "undrain ordered");
-        let until = Instant::now() + CONFIRM;
+        let until = Instant::now() + CONFIRM_TIMEOUT;
         while self.is_draining(node) {
             // After any event, or a missed one, check the roster again.
             if tokio::time::timeout_at(until.into(), events.recv()).await.is_err() {
@@ -133,11 +135,10 @@ impl SharedState {
 
 impl StateInner {
     /// Sends an order to a node by name. Returns its number and process.
-    fn tell(&self, name: &NodeName, order: Body) -> Result<(NodeId, BootId), Fault> {
+    fn order(&self, name: &NodeName, order: Body) -> Result<(NodeId, BootId), Fault> {
         let roster = self.cluster.roster();
         let known = roster.id(name).and_then(|id| Some((id, roster.node(id)?)));
-        let unknown = || Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists them"));
-        let (id, node) = known.ok_or_else(unknown)?;
+        let (id, node) = known.ok_or_else(|| unknown_node(name))?;
         if !node.attached() {
             let text = format!("node `{name}` is not attached and cannot receive orders; start it, or check its log");
             return Err(Fault::new(Code::Unavailable, text));
@@ -149,17 +150,21 @@ impl StateInner {
     }
 
     fn planned(&self, step: &SessionMove) -> v1::PlannedMove {
-        let name = |node| self.cluster.roster().node(node).map(|node| node.name().to_string()).unwrap_or_default();
         let key = self.cluster.ledger().content(step.session);
         let title = key.and_then(|key| self.cluster.described(key)).map(|facts| facts.title.to_string());
         v1::PlannedMove {
             session_id: step.session.to_string(),
             title: title.unwrap_or_default(),
-            from: name(step.from),
-            to: name(step.to),
+            from: self.node_name(step.from),
+            to: self.node_name(step.to),
             rate_bps: step.rate,
         }
     }
+}
+
+/// The refusal of a call that names an unknown node.
+pub(crate) fn unknown_node(name: &NodeName) -> Fault {
+    Fault::new(Code::NotFound, format!("no node `{name}` is known; `usher nodes` lists all nodes"))
 }
 
 fn count(sessions: usize) -> u32 {

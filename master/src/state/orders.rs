@@ -22,10 +22,10 @@ use crate::core::{
 };
 
 /// Time to wait for the answer to a move. The core times out sooner and keeps the session in place.
-const MOVING: Duration = Duration::from_secs(10);
+const MOVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time to wait for the answer to a copy. The catalog shows the result as well, and the core has its own timeout.
-const COPYING: Duration = Duration::from_secs(24 * 3600);
+const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// An order without an answer.
 pub(super) struct SentOrder {
@@ -63,16 +63,16 @@ impl SharedState {
         for order in inner.cluster.poll_orders() {
             match order {
                 Order::Probe(node) => self.probe(inner, node),
-                Order::Move(step) => self.order_move(inner, now, step),
+                Order::Move(step) => self.send_move(inner, now, step),
                 Order::Replicate { key, from, to, rate, why } => {
-                    debug!(from = from.0, to = to.0, rate, ?why, "copy ordered");
+                    debug!(from = %inner.node_name(from), to = %inner.node_name(to), rate, reason = ?why, "copy ordered");
                     self.replicate(inner, now, key, (from, to), rate);
                 }
                 Order::Evict { key, node } => self.evict(inner, key, node),
                 Order::Recheck { key, node } => self.recheck(inner, key, node),
                 Order::Relay { node, title, rate, upstreams } => {
                     let order = inner.relay(now, self.feed_key(&title), &title, rate, &upstreams);
-                    self.tell(inner, node, "relay", order.map(Body::Relay));
+                    self.send_unanswered(inner, node, "relay", order.map(Body::Relay));
                 }
                 Order::NoRelay { node, title, why } => {
                     let order = v1::Relay {
@@ -85,25 +85,25 @@ impl SharedState {
                         }),
                         ..v1::Relay::default()
                     };
-                    self.tell(inner, node, "relay", Some(Body::Relay(order)));
+                    self.send_unanswered(inner, node, "relay", Some(Body::Relay(order)));
                 }
                 Order::EndPublisher(RivalPublisher { node, title, publisher }) => {
                     let publisher_id = publisher.0.to_be_bytes().to_vec();
                     let order = v1::EndPublisher { title: title.to_string(), publisher_id };
-                    self.tell(inner, node, "end_publisher", Some(Body::EndPublisher(order)));
+                    self.send_unanswered(inner, node, "end_publisher", Some(Body::EndPublisher(order)));
                 }
             }
         }
     }
 
     fn probe(&self, inner: &mut StateInner, node: NodeId) {
-        inner.silent.insert(node);
+        inner.probed.insert(node);
         let id = inner.number();
         let sent = inner.send(node, Body::Probe(v1::Probe { id }));
         self.metrics.order("probe", if sent { "sent" } else { "dropped" });
     }
 
-    fn order_move(&self, inner: &mut StateInner, now: Now, step: SessionMove) {
+    fn send_move(&self, inner: &mut StateInner, now: Now, step: SessionMove) {
         let id = inner.number();
         let feed = inner.cluster.feeds().session(step.session).map(|used| used.title.clone());
         let order = match feed {
@@ -111,7 +111,7 @@ impl SharedState {
             None => inner.move_to(now, self.until(now), step, id),
         };
         let order = order.map(Body::Move);
-        if !self.order(inner, step.from, order, (id, OrderKind::Move(step.session)), now.instant + MOVING) {
+        if !self.order(inner, step.from, order, (id, OrderKind::Move(step.session)), now.instant + MOVE_TIMEOUT) {
             inner.cluster.handle_move_answer(step.session, false);
         }
     }
@@ -119,13 +119,13 @@ impl SharedState {
     fn replicate(&self, inner: &mut StateInner, now: Now, key: ContentKey, (from, to): (NodeId, NodeId), rate: u64) {
         let id = inner.number();
         let order = inner.copy_of(now, key, from, rate, id).map(Body::Replicate);
-        if !self.order(inner, to, order, (id, OrderKind::Copy(key)), now.instant + COPYING) {
+        if !self.order(inner, to, order, (id, OrderKind::Copy(key)), now.instant + COPY_TIMEOUT) {
             inner.cluster.handle_copy_answer(now, key, to, false);
         }
     }
 
     /// Sends an order that has no answer.
-    fn tell(&self, inner: &StateInner, node: NodeId, what: &'static str, order: Option<Body>) {
+    fn send_unanswered(&self, inner: &StateInner, node: NodeId, what: &'static str, order: Option<Body>) {
         let sent = order.map(|order| inner.send(node, order));
         self.metrics.order(what, sent.map_or("void", |sent| if sent { "sent" } else { "dropped" }));
     }
@@ -156,15 +156,17 @@ impl SharedState {
     }
 
     fn evict(&self, inner: &mut StateInner, key: ContentKey, node: NodeId) {
-        self.name(inner, node, key, "evict", |title, content_id| Body::Evict(v1::Evict { title, content_id }));
+        self.send_for_copy(inner, node, key, "evict", |title, content_id| Body::Evict(v1::Evict { title, content_id }));
     }
 
     fn recheck(&self, inner: &mut StateInner, key: ContentKey, node: NodeId) {
-        self.name(inner, node, key, "recheck", |title, content_id| Body::Recheck(v1::Recheck { title, content_id }));
+        self.send_for_copy(inner, node, key, "recheck", |title, content_id| {
+            Body::Recheck(v1::Recheck { title, content_id })
+        });
     }
 
     /// Sends an order for a copy that has no answer: the catalog shows the result.
-    fn name(
+    fn send_for_copy(
         &self,
         inner: &StateInner,
         node: NodeId,
@@ -173,7 +175,7 @@ impl SharedState {
         order: impl FnOnce(String, Vec<u8>) -> Body,
     ) {
         let named = inner.cluster.described(key).and_then(|facts| Some((facts.title.to_string(), facts.content?)));
-        self.tell(inner, node, what, named.map(|(title, content)| order(title, content.0.to_vec())));
+        self.send_unanswered(inner, node, what, named.map(|(title, content)| order(title, content.0.to_vec())));
     }
 
     /// Handles the answer to a move order. Late or unexpected answers are ignored.
@@ -207,7 +209,7 @@ impl SharedState {
         let Some(sent) = inner.sent.remove(&id) else { return };
         self.metrics.order(sent.what.name(), if refusal.is_none() { "done" } else { "refused" });
         if let Some(refusal) = refusal {
-            debug!(order = sent.what.name(), id, reason = refusal.code.reason(), %refusal, "order refused");
+            debug!(order = sent.what.name(), id, code = refusal.code.reason(), error = %refusal, "order refused");
         }
     }
 
@@ -229,9 +231,14 @@ impl StateInner {
         let message = Ok(v1::AttachResponse { body: Some(body) });
         let sent = self.channels.get(&node).is_some_and(|channel| channel.to_node.try_send(message).is_ok());
         if !sent {
-            debug!(node = node.0, "order not sent: node channel closed or full");
+            debug!(node = %self.node_name(node), "order not sent: node channel closed or full");
         }
         sent
+    }
+
+    /// Name of a node, for logs; empty once it is forgotten.
+    pub(super) fn node_name(&self, node: NodeId) -> String {
+        self.cluster.roster().node(node).map(|node| node.name().to_string()).unwrap_or_default()
     }
 
     /// A move order with a ticket for the new seat: same session, same content, whole range.

@@ -28,7 +28,7 @@ pub(crate) struct Placement {
 pub(crate) struct PlacementRefused {
     pub(crate) refused: Box<Refused>,
     /// Set if a seat may become available once a silent node answers.
-    pub(crate) silence: Option<ProbeWait>,
+    pub(crate) probe_wait: Option<ProbeWait>,
 }
 
 /// A wait for probed nodes.
@@ -36,7 +36,7 @@ pub(crate) struct ProbeWait {
     nodes: Vec<NodeId>,
     /// Deadline of their answers.
     until: Instant,
-    signs: watch::Receiver<()>,
+    probe_answers: watch::Receiver<()>,
 }
 
 impl SharedState {
@@ -89,14 +89,14 @@ impl SharedState {
     ) -> Result<Placement, PlacementRefused> {
         self.metrics.outcome(&decision);
         decision.map(|decision| self.seated(inner, now, decision)).map_err(|refused| {
-            let silent = matches!(refused, Refused::NoChoice { why: NoChoice::Probing(_), .. });
-            let record = inner.cluster.decision(tag).filter(|_| silent);
-            let silence = record.map(|record| {
-                let unsure = record.looked.iter().flatten().filter(|one| one.verdict == Verdict::Unsure);
+            let probing = matches!(refused, Refused::NoChoice { why: NoChoice::Probing(_), .. });
+            let record = inner.cluster.decision(tag).filter(|_| probing);
+            let probe_wait = record.map(|record| {
+                let unsure = record.holders.iter().flatten().filter(|one| one.verdict == Verdict::Unsure);
                 let nodes = unsure.map(|one| one.node).collect();
-                ProbeWait { nodes, until: now.instant + PROBE, signs: self.signs.subscribe() }
+                ProbeWait { nodes, until: now.instant + PROBE, probe_answers: self.probe_answers.subscribe() }
             });
-            PlacementRefused { refused: Box::new(refused), silence }
+            PlacementRefused { refused: Box::new(refused), probe_wait }
         })
     }
 
@@ -109,12 +109,12 @@ impl SharedState {
     }
 
     /// Waits until one of the nodes sends a message or leaves, or the deadline passes.
-    pub(crate) async fn probe_answered(&self, ProbeWait { nodes, until, mut signs }: ProbeWait) {
+    pub(crate) async fn probe_answered(&self, ProbeWait { nodes, until, mut probe_answers }: ProbeWait) {
         let answered = async {
             // The sender lives as long as this state.
-            while signs.changed().await.is_ok() {
+            while probe_answers.changed().await.is_ok() {
                 let inner = self.lock();
-                if nodes.iter().any(|node| !inner.silent.contains(node)) {
+                if nodes.iter().any(|node| !inner.probed.contains(node)) {
                     return;
                 }
             }

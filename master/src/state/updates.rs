@@ -26,7 +26,7 @@ pub(crate) enum NodeUpdate {
 impl NodeUpdate {
     pub(crate) fn entries(&self) -> usize {
         match self {
-            Self::Sessions(_, told) => 1 + told.begun.len() + told.ended.len() + told.turned.len(),
+            Self::Sessions(_, sessions) => 1 + sessions.begun.len() + sessions.ended.len() + sessions.turned.len(),
             Self::Report(..) | Self::Presence(..) | Self::Fence(_) => 1,
         }
     }
@@ -34,12 +34,12 @@ impl NodeUpdate {
 
 impl SharedState {
     /// Applies updates in order under one hold of the lock.
-    pub(crate) fn apply(&self, told: impl Iterator<Item = NodeUpdate>) {
+    pub(crate) fn apply(&self, updates: impl Iterator<Item = NodeUpdate>) {
         let mut inner = self.lock();
         let now = now();
         let mut fences = Vec::new();
-        for one in told {
-            match one {
+        for update in updates {
+            match update {
                 NodeUpdate::Report(attachment, report) => self.report(&mut inner, now, attachment, report),
                 NodeUpdate::Sessions(attachment, sessions) => self.sessions(&mut inner, now, attachment, sessions),
                 NodeUpdate::Presence(attachment, presence) => presence_of(&mut inner, now, attachment, presence),
@@ -61,11 +61,11 @@ impl SharedState {
         match inner.cluster.handle_report(now, attachment, report) {
             Ok(()) => {
                 self.metrics.report("taken");
-                self.end_silence(inner, attachment);
+                self.clear_probe(inner, attachment);
             }
             Err(ignored) => {
                 self.metrics.report("ignored");
-                tracing::debug!(sequence, %ignored, "report ignored");
+                tracing::debug!(node = %inner.node_name(attachment.node), sequence, error = %ignored, "report ignored");
             }
         }
     }
@@ -85,8 +85,10 @@ impl SharedState {
             self.metrics.sessions_refused.get_or_create(&ReasonLabel { reason: turned.code.reason() }).inc();
         }
         match inner.cluster.handle_sessions(now, attachment, sessions) {
-            Ok(()) => self.end_silence(inner, attachment),
-            Err(ignored) => tracing::debug!(%ignored, "session update ignored"),
+            Ok(()) => self.clear_probe(inner, attachment),
+            Err(ignored) => {
+                tracing::debug!(node = %inner.node_name(attachment.node), error = %ignored, "session update ignored")
+            }
         }
     }
 
@@ -96,14 +98,14 @@ impl SharedState {
         let mut inner = self.lock();
         let now = now();
         inner.cluster.handle_probe_answer(now, attachment);
-        self.end_silence(&mut inner, attachment);
+        self.clear_probe(&mut inner, attachment);
         self.publish(&mut inner, now);
     }
 
     /// Clears a node's pending probe and notifies waiting requests.
-    pub(super) fn end_silence(&self, inner: &mut StateInner, attachment: AttachmentId) {
-        if inner.silent.remove(&attachment.node) {
-            self.signs.send_replace(());
+    pub(super) fn clear_probe(&self, inner: &mut StateInner, attachment: AttachmentId) {
+        if inner.probed.remove(&attachment.node) {
+            self.probe_answers.send_replace(());
         }
     }
 }

@@ -7,7 +7,7 @@ pub(super) const UNIT: i64 = 1 << 32;
 
 /// Price of leaving the client's zone if the operator sets none: 0.02. A remote node is chosen when the local one is
 /// within 2.8 standard deviations of full. A higher price yields no more local traffic, a lower one less.
-pub(super) const REMOTE: i64 = UNIT / 50;
+pub(super) const DEFAULT_PRICE: i64 = UNIT / 50;
 
 /// Price of the link between two zones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Zones {
         }
         let named = |a: &str, b: &str| self.links.iter().find(|link| link.from == a && link.to == b);
         let link = named(from, to).or_else(|| named(to, from));
-        link.map_or(REMOTE, |link| i64::from(link.price) * (UNIT / 1000))
+        link.map_or(DEFAULT_PRICE, |link| i64::from(link.price) * (UNIT / 1000))
     }
 }
 
@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn a_full_node_costs_more_than_any_usual_link() {
-        assert!(cost(0, 0) > cost(3000, REMOTE));
-        assert!(cost(5000, 0) < cost(9000, REMOTE), "with room at home, home wins");
+        assert!(cost(0, 0) > cost(3000, DEFAULT_PRICE));
+        assert!(cost(5000, 0) < cost(9000, DEFAULT_PRICE), "with room at home, home wins");
         assert!(cost(5000, 0) > cost(9000, 0), "at the same price the emptier wins");
     }
 

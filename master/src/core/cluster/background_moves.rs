@@ -18,22 +18,22 @@ use crate::core::{
 };
 
 /// Interval between batches of moves: many small batches disturb less than few large ones.
-const STEP: Duration = Duration::from_millis(250);
+const BATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Time before a session is tried again after its node refused the move.
-const REST: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Operator-ordered moves per batch: 16 a second.
-const ORDERED: usize = 4;
+const ORDERED_PER_BATCH: usize = 4;
 
 /// Moves per second to nodes that have joined.
-const JOINED: usize = 4;
+const JOINED_PER_SECOND: usize = 4;
 
 /// Time during which a joined node receives sessions: one minute of warm-up and two minutes of moves.
-const WELCOME: Duration = Duration::from_secs(180);
+const JOIN_PERIOD: Duration = Duration::from_secs(180);
 
 /// Time before the same node receives sessions again when it rejoins: a flapping node must not disturb viewers.
-const QUIET: Duration = Duration::from_secs(600);
+const REJOIN_PAUSE: Duration = Duration::from_secs(600);
 
 /// State of background moves.
 #[derive(Default)]
@@ -43,7 +43,7 @@ pub(super) struct BackgroundMoves {
     /// Sessions whose move was refused since the last batch.
     refused: Vec<SessionId>,
     /// Sessions left alone after a refusal, and until when.
-    rests: HashMap<SessionId, Instant>,
+    resting: HashMap<SessionId, Instant>,
     /// Time at which nodes joined.
     joined: HashMap<NodeId, Instant>,
     giving: Givers,
@@ -89,12 +89,12 @@ impl Cluster {
                     place.insert(DrainPace::new(now.instant, left));
                 }
             }
-            self.background.next.get_or_insert(now.instant + STEP);
+            self.background.next.get_or_insert(now.instant + BATCH_INTERVAL);
         } else {
             let undrained = self.background.drains.remove(&node).is_some();
             // A node that attaches again was present before, perhaps at another master.
             let started = known.attached_at == now && known.hello.attachment == 1;
-            let quiet = self.background.joined.get(&node).is_some_and(|at| *at + QUIET > now.instant);
+            let quiet = self.background.joined.get(&node).is_some_and(|at| *at + REJOIN_PAUSE > now.instant);
             if (undrained || started) && !quiet {
                 self.background.joined.insert(node, now.instant);
             }
@@ -103,8 +103,8 @@ impl Cluster {
 
     /// Time until a draining node ends its sessions; zero if it does not drain or has ended them.
     pub fn drain_left(&self, now: Now, node: NodeId) -> Duration {
-        let said = self.roster.node(node).is_some_and(|node| !node.hello.presence.drain_left.is_zero());
-        let left = self.background.drains.get(&node).filter(|_| said).map(|drain| drain.left(now.instant));
+        let timed = self.roster.node(node).is_some_and(|node| !node.hello.presence.drain_left.is_zero());
+        let left = self.background.drains.get(&node).filter(|_| timed).map(|drain| drain.left(now.instant));
         left.unwrap_or_default()
     }
 
@@ -138,7 +138,7 @@ impl Cluster {
         // Earlier orders are already part of this plan.
         self.background.ordered = steps.iter().copied().collect();
         if !steps.is_empty() {
-            self.background.next.get_or_insert(now.instant + STEP);
+            self.background.next.get_or_insert(now.instant + BATCH_INTERVAL);
         }
     }
 
@@ -148,13 +148,13 @@ impl Cluster {
             return;
         }
         let due: Vec<SessionMove> =
-            self.background.ordered.drain(..ORDERED.min(self.background.ordered.len())).collect();
+            self.background.ordered.drain(..ORDERED_PER_BATCH.min(self.background.ordered.len())).collect();
         for step in due {
             self.make_ordered_move(now, step);
         }
-        self.background.rests.retain(|_, until| *until > now.instant);
+        self.background.resting.retain(|_, until| *until > now.instant);
         let refused = std::mem::take(&mut self.background.refused);
-        self.background.rests.extend(refused.into_iter().map(|session| (session, now.instant + REST)));
+        self.background.resting.extend(refused.into_iter().map(|session| (session, now.instant + RETRY_PAUSE)));
         if self.settings.moves {
             let mut drains = std::mem::take(&mut self.background.drains);
             for (node, drain) in &mut drains {
@@ -162,9 +162,9 @@ impl Cluster {
             }
             self.background.drains = drains;
         }
-        self.background.next = if self.background.is_idle() { None } else { Some(now.instant + STEP) };
+        self.background.next = if self.background.is_idle() { None } else { Some(now.instant + BATCH_INTERVAL) };
         if self.background.drains.is_empty() {
-            self.background.rests.clear();
+            self.background.resting.clear();
         }
     }
 
@@ -184,17 +184,17 @@ impl Cluster {
         if due == 0 {
             return;
         }
-        let rests = std::mem::take(&mut self.background.rests);
-        let left = self.move_feed_sessions(now, node, |session| rests.contains_key(&session), rng).min(due);
+        let resting = std::mem::take(&mut self.background.resting);
+        let left = self.move_feed_sessions(now, node, |session| resting.contains_key(&session), rng).min(due);
         let due = due - left;
         drain.made(left);
         let (mut made, mut stuck) = (0, 0);
         self.find_and_start_moves(now, |search, steps| {
             steps.clear();
-            stuck = moves::drain(search, node, due, |session| rests.contains_key(session), rng, steps);
+            stuck = moves::drain(search, node, due, |session| resting.contains_key(session), rng, steps);
             made = steps.len();
         });
-        self.background.rests = rests;
+        self.background.resting = resting;
         drain.made(made);
         // Reported once, and again after it was resolved.
         if stuck > 0 && drain.stuck == 0 {
@@ -207,8 +207,8 @@ impl Cluster {
 
     /// Moves sessions to the nodes that have joined, once a second.
     pub(super) fn fill_joined_nodes(&mut self, now: Now, rng: &mut impl Rng) {
-        self.background.joined.retain(|_, at| *at + QUIET > now.instant);
-        let fresh = |at: &Instant| *at + WELCOME > now.instant;
+        self.background.joined.retain(|_, at| *at + REJOIN_PAUSE > now.instant);
+        let fresh = |at: &Instant| *at + JOIN_PERIOD > now.instant;
         if !self.settings.moves || !self.settings.rebalance || !self.background.joined.values().any(fresh) {
             self.background.giving.clear();
             return;
@@ -216,7 +216,9 @@ impl Cluster {
         let (joined, mut giving) =
             (std::mem::take(&mut self.background.joined), std::mem::take(&mut self.background.giving));
         let may = |node: NodeId| joined.get(&node).is_some_and(fresh);
-        self.find_and_start_moves(now, |search, steps| moves::spread(search, JOINED, may, &mut giving, rng, steps));
+        self.find_and_start_moves(now, |search, steps| {
+            moves::spread(search, JOINED_PER_SECOND, may, &mut giving, rng, steps)
+        });
         (self.background.joined, self.background.giving) = (joined, giving);
     }
 }

@@ -17,7 +17,7 @@ use crate::core::{
 
 /// Interval between plans after a refusal: short enough for a flash crowd's first copy, and long enough that a full
 /// cluster does not plan continuously.
-const HURRY: Duration = Duration::from_millis(250);
+const URGENT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The catalog as the planner reads it.
 struct CatalogTitles<'a>(&'a Catalog);
@@ -62,7 +62,7 @@ impl Cluster {
     /// Time of the next plan, if one is due before the next round.
     pub(super) fn urgent_plan(&self) -> Option<Instant> {
         let wanted = self.planner.as_ref().is_some_and(Planner::is_urgent);
-        if wanted { self.planned.map(|planned| planned + HURRY) } else { None }
+        if wanted { self.planned.map(|planned| planned + URGENT_INTERVAL) } else { None }
     }
 
     /// Plans copies.

@@ -11,7 +11,9 @@ use usher_proto::{
 use super::{
     super::{
         NodeId, Now,
-        balancer::{self, Candidate, Coverage, DEFAULT_RATE, HolderCounts, LOOKED_AT, NoChoice, SeatCriteria, Verdict},
+        balancer::{
+            self, Candidate, Coverage, DEFAULT_RATE, HolderCounts, MAX_HOLDERS, NoChoice, SeatCriteria, Verdict,
+        },
         catalog::TitleVersion,
         journal::{self, DecisionRecord, Outcome, Selection},
     },
@@ -198,9 +200,9 @@ impl Cluster {
             needs: ask.needs,
             coverage,
         };
-        let many = scratch.holders.len() > LOOKED_AT;
+        let many = scratch.holders.len() > MAX_HOLDERS;
         let from = if many { rng.random_range(0..scratch.holders.len()) } else { 0 };
-        let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(LOOKED_AT));
+        let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(MAX_HOLDERS));
         let holders = holders.map(|(node, at)| (*node, self.serves(*node, scratch.found.get(*at), ask)));
         let view = self.view(now);
         let count = balancer::rank(&view, &criteria, holders, rng, &mut scratch.ranked);
@@ -273,7 +275,7 @@ impl Cluster {
         choice: &Choice,
     ) -> DecisionRecord {
         let chosen = choice.seat.as_ref().ok().map(|(at, _)| *at);
-        let (looked, omitted) = journal::looked(&self.scratch.ranked, chosen);
+        let (holders, omitted) = journal::holders(&self.scratch.ranked, chosen);
         let outcome = match &choice.seat {
             Ok((_, how)) => Outcome::Chosen(*how),
             Err(why) => Outcome::Refused(why.clone()),
@@ -286,7 +288,7 @@ impl Cluster {
             purpose: ask.purpose,
             rate: choice.rate,
             outcome,
-            looked,
+            holders,
             omitted,
         }
     }

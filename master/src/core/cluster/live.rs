@@ -1,20 +1,18 @@
-//! Decisions about feeds: where a viewer watches, where a publisher sends, and from which node a relay reads. A node
+//! Decisions about feeds: where a viewer watches, and from which node a relay reads. A node
 //! that carries the feed costs the viewer's rate. Any other node also costs the relay leg, which is reserved at the
 //! upstream; the leg is priced at half of leaving the client's zone, since later viewers share it.
 
 use rand::{Rng, RngExt as _};
 use usher_proto::{
-    Bitrate, Code, Fault, NodeName, SessionId, Title,
-    model::{self, Publish, RelayWanted, Requirements},
+    Bitrate, Code, Fault, SessionId, Title,
+    model::{self, RelayWanted, Requirements},
     ticket::Purpose,
 };
 
 use super::{
     super::{
         NodeId, Now,
-        balancer::{
-            self, ALTERNATES, Coverage, DEFAULT_RATE, HolderCounts, LOOKED_AT, NoChoice, SeatCriteria, Verdict,
-        },
+        balancer::{self, ALTERNATES, Coverage, DEFAULT_RATE, MAX_HOLDERS, NoChoice, SeatCriteria, Verdict},
         feeds::{Feed, FeedSession, Feeds},
         journal::Selection,
         moves::SessionMove,
@@ -22,50 +20,12 @@ use super::{
     },
     Cluster, Order,
     decide::Choice,
+    publish::RETRY,
     request::{Decision, Refused, SeatRequest},
 };
 
-/// Seats offered to a publisher.
-const SEATS: usize = 3;
-
-/// Retry delay of a node that found no upstream.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(300);
-
 /// Feed sessions moved off a draining node per batch, four batches a second.
-const LEAVE: usize = 12;
-
-/// Seats for a publisher.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IngestSeats {
-    /// Best first; at least one.
-    pub nodes: Vec<NodeId>,
-    /// Explanation for people.
-    pub reason: String,
-}
-
-/// Why a publisher gets no seat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PublishRefused {
-    /// Another publisher sends the title to this node.
-    Taken(NodeName),
-    /// No node can ingest it.
-    NoChoice(NoChoice),
-}
-
-impl From<&PublishRefused> for Fault {
-    fn from(why: &PublishRefused) -> Self {
-        match why {
-            PublishRefused::Taken(node) => {
-                let text = format!("another publisher sends it, to {node}");
-                Self::new(Code::Exists, text)
-            }
-            PublishRefused::NoChoice(NoChoice::NotFound) => {
-                Self::new(Code::Unavailable, "no node is attached").after(AGAIN)
-            }
-            PublishRefused::NoChoice(why) => Self::from(why),
-        }
-    }
-}
+const LEAVE_PER_BATCH: usize = 12;
 
 /// The upstream named in a node's feed state.
 fn named(roster: &Roster) -> impl Fn(&model::FeedState) -> Option<NodeId> {
@@ -74,11 +34,11 @@ fn named(roster: &Roster) -> impl Fn(&model::FeedState) -> Option<NodeId> {
 
 impl Cluster {
     /// Handles a node's list of feeds.
-    pub fn handle_feeds(&mut self, now: Now, attachment: AttachmentId, told: model::Feeds) {
+    pub fn handle_feeds(&mut self, now: Now, attachment: AttachmentId, feeds: model::Feeds) {
         if !self.roster.is_current(attachment) {
             return;
         }
-        let rivals = self.feeds.handle_update(now.instant, attachment.node, told.0);
+        let rivals = self.feeds.handle_update(now.instant, attachment.node, feeds.0);
         self.orders.extend(rivals.into_iter().map(Order::EndPublisher));
     }
 
@@ -114,9 +74,9 @@ impl Cluster {
         // Nodes that carry the feed count twice, others once.
         here.iter().chain(&all).for_each(|node| carried.add(*node));
         // Carriers are always examined, whatever their number.
-        let from = if all.len() > LOOKED_AT { rng.random_range(0..all.len()) } else { 0 };
+        let from = if all.len() > MAX_HOLDERS { rng.random_range(0..all.len()) } else { 0 };
         let others = all.iter().cycle().skip(from).take(all.len()).filter(|node| !here.contains(node));
-        let looked: Vec<NodeId> = here.iter().chain(others).copied().take(LOOKED_AT.max(here.len())).collect();
+        let holders: Vec<NodeId> = here.iter().chain(others).copied().take(MAX_HOLDERS.max(here.len())).collect();
         self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
         let mut scratch = std::mem::take(&mut self.scratch);
         let criteria = SeatCriteria {
@@ -127,7 +87,7 @@ impl Cluster {
             needs: ask.needs,
             coverage: Some(&carried),
         };
-        let holders = looked.into_iter().map(|node| (node, true));
+        let holders = holders.into_iter().map(|node| (node, true));
         let count = balancer::rank(&self.view(now), &criteria, holders, rng, &mut scratch.ranked);
         let ranked = &scratch.ranked;
         let seat = match ranked.first().map(|best| best.verdict) {
@@ -275,70 +235,28 @@ impl Cluster {
         let Some(feed) = self.feeds.get(title) else {
             let code = if self.is_gathering(now.instant) { Code::Unavailable } else { Code::NotFound };
             let text = if code == Code::NotFound { "the feed is not live" } else { "nodes are still reattaching" };
-            self.orders.push(Order::NoRelay { node, title: title.clone(), why: Fault::new(code, text).after(AGAIN) });
+            self.orders.push(Order::NoRelay { node, title: title.clone(), why: Fault::new(code, text).after(RETRY) });
             return;
         };
         let rate = Self::feed_rate(feed, None);
         let exclude: Vec<NodeId> = wanted.failed.iter().filter_map(|failed| self.roster.id(&failed.node)).collect();
         // A failed upstream may have recovered and is better than none, unless it sent wrong data.
-        let lied = |node: &NodeId| {
+        let sent_wrong_bytes = |node: &NodeId| {
             let name = self.roster.node(*node).map(|node| node.name());
             wanted.failed.iter().any(|failed| Some(&failed.node) == name && failed.code == Code::VerificationFailed)
         };
-        let liars: Vec<NodeId> = exclude.iter().copied().filter(lied).collect();
+        let excluded: Vec<NodeId> = exclude.iter().copied().filter(sent_wrong_bytes).collect();
         let upstreams = self
             .upstreams(now, title, node, rate, &exclude, rng)
-            .or_else(|| self.upstreams(now, title, node, rate, &liars, rng));
+            .or_else(|| self.upstreams(now, title, node, rate, &excluded, rng));
         match upstreams {
             Some(upstreams) => self.order_relay(now, &title.clone(), node, rate, &upstreams, rng),
             None => {
                 let why =
-                    Fault::new(Code::Unavailable, "no node carries the feed and has capacity to relay it").after(AGAIN);
+                    Fault::new(Code::Unavailable, "no node carries the feed and has capacity to relay it").after(RETRY);
                 self.orders.push(Order::NoRelay { node, title: title.clone(), why });
             }
         }
-    }
-
-    /// Decides where a publisher sends its feed.
-    ///
-    /// # Errors
-    /// Another publisher sends the feed, or no node can ingest it.
-    pub fn publish(&mut self, now: Now, publish: &Publish, rng: &mut impl Rng) -> Result<IngestSeats, PublishRefused> {
-        let Publish { title, publisher, rate, zone, exclude, take_over, record, .. } = publish;
-        let present = self.feeds.get(title).and_then(|feed| {
-            let (node, state) = feed.ingest()?;
-            let there = !state.interrupted && self.roster.attached(node);
-            Some((node, state.publisher, there))
-        });
-        if let Some((node, Some(other), true)) = present
-            && other != *publisher
-            && !take_over
-        {
-            let name = self.roster.node(node).map(|node| node.name().clone());
-            return Err(name.map_or(PublishRefused::NoChoice(NoChoice::NotFound), PublishRefused::Taken));
-        }
-        let needs = Requirements { live_ingest: true, records: *record, ..Requirements::default() };
-        let exclude: Vec<NodeId> = exclude.iter().filter_map(|name| self.roster.id(name)).collect();
-        let rate = rate.unwrap_or(DEFAULT_RATE);
-        let criteria = SeatCriteria { full: &[], rate: rate.0, exclude: &exclude, zone, needs: &needs, coverage: None };
-        let attached: Vec<(NodeId, bool)> =
-            self.roster.nodes().filter(|(_, node)| node.attached()).map(|(node, _)| (node, true)).collect();
-        let mut ranked = Vec::new();
-        let count: HolderCounts = balancer::rank(&self.view(now), &criteria, attached.into_iter(), rng, &mut ranked);
-        let able = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Fit | Verdict::Unsure | Verdict::Cold));
-        let mut nodes: Vec<NodeId> = able.map(|one| one.node).collect();
-        // The feed continues without a gap at its current node.
-        if let Some(at) = present.and_then(|(node, ..)| nodes.iter().position(|one| *one == node)) {
-            nodes[..=at].rotate_right(1);
-        }
-        nodes.truncate(SEATS);
-        let Some(best) = nodes.first() else { return Err(PublishRefused::NoChoice(count.refuse(rate))) };
-        let name = self.roster.node(*best).map(|node| node.name().to_string()).unwrap_or_default();
-        let here = present.is_some_and(|(node, ..)| node == *best);
-        let why = if here { "the feed is there already" } else { "farthest from full" };
-        let reason = format!("{name}: {why}; {} of {} nodes could take it", count.fit, count.holders);
-        self.feeds.handle_published(title, *publisher);
-        Ok(IngestSeats { nodes, reason })
     }
 
     /// Moves feed sessions off a draining node, relay legs first. Returns the number moved.
@@ -356,7 +274,7 @@ impl Cluster {
         // Relay legs first: their viewers then notice nothing.
         sessions.sort_by_key(|(session, used)| (used.to.is_none(), *session));
         let mut left = 0;
-        for (session, used) in sessions.into_iter().take(LEAVE) {
+        for (session, used) in sessions.into_iter().take(LEAVE_PER_BATCH) {
             let Some(feed) = self.feeds.get(&used.title) else { continue };
             let rate = Self::feed_rate(feed, None);
             let target = match used.to {

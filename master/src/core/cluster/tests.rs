@@ -154,7 +154,7 @@ fn a_random_subset_of_many_holders_is_examined() {
     let mut chosen = [0_u32; 100];
     for _ in 0..2000 {
         let decision = test.resolve("A", |_| {}).expect("room");
-        assert_eq!(decision.count.holders as usize, balancer::LOOKED_AT);
+        assert_eq!(decision.count.holders as usize, balancer::MAX_HOLDERS);
         chosen[decision.first.0 as usize] += 1;
         test.cluster.release(decision.session);
     }

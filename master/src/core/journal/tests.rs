@@ -189,7 +189,7 @@ fn the_journal_is_bounded() {
         test.titles(node, &["A"]);
     }
     let text = explain(&mut test, "A");
-    assert!(text.contains("and 2 more holders\n") && text.lines().count() == 3 + LOOKED + 2, "{text}");
+    assert!(text.contains("and 2 more holders\n") && text.lines().count() == 3 + MAX_RECORDED + 2, "{text}");
     let play = play("A");
     let record = test.cluster.explain(test.now, &SeatRequest::from(&play), &mut test.rng).expect("known");
     let mut journal = Journal::default();

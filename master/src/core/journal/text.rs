@@ -26,7 +26,7 @@ impl Explanation<'_> {
             Outcome::Refused(why) => return format!("refused: {why}"),
             Outcome::Chosen(how) => how,
         };
-        let Some(first) = record.looked[0] else { return "refused: no holder was recorded".to_owned() };
+        let Some(first) = record.holders[0] else { return "refused: no holder was recorded".to_owned() };
         let name = self.name(&first);
         match how {
             Selection::Best => format!("{name}: the farthest from full"),
@@ -84,11 +84,11 @@ impl fmt::Display for Explanation<'_> {
         };
         writeln!(f, "{} to {purpose}, {} to reserve", record.what, record.rate)?;
         writeln!(f, "{}", self.outcome())?;
-        if record.looked[0].is_none() {
+        if record.holders[0].is_none() {
             return Ok(());
         }
         let header = ["NODE", "ZONE", "VERDICT", "AVAILABLE", "LEVEL", "MARGIN", "NOTE"].map(str::to_owned);
-        let rows = record.looked.iter().flatten().enumerate().map(|(at, candidate)| {
+        let rows = record.holders.iter().flatten().enumerate().map(|(at, candidate)| {
             let margin = match candidate.verdict {
                 Verdict::Fit | Verdict::Unsure => {
                     format!("{}.{}", candidate.margin / 1000, candidate.margin % 1000 / 100)

@@ -12,7 +12,7 @@ const MEMORY_MS: u64 = 900_000;
 const CHANGES: u64 = 20;
 
 /// Observation time after which a node's own variance counts as much as that of all nodes.
-const TRUST: Duration = Duration::from_secs(300);
+const POOL_WEIGHT: Duration = Duration::from_secs(300);
 
 /// Fraction bits of the mean.
 const POINT: u32 = 10;
@@ -72,7 +72,7 @@ impl BackgroundTraffic {
     /// Standard deviation in millionths of the capacity: a mix of the node's own, weighted by its observation time, and
     /// that of all nodes. At least half of the pooled deviation, since a quiet quarter of an hour proves little.
     pub(super) fn deviation(&self, pool: u64) -> u64 {
-        let (own, all) = (self.watched.as_secs().min(MEMORY_MS / 1000), TRUST.as_secs());
+        let (own, all) = (self.watched.as_secs().min(MEMORY_MS / 1000), POOL_WEIGHT.as_secs());
         let mixed = (self.variance.saturating_mul(own) + pool.saturating_mul(all)) / (own + all);
         mixed.max(pool / 4).isqrt()
     }

@@ -199,7 +199,11 @@ fn warm_up_starts_at_a_quarter() {
         assert_eq!((available.rate / MBIT, (available.rate + available.warm_up) / MBIT), (rate, 1000));
     }
     let silent = LoadEstimate::new(node.now, CAPACITY);
-    assert_eq!(silent.available(node.now, 0).rate, CAPACITY / COLD, "one that has said nothing is taken as young");
+    assert_eq!(
+        silent.available(node.now, 0).rate,
+        CAPACITY / WARM_UP_SHARE,
+        "one that has said nothing is taken as young"
+    );
 }
 
 #[test]

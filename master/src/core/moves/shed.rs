@@ -14,7 +14,7 @@ pub fn shed(search: &mut MoveSearch<'_>, nodes: &[NodeId], rng: &mut impl Rng, s
     steps.clear();
     let least = mean_margin(search) * SPARE / 100;
     for node in nodes {
-        search.relieve(*node, least, rng, steps);
+        search.unload(*node, least, rng, steps);
     }
 }
 

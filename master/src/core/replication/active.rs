@@ -8,7 +8,7 @@ use std::{
 use super::super::NodeId;
 
 /// Grace of a copy beyond four times its expected duration; then it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time after which an eviction without effect may be ordered again.
 const EVICTION: Duration = Duration::from_secs(60);
@@ -61,7 +61,7 @@ impl<T: Copy + Ord> ActiveCopies<T> {
         relief: bool,
     ) {
         let seconds = size.saturating_mul(8) / rate.max(1);
-        let until = now + PATIENCE + Duration::from_secs(seconds.saturating_mul(4).min(7 * 86_400));
+        let until = now + TIMEOUT + Duration::from_secs(seconds.saturating_mul(4).min(7 * 86_400));
         self.copies.insert((title, to), ActiveCopy { from, since: now, size, rate, relief, seen: false, until });
     }
 
@@ -118,11 +118,11 @@ impl<K: Copy + Ord> Backoff<K> {
         *failures += 1;
     }
 
-    pub(super) fn ended_well(&mut self, key: &K) {
+    pub(super) fn succeeded(&mut self, key: &K) {
         self.0.remove(key);
     }
 
-    pub(super) fn bars(&self, now: Instant, key: &K) -> bool {
+    pub(super) fn is_blocked(&self, now: Instant, key: &K) -> bool {
         self.0.get(key).is_some_and(|(until, _)| *until > now)
     }
 
@@ -147,10 +147,13 @@ mod tests {
         for wait in [10, 20, 40, 80, 160, 320, 640, 640] {
             backoff.failed(now, key);
             let wait = Duration::from_secs(wait);
-            assert!(backoff.bars(now + wait - Duration::from_millis(1), &key) && !backoff.bars(now + wait, &key));
+            assert!(
+                backoff.is_blocked(now + wait - Duration::from_millis(1), &key)
+                    && !backoff.is_blocked(now + wait, &key)
+            );
         }
-        backoff.ended_well(&key);
-        assert!(!backoff.bars(now, &key));
+        backoff.succeeded(&key);
+        assert!(!backoff.is_blocked(now, &key));
         for key in 0..2 * FAILURES {
             backoff.failed(now, i32::try_from(key).expect("small"));
         }
@@ -162,18 +165,18 @@ mod tests {
     #[test]
     fn an_overdue_order_is_given_up() {
         let (now, node) = (Instant::now(), NodeId);
-        let mut running = ActiveCopies::new();
-        running.start(now, 7, (node(0), node(1)), 1000, 80, true);
-        running.start(now, 8, (node(1), node(2)), 1000, 80, true);
-        running.evict(now, 7, node(3));
-        assert_eq!((running.of(7).count(), running.is_going(7, node(3))), (1, true));
-        running.expire(now + Duration::from_secs(459));
-        assert_eq!((running.len(), running.is_going(7, node(3))), (2, false));
-        running.expire(now + Duration::from_secs(460));
-        assert_eq!(running.len(), 0);
-        running.start(now, 7, (node(0), node(1)), 1000, 80, true);
-        running.start(now, 8, (node(1), node(2)), 1000, 80, true);
-        running.forget(node(2));
-        assert_eq!(running.all_mut().map(|(title, to, _)| (title, to)).collect::<Vec<_>>(), [(7, node(1))]);
+        let mut active = ActiveCopies::new();
+        active.start(now, 7, (node(0), node(1)), 1000, 80, true);
+        active.start(now, 8, (node(1), node(2)), 1000, 80, true);
+        active.evict(now, 7, node(3));
+        assert_eq!((active.of(7).count(), active.is_going(7, node(3))), (1, true));
+        active.expire(now + Duration::from_secs(459));
+        assert_eq!((active.len(), active.is_going(7, node(3))), (2, false));
+        active.expire(now + Duration::from_secs(460));
+        assert_eq!(active.len(), 0);
+        active.start(now, 7, (node(0), node(1)), 1000, 80, true);
+        active.start(now, 8, (node(1), node(2)), 1000, 80, true);
+        active.forget(node(2));
+        assert_eq!(active.all_mut().map(|(title, to, _)| (title, to)).collect::<Vec<_>>(), [(7, node(1))]);
     }
 }

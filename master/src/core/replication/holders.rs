@@ -41,12 +41,12 @@ impl Holders {
         &mut self,
         title: T,
         titles: &S,
-        (running, seats): (&ActiveCopies<T>, &PlanNodes),
+        (active, nodes): (&ActiveCopies<T>, &PlanNodes),
     ) {
         let all = &mut self.all;
         all.clear();
         titles.copies(title, |node, origin| all.push(Holder { node, origin, relief: true }));
-        for (node, run) in running.of(title) {
+        for (node, run) in active.of(title) {
             match all.iter_mut().find(|holder| holder.node == node) {
                 Some(holder) => holder.relief = run.relief || holder.is_whole(),
                 None => all.push(Holder { node, origin: Origin::Growing, relief: run.relief }),
@@ -54,14 +54,14 @@ impl Holders {
         }
         all.sort_unstable_by_key(|holder| (holder.node, rank(holder.origin)));
         all.dedup_by_key(|holder| holder.node);
-        all.retain(|holder| seats.of(holder.node).is_some() && !running.is_going(title, holder.node));
+        all.retain(|holder| nodes.of(holder.node).is_some() && !active.is_going(title, holder.node));
     }
 
     /// Load (Q32) of the least loaded serving holder after `inflow` bit/s are spread over them, leaving out `without`.
-    pub(super) fn level(&mut self, seats: &PlanNodes, inflow: u64, without: Option<NodeId>) -> u64 {
+    pub(super) fn level(&mut self, nodes: &PlanNodes, inflow: u64, without: Option<NodeId>) -> u64 {
         self.nodes.clear();
         let taking = self.all.iter().filter(|holder| holder.relief && Some(holder.node) != without);
-        let snapshots = taking.filter_map(|holder| seats.of(holder.node)).map(|seat| seat.snapshot);
+        let snapshots = taking.filter_map(|holder| nodes.of(holder.node)).map(|entry| entry.snapshot);
         let nodes = snapshots.filter(|snapshot| snapshot.serving);
         self.nodes.extend(nodes.map(|snapshot| FillNode { available: snapshot.available, level: snapshot.level }));
         water_filling::fill(&mut self.nodes, inflow)

@@ -11,7 +11,7 @@ use super::{
 
 /// Limit of copies per node in each direction. Copies use only what viewers leave and serve from their beginnings, so
 /// in a flash crowd many slow ones help sooner than few fast ones.
-const AT_ONCE: u32 = 6;
+const MAX_COPIES_PER_DIRECTION: u32 = 6;
 
 /// Share of the source's available rate per copy, in per cent: too little for viewers to notice.
 const OF_SOURCE: u64 = 8;
@@ -35,7 +35,7 @@ pub(super) struct PlanNode {
 /// Nodes of the current plan.
 #[derive(Default)]
 pub(super) struct PlanNodes {
-    seats: Vec<Option<PlanNode>>,
+    nodes: Vec<Option<PlanNode>>,
     serving: usize,
     /// Serving nodes, least loaded first; built when the first target is sought.
     order: BTreeSet<(u64, u32, NodeId)>,
@@ -45,46 +45,46 @@ pub(super) struct PlanNodes {
 impl PlanNodes {
     /// Starts a plan.
     pub(super) fn set(&mut self, snapshots: &[Option<NodeSnapshot>], rng: &mut impl Rng) {
-        self.seats.clear();
-        self.seats.extend(snapshots.iter().map(|snapshot| {
+        self.nodes.clear();
+        self.nodes.extend(snapshots.iter().map(|snapshot| {
             snapshot.map(|snapshot| PlanNode { snapshot, incoming: 0, outgoing: 0, lot: rng.random() })
         }));
-        self.serving = self.seats.iter().flatten().filter(|seat| seat.snapshot.serving).count();
+        self.serving = self.nodes.iter().flatten().filter(|entry| entry.snapshot.serving).count();
         self.order.clear();
         self.is_ordered = false;
     }
 
     /// Counts a copy in progress; `size` bytes are deducted from the target's free storage.
     pub(super) fn carry(&mut self, from: NodeId, to: NodeId, size: u64) {
-        if let Some(seat) = self.get_mut(from) {
-            seat.outgoing += 1;
+        if let Some(entry) = self.get_mut(from) {
+            entry.outgoing += 1;
         }
-        if let Some(seat) = self.get_mut(to) {
-            seat.incoming += 1;
-            seat.snapshot.storage_free = seat.snapshot.storage_free.saturating_sub(size);
+        if let Some(entry) = self.get_mut(to) {
+            entry.incoming += 1;
+            entry.snapshot.storage_free = entry.snapshot.storage_free.saturating_sub(size);
         }
     }
 
     /// Counts the bytes that an eviction will free.
     pub(super) fn free(&mut self, node: NodeId, size: u64) {
-        if let Some(seat) = self.get_mut(node) {
-            seat.snapshot.storage_free = seat.snapshot.storage_free.saturating_add(size);
+        if let Some(entry) = self.get_mut(node) {
+            entry.snapshot.storage_free = entry.snapshot.storage_free.saturating_add(size);
         }
     }
 
     /// Raises a node's load to at least `share` (Q32) of its available rate, for sessions about to arrive.
     pub(super) fn lift(&mut self, node: NodeId, share: u64) {
-        let Some(seat) = self.get_mut(node) else { return };
-        let before = key(node, seat);
-        seat.snapshot.level = seat.snapshot.level.max(fixed::mul(seat.snapshot.available, share));
-        let after = key(node, seat);
+        let Some(entry) = self.get_mut(node) else { return };
+        let before = key(node, entry);
+        entry.snapshot.level = entry.snapshot.level.max(fixed::mul(entry.snapshot.available, share));
+        let after = key(node, entry);
         if self.order.remove(&before) {
             self.order.insert(after);
         }
     }
 
     pub(super) fn of(&self, node: NodeId) -> Option<&PlanNode> {
-        self.seats.get(node.index())?.as_ref()
+        self.nodes.get(node.index())?.as_ref()
     }
 
     /// Limit of copies in progress in the whole cluster: enough for a crowd on many titles at once, since each copy
@@ -97,18 +97,18 @@ impl PlanNodes {
     pub(super) fn by_level(&mut self) -> impl Iterator<Item = (u64, NodeId, &PlanNode)> {
         if !self.is_ordered {
             self.is_ordered = true;
-            let seats = self.seats.iter().enumerate().filter_map(|(index, seat)| {
+            let nodes = self.nodes.iter().enumerate().filter_map(|(index, entry)| {
                 // Never reached: there are fewer than 2^32 nodes.
                 let node = NodeId(u32::try_from(index).ok()?);
-                seat.as_ref().filter(|seat| seat.snapshot.serving).map(|seat| key(node, seat))
+                entry.as_ref().filter(|entry| entry.snapshot.serving).map(|entry| key(node, entry))
             });
-            self.order.extend(seats);
+            self.order.extend(nodes);
         }
-        self.order.iter().filter_map(|(_, _, node)| self.of(*node).map(|seat| (seat.level(), *node, seat)))
+        self.order.iter().filter_map(|(_, _, node)| self.of(*node).map(|entry| (entry.level(), *node, entry)))
     }
 
     fn get_mut(&mut self, node: NodeId) -> Option<&mut PlanNode> {
-        self.seats.get_mut(node.index())?.as_mut()
+        self.nodes.get_mut(node.index())?.as_mut()
     }
 }
 
@@ -119,16 +119,16 @@ impl PlanNode {
     }
 
     /// Free bit/s.
-    pub(super) fn room(&self) -> u64 {
+    pub(super) fn headroom(&self) -> u64 {
         self.snapshot.available.saturating_sub(self.snapshot.level)
     }
 
     pub(super) fn may_give(&self) -> bool {
-        self.snapshot.serving && self.outgoing < AT_ONCE
+        self.snapshot.serving && self.outgoing < MAX_COPIES_PER_DIRECTION
     }
 
     pub(super) fn may_take(&self) -> bool {
-        self.snapshot.serving && self.incoming < AT_ONCE
+        self.snapshot.serving && self.incoming < MAX_COPIES_PER_DIRECTION
     }
 
     /// Rate of a copy from this node to `target`, bit/s.
@@ -139,6 +139,6 @@ impl PlanNode {
 }
 
 /// Loads within 0.4 % count as equal, so that the tie-breaker spreads copies.
-fn key(node: NodeId, seat: &PlanNode) -> (u64, u32, NodeId) {
-    (seat.level() >> 24, seat.lot, node)
+fn key(node: NodeId, entry: &PlanNode) -> (u64, u32, NodeId) {
+    (entry.level() >> 24, entry.lot, node)
 }

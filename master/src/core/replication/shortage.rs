@@ -74,7 +74,7 @@ struct CopyRoute<T> {
 
 impl<T: Copy + Ord + Hash> Planner<T> {
     /// Orders copies of titles that are short of capacity.
-    pub(super) fn relieve<S: TitleSource<Title = T>>(
+    pub(super) fn order_for_demand<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         titles: &S,
@@ -85,9 +85,9 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             let Some(look) = self.demand.poll_due(now) else { break };
             let Some(facts) = titles.facts(look.title).filter(|facts| facts.hashed) else { continue };
             let inflow = look.rates.inflow(facts.rate, self.session);
-            self.holders.set(look.title, titles, (&self.running, &self.seats));
-            let level = self.holders.level(&self.seats, inflow, None);
-            let is_settling = || self.running.of(look.title).any(|(_, run)| run.relief && run.since + SETTLING > now);
+            self.holders.set(look.title, titles, (&self.active, &self.nodes));
+            let level = self.holders.level(&self.nodes, inflow, None);
+            let is_settling = || self.active.of(look.title).any(|(_, run)| run.relief && run.since + SETTLING > now);
             let why = match level > SHORT {
                 _ if level == u64::MAX => continue,
                 true if look.refused => CopyReason::Refused,
@@ -102,7 +102,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
         cases.sort_by_key(|case| (case.why != CopyReason::Refused, Reverse(case.level), Reverse(case.inflow)));
         for case in cases.iter().take(SEARCHES) {
-            if self.running.len() >= self.seats.most_orders() {
+            if self.active.len() >= self.nodes.most_orders() {
                 break;
             }
             self.add(now, case, titles, orders);
@@ -113,7 +113,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     pub(super) fn sweep<S: TitleSource<Title = T>>(&mut self, now: Instant, titles: &S) {
         let next = titles.walk(self.place, SWEEP, |title| {
             let Some(facts) = titles.facts(title).filter(|facts| facts.hashed) else { return };
-            self.holders.set(title, titles, (&self.running, &self.seats));
+            self.holders.set(title, titles, (&self.active, &self.nodes));
             for holder in self.holders.all.iter().filter(|holder| holder.origin == Origin::Replica) {
                 self.watch.add(now, holder.node, title);
             }
@@ -127,7 +127,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// Orders copies of titles that have had too few for longer than the grace period.
-    pub(super) fn repair<S: TitleSource<Title = T>>(
+    pub(super) fn order_repairs<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         titles: &S,
@@ -135,7 +135,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     ) {
         let mut searches = 0;
         for _ in 0..REPAIRS.min(self.few.len()) {
-            if searches == SEARCHES || self.running.len() >= self.seats.most_orders() {
+            if searches == SEARCHES || self.active.len() >= self.nodes.most_orders() {
                 break;
             }
             let after = self.few_cursor.map_or(Bound::Unbounded, Bound::Excluded);
@@ -146,7 +146,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
                 self.few.remove(&title);
                 continue;
             };
-            self.holders.set(title, titles, (&self.running, &self.seats));
+            self.holders.set(title, titles, (&self.active, &self.nodes));
             let bounds = self.policy.of(facts.name);
             if self.holders.count() >= bounds.min {
                 self.few.remove(&title);
@@ -168,10 +168,10 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         orders: &mut Vec<CopyOrder<T>>,
     ) {
         let title = case.title;
-        if self.titles.bars(now, &title) {
+        if self.titles.is_blocked(now, &title) {
             return;
         }
-        self.holders.set(title, titles, (&self.running, &self.seats));
+        self.holders.set(title, titles, (&self.active, &self.nodes));
         let count = self.holders.count();
         let wanted = match case.why {
             CopyReason::Few => case.bounds.min.saturating_sub(count),
@@ -180,26 +180,26 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             }
         };
         for _ in 0..wanted {
-            if self.running.len() >= self.seats.most_orders() {
+            if self.active.len() >= self.nodes.most_orders() {
                 return;
             }
             let Some(route) = self.route(now, case, titles) else { return };
             let CopyRoute { from, to, rate, relief, victim } = route;
             if let Some((title, size)) = victim {
                 orders.push(CopyOrder::Evict { title, node: to });
-                self.running.evict(now, title, to);
+                self.active.evict(now, title, to);
                 self.watch.evicted(now, title, to);
-                self.seats.free(to, size);
+                self.nodes.free(to, size);
                 // The search for a victim used the same buffer.
-                self.holders.set(case.title, titles, (&self.running, &self.seats));
+                self.holders.set(case.title, titles, (&self.active, &self.nodes));
             }
             orders.push(CopyOrder::Replicate { title, from, to, rate, why: case.why });
-            self.running.start(now, title, (from, to), case.size, rate, relief);
-            self.seats.carry(from, to, case.size);
-            self.holders.set(title, titles, (&self.running, &self.seats));
-            let level = self.holders.level(&self.seats, case.inflow, None);
+            self.active.start(now, title, (from, to), case.size, rate, relief);
+            self.nodes.carry(from, to, case.size);
+            self.holders.set(title, titles, (&self.active, &self.nodes));
+            let level = self.holders.level(&self.nodes, case.inflow, None);
             if relief {
-                self.seats.lift(to, level.min(ONE));
+                self.nodes.lift(to, level.min(ONE));
             }
             if case.why != CopyReason::Few && level <= SHORT {
                 return;
@@ -219,7 +219,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             // Zones without a copy first; a copy at all matters more than the target's load.
             let zones: Vec<u32> = self.holders.all.iter().filter_map(|holder| self.zone(holder.node)).collect();
             return self
-                .search(now, case, |seat_zone, _| !zones.contains(&seat_zone))
+                .search(now, case, |zone, _| !zones.contains(&zone))
                 .or_else(|| self.search(now, case, |_, _| true))
                 .or_else(|| self.make_room(now, case, titles));
         }
@@ -233,18 +233,18 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     fn search(&mut self, now: Instant, case: &Shortage<T>, fits: impl Fn(u32, bool) -> bool) -> Option<CopyRoute<T>> {
         let sources = self.sources();
         let most = highest(case);
-        let (holders, pairs, running) = (&self.holders, &self.pairs, &self.running);
-        for (_, to, target) in self.seats.by_level().take_while(|(level, ..)| *level <= most) {
+        let (holders, pairs, active) = (&self.holders, &self.pairs, &self.active);
+        for (_, to, target) in self.nodes.by_level().take_while(|(level, ..)| *level <= most) {
             if !target.may_take() || target.snapshot.storage_free < case.size {
                 continue;
             }
-            if case.why != CopyReason::Few && target.room() < case.rate {
+            if case.why != CopyReason::Few && target.headroom() < case.rate {
                 continue;
             }
-            if holders.has(to) || running.is_going(case.title, to) {
+            if holders.has(to) || active.is_going(case.title, to) {
                 continue;
             }
-            let Some((from, source)) = sources.iter().find(|(from, _)| !pairs.bars(now, &(*from, to))) else {
+            let Some((from, source)) = sources.iter().find(|(from, _)| !pairs.is_blocked(now, &(*from, to))) else {
                 continue;
             };
             let rate = source.rate_to(target);
@@ -265,11 +265,11 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     ) -> Option<CopyRoute<T>> {
         let most = highest(case);
         let full: Vec<NodeId> = self
-            .seats
+            .nodes
             .by_level()
             .take_while(|(level, ..)| *level <= most)
-            .filter(|(.., seat)| seat.may_take() && seat.snapshot.storage_free < case.size)
-            .filter(|(.., seat)| case.why == CopyReason::Few || seat.room() >= case.rate)
+            .filter(|(.., entry)| entry.may_take() && entry.snapshot.storage_free < case.size)
+            .filter(|(.., entry)| case.why == CopyReason::Few || entry.headroom() >= case.rate)
             .map(|(_, node, _)| node)
             .take(FULL_NODES)
             .collect();
@@ -279,11 +279,11 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             CopyReason::Refused | CopyReason::Hot => CopyValue::new(case.inflow, self.holders.count() + 1, case.size),
         };
         for to in full {
-            if self.holders.has(to) || self.running.is_going(case.title, to) {
+            if self.holders.has(to) || self.active.is_going(case.title, to) {
                 continue;
             }
-            let source = sources.iter().find(|(from, _)| !self.pairs.bars(now, &(*from, to)));
-            let (Some((from, source)), Some(target)) = (source, self.seats.of(to)) else { continue };
+            let source = sources.iter().find(|(from, _)| !self.pairs.is_blocked(now, &(*from, to)));
+            let (Some((from, source)), Some(target)) = (source, self.nodes.of(to)) else { continue };
             let rate = source.rate_to(target);
             if rate == 0 {
                 continue;
@@ -291,7 +291,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             let relief = u128::from(rate) * 100 >= u128::from(case.rate) * u128::from(PREFIX);
             let missing = case.size - target.snapshot.storage_free;
             let victim = self.victim(now, to, missing, (case.title, value), titles);
-            self.holders.set(case.title, titles, (&self.running, &self.seats));
+            self.holders.set(case.title, titles, (&self.active, &self.nodes));
             if let Some(victim) = victim {
                 return Some(CopyRoute { from: *from, to, rate, relief, victim: Some(victim) });
             }
@@ -302,14 +302,14 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     /// Holders that may be copied from, most headroom first.
     fn sources(&self) -> Vec<(NodeId, PlanNode)> {
         let whole = self.holders.all.iter().filter(|holder| holder.is_whole());
-        let seats = whole.filter_map(|holder| self.seats.of(holder.node).map(|seat| (holder.node, *seat)));
-        let mut sources: Vec<_> = seats.filter(|(_, seat)| seat.may_give()).collect();
-        sources.sort_unstable_by_key(|(node, seat)| (Reverse(seat.room()), *node));
+        let nodes = whole.filter_map(|holder| self.nodes.of(holder.node).map(|entry| (holder.node, *entry)));
+        let mut sources: Vec<_> = nodes.filter(|(_, entry)| entry.may_give()).collect();
+        sources.sort_unstable_by_key(|(node, entry)| (Reverse(entry.headroom()), *node));
         sources
     }
 
     fn zone(&self, node: NodeId) -> Option<u32> {
-        self.seats.of(node).map(|seat| seat.snapshot.zone)
+        self.nodes.of(node).map(|entry| entry.snapshot.zone)
     }
 }
 

@@ -20,13 +20,13 @@ use super::{
 const SURPLUS_BELOW: u64 = ONE / 100 * 80;
 
 /// Time that a replica must have been surplus: longer than a half-time break.
-const PATIENCE: Duration = Duration::from_secs(30 * 60);
+const SURPLUS_PERIOD: Duration = Duration::from_secs(30 * 60);
 
 /// A replica may be displaced by a more valuable one if the other holders stay below this load.
 const REPLACEABLE_BELOW: u64 = ONE / 100 * 90;
 
 /// Interval between removals on one node: deleting a large file blocks its disk.
-const PACE: Duration = Duration::from_secs(1);
+const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limit of watched replicas; the sweep finds the others later.
 const MOST: usize = 262_144;
@@ -135,7 +135,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
 
     fn may_evict(&self, now: Instant, node: NodeId) -> bool {
         let evicted = self.places.get(node.index()).and_then(|place| place.evicted);
-        evicted.is_none_or(|evicted| now.saturating_duration_since(evicted) >= PACE)
+        evicted.is_none_or(|evicted| now.saturating_duration_since(evicted) >= EVICTION_INTERVAL)
     }
 
     /// Restarts the surplus time of a replica that is needed, or whose sibling was just removed.
@@ -174,7 +174,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
 
 impl<T: Copy + Ord + Hash> Planner<T> {
     /// Removes replicas that have been surplus long enough.
-    pub(super) fn release<S: TitleSource<Title = T>>(
+    pub(super) fn order_evictions<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         titles: &S,
@@ -192,7 +192,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             };
             if level >= SURPLUS_BELOW {
                 self.watch.mark_needed(now, node, title);
-            } else if now.saturating_duration_since(since) >= PATIENCE && self.watch.may_evict(now, node) {
+            } else if now.saturating_duration_since(since) >= SURPLUS_PERIOD && self.watch.may_evict(now, node) {
                 orders.push(CopyOrder::Evict { title, node });
                 self.evict(now, title, node);
             }
@@ -237,24 +237,24 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         titles: &S,
     ) -> WithoutReplica {
         let Some(facts) = titles.facts(title) else { return WithoutReplica::Gone };
-        self.holders.set(title, titles, (&self.running, &self.seats));
+        self.holders.set(title, titles, (&self.active, &self.nodes));
         if !self.holders.all.iter().any(|holder| holder.node == node && holder.origin == Origin::Replica) {
             return WithoutReplica::Gone;
         }
         let least = self.policy.of(facts.name).min.max(1);
-        if self.holders.whole() <= least || self.running.of(title).next().is_some() {
+        if self.holders.whole() <= least || self.active.of(title).next().is_some() {
             return WithoutReplica::TooFew;
         }
         let rates = self.demand.rates(now, &title);
         // The replica's own load moves to the others, in addition to new sessions.
         let carried = rates.steady(self.session) / u64::from(self.holders.whole());
         let inflow = rates.inflow(facts.rate, self.session).saturating_add(carried);
-        WithoutReplica::Level(self.holders.level(&self.seats, inflow, Some(node)))
+        WithoutReplica::Level(self.holders.level(&self.nodes, inflow, Some(node)))
     }
 
     /// Records an eviction and restarts the surplus time of the title's other replicas.
     fn evict(&mut self, now: Instant, title: T, node: NodeId) {
-        self.running.evict(now, title, node);
+        self.active.evict(now, title, node);
         self.watch.evicted(now, title, node);
         for holder in &self.holders.all {
             self.watch.mark_needed(now, holder.node, title);

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 /// Lifetime of a hint.
-const WITNESS: Duration = Duration::from_secs(10);
+const HINT_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Distinct clients whose hints make a node suspect.
-const WITNESSES: usize = 2;
+const HINTING_CLIENTS: usize = 2;
 
 /// Duration of the first suspicion by hints; doubles with each within [`MEMORY`], up to [`LONGEST`].
 const SUSPICION: Duration = Duration::from_secs(5);
@@ -41,10 +41,10 @@ impl Recent {
 /// Failures, hints and probes of one node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HealthTracker {
-    deaths: Recent,
+    failures: Recent,
     suspicions: Recent,
     /// Hinting clients, and when.
-    witnesses: [Option<(u64, Instant)>; 4],
+    hints: [Option<(u64, Instant)>; 4],
     held_until: Option<Instant>,
     suspect_until: Option<Instant>,
     /// Time of the pending probe.
@@ -53,25 +53,25 @@ pub(crate) struct HealthTracker {
 
 impl HealthTracker {
     /// Handles a failure: the channel broke while serving, or the lease expired.
-    pub(crate) fn handle_death(&mut self, now: Instant) {
-        let deaths = self.deaths.add(now, MEMORY);
-        if deaths >= 2 {
-            let hold = HOLD.saturating_mul(1 << (deaths - 2).min(8)).min(LONGEST);
+    pub(crate) fn handle_failure(&mut self, now: Instant) {
+        let failures = self.failures.add(now, MEMORY);
+        if failures >= 2 {
+            let hold = HOLD.saturating_mul(1 << (failures - 2).min(8)).min(LONGEST);
             self.held_until = Some(now + hold);
         }
     }
 
     /// Handles a client's hint. Returns whether to probe the node.
     pub(crate) fn handle_hint(&mut self, now: Instant, client: u64) -> bool {
-        let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < WITNESS;
-        if let Some(known) = self.witnesses.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
+        let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < HINT_LIFETIME;
+        if let Some(known) = self.hints.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
             known.1 = now;
             return self.probed.is_none();
         }
-        self.witnesses.rotate_right(1);
-        self.witnesses[0] = Some((client, now));
-        if self.witnesses.iter().flatten().filter(|one| fresh(one)).count() >= WITNESSES {
-            self.witnesses = Default::default();
+        self.hints.rotate_right(1);
+        self.hints[0] = Some((client, now));
+        if self.hints.iter().flatten().filter(|one| fresh(one)).count() >= HINTING_CLIENTS {
+            self.hints = Default::default();
             self.suspect(now);
         }
         self.probed.is_none()
@@ -160,16 +160,16 @@ mod tests {
     fn repeated_failures_hold_a_node_with_backoff() {
         let start = Instant::now();
         let mut health = HealthTracker::default();
-        health.handle_death(start);
+        health.handle_failure(start);
         assert!(!health.is_held(start), "once is bad luck");
         for (second, hold) in [(30, 15), (60, 30), (90, 60), (120, 120), (150, 240), (180, 300), (210, 300)] {
             let now = start + seconds(second);
-            health.handle_death(now);
+            health.handle_failure(now);
             assert!(health.is_held(now + seconds(hold - 1)), "{second}");
             assert!(!health.is_held(now + seconds(hold)), "{second}");
         }
         let later = start + seconds(900);
-        health.handle_death(later);
+        health.handle_failure(later);
         assert!(!health.is_held(later), "the past is past");
     }
 }

@@ -120,14 +120,14 @@ impl Node {
         }
         let dialled = !self.hello.presence.addresses.is_empty();
         let known = self.load_known && self.catalog_known && dialled;
-        let silent = now.saturating_duration_since(self.last_sign);
+        let silence = now.saturating_duration_since(self.last_sign);
         if self.state != NodeState::Serving || !known || self.lease_end() <= now {
             NodeHealth::Down
         } else if self.health.is_held(now) {
             NodeHealth::Held
-        } else if self.health.is_suspect(now) || silent * 2 >= self.interval * SUSPECT_HALVES {
+        } else if self.health.is_suspect(now) || silence * 2 >= self.interval * SUSPECT_HALVES {
             NodeHealth::Suspect
-        } else if silent * 2 >= self.interval * UNSURE_HALVES {
+        } else if silence * 2 >= self.interval * UNSURE_HALVES {
             NodeHealth::Unsure
         } else {
             NodeHealth::Well
