@@ -104,7 +104,7 @@ async fn a_wrong_message_ends_the_channel_and_nothing_else() {
         assert!(status.message().contains(word), "{word}: {status}");
         let request = v1::LocateRequest { what: Some(v1::locate_request::What::Title("a".into())) };
         let located = master.catalog().await.locate(request).await.expect("known").into_inner();
-        assert_eq!(located.versions[0].copies.len(), i + 1, "what it said before stands");
+        assert_eq!(located.versions[0].copies.len(), i + 1, "its earlier messages stand");
     }
 }
 

@@ -125,7 +125,10 @@ async fn wrong_bytes_trigger_one_recheck() {
         let _seats = failed(node, reason, title).await;
     }
     // A client's report does not remove the only holder: others are still sent there.
-    assert_eq!(failed("node-1", "VERIFICATION_FAILED", "b").await.expect_err("nobody else").code(), Code::Unavailable);
+    assert_eq!(
+        failed("node-1", "VERIFICATION_FAILED", "b").await.expect_err("no other holder").code(),
+        Code::Unavailable
+    );
     let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
     assert_eq!(order.title, "b");
     assert_eq!(failed("node-9", "TIMEOUT", "b").await.expect("there").seats[0].node, "node-1");

@@ -95,7 +95,7 @@ async fn refused_renewals_name_their_reason() {
     ] {
         let status = tickets.renew(asked).await.expect_err(why);
         assert_eq!(reason(&status), (code, why.to_owned()), "{status}");
-        assert!(!format!("{status:?}").contains(&good), "a ticket is not told");
+        assert!(!format!("{status:?}").contains(&good), "a ticket is not disclosed");
     }
     // The node restarted and knows none of its sessions.
     drop(node);

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_full_node_costs_more_than_any_usual_link() {
         assert!(cost(0, 0) > cost(3000, DEFAULT_PRICE));
-        assert!(cost(5000, 0) < cost(9000, DEFAULT_PRICE), "with room at home, home wins");
+        assert!(cost(5000, 0) < cost(9000, DEFAULT_PRICE), "with headroom in the local zone, the local node wins");
         assert!(cost(5000, 0) > cost(9000, 0), "at the same price the emptier wins");
     }
 

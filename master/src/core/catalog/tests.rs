@@ -147,7 +147,7 @@ fn media_types_do_not_grow_for_ever() {
 
 /// One operation on a node's catalog.
 #[derive(Clone, Debug)]
-enum Step {
+enum CatalogStep {
     Set(u32, u8, u16, Option<u8>, i64),
     Remove(u32, u8, u16),
     Restart(u32),
@@ -156,43 +156,43 @@ enum Step {
     Sweep,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = CatalogStep> {
     let content = prop_oneof![Just(None), (1_u8..4).prop_map(Some)];
     prop_oneof![
-        8 => (0_u32..4, 0_u8..6, 0_u16..2, content, 0_i64..3).prop_map(|(n, t, v, c, m)| Step::Set(n, t, v, c, m)),
-        2 => (0_u32..4, 0_u8..6, 0_u16..2).prop_map(|(n, t, v)| Step::Remove(n, t, v)),
-        1 => (0_u32..4).prop_map(Step::Restart),
-        1 => (0_u32..4).prop_map(Step::Complete),
-        1 => (0_u32..4).prop_map(Step::Forget),
-        1 => Just(Step::Sweep),
+        8 => (0_u32..4, 0_u8..6, 0_u16..2, content, 0_i64..3).prop_map(|(n, t, v, c, m)| CatalogStep::Set(n, t, v, c, m)),
+        2 => (0_u32..4, 0_u8..6, 0_u16..2).prop_map(|(n, t, v)| CatalogStep::Remove(n, t, v)),
+        1 => (0_u32..4).prop_map(CatalogStep::Restart),
+        1 => (0_u32..4).prop_map(CatalogStep::Complete),
+        1 => (0_u32..4).prop_map(CatalogStep::Forget),
+        1 => Just(CatalogStep::Sweep),
     ]
 }
 
 /// Copies by title, node and volume, each with its generation.
 #[derive(Default)]
-struct Model {
+struct CatalogModel {
     copies: BTreeMap<(String, u32, u16), (CatalogCopy, u32)>,
     generation: [u32; 4],
 }
 
-impl Model {
-    fn apply(&mut self, step: &Step) {
+impl CatalogModel {
+    fn apply(&mut self, step: &CatalogStep) {
         match step {
-            Step::Set(node, title, volume, content, modified) => {
+            CatalogStep::Set(node, title, volume, content, modified) => {
                 let title = format!("t{title}");
                 let copy = copy(&title, *volume, *content, *modified);
                 self.copies.insert((title, *node, *volume), (copy, self.generation[*node as usize]));
             }
-            Step::Remove(node, title, volume) => {
+            CatalogStep::Remove(node, title, volume) => {
                 self.copies.remove(&(format!("t{title}"), *node, *volume));
             }
-            Step::Restart(node) => self.generation[*node as usize] += 1,
-            Step::Complete(node) => {
+            CatalogStep::Restart(node) => self.generation[*node as usize] += 1,
+            CatalogStep::Complete(node) => {
                 let generation = self.generation[*node as usize];
                 self.copies.retain(|(_, n, _), (_, g)| n != node || *g == generation);
             }
-            Step::Forget(node) => self.copies.retain(|(_, n, _), _| n != node),
-            Step::Sweep => {}
+            CatalogStep::Forget(node) => self.copies.retain(|(_, n, _), _| n != node),
+            CatalogStep::Sweep => {}
         }
     }
 
@@ -225,24 +225,24 @@ impl Model {
 proptest! {
     #[test]
     fn the_catalog_is_the_model(steps in proptest::collection::vec(step(), 0..120)) {
-        let (mut catalog, mut model) = (Catalog::new(), Model::default());
+        let (mut catalog, mut model) = (Catalog::new(), CatalogModel::default());
         let attached = |node: NodeId| node.0 < 3;
         for step in steps {
             model.apply(&step);
             match step {
-                Step::Set(node, title, volume, content, modified) => {
+                CatalogStep::Set(node, title, volume, content, modified) => {
                     catalog.set(NodeId(node), &copy(&format!("t{title}"), volume, content, modified));
                 }
-                Step::Remove(node, title, volume) => {
+                CatalogStep::Remove(node, title, volume) => {
                     catalog.remove(NodeId(node), &Title::parse(&format!("t{title}")).expect("a title"), volume);
                 }
-                Step::Restart(node) => catalog.restart(NodeId(node)),
-                Step::Complete(node) => catalog.complete(NodeId(node)),
-                Step::Forget(node) => {
+                CatalogStep::Restart(node) => catalog.restart(NodeId(node)),
+                CatalogStep::Complete(node) => catalog.complete(NodeId(node)),
+                CatalogStep::Forget(node) => {
                     catalog.forget(NodeId(node));
                     model.generation[node as usize] += 1;
                 }
-                Step::Sweep => while catalog.sweep() {},
+                CatalogStep::Sweep => while catalog.sweep() {},
             }
             let mut listed = Vec::new();
             for title in (0..6).map(|t| format!("t{t}")) {

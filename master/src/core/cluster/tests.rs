@@ -95,7 +95,7 @@ fn a_reservation_becomes_a_session_or_ends() {
     test.send_sessions(0, |sessions| {
         sessions.turned.push(Turned { session: turned, code: Code::Unavailable, limit: None })
     });
-    assert_eq!((test.level(0), test.headroom(0)), (0, 1000 * MBIT), "it was not for want of room");
+    assert_eq!((test.level(0), test.headroom(0)), (0, 1000 * MBIT), "not refused for lack of capacity");
 
     test.resolve("A", |_| {}).expect("chosen");
     test.seconds(RESERVATION.as_secs() as usize - 1);
@@ -331,7 +331,7 @@ fn a_title_is_not_reported_missing_while_catalogs_are_incomplete() {
         why(test.resolve("A", |_| {}))
     };
     test.cluster.handle_start(test.now.instant);
-    assert_eq!(at(&mut test, 0), NoChoice::Gathering, "nobody has come yet");
+    assert_eq!(at(&mut test, 0), NoChoice::Gathering, "no node has attached yet");
     // A node of the previous master returns; others may follow.
     let hello = |number, attachment| Hello { attachment, ..hello(number, 1000 * MBIT) };
     let back = test.cluster.handle_attach(test.now, hello(1, 2)).expect("attached");

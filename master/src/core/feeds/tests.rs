@@ -84,7 +84,7 @@ fn a_publisher_that_goes_from_node_to_node_is_no_rival_of_its_own() {
     assert_eq!(
         rivals.into_iter().map(|rival| rival.node).collect::<Vec<_>>(),
         [NodeId(1)],
-        "it is where it is told of last"
+        "the node that reported last keeps it"
     );
 }
 
@@ -95,7 +95,7 @@ fn relays_may_report_before_the_ingest_node() {
     feeds.handle_timeout(now + GRACE / 2, |_| true);
     assert!(on_air(&feeds));
     feeds.handle_timeout(now + GRACE, |_| true);
-    assert!(!on_air(&feeds), "nobody takes it in");
+    assert!(!on_air(&feeds), "no node ingests it");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn start() -> Now {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct One {
+struct ModelSession {
     node: u32,
     rate: u64,
     state: SessionState,
@@ -44,13 +44,13 @@ struct One {
 
 /// A naive model of the ledger.
 #[derive(Default)]
-struct Model {
-    sessions: BTreeMap<u128, One>,
+struct LedgerModel {
+    sessions: BTreeMap<u128, ModelSession>,
     /// Sessions ordered away and not reported as ended: node, rate, expiry.
     leaving: BTreeMap<u128, (u32, u64, Instant)>,
 }
 
-impl Model {
+impl LedgerModel {
     fn promised(&self, node: u32) -> PendingLoad {
         let mut sum = PendingLoad::default();
         for one in self.sessions.values() {
@@ -89,7 +89,7 @@ impl Model {
 
 /// One step of a random run.
 #[derive(Clone, Debug)]
-enum Do {
+enum LedgerStep {
     Reserve(u128, u32, usize, u64),
     Begun(u128, u32, usize, u64),
     Ended(u128, u32),
@@ -102,29 +102,35 @@ enum Do {
     Wait(u64),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Do>> {
+fn steps() -> impl Strategy<Value = Vec<LedgerStep>> {
     let (session, node) = (0..SESSIONS, 0..NODES);
     let one = prop_oneof![
-        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| Do::Reserve(s, n, w, r)),
-        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| Do::Begun(s, n, w, r)),
-        2 => (session.clone(), node.clone()).prop_map(|(s, n)| Do::Ended(s, n)),
-        2 => (session.clone(), node.clone()).prop_map(|(s, n)| Do::Turned(s, n)),
-        1 => session.clone().prop_map(Do::Release),
-        5 => (session.clone(), node.clone()).prop_map(|(s, n)| Do::Depart(s, n)),
-        1 => session.clone().prop_map(Do::Stays),
-        1 => (node.clone(), session).prop_map(|(n, s)| Do::Retain(n, s)),
-        1 => node.prop_map(Do::ReleaseAll),
-        2 => (0_u64..3000).prop_map(Do::Wait),
+        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| LedgerStep::Reserve(s, n, w, r)),
+        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| LedgerStep::Begun(s, n, w, r)),
+        2 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Ended(s, n)),
+        2 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Turned(s, n)),
+        1 => session.clone().prop_map(LedgerStep::Release),
+        5 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Depart(s, n)),
+        1 => session.clone().prop_map(LedgerStep::Stays),
+        1 => (node.clone(), session).prop_map(|(n, s)| LedgerStep::Retain(n, s)),
+        1 => node.prop_map(LedgerStep::ReleaseAll),
+        2 => (0_u64..3000).prop_map(LedgerStep::Wait),
     ];
     proptest::collection::vec(one, 1..120)
 }
 
-fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut Ledger, model: &mut Model) {
+fn make(
+    step: &LedgerStep,
+    now: &mut Now,
+    contents: &[Option<ContentKey>],
+    ledger: &mut Ledger,
+    model: &mut LedgerModel,
+) {
     let due = now.instant + RESERVATION;
     match *step {
-        Do::Reserve(session, node, content, rate) => {
+        LedgerStep::Reserve(session, node, content, rate) => {
             ledger.reserve(*now, SessionId(session), NodeId(node), contents[content], rate, Purpose::Play);
-            let one = One {
+            let one = ModelSession {
                 node,
                 rate,
                 state: SessionState::Reserved,
@@ -134,31 +140,37 @@ fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut 
             };
             model.sessions.insert(session, one);
         }
-        Do::Begun(session, node, content, rate) => {
+        LedgerStep::Begun(session, node, content, rate) => {
             ledger.handle_begun(NodeId(node), SessionId(session), contents[content], rate, Purpose::Play);
             let moves = model.sessions.get(&session).map_or(0, |one| one.moves);
-            let one =
-                One { node, rate, state: SessionState::Running, moves, content: contents[content], expires: None };
+            let one = ModelSession {
+                node,
+                rate,
+                state: SessionState::Running,
+                moves,
+                content: contents[content],
+                expires: None,
+            };
             model.sessions.insert(session, one);
         }
-        Do::Ended(session, node) => {
+        LedgerStep::Ended(session, node) => {
             ledger.handle_ended(NodeId(node), SessionId(session));
             model.ended(node, session);
         }
-        Do::Turned(session, node) => {
+        LedgerStep::Turned(session, node) => {
             ledger.handle_refused(NodeId(node), SessionId(session));
             match model.sessions.get(&session) {
-                Some(One { state: SessionState::Reserved, node: at, .. }) if *at == node => {
+                Some(ModelSession { state: SessionState::Reserved, node: at, .. }) if *at == node => {
                     model.sessions.remove(&session);
                 }
-                Some(One { state: SessionState::Moving(to), .. }) if to.0 == node => model.stay(session),
+                Some(ModelSession { state: SessionState::Moving(to), .. }) if to.0 == node => model.stay(session),
                 _ => {}
             }
         }
-        Do::Release(session) => {
+        LedgerStep::Release(session) => {
             assert_eq!(ledger.release(SessionId(session)), model.sessions.remove(&session).is_some());
         }
-        Do::Depart(session, to) => {
+        LedgerStep::Depart(session, to) => {
             let runs = model.sessions.get_mut(&session).filter(|one| one.state == SessionState::Running);
             assert_eq!(ledger.start_move(*now, SessionId(session), NodeId(to)), runs.is_some());
             let Some(one) = runs else { return };
@@ -166,14 +178,15 @@ fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut 
             one.moves = one.moves.saturating_add(1);
             model.leaving.insert(session, (one.node, one.rate, due));
         }
-        Do::Stays(session) => {
-            let moving = matches!(model.sessions.get(&session), Some(One { state: SessionState::Moving(_), .. }));
+        LedgerStep::Stays(session) => {
+            let moving =
+                matches!(model.sessions.get(&session), Some(ModelSession { state: SessionState::Moving(_), .. }));
             assert_eq!(ledger.cancel_move(SessionId(session)), moving);
             if moving {
                 model.stay(session);
             }
         }
-        Do::Retain(node, keep) => {
+        LedgerStep::Retain(node, keep) => {
             ledger.retain(NodeId(node), |session| session.0 == keep);
             let gone = model
                 .sessions
@@ -183,7 +196,7 @@ fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut 
                 model.ended(node, session);
             }
         }
-        Do::ReleaseAll(node) => {
+        LedgerStep::ReleaseAll(node) => {
             ledger.release_all(NodeId(node));
             model.sessions.retain(|_, one| one.node != node);
             let void = model.sessions.iter().filter(|(_, one)| one.state == SessionState::Moving(NodeId(node)));
@@ -192,7 +205,7 @@ fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut 
             }
             model.leaving.retain(|_, (from, ..)| *from != node);
         }
-        Do::Wait(millis) => {
+        LedgerStep::Wait(millis) => {
             *now = now.after(Duration::from_millis(millis));
             ledger.handle_timeout(now.instant);
             expire(model, now.instant);
@@ -200,7 +213,7 @@ fn make(step: &Do, now: &mut Now, contents: &[Option<ContentKey>], ledger: &mut 
     }
 }
 
-fn expire(model: &mut Model, now: Instant) {
+fn expire(model: &mut LedgerModel, now: Instant) {
     model.leaving.retain(|_, (.., until)| *until > now);
     let over = model.sessions.iter().filter(|(_, one)| one.expires.is_some_and(|at| at <= now));
     for session in over.map(|(session, _)| *session).collect::<Vec<_>>() {
@@ -212,7 +225,7 @@ fn expire(model: &mut Model, now: Instant) {
     }
 }
 
-fn compare(ledger: &Ledger, model: &Model) -> Result<(), TestCaseError> {
+fn compare(ledger: &Ledger, model: &LedgerModel) -> Result<(), TestCaseError> {
     prop_assert_eq!(ledger.len(), model.sessions.len());
     for (session, one) in &model.sessions {
         let known = ledger.session(SessionId(*session)).expect("known");
@@ -253,13 +266,13 @@ proptest! {
     #[test]
     fn the_ledger_equals_the_model(steps in steps()) {
         let (mut now, contents) = (start(), contents());
-        let (mut ledger, mut model) = (Ledger::default(), Model::default());
+        let (mut ledger, mut model) = (Ledger::default(), LedgerModel::default());
         for step in &steps {
             make(step, &mut now, &contents, &mut ledger, &mut model);
             compare(&ledger, &model)?;
         }
         // Nothing leaks: in the end only running sessions remain, and then none.
-        make(&Do::Wait(5000), &mut now, &contents, &mut ledger, &mut model);
+        make(&LedgerStep::Wait(5000), &mut now, &contents, &mut ledger, &mut model);
         compare(&ledger, &model)?;
         prop_assert_eq!(ledger.next_timeout(), None);
         for node in 0..NODES {

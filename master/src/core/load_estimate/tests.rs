@@ -10,14 +10,14 @@ const MBIT: u64 = 1_000_000;
 const CAPACITY: u64 = 1000 * MBIT;
 
 /// A node with this uptime and an accurate clock.
-struct Node {
+struct EstimatedNode {
     estimate: LoadEstimate,
     now: Instant,
     uptime: Duration,
     committed: u64,
 }
 
-impl Node {
+impl EstimatedNode {
     fn new(uptime: u64) -> Self {
         let (now, uptime) = (Instant::now(), Duration::from_secs(uptime));
         let mut node = Self { estimate: LoadEstimate::new(now, CAPACITY), now, uptime, committed: 0 };
@@ -70,7 +70,7 @@ impl Node {
 
 #[test]
 fn the_level_sums_committed_and_reserved_rates() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(300, 0);
     node.report(|report| report.background = Bitrate(50 * MBIT));
     assert_eq!(node.level(PendingLoad::default()), 350);
@@ -79,13 +79,13 @@ fn the_level_sums_committed_and_reserved_rates() {
     assert_eq!(node.level(PendingLoad { leaving: 60 * MBIT, ..promised }), 390);
     assert_eq!(node.level(PendingLoad { leaving: 900 * MBIT, ..promised }), 0, "never below nothing");
     node.wait(30_000);
-    assert_eq!(node.level(PendingLoad::default()), 350, "nobody ever left: all are still there");
+    assert_eq!(node.level(PendingLoad::default()), 350, "no session ever ended: all are still running");
     assert_eq!((node.estimate.committed(), node.estimate.background()), (300 * MBIT, 50 * MBIT));
 }
 
 #[test]
 fn departures_are_extrapolated() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(600, 0);
     // A tenth ends each second, and as much starts.
     for _ in 0..120 {
@@ -94,7 +94,7 @@ fn departures_are_extrapolated() {
     }
     let stays = node.estimate.mean_session().expect("some ended").as_millis();
     assert!((9_900..=10_100).contains(&stays), "{stays} ms");
-    assert_eq!(node.level(PendingLoad::default()), 600, "said just now");
+    assert_eq!(node.level(PendingLoad::default()), 600, "just reported");
     for (millis, level) in [(1000, 543), (4000, 364), (5000, 221)] {
         node.wait(millis);
         assert_eq!(node.level(PendingLoad::default()), level);
@@ -113,7 +113,7 @@ fn departures_are_extrapolated() {
 
 #[test]
 fn a_report_without_news_renews_the_level() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(600, 0);
     for _ in 0..10 {
         node.wait(1000);
@@ -131,7 +131,7 @@ fn a_report_without_news_renews_the_level() {
 
 #[test]
 fn unexplained_traffic_counts_as_background() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(300, 0);
     for (egress, elastic, background, expected) in
         [(300, 0, 0, 0), (400, 0, 0, 100), (400, 100, 0, 0), (400, 0, 50, 150), (5000, 0, 0, 700), (0, 0, 5000, 1000)]
@@ -153,8 +153,8 @@ fn unexplained_traffic_counts_as_background() {
 
 #[test]
 fn the_variance_reserve_is_at_most_a_twentieth() {
-    let mut node = Node::new(1000);
-    let others = |node: &mut Node, rate: u64| {
+    let mut node = EstimatedNode::new(1000);
+    let others = |node: &mut EstimatedNode, rate: u64| {
         node.wait(1000);
         node.report(|report| report.background = Bitrate(rate * MBIT));
         node.available().variance / MBIT
@@ -172,7 +172,7 @@ fn the_variance_reserve_is_at_most_a_twentieth() {
 
 #[test]
 fn a_burst_stands_above_what_is_usual() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     let common = ClusterStats { pool: 15_000 * 15_000, ..ClusterStats::default() };
     for second in 0..900 {
         node.wait(1000);
@@ -192,30 +192,26 @@ fn a_burst_stands_above_what_is_usual() {
 
 #[test]
 fn warm_up_starts_at_a_quarter() {
-    let mut node = Node::new(0);
+    let mut node = EstimatedNode::new(0);
     for (wait, rate) in [(0, 250), (20_000, 500), (20_000, 750), (20_000, 1000)] {
         node.wait(wait);
         let available = node.available();
         assert_eq!((available.rate / MBIT, (available.rate + available.warm_up) / MBIT), (rate, 1000));
     }
     let silent = LoadEstimate::new(node.now, CAPACITY);
-    assert_eq!(
-        silent.available(node.now, 0).rate,
-        CAPACITY / WARM_UP_SHARE,
-        "one that has said nothing is taken as young"
-    );
+    assert_eq!(silent.available(node.now, 0).rate, CAPACITY / WARM_UP_SHARE, "a node without messages is in warm-up");
 }
 
 #[test]
 fn a_grey_node_is_limited_to_its_delivered_rate() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(800, 0);
     node.grey(800, 790, 0);
     assert_eq!(node.believed(), 1000, "near enough");
     node.grey(49, 10, 0);
-    assert_eq!(node.believed(), 1000, "too little to tell");
+    assert_eq!(node.believed(), 1000, "too little demand");
     node.grey(800, 400, 50);
-    assert_eq!((node.believed(), node.available().shortfall / MBIT), (450, 550), "what it sent, to whomever");
+    assert_eq!((node.believed(), node.available().shortfall / MBIT), (450, 550), "all that it sent");
     node.grey(800, 300, 0);
     assert_eq!(node.believed(), 300);
     node.grey(800, 0, 0);
@@ -224,7 +220,7 @@ fn a_grey_node_is_limited_to_its_delivered_rate() {
 
 #[test]
 fn the_estimate_recovers_with_backoff() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(400, 0);
     let mut waits = Vec::new();
     for _ in 0..8 {
@@ -262,18 +258,18 @@ fn the_estimate_recovers_with_backoff() {
     node.grey(100, 100, 0);
     node.wait(1000);
     node.grey(100, 100, 0);
-    assert!(node.believed() > 300, "after a long time without trouble the past is past");
+    assert!(node.believed() > 300, "the backoff starts over after a long quiet time");
 }
 
 #[test]
 fn a_refusal_limits_the_estimate() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.estimate.handle_limit(node.now, 2000 * MBIT);
     assert_eq!(node.rate(), 1000, "it cannot promise more than it has");
     node.estimate.handle_limit(node.now, 600 * MBIT);
     assert_eq!(node.rate(), 600);
     node.estimate.handle_limit(node.now, 700 * MBIT);
-    assert_eq!(node.rate(), 600, "no news");
+    assert_eq!(node.rate(), 600, "not a lower limit");
     for _ in 0..200 {
         node.wait(1000);
         node.report(|_| {});

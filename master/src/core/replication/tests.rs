@@ -84,7 +84,7 @@ impl TestFleet {
     }
 
     /// Executes orders at once, up to the start of each copy.
-    fn obey(&mut self, orders: &[CopyOrder<u32>]) {
+    fn execute(&mut self, orders: &[CopyOrder<u32>]) {
         for order in orders {
             match *order {
                 CopyOrder::Replicate { title, to, .. } => {
@@ -115,13 +115,13 @@ impl TestFleet {
 }
 
 /// A planner with its random numbers and its clock.
-struct Bench {
+struct PlannerBench {
     now: Instant,
     planner: Planner<u32>,
     rng: SmallRng,
 }
 
-impl Bench {
+impl PlannerBench {
     fn new(policy: Policy) -> Self {
         let now = Instant::now();
         Self { now, planner: Planner::new(now, policy, Duration::from_secs(60)), rng: SmallRng::seed_from_u64(1) }

@@ -161,7 +161,7 @@ mod tests {
         let start = Instant::now();
         let mut health = HealthTracker::default();
         health.handle_failure(start);
-        assert!(!health.is_held(start), "once is bad luck");
+        assert!(!health.is_held(start), "one failure is tolerated");
         for (second, hold) in [(30, 15), (60, 30), (90, 60), (120, 120), (150, 240), (180, 300), (210, 300)] {
             let now = start + seconds(second);
             health.handle_failure(now);
@@ -170,6 +170,6 @@ mod tests {
         }
         let later = start + seconds(900);
         health.handle_failure(later);
-        assert!(!health.is_held(later), "the past is past");
+        assert!(!health.is_held(later), "old failures are forgotten");
     }
 }

@@ -142,7 +142,7 @@ fn draining_and_unknown_load() {
     let can = |roster: &Roster| roster.node(attachment.node).is_some_and(|node| node.can_serve(now.instant));
     assert!(!can(&roster));
     assert_eq!(roster.handle_report(now, attachment, report(1, 1)), Ok(None));
-    assert!(!can(&roster), "nor until it has told its titles");
+    assert!(!can(&roster), "nor until it has sent its catalog");
     roster.current(attachment).expect("attached").catalog_known = true;
     assert!(can(&roster));
 }

@@ -31,7 +31,7 @@ fn a_flapping_node_is_held_with_backoff() {
         assert_eq!(health(&test, 0), NodeHealth::Well);
         test.seconds(15);
     }
-    assert_eq!(held, [0, 15, 30, 60, 120, 240], "the first is bad luck");
+    assert_eq!(held, [0, 15, 30, 60, 120, 240], "the first failure is tolerated");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn two_clients_and_no_answer() {
     let name = NodeName::parse("node-1").expect("a name");
     let mut test = TestCluster::figure_4();
     test.cluster.handle_hint(test.now, &name, 1);
-    assert_eq!(probes(&mut test), [0], "one client's word asks the node");
+    assert_eq!(probes(&mut test), [0], "one client's hint triggers a probe");
     assert_eq!(health(&test, 0), NodeHealth::Well);
     test.cluster.handle_hint(test.now, &name, 1);
     assert!(probes(&mut test).is_empty(), "and no more than once");
@@ -61,7 +61,7 @@ fn two_clients_and_no_answer() {
     test.cluster.handle_hint(test.now, &name, 2);
     assert_eq!((health(&test, 0), probes(&mut test)), (NodeHealth::Suspect, vec![0]), "two take it out");
     test.cluster.handle_probe_answer(test.now, test.attachments[0]);
-    assert_eq!(health(&test, 0), NodeHealth::Suspect, "its own word does not outweigh theirs at once");
+    assert_eq!(health(&test, 0), NodeHealth::Suspect, "its answer does not outweigh their hints at once");
     test.seconds(5);
     assert_eq!(health(&test, 0), NodeHealth::Well);
 
@@ -120,5 +120,9 @@ fn a_silent_node_becomes_suspect_and_then_stale() {
     let stale: Vec<_> = test.cluster.poll_events();
     assert!(stale.contains(&ClusterEvent::State(test.id(0), NodeState::Stale)), "{stale:?}");
     test.send_sessions(0, |_| {});
-    assert_eq!(test.cluster.poll_events(), [ClusterEvent::State(test.id(0), NodeState::Serving)], "any word ends that");
+    assert_eq!(
+        test.cluster.poll_events(),
+        [ClusterEvent::State(test.id(0), NodeState::Serving)],
+        "any message ends that"
+    );
 }

@@ -133,7 +133,7 @@ fn a_relay_without_upstream_gets_another_or_a_refusal() {
     let failed = |node: &str, code| Failed { node: NodeName::parse(node).expect("a name"), code };
     let wanted = |failed: Vec<Failed>| RelayWanted { title: title(), failed };
     want(&mut test, 2, &wanted(vec![failed("node-1", Code::VerificationFailed)]));
-    assert_eq!(relays(&mut test), [(2, vec![1])], "not the one that lied");
+    assert_eq!(relays(&mut test), [(2, vec![1])], "not the one that sent wrong bytes");
     want(&mut test, 1, &wanted(vec![]));
     assert_eq!(relays(&mut test), [(1, vec![0])], "not from below itself");
     let relay = state(&test, None, Some(1));
@@ -141,7 +141,7 @@ fn a_relay_without_upstream_gets_another_or_a_refusal() {
     for _ in 0..20 {
         want(&mut test, 2, &wanted(vec![]));
         let told = relays(&mut test);
-        assert!(told == [(2, vec![0])] || told == [(2, vec![1, 0])], "one, and where it begins: {told:?}");
+        assert!(told == [(2, vec![0])] || told == [(2, vec![1, 0])], "one, and the ingest node: {told:?}");
     }
     want(&mut test, 1, &RelayWanted { title: Title::parse("live/b").expect("a title"), failed: Vec::new() });
     let orders = test.cluster.poll_orders();
@@ -174,7 +174,7 @@ fn a_feed_survives_its_node_for_a_while() {
     let mut test = on_air();
     let attachment = test.attachments[0];
     test.cluster.handle_detach(test.now, attachment);
-    assert!(ingest(&mut test, &publish(2)).is_ok(), "nobody sends it now");
+    assert!(ingest(&mut test, &publish(2)).is_ok(), "no publisher sends it now");
     let wait = |test: &mut TestCluster, seconds| (0..seconds).for_each(|_| test.wait(Duration::from_secs(1)));
     wait(&mut test, LIVES.as_secs() - 2);
     assert!(test.cluster.feeds().get(&title()).is_some());

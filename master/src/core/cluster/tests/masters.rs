@@ -13,33 +13,33 @@ const CAPACITY: u64 = 400 * MBIT;
 
 /// One node: its running sessions, and the updates in flight with their arrival times.
 #[derive(Default)]
-struct Door {
+struct GatedNode {
     running: BTreeMap<SessionId, (usize, u64)>,
-    untold: VecDeque<(u64, Sessions)>,
+    in_flight: VecDeque<(u64, Sessions)>,
 }
 
-impl Door {
+impl GatedNode {
     fn committed(&self) -> u64 {
         self.running.len() as u64 * RATE
     }
 
-    fn tell(&mut self, millis: u64, change: impl FnOnce(&mut Sessions)) {
+    fn send_update(&mut self, millis: u64, change: impl FnOnce(&mut Sessions)) {
         let (committed, uptime_ms) = (Bitrate(self.committed()), 1_000_000 + millis);
         let mut sessions = Sessions { complete: true, committed, uptime_ms, ..Sessions::default() };
         change(&mut sessions);
-        self.untold.push_back((millis + 150, sessions));
+        self.in_flight.push_back((millis + 150, sessions));
     }
 }
 
 /// Result of a run: tickets, and those refused by nodes.
 #[derive(Debug)]
-struct Outcome {
+struct RunResult {
     tickets: u32,
     refused: u32,
 }
 
 /// Three masters configured for this number; one minute of arrivals near the nodes' total capacity.
-fn run(masters: u64, seed: u64) -> Outcome {
+fn run(masters: u64, seed: u64) -> RunResult {
     let mut rng = SmallRng::seed_from_u64(seed);
     let start = Now { instant: std::time::Instant::now(), unix_ms: 0 };
     let names: Vec<String> = (0..TITLES).map(|i| format!("t{i}")).collect();
@@ -58,27 +58,27 @@ fn run(masters: u64, seed: u64) -> Outcome {
             (cluster, attachments)
         })
         .collect();
-    let mut doors: Vec<Door> = (0..NODES).map(|_| Door::default()).collect();
+    let mut gated_nodes: Vec<GatedNode> = (0..NODES).map(|_| GatedNode::default()).collect();
     let mut dialling: VecDeque<(u64, usize, SessionId, usize)> = VecDeque::new();
-    let mut outcome = Outcome { tickets: 0, refused: 0 };
+    let mut outcome = RunResult { tickets: 0, refused: 0 };
     // Sessions last 5 s on average: 60 a second are 300 sessions of 8 Mbit/s, the total capacity.
     for millis in (0..60_000).step_by(10) {
         let now = start.after(Duration::from_millis(millis));
-        for (node, door) in doors.iter_mut().enumerate() {
+        for (node, gated) in gated_nodes.iter_mut().enumerate() {
             let over: Vec<SessionId> =
-                door.running.iter().filter(|(_, (_, ends))| *ends <= millis).map(|(session, _)| *session).collect();
+                gated.running.iter().filter(|(_, (_, ends))| *ends <= millis).map(|(session, _)| *session).collect();
             for session in over {
-                door.running.remove(&session);
-                door.tell(millis, |sessions| sessions.ended.push(session));
+                gated.running.remove(&session);
+                gated.send_update(millis, |sessions| sessions.ended.push(session));
             }
             let report = millis % 1000 == node as u64 * 100;
-            while let Some((_, sessions)) = door.untold.pop_front_if(|(at, _)| *at <= millis) {
+            while let Some((_, sessions)) = gated.in_flight.pop_front_if(|(at, _)| *at <= millis) {
                 for (cluster, attachments) in &mut clusters {
                     cluster.handle_sessions(now, attachments[node], sessions.clone()).expect("taken");
                 }
             }
             if report {
-                let committed = Bitrate(door.committed());
+                let committed = Bitrate(gated.committed());
                 let (sequence, uptime_ms) = (millis + 1, 1_000_000 + millis);
                 let report = Report { sequence, uptime_ms, committed, egress: committed, ..Report::default() };
                 for (cluster, attachments) in &mut clusters {
@@ -100,17 +100,19 @@ fn run(masters: u64, seed: u64) -> Outcome {
             }
         }
         while let Some((_, node, session, title)) = dialling.pop_front_if(|(at, ..)| *at <= millis) {
-            let door = &mut doors[node];
-            if door.committed() + RATE > CAPACITY {
+            let gated = &mut gated_nodes[node];
+            if gated.committed() + RATE > CAPACITY {
                 outcome.refused += 1;
                 let limit = Some(Bitrate(CAPACITY));
-                door.tell(millis, |sessions| sessions.turned.push(Turned { session, code: Code::NoCapacity, limit }));
+                gated.send_update(millis, |sessions| {
+                    sessions.turned.push(Turned { session, code: Code::NoCapacity, limit })
+                });
             } else {
                 let ends = millis + rng.random_range(0..10_000);
-                door.running.insert(session, (title, ends));
-                door.tell(millis, |sessions| sessions.begun.push(begun(session, &names[title], RATE)));
+                gated.running.insert(session, (title, ends));
+                gated.send_update(millis, |sessions| sessions.begun.push(begun(session, &names[title], RATE)));
             }
-            assert!(door.committed() <= CAPACITY);
+            assert!(gated.committed() <= CAPACITY);
         }
     }
     outcome

@@ -19,7 +19,7 @@ fn full() -> TestCluster {
 #[test]
 fn a_session_makes_room_for_a_title_that_only_the_full_node_has() {
     let mut test = full();
-    let decision = test.resolve("A", |_| {}).expect("room is made");
+    let decision = test.resolve("A", |_| {}).expect("capacity is freed");
     assert_eq!((decision.first, decision.how), (test.id(0), Selection::Moved(1)));
     let reason = test.cluster.reason(&decision).expect("known").to_string();
     assert_eq!(reason, "a session moves away to make room on node-1; 0 of 1 holders could serve (1 full)");
@@ -42,12 +42,12 @@ fn a_session_makes_room_for_a_title_that_only_the_full_node_has() {
 #[test]
 fn an_order_that_fails_leaves_the_session_where_it_is() {
     let mut test = full();
-    test.resolve("A", |_| {}).expect("room is made");
+    test.resolve("A", |_| {}).expect("capacity is freed");
     let step = moves(&mut test)[0];
     test.cluster.handle_move_answer(step.session, false);
     assert_eq!(test.cluster.ledger().session(step.session).map(|session| session.node), Some(test.id(0)));
     assert_eq!(test.level(step.to.0 as usize), 0);
-    assert_eq!(test.level(0), 1000 * MBIT + RATE, "the promise stands, and the node's guard has the last word");
+    assert_eq!(test.level(0), 1000 * MBIT + RATE, "the reservation stands, and the node's admission control decides");
 }
 
 #[test]

@@ -24,46 +24,46 @@ proptest! {
         test.titles(0, &["A"]);
         let background = Bitrate(others * MBIT);
         let (mut running, mut tickets): (Vec<SessionId>, Vec<SessionId>) = (Vec::new(), Vec::new());
-        let mut untold: VecDeque<(Instant, Sessions)> = VecDeque::new();
+        let mut in_flight: VecDeque<(Instant, Sessions)> = VecDeque::new();
         for _ in 0..400 {
             test.now = test.now.after(Duration::from_millis(rng.random_range(0..40)));
-            let mut said = Sessions { complete: true, uptime_ms: test.uptime().as_millis() as u64, ..Sessions::default() };
+            let mut update = Sessions { complete: true, uptime_ms: test.uptime().as_millis() as u64, ..Sessions::default() };
             match rng.random_range(0..10) {
                 0..4 => tickets.extend(test.resolve("A", |_| {}).map(|decision| decision.session)),
                 4..7 if !tickets.is_empty() => {
                     let session = tickets.swap_remove(rng.random_range(0..tickets.len()));
                     if (running.len() as u64 + 1) * RATE <= CAPACITY && rng.random_range(0..5) > 0 {
                         running.push(session);
-                        said.begun.push(begun(session, "A", RATE));
+                        update.begun.push(begun(session, "A", RATE));
                     } else {
-                        said.turned.push(Turned { session, code: Code::Unavailable, limit: None });
+                        update.turned.push(Turned { session, code: Code::Unavailable, limit: None });
                     }
                 }
                 7..9 if !running.is_empty() => {
-                    said.ended.push(running.swap_remove(rng.random_range(0..running.len())));
+                    update.ended.push(running.swap_remove(rng.random_range(0..running.len())));
                 }
                 // The client gave up.
                 9 if !tickets.is_empty() => drop(tickets.pop()),
                 _ => {}
             }
-            said.committed = Bitrate(running.len() as u64 * RATE);
+            update.committed = Bitrate(running.len() as u64 * RATE);
             let late = test.now.instant + Duration::from_millis(rng.random_range(0..600));
-            let late = untold.back().map_or(late, |(last, _)| late.max(*last));
-            untold.push_back((late, said));
-            while let Some((_, said)) = untold.pop_front_if(|(at, _)| *at <= test.now.instant) {
-                test.cluster.handle_sessions(test.now, test.attachments[0], said).expect("taken");
+            let late = in_flight.back().map_or(late, |(last, _)| late.max(*last));
+            in_flight.push_back((late, update));
+            while let Some((_, update)) = in_flight.pop_front_if(|(at, _)| *at <= test.now.instant) {
+                test.cluster.handle_sessions(test.now, test.attachments[0], update).expect("taken");
             }
             test.cluster.handle_timeout(test.now, &mut rng);
             prop_assert!(running.len() as u64 * RATE <= CAPACITY);
         }
         test.now = test.now.after(Duration::from_secs(1));
-        for (_, said) in untold {
-            test.cluster.handle_sessions(test.now, test.attachments[0], said).expect("taken");
+        for (_, update) in in_flight {
+            test.cluster.handle_sessions(test.now, test.attachments[0], update).expect("taken");
         }
         test.now = test.now.after(RESERVATION);
         // Its last update is now accurate.
         let committed = Bitrate(running.len() as u64 * RATE);
-        test.send_sessions(0, |said| said.committed = committed);
+        test.send_sessions(0, |update| update.committed = committed);
         test.report(0, |report| report.background = background);
         test.cluster.handle_timeout(test.now, &mut rng);
         prop_assert_eq!(test.cluster.ledger().len(), running.len());

@@ -7,7 +7,7 @@ use super::*;
 
 #[test]
 fn a_message_that_was_slow_is_as_old_as_it_is() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     node.state(600, 0);
     for _ in 0..60 {
         node.wait(1000);
@@ -27,7 +27,7 @@ fn a_message_that_was_slow_is_as_old_as_it_is() {
 #[test]
 fn a_clock_that_jumps_empties_no_node() {
     for jump in [-900_i64, -31, -5, -1, 1, 5, 31, 100_000, 1_000_000_000_000] {
-        let mut node = Node::new(1000);
+        let mut node = EstimatedNode::new(1000);
         node.state(600, 0);
         for _ in 0..60 {
             node.wait(1000);
@@ -45,7 +45,7 @@ fn a_clock_that_jumps_empties_no_node() {
         node.state(800, 0);
         assert!(
             node.level(PendingLoad::default()) > 590,
-            "jump {jump} s: it is heard: {}",
+            "jump {jump} s: the update counts: {}",
             node.level(PendingLoad::default())
         );
         assert_eq!(node.rate(), 1000, "jump {jump} s: nor is it young again");
@@ -55,7 +55,7 @@ fn a_clock_that_jumps_empties_no_node() {
 /// A node's clock that runs slow by as much as quartz may.
 #[test]
 fn a_slow_clock_makes_no_message_old() {
-    let mut node = Node::new(1000);
+    let mut node = EstimatedNode::new(1000);
     for _ in 0..86_400 {
         node.now += Duration::from_millis(1000);
         node.uptime += Duration::from_micros(999_900);

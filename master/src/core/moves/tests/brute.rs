@@ -18,21 +18,21 @@ const TITLES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// A small cluster: capacities in Mbit/s; rate and holder bit mask of each title; title and preferred holder of each
 /// running session; the requested title.
 #[derive(Clone, Debug)]
-struct Case {
+struct ClusterCase {
     capacities: Vec<u64>,
     titles: Vec<(u64, u8)>,
     sessions: Vec<(usize, usize)>,
     ask: usize,
 }
 
-fn case() -> impl Strategy<Value = Case> {
+fn case() -> impl Strategy<Value = ClusterCase> {
     (
         proptest::collection::vec(4_u64..16, 2..5),
         proptest::collection::vec((1_u64..7, 1_u8..16), 2..7),
         proptest::collection::vec((0_usize..6, 0_usize..4), 3..9),
         0_usize..6,
     )
-        .prop_map(|(capacities, titles, sessions, ask)| Case {
+        .prop_map(|(capacities, titles, sessions, ask)| ClusterCase {
             ask: ask % titles.len(),
             capacities,
             titles,
@@ -41,21 +41,21 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 #[derive(Clone)]
-struct Running {
+struct RunningSession {
     node: usize,
     title: usize,
     rate: u64,
 }
 
-struct Small {
+struct SmallCluster {
     test: TestCluster,
-    case: Case,
-    running: BTreeMap<SessionId, Running>,
+    case: ClusterCase,
+    running: BTreeMap<SessionId, RunningSession>,
 }
 
-impl Small {
+impl SmallCluster {
     /// Places each session where it fits; the others are left out.
-    fn new(case: Case) -> Self {
+    fn new(case: ClusterCase) -> Self {
         let capacities: Vec<u64> = case.capacities.iter().map(|capacity| capacity * MBIT).collect();
         let mut small = Self { test: TestCluster::new(&capacities), case: case.clone(), running: BTreeMap::new() };
         for node in 0..case.capacities.len() {
@@ -70,7 +70,7 @@ impl Small {
             let at = holders.iter().cycle().skip(*first).take(holders.len()).find(|node| small.left(**node) >= rate);
             let Some(&node) = at else { continue };
             let session = small.test.run(node, TITLES[title], rate * MBIT, 1)[0];
-            small.running.insert(session, Running { node, title, rate });
+            small.running.insert(session, RunningSession { node, title, rate });
         }
         small
     }
@@ -104,7 +104,7 @@ proptest! {
 
     #[test]
     fn every_feasible_move_or_chain_is_found(case in case()) {
-        let mut small = Small::new(case);
+        let mut small = SmallCluster::new(case);
         let ask = small.case.ask;
         let rate = small.case.titles[ask].0;
         let holders = small.holders(ask);
@@ -133,10 +133,10 @@ proptest! {
                     let one = small.running.get(&step.session).expect("it runs").clone();
                     prop_assert_eq!((one.node, one.rate * MBIT), (from, step.rate));
                     prop_assert!(from != to && small.holders(one.title).contains(&to));
-                    prop_assert!(small.left(to) >= one.rate, "no room for it yet");
+                    prop_assert!(small.left(to) >= one.rate, "no headroom for it yet");
                     prop_assert!(!moved.contains(&step.session), "twice");
                     moved.push(step.session);
-                    small.running.insert(step.session, Running { node: to, ..one });
+                    small.running.insert(step.session, RunningSession { node: to, ..one });
                 }
                 let chosen = decision.first.0 as usize;
                 prop_assert!(holders.contains(&chosen) && small.left(chosen) >= rate);
@@ -148,13 +148,13 @@ proptest! {
 /// The first holder's only session can go to a full node after that moves one of its own to a third.
 #[test]
 fn a_chain_of_two() {
-    let case = Case {
+    let case = ClusterCase {
         capacities: vec![4, 4, 4],
         titles: vec![(4, 0b001), (4, 0b011), (4, 0b110)],
         sessions: vec![(1, 0), (2, 0)],
         ask: 0,
     };
-    let mut small = Small::new(case);
+    let mut small = SmallCluster::new(case);
     assert_eq!([0, 1, 2].map(|node| small.left(node)), [0, 0, 4]);
     assert_eq!(small.test.resolve("a", |_| {}).map(|decision| decision.how), Ok(Selection::Moved(2)));
 }
@@ -162,13 +162,13 @@ fn a_chain_of_two() {
 /// No single session is large enough.
 #[test]
 fn several_for_one() {
-    let case = Case {
+    let case = ClusterCase {
         capacities: vec![6, 6],
         titles: vec![(6, 0b01), (2, 0b11)],
         sessions: vec![(1, 0), (1, 0), (1, 0)],
         ask: 0,
     };
-    let mut small = Small::new(case);
+    let mut small = SmallCluster::new(case);
     assert_eq!([0, 1].map(|node| small.left(node)), [0, 6]);
     assert_eq!(small.test.resolve("a", |_| {}).map(|decision| decision.how), Ok(Selection::Moved(3)));
 }
@@ -181,7 +181,7 @@ fn no_session_is_moved_more_than_twice() {
     }
     let session = test.run(0, "b", 8 * MBIT, 1)[0];
     for (only, from, to) in [("x", 0, 1), ("y", 1, 0)] {
-        let decision = test.resolve(only, |_| {}).expect("room is made");
+        let decision = test.resolve(only, |_| {}).expect("capacity is freed");
         assert_eq!(decision.how, Selection::Moved(1), "{only}");
         test.begin(to, session, "b", 8 * MBIT);
         test.end(from, session, 8 * MBIT);

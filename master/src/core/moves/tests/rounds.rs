@@ -326,5 +326,5 @@ fn an_empty_node_is_filled_and_then_nothing_moves() {
     let mut twice: Vec<SessionId> = all.iter().map(|step| step.session).collect();
     twice.sort_unstable();
     twice.dedup();
-    assert_eq!(twice.len(), all.len(), "nobody goes twice");
+    assert_eq!(twice.len(), all.len(), "no session moves twice");
 }

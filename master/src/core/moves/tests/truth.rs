@@ -25,7 +25,7 @@ struct Truth {
     /// Unredeemed tickets: due time, node and title.
     tickets: BTreeMap<SessionId, (Now, usize, usize)>,
     /// Updates in flight by arrival time, in order per node.
-    untold: VecDeque<(Now, usize, Sessions)>,
+    in_flight: VecDeque<(Now, usize, Sessions)>,
 }
 
 impl Truth {
@@ -41,27 +41,27 @@ impl Truth {
         self.tickets.values().filter(|(_, at, _)| *at == node).map(|(.., title)| Self::rate(*title)).sum()
     }
 
-    fn say(&mut self, node: usize, late: u64, change: impl FnOnce(&mut Sessions)) {
+    fn send_update(&mut self, node: usize, late: u64, change: impl FnOnce(&mut Sessions)) {
         let (committed, uptime_ms) = (Bitrate(self.committed(node)), self.test.uptime().as_millis() as u64);
-        let mut said = Sessions { complete: true, committed, uptime_ms, ..Sessions::default() };
-        change(&mut said);
+        let mut update = Sessions { complete: true, committed, uptime_ms, ..Sessions::default() };
+        change(&mut update);
         let at = self.test.now.after(std::time::Duration::from_millis(late));
-        self.untold.push_back((at, node, said));
+        self.in_flight.push_back((at, node, update));
     }
 
-    fn hear(&mut self) {
+    fn deliver_updates(&mut self) {
         let (due, rest): (VecDeque<_>, _) =
-            self.untold.drain(..).partition(|(at, ..)| at.instant <= self.test.now.instant);
-        self.untold = rest;
+            self.in_flight.drain(..).partition(|(at, ..)| at.instant <= self.test.now.instant);
+        self.in_flight = rest;
         let mut due = Vec::from(due);
         due.sort_by_key(|(at, ..)| at.instant);
-        for (_, node, said) in due {
-            self.test.cluster.handle_sessions(self.test.now, self.test.attachments[node], said).expect("taken");
+        for (_, node, update) in due {
+            self.test.cluster.handle_sessions(self.test.now, self.test.attachments[node], update).expect("taken");
         }
     }
 
     /// Moves are executed at once: a session starts at its new seat and then ends at its old one.
-    fn obey(&mut self, late: u64) -> u64 {
+    fn execute_orders(&mut self, late: u64) -> u64 {
         let mut moved = 0;
         for order in self.test.cluster.poll_orders() {
             let Order::Move(step) = order else { continue };
@@ -69,8 +69,10 @@ impl Truth {
             let to = step.to.0 as usize;
             assert_eq!(node, step.from.0 as usize);
             self.running.insert(step.session, (to, title));
-            self.say(to, late, |said| said.begun.push(begun(step.session, TITLES[title].0, Self::rate(title))));
-            self.say(node, late, |said| said.ended.push(step.session));
+            self.send_update(to, late, |update| {
+                update.begun.push(begun(step.session, TITLES[title].0, Self::rate(title)))
+            });
+            self.send_update(node, late, |update| update.ended.push(step.session));
             moved += 1;
         }
         moved
@@ -93,7 +95,7 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
         test: TestCluster::new(&capacities),
         running: BTreeMap::new(),
         tickets: BTreeMap::new(),
-        untold: VecDeque::new(),
+        in_flight: VecDeque::new(),
     };
     for (title, rate) in TITLES {
         let holders: u8 = rng.random_range(1..16);
@@ -105,15 +107,15 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
     for step in 0..120 {
         truth.test.now = truth.test.now.after(std::time::Duration::from_millis(rng.random_range(0..50)));
         if step % 20 == 0 {
-            (0..4).for_each(|node| truth.say(node, late, |_| {}));
+            (0..4).for_each(|node| truth.send_update(node, late, |_| {}));
         }
-        truth.hear();
+        truth.deliver_updates();
         let title = pick(&mut rng);
         if let Ok(decision) = truth.test.resolve(TITLES[title].0, |_| {}) {
             admitted += 1;
             let due = truth.test.now.after(std::time::Duration::from_millis(rng.random_range(0..=redeem)));
             // The orders precede the answer.
-            moved += truth.obey(late);
+            moved += truth.execute_orders(late);
             truth.tickets.insert(decision.session, (due, decision.first.0 as usize, title));
         }
         truth.check(&capacities)?;
@@ -126,7 +128,9 @@ fn run(seed: u64, late: u64, redeem: u64) -> Result<(u64, u64), TestCaseError> {
         for session in due {
             let (_, node, title) = truth.tickets.remove(&session).expect("there");
             truth.running.insert(session, (node, title));
-            truth.say(node, late, |said| said.begun.push(begun(session, TITLES[title].0, Truth::rate(title))));
+            truth.send_update(node, late, |update| {
+                update.begun.push(begun(session, TITLES[title].0, Truth::rate(title)))
+            });
         }
         truth.check(&capacities)?;
     }

@@ -8,7 +8,7 @@ use std::{
 use proptest::{prelude::*, sample::Index};
 use usher_proto::model::Origin;
 
-use super::{Bench, Film, GIGABIT, TestFleet, is_copy};
+use super::{Film, GIGABIT, PlannerBench, TestFleet, is_copy};
 use crate::core::{
     NodeId,
     replication::{Bounds, CopyOrder, NodeSnapshot, Policy},
@@ -24,7 +24,7 @@ struct Viewers {
 impl Viewers {
     const RATE: u64 = 8_000_000;
 
-    fn come(&mut self, second: u64, count: u32, fleet: &mut TestFleet, bench: &mut Bench) {
+    fn come(&mut self, second: u64, count: u32, fleet: &mut TestFleet, bench: &mut PlannerBench) {
         while self.running.front().is_some_and(|(end, _)| *end <= second) {
             let (_, node) = self.running.pop_front().expect("it was there");
             fleet.snapshot(node.0).level -= Self::RATE;
@@ -53,7 +53,7 @@ impl Viewers {
 #[test]
 fn a_flash_is_met_with_copies_and_their_number_settles() {
     let mut fleet = TestFleet::new(&[20; 24]).film(1, &[0, 1]);
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     bench.planner.set_mean_session(Duration::from_secs(60));
     let mut viewers = Viewers::default();
     let (mut copies, mut evictions) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ fn a_flash_is_met_with_copies_and_their_number_settles() {
         let orders = bench.plan(&fleet);
         copies.extend(orders.iter().filter(|order| is_copy(order)).map(|_| second));
         evictions.extend(orders.iter().filter(|order| !is_copy(order)).map(|_| second));
-        fleet.obey(&orders);
+        fleet.execute(&orders);
         if second % 20 == 0 {
             fleet.finish(bench.now, &mut bench.planner);
         }
@@ -78,7 +78,7 @@ fn a_flash_is_met_with_copies_and_their_number_settles() {
 #[test]
 fn a_demand_that_comes_and_goes_makes_no_copy_flap() {
     let mut fleet = TestFleet::new(&[20; 24]).film(1, &[0, 1]);
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     bench.planner.set_mean_session(Duration::from_secs(60));
     let mut viewers = Viewers::default();
     let (mut copies, mut evictions) = (0, 0);
@@ -87,14 +87,14 @@ fn a_demand_that_comes_and_goes_makes_no_copy_flap() {
         let orders = bench.plan(&fleet);
         let made = orders.iter().filter(|order| is_copy(order)).count();
         (copies, evictions) = (copies + made, evictions + orders.len() - made);
-        fleet.obey(&orders);
+        fleet.execute(&orders);
         fleet.finish(bench.now, &mut bench.planner);
     }
     assert!(copies > 0 && evictions == 0, "{copies} copies, {evictions} evictions");
 }
 
 #[derive(Clone, Debug)]
-enum Event {
+enum FleetEvent {
     SeatRequest { title: u32, times: u32 },
     Refuse { title: u32 },
     Finish,
@@ -105,16 +105,16 @@ enum Event {
     Wait { seconds: u64 },
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = FleetEvent> {
     prop_oneof![
-        4 => (0_u32..8, 1_u32..60).prop_map(|(title, times)| Event::SeatRequest { title, times }),
-        4 => (0_u32..8).prop_map(|title| Event::Refuse { title }),
-        2 => Just(Event::Finish),
-        2 => any::<Index>().prop_map(|order| Event::Fail { order }),
-        2 => (any::<Index>(), 0_u64..105).prop_map(|(node, per_cent)| Event::Level { node, per_cent }),
-        1 => (any::<Index>(), any::<bool>()).prop_map(|(node, serving)| Event::Serving { node, serving }),
-        1 => any::<Index>().prop_map(|node| Event::Leave { node }),
-        2 => prop_oneof![1_u64..10, 60_u64..2400].prop_map(|seconds| Event::Wait { seconds }),
+        4 => (0_u32..8, 1_u32..60).prop_map(|(title, times)| FleetEvent::SeatRequest { title, times }),
+        4 => (0_u32..8).prop_map(|title| FleetEvent::Refuse { title }),
+        2 => Just(FleetEvent::Finish),
+        2 => any::<Index>().prop_map(|order| FleetEvent::Fail { order }),
+        2 => (any::<Index>(), 0_u64..105).prop_map(|(node, per_cent)| FleetEvent::Level { node, per_cent }),
+        1 => (any::<Index>(), any::<bool>()).prop_map(|(node, serving)| FleetEvent::Serving { node, serving }),
+        1 => any::<Index>().prop_map(|node| FleetEvent::Leave { node }),
+        2 => prop_oneof![1_u64..10, 60_u64..2400].prop_map(|seconds| FleetEvent::Wait { seconds }),
     ]
 }
 
@@ -177,7 +177,7 @@ fn check(fleet: &TestFleet, policy: &Policy, running: usize, orders: &[CopyOrder
                 prop_assert!(*evictions == 1, "{orders:?}");
             }
         }
-        fleet.obey(std::slice::from_ref(order));
+        fleet.execute(std::slice::from_ref(order));
     }
     Ok(())
 }
@@ -187,21 +187,21 @@ proptest! {
     fn whatever_happens_orders_can_be_carried_out(mut fleet in fleet(), events in prop::collection::vec(event(), 0..60)) {
         let rules = vec![super::super::PrefixRule { prefix: "1/".to_owned(), bounds: Bounds { min: 2, max: Some(4) } }];
         let policy = Policy::new(Bounds { min: 1, max: None }, rules);
-        let mut bench = Bench::new(policy.clone());
-        let mut twin = Bench::new(policy.clone());
+        let mut bench = PlannerBench::new(policy.clone());
+        let mut twin = PlannerBench::new(policy.clone());
         (twin.now, twin.planner) = (bench.now, super::Planner::new(bench.now, policy.clone(), Duration::from_secs(60)));
         let mut history: Vec<(u32, NodeId)> = Vec::new();
         for event in events {
             match event {
-                Event::SeatRequest { title, times } => [&mut bench, &mut twin].map(|bench| bench.ask(title, times)).len(),
-                Event::Refuse { title } => [&mut bench, &mut twin].map(|bench| bench.planner.handle_refusal(bench.now, title)).len(),
-                Event::Finish => {
+                FleetEvent::SeatRequest { title, times } => [&mut bench, &mut twin].map(|bench| bench.ask(title, times)).len(),
+                FleetEvent::Refuse { title } => [&mut bench, &mut twin].map(|bench| bench.planner.handle_refusal(bench.now, title)).len(),
+                FleetEvent::Finish => {
                     let mut same = fleet.clone();
                     same.finish(twin.now, &mut twin.planner);
                     fleet.finish(bench.now, &mut bench.planner);
                     0
                 }
-                Event::Fail { order } if !history.is_empty() => {
+                FleetEvent::Fail { order } if !history.is_empty() => {
                     let (title, node) = *order.get(&history);
                     let film = fleet.films.get_mut(&title).expect("a film");
                     if film.copies.get(&node) == Some(&Origin::Growing) {
@@ -212,31 +212,31 @@ proptest! {
                     }
                     0
                 }
-                Event::Fail { .. } => 0,
-                Event::Level { node, per_cent } => {
+                FleetEvent::Fail { .. } => 0,
+                FleetEvent::Level { node, per_cent } => {
                     let at = node.index(12);
                     fleet.snapshots[at].iter_mut().for_each(|snapshot| snapshot.level = snapshot.available / 100 * per_cent);
                     0
                 }
-                Event::Serving { node, serving } => {
+                FleetEvent::Serving { node, serving } => {
                     let at = node.index(12);
                     fleet.snapshots[at].iter_mut().for_each(|snapshot| snapshot.serving = serving);
                     0
                 }
-                Event::Leave { node } => {
+                FleetEvent::Leave { node } => {
                     let node = NodeId(u32::try_from(node.index(12)).expect("small"));
                     fleet.snapshots[node.0 as usize] = None;
                     fleet.films.values_mut().for_each(|film| film.copies.retain(|holder, _| *holder != node));
                     [&mut bench, &mut twin].map(|bench| bench.planner.handle_node_lost(node)).len()
                 }
-                Event::Wait { seconds } => {
+                FleetEvent::Wait { seconds } => {
                     [&mut bench, &mut twin].map(|bench| bench.now += Duration::from_secs(seconds)).len()
                 }
             };
             let orders = bench.plan(&fleet);
             prop_assert_eq!(&twin.plan(&fleet), &orders, "the same chance, other orders");
             check(&fleet, &policy, bench.planner.active_copies(), &orders)?;
-            fleet.obey(&orders);
+            fleet.execute(&orders);
             history.extend(orders.iter().filter_map(|order| match *order {
                 CopyOrder::Replicate { title, to, .. } => Some((title, to)),
                 CopyOrder::Evict { .. } => None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use usher_proto::model::Origin;
 
-use super::{Bench, GIGABIT, TestFleet, is_copy};
+use super::{GIGABIT, PlannerBench, TestFleet, is_copy};
 use crate::core::{
     NodeId,
     replication::{Bounds, CopyOrder, CopyReason, Policy, PrefixRule},
@@ -17,7 +17,7 @@ fn at_least(min: u32) -> Policy {
 #[test]
 fn a_refused_title_is_copied_at_once_to_the_least_loaded_node() {
     let fleet = TestFleet::new(&[99, 98, 60, 40, 94, 95, 96, 97]).film(1, &[0, 1]);
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     bench.ask(1, 1);
     bench.planner.handle_refusal(bench.now, 1);
     assert!(bench.planner.is_urgent());
@@ -47,11 +47,11 @@ fn unsuitable_targets_get_no_copy() {
     for (name, change) in cases {
         let mut fleet = fresh();
         change(&mut fleet);
-        let mut bench = Bench::new(Policy::default());
+        let mut bench = PlannerBench::new(Policy::default());
         bench.planner.handle_refusal(bench.now, 1);
         assert_eq!(bench.plan(&fleet), [], "{name}");
     }
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     bench.planner.handle_refusal(bench.now, 1);
     assert_eq!(bench.plan(&fresh()).len(), 1);
 }
@@ -59,7 +59,7 @@ fn unsuitable_targets_get_no_copy() {
 #[test]
 fn a_title_is_copied_before_its_holders_are_full() {
     let fleet = TestFleet::new(&[50, 50, 20, 20, 20, 20, 20, 20]).film(1, &[0, 1]).film(2, &[0, 1]);
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     let mut orders = Vec::new();
     for _ in 0..20 {
         // 24 Mbit/s per second fill two half-empty nodes in less than two minutes; film 2 needs no copy.
@@ -80,7 +80,7 @@ fn too_few_copies_are_repaired_after_the_grace_in_another_zone() {
     let policy = Policy::new(Bounds { min: 2, max: None }, rules);
     // Node 3 is idle, but in the zone of the holder.
     let fleet = TestFleet::new(&[50, 60, 70, 0]).film(1, &[0]).film(2, &[0]);
-    let mut bench = Bench::new(policy);
+    let mut bench = PlannerBench::new(policy);
     for second in 0..60 {
         assert_eq!(bench.plan(&fleet), [], "after {second} s");
     }
@@ -94,7 +94,7 @@ fn a_copy_that_comes_back_within_the_grace_is_not_replaced() {
     let whole = TestFleet::new(&[50, 50, 50]).film(1, &[0, 1]);
     let mut lost = whole.clone();
     lost.films.get_mut(&1).expect("a film").copies.remove(&NodeId(1));
-    let mut bench = Bench::new(at_least(2));
+    let mut bench = PlannerBench::new(at_least(2));
     for _ in 0..5 {
         (0..50).for_each(|_| assert_eq!(bench.plan(&lost), []));
         assert_eq!(bench.plan(&whole), []);
@@ -104,8 +104,8 @@ fn a_copy_that_comes_back_within_the_grace_is_not_replaced() {
 #[test]
 fn failed_copies_back_off() {
     let fleet = TestFleet::new(&[99, 10, 20]).film(1, &[0]).film(2, &[0]);
-    let mut bench = Bench::new(Policy::default());
-    let try_again = |bench: &mut Bench, title| {
+    let mut bench = PlannerBench::new(Policy::default());
+    let try_again = |bench: &mut PlannerBench, title| {
         bench.planner.handle_refusal(bench.now, title);
         bench.plan(&fleet)
     };
@@ -127,11 +127,11 @@ fn a_surplus_replica_is_removed_after_half_an_hour() {
     let mut fleet = TestFleet::new(&[50, 50, 50, 50]).film(1, &[0]).film(2, &[0, 1]);
     fleet.set(1, 2, Origin::Replica);
     fleet.set(1, 3, Origin::Replica);
-    let mut bench = Bench::new(at_least(2));
+    let mut bench = PlannerBench::new(at_least(2));
     let mut gone = Vec::new();
     for second in 0..4 * 3600 {
         let orders = bench.plan(&fleet);
-        fleet.obey(&orders);
+        fleet.execute(&orders);
         gone.extend(orders.into_iter().map(|order| (second, order)));
     }
     // One of the two, since two copies are wanted, and none of the operator's.
@@ -142,7 +142,7 @@ fn a_surplus_replica_is_removed_after_half_an_hour() {
 fn a_replica_in_use_stays() {
     let mut fleet = TestFleet::new(&[85, 85, 85]).film(1, &[0]);
     fleet.set(1, 1, Origin::Replica);
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     (0..7200).for_each(|_| assert_eq!(bench.plan(&fleet), []));
 }
 
@@ -153,7 +153,7 @@ fn a_hot_title_takes_the_place_of_a_cold_replica() {
     fleet.set(3, 1, Origin::Replica);
     fleet.snapshot(1).storage_free = 10;
     fleet.snapshot(2).storage_free = 10;
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     assert_eq!(bench.plan(&fleet), []);
     for _ in 0..3 {
         bench.ask(1, 9);
@@ -167,7 +167,7 @@ fn a_hot_title_takes_the_place_of_a_cold_replica() {
         panic!("{orders:?}")
     };
     // A title of no higher value displaces nothing.
-    let mut bench = Bench::new(Policy::default());
+    let mut bench = PlannerBench::new(Policy::default());
     assert_eq!(bench.plan(&fleet), []);
     bench.planner.handle_refusal(bench.now, 1);
     assert_eq!(bench.plan(&fleet), []);
@@ -177,12 +177,12 @@ fn a_hot_title_takes_the_place_of_a_cold_replica() {
 fn a_policy_s_maximum_holds() {
     let rules = vec![PrefixRule { prefix: "films/".to_owned(), bounds: Bounds { min: 1, max: Some(2) } }];
     let mut fleet = TestFleet::new(&[99, 10, 10, 10]).film(1, &[0]);
-    let mut bench = Bench::new(Policy::new(Bounds { min: 1, max: None }, rules));
+    let mut bench = PlannerBench::new(Policy::new(Bounds { min: 1, max: None }, rules));
     for _ in 0..30 {
         bench.ask(1, 50);
         bench.planner.handle_refusal(bench.now, 1);
         let orders = bench.plan(&fleet);
-        fleet.obey(&orders);
+        fleet.execute(&orders);
     }
     assert_eq!(fleet.films[&1].copies.len(), 2);
 }
