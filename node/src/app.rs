@@ -23,7 +23,7 @@ use crate::{
     core::guard::{Limits, MAX_SESSIONS},
     drain::Drain,
     interface::Interface,
-    live::{self, record::Recorder},
+    live::{self, Recorder},
     media::{self, Library},
     presence::Presence,
     quic::{self, Server},
@@ -233,7 +233,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     };
     let (volumes, replicas) = (volumes(config.media, config.recordings), Some(config.replicas));
     let library = Library::open(media::LibraryConfig { volumes, index: config.index, replicas }).await?;
-    let feeds = live::Settings {
+    let feeds = live::FeedSettings {
         ingest: config.ingest,
         window: config.live_window,
         memory: config.live_memory,

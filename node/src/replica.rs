@@ -28,26 +28,26 @@ use usher_proto::{
 use crate::{context, core::pull::ReplicaSpec, media::ReplicaStore};
 
 /// Copies that come in at a time: as many as a master sends to one node; more would only share the same disk and link.
-const PULLS: usize = 6;
+const MAX_PULLS: usize = 6;
 
 /// How long a source may send nothing.
 pub(crate) const STALL: Duration = Duration::from_secs(10);
 
 /// When to order again where too many copies come in.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How a copy ended; `None` while it comes in.
-type Outcome = watch::Receiver<Option<Result<(), Fault>>>;
+type PullOutcome = watch::Receiver<Option<Result<(), Fault>>>;
 
 /// A copy under way.
-struct Running {
+struct PullTask {
     content: ContentId,
     cancel: CancellationToken,
-    outcome: Outcome,
+    outcome: PullOutcome,
 }
 
 /// What the master ordered, checked.
-struct Order {
+struct PullOrder {
     wanted: ReplicaSpec,
     seat: SeatAddress,
     /// At most this; 0 for no limit.
@@ -55,7 +55,7 @@ struct Order {
     request_id: String,
 }
 
-impl TryFrom<Replicate> for Order {
+impl TryFrom<Replicate> for PullOrder {
     type Error = Fault;
 
     fn try_from(order: Replicate) -> Result<Self, Fault> {
@@ -77,7 +77,7 @@ pub(crate) struct Puller {
     replicas: Option<Arc<ReplicaStore>>,
     /// How long a source may send nothing.
     stall: Duration,
-    running: Mutex<HashMap<Title, Running>>,
+    running: Mutex<HashMap<Title, PullTask>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     draining: AtomicBool,
@@ -99,7 +99,7 @@ impl Puller {
     }
 
     /// Each lock is held for a look-up only.
-    fn running(&self) -> MutexGuard<'_, HashMap<Title, Running>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Title, PullTask>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -143,7 +143,7 @@ impl Puller {
         ended.unwrap_or_else(|| Err(Fault::new(Code::Internal, "the copy ended by a bug")))
     }
 
-    fn begin(self: &Arc<Self>, order: Order) -> Result<Outcome, Fault> {
+    fn begin(self: &Arc<Self>, order: PullOrder) -> Result<PullOutcome, Fault> {
         let Some(replicas) = self.replicas.clone() else {
             return Err(Fault::new(Code::Disk, "this node takes no copies: 0 B of 0 B are free"));
         };
@@ -159,14 +159,14 @@ impl Puller {
             let what = format!("a copy of `{title}` with content {} comes in: evict it first", same.content);
             return Err(Fault::new(Code::Exists, what));
         }
-        if running.len() >= PULLS {
-            let what = format!("{PULLS} copies come in already");
-            return Err(Fault::new(Code::NoCapacity, what).after(AGAIN));
+        if running.len() >= MAX_PULLS {
+            let what = format!("{MAX_PULLS} copies come in already");
+            return Err(Fault::new(Code::NoCapacity, what).after(RETRY_AFTER));
         }
         let (tell, outcome) = watch::channel(None);
         let cancel = self.stop.child_token();
         let content = order.wanted.content;
-        running.insert(title.clone(), Running { content, cancel: cancel.clone(), outcome: outcome.clone() });
+        running.insert(title.clone(), PullTask { content, cancel: cancel.clone(), outcome: outcome.clone() });
         drop(running);
         let (puller, span) = (self.clone(), info_span!("copy", rid = context::request_id(&order.request_id)));
         let copy = async move {
@@ -211,7 +211,7 @@ impl Puller {
     }
 }
 
-fn log(order: &Order, result: &Result<u64, Fault>, began: Instant) {
+fn log(order: &PullOrder, result: &Result<u64, Fault>, began: Instant) {
     let (title, node, seconds) = (&order.wanted.title, &order.seat.node, began.elapsed().as_secs_f64());
     match result {
         Ok(bytes) => {

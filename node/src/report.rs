@@ -265,7 +265,7 @@ async fn feeds(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, Attac
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = live.tells() => {}
+            () = live.updated() => {}
             _ = ticks.tick() => {}
         }
         let now = v1::Feeds { feeds: live.states().iter().map(FeedState::to_pb).collect() };
@@ -274,7 +274,7 @@ async fn feeds(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, Attac
             post(outbox, Body::Feeds(now.clone())).await?;
             told = Some(now);
         }
-        for wanted in live.take_wanted() {
+        for wanted in live.take_relay_requests() {
             post(outbox, Body::RelayWanted(wanted)).await?;
         }
         time::sleep(FEED_INTERVAL).await;

@@ -8,7 +8,7 @@ use usher_proto::Fault;
 use crate::{
     context::NodeContext,
     leases::Leases,
-    live::{self, Live},
+    live::{FeedSettings, Feeds},
     moves::Moves,
     replica::{self, Puller},
 };
@@ -21,13 +21,13 @@ pub(crate) struct Services {
     /// Copies that the master orders.
     pub(crate) puller: Arc<Puller>,
     /// Feeds.
-    pub(crate) live: Arc<Live>,
+    pub(crate) live: Arc<Feeds>,
 }
 
 impl Services {
-    pub(crate) fn new(context: Arc<NodeContext>, feeds: live::Settings) -> Arc<Self> {
+    pub(crate) fn new(context: Arc<NodeContext>, feeds: FeedSettings) -> Arc<Self> {
         let puller = Puller::new(context.library.replicas().cloned(), replica::STALL);
-        Arc::new(Self { context, moves: Arc::default(), leases: Arc::default(), puller, live: Live::new(feeds) })
+        Arc::new(Self { context, moves: Arc::default(), leases: Arc::default(), puller, live: Feeds::new(feeds) })
     }
 
     /// Refuses new sessions, copies and publishers.

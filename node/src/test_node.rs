@@ -39,8 +39,8 @@ use crate::{
 pub(crate) const NODE: &str = "node-1";
 
 /// What the stage's node does with feeds.
-const FEEDS: live::Settings =
-    live::Settings { ingest: true, window: Duration::from_secs(60), memory: 64 << 20, grace: live::GRACE };
+const FEEDS: live::FeedSettings =
+    live::FeedSettings { ingest: true, window: Duration::from_secs(60), memory: 64 << 20, grace: live::GRACE };
 
 pub(crate) fn settings() -> QuicSettings {
     QuicSettings {

@@ -18,8 +18,8 @@ use usher_proto::{
 };
 use usher_transport::RecvStream;
 
-use super::{Live, Room, lock};
-use crate::core::feed::GroupStatus;
+use super::{feed::LiveFeed, feeds::Feeds};
+use crate::{core::feed::GroupStatus, sync::lock};
 
 /// A group's stream and its head, and what of it was read beyond.
 pub(crate) struct Arrived {
@@ -32,7 +32,7 @@ pub(crate) struct Arrived {
 #[derive(Clone, Default)]
 pub(crate) struct GroupRouter(Arc<Mutex<HashMap<u64, mpsc::Sender<Arrived>>>>);
 
-/// A publisher's place on its connection's board, until it drops.
+/// A publisher's target on its connection's board, until it drops.
 pub(crate) struct Place {
     board: GroupRouter,
     subscription: u64,
@@ -56,7 +56,7 @@ impl GroupRouter {
     pub(crate) async fn bring(self, stream: RecvStream) {
         let Some((subscription, arrived)) = head(stream).await else { return };
         let session = lock(&self.0).get(&subscription).cloned();
-        // As many are let in on a connection as a session has room for.
+        // As many are let in on a connection as a session has feed for.
         if session.is_none_or(|session| session.try_send(arrived).is_err()) {
             debug!(subscription, "a group of no session was refused");
         }
@@ -88,28 +88,28 @@ struct Kept {
 /// # Errors
 /// `VERIFICATION_FAILED` for what the feed's publisher has not signed, `BAD_REQUEST` for what is no group, or another one
 /// than is here already.
-pub(crate) async fn take(live: &Live, room: &Room, arrived: Arrived) -> Result<(), Fault> {
-    let _ends = Ends { room, sequence: arrived.head.sequence };
-    until_its_end(live, room, arrived).await
+pub(crate) async fn take(live: &Feeds, feed: &LiveFeed, arrived: Arrived) -> Result<(), Fault> {
+    let _ends = Ends { feed, sequence: arrived.head.sequence };
+    until_its_end(live, feed, arrived).await
 }
 
 /// Tells that a group's stream has ended, however it did.
 struct Ends<'a> {
-    room: &'a Room,
+    feed: &'a LiveFeed,
     sequence: u64,
 }
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.room.lock().feed.handle_stream_end(self.sequence);
-        self.room.changed.send_replace(());
+        self.feed.lock().cache.handle_stream_end(self.sequence);
+        self.feed.changed.send_replace(());
     }
 }
 
-async fn until_its_end(live: &Live, room: &Room, arrived: Arrived) -> Result<(), Fault> {
+async fn until_its_end(live: &Feeds, feed: &LiveFeed, arrived: Arrived) -> Result<(), Fault> {
     let Arrived { mut stream, head, mut decoder } = arrived;
     let sequence = head.sequence;
-    let mut chain = Chain::begin(&room.title, &head);
+    let mut chain = Chain::begin(&feed.title, &head);
     let mut number = 0;
     let mut begins = Some((head, chain.link()));
     loop {
@@ -122,11 +122,11 @@ async fn until_its_end(live: &Live, room: &Room, arrived: Arrived) -> Result<(),
                 let (frame, media) = (wire::piece(&piece), piece.media.len() as u64);
                 proven.push(Kept { frame, media, link: chain.link(), last: piece.flags.last });
             }
-            if !chain.is_signed(&room.key, &signature) {
-                let text = format!("group {sequence} of `{}` is not signed by its publisher", room.title);
+            if !chain.is_signed(&feed.key, &signature) {
+                let text = format!("group {sequence} of `{}` is not signed by its publisher", feed.title);
                 return Err(Fault::new(Code::VerificationFailed, text));
             }
-            if !keep(live, room, sequence, &mut begins, number, proven)? || chain.is_ended() {
+            if !keep(live, feed, sequence, &mut begins, number, proven)? || chain.is_ended() {
                 return Ok(());
             }
             number += count;
@@ -155,8 +155,8 @@ fn pieces(decoder: &mut Decoder, sequence: u64) -> Result<Vec<Piece>, Fault> {
 
 /// Keeps proven pieces, the first of which has this number, and tells who watches. False when the group is not wanted.
 fn keep(
-    live: &Live,
-    room: &Room,
+    live: &Feeds,
+    feed: &LiveFeed,
     sequence: u64,
     begins: &mut Option<(GroupHead, Link)>,
     first: usize,
@@ -164,24 +164,24 @@ fn keep(
 ) -> Result<bool, Fault> {
     let mut news = false;
     {
-        let mut inner = room.lock();
-        let before = inner.feed.bytes();
+        let mut inner = feed.lock();
+        let before = inner.cache.bytes();
         // Only what is proven makes a group.
         if let Some((head, link)) = begins.take()
-            && inner.feed.handle_group(Instant::now(), head, link)? == GroupStatus::Known
+            && inner.cache.handle_group(Instant::now(), head, link)? == GroupStatus::Known
         {
             return Ok(false);
         }
         for (number, Kept { frame, media, link, last }) in (first..).zip(pieces) {
-            news |= inner.feed.handle_piece(sequence, number, frame, media, link, last)?;
+            news |= inner.cache.handle_piece(sequence, number, frame, media, link, last)?;
         }
-        inner.feed.trim();
-        live.kept(&inner, before);
+        inner.cache.trim();
+        live.update_bytes(&inner, before);
     }
     if news {
-        room.changed.send_replace(());
+        feed.changed.send_replace(());
         // Where the feeds cannot be shortened, they stay.
-        drop(live.make_room());
+        drop(live.evict_to_fit());
     }
     Ok(true)
 }

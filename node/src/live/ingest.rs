@@ -12,7 +12,11 @@ use usher_proto::{
 };
 use usher_transport::{Connection, RecvStream};
 
-use super::{GroupRouter, Live, Publishing, groups};
+use super::{
+    feeds::Feeds,
+    groups::{self, GroupRouter},
+    publisher::PublisherGuard,
+};
 
 /// Groups that a publisher may have on their way.
 const STREAMS: u32 = 16;
@@ -47,8 +51,8 @@ pub(crate) fn open(connection: &Connection) {
 
 /// Takes in what a publisher sends.
 pub(crate) async fn run(
-    live: &Arc<Live>,
-    publishing: &mut Publishing,
+    live: &Arc<Feeds>,
+    publisher: &mut PublisherGuard,
     connection: &Connection,
     (board, subscription): (&GroupRouter, u64),
     (receive, decoder): (&mut RecvStream, Decoder),
@@ -57,15 +61,15 @@ pub(crate) async fn run(
     let mut taking = JoinSet::new();
     let mut control = Control { receive, decoder };
     let mut last = None;
-    let room = Arc::clone(&publishing.room);
+    let feed = Arc::clone(&publisher.feed);
     let (mut heard, mut silent) = (0, 0);
     let mut look = time::interval(LOOK);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             Some(group) = arrived.recv() => {
-                let (live, room) = (Arc::clone(live), Arc::clone(&room));
-                taking.spawn(async move { groups::take(&live, &room, group).await });
+                let (live, feed) = (Arc::clone(live), Arc::clone(&feed));
+                taking.spawn(async move { groups::take(&live, &feed, group).await });
             }
             Some(taken) = taking.join_next(), if !taking.is_empty() => match taken {
                 Ok(Ok(())) => {}
@@ -77,7 +81,7 @@ pub(crate) async fn run(
                 Ok(None) => return Ended::Left,
                 Err(fault) => return Ended::Refused(fault),
             },
-            fault = publishing.ended() => return Ended::Refused(fault),
+            fault = publisher.ended() => return Ended::Refused(fault),
             _ = look.tick() => {
                 let datagrams = connection.stats().udp_rx.datagrams;
                 silent = if datagrams == heard { silent + 1 } else { 0 };
@@ -88,17 +92,17 @@ pub(crate) async fn run(
                 }
             }
             () = until(last.map(|(_, until)| until)) => {
-                debug!(title = %room.title, "the last groups of the feed did not come");
-                let end = room.lock().feed.newest() + 1;
-                publishing.finish(end);
+                debug!(title = %feed.title, "the last groups of the feed did not come");
+                let end = feed.lock().cache.newest() + 1;
+                publisher.finish(end);
                 return Ended::Finished;
             }
         }
-        let next = room.lock().feed.resume_from();
+        let next = feed.lock().cache.resume_from();
         if let Some((end, _)) = last
             && next >= end
         {
-            publishing.finish(end);
+            publisher.finish(end);
             return Ended::Finished;
         }
     }

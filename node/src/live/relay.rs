@@ -21,7 +21,11 @@ use usher_proto::{
 };
 use usher_transport::{Connection, RecvStream, SendStream};
 
-use super::{Live, Room, Source, groups};
+use super::{
+    feed::{FeedOrigin, LiveFeed},
+    feeds::Feeds,
+    groups,
+};
 use crate::replica::source;
 
 /// How long an upstream goes on after its last viewer has left: another may come, or the same one again.
@@ -60,40 +64,40 @@ enum Lost {
 
 /// Gets the feed until nobody wants it any more, it is over, or `cancel`.
 pub(super) async fn run(
-    live: Arc<Live>,
-    room: Arc<Room>,
+    live: Arc<Feeds>,
+    feed: Arc<LiveFeed>,
     mut upstreams: signal::Receiver<Option<Relay>>,
     cancel: CancellationToken,
 ) {
     let work = async {
         tokio::select! {
-            end = get(&live, &room, &mut upstreams) => Some(end),
-            () = unused(&room) => None,
+            end = get(&live, &feed, &mut upstreams) => Some(end),
+            () = unused(&feed) => None,
         }
     };
     let Some(ended) = cancel.run_until_cancelled(work).await else { return };
     match ended {
-        Some(end) => live.end(&room, end),
+        Some(end) => live.end_feed(&feed, end),
         None => {
             // Under the lock under which viewers come in.
-            let end = room.lock().feed.newest() + 1;
-            debug!(title = %room.title, "nobody watches the feed any more");
-            live.end(&room, end);
+            let end = feed.lock().cache.newest() + 1;
+            debug!(title = %feed.title, "nobody watches the feed any more");
+            live.end_feed(&feed, end);
         }
     }
 }
 
 /// Waits until nobody has wanted the feed for a while.
-async fn unused(room: &Room) {
-    let mut changed = room.changed.subscribe();
+async fn unused(feed: &LiveFeed) {
+    let mut changed = feed.changed.subscribe();
     loop {
         changed.borrow_and_update();
-        if room.is_used() {
+        if feed.has_subscribers() {
             drop(changed.changed().await);
             continue;
         }
         let used = async {
-            while !room.is_used() {
+            while !feed.has_subscribers() {
                 drop(changed.changed().await);
             }
         };
@@ -104,21 +108,21 @@ async fn unused(room: &Room) {
 }
 
 /// Gets the feed from one upstream after the other. Returns one past the last group once it is over.
-async fn get(live: &Arc<Live>, room: &Arc<Room>, upstreams: &mut signal::Receiver<Option<Relay>>) -> u64 {
+async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Receiver<Option<Relay>>) -> u64 {
     let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     let mut failed: Vec<Failed> = Vec::new();
     // What was said before anyone came is news too.
     upstreams.mark_changed();
     loop {
-        let relay = named(live, room, upstreams, &failed).await;
+        let relay = named(live, feed, upstreams, &failed).await;
         let seats = match relay.seats {
             Ok(seats) => seats,
             Err(fault) if fault.code == Code::NotFound => {
-                info!(title = %room.title, %fault, "the feed is not on the air any more");
-                return room.lock().feed.newest() + 1;
+                info!(title = %feed.title, %fault, "the feed is not on the air any more");
+                return feed.lock().cache.newest() + 1;
             }
             Err(fault) => {
-                debug!(title = %room.title, %fault, "no upstream yet");
+                debug!(title = %feed.title, %fault, "no upstream yet");
                 failed.clear();
                 let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());
                 time::sleep(wait).await;
@@ -127,15 +131,15 @@ async fn get(live: &Arc<Live>, room: &Arc<Room>, upstreams: &mut signal::Receive
         };
         let mut seats: std::collections::VecDeque<SeatAddress> = seats.into();
         while let Some(seat) = seats.pop_front() {
-            let before = room.lock().feed.newest();
-            match pull(live, room, &seat, &relay.request_id).await {
+            let before = feed.lock().cache.newest();
+            match pull(live, feed, &seat, &relay.request_id).await {
                 Lost::Over(end) => return end,
                 Lost::Moved(to) => {
-                    debug!(title = %room.title, from = %seat.node, to = %to.node, "the upstream sends on");
+                    debug!(title = %feed.title, from = %seat.node, to = %to.node, "the upstream sends on");
                     seats.push_front(*to);
                 }
                 Lost::Failed(fault) => {
-                    warn!(title = %room.title, upstream = %seat.node, reason = fault.code.reason(), %fault, "upstream lost");
+                    warn!(title = %feed.title, upstream = %seat.node, reason = fault.code.reason(), %fault, "upstream lost");
                     if failed.len() >= MAX_FAILED {
                         failed.remove(0);
                     }
@@ -144,28 +148,33 @@ async fn get(live: &Arc<Live>, room: &Arc<Room>, upstreams: &mut signal::Receive
                 }
             }
             {
-                let mut inner = room.lock();
-                if matches!(inner.source, Source::Upstream(_)) {
-                    inner.source = Source::Nobody;
+                let mut inner = feed.lock();
+                if matches!(inner.origin, FeedOrigin::Upstream(_)) {
+                    inner.origin = FeedOrigin::None;
                 }
-                if inner.feed.newest() > before {
+                if inner.cache.newest() > before {
                     backoff.reset();
                 }
             }
-            live.tells.notify_one();
+            live.updates.notify_one();
         }
     }
 }
 
 /// What the master says of upstreams: what was not heard yet, or what it answers now.
-async fn named(live: &Live, room: &Room, upstreams: &mut signal::Receiver<Option<Relay>>, failed: &[Failed]) -> Relay {
+async fn named(
+    live: &Feeds,
+    feed: &LiveFeed,
+    upstreams: &mut signal::Receiver<Option<Relay>>,
+    failed: &[Failed],
+) -> Relay {
     loop {
         if upstreams.has_changed().unwrap_or(false)
             && let Some(relay) = upstreams.borrow_and_update().clone()
         {
             return relay;
         }
-        live.want(&room.title, failed);
+        live.request_upstream(&feed.title, failed);
         match time::timeout(ANSWER, upstreams.changed()).await {
             Ok(Ok(())) => upstreams.mark_changed(),
             // It is asked again.
@@ -176,24 +185,24 @@ async fn named(live: &Live, room: &Room, upstreams: &mut signal::Receiver<Option
 }
 
 /// Takes in what an upstream sends, until it ends.
-async fn pull(live: &Arc<Live>, room: &Arc<Room>, seat: &SeatAddress, request_id: &str) -> Lost {
-    let opened = match open(room, seat, request_id).await {
+async fn pull(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress, request_id: &str) -> Lost {
+    let opened = match open(feed, seat, request_id).await {
         Ok(opened) => opened,
         Err(fault) => return Lost::Failed(fault),
     };
     let Opened { connection, send, mut control, setup } = opened;
     {
-        let mut inner = room.lock();
-        if !matches!(inner.source, Source::Nobody) || inner.ended.is_some() {
+        let mut inner = feed.lock();
+        if !matches!(inner.origin, FeedOrigin::None) || inner.ended.is_some() {
             return Lost::Failed(Fault::new(Code::Cancelled, "the feed is sent here now"));
         }
-        inner.source = Source::Upstream(seat.node.clone());
+        inner.origin = FeedOrigin::Upstream(seat.node.clone());
         inner.medium = Some(Medium { media_type: setup.media_type, tracks: control.tracks.clone() });
     }
-    room.changed.send_replace(());
-    live.tells.notify_one();
-    info!(title = %room.title, upstream = %seat.node, "feed comes from another node");
-    let lost = take(live, room, &connection, &mut control).await;
+    feed.changed.send_replace(());
+    live.updates.notify_one();
+    info!(title = %feed.title, upstream = %seat.node, "feed comes from another node");
+    let lost = take(live, feed, &connection, &mut control).await;
     connection.close(VarInt::from_u32(Code::Cancelled.quic()), b"done");
     // Until here: dropped, it tells the upstream that this session is over.
     drop(send);
@@ -233,9 +242,9 @@ impl Control {
     }
 }
 
-async fn open(room: &Room, seat: &SeatAddress, request_id: &str) -> Result<Opened, Fault> {
+async fn open(feed: &LiveFeed, seat: &SeatAddress, request_id: &str) -> Result<Opened, Fault> {
     // The first viewer's beginning is the node's, while nothing has come.
-    let (from_group, back_ms) = (room.lock().feed.resume_from(), room.back_ms());
+    let (from_group, back_ms) = (feed.lock().cache.resume_from(), feed.back_ms());
     let watch = Some(FeedStart { from_group, back_ms, ..FeedStart::default() });
     let (ticket, request_id) = (seat.ticket.clone(), request_id.to_owned());
     let open = wire::message(Kind::Open, &Open { ticket, request_id, watch, ..Open::default() })
@@ -257,7 +266,7 @@ async fn open(room: &Room, seat: &SeatAddress, request_id: &str) -> Result<Opene
         Some(Frame::Refused(no)) => return Err(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms)),
         _ => return Err(Fault::new(Code::Internal, "it does not answer as usher/1 says")),
     };
-    if setup.title != room.title {
+    if setup.title != feed.title {
         return Err(Fault::new(Code::Internal, format!("it sends `{}`", setup.title)));
     }
     Ok(Opened { connection, send, control, setup })
@@ -274,7 +283,7 @@ fn transport() -> TransportConfig {
     transport
 }
 
-async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, control: &mut Control) -> Lost {
+async fn take(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, connection: &Connection, control: &mut Control) -> Lost {
     let mut taking: JoinSet<Result<(), Fault>> = JoinSet::new();
     let mut over: Option<(u64, Instant)> = None;
     let (mut heard, mut silent) = (0, 0);
@@ -284,10 +293,10 @@ async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, contr
         tokio::select! {
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => {
-                    let (live, room) = (Arc::clone(live), Arc::clone(room));
+                    let (live, feed) = (Arc::clone(live), Arc::clone(feed));
                     taking.spawn(async move {
                         match groups::head(stream).await {
-                            Some((_, arrived)) => groups::take(&live, &room, arrived).await,
+                            Some((_, arrived)) => groups::take(&live, &feed, arrived).await,
                             None => Ok(()),
                         }
                     });
@@ -308,7 +317,7 @@ async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, contr
                 },
                 // What the upstream gave up for this node is missing for all of its viewers.
                 Ok(Some(Frame::Skipped(skipped))) => {
-                    debug!(title = %room.title, first = skipped.first, end = skipped.end, "groups were skipped");
+                    debug!(title = %feed.title, first = skipped.first, end = skipped.end, "groups were skipped");
                 }
                 Ok(Some(Frame::Refused(no))) => {
                     return Lost::Failed(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms));
@@ -332,7 +341,7 @@ async fn take(live: &Arc<Live>, room: &Arc<Room>, connection: &Connection, contr
             }
         }
         if let Some((end, _)) = over
-            && room.lock().feed.resume_from() >= end
+            && feed.lock().cache.resume_from() >= end
         {
             return Lost::Over(end);
         }

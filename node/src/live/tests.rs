@@ -1,185 +1,19 @@
-//! Feeds on a node: a publisher and viewers who speak the protocol by hand, on loopback.
+//! Feeds of test nodes on loopback.
 
-use std::sync::Arc;
+mod peers;
 
-use bytes::Bytes;
-use quinn::{RecvStream, SendStream};
+use std::{sync::Arc, time::Duration};
+
 use usher_proto::{
-    Bitrate, Code, NodeName, PublisherId,
-    feed::{Chain, FeedSigner, Flags, GroupHead, Link, Piece},
-    model::{Relay, SeatAddress},
-    pb::{
-        v1::Setup,
-        wire::{FeedOffer, FeedStart, Finish, Open},
-    },
-    ticket::{Claims, FeedGrant, Purpose, Right},
-    wire::{self, Decoder, Frame, Kind},
+    Bitrate, Code, Fault, NodeName, PublisherId, Title,
+    model::{FeedState, Relay, SeatAddress},
+    pb::wire::{FeedStart, Open},
+    ticket::{FeedGrant, Right},
+    wire::{self, Frame, Kind},
 };
 
-use super::*;
-use crate::test_node::{NODE, TestNode, Viewer, claims};
-
-const NAME: &str = "live/a";
-const WHOLE: Flags = Flags { whole: true, last: false };
-const LAST: Flags = Flags { whole: true, last: true };
-
-fn signer() -> FeedSigner {
-    FeedSigner::from_seed(&[9; 32])
-}
-
-fn feed_ticket(node: &TestNode, right: Right, change: impl FnOnce(&mut FeedGrant)) -> String {
-    let mut grant = FeedGrant {
-        right,
-        key: signer().key(),
-        publisher: PublisherId(1),
-        first: 100,
-        take_over: false,
-        record: false,
-    };
-    change(&mut grant);
-    node.sign(&Claims { feed: Some(grant.to_claims()), purpose: Purpose::Play, ..claims(NAME, None) })
-}
-
-/// The frames of one stream.
-struct Frames {
-    stream: RecvStream,
-    decoder: Decoder,
-}
-
-impl Frames {
-    fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: Decoder::default() }
-    }
-
-    /// The next frame; `None` at the end, however that came.
-    async fn next(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(frame) = self.decoder.next_frame().expect("a good frame") {
-                return Some(frame);
-            }
-            self.decoder.push_chunk(self.stream.read_chunk(65536, true).await.ok()??.bytes);
-        }
-    }
-}
-
-async fn setup(frames: &mut Frames) -> Result<Setup, Code> {
-    match frames.next().await {
-        Some(Frame::Setup(setup)) => Ok(setup),
-        Some(Frame::Refused(refused)) => Err(Code::from_reason(&refused.reason)),
-        other => panic!("{other:?} instead of a Setup"),
-    }
-}
-
-/// Who sends a feed by hand.
-struct Publisher {
-    viewer: Viewer,
-    send: SendStream,
-    control: Frames,
-    subscription: u64,
-    first: u64,
-    previous: Link,
-}
-
-impl Publisher {
-    async fn open(node: &TestNode, change: impl FnOnce(&mut FeedGrant)) -> Result<Self, Code> {
-        let ticket = feed_ticket(node, Right::Publish, change);
-        let publish = Some(FeedOffer { media_type: "video/mp2t".into(), ..FeedOffer::default() });
-        let open = wire::message(Kind::Open, &Open { ticket, publish, ..Open::default() }).expect("short enough");
-        let viewer = node.viewer().await;
-        let (send, receive) = viewer.send(&open).await;
-        let mut control = Frames::new(receive);
-        let feed = setup(&mut control).await?.feed.expect("a feed's");
-        let (subscription, first) = (feed.subscription, feed.first_group);
-        Ok(Self { viewer, send, control, subscription, first, previous: [0; 32] })
-    }
-
-    /// A group of these pieces, as it is sent.
-    fn group(&mut self, sequence: u64, pieces: &[(Flags, &str)]) -> Vec<Bytes> {
-        let head =
-            GroupHead { sequence, at_ms: sequence * 1000, previous: self.previous, head: Bytes::from_static(b"head") };
-        let mut chain = Chain::begin(&Title::parse(NAME).expect("a title"), &head);
-        let mut frames = vec![wire::message(Kind::FeedGroup, &head.to_pb(self.subscription)).expect("short enough")];
-        for (flags, media) in pieces {
-            chain.take(*flags, media.as_bytes()).expect("a good piece");
-            let (signature, media) = (chain.sign(&signer()), Bytes::copy_from_slice(media.as_bytes()));
-            frames.push(wire::piece(&Piece { flags: *flags, signature, media }));
-        }
-        self.previous = chain.link();
-        frames
-    }
-
-    /// A stream with these frames, which stays open.
-    async fn begin(&self, frames: &[Bytes]) -> SendStream {
-        let mut stream = self.viewer.connection.open_uni().await.expect("a stream");
-        for frame in frames {
-            stream.write_all(frame).await.expect("written");
-        }
-        stream
-    }
-
-    async fn send(&mut self, sequence: u64, pieces: &[(Flags, &str)]) {
-        let frames = self.group(sequence, pieces);
-        let mut stream = self.begin(&frames).await;
-        stream.finish().expect("finished");
-        assert_eq!(stream.stopped().await, Ok(None), "all of it is taken");
-    }
-
-    async fn whole(&mut self, sequence: u64) {
-        let text = sequence.to_string();
-        self.send(sequence, &[(WHOLE, &text), (LAST, "!")]).await;
-    }
-
-    async fn refused(&mut self) -> Code {
-        match self.control.next().await {
-            Some(Frame::Refused(refused)) => Code::from_reason(&refused.reason),
-            other => panic!("{other:?} instead of a refusal"),
-        }
-    }
-
-    async fn finish(mut self, end_group: u64) {
-        let finish = wire::message(Kind::Finish, &Finish { end_group, ..Finish::default() }).expect("short enough");
-        self.send.write_all(&finish).await.expect("written");
-        // Answered by the end of the other side.
-        assert!(self.control.next().await.is_none());
-    }
-}
-
-/// Who watches a feed by hand.
-struct Watcher {
-    viewer: Viewer,
-    _send: SendStream,
-    control: Frames,
-    first: u64,
-}
-
-impl Watcher {
-    async fn open(node: &TestNode, start: FeedStart) -> Result<Self, Code> {
-        let ticket = feed_ticket(node, Right::Watch, |_| {});
-        let open = wire::message(Kind::Open, &Open { ticket, watch: Some(start), ..Open::default() });
-        let viewer = node.viewer().await;
-        // A client lets streams in once it watches.
-        viewer.connection.set_max_concurrent_uni_streams(32_u32.into());
-        let (send, receive) = viewer.send(&open.expect("short enough")).await;
-        let mut control = Frames::new(receive);
-        let first = setup(&mut control).await?.feed.expect("a feed's").first_group;
-        Ok(Self { viewer, _send: send, control, first })
-    }
-
-    /// The next group: its number, its media, and whether it came to its end.
-    async fn group(&self) -> (u64, String, bool) {
-        let mut frames = Frames::new(self.viewer.connection.accept_uni().await.expect("a group"));
-        let Some(Frame::FeedGroup(head)) = frames.next().await else { panic!("a group begins with its head") };
-        let head = GroupHead::try_from(head).expect("a good head");
-        let mut chain = Chain::begin(&Title::parse(NAME).expect("a title"), &head);
-        let mut text = String::new();
-        while let Some(Frame::Piece(piece)) = frames.next().await {
-            chain.take(piece.flags, &piece.media).expect("a good piece");
-            assert!(chain.is_signed(&signer().key(), &piece.signature), "an edge alters nothing");
-            text += std::str::from_utf8(&piece.media).expect("text");
-        }
-        (head.sequence, text, chain.is_ended())
-    }
-}
+use self::peers::{Frames, LAST, NAME, Publisher, WHOLE, Watcher, feed_ticket, setup, signer};
+use crate::test_node::{NODE, TestNode};
 
 /// Waits until the node's feed is so.
 async fn until(node: &TestNode, what: &str, so: impl Fn(Option<&FeedState>) -> bool) {
@@ -235,7 +69,7 @@ async fn one_publisher_at_a_time() {
     let take_over = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
     let second = Publisher::open(&node, take_over).await.expect("taken over");
     assert_eq!((first.refused().await, second.first), (Code::Exists, 101));
-    // One that comes back as itself takes its own place.
+    // One that comes back as itself takes its own target.
     let again = Publisher::open(&node, |grant| grant.publisher = PublisherId(2)).await;
     assert!(again.is_ok());
 }
@@ -361,8 +195,8 @@ async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
     publisher.whole(100).await;
     publisher.whole(101).await;
     // The second node has it from the first, and the edge from the second.
-    second.services.live.ordered(relay(vec![seat(&origin, &|_| {})]));
-    edge.services.live.ordered(relay(vec![seat(&second, &|_| {}), seat(&origin, &|_| {})]));
+    second.services.live.handle_relay_order(relay(vec![seat(&origin, &|_| {})]));
+    edge.services.live.handle_relay_order(relay(vec![seat(&second, &|_| {}), seat(&origin, &|_| {})]));
     let watcher = Watcher::open(&edge, FeedStart::default()).await.expect("let in");
     assert_eq!(watcher.group().await, (101, "101!".into(), true));
     publisher.whole(102).await;
@@ -390,10 +224,10 @@ async fn a_node_that_has_no_upstream_asks_for_one() {
     let node = TestNode::with(&[]).await;
     let live = Arc::clone(&node.services.live);
     let opening = tokio::spawn(async move { Watcher::open(&node, FeedStart::default()).await.map(|_| ()) });
-    live.tells().await;
+    live.updated().await;
     let wanted = async {
         loop {
-            if let Some(wanted) = live.take_wanted().pop() {
+            if let Some(wanted) = live.take_relay_requests().pop() {
                 return wanted;
             }
             tokio::task::yield_now().await;
@@ -403,7 +237,7 @@ async fn a_node_that_has_no_upstream_asks_for_one() {
     assert_eq!((wanted.title.as_str(), wanted.failed.len()), (NAME, 0));
     let title = Title::parse(NAME).expect("a title");
     let gone = Err(Fault::new(Code::NotFound, "not on the air"));
-    live.ordered(Relay { title, key: signer().key(), seats: gone, request_id: String::new() });
+    live.handle_relay_order(Relay { title, key: signer().key(), seats: gone, request_id: String::new() });
     assert_eq!(opening.await.expect("runs"), Err(Code::NotFound));
     assert!(live.states().is_empty());
 }

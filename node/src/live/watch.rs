@@ -17,7 +17,7 @@ use usher_proto::{
 };
 use usher_transport::{Connection, SendStream};
 
-use super::Watching;
+use super::subscriber::SubscriberGuard;
 use crate::{
     context::ActiveSession,
     core::feed::NextPiece,
@@ -38,8 +38,8 @@ pub(crate) enum WatchError {
 }
 
 /// One session.
-pub(crate) struct Watch<'a> {
-    pub(crate) watching: &'a Watching,
+pub(crate) struct WatchSession<'a> {
+    pub(crate) subscriber: &'a SubscriberGuard,
     pub(crate) connection: &'a Connection,
     /// The session's own stream.
     pub(crate) control: &'a mut SendStream,
@@ -56,7 +56,7 @@ pub(crate) struct Watch<'a> {
 }
 
 /// What became of a group.
-enum Sent {
+enum GroupOutcome {
     /// All of it was written.
     Whole,
     /// The viewer does not want it.
@@ -65,10 +65,10 @@ enum Sent {
     Skip(u64),
 }
 
-impl Watch<'_> {
+impl WatchSession<'_> {
     /// Sends until the feed is over, or the session goes on elsewhere.
     pub(crate) async fn run(mut self) -> Result<(), WatchError> {
-        let mut changed = self.watching.follow();
+        let mut changed = self.subscriber.follow();
         let (mut at, mut until, mut gap) = (self.first, None, None);
         loop {
             changed.borrow_and_update();
@@ -76,9 +76,9 @@ impl Watch<'_> {
                 return Ok(());
             }
             let (head, ended, skips) = {
-                let inner = self.watching.room.lock();
-                let skip = inner.feed.skip_target(at, self.latency).filter(|_| at > self.first);
-                (inner.feed.first_from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
+                let inner = self.subscriber.feed.lock();
+                let skip = inner.cache.skip_target(at, self.latency).filter(|_| at > self.first);
+                (inner.cache.first_from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
             };
             match (head, ended) {
                 // A publisher that was started again leaves a gap in the numbers, and nothing in it.
@@ -93,8 +93,8 @@ impl Watch<'_> {
                         self.skipped(at, head.sequence).await?;
                     }
                     at = match self.group(&head, &mut changed, &mut until).await? {
-                        Sent::Whole | Sent::Unwanted => head.sequence + 1,
-                        Sent::Skip(next) => {
+                        GroupOutcome::Whole | GroupOutcome::Unwanted => head.sequence + 1,
+                        GroupOutcome::Skip(next) => {
                             self.skipped(head.sequence, next).await?;
                             next
                         }
@@ -103,7 +103,7 @@ impl Watch<'_> {
                 (None, Some(end)) => {
                     self.movable.close();
                     let finish = Finish { content_id: Vec::new(), end_group: end };
-                    return self.say(wire::message(Kind::Finish, &finish)).await;
+                    return self.send_control(wire::message(Kind::Finish, &finish)).await;
                 }
                 // Whatever comes from there on, the other seat sends.
                 (Some(_), _) => return Ok(()),
@@ -125,8 +125,8 @@ impl Watch<'_> {
     /// Tells the client where the session goes on, and with which group.
     async fn leave(&mut self, order: MoveOrder) -> Result<u64, WatchError> {
         // What is being made comes from both: who has begun it here may not get its end.
-        let until = self.watching.room.lock().feed.resume_from();
-        self.say(Some(order.order.frame(until))).await?;
+        let until = self.subscriber.feed.lock().cache.resume_from();
+        self.send_control(Some(order.order.frame(until))).await?;
         self.movable.leaves(order);
         Ok(until)
     }
@@ -136,7 +136,7 @@ impl Watch<'_> {
         head: &GroupHead,
         changed: &mut signal::Receiver<()>,
         until: &mut Option<u64>,
-    ) -> Result<Sent, WatchError> {
+    ) -> Result<GroupOutcome, WatchError> {
         let sequence = head.sequence;
         let opened = time::timeout(self.stall, self.connection.open_uni()).await;
         let Ok(mut stream) = opened.map_err(|_| self.stalled())? else { return Err(WatchError::Gone) };
@@ -150,29 +150,29 @@ impl Watch<'_> {
         loop {
             match next {
                 NextPiece::Piece(frame) => match self.write(&mut stream, frame, sequence, changed).await? {
-                    Sent::Whole => {}
+                    GroupOutcome::Whole => {}
                     other => return Ok(other),
                 },
                 NextPiece::Complete => return Ok(whole(&mut stream)),
                 NextPiece::Wait => self.wait(changed, until).await?,
                 NextPiece::Gone => {
                     give_up(&mut stream);
-                    let newest = self.watching.room.lock().feed.skip_target(sequence, Duration::ZERO);
-                    return Ok(Sent::Skip(newest.unwrap_or(sequence + 1)));
+                    let newest = self.subscriber.feed.lock().cache.skip_target(sequence, Duration::ZERO);
+                    return Ok(GroupOutcome::Skip(newest.unwrap_or(sequence + 1)));
                 }
             }
             changed.borrow_and_update();
             let ended = {
-                let inner = self.watching.room.lock();
-                next = inner.feed.next_piece(sequence, sent);
-                inner.ended.is_some() || inner.feed.is_truncated(sequence)
+                let inner = self.subscriber.feed.lock();
+                next = inner.cache.next_piece(sequence, sent);
+                inner.ended.is_some() || inner.cache.is_truncated(sequence)
             };
             match &next {
                 NextPiece::Piece(_) => sent += 1,
                 // It will not become whole any more.
                 NextPiece::Wait if ended => {
                     give_up(&mut stream);
-                    return Ok(Sent::Whole);
+                    return Ok(GroupOutcome::Whole);
                 }
                 _ => {}
             }
@@ -186,7 +186,7 @@ impl Watch<'_> {
         frame: Bytes,
         sequence: u64,
         changed: &mut signal::Receiver<()>,
-    ) -> Result<Sent, WatchError> {
+    ) -> Result<GroupOutcome, WatchError> {
         self.active.turn(frame.len() as u64).await;
         let mut chunks = [frame];
         let mut moved = Instant::now();
@@ -201,14 +201,14 @@ impl Watch<'_> {
                         self.share.wrote(written.bytes as u64);
                         moved = Instant::now();
                     }
-                    Err(WriteError::Stopped(_)) => return Ok(Sent::Unwanted),
+                    Err(WriteError::Stopped(_)) => return Ok(GroupOutcome::Unwanted),
                     Err(_) => return Err(WatchError::Gone),
                 },
                 news = changed.changed() => {
-                    let next = self.watching.room.lock().feed.skip_target(sequence, self.latency);
+                    let next = self.subscriber.feed.lock().cache.skip_target(sequence, self.latency);
                     if let Some(next) = next {
                         give_up(stream);
-                        return Ok(Sent::Skip(next));
+                        return Ok(GroupOutcome::Skip(next));
                     }
                     if news.is_err() {
                         return Err(WatchError::Gone);
@@ -217,7 +217,7 @@ impl Watch<'_> {
                 () = time::sleep_until(moved + self.stall) => return Err(self.stalled()),
             }
         }
-        Ok(Sent::Whole)
+        Ok(GroupOutcome::Whole)
     }
 
     fn stalled(&self) -> WatchError {
@@ -225,11 +225,11 @@ impl Watch<'_> {
     }
 
     async fn skipped(&mut self, first: u64, end: u64) -> Result<(), WatchError> {
-        self.say(wire::message(Kind::Skipped, &Skipped { first, end })).await
+        self.send_control(wire::message(Kind::Skipped, &Skipped { first, end })).await
     }
 
     /// Says something short on the session's own stream.
-    async fn say(&mut self, frame: Option<Bytes>) -> Result<(), WatchError> {
+    async fn send_control(&mut self, frame: Option<Bytes>) -> Result<(), WatchError> {
         let frame = frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a frame is too long")))?;
         match time::timeout(self.stall, self.control.write_chunk(frame)).await {
             Ok(Ok(())) => Ok(()),
@@ -244,8 +244,8 @@ fn is_over(gap: &mut Option<Instant>) -> bool {
     gap.get_or_insert_with(Instant::now).elapsed() >= GAP
 }
 
-fn whole(stream: &mut SendStream) -> Sent {
-    if stream.finish().is_ok() { Sent::Whole } else { Sent::Unwanted }
+fn whole(stream: &mut SendStream) -> GroupOutcome {
+    if stream.finish().is_ok() { GroupOutcome::Whole } else { GroupOutcome::Unwanted }
 }
 
 fn give_up(stream: &mut SendStream) {

@@ -25,9 +25,9 @@ use super::{
 use crate::{
     context::{ActiveSession, StreamOf},
     live::{
-        Publishing, Watching,
+        PublisherGuard, SubscriberGuard,
         ingest::{self, Ended},
-        watch::Watch,
+        watch::WatchSession,
     },
     send_window::Pace,
     services::Services,
@@ -44,8 +44,8 @@ pub(super) struct FeedSession {
 }
 
 enum FeedRole {
-    Viewer { watching: Watching, active: Box<ActiveSession>, start: FeedStart },
-    Publisher(Box<Publishing>),
+    Viewer { subscriber: SubscriberGuard, active: Box<ActiveSession>, start: FeedStart },
+    Publisher(Box<PublisherGuard>),
 }
 
 impl FeedSession {
@@ -53,7 +53,7 @@ impl FeedSession {
     ///
     /// # Errors
     /// `TICKET_MISMATCH`, `UNAVAILABLE` when the feed does not arrive in time, and those of
-    /// [`crate::context::NodeContext::begin_feed`] and [`crate::live::Live::publish`].
+    /// [`crate::context::NodeContext::begin_feed`] and [`crate::live::Feeds::publish`].
     pub(super) async fn admit(
         services: &Services,
         ticket: Ticket,
@@ -69,8 +69,8 @@ impl FeedSession {
         let role = match (right, open.watch, open.publish) {
             (Right::Watch | Right::Relay, Some(start), None) => {
                 context.ensure_serving()?;
-                let watching = live.enter(&ticket.title, key, right == Right::Relay, &start)?;
-                let known = time::timeout(FEED_WAIT, watching.room.known()).await;
+                let subscriber = live.subscribe(&ticket.title, key, right == Right::Relay, &start)?;
+                let known = time::timeout(FEED_WAIT, subscriber.feed.medium_known()).await;
                 let late = |_| {
                     let text = format!("`{}` does not come from any other node yet", ticket.title);
                     Fault::new(Code::Unavailable, text).after(Duration::from_millis(500))
@@ -79,7 +79,7 @@ impl FeedSession {
                 // Not redeemed before the feed is here: a client that waited in vain may use its ticket again.
                 context.redeem(&ticket)?;
                 let active = Box::new(context.begin_feed(&ticket, stream)?);
-                FeedRole::Viewer { watching, active, start }
+                FeedRole::Viewer { subscriber, active, start }
             }
             (Right::Publish, None, Some(offer)) => {
                 context.ensure_serving()?;
@@ -116,14 +116,14 @@ pub(super) async fn serve(
     };
     let gone = || Err(SessionError::Gone("the client left"));
     let (result, moved_to, bytes) = match role {
-        FeedRole::Publisher(mut publishing) => {
+        FeedRole::Publisher(mut publisher) => {
             ingest::open(&scope.connection);
-            let (first, newest) = publishing.room.first(ticket.feed.as_ref().map_or(0, |feed| feed.first));
-            let setup = setup(publishing.room.setup(), first, newest);
+            let (first, newest) = publisher.feed.first_group(ticket.feed.as_ref().map_or(0, |feed| feed.first));
+            let setup = setup(publisher.feed.setup(), first, newest);
             let run = async {
                 send_setup(send, &setup).await?;
                 let place = (&scope.router, subscription);
-                match ingest::run(live, &mut publishing, &scope.connection, place, (receive, decoder)).await {
+                match ingest::run(live, &mut publisher, &scope.connection, place, (receive, decoder)).await {
                     Ended::Finished => Ok(()),
                     Ended::Left => gone(),
                     Ended::Refused(fault) => Err(SessionError::Refused(fault)),
@@ -136,16 +136,16 @@ pub(super) async fn serve(
             };
             (result, None, 0)
         }
-        FeedRole::Viewer { watching, mut active, start } => {
+        FeedRole::Viewer { subscriber, mut active, start } => {
             let mut movable = services.moves.enrol(ticket.session);
             let share = scope.window.join(Pace::Feed);
-            let first = watching.room.start(&start);
-            let setup = setup(watching.room.setup(), first, watching.room.newest());
+            let first = subscriber.feed.start_group(&start);
+            let setup = setup(subscriber.feed.setup(), first, subscriber.feed.newest());
             let latency = if start.latency_ms == 0 { Duration::MAX } else { Duration::from_millis(start.latency_ms) };
             let run = async {
                 send_setup(send, &setup).await?;
-                let watch = Watch {
-                    watching: &watching,
+                let watch = WatchSession {
+                    subscriber: &subscriber,
                     connection: &scope.connection,
                     control: send,
                     active: &mut active,

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use usher_proto::{Code, Fault};
 
-use super::{Order, source::Source};
+use super::{PullOrder, source::Source};
 use crate::{
     context::blocking,
     core::pull::{Pull, VerifiedFrame},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Pieces between source and disk: 4 MiB of groups.
-const QUEUE: usize = 64;
+const QUEUE_LEN: usize = 64;
 
 /// Gets a copy. Returns the bytes that came.
 ///
@@ -23,7 +23,7 @@ const QUEUE: usize = 64;
 /// As [`super::Puller::order`].
 pub(super) async fn run(
     replicas: &Arc<ReplicaStore>,
-    order: &Order,
+    order: &PullOrder,
     stall: Duration,
     cancel: &CancellationToken,
 ) -> Result<u64, Fault> {
@@ -34,7 +34,7 @@ pub(super) async fn run(
         return Ok(0);
     }
     let pull = Pull::new(order.wanted.clone(), incoming.groups());
-    let (pieces, queue) = mpsc::channel(QUEUE);
+    let (pieces, queue) = mpsc::channel(QUEUE_LEN);
     let writer = tokio::task::spawn_blocking(move || write(incoming, queue));
     let read = tokio::select! {
         read = fetch(order, pull, stall, pieces) => read,
@@ -43,8 +43,9 @@ pub(super) async fn run(
     // The queue is closed in either case: the writer ends.
     let written = writer.await.map_err(|error| Fault::new(Code::Internal, format!("write a copy: {error}")))?;
     let Some((incoming, failed)) = written else { return read };
-    let lied = matches!(&read, Err(fault) if matches!(fault.code, Code::VerificationFailed | Code::ContentChanged));
-    blocking(move || incoming.abandon(lied)).await?;
+    let untrusted =
+        matches!(&read, Err(fault) if matches!(fault.code, Code::VerificationFailed | Code::ContentChanged));
+    blocking(move || incoming.abandon(untrusted)).await?;
     match failed {
         Some(fault) => Err(fault),
         None => read.and_then(|_| Err(Fault::new(Code::Internal, "the copy ended before it was whole"))),
@@ -53,7 +54,7 @@ pub(super) async fn run(
 
 /// Reads the source to its end. Returns the bytes that came.
 async fn fetch(
-    order: &Order,
+    order: &PullOrder,
     mut pull: Pull,
     stall: Duration,
     pieces: mpsc::Sender<VerifiedFrame>,
@@ -79,8 +80,8 @@ fn write(
     mut incoming: IncomingReplica,
     mut queue: mpsc::Receiver<VerifiedFrame>,
 ) -> Option<(IncomingReplica, Option<Fault>)> {
-    let mut batch = Vec::with_capacity(QUEUE);
-    while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
+    let mut batch = Vec::with_capacity(QUEUE_LEN);
+    while queue.blocking_recv_many(&mut batch, QUEUE_LEN) > 0 {
         match incoming.write(batch.drain(..)) {
             Ok(true) => return None,
             Ok(false) => {}

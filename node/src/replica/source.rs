@@ -19,7 +19,7 @@ use usher_proto::{
 };
 use usher_transport::{Connection, RecvStream, endpoint_towards};
 
-use super::Order;
+use super::PullOrder;
 use crate::core::throttle::Throttle;
 
 /// How long one address may take to answer: lost first packets are sent again after 1 s.
@@ -60,7 +60,7 @@ impl Source {
     ///
     /// # Errors
     /// `NETWORK` when no address answers as the node that the seat names, `BAD_REQUEST` for a ticket that is too long.
-    pub(super) async fn open(order: &Order, range: Option<ByteRange>, stall: Duration) -> Result<Self, Fault> {
+    pub(super) async fn open(order: &PullOrder, range: Option<ByteRange>, stall: Duration) -> Result<Self, Fault> {
         let open =
             Open { ticket: order.seat.ticket.clone(), range, request_id: order.request_id.clone(), ..Open::default() };
         let open = wire::message(Kind::Open, &open)

@@ -19,7 +19,7 @@ use crate::{
     media::clips::{mp4, rot},
     test_node::{self, End, NODE, TestNode, claims},
 };
-use script::Script;
+use script::ScriptedSource;
 
 /// Enough for every test.
 const QUOTA: u64 = 100_000_000;
@@ -253,7 +253,7 @@ async fn orders_that_make_no_sense_are_refused() {
 #[tokio::test]
 async fn six_copies_come_in_at_a_time_each_once() {
     let data = mp4(1, 9 * GROUP as usize);
-    let mut script = Script::start();
+    let mut script = ScriptedSource::start();
     let target = target().await;
     let begin = |title: &str| {
         let puller = target.services.puller.clone();
@@ -267,9 +267,9 @@ async fn six_copies_come_in_at_a_time_each_once() {
     let other = Replicate { content_id: vec![1; 32], ..script.order("a", &data) };
     let other = target.services.puller.begin(other.try_into().expect("a good order"));
     assert_eq!(other.err().map(|fault| fault.code), Some(Code::Exists));
-    let mut calls = Vec::new();
+    let mut sessions = Vec::new();
     for _ in 0..6 {
-        calls.push(script.call().await);
+        sessions.push(script.session().await);
     }
     target.services.puller.close().await;
     for outcome in outcomes {

@@ -89,7 +89,7 @@ pub(super) async fn answer(
             Some(Order::Drain(order)) => reporter.drain.order(Duration::from_millis(order.deadline_ms)),
             Some(Order::Undrain(_)) => reporter.drain.undo(),
             Some(Order::Relay(order)) => match Relay::try_from(order) {
-                Ok(relay) => live.ordered(relay),
+                Ok(relay) => live.handle_relay_order(relay),
                 Err(error) => warn!(%error, "an order for a feed was ignored"),
             },
             Some(Order::EndPublisher(order)) => match EndPublisher::try_from(order) {

@@ -9,35 +9,37 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::FlockOperation;
 use tracing::{error, info};
 
-use super::Recorder;
-use crate::core::{
-    feed::CompleteGroup,
-    record::{self, MAX_FILES, PART_EXTENSION, RecordingPlan, RecordingTarget},
+use crate::{
+    core::{
+        feed::CompleteGroup,
+        record::{self, MAX_FILES, PART_EXTENSION, RecordingPlan, RecordingTarget},
+    },
+    live::recorder::{Recorder, rename},
 };
 
 /// So many bytes are given to the disk at a time, so that little is left to be done at the end, and little is lost by a
 /// crash.
-const SYNC: u64 = 64 << 20;
+const SYNC_INTERVAL: u64 = 64 << 20;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Tape {
+pub(super) struct RecordingWriter {
     recorder: Arc<Recorder>,
-    place: RecordingTarget,
+    target: RecordingTarget,
     /// In names.
     time: String,
     plan: RecordingPlan,
-    part: Option<Part>,
+    part: Option<PartFile>,
     groups: u64,
     titles: Vec<String>,
 }
 
 /// A file that is written.
 #[derive(Debug)]
-struct Part {
+struct PartFile {
     file: File,
     path: PathBuf,
     /// Of whole groups.
@@ -45,10 +47,10 @@ struct Part {
     synced: u64,
 }
 
-impl Tape {
-    pub(super) fn new(recorder: Arc<Recorder>, place: RecordingTarget, time: String) -> Self {
-        let plan = RecordingPlan::new(place.format);
-        Self { recorder, place, time, plan, part: None, groups: 0, titles: Vec::new() }
+impl RecordingWriter {
+    pub(super) fn new(recorder: Arc<Recorder>, target: RecordingTarget, time: String) -> Self {
+        let plan = RecordingPlan::new(target.format);
+        Self { recorder, target, time, plan, part: None, groups: 0, titles: Vec::new() }
     }
 
     /// What became titles.
@@ -66,7 +68,7 @@ impl Tape {
         let step = self.plan.handle_group(&group.head);
         if step.file || self.part.is_none() {
             self.finish();
-            self.part = Some(Part::create(&self.folder(), &self.place, &self.time)?);
+            self.part = Some(PartFile::create(&self.folder(), &self.target, &self.time)?);
         }
         let Some(part) = &mut self.part else { return Ok(()) };
         let head = step.head.then(|| group.head.head.clone());
@@ -80,9 +82,9 @@ impl Tape {
     pub(super) fn finish(&mut self) {
         let Some(part) = self.part.take() else { return };
         let path = part.path.clone();
-        match part.keep(&self.place, &self.time) {
+        match part.keep(&self.target, &self.time) {
             Ok(Some(name)) => {
-                let title = format!("{}/{name}", self.place.folder);
+                let title = format!("{}/{name}", self.target.folder);
                 info!(title, "a recording has become a title");
                 self.titles.push(title);
             }
@@ -92,16 +94,16 @@ impl Tape {
     }
 
     fn folder(&self) -> PathBuf {
-        self.recorder.root.join(&self.place.folder)
+        self.recorder.root.join(&self.target.folder)
     }
 }
 
-impl Part {
+impl PartFile {
     /// A new file, whose name and whose later one nobody has.
-    fn create(folder: &Path, place: &RecordingTarget, time: &str) -> io::Result<Self> {
+    fn create(folder: &Path, target: &RecordingTarget, time: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         for number in 1..=MAX_FILES {
-            let name = place.file(time, number);
+            let name = target.file(time, number);
             let path = folder.join(format!("{name}{PART_EXTENSION}"));
             if folder.join(name).symlink_metadata().is_ok() {
                 continue;
@@ -130,7 +132,7 @@ impl Part {
             return Err(error);
         }
         self.bytes += media.iter().map(|media| media.len() as u64).sum::<u64>();
-        if self.bytes - self.synced >= SYNC {
+        if self.bytes - self.synced >= SYNC_INTERVAL {
             self.synced = self.bytes;
             self.file.sync_data()?;
         }
@@ -138,38 +140,15 @@ impl Part {
     }
 
     /// Gives it its name, which is returned, or removes it when nothing is in it.
-    fn keep(self, place: &RecordingTarget, time: &str) -> io::Result<Option<String>> {
+    fn keep(self, target: &RecordingTarget, time: &str) -> io::Result<Option<String>> {
         if self.bytes == 0 {
             fs::remove_file(&self.path)?;
             return Ok(None);
         }
         self.file.sync_all()?;
-        let names = (1..=MAX_FILES).map(|number| place.file(time, number));
+        let names = (1..=MAX_FILES).map(|number| target.file(time, number));
         rename(&self.path, names)
     }
-}
-
-/// Gives a file the first of these names that nobody has.
-pub(super) fn rename(path: &Path, names: impl Iterator<Item = String>) -> io::Result<Option<String>> {
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    for name in names {
-        let target = folder.join(&name);
-        match rustix::fs::renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => continue,
-            // A file system without the flag.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                if target.symlink_metadata().is_ok() {
-                    continue;
-                }
-                fs::rename(path, &target)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        File::open(folder)?.sync_all()?;
-        return Ok(Some(name));
-    }
-    Err(ErrorKind::AlreadyExists.into())
 }
 
 fn write_all(mut file: &File, mut rest: &mut [IoSlice<'_>]) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Recordings of a room that is fed by hand. A closed node has written what it will.
+//! Recordings of a feed that is fed by hand. A closed node has written what it will.
 
 use std::{fs, time::Instant};
 
@@ -13,14 +13,14 @@ use usher_proto::{
 };
 
 use super::*;
-use crate::live::{GRACE, Publishing, Settings};
+use crate::live::{FeedSettings, GRACE, PublisherGuard, Recorder};
 
 const NAME: &str = "live/cam/1";
 const TIME: &str = "20261126T110800Z";
 
 struct Set {
     dir: TempDir,
-    live: Arc<Live>,
+    live: Arc<Feeds>,
 }
 
 impl Set {
@@ -34,7 +34,7 @@ impl Set {
         set
     }
 
-    fn publish(&self, media_type: &str, change: impl FnOnce(&mut FeedGrant)) -> Result<Publishing, Code> {
+    fn publish(&self, media_type: &str, change: impl FnOnce(&mut FeedGrant)) -> Result<PublisherGuard, Code> {
         publish(&self.live, media_type, change)
     }
 
@@ -54,11 +54,11 @@ impl Set {
     }
 }
 
-fn live(window: Duration) -> Arc<Live> {
-    Live::new(Settings { ingest: true, window, memory: 1 << 20, grace: GRACE })
+fn live(window: Duration) -> Arc<Feeds> {
+    Feeds::new(FeedSettings { ingest: true, window, memory: 1 << 20, grace: GRACE })
 }
 
-fn publish(live: &Arc<Live>, media_type: &str, change: impl FnOnce(&mut FeedGrant)) -> Result<Publishing, Code> {
+fn publish(live: &Arc<Feeds>, media_type: &str, change: impl FnOnce(&mut FeedGrant)) -> Result<PublisherGuard, Code> {
     let mut grant = FeedGrant {
         right: Right::Publish,
         key: FeedKey([1; 32]),
@@ -81,22 +81,22 @@ fn link(sequence: u64, number: u8) -> Link {
 
 /// A group of two pieces, its number and its last; a group that is not whole has only the first. What goes before it is
 /// the group of the number before, or nothing.
-fn group(room: &Room, sequence: u64, head: &'static str, begins: bool, whole: bool) {
+fn group(feed: &LiveFeed, sequence: u64, head: &'static str, begins: bool, whole: bool) {
     {
-        let mut inner = room.lock();
+        let mut inner = feed.lock();
         let previous = if begins { [0; 32] } else { link(sequence - 1, 2) };
         let head = GroupHead { sequence, at_ms: sequence * 1000, previous, head: Bytes::from_static(head.as_bytes()) };
-        inner.feed.handle_group(Instant::now(), head, link(sequence, 0)).expect("taken");
+        inner.cache.handle_group(Instant::now(), head, link(sequence, 0)).expect("taken");
         for (number, text) in [(1, format!("{sequence}")), (2, "!".to_owned())].into_iter().take(1 + usize::from(whole))
         {
             let piece = Piece { flags: Flags::default(), signature: [0; SIGNATURE], media: Bytes::from(text) };
             let (frame, media) = (wire::piece(&piece), piece.media.len() as u64);
             let at = usize::from(number) - 1;
-            inner.feed.handle_piece(sequence, at, frame, media, link(sequence, number), number == 2).expect("taken");
+            inner.cache.handle_piece(sequence, at, frame, media, link(sequence, number), number == 2).expect("taken");
         }
-        inner.feed.trim();
+        inner.cache.trim();
     }
-    room.changed.send_replace(());
+    feed.changed.send_replace(());
 }
 
 fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -106,22 +106,22 @@ fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
 #[tokio::test]
 async fn each_whole_group_is_written_once_and_in_order_also_after_its_publisher_came_back() {
     let set = Set::new();
-    let publishing = set.publish("video/mp2t", |_| {}).expect("let in");
-    let room = Arc::clone(&publishing.room);
-    group(&room, 1, "h", true, true);
+    let publisher = set.publish("video/mp2t", |_| {}).expect("let in");
+    let feed = Arc::clone(&publisher.feed);
+    group(&feed, 1, "h", true, true);
     // Overtaken by the next.
-    group(&room, 3, "h", false, true);
-    group(&room, 2, "h", false, true);
-    group(&room, 4, "h", false, false);
-    drop(publishing);
+    group(&feed, 3, "h", false, true);
+    group(&feed, 2, "h", false, true);
+    group(&feed, 4, "h", false, false);
+    drop(publisher);
     let mut again = set.publish("video/mp2t", |_| {}).expect("let in");
-    group(&room, 4, "h", false, true);
+    group(&feed, 4, "h", false, true);
     // Another one takes over, and leaves a gap in the numbers with nothing in it.
     let other = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
-    again.room.lock().feed.handle_stream_end(5);
-    group(&room, 5, "h", false, false);
+    again.feed.lock().cache.handle_stream_end(5);
+    group(&feed, 5, "h", false, false);
     let mut second = set.publish("video/mp2t", other).expect("taken over");
-    group(&room, 9, "h", true, true);
+    group(&feed, 9, "h", true, true);
     second.finish(10);
     again.finish(10);
     assert_eq!(set.files().await, named(&[("TIME.ts", "h1!h2!h3!h4!h9!")]));
@@ -133,13 +133,13 @@ async fn a_head_stands_once_in_mp4_and_another_head_begins_another_file() {
     let folder = set.dir.path().join("recordings/cam/1");
     fs::create_dir_all(&folder).expect("made");
     fs::write(folder.join(format!("{TIME}.mp4")), "mine").expect("written");
-    let mut publishing = set.publish("video/mp4", |_| {}).expect("let in");
-    let room = Arc::clone(&publishing.room);
+    let mut publisher = set.publish("video/mp4", |_| {}).expect("let in");
+    let feed = Arc::clone(&publisher.feed);
     for (sequence, head, begins) in [(1, "a", true), (2, "a", false), (3, "b", false), (4, "b", true), (5, "b", false)]
     {
-        group(&room, sequence, head, begins, true);
+        group(&feed, sequence, head, begins, true);
     }
-    publishing.finish(6);
+    publisher.finish(6);
     let expected = [("TIME-2.mp4", "a1!2!"), ("TIME-3.mp4", "b3!"), ("TIME-4.mp4", "b4!5!"), ("TIME.mp4", "mine")];
     assert_eq!(set.files().await, named(&expected), "nobody's file is taken");
 }
@@ -147,28 +147,28 @@ async fn a_head_stands_once_in_mp4_and_another_head_begins_another_file() {
 #[tokio::test]
 async fn what_leaves_the_window_unwritten_is_missing() {
     let set = Set::within(Duration::from_secs(3));
-    let mut publishing = set.publish("video/mp2t", |_| {}).expect("let in");
-    let room = Arc::clone(&publishing.room);
+    let mut publisher = set.publish("video/mp2t", |_| {}).expect("let in");
+    let feed = Arc::clone(&publisher.feed);
     // Nothing is written before this test lets go of its thread.
     for sequence in 1..=9 {
-        group(&room, sequence, "", sequence == 1, sequence != 7);
+        group(&feed, sequence, "", sequence == 1, sequence != 7);
     }
-    publishing.finish(10);
+    publisher.finish(10);
     assert_eq!(set.files().await, named(&[("TIME.ts", "6!8!9!")]));
 }
 
 #[tokio::test]
 async fn a_node_that_ends_keeps_what_it_has_and_nothing_of_nothing() {
     let set = Set::new();
-    let publishing = set.publish("video/mp2t", |_| {}).expect("let in");
-    group(&publishing.room, 1, "", true, true);
-    group(&publishing.room, 2, "", false, false);
+    let publisher = set.publish("video/mp2t", |_| {}).expect("let in");
+    group(&publisher.feed, 1, "", true, true);
+    group(&publisher.feed, 2, "", false, false);
     assert_eq!(set.files().await, named(&[("TIME.ts", "1!")]), "its publisher goes on elsewhere");
 
     let set = Set::new();
-    let mut publishing = set.publish("video/mp2t", |_| {}).expect("let in");
-    group(&publishing.room, 1, "", true, false);
-    publishing.finish(2);
+    let mut publisher = set.publish("video/mp2t", |_| {}).expect("let in");
+    group(&publisher.feed, 1, "", true, false);
+    publisher.finish(2);
     assert_eq!(set.files().await, []);
 }
 
@@ -176,13 +176,13 @@ async fn a_node_that_ends_keeps_what_it_has_and_nothing_of_nothing() {
 async fn a_publisher_that_does_not_ask_for_it_is_not_recorded() {
     let set = Set::new();
     let first = set.publish("video/mp2t", |_| {}).expect("let in");
-    let room = Arc::clone(&first.room);
-    group(&room, 1, "", true, true);
+    let feed = Arc::clone(&first.feed);
+    group(&feed, 1, "", true, true);
     let other = |grant: &mut FeedGrant| {
         (grant.publisher, grant.take_over, grant.record) = (PublisherId(2), true, false);
     };
     let mut second = set.publish("video/mp2t", other).expect("taken over");
-    group(&room, 2, "", true, true);
+    group(&feed, 2, "", true, true);
     second.finish(3);
     assert_eq!(set.files().await, named(&[("TIME.ts", "1!")]));
     drop(first);
@@ -200,17 +200,17 @@ async fn who_cannot_be_recorded_is_refused() {
 async fn a_disk_that_fails_ends_the_recording_and_not_the_feed() {
     let set = Set::new();
     fs::write(set.dir.path().join("recordings"), "in the way").expect("written");
-    let mut publishing = set.publish("video/mp2t", |_| {}).expect("let in");
-    let room = Arc::clone(&publishing.room);
-    let mut changed = room.changed.subscribe();
-    group(&room, 1, "", true, true);
-    while room.lock().recording.is_some() {
+    let mut publisher = set.publish("video/mp2t", |_| {}).expect("let in");
+    let feed = Arc::clone(&publisher.feed);
+    let mut changed = feed.changed.subscribe();
+    group(&feed, 1, "", true, true);
+    while feed.lock().recording.is_some() {
         tokio::task::yield_now().await;
     }
-    group(&room, 2, "", false, true);
+    group(&feed, 2, "", false, true);
     changed.changed().await.expect("the feed goes on");
-    assert_eq!(room.newest(), 2);
-    publishing.finish(3);
+    assert_eq!(feed.newest(), 2);
+    publisher.finish(3);
     assert_eq!(set.files().await, []);
 }
 

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 use usher_proto::{pb::v1::ByteRange, wire::Frame};
 
 use super::{
-    script::{Call, encode},
+    script::{ScriptedSession, encode},
     *,
 };
 use crate::{core::pull::tests::frames, test_node::receive_after};
@@ -27,14 +27,18 @@ fn until(frames: &[Frame], group: usize) -> usize {
 }
 
 /// A script whose source sent so many groups of `data` and waits; the target has them on its disk.
-async fn begun(target: &TestNode, data: &[u8], groups: u64) -> (Script, Call, JoinHandle<Result<(), Fault>>) {
-    let mut script = Script::start();
+async fn begun(
+    target: &TestNode,
+    data: &[u8],
+    groups: u64,
+) -> (ScriptedSource, ScriptedSession, JoinHandle<Result<(), Fault>>) {
+    let mut script = ScriptedSource::start();
     let title = Title::parse("a.mp4").expect("a title");
     let mut changes = target.context.library.subscribe();
     let order = spawn(target, script.order("a.mp4", data));
-    let mut call = script.call().await;
+    let mut session = script.session().await;
     let frames = frames(data, 0);
-    call.say(&frames[..until(&frames, groups as usize - 1)]).await;
+    session.send(&frames[..until(&frames, groups as usize - 1)]).await;
     let copy = loop {
         match target.context.library.find(&title, None) {
             Ok(copy) => break copy,
@@ -44,14 +48,14 @@ async fn begun(target: &TestNode, data: &[u8], groups: u64) -> (Script, Call, Jo
     let media = target.context.library.open_copy(&copy).expect("opens");
     media.ready(groups).await.expect("comes");
     assert_eq!(media.groups(), groups);
-    (script, call, order)
+    (script, session, order)
 }
 
 #[tokio::test]
 async fn a_viewer_watches_while_the_copy_comes_in() {
     let data = mp4(7, (PAGE + 5 * GROUP) as usize);
     let target = target().await;
-    let (_script, mut call, order) = begun(&target, &data, 20).await;
+    let (_script, mut session, order) = begun(&target, &data, 20).await;
     let copy = target.context.library.subscribe().page(None, 1).pop().expect("a copy");
     assert_eq!((copy.origin, copy.content, copy.size), (Origin::Growing, Some(tree::single(&data)), data.len() as u64));
 
@@ -70,8 +74,8 @@ async fn a_viewer_watches_while_the_copy_comes_in() {
     assert!(viewer.play(&ticket(), near).await.expect("plays").data == data[..16 * GROUP as usize]);
 
     let rest = tokio::spawn(async move { receive_after(&head, &mut stream).await });
-    call.say(&frames[until(&frames, 19)..]).await;
-    call.finish();
+    session.send(&frames[until(&frames, 19)..]).await;
+    session.finish();
     let got = rest.await.expect("no panic").expect("goes on to the end");
     assert!(got.data == data && got.content == tree::single(&data));
     assert_eq!(outcome(order).await, Ok(()));
@@ -82,13 +86,13 @@ async fn a_viewer_watches_while_the_copy_comes_in() {
 async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
     let data = mp4(7, (PAGE + 5 * GROUP) as usize);
     let target = target().await;
-    let (_first, mut call, order) = begun(&target, &data, 20).await;
+    let (_first, mut session, order) = begun(&target, &data, 20).await;
     let viewer = target.viewer().await;
     let mut stream = viewer.open(&target.ticket("a.mp4", None), None).await;
     stream.read_exact(&mut [0; 5]).await.expect("something");
     let mut changes = target.context.library.subscribe();
     assert_eq!(changes.page(None, 2).len(), 1);
-    call.finish();
+    session.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
     assert_eq!(changes.changed().await.removals.len(), 1);
     let mut rest = vec![0; 100_000];
@@ -107,16 +111,16 @@ async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
     let part = files(target.dir.path()).into_iter().find(|path| path.extension().is_some_and(|end| end == "part"));
     let part = File::options().write(true).open(part.expect("a part")).expect("opens");
     std::os::unix::fs::FileExt::write_all_at(&part, b"bad", 18 * GROUP + 5).expect("written");
-    let mut script = Script::start();
+    let mut script = ScriptedSource::start();
     let order = spawn(&target, script.order("a.mp4", &data));
-    let mut call = script.call().await;
-    assert_eq!(call.open.range, Some(ByteRange { start: 18 * GROUP, end: 0 }));
+    let mut session = script.session().await;
+    assert_eq!(session.open.range, Some(ByteRange { start: 18 * GROUP, end: 0 }));
     // It is offered before anything more of it came.
     let viewer = target.viewer().await;
     let near = Some(ByteRange { start: 0, end: 16 * GROUP });
     assert!(viewer.play(&target.ticket("a.mp4", None), near).await.expect("plays").data == data[..16 * GROUP as usize]);
-    call.say(&frames(&data, 18)).await;
-    call.finish();
+    session.send(&frames(&data, 18)).await;
+    session.finish();
     assert_eq!(outcome(order).await, Ok(()));
     assert!(viewer.play(&target.ticket("a.mp4", None), None).await.expect("plays").data == data);
 }
@@ -129,35 +133,35 @@ async fn a_source_that_lies_is_not_believed() {
     let mut lies = honest.clone();
     let at = until(&lies, 29) - 1;
     lies[at] = Frame::Group(vec![9; GROUP as usize].into());
-    let mut script = Script::start();
+    let mut script = ScriptedSource::start();
     let order = spawn(&target, script.order("a.mp4", &data));
-    let mut call = script.call().await;
-    call.say(&lies[..=at]).await;
+    let mut session = script.session().await;
+    session.send(&lies[..=at]).await;
     assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
-    call.left().await;
+    session.left().await;
     // All of it was that source's: nothing is kept.
     assert!(files(target.dir.path()).is_empty());
     assert_eq!(target.context.library.stats().titles, 0);
 
     let order = spawn(&target, script.order("a.mp4", &data));
-    let mut call = script.call().await;
-    call.say(&honest[..1]).await;
-    call.write(b"GET / HTTP/1.1\r\n").await;
+    let mut session = script.session().await;
+    session.send(&honest[..1]).await;
+    session.write(b"GET / HTTP/1.1\r\n").await;
     assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
 
     // What honest sources sent before stays.
-    let (_other, mut call, order) = begun(&target, &data, 10).await;
-    call.finish();
+    let (_other, mut session, order) = begun(&target, &data, 10).await;
+    session.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
     let order = spawn(&target, script.order("a.mp4", &data));
-    let mut call = script.call().await;
-    call.say(&frames(&data, 10)[..3]).await;
-    call.say(&[Frame::Group(vec![9; GROUP as usize].into())]).await;
+    let mut session = script.session().await;
+    session.send(&frames(&data, 10)[..3]).await;
+    session.send(&[Frame::Group(vec![9; GROUP as usize].into())]).await;
     assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
     let order = spawn(&target, script.order("a.mp4", &data));
-    let mut call = script.call().await;
-    assert_eq!(call.open.range.map(|range| range.start), Some(11 * GROUP));
-    call.say(&frames(&data, 11)).await;
+    let mut session = script.session().await;
+    assert_eq!(session.open.range.map(|range| range.start), Some(11 * GROUP));
+    session.send(&frames(&data, 11)).await;
     assert_eq!(outcome(order).await, Ok(()));
 }
 
@@ -166,9 +170,9 @@ async fn a_source_that_says_nothing_is_given_up() {
     let data = mp4(7, 4 * GROUP as usize);
     let target = target().await;
     let puller = Puller::new(target.context.library.replicas().cloned(), Duration::from_millis(50));
-    let mut script = Script::start();
+    let mut script = ScriptedSource::start();
     let order = script.order("a.mp4", &data);
-    let (result, _call) = tokio::join!(puller.order(order), script.call());
+    let (result, _call) = tokio::join!(puller.order(order), script.session());
     assert_eq!(result.map_err(|fault| fault.code), Err(Code::Timeout));
 }
 
@@ -176,10 +180,10 @@ async fn a_source_that_says_nothing_is_given_up() {
 async fn an_eviction_ends_a_copy_that_comes_in() {
     let data = mp4(7, 40 * GROUP as usize);
     let target = target().await;
-    let (_script, mut call, order) = begun(&target, &data, 10).await;
+    let (_script, mut session, order) = begun(&target, &data, 10).await;
     target.services.puller.evict(evict("a.mp4", &data)).await;
     assert_eq!(outcome(order).await, Err(Code::Interrupted));
-    call.left().await;
+    session.left().await;
     assert!(files(target.dir.path()).is_empty());
     assert_eq!(target.context.library.stats().titles, 0);
     assert_eq!(target.context.library.replicas().expect("takes copies").last_free(), QUOTA);
@@ -190,8 +194,8 @@ async fn what_is_kept_makes_room_and_gets_old() {
     let (data, other) = (mp4(7, 40 * GROUP as usize), mp4(1, 40 * GROUP as usize));
     let quota = quota::disk_bytes(data.len() as u64) + GROUP;
     let target = TestNode::taking(TempDir::new().expect("a folder"), quota).await;
-    let (_script, mut call, order) = begun(&target, &data, 30).await;
-    call.finish();
+    let (_script, mut session, order) = begun(&target, &data, 30).await;
+    session.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
     assert_eq!((files(target.dir.path()).len(), target.services.puller.free()), (2, quota));
     let source = TestNode::with(&[("b.mp4", &other)]).await;
@@ -201,8 +205,8 @@ async fn what_is_kept_makes_room_and_gets_old() {
     assert!(left.len() == 2 && left.iter().all(|path| path.to_string_lossy().contains(&id)), "{left:?}");
 
     target.services.puller.evict(evict("b.mp4", &other)).await;
-    let (_script, mut call, order) = begun(&target, &data, 30).await;
-    call.finish();
+    let (_script, mut session, order) = begun(&target, &data, 30).await;
+    session.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
     let target = restart(target, quota).await;
     let kept = files(target.dir.path());

@@ -12,20 +12,20 @@ use super::*;
 use crate::presence::Presence;
 
 /// A session that the source was asked for.
-pub(super) struct Call {
+pub(super) struct ScriptedSession {
     pub(super) open: Open,
     send: SendStream,
     _receive: RecvStream,
     _connection: Connection,
 }
 
-pub(super) struct Script {
+pub(super) struct ScriptedSource {
     endpoint: Endpoint,
     pins: Vec<[u8; 32]>,
-    calls: mpsc::Receiver<Call>,
+    sessions: mpsc::Receiver<ScriptedSession>,
 }
 
-impl Script {
+impl ScriptedSource {
     pub(super) fn start() -> Self {
         let presence = Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate");
         let pins = presence.subscribe().borrow().certificates.clone();
@@ -33,7 +33,7 @@ impl Script {
         let tls = QuicServerConfig::try_from(tls).expect("TLS for QUIC");
         let address = ([127, 0, 0, 1], 0).into();
         let endpoint = Endpoint::server(ServerConfig::with_crypto(Arc::new(tls)), address).expect("a socket");
-        let (hand, calls) = mpsc::channel(16);
+        let (hand, sessions) = mpsc::channel(16);
         let door = endpoint.clone();
         tokio::spawn(async move {
             while let Some(incoming) = door.accept().await {
@@ -45,11 +45,11 @@ impl Script {
                     let mut decoder = Decoder::default();
                     decoder.push(&bytes);
                     let Ok(Some(Frame::Open(open))) = decoder.next_frame() else { panic!("no Open message") };
-                    drop(hand.send(Call { open, send, _receive: receive, _connection: connection }).await);
+                    drop(hand.send(ScriptedSession { open, send, _receive: receive, _connection: connection }).await);
                 });
             }
         });
-        Self { endpoint, pins, calls }
+        Self { endpoint, pins, sessions }
     }
 
     pub(super) fn order(&self, title: &str, data: &[u8]) -> Replicate {
@@ -57,14 +57,14 @@ impl Script {
     }
 
     /// The next session.
-    pub(super) async fn call(&mut self) -> Call {
-        self.calls.recv().await.expect("a session")
+    pub(super) async fn session(&mut self) -> ScriptedSession {
+        self.sessions.recv().await.expect("a session")
     }
 }
 
-impl Call {
+impl ScriptedSession {
     /// Sends frames.
-    pub(super) async fn say(&mut self, frames: &[Frame]) {
+    pub(super) async fn send(&mut self, frames: &[Frame]) {
         for frame in frames {
             self.send.write_all(&encode(frame)).await.expect("sent");
         }

@@ -11,18 +11,18 @@ use std::{
 use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
-use super::file::rename;
+use super::rename;
 use crate::core::record::{self, MAX_FILES, PART_EXTENSION};
 
 /// Bytes of a packet of a transport stream.
-const PACKET: u64 = 188;
+const PACKET_LEN: u64 = 188;
 
 /// The most parts of a title.
-const DEPTH: usize = 512;
+const MAX_DEPTH: usize = 512;
 
 /// Rescues what lies in a folder, and below.
-pub(super) fn rescue(folder: &Path) {
-    let mut folders = vec![(folder.to_owned(), DEPTH)];
+pub(super) fn recover(folder: &Path) {
+    let mut folders = vec![(folder.to_owned(), MAX_DEPTH)];
     while let Some((folder, depth)) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -36,7 +36,7 @@ pub(super) fn rescue(folder: &Path) {
             let path = entry.path();
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && depth > 0 => folders.push((path, depth - 1)),
-                Ok(kind) if kind.is_file() => match part(&path) {
+                Ok(kind) if kind.is_file() => match recover_file(&path) {
                     Ok(Some(name)) => info!(?path, name, "an unfinished recording has become a title"),
                     Ok(None) => {}
                     Err(error) => warn!(?path, %error, "an unfinished recording is left as it is"),
@@ -48,7 +48,7 @@ pub(super) fn rescue(folder: &Path) {
 }
 
 /// Makes a title of a part: its name then. `None` for what is none, is being written, or holds nothing.
-fn part(path: &Path) -> io::Result<Option<String>> {
+fn recover_file(path: &Path) -> io::Result<Option<String>> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some((stem, end)) = name.strip_suffix(PART_EXTENSION).and_then(|name| name.rsplit_once('.')) else {
         return Ok(None);
@@ -61,7 +61,7 @@ fn part(path: &Path) -> io::Result<Option<String>> {
         return Ok(None);
     }
     let size = file.metadata()?.len();
-    let good = if end == "ts" { size / PACKET * PACKET } else { record::complete_len(boxes(&file), size) };
+    let good = if end == "ts" { size / PACKET_LEN * PACKET_LEN } else { record::complete_len(boxes(&file), size) };
     if good == 0 {
         fs::remove_file(path)?;
         return Ok(None);

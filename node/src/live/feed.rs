@@ -18,14 +18,16 @@ use usher_proto::{
     pb::{v1, wire::FeedStart},
 };
 
-use super::{lock, record};
-use crate::core::feed::FeedCache;
+use crate::{
+    core::{feed::FeedCache, record::RecordingTarget},
+    sync::lock,
+};
 
 /// One feed.
-pub(crate) struct Room {
+pub(crate) struct LiveFeed {
     pub(crate) title: Title,
     pub(crate) key: FeedKey,
-    pub(super) inner: Mutex<Inner>,
+    pub(super) inner: Mutex<FeedInner>,
     /// Something came, or ended.
     pub(super) changed: signal::Sender<()>,
     pub(super) viewers: AtomicU32,
@@ -34,11 +36,11 @@ pub(crate) struct Room {
     pub(super) back_ms: AtomicU64,
 }
 
-pub(super) struct Inner {
-    pub(super) feed: FeedCache,
+pub(super) struct FeedInner {
+    pub(super) cache: FeedCache,
     pub(super) medium: Option<Medium>,
     pub(super) started_ms: i64,
-    pub(super) source: Source,
+    pub(super) origin: FeedOrigin,
     /// One past the last group of a feed that is over.
     pub(super) ended: Option<u64>,
     /// Upstreams as the master named them last.
@@ -46,28 +48,36 @@ pub(super) struct Inner {
     /// Ends the task that looks for an upstream.
     pub(super) relaying: Option<CancellationToken>,
     /// The recording that runs.
-    pub(super) recording: Option<Arc<record::Recording>>,
+    pub(super) recording: Option<Arc<Recording>>,
+}
+
+/// A recording that runs.
+#[derive(Debug)]
+pub(super) struct Recording {
+    pub(super) target: RecordingTarget,
+    /// One past its last group, once that is known.
+    pub(super) until: AtomicU64,
 }
 
 /// Who sends a feed here.
-pub(super) enum Source {
+pub(super) enum FeedOrigin {
     /// Nobody.
-    Nobody,
+    None,
     /// A publisher; the session is told here why it is to end.
     Publisher { id: PublisherId, number: u64, end: signal::Sender<Option<Fault>> },
     /// A publisher that is awaited.
-    Away(PublisherId),
+    Awaited(PublisherId),
     /// Another node.
     Upstream(NodeName),
 }
 
-impl Room {
+impl LiveFeed {
     pub(super) fn new(title: Title, key: FeedKey, window: Duration) -> Self {
-        let inner = Inner {
-            feed: FeedCache::new(window),
+        let inner = FeedInner {
+            cache: FeedCache::new(window),
             medium: None,
             started_ms: 0,
-            source: Source::Nobody,
+            origin: FeedOrigin::None,
             ended: None,
             upstreams: signal::Sender::default(),
             relaying: None,
@@ -85,7 +95,7 @@ impl Room {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, FeedInner> {
         lock(&self.inner)
     }
 
@@ -95,12 +105,12 @@ impl Room {
     }
 
     /// Whether somebody has it from here.
-    pub(super) fn is_used(&self) -> bool {
+    pub(super) fn has_subscribers(&self) -> bool {
         self.viewers.load(Ordering::Relaxed) > 0 || self.relays.load(Ordering::Relaxed) > 0
     }
 
     /// Waits until it is known what the feed consists of. For ever, if it never is.
-    pub(crate) async fn known(&self) -> Result<(), Fault> {
+    pub(crate) async fn medium_known(&self) -> Result<(), Fault> {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
@@ -121,19 +131,19 @@ impl Room {
 
     /// The least number of a publisher's next new group, which its ticket wants to be no less than `least`; and the newest
     /// that is here.
-    pub(crate) fn first(&self, least: u64) -> (u64, u64) {
+    pub(crate) fn first_group(&self, least: u64) -> (u64, u64) {
         let newest = self.newest();
         (least.max(newest + 1), newest)
     }
 
     /// The newest group that has begun; 0 for none.
     pub(crate) fn newest(&self) -> u64 {
-        self.lock().feed.newest()
+        self.lock().cache.newest()
     }
 
     /// The group with which a viewer begins.
-    pub(crate) fn start(&self, start: &FeedStart) -> u64 {
-        self.lock().feed.start_group(start)
+    pub(crate) fn start_group(&self, start: &FeedStart) -> u64 {
+        self.lock().cache.start_group(start)
     }
 
     /// The set-up information, all but what is the session's own.
@@ -144,7 +154,7 @@ impl Room {
             title: self.title.to_string(),
             media_type: medium.media_type,
             tracks: medium.tracks,
-            bitrate_bps: inner.feed.bitrate().0,
+            bitrate_bps: inner.cache.bitrate().0,
             streamable: true,
             ..v1::Setup::default()
         }
@@ -152,11 +162,11 @@ impl Room {
 
     pub(super) fn state(&self, window_ms: u64) -> Option<FeedState> {
         let inner = self.lock();
-        let (publisher, upstream, interrupted) = match &inner.source {
-            Source::Publisher { id, .. } => (Some(*id), None, false),
-            Source::Away(id) => (Some(*id), None, true),
-            Source::Upstream(node) => (None, Some(node.clone()), false),
-            Source::Nobody => (None, None, true),
+        let (publisher, upstream, interrupted) = match &inner.origin {
+            FeedOrigin::Publisher { id, .. } => (Some(*id), None, false),
+            FeedOrigin::Awaited(id) => (Some(*id), None, true),
+            FeedOrigin::Upstream(node) => (None, Some(node.clone()), false),
+            FeedOrigin::None => (None, None, true),
         };
         let medium = inner.medium.clone().unwrap_or_default();
         inner.ended.is_none().then(|| FeedState {
@@ -166,9 +176,9 @@ impl Room {
             interrupted,
             viewers: self.viewers.load(Ordering::Relaxed),
             relays: self.relays.load(Ordering::Relaxed),
-            newest: inner.feed.newest(),
+            newest: inner.cache.newest(),
             started_ms: inner.started_ms,
-            bitrate: inner.feed.bitrate(),
+            bitrate: inner.cache.bitrate(),
             medium,
             window_ms,
         })

@@ -1,0 +1,145 @@
+//! A publisher of a feed: admitted one at a time, and awaited for a while when its session ends early.
+
+use std::sync::Arc;
+
+use tokio::sync::watch as signal;
+use tracing::{info, warn};
+use usher_proto::{
+    Code, Fault, PublisherId, Title,
+    model::{Offer, TAKEN_OVER},
+    ticket::FeedGrant,
+};
+
+use super::{
+    feed::{FeedOrigin, LiveFeed},
+    feeds::Feeds,
+};
+
+/// A publisher's session, from its beginning to its end.
+pub(crate) struct PublisherGuard {
+    live: Arc<Feeds>,
+    pub(crate) feed: Arc<LiveFeed>,
+    id: PublisherId,
+    number: u64,
+    end: signal::Receiver<Option<Fault>>,
+    /// The feed is over with it.
+    finished: bool,
+}
+
+impl Feeds {
+    /// A publisher comes, with a good ticket.
+    ///
+    /// # Errors
+    /// `UNEQUIPPED` where no feeds are taken in, or none is recorded and this one is to be, `EXISTS` while another publisher sends the feed, `NO_CAPACITY` when memory
+    /// is full of feeds that cannot be shortened.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        title: &Title,
+        grant: &FeedGrant,
+        offer: Offer,
+    ) -> Result<PublisherGuard, Fault> {
+        if !self.settings.ingest {
+            return Err(Fault::new(Code::Unequipped, "this node takes no feeds in; resolve again"));
+        }
+        let target = self.recording_target(title, grant, &offer)?;
+        self.evict_to_fit()?;
+        let (tell, end) = signal::channel(None);
+        let number = self.subscription();
+        let feed = self.get_or_create(title, grant.key)?;
+        {
+            let mut inner = feed.lock();
+            match &inner.origin {
+                FeedOrigin::Publisher { id, end, .. } if *id != grant.publisher => {
+                    if !grant.take_over {
+                        let text = format!("`{title}` is being published; take it over with --take-over");
+                        return Err(Fault::new(Code::Exists, text));
+                    }
+                    let text = format!("another publisher has taken over `{title}`");
+                    end.send_replace(Some(Fault::new(TAKEN_OVER, text)));
+                }
+                FeedOrigin::Publisher { end, .. } => {
+                    // It has come back before its old connection was found dead.
+                    end.send_replace(Some(Fault::new(Code::Cancelled, "replaced by a newer session")));
+                }
+                FeedOrigin::None | FeedOrigin::Awaited(_) | FeedOrigin::Upstream(_) => {}
+            }
+            if let Some(relaying) = inner.relaying.take() {
+                relaying.cancel();
+            }
+            inner.origin = FeedOrigin::Publisher { id: grant.publisher, number, end: tell };
+            if inner.medium.is_none() {
+                inner.started_ms = offer.started_ms;
+            }
+            inner.medium = Some(offer.medium);
+            self.start_recording(&feed, &mut inner, target);
+        }
+        feed.changed.send_replace(());
+        self.updates.notify_one();
+        info!(%title, publisher = %grant.publisher, "feed is published");
+        Ok(PublisherGuard { live: Arc::clone(self), feed, id: grant.publisher, number, end, finished: false })
+    }
+}
+
+impl PublisherGuard {
+    /// Waits until this session is to end, and why.
+    pub(crate) async fn ended(&mut self) -> Fault {
+        loop {
+            if let Some(fault) = self.end.borrow_and_update().clone() {
+                return fault;
+            }
+            if self.end.changed().await.is_err() {
+                return Fault::new(Code::Cancelled, "replaced by another session");
+            }
+        }
+    }
+
+    /// The publisher has said that the feed is over.
+    pub(crate) fn finish(&mut self, end: u64) {
+        self.finished = true;
+        self.live.end_feed(&self.feed, end);
+    }
+}
+
+impl Drop for PublisherGuard {
+    fn drop(&mut self) {
+        let mut inner = self.feed.lock();
+        let own = matches!(&inner.origin, FeedOrigin::Publisher { number, .. } if *number == self.number);
+        if self.finished || !own {
+            return;
+        }
+        let elsewhere = self.end.borrow().as_ref().is_some_and(|why| matches!(why.code, TAKEN_OVER | Code::Draining));
+        if elsewhere && self.feed.has_subscribers() {
+            // The feed goes on at another node, and those who watch it here want it from there.
+            inner.origin = FeedOrigin::None;
+            drop(inner);
+            return self.live.seek_upstream(&self.feed);
+        }
+        inner.origin = FeedOrigin::Awaited(self.id);
+        drop(inner);
+        self.live.updates.notify_one();
+        warn!(title = %self.feed.title, grace_s = self.live.settings.grace.as_secs(), "the publisher is gone; it is awaited");
+        let (live, feed, id) = (Arc::clone(&self.live), Arc::clone(&self.feed), self.id);
+        let stop = live.stop.clone();
+        let tasks = live.tasks.clone();
+        tasks.spawn(async move {
+            let grace = tokio::time::sleep(live.settings.grace);
+            if stop.run_until_cancelled(grace).await.is_none() {
+                return;
+            }
+            let mut inner = feed.lock();
+            if !matches!(&inner.origin, FeedOrigin::Awaited(other) if *other == id) {
+                return;
+            }
+            if feed.has_subscribers() {
+                // It may have gone to another node.
+                inner.origin = FeedOrigin::None;
+                drop(inner);
+                live.seek_upstream(&feed);
+            } else {
+                let end = inner.cache.newest() + 1;
+                drop(inner);
+                live.end_feed(&feed, end);
+            }
+        });
+    }
+}
