@@ -22,7 +22,7 @@ mod walk;
 mod watch;
 
 #[cfg(test)]
-pub(crate) mod clips;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 

@@ -1,5 +1,5 @@
-//! Carries out what the master orders of copies: at most six come in at a time, each from one seat of another node, and
-//! evictions. Owns the copies under way; what is kept of them is the library's, what may be kept is `core::pull`'s.
+//! Carries out the master's orders of copies: at most six are received at a time, each from one seat of another node;
+//! and evictions. Owns the running pulls; the library stores the copies, and `core::pull` verifies them.
 
 mod pull;
 pub(crate) mod source;
@@ -27,30 +27,31 @@ use usher_proto::{
 
 use crate::{context, core::pull::ReplicaSpec, media::ReplicaStore};
 
-/// Copies that come in at a time: as many as a master sends to one node; more would only share the same disk and link.
+/// Most copies received at a time: as many as a master orders of one node; more would only share the same disk and
+/// link.
 const MAX_PULLS: usize = 6;
 
 /// How long a source may send nothing.
 pub(crate) const STALL: Duration = Duration::from_secs(10);
 
-/// When to order again where too many copies come in.
+/// When to order again after a refusal for too many copies.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How a copy ended; `None` while it comes in.
+/// The result of a pull; `None` while it runs.
 type PullOutcome = watch::Receiver<Option<Result<(), Fault>>>;
 
-/// A copy under way.
+/// A running pull.
 struct PullTask {
     content: ContentId,
     cancel: CancellationToken,
     outcome: PullOutcome,
 }
 
-/// What the master ordered, checked.
+/// A validated order of a copy.
 struct PullOrder {
     wanted: ReplicaSpec,
     seat: SeatAddress,
-    /// At most this; 0 for no limit.
+    /// Rate limit; 0 for none.
     rate: Bitrate,
     request_id: String,
 }
@@ -62,7 +63,7 @@ impl TryFrom<Replicate> for PullOrder {
         let bad = |what: String| Fault::new(Code::BadRequest, format!("order of a copy: {what}"));
         let title = Title::parse(&order.title).map_err(|error| bad(error.to_string()))?;
         let content =
-            ContentId::try_from(order.content_id.as_slice()).map_err(|_| bad("it names no content".into()))?;
+            ContentId::try_from(order.content_id.as_slice()).map_err(|_| bad("it has no content id".into()))?;
         if !(1..=tree::MAX_SIZE).contains(&order.size) {
             return Err(bad(format!("a title has 1 to {} bytes, not {}", tree::MAX_SIZE, order.size)));
         }
@@ -72,7 +73,7 @@ impl TryFrom<Replicate> for PullOrder {
     }
 }
 
-/// The copies of one node that come in.
+/// The pulls of one node.
 pub(crate) struct Puller {
     replicas: Option<Arc<ReplicaStore>>,
     /// How long a source may send nothing.
@@ -81,7 +82,7 @@ pub(crate) struct Puller {
     tasks: TaskTracker,
     stop: CancellationToken,
     draining: AtomicBool,
-    /// Somebody looks how much room is left.
+    /// A task is refreshing the free bytes.
     looking: AtomicBool,
 }
 
@@ -103,12 +104,12 @@ impl Puller {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that copies may take.
+    /// Most bytes that copies may take.
     pub(crate) fn quota(&self) -> u64 {
         self.replicas.as_ref().map_or(0, |replicas| replicas.quota())
     }
 
-    /// Bytes of them that were free a moment ago: a report does not wait for a disk.
+    /// Free bytes of the quota, as of a moment ago: a report does not wait for a disk.
     pub(crate) fn free(self: &Arc<Self>) -> u64 {
         let Some(replicas) = &self.replicas else { return 0 };
         if !self.looking.swap(true, Ordering::AcqRel) {
@@ -121,31 +122,31 @@ impl Puller {
         replicas.last_free()
     }
 
-    /// Takes no more orders: a node that drains may be about to end.
+    /// Refuses new orders: a draining node may be about to stop.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes orders again.
+    /// Accepts orders again.
     pub(crate) fn undrain(&self) {
         self.draining.store(false, Ordering::Relaxed);
     }
 
-    /// Carries out an order; ends with the copy. Whoever orders a copy again that comes in waits for the same.
-    /// Dropping the future leaves the copy under way.
+    /// Carries out an order and returns when the copy is complete. A repeated order waits for the same pull. Dropping
+    /// the future does not stop the pull.
     ///
     /// # Errors
-    /// `BAD_REQUEST` for an order that makes no sense, `DRAINING`, `NO_CAPACITY` when four are under way, `DISK` when
-    /// there is no room, `EXISTS` when the title is here with other content, and what goes wrong with the source.
+    /// `BAD_REQUEST` for an invalid order, `DRAINING`, `NO_CAPACITY` when six pulls are running, `DISK` when space is
+    /// short, `EXISTS` when the title is here with other content, and the source's errors.
     pub(crate) async fn order(self: &Arc<Self>, order: Replicate) -> Result<(), Fault> {
         let mut outcome = self.begin(order.try_into()?)?;
         let ended = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        ended.unwrap_or_else(|| Err(Fault::new(Code::Internal, "the copy ended by a bug")))
+        ended.unwrap_or_else(|| Err(Fault::new(Code::Internal, "the task of the copy panicked")))
     }
 
     fn begin(self: &Arc<Self>, order: PullOrder) -> Result<PullOutcome, Fault> {
         let Some(replicas) = self.replicas.clone() else {
-            return Err(Fault::new(Code::Disk, "this node takes no copies: 0 B of 0 B are free"));
+            return Err(Fault::new(Code::Disk, "this node takes no copies: its quota is 0 B"));
         };
         if self.draining.load(Ordering::Relaxed) {
             return Err(Fault::new(Code::Draining, "this node is draining and takes no copies"));
@@ -156,11 +157,11 @@ impl Puller {
             if same.content == order.wanted.content {
                 return Ok(same.outcome.clone());
             }
-            let what = format!("a copy of `{title}` with content {} comes in: evict it first", same.content);
+            let what = format!("a copy of `{title}` with content {} is being received: evict it first", same.content);
             return Err(Fault::new(Code::Exists, what));
         }
         if running.len() >= MAX_PULLS {
-            let what = format!("{MAX_PULLS} copies come in already");
+            let what = format!("{MAX_PULLS} copies are being received already");
             return Err(Fault::new(Code::NoCapacity, what).after(RETRY_AFTER));
         }
         let (tell, outcome) = watch::channel(None);
@@ -168,7 +169,7 @@ impl Puller {
         let content = order.wanted.content;
         running.insert(title.clone(), PullTask { content, cancel: cancel.clone(), outcome: outcome.clone() });
         drop(running);
-        let (puller, span) = (self.clone(), info_span!("copy", rid = context::request_id(&order.request_id)));
+        let (puller, span) = (self.clone(), info_span!("copy", request_id = context::request_id(&order.request_id)));
         let copy = async move {
             let began = Instant::now();
             let result = pull::run(&replicas, &order, puller.stall, &cancel).await;
@@ -180,29 +181,29 @@ impl Puller {
         Ok(outcome)
     }
 
-    /// Deletes a copy, and ends one that comes in. An operator's file is never touched.
+    /// Deletes a copy, or stops receiving it. Never touches an operator's file.
     pub(crate) async fn evict(&self, evict: Evict) {
         let named = Title::parse(&evict.title).ok().zip(ContentId::try_from(evict.content_id.as_slice()).ok());
         let (Some((title, content)), Some(replicas)) = (named, self.replicas.clone()) else {
-            return debug!(title = ?evict.title, "an eviction of nothing was ignored");
+            return debug!(title = ?evict.title, "invalid eviction ignored");
         };
         let under_way = self.running().get(&title).filter(|running| running.content == content).map(|running| {
             running.cancel.cancel();
             running.outcome.clone()
         });
         if let Some(mut outcome) = under_way {
-            // Fails only when the task is gone, and with it the copy.
+            // Fails only when the task ended, and the pull with it.
             drop(outcome.wait_for(Option::is_some).await);
         }
         let name = title.clone();
         match context::blocking(move || replicas.evict(&name, content)).await {
             Ok(true) => info!(%title, "copy evicted"),
-            Ok(false) => debug!(%title, "an eviction found no copy"),
-            Err(fault) => warn!(%title, %fault, "copy not evicted"),
+            Ok(false) => debug!(%title, "no copy to evict"),
+            Err(fault) => warn!(%title, %fault, "cannot evict a copy"),
         }
     }
 
-    /// Ends what is under way; it can be resumed after a restart.
+    /// Stops all pulls; they can be resumed after a restart.
     pub(crate) async fn close(&self) {
         self.drain();
         self.stop.cancel();
@@ -216,8 +217,8 @@ fn log(order: &PullOrder, result: &Result<u64, Fault>, began: Instant) {
     match result {
         Ok(bytes) => {
             let bytes = units::bytes(*bytes);
-            info!(%title, %node, bytes, seconds = format!("{seconds:.3}"), "copy is whole");
+            info!(%title, %node, bytes, seconds = format!("{seconds:.3}"), "copy complete");
         }
-        Err(fault) => warn!(%title, %node, reason = fault.code.reason(), %fault, "copy is not whole"),
+        Err(fault) => warn!(%title, %node, reason = fault.code.reason(), %fault, "copy failed"),
     }
 }

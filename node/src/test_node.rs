@@ -30,7 +30,7 @@ use crate::{
     context::NodeContext,
     core::guard::Limits,
     live,
-    media::{self, Library, clips},
+    media::{self, Library, fixtures},
     presence::Presence,
     quic::{self, QuicSettings, Server},
     services::Services,
@@ -113,7 +113,7 @@ impl TestNode {
         replicas: Option<media::ReplicaConfig>,
     ) -> Self {
         let taking = replicas.is_some();
-        let films = clips::folder(&dir.path().join("films"), files);
+        let films = fixtures::folder(&dir.path().join("films"), files);
         let config = media::LibraryConfig { volumes: vec![films], index: dir.path().join("index.redb"), replicas };
         let library = Library::open(config).await.expect("a library");
         library.scanned().await;

@@ -24,7 +24,7 @@ fn a_title_that_is_refused_is_copied_to_where_there_is_room() {
     let answers = Tickets::of(&cluster).resolve_at_once(&request, 12);
     assert!(answers.iter().any(Result::is_err), "12 sessions of 40 Mbit/s were promised on 200");
 
-    cluster.node("node-2").line_with("copy is whole");
+    cluster.node("node-2").line_with("copy complete");
     cluster.settled(2);
     assert_eq!(cluster.holders("film.mp4").expect("known"), ["node-1", "node-2"]);
     let located = cluster.run(&["locate", &cluster.url("film.mp4")]).expect(0).out;
@@ -44,7 +44,7 @@ fn a_title_has_as_many_copies_as_the_operator_wants() {
     cluster.start_node("node-1", &[]);
     cluster.settled(1);
     cluster.start_node("node-2", &[]);
-    cluster.node("node-2").line_with("copy is whole");
+    cluster.node("node-2").line_with("copy complete");
     cluster.settled(2);
     let film = b3(cluster.media("node-1").join("film.mp4"));
     assert_eq!(cluster.titles()[0]["content_id"], film);

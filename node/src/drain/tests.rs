@@ -5,7 +5,7 @@ use usher_proto::{Code, tree::GROUP};
 
 use super::*;
 use crate::{
-    media::clips::mp4,
+    media::fixtures::mp4,
     test_node::{End, NODE, TestNode, receive_after},
 };
 

@@ -1,5 +1,5 @@
-//! One feed of a node: what is kept of it, who sends it here and who has it from here. Owns its lock, which is short and
-//! never held across an await. Refuses to know other feeds.
+//! One feed of a node: its cached groups, its origin and its subscribers. Owns its lock, which is short and never held
+//! across an await. Knows no other feeds.
 
 use std::{
     sync::{
@@ -28,11 +28,11 @@ pub(crate) struct LiveFeed {
     pub(crate) title: Title,
     pub(crate) key: FeedKey,
     pub(super) inner: Mutex<FeedInner>,
-    /// Something came, or ended.
+    /// Notified of new pieces and changes of state.
     pub(super) changed: signal::Sender<()>,
     pub(super) viewers: AtomicU32,
     pub(super) relays: AtomicU32,
-    /// How far back somebody wanted to begin, in milliseconds.
+    /// The farthest start that a subscriber asked for, in milliseconds before the newest group.
     pub(super) back_ms: AtomicU64,
 }
 
@@ -41,33 +41,33 @@ pub(super) struct FeedInner {
     pub(super) medium: Option<Medium>,
     pub(super) started_ms: i64,
     pub(super) origin: FeedOrigin,
-    /// One past the last group of a feed that is over.
+    /// One past the last group of an ended feed.
     pub(super) ended: Option<u64>,
-    /// Upstreams as the master named them last.
+    /// The upstreams that the master named last.
     pub(super) upstreams: signal::Sender<Option<Relay>>,
-    /// Ends the task that looks for an upstream.
+    /// Cancels the task that relays the feed from an upstream.
     pub(super) relaying: Option<CancellationToken>,
-    /// The recording that runs.
+    /// The recording in progress.
     pub(super) recording: Option<Arc<Recording>>,
 }
 
-/// A recording that runs.
+/// A recording in progress.
 #[derive(Debug)]
 pub(super) struct Recording {
     pub(super) target: RecordingTarget,
-    /// One past its last group, once that is known.
+    /// One past its last group, once known.
     pub(super) until: AtomicU64,
 }
 
-/// Who sends a feed here.
+/// The origin of a feed.
 pub(super) enum FeedOrigin {
-    /// Nobody.
+    /// No origin yet.
     None,
-    /// A publisher; the session is told here why it is to end.
+    /// A publisher; `end` carries the reason to end its session.
     Publisher { id: PublisherId, number: u64, end: signal::Sender<Option<Fault>> },
-    /// A publisher that is awaited.
+    /// A publisher whose session ended early.
     Awaited(PublisherId),
-    /// Another node.
+    /// A node that relays the feed to this one.
     Upstream(NodeName),
 }
 
@@ -99,17 +99,20 @@ impl LiveFeed {
         lock(&self.inner)
     }
 
-    /// How far back somebody wanted to begin, in milliseconds.
+    /// The farthest start that a subscriber asked for, in milliseconds before the newest group.
     pub(super) fn back_ms(&self) -> u64 {
         self.back_ms.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody has it from here.
+    /// Whether any viewer or relay is subscribed.
     pub(super) fn has_subscribers(&self) -> bool {
         self.viewers.load(Ordering::Relaxed) > 0 || self.relays.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until it is known what the feed consists of. For ever, if it never is.
+    /// Waits until the media type and tracks are known; for ever, if they never are.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when the feed ended.
     pub(crate) async fn medium_known(&self) -> Result<(), Fault> {
         let mut changed = self.changed.subscribe();
         loop {
@@ -117,7 +120,7 @@ impl LiveFeed {
             {
                 let inner = self.lock();
                 if inner.ended.is_some() {
-                    return Err(Fault::new(Code::NotFound, format!("`{}` is over", self.title)));
+                    return Err(Fault::new(Code::NotFound, format!("`{}` has ended", self.title)));
                 }
                 if inner.medium.is_some() {
                     return Ok(());
@@ -129,24 +132,23 @@ impl LiveFeed {
         }
     }
 
-    /// The least number of a publisher's next new group, which its ticket wants to be no less than `least`; and the newest
-    /// that is here.
+    /// The least number of a publisher's next group, at least the `least` of its ticket; and the newest number here.
     pub(crate) fn first_group(&self, least: u64) -> (u64, u64) {
         let newest = self.newest();
         (least.max(newest + 1), newest)
     }
 
-    /// The newest group that has begun; 0 for none.
+    /// Number of the newest group; 0 for none.
     pub(crate) fn newest(&self) -> u64 {
         self.lock().cache.newest()
     }
 
-    /// The group with which a viewer begins.
+    /// The group a viewer starts with.
     pub(crate) fn start_group(&self, start: &FeedStart) -> u64 {
         self.lock().cache.start_group(start)
     }
 
-    /// The set-up information, all but what is the session's own.
+    /// The set-up information without the parts that depend on the session.
     pub(crate) fn setup(&self) -> v1::Setup {
         let inner = self.lock();
         let medium = inner.medium.clone().unwrap_or_default();

@@ -1,5 +1,5 @@
 //! All feeds of a node: looks them up, counts their memory, and ends them. Each lock is short and never held across an
-//! await; `core::feed` owns what is kept of a feed.
+//! await. Knows no streams and no frames.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -26,17 +26,17 @@ use super::{
 };
 use crate::sync::lock;
 
-/// How long a feed waits for a publisher that left without a word.
+/// How long a feed waits for a publisher whose session ended early.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
 
-/// What the operator set.
+/// The operator's settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FeedSettings {
-    /// Whether feeds may be sent here.
+    /// Whether publishers are accepted.
     pub(crate) ingest: bool,
-    /// How much of a feed is kept.
+    /// How much of a feed is cached.
     pub(crate) window: Duration,
-    /// Media of all feeds together, in bytes.
+    /// Bytes of cached media, all feeds together.
     pub(crate) memory: u64,
     /// See [`GRACE`].
     pub(crate) grace: Duration,
@@ -46,15 +46,15 @@ pub(crate) struct FeedSettings {
 pub(crate) struct Feeds {
     pub(super) settings: FeedSettings,
     pub(super) feeds: Mutex<HashMap<Title, Arc<LiveFeed>>>,
-    /// Upstreams that the master named before anyone came.
+    /// Upstreams that the master named for feeds without subscribers yet.
     pub(super) relay_orders: Mutex<HashMap<Title, (Instant, Relay)>>,
-    /// What the master is to be asked for.
+    /// Requests for upstreams, to send to the master.
     pub(super) relay_requests: Mutex<Vec<v1::RelayWanted>>,
     pub(super) bytes: AtomicU64,
     pub(super) subscriptions: AtomicU64,
-    /// Where feeds are recorded; nowhere, unless that is said.
+    /// Set where feeds are recorded.
     pub(super) recorder: OnceLock<Arc<Recorder>>,
-    /// Something is to be told to the master.
+    /// Notified when a feed's state or the requests change.
     pub(super) updates: Notify,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -76,23 +76,23 @@ impl Feeds {
         })
     }
 
-    /// A number for a session's groups that no other has.
+    /// A subscription number that no other session has.
     pub(crate) fn subscription(&self) -> u64 {
         self.subscriptions.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// How much of a feed is kept, in milliseconds.
+    /// How much of a feed is cached, in milliseconds.
     pub(crate) fn window_ms(&self) -> u64 {
         usher_proto::units::millis(self.settings.window)
     }
 
-    /// Media of all feeds, in bytes.
+    /// Bytes of cached media.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The feed of this title, made if it is not here.
+    /// The feed of this title, created if it is not here.
     pub(super) fn get_or_create(&self, title: &Title, key: FeedKey) -> Result<Arc<LiveFeed>, Fault> {
         let mut feeds = lock(&self.feeds);
         let many = feeds.len() >= MAX_FEEDS;
@@ -101,16 +101,17 @@ impl Feeds {
             Entry::Occupied(_) => {
                 Err(Fault::new(Code::TicketMismatch, format!("`{title}` is here under another key; resolve again")))
             }
-            Entry::Vacant(_) if many => {
-                Err(Fault::new(Code::NoCapacity, format!("a node carries at most {MAX_FEEDS} feeds")))
-            }
+            Entry::Vacant(_) if many => Err(Fault::new(
+                Code::NoCapacity,
+                format!("this node has the maximum of {MAX_FEEDS} feeds; resolve again"),
+            )),
             Entry::Vacant(free) => {
                 Ok(Arc::clone(free.insert(Arc::new(LiveFeed::new(title.clone(), key, self.settings.window)))))
             }
         }
     }
 
-    /// The master wants this publisher to end: another one is elsewhere.
+    /// Ends a publisher's session: the master knows another publisher at another node.
     pub(crate) fn end_publisher(&self, title: &Title, publisher: PublisherId) {
         let Some(feed) = lock(&self.feeds).get(title).cloned() else { return };
         let inner = feed.lock();
@@ -121,7 +122,7 @@ impl Feeds {
         }
     }
 
-    /// Sends every publisher elsewhere.
+    /// Ends every publisher's session, so that publishers continue at other nodes.
     pub(crate) fn drain(&self) {
         let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
         for feed in feeds {
@@ -131,12 +132,12 @@ impl Feeds {
         }
     }
 
-    /// Waits until there may be something to tell. For one caller.
+    /// Waits until a feed's state or the requests change. For one caller.
     pub(crate) async fn updated(&self) {
         self.updates.notified().await;
     }
 
-    /// All feeds, as the master is told of them.
+    /// The states of all feeds, in the order of their titles.
     pub(crate) fn states(&self) -> Vec<FeedState> {
         let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
         let mut states: Vec<_> = feeds.iter().filter_map(|feed| feed.state(self.window_ms())).collect();
@@ -144,16 +145,16 @@ impl Feeds {
         states
     }
 
-    /// A feed has changed from so many bytes to so many. To be called under its lock.
+    /// Counts a change of a feed's cache from `before` bytes. Call it under the feed's lock.
     pub(super) fn update_bytes(&self, inner: &FeedInner, before: u64) {
-        // One that is over is not counted any more.
+        // The bytes of an ended feed are not counted.
         if inner.ended.is_none() {
             self.bytes.fetch_add(inner.cache.bytes(), Ordering::Relaxed);
             self.bytes.fetch_sub(before, Ordering::Relaxed);
         }
     }
 
-    /// Makes all feeds fit.
+    /// Evicts the oldest groups of all feeds until they fit in memory.
     pub(super) fn evict_to_fit(&self) -> Result<(), Fault> {
         while self.bytes.load(Ordering::Relaxed) >= self.settings.memory {
             let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
@@ -174,7 +175,7 @@ impl Feeds {
         Ok(())
     }
 
-    /// The feed is over, after the groups before this one.
+    /// Ends a feed; `end` is one past its last group.
     pub(super) fn end_feed(&self, feed: &Arc<LiveFeed>, end: u64) {
         let mut inner = feed.lock();
         if inner.ended.is_some() {
@@ -189,10 +190,10 @@ impl Feeds {
         drop(inner);
         self.remove(feed);
         feed.changed.send_replace(());
-        info!(title = %feed.title, "feed is over");
+        info!(title = %feed.title, "feed ended");
     }
 
-    /// The feed is not among the node's any more; those who have it keep it.
+    /// Removes a feed; sessions that have it keep it.
     pub(super) fn remove(&self, feed: &Arc<LiveFeed>) {
         let mut feeds = lock(&self.feeds);
         if feeds.get(&feed.title).is_some_and(|known| Arc::ptr_eq(known, feed)) {
@@ -202,7 +203,7 @@ impl Feeds {
         self.updates.notify_one();
     }
 
-    /// Ends all that was begun here.
+    /// Ends all tasks.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.tasks.close();

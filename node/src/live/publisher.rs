@@ -1,4 +1,4 @@
-//! A publisher of a feed: admitted one at a time, and awaited for a while when its session ends early.
+//! Publishers of feeds: one at a time a feed. A publisher whose session ends early may come back within a grace period.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use super::{
     feeds::Feeds,
 };
 
-/// A publisher's session, from its beginning to its end.
+/// A publisher's hold on its feed; dropping it before [`Self::finish`] starts the grace period.
 pub(crate) struct PublisherGuard {
     live: Arc<Feeds>,
     pub(crate) feed: Arc<LiveFeed>,
     id: PublisherId,
     number: u64,
     end: signal::Receiver<Option<Fault>>,
-    /// The feed is over with it.
+    /// Whether the publisher ended the feed.
     finished: bool,
 }
 
 impl Feeds {
-    /// A publisher comes, with a good ticket.
+    /// Admits a publisher with a valid ticket.
     ///
     /// # Errors
-    /// `UNEQUIPPED` where no feeds are taken in, or none is recorded and this one is to be, `EXISTS` while another publisher sends the feed, `NO_CAPACITY` when memory
-    /// is full of feeds that cannot be shortened.
+    /// `UNEQUIPPED` where feeds are not accepted, or not recorded as the ticket demands; `EXISTS` while another
+    /// publisher sends the feed; `NO_CAPACITY` when memory is full of feeds that cannot be shortened.
     pub(crate) fn publish(
         self: &Arc<Self>,
         title: &Title,
@@ -39,7 +39,7 @@ impl Feeds {
         offer: Offer,
     ) -> Result<PublisherGuard, Fault> {
         if !self.settings.ingest {
-            return Err(Fault::new(Code::Unequipped, "this node takes no feeds in; resolve again"));
+            return Err(Fault::new(Code::Unequipped, "this node accepts no feeds; resolve again"));
         }
         let target = self.recording_target(title, grant, &offer)?;
         self.evict_to_fit()?;
@@ -58,7 +58,7 @@ impl Feeds {
                     end.send_replace(Some(Fault::new(TAKEN_OVER, text)));
                 }
                 FeedOrigin::Publisher { end, .. } => {
-                    // It has come back before its old connection was found dead.
+                    // The publisher reconnected before its old session was found dead.
                     end.send_replace(Some(Fault::new(Code::Cancelled, "replaced by a newer session")));
                 }
                 FeedOrigin::None | FeedOrigin::Awaited(_) | FeedOrigin::Upstream(_) => {}
@@ -75,13 +75,13 @@ impl Feeds {
         }
         feed.changed.send_replace(());
         self.updates.notify_one();
-        info!(%title, publisher = %grant.publisher, "feed is published");
+        info!(%title, publisher = %grant.publisher, "publisher admitted");
         Ok(PublisherGuard { live: Arc::clone(self), feed, id: grant.publisher, number, end, finished: false })
     }
 }
 
 impl PublisherGuard {
-    /// Waits until this session is to end, and why.
+    /// Waits until the session must end. Returns the reason.
     pub(crate) async fn ended(&mut self) -> Fault {
         loop {
             if let Some(fault) = self.end.borrow_and_update().clone() {
@@ -93,7 +93,7 @@ impl PublisherGuard {
         }
     }
 
-    /// The publisher has said that the feed is over.
+    /// Ends the feed at the publisher's request; `end` is one past its last group.
     pub(crate) fn finish(&mut self, end: u64) {
         self.finished = true;
         self.live.end_feed(&self.feed, end);
@@ -109,7 +109,7 @@ impl Drop for PublisherGuard {
         }
         let elsewhere = self.end.borrow().as_ref().is_some_and(|why| matches!(why.code, TAKEN_OVER | Code::Draining));
         if elsewhere && self.feed.has_subscribers() {
-            // The feed goes on at another node, and those who watch it here want it from there.
+            // The feed continues at another node: relay it for its subscribers here.
             inner.origin = FeedOrigin::None;
             drop(inner);
             return self.live.seek_upstream(&self.feed);
@@ -117,7 +117,7 @@ impl Drop for PublisherGuard {
         inner.origin = FeedOrigin::Awaited(self.id);
         drop(inner);
         self.live.updates.notify_one();
-        warn!(title = %self.feed.title, grace_s = self.live.settings.grace.as_secs(), "the publisher is gone; it is awaited");
+        warn!(title = %self.feed.title, grace_s = self.live.settings.grace.as_secs(), "publisher left: waiting for it to come back");
         let (live, feed, id) = (Arc::clone(&self.live), Arc::clone(&self.feed), self.id);
         let stop = live.stop.clone();
         let tasks = live.tasks.clone();
@@ -131,7 +131,7 @@ impl Drop for PublisherGuard {
                 return;
             }
             if feed.has_subscribers() {
-                // It may have gone to another node.
+                // The publisher may have moved to another node.
                 inner.origin = FeedOrigin::None;
                 drop(inner);
                 live.seek_upstream(&feed);

@@ -1,6 +1,6 @@
-//! Recordings: a feed that is published here becomes a title of the node's own, written beside it by a task that follows the
-//! feed as a viewer does, so that a disk holds up nothing but its recording. Owns when one begins and ends; what is in its
-//! files is `core::record`'s. Refuses to know how titles are found.
+//! Recordings of feeds that are published here. A task subscribes to the feed and writes a title of the library, so
+//! that a slow disk delays only its recording. Owns when a recording starts and ends; `core::record` owns the layout of
+//! its files. Does not know how titles are found.
 
 mod file;
 #[cfg(test)]
@@ -24,19 +24,19 @@ use super::{
 };
 use crate::core::{feed::CompleteGroup, record::RecordingTarget};
 
-/// The last second that has four digits for its year.
+/// The last second of the year 9999 in Unix milliseconds.
 const LAST_SECOND: i64 = 253_402_300_799_000;
 
 impl Feeds {
-    /// From here on feeds are recorded that ask for it.
+    /// Records, from now on, the feeds that ask for it.
     pub(crate) fn record_with(&self, recorder: Arc<super::Recorder>) {
         drop(self.recorder.set(recorder));
     }
 
-    /// Where the feed of a publisher is recorded; `None` when it does not ask for that.
+    /// Where to record a publisher's feed; `None` when its ticket does not ask for a recording.
     ///
     /// # Errors
-    /// `UNEQUIPPED` where nothing is, as [`RecordingTarget::new`].
+    /// `UNEQUIPPED` where feeds are not recorded, and as [`RecordingTarget::new`].
     pub(super) fn recording_target(
         &self,
         title: &Title,
@@ -47,12 +47,12 @@ impl Feeds {
             return Ok(None);
         }
         if self.recorder.get().is_none() {
-            return Err(Fault::new(Code::Unequipped, "this node records no feeds (--recordings); resolve again"));
+            return Err(Fault::new(Code::Unequipped, "this node does not record feeds (--recordings); resolve again"));
         }
         RecordingTarget::new(title, &offer.medium.media_type).map(Some)
     }
 
-    /// A publisher has come whose feed is recorded at `target`, or is not. To be called under the feed's lock.
+    /// Starts, continues or ends the recording for a new publisher's `target`. Call it under the feed's lock.
     pub(super) fn start_recording(
         self: &Arc<Self>,
         feed: &Arc<LiveFeed>,
@@ -60,7 +60,7 @@ impl Feeds {
         target: Option<RecordingTarget>,
     ) {
         if inner.recording.as_ref().map(|running| &running.target) == target.as_ref() {
-            // It goes on in the same file.
+            // The recording continues in the same file.
             return;
         }
         if let Some(running) = inner.recording.take() {
@@ -75,7 +75,7 @@ impl Feeds {
     }
 }
 
-/// What is to be done for a recording.
+/// What a recording does next.
 enum RecordingTurn {
     Write(CompleteGroup),
     Wait,
@@ -92,7 +92,7 @@ impl LiveFeed {
         match inner.cache.next_complete(from, last, over.then_some(until)) {
             Some(group) => RecordingTurn::Write(group),
             None if over => {
-                // Under the lock, so that a publisher who comes now has a recording of its own.
+                // Under the lock, so that a publisher admitted now starts a recording of its own.
                 inner.recording.take_if(|running| Arc::ptr_eq(running, recording));
                 RecordingTurn::Over
             }
@@ -101,7 +101,7 @@ impl LiveFeed {
     }
 }
 
-/// Writes whole groups until the feed is over, or no more of it is sent here.
+/// Writes complete groups until the feed ends, or has no publisher here.
 async fn run(
     live: Arc<Feeds>,
     feed: Arc<LiveFeed>,
@@ -126,23 +126,23 @@ async fn run(
         };
         if group.missing > 0 {
             missing += group.missing;
-            warn!(%title, groups = group.missing, before = group.head.sequence, missing, "groups are missing in a recording");
+            warn!(%title, groups = group.missing, before = group.head.sequence, missing, "groups missing in a recording");
         }
         (from, last) = (group.head.sequence + 1, Some(group.link));
         let written = blocking(writer, move |writer| writer.write(&group)).await;
         let Some((back, result)) = written else { return };
         writer = back;
         if let Err(error) = result {
-            error!(%title, %error, "a recording cannot be written; it ends with what is there, and the feed goes on");
+            error!(%title, %error, "cannot write a recording: it ends here, and the feed continues");
             feed.lock().recording.take_if(|running| Arc::ptr_eq(running, &recording));
             break;
         }
     }
     let Some((writer, ())) = blocking(writer, RecordingWriter::finish).await else { return };
-    info!(feed = %title, titles = ?writer.titles(), groups = writer.groups(), missing, "recording is over");
+    info!(feed = %title, titles = ?writer.titles(), groups = writer.groups(), missing, "recording ended");
 }
 
-/// Lets a writer do what waits for the disk. `None` when that failed by a bug, or the runtime goes down.
+/// Runs blocking work of a writer. `None` when it panicked, or the runtime shuts down.
 async fn blocking<T: Send + 'static>(
     mut writer: RecordingWriter,
     work: impl FnOnce(&mut RecordingWriter) -> T + Send + 'static,
@@ -151,10 +151,10 @@ async fn blocking<T: Send + 'static>(
         let result = work(&mut writer);
         (writer, result)
     });
-    done.await.inspect_err(|error| error!(%error, "a recording was given up; it is a title after the next start")).ok()
+    done.await.inspect_err(|error| error!(%error, "recording aborted: the next start recovers it")).ok()
 }
 
-/// A publisher's time as it stands in names.
+/// A publisher's time in the form used in file names.
 fn time(unix_ms: i64) -> String {
     let since = Duration::from_millis(u64::try_from(unix_ms.clamp(0, LAST_SECOND)).unwrap_or(0));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string().replace(['-', ':'], "")

@@ -1,4 +1,4 @@
-//! Where recordings go, and the files that a node left unfinished.
+//! The folder of recordings. Completes the files that an earlier run left unfinished.
 
 mod recovery;
 
@@ -14,27 +14,27 @@ use rustix::fs::{CWD, RenameFlags};
 
 use crate::core::record::FOLDER;
 
-/// Where recordings go.
+/// The folder of recordings.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    /// The volume of the library.
+    /// The volume of the library that holds them.
     pub(super) root: PathBuf,
 }
 
 impl Recorder {
-    /// Looks whether recordings could be written below this folder.
+    /// Checks that recordings can be written below this folder.
     ///
     /// # Errors
-    /// Names the folder and what is wrong with it.
+    /// Names the folder and the problem.
     pub(crate) fn check(root: &Path) -> Result<()> {
         let text = root.display();
-        let about = std::fs::metadata(root).with_context(|| format!("look at the folder of recordings {text}"))?;
+        let about = std::fs::metadata(root).with_context(|| format!("open the folder of recordings {text}"))?;
         ensure!(about.is_dir(), "{text} is not a folder; name one with --recordings DIR");
         let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
         access.with_context(|| format!("write to the folder of recordings {text}"))
     }
 
-    /// Makes titles of what a run before this one did not finish. Blocks.
+    /// Checks the folder and recovers unfinished recordings of an earlier run. Blocks.
     ///
     /// # Errors
     /// As [`Recorder::check`].
@@ -45,7 +45,7 @@ impl Recorder {
     }
 }
 
-/// Gives a file the first of these names that nobody has.
+/// Renames a file to the first of these names that is free, in the same folder. Returns the name.
 pub(super) fn rename(path: &Path, names: impl Iterator<Item = String>) -> io::Result<Option<String>> {
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     for name in names {
@@ -53,7 +53,7 @@ pub(super) fn rename(path: &Path, names: impl Iterator<Item = String>) -> io::Re
         match rustix::fs::renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => continue,
-            // A file system without the flag.
+            // The file system does not support the flag.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 if target.symlink_metadata().is_ok() {
                     continue;

@@ -1,4 +1,4 @@
-//! A viewer or a relaying node of a feed: counted for as long as it is here.
+//! Subscribers of a feed: viewers and relaying nodes.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,7 +8,7 @@ use usher_proto::{Fault, Title, feed::FeedKey, pb::wire::FeedStart};
 
 use super::{feed::LiveFeed, feeds::Feeds};
 
-/// Someone who watches a feed, or relays it, until it drops.
+/// A subscription to a feed, until it drops.
 pub(crate) struct SubscriberGuard {
     live: Arc<Feeds>,
     pub(crate) feed: Arc<LiveFeed>,
@@ -16,10 +16,10 @@ pub(crate) struct SubscriberGuard {
 }
 
 impl Feeds {
-    /// Someone comes who wants a feed; where it is not here, it is sought.
+    /// Subscribes to a feed; a feed without an origin is requested from the master.
     ///
     /// # Errors
-    /// `NO_CAPACITY` when too many feeds are here.
+    /// `NO_CAPACITY` when this node has too many feeds, `TICKET_MISMATCH` when the feed is here under another key.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         title: &Title,
@@ -39,7 +39,7 @@ impl Feeds {
 }
 
 impl SubscriberGuard {
-    /// Follows what comes.
+    /// Receives a notification of each change of the feed.
     pub(crate) fn follow(&self) -> signal::Receiver<()> {
         self.feed.changed.subscribe()
     }
@@ -51,6 +51,6 @@ impl Drop for SubscriberGuard {
         count.fetch_sub(1, Ordering::Relaxed);
         self.feed.changed.send_replace(());
         self.live.updates.notify_one();
-        debug!(title = %self.feed.title, relay = self.relay, "left");
+        debug!(title = %self.feed.title, relay = self.relay, "subscriber left");
     }
 }

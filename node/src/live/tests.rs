@@ -15,7 +15,7 @@ use usher_proto::{
 use self::peers::{Frames, LAST, NAME, Publisher, WHOLE, Watcher, feed_ticket, setup, signer};
 use crate::test_node::{NODE, TestNode};
 
-/// Waits until the node's feed is so.
+/// Waits until the state of the node's feed satisfies `so`.
 async fn until(node: &TestNode, what: &str, so: impl Fn(Option<&FeedState>) -> bool) {
     let seen = async {
         loop {
@@ -25,11 +25,11 @@ async fn until(node: &TestNode, what: &str, so: impl Fn(Option<&FeedState>) -> b
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap_or_else(|_| panic!("never came true: {what}"));
+    tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
 #[tokio::test]
-async fn what_goes_in_comes_out_to_everyone_from_the_last_whole_group_on() {
+async fn every_viewer_receives_the_feed_from_the_last_complete_group_on() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     assert_eq!(publisher.first, 100, "as its ticket says");
@@ -69,13 +69,13 @@ async fn one_publisher_at_a_time() {
     let take_over = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
     let second = Publisher::open(&node, take_over).await.expect("taken over");
     assert_eq!((first.refused().await, second.first), (Code::Exists, 101));
-    // One that comes back as itself takes its own target.
+    // A publisher that reconnects replaces its own session.
     let again = Publisher::open(&node, |grant| grant.publisher = PublisherId(2)).await;
     assert!(again.is_ok());
 }
 
 #[tokio::test]
-async fn a_group_that_is_sent_again_goes_on_where_it_was_cut() {
+async fn a_group_sent_again_continues_where_it_was_truncated() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     let frames = publisher.group(100, &[(WHOLE, "a"), (WHOLE, "b"), (LAST, "c")]);
@@ -92,7 +92,7 @@ async fn a_group_that_is_sent_again_goes_on_where_it_was_cut() {
     let mut whole = again.begin(&frames).await;
     whole.finish().expect("finished");
     assert_eq!(watcher.group().await, (100, "abc".into(), true));
-    // What differs from what is here is no group of this feed.
+    // A piece that differs from the cached one is refused.
     let previous = again.previous;
     let frames = again.group(101, &[(WHOLE, "y")]);
     let _open = again.begin(&frames).await;
@@ -104,7 +104,7 @@ async fn a_group_that_is_sent_again_goes_on_where_it_was_cut() {
 }
 
 #[tokio::test]
-async fn what_is_not_signed_goes_no_further() {
+async fn unsigned_pieces_are_refused() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     publisher.whole(100).await;
@@ -120,7 +120,7 @@ async fn what_is_not_signed_goes_no_further() {
 }
 
 #[tokio::test]
-async fn what_a_publisher_must_not_say() {
+async fn invalid_frames_of_a_publisher_are_refused() {
     let node = TestNode::with(&[]).await;
     for (what, frames) in
         [("a control frame", vec![wire::values(Kind::Hashes, &[[0; 32]])]), ("a piece after the last", vec![])]
@@ -145,13 +145,13 @@ async fn what_a_publisher_must_not_say() {
     let open = wire::message(Kind::Open, &Open { ticket, watch, ..Open::default() }).expect("short enough");
     let (_send, receive) = viewer.send(&open).await;
     assert_eq!(setup(&mut Frames::new(receive)).await.err(), Some(Code::TicketMismatch));
-    // Nobody who does not publish may open a stream that nobody asked for.
+    // A session that does not publish cannot open streams.
     let opened = tokio::time::timeout(Duration::from_millis(200), viewer.connection.open_uni()).await;
     assert!(opened.is_err(), "it has no credit");
 }
 
 #[tokio::test]
-async fn who_reads_nothing_is_skipped_ahead_and_nobody_else_misses_anything() {
+async fn a_stalled_viewer_skips_groups_and_others_miss_none() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
     publisher.whole(100).await;
@@ -175,7 +175,7 @@ async fn who_reads_nothing_is_skipped_ahead_and_nobody_else_misses_anything() {
 }
 
 #[tokio::test]
-async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
+async fn a_relay_continues_at_its_next_upstream() {
     let (origin, second, edge) = (TestNode::with(&[]).await, TestNode::with(&[]).await, TestNode::with(&[]).await);
     let seat = |node: &TestNode, change: &dyn Fn(&mut FeedGrant)| SeatAddress {
         node: NodeName::parse(NODE).expect("a name"),
@@ -194,7 +194,7 @@ async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
     let mut publisher = Publisher::open(&origin, |_| {}).await.expect("let in");
     publisher.whole(100).await;
     publisher.whole(101).await;
-    // The second node has it from the first, and the edge from the second.
+    // The second node relays from the first, and the edge from the second.
     second.services.live.handle_relay_order(relay(vec![seat(&origin, &|_| {})]));
     edge.services.live.handle_relay_order(relay(vec![seat(&second, &|_| {}), seat(&origin, &|_| {})]));
     let watcher = Watcher::open(&edge, FeedStart::default()).await.expect("let in");
@@ -202,7 +202,7 @@ async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
     publisher.whole(102).await;
     assert_eq!(watcher.group().await.0, 102);
     assert_eq!(second.services.live.states().first().map(|feed| (feed.relays, feed.viewers)), Some((1, 0)));
-    // The second one dies: the edge goes on at the next that it was told of.
+    // The second node stops: the edge continues at its next upstream.
     second.server.close().await;
     publisher.whole(103).await;
     assert_eq!(watcher.group().await, (103, "103!".into(), true));
@@ -220,7 +220,7 @@ async fn a_node_gets_a_feed_from_another_and_then_from_the_next() {
 }
 
 #[tokio::test]
-async fn a_node_that_has_no_upstream_asks_for_one() {
+async fn a_node_without_an_upstream_requests_one() {
     let node = TestNode::with(&[]).await;
     let live = Arc::clone(&node.services.live);
     let opening = tokio::spawn(async move { Watcher::open(&node, FeedStart::default()).await.map(|_| ()) });

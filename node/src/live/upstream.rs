@@ -1,4 +1,4 @@
-//! Where a feed comes from when no publisher sends it here: the upstreams that the master names.
+//! Upstreams of feeds that have no publisher here: named by the master, requested from it when a subscriber needs one.
 
 use std::{
     sync::Arc,
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::sync::lock;
 
-/// How long an order for a feed that nobody watches yet is good.
+/// How long an upstream named for a feed without subscribers stays valid.
 const ORDER_TTL: Duration = Duration::from_secs(20);
 
 impl Feeds {
-    /// Looks for an upstream of a feed that nobody sends here, unless that is being done.
+    /// Starts to relay a feed without an origin, unless that is in progress.
     pub(super) fn seek_upstream(self: &Arc<Self>, feed: &Arc<LiveFeed>) {
         let mut inner = feed.lock();
         if !matches!(inner.origin, FeedOrigin::None) || inner.relaying.is_some() || inner.ended.is_some() {
@@ -39,7 +39,7 @@ impl Feeds {
         self.tasks.spawn(relay::run(Arc::clone(self), Arc::clone(feed), upstreams, cancel));
     }
 
-    /// The master names upstreams of a feed.
+    /// Handles the master's upstreams for a feed.
     pub(crate) fn handle_relay_order(self: &Arc<Self>, relay: Relay) {
         let feed = lock(&self.feeds).get(&relay.title).cloned();
         if let Some(feed) = feed {
@@ -47,7 +47,7 @@ impl Feeds {
                 let mut inner = feed.lock();
                 inner.upstreams.send_replace(Some(relay));
                 if matches!(inner.origin, FeedOrigin::Awaited(_)) {
-                    // Its publisher has come back at another node.
+                    // Its publisher came back at another node.
                     inner.origin = FeedOrigin::None;
                 }
             }
@@ -63,7 +63,7 @@ impl Feeds {
         }
     }
 
-    /// Asks the master for an upstream, when it is next told anything.
+    /// Adds a request for an upstream, to send to the master.
     pub(super) fn request_upstream(&self, title: &Title, failed: &[Failed]) {
         let failed = failed
             .iter()
@@ -76,7 +76,7 @@ impl Feeds {
         self.updates.notify_one();
     }
 
-    /// What the master is to be asked for, once.
+    /// Takes the requests for upstreams.
     pub(crate) fn take_relay_requests(&self) -> Vec<v1::RelayWanted> {
         std::mem::take(&mut *lock(&self.relay_requests))
     }

@@ -1,5 +1,6 @@
-//! Sends a feed to one who watches or relays it: group after group, each on a stream of its own, each piece as soon as it
-//! is here. Who is too slow is given the last whole group instead of those before it, and told so; nobody else notices.
+//! Sends a feed to a viewer or a relaying node: each group on a stream of its own, each piece as soon as it arrives. A
+//! viewer over its latency budget skips to the newest complete group and is sent a notice; other viewers are
+//! unaffected.
 
 use std::time::Duration;
 
@@ -25,15 +26,15 @@ use crate::{
     send_window::WindowShare,
 };
 
-/// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
+/// How long to wait for groups that belong into a gap of the numbers: streams overtake one another.
 const GAP: Duration = Duration::from_millis(300);
 
-/// Why it ended early.
+/// Why a session ended early.
 #[derive(Debug)]
 pub(crate) enum WatchError {
-    /// The client, or the connection, is gone.
+    /// The client or the connection is gone.
     Gone,
-    /// The node cannot go on, or the client must not.
+    /// The session failed, or the client must not continue.
     Fault(Fault),
 }
 
@@ -41,32 +42,32 @@ pub(crate) enum WatchError {
 pub(crate) struct WatchSession<'a> {
     pub(crate) subscriber: &'a SubscriberGuard,
     pub(crate) connection: &'a Connection,
-    /// The session's own stream.
+    /// The session's control stream.
     pub(crate) control: &'a mut SendStream,
     pub(crate) active: &'a mut ActiveSession,
     pub(crate) share: &'a WindowShare<'a>,
     pub(crate) movable: &'a mut Movable,
     pub(crate) subscription: u64,
-    /// The group to begin with.
+    /// The first group to send.
     pub(crate) first: u64,
-    /// How far behind it may fall.
+    /// How far behind the newest group the session may fall.
     pub(crate) latency: Duration,
-    /// How long its reader may take nothing.
+    /// How long its reader may read nothing.
     pub(crate) stall: Duration,
 }
 
-/// What became of a group.
+/// The outcome of sending a group.
 enum GroupOutcome {
-    /// All of it was written.
+    /// All of it was written, or the rest will not arrive.
     Whole,
-    /// The viewer does not want it.
+    /// The viewer stopped the stream.
     Unwanted,
-    /// It was given up for this one.
+    /// The group was abandoned for this one.
     Skip(u64),
 }
 
 impl WatchSession<'_> {
-    /// Sends until the feed is over, or the session goes on elsewhere.
+    /// Sends until the feed ends, or the session moves to another seat.
     pub(crate) async fn run(mut self) -> Result<(), WatchError> {
         let mut changed = self.subscriber.follow();
         let (mut at, mut until, mut gap) = (self.first, None, None);
@@ -81,7 +82,7 @@ impl WatchSession<'_> {
                 (inner.cache.first_from(skip.unwrap_or(at)).cloned(), inner.ended, skip.is_some())
             };
             match (head, ended) {
-                // A publisher that was started again leaves a gap in the numbers, and nothing in it.
+                // A restarted publisher leaves a gap in the numbers with no groups in it.
                 (Some(head), None)
                     if !skips && head.sequence > at && head.previous != [0; 32] && !is_over(&mut gap) =>
                 {
@@ -105,14 +106,14 @@ impl WatchSession<'_> {
                     let finish = Finish { content_id: Vec::new(), end_group: end };
                     return self.send_control(wire::message(Kind::Finish, &finish)).await;
                 }
-                // Whatever comes from there on, the other seat sends.
+                // The other seat sends the groups from there on.
                 (Some(_), _) => return Ok(()),
                 (None, None) => self.wait(&mut changed, &mut until).await?,
             }
         }
     }
 
-    /// Waits for something new, or for the order to go on elsewhere.
+    /// Waits for a change of the feed or an order to move.
     async fn wait(&mut self, changed: &mut signal::Receiver<()>, until: &mut Option<u64>) -> Result<(), WatchError> {
         self.active.offers();
         tokio::select! {
@@ -122,9 +123,9 @@ impl WatchSession<'_> {
         Ok(())
     }
 
-    /// Tells the client where the session goes on, and with which group.
+    /// Sends the client its new seat. Returns the first group that the new seat sends.
     async fn leave(&mut self, order: MoveOrder) -> Result<u64, WatchError> {
-        // What is being made comes from both: who has begun it here may not get its end.
+        // Both seats send the group in progress: this node may not receive its end.
         let until = self.subscriber.feed.lock().cache.resume_from();
         self.send_control(Some(order.order.frame(until))).await?;
         self.movable.leaves(order);
@@ -140,7 +141,7 @@ impl WatchSession<'_> {
         let sequence = head.sequence;
         let opened = time::timeout(self.stall, self.connection.open_uni()).await;
         let Ok(mut stream) = opened.map_err(|_| self.stalled())? else { return Err(WatchError::Gone) };
-        // Newer groups go first.
+        // Newer groups have priority.
         let newer = i32::try_from(sequence.saturating_sub(self.first)).unwrap_or(i32::MAX);
         drop(stream.set_priority(newer));
         let frame = wire::message(Kind::FeedGroup, &head.to_pb(self.subscription));
@@ -169,7 +170,7 @@ impl WatchSession<'_> {
             };
             match &next {
                 NextPiece::Piece(_) => sent += 1,
-                // It will not become whole any more.
+                // The group will not be completed.
                 NextPiece::Wait if ended => {
                     give_up(&mut stream);
                     return Ok(GroupOutcome::Whole);
@@ -179,7 +180,7 @@ impl WatchSession<'_> {
         }
     }
 
-    /// Writes a frame of a group; gives the group up as soon as the viewer is too far behind.
+    /// Writes a frame of a group. Abandons the group when the viewer is too far behind.
     async fn write(
         &mut self,
         stream: &mut SendStream,
@@ -195,7 +196,7 @@ impl WatchSession<'_> {
             tokio::select! {
                 biased;
                 written = stream.write_chunks(&mut chunks) => match written {
-                    // `write_chunks` leaves in each chunk what it did not take.
+                    // `write_chunks` leaves the unsent rest in each chunk.
                     Ok(written) => {
                         self.active.sent(written.bytes as u64);
                         self.share.wrote(written.bytes as u64);
@@ -221,14 +222,14 @@ impl WatchSession<'_> {
     }
 
     fn stalled(&self) -> WatchError {
-        WatchError::Fault(Fault::new(Code::Timeout, format!("nothing was read for {} s", self.stall.as_secs())))
+        WatchError::Fault(Fault::new(Code::Timeout, format!("the client read nothing for {} s", self.stall.as_secs())))
     }
 
     async fn skipped(&mut self, first: u64, end: u64) -> Result<(), WatchError> {
         self.send_control(wire::message(Kind::Skipped, &Skipped { first, end })).await
     }
 
-    /// Says something short on the session's own stream.
+    /// Sends a frame on the control stream.
     async fn send_control(&mut self, frame: Option<Bytes>) -> Result<(), WatchError> {
         let frame = frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a frame is too long")))?;
         match time::timeout(self.stall, self.control.write_chunk(frame)).await {
@@ -239,7 +240,7 @@ impl WatchSession<'_> {
     }
 }
 
-/// Whether a gap was waited for, which is seen for the first time now, or again.
+/// Whether a gap was waited for long enough; the first call starts the wait.
 fn is_over(gap: &mut Option<Instant>) -> bool {
     gap.get_or_insert_with(Instant::now).elapsed() >= GAP
 }

@@ -19,7 +19,7 @@ use usher_proto::{
 
 use super::{
     Copy, FindError, Library, LibraryConfig, OpenError, Subscription,
-    clips::{age, clip, folder, mp4, put_old, rot},
+    fixtures::{age, clip, folder, mp4, put_old, rot},
 };
 
 fn title(name: &str) -> Title {

@@ -21,7 +21,7 @@ use usher_proto::{
 
 use super::*;
 use crate::{
-    media::clips::{mp4, rot},
+    media::fixtures::{mp4, rot},
     test_node::{End, TestNode, Viewer, claims, open, receive, settings},
 };
 

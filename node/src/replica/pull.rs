@@ -1,5 +1,5 @@
-//! One copy: room, source and disk brought together. The source is read here; a thread of its own writes, so that a slow
-//! disk holds up the source by flow control and nobody else.
+//! One pull: reads the source and verifies its frames; a blocking thread writes them, so that a slow disk delays only
+//! the source, by flow control.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
     media::{IncomingReplica, ReplicaStore},
 };
 
-/// Pieces between source and disk: 4 MiB of groups.
+/// Frames between source and disk: 4 MiB of groups.
 const QUEUE_LEN: usize = 64;
 
-/// Gets a copy. Returns the bytes that came.
+/// Receives a copy. Returns the bytes received.
 ///
 /// # Errors
 /// As [`super::Puller::order`].
@@ -38,9 +38,9 @@ pub(super) async fn run(
     let writer = tokio::task::spawn_blocking(move || write(incoming, queue));
     let read = tokio::select! {
         read = fetch(order, pull, stall, pieces) => read,
-        () = cancel.cancelled() => Err(Fault::new(Code::Interrupted, "the copy was called off")),
+        () = cancel.cancelled() => Err(Fault::new(Code::Interrupted, "the copy was cancelled")),
     };
-    // The queue is closed in either case: the writer ends.
+    // The queue is closed in either case, so the writer ends.
     let written = writer.await.map_err(|error| Fault::new(Code::Internal, format!("write a copy: {error}")))?;
     let Some((incoming, failed)) = written else { return read };
     let untrusted =
@@ -48,11 +48,11 @@ pub(super) async fn run(
     blocking(move || incoming.abandon(untrusted)).await?;
     match failed {
         Some(fault) => Err(fault),
-        None => read.and_then(|_| Err(Fault::new(Code::Internal, "the copy ended before it was whole"))),
+        None => read.and_then(|_| Err(Fault::new(Code::Internal, "the copy ended before it was complete"))),
     }
 }
 
-/// Reads the source to its end. Returns the bytes that came.
+/// Reads the source to its end. Returns the bytes received.
 async fn fetch(
     order: &PullOrder,
     mut pull: Pull,
@@ -64,18 +64,18 @@ async fn fetch(
     let mut source = Source::open(order, pull.range(), stall).await.map_err(blame)?;
     loop {
         let frame = source.next().await.map_err(blame)?.ok_or_else(|| {
-            blame(Fault::new(Code::Network, format!("the stream ended where {} should be", pull.expected())))
+            blame(Fault::new(Code::Network, format!("the stream ended instead of {}", pull.expected())))
         })?;
         let Some(piece) = pull.handle_frame(frame).map_err(blame)? else { continue };
         let whole = piece == VerifiedFrame::Finish;
         if pieces.send(piece).await.is_err() || whole {
-            // The writer says what was wrong with the disk.
+            // The writer reports the disk's error.
             return Ok(source.bytes());
         }
     }
 }
 
-/// Writes what comes until it is whole; else gives back what there is, with what was wrong with the disk.
+/// Writes frames until the copy is complete; otherwise returns the partial copy, with the disk's error if any.
 fn write(
     mut incoming: IncomingReplica,
     mut queue: mpsc::Receiver<VerifiedFrame>,

@@ -1,4 +1,4 @@
-//! Two nodes on loopback: one that copies, and a source that is a real node or follows a script.
+//! Two nodes on loopback: one that copies, and a source that is a real node or a scripted one.
 
 mod growing;
 mod script;
@@ -16,7 +16,7 @@ use usher_proto::{
 use super::*;
 use crate::{
     core::quota,
-    media::clips::{mp4, rot},
+    media::fixtures::{mp4, rot},
     test_node::{self, End, NODE, TestNode, claims},
 };
 use script::ScriptedSource;
@@ -28,7 +28,7 @@ async fn target() -> TestNode {
     TestNode::taking(TempDir::new().expect("a folder"), QUOTA).await
 }
 
-/// An order of a title of these bytes from a node that shows these certificates.
+/// An order for a title with these bytes from a node with these certificates.
 fn order(title: &str, data: &[u8], address: std::net::SocketAddr, pins: &[[u8; 32]], ticket: String) -> Replicate {
     let hex = |pin: &[u8; 32]| ContentId(*pin).to_string();
     let seat = Seat {
@@ -50,7 +50,7 @@ fn order(title: &str, data: &[u8], address: std::net::SocketAddr, pins: &[[u8; 3
     }
 }
 
-/// An order of a title that a real node has.
+/// An order for a title of a real node.
 fn seat_at(source: &TestNode, title: &str, data: &[u8]) -> Replicate {
     let mut claims = claims(title, Some(tree::single(data)));
     (claims.purpose, claims.rate) = (Purpose::Fetch, 0);
@@ -62,7 +62,7 @@ fn evict(title: &str, data: &[u8]) -> Evict {
     Evict { title: title.into(), content_id: tree::single(data).0.to_vec() }
 }
 
-/// The files in the folder of copies, but for its lock.
+/// The files in the folder of copies except its lock.
 fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(dir.join("replicas")).expect("a folder");
     let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -71,7 +71,7 @@ fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     files
 }
 
-/// Ends a node, and starts another in its place.
+/// Stops a node and starts another on its folder.
 async fn restart(node: TestNode, quota: u64) -> TestNode {
     node.server.close().await;
     node.services.puller.close().await;
@@ -90,7 +90,7 @@ async fn a_damaged_copy_is_deleted_and_can_be_ordered_again() {
     let library = target.context.library.clone();
     let mut view = library.subscribe();
     assert_eq!(view.page(None, 9).len(), 1);
-    // A word that is not true changes nothing.
+    // A false report of damage changes nothing.
     assert_eq!(library.recheck(&title, content), 1);
     let media = files(target.dir.path())
         .into_iter()
@@ -108,7 +108,7 @@ async fn a_damaged_copy_is_deleted_and_can_be_ordered_again() {
 }
 
 #[tokio::test]
-async fn a_whole_copy_is_served_like_any_other_and_outlives_a_restart() {
+async fn a_complete_copy_is_served_and_survives_a_restart() {
     for (seed, len) in [(1, 500), (2, 5 * GROUP as usize + 7), (3, (PAGE + 9 * GROUP) as usize + 11)] {
         let data = mp4(seed, len);
         let source = TestNode::with(&[("deep/a.mp4", &data)]).await;
@@ -129,7 +129,7 @@ async fn a_whole_copy_is_served_like_any_other_and_outlives_a_restart() {
         let free = target.context.library.replicas().expect("takes copies");
         free.refresh_free();
         assert_eq!(free.last_free(), QUOTA - quota::disk_bytes(data.len() as u64));
-        // Ordered again, nothing is asked for: the ticket would not be good.
+        // A repeated order does not contact the source: its ticket is invalid.
         let again = order("deep/a.mp4", &data, source.address, &[[0; 32]], "x".into());
         target.services.puller.order(again).await.expect("it is here");
 
@@ -155,17 +155,17 @@ async fn a_copy_of_a_copy_beside_the_operators_own() {
     let (first, second) = (target().await, target().await);
     first.services.puller.order(seat_at(&source, "a.mp4", &data)).await.expect("a copy");
     second.services.puller.order(seat_at(&first, "a.mp4", &data)).await.expect("a copy of the copy");
-    crate::media::clips::put_old(&second.path("a.mp4"), &data);
+    crate::media::fixtures::put_old(&second.path("a.mp4"), &data);
     let mut changes = second.context.library.subscribe();
     while changes.page(None, 10).iter().filter(|copy| copy.content.is_some()).count() < 2 {
         changes.changed().await;
     }
     let origins: Vec<_> = changes.page(None, 10).iter().map(|copy| copy.origin).collect();
     assert_eq!(origins, [Origin::Operator, Origin::Replica]);
-    // The operator's file is never evicted.
+    // An operator's file is never evicted.
     second.services.puller.evict(evict("a.mp4", &data)).await;
     second.services.puller.evict(evict("a.mp4", &data)).await;
-    // It may be looked at once more meanwhile, since it was written a moment ago.
+    // It may be inspected once more meanwhile, since it was written a moment ago.
     while changes.page(None, 10).iter().map(|copy| copy.origin).ne([Origin::Operator]) {
         changes.changed().await;
     }
@@ -181,7 +181,7 @@ async fn an_evicted_copy_is_served_to_its_end() {
     let mut changes = target.context.library.subscribe();
     assert_eq!(changes.page(None, 10).len(), 1);
     let viewer = target.viewer().await;
-    // More than a stream's window is still to be read from the disk.
+    // More than a stream's window remains to be read from the disk.
     let mut stream = viewer.open(&target.ticket("a.mp4", None), None).await;
     let mut head = [0; 5];
     stream.read_exact(&mut head).await.expect("something");
@@ -209,20 +209,20 @@ async fn copies_stay_within_their_quota() {
     assert!(full.message.contains(&format!("{} of", units::bytes(cost(&large) - 1))), "{full}");
     target.services.puller.evict(evict("small.mp4", &small)).await;
     target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect("there is room now");
-    // A smaller quota deletes nothing by itself, and takes nothing more.
+    // A smaller quota deletes nothing and refuses further copies.
     let target = restart(target, 1000).await;
     assert_eq!((target.services.puller.quota(), target.services.puller.free()), (1000, 0));
     assert!(target.context.library.find(&Title::parse("large.mp4").expect("a title"), None).is_ok());
     let full = target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect_err("no room");
     assert_eq!(full.code, Code::Disk);
-    // A node that takes none says so.
+    // A node that takes no copies refuses them.
     let none = TestNode::with(&[]).await;
     let refused = none.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect_err("takes none");
     assert_eq!((refused.code, none.services.puller.quota()), (Code::Disk, 0));
 }
 
 #[tokio::test]
-async fn orders_that_make_no_sense_are_refused() {
+async fn invalid_orders_are_refused() {
     let data = mp4(1, 3 * GROUP as usize);
     let source = TestNode::with(&[("a.mp4", &data)]).await;
     let target = target().await;
@@ -251,7 +251,7 @@ async fn orders_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
-async fn six_copies_come_in_at_a_time_each_once() {
+async fn six_copies_are_received_at_a_time_each_once() {
     let data = mp4(1, 9 * GROUP as usize);
     let mut script = ScriptedSource::start();
     let target = target().await;
@@ -290,7 +290,7 @@ async fn a_title_has_one_copy() {
 }
 
 #[tokio::test]
-async fn a_copy_comes_in_at_its_rate() {
+async fn a_copy_is_received_at_its_rate() {
     let (small, large) = (mp4(1, 4 * GROUP as usize), mp4(2, 200 * GROUP as usize));
     let source = TestNode::with(&[("small.mp4", &small), ("large.mp4", &large)]).await;
     let target = target().await;

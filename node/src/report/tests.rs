@@ -22,7 +22,7 @@ use crate::{
     app::{self, Config, Running},
     media::{
         Changes, CopyKey,
-        clips::{mp4, put_old, rot},
+        fixtures::{mp4, put_old, rot},
     },
     test_node::{self, End, Viewer},
 };

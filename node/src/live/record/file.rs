@@ -1,5 +1,5 @@
-//! The files of one recording: each has its name once it is whole and on the disk, and never takes another's. Everything
-//! here blocks. Refuses to know where groups come from.
+//! The files of one recording. A file gets its title's name when it is complete and on the disk, and never replaces
+//! another. All functions block. Does not know where groups come from.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,16 +20,15 @@ use crate::{
     live::recorder::{Recorder, rename},
 };
 
-/// So many bytes are given to the disk at a time, so that little is left to be done at the end, and little is lost by a
-/// crash.
+/// Bytes written between syncs, so that little is left to sync at the end, and a crash loses little.
 const SYNC_INTERVAL: u64 = 64 << 20;
 
-/// See the module.
+/// Writes one recording.
 #[derive(Debug)]
 pub(super) struct RecordingWriter {
     recorder: Arc<Recorder>,
     target: RecordingTarget,
-    /// In names.
+    /// In the form used in file names.
     time: String,
     plan: RecordingPlan,
     part: Option<PartFile>,
@@ -37,12 +36,12 @@ pub(super) struct RecordingWriter {
     titles: Vec<String>,
 }
 
-/// A file that is written.
+/// A file that is being written.
 #[derive(Debug)]
 struct PartFile {
     file: File,
     path: PathBuf,
-    /// Of whole groups.
+    /// Bytes of complete groups.
     bytes: u64,
     synced: u64,
 }
@@ -53,17 +52,17 @@ impl RecordingWriter {
         Self { recorder, target, time, plan, part: None, groups: 0, titles: Vec::new() }
     }
 
-    /// What became titles.
+    /// Titles of the completed files.
     pub(super) fn titles(&self) -> &[String] {
         &self.titles
     }
 
-    /// Groups that were written.
+    /// Number of groups written.
     pub(super) fn groups(&self) -> u64 {
         self.groups
     }
 
-    /// Appends a group. Of one that fails nothing stays.
+    /// Appends a group. After an error the file ends before the group.
     pub(super) fn write(&mut self, group: &CompleteGroup) -> io::Result<()> {
         let step = self.plan.handle_group(&group.head);
         if step.file || self.part.is_none() {
@@ -78,18 +77,18 @@ impl RecordingWriter {
         Ok(())
     }
 
-    /// The present file is whole.
+    /// Completes the current file.
     pub(super) fn finish(&mut self) {
         let Some(part) = self.part.take() else { return };
         let path = part.path.clone();
         match part.keep(&self.target, &self.time) {
             Ok(Some(name)) => {
                 let title = format!("{}/{name}", self.target.folder);
-                info!(title, "a recording has become a title");
+                info!(title, "recorded file complete");
                 self.titles.push(title);
             }
             Ok(None) => {}
-            Err(error) => error!(?path, %error, "a recording keeps its unfinished name until the next start"),
+            Err(error) => error!(?path, %error, "cannot complete a recorded file: the next start recovers it"),
         }
     }
 
@@ -99,7 +98,7 @@ impl RecordingWriter {
 }
 
 impl PartFile {
-    /// A new file, whose name and whose later one nobody has.
+    /// Creates a file whose name, with and without suffix, is free.
     fn create(folder: &Path, target: &RecordingTarget, time: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         for number in 1..=MAX_FILES {
@@ -110,7 +109,7 @@ impl PartFile {
             }
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
-                    // A node that starts leaves it alone.
+                    // The lock keeps a starting node from recovering it.
                     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
                     return Ok(Self { file, path, bytes: 0, synced: 0 });
                 }
@@ -120,14 +119,14 @@ impl PartFile {
         }
         Err(io::Error::new(
             ErrorKind::AlreadyExists,
-            format!("{MAX_FILES} recordings of {time} are in {}", folder.display()),
+            format!("{MAX_FILES} recordings of {time} exist in {}", folder.display()),
         ))
     }
 
     fn append(&mut self, media: &[Bytes]) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = media.iter().map(|media| IoSlice::new(media)).collect();
         if let Err(error) = write_all(&self.file, &mut slices) {
-            // What is torn is of no use to a player.
+            // A player cannot use a partial group.
             self.file.set_len(self.bytes)?;
             return Err(error);
         }
@@ -139,7 +138,7 @@ impl PartFile {
         Ok(())
     }
 
-    /// Gives it its name, which is returned, or removes it when nothing is in it.
+    /// Renames the file to its final name, which is returned, or removes an empty file.
     fn keep(self, target: &RecordingTarget, time: &str) -> io::Result<Option<String>> {
         if self.bytes == 0 {
             fs::remove_file(&self.path)?;

@@ -1,4 +1,4 @@
-//! Recordings of a feed that is fed by hand. A closed node has written what it will.
+//! Recordings of a feed that tests fill. A closed node has written everything.
 
 use std::{fs, time::Instant};
 
@@ -38,7 +38,7 @@ impl Set {
         publish(&self.live, media_type, change)
     }
 
-    /// The files of the feed, and what is in them, once all was written.
+    /// The names and contents of the recorded files, after everything is written.
     async fn files(&self) -> Vec<(String, String)> {
         self.live.close().await;
         let Ok(entries) = fs::read_dir(self.dir.path().join("recordings/cam/1")) else { return Vec::new() };
@@ -79,8 +79,8 @@ fn link(sequence: u64, number: u8) -> Link {
     link
 }
 
-/// A group of two pieces, its number and its last; a group that is not whole has only the first. What goes before it is
-/// the group of the number before, or nothing.
+/// Adds a group of two pieces, its number and "!"; an incomplete group has only the first. It follows the group before
+/// it, or none.
 fn group(feed: &LiveFeed, sequence: u64, head: &'static str, begins: bool, whole: bool) {
     {
         let mut inner = feed.lock();
@@ -104,19 +104,19 @@ fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn each_whole_group_is_written_once_and_in_order_also_after_its_publisher_came_back() {
+async fn complete_groups_are_written_once_and_in_order_across_publishers() {
     let set = Set::new();
     let publisher = set.publish("video/mp2t", |_| {}).expect("let in");
     let feed = Arc::clone(&publisher.feed);
     group(&feed, 1, "h", true, true);
-    // Overtaken by the next.
+    // The next group overtakes it.
     group(&feed, 3, "h", false, true);
     group(&feed, 2, "h", false, true);
     group(&feed, 4, "h", false, false);
     drop(publisher);
     let mut again = set.publish("video/mp2t", |_| {}).expect("let in");
     group(&feed, 4, "h", false, true);
-    // Another one takes over, and leaves a gap in the numbers with nothing in it.
+    // Another publisher takes over and leaves a gap in the numbers with no groups in it.
     let other = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
     again.feed.lock().cache.handle_stream_end(5);
     group(&feed, 5, "h", false, false);
@@ -128,7 +128,7 @@ async fn each_whole_group_is_written_once_and_in_order_also_after_its_publisher_
 }
 
 #[tokio::test]
-async fn a_head_stands_once_in_mp4_and_another_head_begins_another_file() {
+async fn mp4_has_one_head_and_another_head_starts_another_file() {
     let set = Set::new();
     let folder = set.dir.path().join("recordings/cam/1");
     fs::create_dir_all(&folder).expect("made");
@@ -145,11 +145,11 @@ async fn a_head_stands_once_in_mp4_and_another_head_begins_another_file() {
 }
 
 #[tokio::test]
-async fn what_leaves_the_window_unwritten_is_missing() {
+async fn groups_evicted_unwritten_are_missing() {
     let set = Set::within(Duration::from_secs(3));
     let mut publisher = set.publish("video/mp2t", |_| {}).expect("let in");
     let feed = Arc::clone(&publisher.feed);
-    // Nothing is written before this test lets go of its thread.
+    // Nothing is written before this test yields its thread.
     for sequence in 1..=9 {
         group(&feed, sequence, "", sequence == 1, sequence != 7);
     }
@@ -158,7 +158,7 @@ async fn what_leaves_the_window_unwritten_is_missing() {
 }
 
 #[tokio::test]
-async fn a_node_that_ends_keeps_what_it_has_and_nothing_of_nothing() {
+async fn a_stopping_node_keeps_written_groups_and_no_empty_file() {
     let set = Set::new();
     let publisher = set.publish("video/mp2t", |_| {}).expect("let in");
     group(&publisher.feed, 1, "", true, true);
@@ -173,7 +173,7 @@ async fn a_node_that_ends_keeps_what_it_has_and_nothing_of_nothing() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_does_not_ask_for_it_is_not_recorded() {
+async fn a_feed_is_recorded_only_when_its_ticket_asks_for_it() {
     let set = Set::new();
     let first = set.publish("video/mp2t", |_| {}).expect("let in");
     let feed = Arc::clone(&first.feed);
@@ -189,7 +189,7 @@ async fn a_publisher_that_does_not_ask_for_it_is_not_recorded() {
 }
 
 #[tokio::test]
-async fn who_cannot_be_recorded_is_refused() {
+async fn feeds_that_cannot_be_recorded_are_refused() {
     let none = live(Duration::from_secs(60));
     assert_eq!(publish(&none, "video/mp2t", |_| {}).err(), Some(Code::Unequipped));
     assert!(publish(&none, "video/mp2t", |grant| grant.record = false).is_ok());
@@ -215,7 +215,7 @@ async fn a_disk_that_fails_ends_the_recording_and_not_the_feed() {
 }
 
 #[test]
-fn what_a_dead_node_left_becomes_titles() {
+fn unfinished_recordings_are_recovered() {
     let dir = TempDir::new().expect("a folder");
     let folder = dir.path().join("recordings/a");
     fs::create_dir_all(&folder).expect("made");

@@ -1,5 +1,5 @@
-//! What a node that died left of its recordings: cut to what is whole, and made titles. Everything here blocks. Leaves
-//! alone what another node is writing, and what does not look like a recording.
+//! Recovers the recordings of a node that died: truncates them to their complete part and gives them their titles. All
+//! functions block. Skips files that another node is writing, and files that are no recordings.
 
 use std::{
     fs::{self, File},
@@ -14,13 +14,13 @@ use tracing::{info, warn};
 use super::rename;
 use crate::core::record::{self, MAX_FILES, PART_EXTENSION};
 
-/// Bytes of a packet of a transport stream.
+/// Bytes of a transport stream packet.
 const PACKET_LEN: u64 = 188;
 
-/// The most parts of a title.
+/// Most parts of a title.
 const MAX_DEPTH: usize = 512;
 
-/// Rescues what lies in a folder, and below.
+/// Recovers the recordings below a folder.
 pub(super) fn recover(folder: &Path) {
     let mut folders = vec![(folder.to_owned(), MAX_DEPTH)];
     while let Some((folder, depth)) = folders.pop() {
@@ -28,7 +28,7 @@ pub(super) fn recover(folder: &Path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
-                warn!(?folder, %error, "recordings in it are not looked at");
+                warn!(?folder, %error, "cannot recover recordings of a folder");
                 continue;
             }
         };
@@ -37,9 +37,9 @@ pub(super) fn recover(folder: &Path) {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && depth > 0 => folders.push((path, depth - 1)),
                 Ok(kind) if kind.is_file() => match recover_file(&path) {
-                    Ok(Some(name)) => info!(?path, name, "an unfinished recording has become a title"),
+                    Ok(Some(name)) => info!(?path, name, "unfinished recording recovered"),
                     Ok(None) => {}
-                    Err(error) => warn!(?path, %error, "an unfinished recording is left as it is"),
+                    Err(error) => warn!(?path, %error, "cannot recover an unfinished recording"),
                 },
                 _ => {}
             }
@@ -47,7 +47,8 @@ pub(super) fn recover(folder: &Path) {
     }
 }
 
-/// Makes a title of a part: its name then. `None` for what is none, is being written, or holds nothing.
+/// Recovers one file and returns its new name; `None` for a file that is no recording, is being written, or has no
+/// complete part.
 fn recover_file(path: &Path) -> io::Result<Option<String>> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some((stem, end)) = name.strip_suffix(PART_EXTENSION).and_then(|name| name.rsplit_once('.')) else {
@@ -75,7 +76,7 @@ fn recover_file(path: &Path) -> io::Result<Option<String>> {
     rename(path, names)
 }
 
-/// The boxes of an MP4 file, until one is none.
+/// The boxes of an MP4 file, up to the first invalid one.
 fn boxes(file: &File) -> impl Iterator<Item = ([u8; 4], u64)> {
     let mut at = 0_u64;
     std::iter::from_fn(move || {

@@ -36,7 +36,7 @@ pub(super) fn feed_ticket(node: &TestNode, right: Right, change: impl FnOnce(&mu
     node.sign(&Claims { feed: Some(grant.to_claims()), purpose: Purpose::Play, ..claims(NAME, None) })
 }
 
-/// The frames of one stream.
+/// Reads the frames of one stream.
 pub(super) struct Frames {
     pub(super) stream: RecvStream,
     pub(super) decoder: Decoder,
@@ -47,7 +47,7 @@ impl Frames {
         Self { stream, decoder: Decoder::default() }
     }
 
-    /// The next frame; `None` at the end, however that came.
+    /// The next frame; `None` when the stream ends or fails.
     pub(super) async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.decoder.next_frame().expect("a good frame") {
@@ -66,7 +66,7 @@ pub(super) async fn setup(frames: &mut Frames) -> Result<Setup, Code> {
     }
 }
 
-/// Who sends a feed by hand.
+/// A publisher of a feed.
 pub(super) struct Publisher {
     pub(super) viewer: Viewer,
     pub(super) send: SendStream,
@@ -89,7 +89,7 @@ impl Publisher {
         Ok(Self { viewer, send, control, subscription, first, previous: [0; 32] })
     }
 
-    /// A group of these pieces, as it is sent.
+    /// The frames of a group with these pieces.
     pub(super) fn group(&mut self, sequence: u64, pieces: &[(Flags, &str)]) -> Vec<Bytes> {
         let head =
             GroupHead { sequence, at_ms: sequence * 1000, previous: self.previous, head: Bytes::from_static(b"head") };
@@ -104,7 +104,7 @@ impl Publisher {
         frames
     }
 
-    /// A stream with these frames, which stays open.
+    /// Opens a stream, writes these frames and leaves it open.
     pub(super) async fn begin(&self, frames: &[Bytes]) -> SendStream {
         let mut stream = self.viewer.connection.open_uni().await.expect("a stream");
         for frame in frames {
@@ -135,12 +135,12 @@ impl Publisher {
     pub(super) async fn finish(mut self, end_group: u64) {
         let finish = wire::message(Kind::Finish, &Finish { end_group, ..Finish::default() }).expect("short enough");
         self.send.write_all(&finish).await.expect("written");
-        // Answered by the end of the other side.
+        // The node confirms by ending its side.
         assert!(self.control.next().await.is_none());
     }
 }
 
-/// Who watches a feed by hand.
+/// A viewer of a feed.
 pub(super) struct Watcher {
     pub(super) viewer: Viewer,
     pub(super) _send: SendStream,
@@ -153,7 +153,7 @@ impl Watcher {
         let ticket = feed_ticket(node, Right::Watch, |_| {});
         let open = wire::message(Kind::Open, &Open { ticket, watch: Some(start), ..Open::default() });
         let viewer = node.viewer().await;
-        // A client lets streams in once it watches.
+        // A client allows streams when it watches.
         viewer.connection.set_max_concurrent_uni_streams(32_u32.into());
         let (send, receive) = viewer.send(&open.expect("short enough")).await;
         let mut control = Frames::new(receive);
@@ -161,7 +161,7 @@ impl Watcher {
         Ok(Self { viewer, _send: send, control, first })
     }
 
-    /// The next group: its number, its media, and whether it came to its end.
+    /// The next group: its number, its media, and whether it is complete.
     pub(super) async fn group(&self) -> (u64, String, bool) {
         let mut frames = Frames::new(self.viewer.connection.accept_uni().await.expect("a group"));
         let Some(Frame::FeedGroup(head)) = frames.next().await else { panic!("a group begins with its head") };

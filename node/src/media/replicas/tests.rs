@@ -15,7 +15,7 @@ use crate::{
         pull::{Pull, ReplicaSpec, VerifiedFrame, tests::frames},
         quota,
     },
-    media::{catalog::Catalog, clips::mp4, copy::OpenError},
+    media::{catalog::Catalog, copy::OpenError, fixtures::mp4},
 };
 
 const QUOTA: u64 = 100_000_000;

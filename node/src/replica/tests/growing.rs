@@ -1,4 +1,4 @@
-//! Copies that are not whole: served as they come, resumed, given up.
+//! Incomplete copies: served while they arrive, resumed, abandoned.
 
 use std::fs::File;
 
@@ -20,13 +20,13 @@ async fn outcome(order: JoinHandle<Result<(), Fault>>) -> Result<(), Code> {
     order.await.expect("no panic").map_err(|fault| fault.code)
 }
 
-/// How many of these frames there are up to and with this group, counted among them.
+/// Number of frames up to and including the `group`th group frame.
 fn until(frames: &[Frame], group: usize) -> usize {
     let mut groups = frames.iter().enumerate().filter(|(_, frame)| matches!(frame, Frame::Group(_)));
     groups.nth(group).map_or(0, |(at, _)| at + 1)
 }
 
-/// A script whose source sent so many groups of `data` and waits; the target has them on its disk.
+/// A scripted source that sent this many groups of `data`, which the target stored, and waits.
 async fn begun(
     target: &TestNode,
     data: &[u8],
@@ -52,7 +52,7 @@ async fn begun(
 }
 
 #[tokio::test]
-async fn a_viewer_watches_while_the_copy_comes_in() {
+async fn a_viewer_plays_while_the_copy_is_received() {
     let data = mp4(7, (PAGE + 5 * GROUP) as usize);
     let target = target().await;
     let (_script, mut session, order) = begun(&target, &data, 20).await;
@@ -62,12 +62,12 @@ async fn a_viewer_watches_while_the_copy_comes_in() {
     let viewer = target.viewer().await;
     let ticket = || target.ticket("a.mp4", Some(tree::single(&data)));
     let mut stream = viewer.open(&ticket(), None).await;
-    // Two whole steps of 8 groups are here, and a part of the third: the session waits behind the second.
+    // Two steps of 8 groups and a part of a third have arrived: the session waits after the second.
     let frames = frames(&data, 0);
     let ahead: usize = frames[1..until(&frames, 15)].iter().map(|frame| encode(frame).len()).sum();
     let mut head = vec![0; ahead];
     stream.read_exact(&mut head).await.expect("the beginning");
-    // What has not come is had sooner elsewhere.
+    // A range that has not arrived is available sooner elsewhere.
     let far = Some(ByteRange { start: 100 * GROUP, end: 0 });
     assert_eq!(viewer.play(&ticket(), far).await, Err(End::Refused(Code::Unavailable)));
     let near = Some(ByteRange { start: 0, end: 16 * GROUP });
@@ -83,7 +83,7 @@ async fn a_viewer_watches_while_the_copy_comes_in() {
 }
 
 #[tokio::test]
-async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
+async fn a_copy_that_ends_early_refers_its_viewers_elsewhere_and_is_resumed() {
     let data = mp4(7, (PAGE + 5 * GROUP) as usize);
     let target = target().await;
     let (_first, mut session, order) = begun(&target, &data, 20).await;
@@ -105,7 +105,7 @@ async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
     assert_eq!(end, Err(quinn::ReadError::Reset(Code::Unavailable.quic().into())));
     drop((viewer, changes));
 
-    // What came is kept over a restart; what the disk did to it since is found out.
+    // Received groups survive a restart; damage on the disk is detected.
     let target = restart(target, QUOTA).await;
     assert_eq!(target.context.library.stats().titles, 0);
     let part = files(target.dir.path()).into_iter().find(|path| path.extension().is_some_and(|end| end == "part"));
@@ -115,7 +115,7 @@ async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
     let order = spawn(&target, script.order("a.mp4", &data));
     let mut session = script.session().await;
     assert_eq!(session.open.range, Some(ByteRange { start: 18 * GROUP, end: 0 }));
-    // It is offered before anything more of it came.
+    // It is offered before further groups arrive.
     let viewer = target.viewer().await;
     let near = Some(ByteRange { start: 0, end: 16 * GROUP });
     assert!(viewer.play(&target.ticket("a.mp4", None), near).await.expect("plays").data == data[..16 * GROUP as usize]);
@@ -126,7 +126,7 @@ async fn a_copy_that_ends_early_sends_its_viewers_elsewhere_and_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_source_that_lies_is_not_believed() {
+async fn invalid_frames_of_a_source_are_refused() {
     let data = mp4(7, 40 * GROUP as usize);
     let target = target().await;
     let honest = frames(&data, 0);
@@ -139,7 +139,7 @@ async fn a_source_that_lies_is_not_believed() {
     session.send(&lies[..=at]).await;
     assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
     session.left().await;
-    // All of it was that source's: nothing is kept.
+    // All groups were from that source: nothing is kept.
     assert!(files(target.dir.path()).is_empty());
     assert_eq!(target.context.library.stats().titles, 0);
 
@@ -149,7 +149,7 @@ async fn a_source_that_lies_is_not_believed() {
     session.write(b"GET / HTTP/1.1\r\n").await;
     assert_eq!(outcome(order).await, Err(Code::VerificationFailed));
 
-    // What honest sources sent before stays.
+    // Groups from earlier, honest sources are kept.
     let (_other, mut session, order) = begun(&target, &data, 10).await;
     session.finish();
     assert_eq!(outcome(order).await, Err(Code::Network));
@@ -166,7 +166,7 @@ async fn a_source_that_lies_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_source_that_says_nothing_is_given_up() {
+async fn a_silent_source_is_abandoned() {
     let data = mp4(7, 4 * GROUP as usize);
     let target = target().await;
     let puller = Puller::new(target.context.library.replicas().cloned(), Duration::from_millis(50));
@@ -177,7 +177,7 @@ async fn a_source_that_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_eviction_ends_a_copy_that_comes_in() {
+async fn an_eviction_stops_an_incoming_copy() {
     let data = mp4(7, 40 * GROUP as usize);
     let target = target().await;
     let (_script, mut session, order) = begun(&target, &data, 10).await;
@@ -190,7 +190,7 @@ async fn an_eviction_ends_a_copy_that_comes_in() {
 }
 
 #[tokio::test]
-async fn what_is_kept_makes_room_and_gets_old() {
+async fn partial_copies_are_deleted_for_space_and_by_age() {
     let (data, other) = (mp4(7, 40 * GROUP as usize), mp4(1, 40 * GROUP as usize));
     let quota = quota::disk_bytes(data.len() as u64) + GROUP;
     let target = TestNode::taking(TempDir::new().expect("a folder"), quota).await;

@@ -1,4 +1,4 @@
-//! A source that does what a test says: a QUIC server whose sessions are handed out.
+//! A scripted source of copies: a QUIC server that hands its sessions to the test.
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, crypto::rustls::QuicServerConfig};
 use tokio::sync::mpsc;
@@ -11,7 +11,7 @@ use usher_proto::{
 use super::*;
 use crate::presence::Presence;
 
-/// A session that the source was asked for.
+/// A session at the source.
 pub(super) struct ScriptedSession {
     pub(super) open: Open,
     send: SendStream,
@@ -70,23 +70,23 @@ impl ScriptedSession {
         }
     }
 
-    /// Sends bytes that may be anything.
+    /// Sends arbitrary bytes.
     pub(super) async fn write(&mut self, bytes: &[u8]) {
         self.send.write_all(bytes).await.expect("sent");
     }
 
-    /// Ends the stream; what was sent arrives.
+    /// Ends the stream; the bytes sent arrive.
     pub(super) fn finish(&mut self) {
         self.send.finish().expect("finished");
     }
 
-    /// Waits until the other side wants no more.
+    /// Waits until the node stops reading.
     pub(super) async fn left(&mut self) {
         drop(self.send.stopped().await);
     }
 }
 
-/// A frame's bytes.
+/// The bytes of a frame.
 pub(super) fn encode(frame: &Frame) -> Vec<u8> {
     match frame {
         Frame::Setup(setup) => wire::message(Kind::Setup, setup).expect("short enough").to_vec(),
