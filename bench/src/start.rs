@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use usher_client::{Address, Authority, Client, FetchEvent, Options, Piece, Sink, TransferInfo};
+use usher_client::{Address, Authority, Chunk, Client, FetchEvent, Options, Sink, TransferInfo};
 use usher_proto::{Code, ContentId, Fault, Title};
 use usher_relay::{Direction, Settings, UdpRelay};
 
@@ -156,7 +156,7 @@ impl Sink for Eye {
 
     async fn write<T: Send + 'static>(
         &mut self,
-        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+        make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> Result<T, Fault> {
         let (pieces, made) = make();
         if !pieces.is_empty() {

@@ -21,7 +21,7 @@ use usher_transport::Congestion;
 
 use crate::{
     core::{
-        resume::{FIRST_WAIT, LONGEST_WAIT},
+        failover::{FIRST_WAIT, LONGEST_WAIT},
         url::Address,
     },
     driver::{

@@ -1,10 +1,10 @@
-//! The client's decisions, pure: no runtime, no sockets, no files, no clock; time and randomness are arguments.
+//! The client's decisions: pure, without a runtime, sockets, files or a clock; time and randomness are arguments.
 
 pub mod assembler;
+pub mod failover;
 pub mod outbox;
 pub mod playout;
 pub mod range;
-pub mod resume;
 pub mod sources;
 pub mod state;
 pub mod table;

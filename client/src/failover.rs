@@ -2,7 +2,7 @@
 //!
 //! Owns the request to the master, the seats being opened, the pending switch of a session that its node moves, and the
 //! reports of failed seats. Fetch, watch and publish decide what to ask for, how to open a seat and what counts as
-//! progress; `core::resume` decides which seat comes next and when patience ends.
+//! progress; `core::failover` decides which seat comes next and when patience ends.
 
 use std::{future::pending, time::Duration};
 
@@ -17,7 +17,7 @@ use usher_session::fault::silent;
 
 use crate::{
     clock,
-    core::resume::{Action, Event, Resume},
+    core::failover::{Action, FailoverPolicy, SeatEvent},
 };
 
 /// Time after which a seat that does not answer is late: a dial and an Open take two round trips, and a disk may be slow.
@@ -80,7 +80,7 @@ pub(crate) enum Update<A, S> {
 
 /// Finds seats for one session. `A` is the master's answer, `S` an open seat.
 pub(crate) struct Failover<'a, A, S> {
-    resume: Resume,
+    policy: FailoverPolicy,
     rng: SmallRng,
     /// Seats of the master's last answer, with the seats that sessions were moved to in their places.
     seats: Vec<SeatAddress>,
@@ -104,7 +104,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
     /// good.
     pub(crate) fn new(timeout: Duration, report: impl Fn(&Fault) + Send + Sync + 'a) -> Self {
         Self {
-            resume: Resume::new(timeout),
+            policy: FailoverPolicy::new(timeout),
             rng: SmallRng::seed_from_u64(rand::random()),
             seats: Vec::new(),
             reason: String::new(),
@@ -127,7 +127,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
 
     /// The first step.
     pub(crate) fn start(&mut self) -> Next {
-        self.decide(Event::Start, None)
+        self.decide(SeatEvent::Start, None)
     }
 
     /// Sends a query to the master after its wait, in place of a pending one.
@@ -173,17 +173,17 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
     pub(crate) fn resolved(&mut self, seats: Vec<SeatAddress>, reason: &str) -> Next {
         let nodes: Vec<NodeName> = seats.iter().map(|seat| seat.node.clone()).collect();
         (self.seats, self.reason) = (seats, reason.to_owned());
-        self.decide(Event::Resolved(&nodes), None)
+        self.decide(SeatEvent::Resolved(&nodes), None)
     }
 
     /// The master refused, or its answer cannot be used.
     pub(crate) fn refused(&mut self, fault: &Fault) -> Next {
-        self.decide(Event::Refused(fault), Some(fault))
+        self.decide(SeatEvent::Refused(fault), Some(fault))
     }
 
     /// The session at the current seat failed.
     pub(crate) fn lost(&mut self, fault: &Fault) -> Next {
-        self.decide(Event::Lost(fault), Some(fault))
+        self.decide(SeatEvent::Lost(fault), Some(fault))
     }
 
     /// A seat could not be opened.
@@ -205,15 +205,15 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
             Ok(to) => to,
             Err(fault) => return self.lost(&fault),
         };
-        let action = self.resume.handle(clock::now(), Event::Moved(&to.node), &mut self.rng);
+        let action = self.policy.handle_event(clock::now(), SeatEvent::Moved(&to.node), &mut self.rng);
         tracing::debug!(to = %to.node, ?action, "session moved");
-        match (&action, self.resume.was_sent_there()) {
+        match (&action, self.policy.was_moved_there()) {
             (Action::Open(seat), true) => {
                 let from = self.seats.get_mut(*seat).map(|place| std::mem::replace(place, to).node);
                 self.attempt(*seat, from)
             }
             _ => {
-                if let Some(fault) = self.resume.last_loss().filter(|_| !matches!(action, Action::Fail(_))) {
+                if let Some(fault) = self.policy.last_loss().filter(|_| !matches!(action, Action::Fail(_))) {
                     (self.report)(fault);
                 }
                 self.next_of(action)
@@ -224,7 +224,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
     /// The session is at this seat: pending queries and seats are dropped.
     pub(crate) fn seated(&mut self, at: &SeatAddress) {
         self.cancel();
-        self.resume.handle(clock::now(), Event::Seated(&at.node), &mut self.rng);
+        self.policy.handle_event(clock::now(), SeatEvent::Seated(&at.node), &mut self.rng);
         if !self.seats.iter().any(|seat| seat.node == at.node) {
             self.seats.push(at.clone());
         }
@@ -232,7 +232,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
 
     /// The session made progress: patience starts anew.
     pub(crate) fn progress(&mut self) {
-        self.resume.handle(clock::now(), Event::Progress, &mut self.rng);
+        self.policy.handle_event(clock::now(), SeatEvent::Progress, &mut self.rng);
     }
 
     /// Drops pending queries, seats and the switch.
@@ -259,18 +259,18 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
     /// The newest seat is late: the next one is opened beside it. Nobody is told, since it may still open.
     fn late(&mut self) -> Next {
         self.newest = None;
-        let fault = match self.resume.seat() {
+        let fault = match self.policy.seat() {
             Some(node) => silent(node, LATE),
             None => Fault::new(Code::Timeout, "a node does not answer"),
         };
         tracing::debug!(error = %fault, "seat is late; the next one is opened beside it");
-        let action = self.resume.handle(clock::now(), Event::Lost(&fault), &mut self.rng);
+        let action = self.policy.handle_event(clock::now(), SeatEvent::Lost(&fault), &mut self.rng);
         self.next_of(action)
     }
 
     /// Handles an event; a failure that led to it is reported unless it is final.
-    fn decide(&mut self, event: Event<'_>, failure: Option<&Fault>) -> Next {
-        let action = self.resume.handle(clock::now(), event, &mut self.rng);
+    fn decide(&mut self, event: SeatEvent<'_>, failure: Option<&Fault>) -> Next {
+        let action = self.policy.handle_event(clock::now(), event, &mut self.rng);
         if let Some(fault) = failure {
             tracing::debug!(reason = fault.code.reason(), error = %fault, ?action, "seat or master failed");
             if !matches!(action, Action::Fail(_)) {

@@ -49,7 +49,7 @@ pub use usher_proto::{Bitrate, Code, ContentId, Fault, NodeName, Title, model::W
 pub use usher_transport::Congestion;
 
 pub use crate::core::{
-    assembler::Piece,
+    assembler::Chunk,
     url::{Address, Url},
 };
 

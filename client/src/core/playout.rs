@@ -1,6 +1,6 @@
-//! From the groups of a feed, as they come from one or several nodes at once, to media that plays on: proven, in order,
-//! nothing twice. A group that is late is waited for until the viewer is farther behind than it wants to be; then it is
-//! dropped, counted, and the next one begins. Refuses to know who sends, and where the media goes.
+//! From the groups of a feed, as one or several nodes send them, to media that plays on: verified, in order, nothing twice.
+//! A late group is waited for until the viewer exceeds its latency budget; then it is dropped, counted, and the next one
+//! begins. Leaves the sessions and the destination of the media to the driver.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,43 +13,36 @@ use usher_proto::{
     feed::{Chain, FeedKey, Flags, GroupHead, Link, Piece},
 };
 
-/// How long a group whose number leaves a gap waits for what may belong into it: streams overtake one another.
+/// Time that a group behind a gap in the numbers waits for the groups in the gap: streams overtake one another.
 const GAP: Duration = Duration::from_millis(300);
 
-/// By how much less than was asked for a recording may be, for the sake of a whole group.
+/// Time by which a recording may be shorter than asked for, so that it ends with a complete group.
 const SLACK: Duration = Duration::from_millis(250);
 
-/// How long what is left of a feed that is over may take to move on.
-const LAST: Duration = Duration::from_secs(3);
+/// Time without media after which the remaining groups of a finished feed are given up.
+const END_WAIT: Duration = Duration::from_secs(3);
 
-/// Media that waits for its turn. Beyond it the viewer is too far behind, whatever it says.
-const HELD: u64 = 128 << 20;
+/// Bytes of media that may wait for their turn. Beyond them the viewer is too far behind, whatever its budget.
+const MAX_HELD: u64 = 128 << 20;
 
-/// Groups on their way at once.
-const STRANDS: usize = 64;
-
-/// What is to be written.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Out {
-    /// In order.
-    pub media: Vec<Bytes>,
-}
+/// Groups that may be received at once.
+const MAX_STREAMS: usize = 64;
 
 /// One stream that brings a group.
-struct Strand {
+struct GroupReceiver {
     head: GroupHead,
     chain: Chain,
-    /// Pieces that came on it.
+    /// Pieces received on it.
     pieces: usize,
 }
 
-/// A group as far as it is proven.
-struct Group {
+/// The verified part of a group.
+struct VerifiedGroup {
     head: GroupHead,
     known: Instant,
-    /// Proven and not written.
+    /// Verified and not written.
     held: Vec<(Flags, Bytes)>,
-    /// Proven pieces, and the link after them.
+    /// Number of verified pieces, and the link after them.
     pieces: usize,
     link: Link,
     whole: bool,
@@ -62,37 +55,37 @@ pub struct Playout {
     title: Title,
     key: FeedKey,
     latency: Duration,
-    strands: HashMap<u64, Strand>,
-    groups: BTreeMap<u64, Group>,
-    /// Numbers before this are done with, written or not.
+    streams: HashMap<u64, GroupReceiver>,
+    groups: BTreeMap<u64, VerifiedGroup>,
+    /// The next group to write: those before it were written or dropped.
     from: u64,
-    /// The last link of the group that was written last, if it was written whole.
+    /// The last link of the group that was written last, if it was written completely.
     link: Option<Link>,
-    /// Something of the group `from` is written.
+    /// A part of group `from` was written.
     begun: bool,
-    /// What was written last of what decoders need first.
+    /// The decoder configuration that was written last.
     head: Option<Bytes>,
     first_at: Option<u64>,
     newest_at: u64,
     duration: Option<Duration>,
-    /// One past the last group of a feed that is over, and when something moved last since.
+    /// One past the last group of a finished feed, and when media was last written since.
     finished: Option<(u64, Instant)>,
     ended: bool,
     dropped: u64,
     played: u64,
-    /// Bytes given out, and those until the end of the last whole group.
-    given: u64,
+    /// Bytes written, and those up to the end of the last complete group.
+    written: u64,
     whole: u64,
 }
 
 impl Playout {
-    /// Nothing has come. `latency` is how far it may fall behind, `duration` how much of the feed is wanted.
+    /// A feed of which nothing was received. `latency` is the viewer's budget, `duration` the wanted length of media.
     pub fn new(title: Title, key: FeedKey, latency: Duration, duration: Option<Duration>) -> Self {
         Self {
             title,
             key,
             latency,
-            strands: HashMap::new(),
+            streams: HashMap::new(),
             groups: BTreeMap::new(),
             from: 0,
             link: None,
@@ -105,82 +98,82 @@ impl Playout {
             ended: false,
             dropped: 0,
             played: 0,
-            given: 0,
+            written: 0,
             whole: 0,
         }
     }
 
-    /// With which group it begins, where nothing has come yet.
-    pub fn expect(&mut self, first: u64) {
+    /// A session begins with this group; the feed does too if no group was written yet.
+    pub fn handle_setup(&mut self, first: u64) {
         if self.from == 0 {
             self.from = first;
         }
     }
 
-    /// What groups are checked with.
+    /// The key that verifies groups.
     pub fn key(&self) -> &FeedKey {
         &self.key
     }
 
-    /// Whether the feed is over, though something of it may still come.
+    /// Whether the publisher ended the feed; its last groups may still be received.
     pub fn is_finished(&self) -> bool {
         self.finished.is_some()
     }
 
-    /// The group to ask another node for first; `None` while nothing has come.
+    /// The first group to ask another node for; `None` while nothing was written.
     pub fn resume_from(&self) -> Option<u64> {
         self.first_at.map(|_| self.from)
     }
 
-    /// A stream brings a group. Whether that is wanted.
+    /// A stream begins to bring a group; returns whether the group is wanted.
     ///
     /// # Errors
-    /// `INTERNAL`: no node may send so many at once.
-    pub fn begin(&mut self, stream: u64, head: GroupHead) -> Result<bool, Fault> {
+    /// [`Code::Internal`]: the node sends too many groups at once.
+    pub fn handle_group(&mut self, stream: u64, head: GroupHead) -> Result<bool, Fault> {
         if head.sequence < self.from || self.ended {
             return Ok(false);
         }
-        if self.strands.len() >= STRANDS {
-            return Err(Fault::new(Code::Internal, format!("more than {STRANDS} groups of a feed at once")));
+        if self.streams.len() >= MAX_STREAMS {
+            return Err(Fault::new(Code::Internal, format!("more than {MAX_STREAMS} groups of a feed at once")));
         }
         let chain = Chain::begin(&self.title, &head);
-        self.strands.insert(stream, Strand { head, chain, pieces: 0 });
+        self.streams.insert(stream, GroupReceiver { head, chain, pieces: 0 });
         Ok(true)
     }
 
-    /// A stream brings the next pieces of its group, of which the last one's signature proves all. The group's number;
-    /// `None` for a stream that is not listened to.
+    /// A stream brought the next pieces of its group; the signature of the last one covers all of them. Returns the group's
+    /// number, or `None` for a stream that is ignored.
     ///
     /// # Errors
-    /// `VERIFICATION_FAILED`: they are not what the publisher sent.
-    pub fn pieces(&mut self, now: Instant, stream: u64, pieces: Vec<Piece>) -> Result<Option<u64>, Fault> {
-        let Some(strand) = self.strands.get_mut(&stream) else { return Ok(None) };
+    /// [`Code::VerificationFailed`]: they are not what the publisher sent.
+    pub fn handle_pieces(&mut self, now: Instant, stream: u64, pieces: Vec<Piece>) -> Result<Option<u64>, Fault> {
+        let Some(receiver) = self.streams.get_mut(&stream) else { return Ok(None) };
         let Some(signature) = pieces.last().map(|piece| piece.signature) else { return Ok(None) };
-        let before = strand.pieces;
-        let sequence = strand.head.sequence;
+        let before = receiver.pieces;
+        let sequence = receiver.head.sequence;
         let known = self.groups.get(&sequence);
-        // What another stream has brought so far must be the same: there is one truth for each number.
-        let mut same = known.is_none_or(|group| group.pieces != before || group.link == strand.chain.link());
+        // Streams that bring one group must agree: a number stands for one content.
+        let mut same = known.is_none_or(|group| group.pieces != before || group.link == receiver.chain.link());
         for (at, piece) in pieces.iter().enumerate() {
             let wrong = |fault: Fault| Fault { code: Code::VerificationFailed, ..fault };
-            strand.chain.take(piece.flags, &piece.media).map_err(wrong)?;
+            receiver.chain.take(piece.flags, &piece.media).map_err(wrong)?;
             let count = before + at + 1;
-            same &= known.is_none_or(|group| group.pieces != count || group.link == strand.chain.link());
+            same &= known.is_none_or(|group| group.pieces != count || group.link == receiver.chain.link());
         }
-        strand.pieces += pieces.len();
-        if !same || !strand.chain.is_signed(&self.key, &signature) {
-            self.strands.remove(&stream);
+        receiver.pieces += pieces.len();
+        if !same || !receiver.chain.is_signed(&self.key, &signature) {
+            self.streams.remove(&stream);
             let text = format!("group {sequence} of `{}` is not what its publisher sent", self.title);
             return Err(Fault::new(Code::VerificationFailed, text));
         }
-        let (count, link, whole) = (strand.pieces, strand.chain.link(), strand.chain.is_ended());
+        let (count, link, whole) = (receiver.pieces, receiver.chain.link(), receiver.chain.is_ended());
         if sequence < self.from {
             return Ok(Some(sequence));
         }
-        // Only what is proven says when it was.
-        self.newest_at = self.newest_at.max(strand.head.at_ms);
-        let head = &strand.head;
-        let group = self.groups.entry(sequence).or_insert_with(|| Group {
+        // The time of a group counts once it is verified.
+        self.newest_at = self.newest_at.max(receiver.head.at_ms);
+        let head = &receiver.head;
+        let group = self.groups.entry(sequence).or_insert_with(|| VerifiedGroup {
             head: head.clone(),
             known: now,
             held: Vec::new(),
@@ -198,11 +191,11 @@ impl Playout {
         Ok(Some(sequence))
     }
 
-    /// A stream is over. Unless its group is whole, its node gave it up, or is lost.
-    pub fn end(&mut self, stream: u64, given_up: bool) {
-        let Some(strand) = self.strands.remove(&stream) else { return };
-        let others = self.strands.values().any(|other| other.head.sequence == strand.head.sequence);
-        if let Some(group) = self.groups.get_mut(&strand.head.sequence)
+    /// A stream ended. Unless its group is complete, the node gave it up, or failed.
+    pub fn handle_stream_end(&mut self, stream: u64, given_up: bool) {
+        let Some(receiver) = self.streams.remove(&stream) else { return };
+        let others = self.streams.values().any(|other| other.head.sequence == receiver.head.sequence);
+        if let Some(group) = self.groups.get_mut(&receiver.head.sequence)
             && given_up
             && !others
         {
@@ -210,80 +203,80 @@ impl Playout {
         }
     }
 
-    /// A node gave these groups up for this viewer.
-    pub fn skipped(&mut self, first: u64, end: u64) {
+    /// A node gave up these groups for this viewer.
+    pub fn handle_skipped(&mut self, first: u64, end: u64) {
         if first <= self.from && self.from < end && !self.begun && !self.groups.contains_key(&self.from) {
             self.from = end;
         }
     }
 
-    /// The feed is over, after the groups before this one.
-    pub fn finish(&mut self, now: Instant, end: u64) {
+    /// The publisher ended the feed before this group.
+    pub fn handle_finish(&mut self, now: Instant, end: u64) {
         self.finished = Some((end, now));
     }
 
-    /// What can be written now; `None` when it is to be waited.
-    pub fn next(&mut self, now: Instant) -> Option<Out> {
-        let (mut out, given) = (Out::default(), self.given);
-        while !self.ended && self.advance(now, &mut out, given) {}
-        if let Some((_, moved)) = self.finished.as_mut().filter(|_| !out.media.is_empty()) {
-            *moved = now;
+    /// Media to write now, in order; `None` when more must be received first.
+    pub fn poll_media(&mut self, now: Instant) -> Option<Vec<Bytes>> {
+        let (mut media, written) = (Vec::new(), self.written);
+        while !self.ended && self.advance(now, &mut media, written) {}
+        if let Some((_, last)) = self.finished.as_mut().filter(|_| !media.is_empty()) {
+            *last = now;
         }
-        (!out.media.is_empty()).then_some(out)
+        (!media.is_empty()).then_some(media)
     }
 
-    /// Whether all that is wanted was given out.
+    /// Whether all wanted media was written.
     pub fn is_over(&self, now: Instant) -> bool {
         let finished = self.finished.is_some_and(|(end, _)| self.from >= end || self.waited(now));
         self.ended || finished && (self.groups.is_empty() || self.waited(now))
     }
 
-    /// When to look again though nothing comes.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When to call [`Playout::poll_media`] though nothing is received.
+    pub fn next_timeout(&self) -> Option<Instant> {
         let gap = self.groups.first_key_value().filter(|(number, _)| **number != self.from);
         let gap = gap.map(|(_, group)| group.known + GAP);
-        gap.into_iter().chain(self.finished.map(|(_, moved)| moved + LAST)).min()
+        gap.into_iter().chain(self.finished.map(|(_, last)| last + END_WAIT)).min()
     }
 
-    /// Whether what is left of a feed that is over does not come any more.
+    /// Whether the remaining groups of a finished feed are given up.
     fn waited(&self, now: Instant) -> bool {
-        self.finished.is_some_and(|(_, moved)| now.saturating_duration_since(moved) >= LAST)
+        self.finished.is_some_and(|(_, last)| now.saturating_duration_since(last) >= END_WAIT)
     }
 
-    /// Groups that were dropped.
+    /// Number of dropped groups.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Groups that were written whole.
+    /// Number of groups that were written completely.
     pub fn played(&self) -> u64 {
         self.played
     }
 
-    /// Bytes that were given out until the end of the last whole group.
+    /// Bytes written up to the end of the last complete group.
     pub fn whole(&self) -> u64 {
         self.whole
     }
 
-    /// Media that waits for its turn.
+    /// Bytes of media that wait for their turn.
     fn held(&self) -> u64 {
         let held = self.groups.values().flat_map(|group| &group.held);
         held.map(|(_, media)| media.len() as u64).sum()
     }
 
-    /// Writes of the group that is next, or goes on to the one after it. False when there is nothing to do. So many bytes
-    /// were `given` out before `out`.
-    fn advance(&mut self, now: Instant, out: &mut Out, given: u64) -> bool {
+    /// Writes a part of the next group, or goes on to the one after it; returns false when neither is possible. `written` is
+    /// the number of bytes written before `out`.
+    fn advance(&mut self, now: Instant, out: &mut Vec<Bytes>, written: u64) -> bool {
         let Some((number, group)) = self.groups.first_key_value() else { return false };
         let number = *number;
         if number != self.from {
-            // Is what lies between still to come?
+            // Groups in between may still be received.
             let follows = self.link.is_some_and(|link| group.head.previous == link);
             let waited = now.saturating_duration_since(group.known) >= GAP;
             if !(follows || waited || self.from == 0) {
                 return false;
             }
-            // A publisher that was started again leaves a gap in the numbers, and nothing in it.
+            // A restarted publisher leaves a gap in the numbers without any groups in it.
             self.dropped += u64::from(!follows && self.link.is_some() && group.head.previous != [0; 32]);
             self.from = number;
             return true;
@@ -298,7 +291,7 @@ impl Playout {
             return true;
         }
         if self.link.is_none_or(|link| link != group.head.previous) && self.played > 0 && !self.begun {
-            // What is missing is missing for the decoder too.
+            // After missing groups the decoder needs its configuration again.
             self.head = None;
         }
         let start = *self.first_at.get_or_insert(group.head.at_ms);
@@ -314,20 +307,20 @@ impl Playout {
         if until > 0 {
             let media: Vec<Bytes> = group.held.drain(..until).map(|(_, media)| media).collect();
             self.begun = true;
-            // What decoders need first is needed again when it changes: the tables of a transport stream count on, and so
-            // they come with each group.
+            // A changed decoder configuration is written again. The tables of a transport stream have counters, so they
+            // change with each group.
             let head = group.head.head.clone();
             if self.head.as_ref() != Some(&head) {
-                out.media.extend((!head.is_empty()).then(|| head.clone()));
+                out.extend((!head.is_empty()).then(|| head.clone()));
                 self.head = Some(head);
             }
-            out.media.extend(media.into_iter().filter(|media| !media.is_empty()));
-            self.given = given + out.media.iter().map(|media| media.len() as u64).sum::<u64>();
+            out.extend(media.into_iter().filter(|media| !media.is_empty()));
+            self.written = written + out.iter().map(|media| media.len() as u64).sum::<u64>();
             return true;
         }
         if group.whole {
-            // What is left of it is a beginning without an end.
-            self.whole = self.given;
+            // Its remaining pieces are an incomplete frame.
+            self.whole = self.written;
             self.link = Some(group.link);
             self.groups.remove(&number);
             (self.from, self.begun) = (number + 1, false);
@@ -335,7 +328,7 @@ impl Playout {
             return true;
         }
         let over = self.finished.is_some() && self.groups.get(&number).is_some_and(|group| group.given_up);
-        let lost = over || self.waited(now) && !self.strands.values().any(|strand| strand.head.sequence == number);
+        let lost = over || self.waited(now) && !self.streams.values().any(|receiver| receiver.head.sequence == number);
         let newer = self.groups.len() > 1;
         if lost || newer && (self.groups.get(&number).is_some_and(|group| group.given_up) || self.is_behind()) {
             self.drop_begun();
@@ -344,21 +337,21 @@ impl Playout {
         false
     }
 
-    /// The last whole group, if the viewer is to go on with it since it reads too slowly.
+    /// The last complete group, if the viewer reads too slowly and skips to it.
     fn skip(&self) -> Option<u64> {
         let last = self.groups.iter().rev().find(|(_, group)| group.whole).map(|(number, _)| *number)?;
         (last > self.from && self.is_behind()).then_some(last)
     }
 
-    /// Whether the viewer is farther behind than it wants to be, and can do something about it.
+    /// Whether the viewer exceeds its latency budget, and can skip to a newer complete group.
     fn is_behind(&self) -> bool {
         let Some(at) = self.groups.get(&self.from) else { return false };
         let behind = Duration::from_millis(self.newest_at.saturating_sub(at.head.at_ms));
         let newer = self.groups.range(self.from + 1..).any(|(_, group)| group.whole);
-        newer && behind > self.latency || self.held() > HELD
+        newer && behind > self.latency || self.held() > MAX_HELD
     }
 
-    /// Gives the group that is next up.
+    /// Drops the next group.
     fn drop_begun(&mut self) {
         self.groups.remove(&self.from);
         (self.from, self.begun, self.link, self.head) = (self.from + 1, false, None, None);

@@ -1,10 +1,10 @@
-//! One title from several sources at once: which of them sends which groups, and which copy of a group counts.
+//! One title from several sources at once: which source sends which groups, and which copy of a group counts.
 //!
-//! The wanted groups are cut into runs, which sources get as they finish. A run goes back when its source is lost; what is
-//! left of it is also asked of another source when that has nothing to do and its holder is much slower, and then the
-//! first copy of each group wins. Sources send what they were asked for in order and cannot be told to leave it, so that
-//! a second copy costs bytes: it is kept within a budget, which only silence lifts.
-//! Refuses to know what a source is, how it is asked, and where bytes go.
+//! The wanted groups are cut into runs, which are assigned to sources as they finish. When a source is lost, its run is
+//! assigned again. When a source is idle and the holder of a run is much slower, the end of that run is assigned to the idle
+//! source too, and the first copy of each group counts. A source sends its runs in order and cannot cancel them, so a second
+//! copy costs bytes: a budget bounds them, except for silent sources.
+//! Sources are numbers here; the drivers ask them and write their bytes.
 
 mod growth;
 mod pace;
@@ -15,125 +15,124 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::growth::{Growth, Wish};
+pub use self::growth::{Growth, GrowthStep};
 use self::pace::Pace;
 
-/// Groups of a run, 4 MiB: the hashes of its page come again with it, 8 KiB or 0.2 %.
+/// Groups of a run, 4 MiB: each run repeats the hashes of its page, 8 KiB or 0.2 %.
 pub const RUN: u64 = 64;
 
-/// The least that a run is cut to, for a slow source and near the end: 512 KiB. Its hashes are 1.6 % of it, but then few
-/// bytes come in such runs.
-const LEAST: u64 = 8;
+/// Groups of the shortest run, for a slow source and near the end: 512 KiB. Its hashes are 1.6 % of it, but few bytes are
+/// sent in such runs.
+const MIN_RUN: u64 = 8;
 
-/// Runs that a source is asked for at once: while it sends one, the next is known to it, and no round trip is lost.
+/// Runs assigned to a source at once: it knows the next one while it sends the first, and no round trip is lost.
 const OUTSTANDING: usize = 2;
 
-/// Groups from the first that is missing to the last that may be asked for: 32 MiB of memory in front of the sink.
+/// Groups from the first missing one to the last that may be assigned: 32 MiB of memory in front of the sink.
 pub const WINDOW: u64 = 512;
 
-/// A source that sent nothing for this long may be about to be lost: what it was asked for is worth a second copy.
+/// Silence after which a source may be lost soon: its runs are worth a second copy.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// A source, as its owner counts them.
+/// Number of a source, given by the driver.
 pub type Id = u32;
 
 #[derive(Debug)]
-struct Source {
+struct SourceState {
     id: Id,
-    /// What it was asked for and has not sent, in the order in which it will.
+    /// Assigned groups that it has not sent, in the order in which it sends them.
     asked: VecDeque<Range<u64>>,
     pace: Pace,
-    /// It has fallen silent.
-    doubted: bool,
-    /// It is asked for nothing more.
+    silent: bool,
+    /// It receives no further assignment.
     leaving: bool,
 }
 
-/// A run that is asked for.
+/// A run that is assigned.
 #[derive(Debug)]
 struct Run {
     end: u64,
-    /// The first group of it that is missing.
+    /// Its first missing group.
     next: u64,
     /// One source, or two.
     holders: Vec<Id>,
 }
 
-/// Who sends what; by default, nothing is wanted.
+/// Assignments of groups to sources. By default, no group is wanted.
 #[derive(Debug, Default)]
-pub struct Sources {
-    sources: Vec<Source>,
+pub struct Assignments {
+    sources: Vec<SourceState>,
     /// By their first groups.
     runs: BTreeMap<u64, Run>,
     /// Parts of runs whose sources were lost: first group and end.
-    back: BTreeMap<u64, u64>,
-    /// The first group that nobody was ever asked for.
+    returned: BTreeMap<u64, u64>,
+    /// The first group that was never assigned.
     fresh: u64,
     end: u64,
-    /// Sources that there will be, as far as is known.
+    /// Sources to expect, the present ones included.
     expected: usize,
     kept: u64,
     duplicates: u64,
-    /// Groups that may still be asked for twice while everyone sends.
+    /// Groups that may still be assigned twice while no source is silent.
     budget: u64,
 }
 
-impl Sources {
+impl Assignments {
     /// Wants these groups of a title.
     pub fn new(groups: Range<u64>) -> Self {
         let Range { start, end } = groups;
-        let budget = end.saturating_sub(start) / 512 + LEAST;
-        let (sources, runs, back) = Default::default();
-        Self { sources, runs, back, fresh: start, end, expected: 1, kept: 0, duplicates: 0, budget }
+        let budget = end.saturating_sub(start) / 512 + MIN_RUN;
+        let (sources, runs, returned) = Default::default();
+        Self { sources, runs, returned, fresh: start, end, expected: 1, kept: 0, duplicates: 0, budget }
     }
 
-    /// So many sources will be there in a moment: something is left for them. 1 if no more come than are there.
-    pub fn expect(&mut self, sources: usize) {
+    /// The number of sources to expect soon: groups are left for them. 1 if no other is expected.
+    pub fn handle_expected(&mut self, sources: usize) {
         self.expected = sources;
     }
 
-    /// Another source, which may be asked from now on.
-    pub fn add(&mut self, id: Id) {
+    /// A source was added.
+    pub fn handle_added(&mut self, id: Id) {
         let pace = Pace::default();
-        self.sources.push(Source { id, asked: VecDeque::new(), pace, doubted: false, leaving: false });
+        self.sources.push(SourceState { id, asked: VecDeque::new(), pace, silent: false, leaving: false });
     }
 
-    /// The source sends nothing any more: what it was asked for goes back.
-    pub fn lost(&mut self, id: Id) {
+    /// A source was lost: its missing groups are assigned again.
+    pub fn handle_lost(&mut self, id: Id) {
         self.sources.retain(|source| source.id != id);
         for run in self.runs.values_mut() {
             run.holders.retain(|holder| *holder != id);
         }
-        let back = &mut self.back;
+        let returned = &mut self.returned;
         self.runs.retain(|_, run| {
             let held = !run.holders.is_empty();
             if !held {
-                back.insert(run.next, run.end);
+                returned.insert(run.next, run.end);
             }
             held
         });
     }
 
-    /// The source has fallen silent: what it owes is worth a second copy, until it sends something.
-    pub fn doubt(&mut self, id: Id) {
+    /// A source has fallen silent: its runs are worth a second copy, until it sends again.
+    pub fn handle_silent(&mut self, id: Id) {
         if let Some(source) = self.sources.iter_mut().find(|source| source.id == id) {
-            source.doubted = true;
+            source.silent = true;
         }
     }
 
     /// Whether the source is silent.
-    pub fn is_doubted(&self, id: Id) -> bool {
-        self.sources.iter().any(|source| source.id == id && source.doubted)
+    pub fn is_silent(&self, id: Id) -> bool {
+        self.sources.iter().any(|source| source.id == id && source.silent)
     }
 
-    /// Whether the source was told of as leaving.
+    /// Whether the source is leaving.
     pub fn is_leaving(&self, id: Id) -> bool {
         self.sources.iter().any(|source| source.id == id && source.leaving)
     }
 
-    /// The source sends no group from `until` on, and nothing of what it was asked for after what it is sending: that goes
-    /// back at once.
-    pub fn leave(&mut self, id: Id, until: u64) {
+    /// A source leaves: it finishes the run that it is sending, up to group `until`. Its other groups are assigned again at
+    /// once.
+    pub fn handle_leaving(&mut self, id: Id, until: u64) {
         let Some(source) = self.sources.iter_mut().find(|source| source.id == id) else { return };
         source.leaving = true;
         let sending =
@@ -152,55 +151,55 @@ impl Sources {
             }
             match (next < end, others.is_empty()) {
                 (false, _) => {}
-                (true, true) => drop(self.back.insert(next, end)),
+                (true, true) => drop(self.returned.insert(next, end)),
                 (true, false) => drop(self.runs.insert(next, Run { end, next, holders: others })),
             }
         }
     }
 
-    /// How many there are.
+    /// Number of sources.
     pub fn count(&self) -> usize {
         self.sources.len()
     }
 
-    /// Groups that came and were new.
+    /// Received groups that were new.
     pub fn kept(&self) -> u64 {
         self.kept
     }
 
-    /// Groups that came and were there already.
+    /// Received groups that had been received before.
     pub fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
-    /// Groups that are missing.
+    /// Number of missing groups.
     pub fn missing(&self) -> u64 {
         let runs: u64 = self.runs.values().map(|run| run.end - run.next).sum();
-        let back: u64 = self.back.iter().map(|(start, end)| end - start).sum();
-        runs + back + (self.end - self.fresh)
+        let returned: u64 = self.returned.iter().map(|(start, end)| end - start).sum();
+        runs + returned + (self.end - self.fresh)
     }
 
-    /// Whether every group came.
+    /// Whether every group was received.
     pub fn is_done(&self) -> bool {
         self.missing() == 0
     }
 
-    /// Whether the source owes nothing.
+    /// Whether the source has sent all of its runs.
     pub fn is_idle(&self, id: Id) -> bool {
         self.sources.iter().any(|source| source.id == id && source.asked.is_empty())
     }
 
-    /// What to ask the source for now, if anything; it is taken to be asked. To be called until it gives nothing, after
-    /// anything happened, and now and then when nothing does.
-    pub fn assign(&mut self, now: Instant, id: Id) -> Option<Range<u64>> {
-        let at = self.sources.iter().position(|source| source.id == id && !source.leaving && !source.doubted)?;
+    /// Assigns the next run to a source, if it should send one. Called until it returns `None`, after every event and at
+    /// intervals.
+    pub fn poll_run(&mut self, now: Instant, id: Id) -> Option<Range<u64>> {
+        let at = self.sources.iter().position(|source| source.id == id && !source.leaving && !source.silent)?;
         let outstanding = self.sources.get(at)?.asked.len();
-        // One that is slower than the least run allows for would hold the others up.
-        let most = if self.share(at).is_some_and(|share| share < LEAST) { 1 } else { OUTSTANDING };
+        // A source slower than the shortest run allows for would delay the others.
+        let most = if self.share(at).is_some_and(|share| share < MIN_RUN) { 1 } else { OUTSTANDING };
         if outstanding >= most {
             return None;
         }
-        let range = match self.unheld(at) {
+        let range = match self.unassigned(at) {
             Some(range) => {
                 self.runs.insert(range.start, Run { end: range.end, next: range.start, holders: vec![id] });
                 range
@@ -214,11 +213,11 @@ impl Sources {
         Some(range)
     }
 
-    /// Takes note of a verified group from a source; whether it is new.
-    pub fn received(&mut self, now: Instant, id: Id, index: u64) -> bool {
+    /// A source sent a verified group; returns whether it is new.
+    pub fn handle_group(&mut self, now: Instant, id: Id, index: u64) -> bool {
         if let Some(source) = self.sources.iter_mut().find(|source| source.id == id) {
             source.pace.received(now);
-            source.doubted = false;
+            source.silent = false;
             if let Some(range) = source.asked.front_mut() {
                 range.start = index + 1;
                 if range.is_empty() {
@@ -240,25 +239,25 @@ impl Sources {
         true
     }
 
-    /// The first group that is missing.
+    /// The first missing group.
     fn first_missing(&self) -> u64 {
         let run = self.runs.values().next().map_or(self.fresh, |run| run.next);
-        let back = self.back.keys().next().copied().unwrap_or(self.fresh);
-        run.min(back).min(self.fresh)
+        let returned = self.returned.keys().next().copied().unwrap_or(self.fresh);
+        run.min(returned).min(self.fresh)
     }
 
-    /// Groups that nobody holds: what came back first, the first groups first.
-    fn unheld(&mut self, at: usize) -> Option<Range<u64>> {
+    /// Groups that no source holds: returned ones first, in order.
+    fn unassigned(&mut self, at: usize) -> Option<Range<u64>> {
         let size = self.size(at);
         let most = self.first_missing().saturating_add(WINDOW);
-        if let Some((start, end)) = self.back.first_key_value().map(|(start, end)| (*start, *end)) {
+        if let Some((start, end)) = self.returned.first_key_value().map(|(start, end)| (*start, *end)) {
             if start >= most {
                 return None;
             }
-            self.back.remove(&start);
+            self.returned.remove(&start);
             let cut = edge(start, size).min(end).min(most);
             if cut < end {
-                self.back.insert(cut, end);
+                self.returned.insert(cut, end);
             }
             return Some(start..cut);
         }
@@ -269,41 +268,41 @@ impl Sources {
         })
     }
 
-    /// Groups that the source sends while the fastest sends a whole run; `None` before its first.
+    /// Groups that the source sends while the fastest sends a whole run; `None` before its first group.
     fn share(&self, at: usize) -> Option<u64> {
-        let pace = |source: &Source| source.pace.per_group();
+        let pace = |source: &SourceState| source.pace.per_group();
         let own = self.sources.get(at).and_then(pace)?;
         let fastest = self.sources.iter().filter_map(pace).min().unwrap_or(own);
         Some(u64::try_from(u128::from(RUN) * fastest.as_nanos() / own.as_nanos().max(1)).unwrap_or(RUN))
     }
 
-    /// Groups of the source's next run: its share, fewer near the end, and few of one that is not known.
+    /// Length of the source's next run: its share, less near the end, and the shortest run while its pace is unknown.
     fn size(&self, at: usize) -> u64 {
         let sources = self.count().max(self.expected);
-        let Some(share) = self.share(at) else { return if sources > 1 { LEAST } else { RUN } };
+        let Some(share) = self.share(at) else { return if sources > 1 { MIN_RUN } else { RUN } };
         let left = (self.end - self.fresh) / (2 * OUTSTANDING * sources) as u64;
-        let most = if sources > 1 { left.max(LEAST) } else { RUN };
-        let size = share.min(most).clamp(LEAST, RUN);
-        // A power of two, whose edges are edges of pages too.
+        let most = if sources > 1 { left.max(MIN_RUN) } else { RUN };
+        let size = share.min(most).clamp(MIN_RUN, RUN);
+        // A power of two: pages of hashes begin at multiples of it.
         1 << size.ilog2()
     }
 
-    /// The end of the run that is last to come, for a source with nothing to do: as much of it as makes both end at once.
+    /// The end of the run that finishes last, for an idle source: as much of it as makes both sources finish together.
     fn second_copy(&mut self, now: Instant, at: usize) -> Option<Range<u64>> {
         let own = self.sources.get(at)?.pace.per_group();
         let mut best: Option<(Duration, u64, u64, bool)> = None;
         for (start, run) in &self.runs {
             let [holder] = run.holders[..] else { continue };
             let Some(holder) = self.sources.iter().find(|source| source.id == holder) else { continue };
-            let silent = holder.doubted || holder.pace.silence(now) >= SILENT;
+            let silent = holder.silent || holder.pace.silence(now) >= SILENT;
             if silent && run.next < run.end {
-                // In order: what comes first is waited for.
+                // In order: the first group is needed first.
                 best = Some((Duration::ZERO, *start, run.next, true));
                 break;
             }
             let Some(own) = own else { continue };
             let pace = holder.pace.expected(now);
-            // It sends what it was asked for before first.
+            // It sends its earlier runs first.
             let before = holder.asked.iter().take_while(|range| range.start < run.end);
             let ahead: u64 = before.map(|range| range.end.min(run.end).saturating_sub(range.start)).sum();
             let missing = run.end - run.next;

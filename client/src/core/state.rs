@@ -1,8 +1,8 @@
-//! The file beside a `.part`: what is being fetched, and the hashes of what is there, one line a group.
+//! The state file beside a `.part`: what is being fetched, and the hashes of the written groups, one a line.
 //!
-//! Lines are only ever added, so a crash costs at most the last of them. The hashes are checked against the bytes on the
-//! disk before anything is resumed, so the order in which the two files reach the disk does not matter. Refuses to know
-//! where the file is, and takes any bytes for one.
+//! Lines are only appended, so a crash costs at most the last one. The hashes are checked against the bytes on the disk
+//! before a fetch resumes, so the order in which the two files reach the disk does not matter. Leaves files to the sinks, and
+//! parses any bytes.
 //!
 //! ```text
 //! usher-part 1
@@ -20,25 +20,25 @@ use usher_proto::{ContentId, Title, title::MAX_BYTES, tree::Value};
 
 const MAGIC: &str = "usher-part 1";
 
-/// What every version's file begins with.
+/// The first bytes of a file of any version.
 pub const MARK: &[u8] = b"usher-part ";
 
-/// The longest part in front of the hashes, in bytes.
+/// Longest header in bytes.
 pub const MAX_HEADER: usize = MAX_BYTES + 256;
 
-/// Bytes of one hash with its line end.
+/// Bytes of a hash's line.
 pub const LINE: usize = 65;
 
-/// Why what is there cannot be used.
+/// Why a state file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StateError {
-    /// Not such a file, or a damaged one.
+    /// No state file, or a damaged one.
     #[error("the state file is damaged at `{0}`")]
     Damaged(&'static str),
-    /// A format of a newer version.
+    /// A file of another version.
     #[error("the state file was written by another version")]
     Version,
-    /// It is about something else.
+    /// It belongs to another transfer.
     #[error("the part belongs to another {0}")]
     Other(&'static str),
 }
@@ -46,25 +46,24 @@ pub enum StateError {
 /// What is being fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Its content.
+    /// Content id of the title.
     pub content: ContentId,
-    /// Bytes of the whole title.
+    /// Size of the title in bytes.
     pub size: u64,
     /// The wanted bytes of it.
     pub range: Range<u64>,
-    /// Its name.
+    /// The title.
     pub title: Title,
 }
 
 impl Header {
-    /// The lines in front of the hashes.
+    /// The lines before the hashes.
     pub fn text(&self) -> String {
         let Self { content, size, range, title } = self;
         format!("{MAGIC}\ncontent {content}\nsize {size}\nrange {} {}\ntitle {title}\n", range.start, range.end)
     }
 
-    /// Whether a part with the header `there` can be continued. The name does not matter: the same content under
-    /// another name is the same bytes.
+    /// Checks that a part with the header `there` can be continued. The title does not matter: the content decides.
     pub fn continues(&self, there: &Self) -> Result<(), StateError> {
         if there.content != self.content || there.size != self.size {
             return Err(StateError::Other("content"));
@@ -87,7 +86,7 @@ pub fn line(value: &Value) -> String {
     line
 }
 
-/// Reads a state file. Hashes end at the first line that is none: the last may have been cut by a crash.
+/// Parses a state file. Hashes end at the first line that is none: a crash may have truncated the last one.
 pub fn parse(bytes: &[u8]) -> Result<(Header, Vec<Value>), StateError> {
     let damaged = |what| move || StateError::Damaged(what);
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_survives_and_loses_only_what_was_cut() {
+    fn a_truncated_file_loses_only_its_last_lines() {
         let values = [[1; 32], [0xab; 32], [3; 32]];
         let text = file(&values);
         assert_eq!(parse(text.as_bytes()), Ok((header(), values.to_vec())));
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_files_say_where() {
+    fn errors_name_the_damaged_line() {
         let text = file(&[]);
         for (from, to, why) in [
             ("usher-part 1", "usher-part 2", StateError::Version),

@@ -33,7 +33,7 @@ pub use self::{
 use super::Connector;
 use crate::{
     clock,
-    core::outbox::{MOST, Outbox},
+    core::outbox::{MAX_BYTES, Outbox},
     failover::{Failover, Update},
 };
 
@@ -169,7 +169,7 @@ impl Publisher<'_> {
         if self.input_ended {
             return false;
         }
-        if self.outbox.bytes() <= MOST / 2 || self.session.is_none() {
+        if self.outbox.bytes() <= MAX_BYTES / 2 || self.session.is_none() {
             self.held = None;
             return true;
         }
@@ -203,7 +203,7 @@ impl Publisher<'_> {
         }
         self.cuts(now)?;
         if self.input_ended {
-            self.outbox.end(now)?;
+            self.outbox.handle_end(now)?;
         }
         self.give_up(now);
         Ok(())
@@ -231,9 +231,9 @@ impl Publisher<'_> {
                 }
                 Cut::Group(head) => {
                     let elapsed = units::millis(now.saturating_duration_since(self.started));
-                    self.outbox.begin(now, self.started_ms.saturating_add(elapsed), head)?;
+                    self.outbox.handle_group(now, self.started_ms.saturating_add(elapsed), head)?;
                 }
-                Cut::Piece { media, whole } => self.outbox.piece(media, whole)?,
+                Cut::Piece { media, whole } => self.outbox.handle_piece(media, whole)?,
                 Cut::Warning(warning) => (self.observer)(&PublishEvent::Warning(warning.to_string())),
             }
         }
@@ -242,7 +242,7 @@ impl Publisher<'_> {
 
     /// Keeps waiting media within its bounds.
     fn give_up(&mut self, now: Instant) {
-        let given_up = self.outbox.give_up(now);
+        let given_up = self.outbox.handle_timeout(now);
         if given_up > 0 {
             let total = self.outbox.given_up();
             let text = format!("no node takes the feed fast enough; groups given up: {given_up} ({total} in all)");

@@ -17,7 +17,7 @@ use self::session::{FeedSession, OpenFeed};
 use super::Connector;
 use crate::{
     clock,
-    core::playout::{Out, Playout},
+    core::playout::Playout,
     failover::{Attempt, Failover, Next, Query, Update, until},
     master::Answer,
 };
@@ -72,7 +72,7 @@ impl Watcher<'_> {
         self.act(next)?;
         let mut events = Vec::with_capacity(QUEUE);
         loop {
-            let deadline = self.playout.as_ref().and_then(Playout::deadline);
+            let deadline = self.playout.as_ref().and_then(Playout::next_timeout);
             tokio::select! {
                 _count = self.events.recv_many(&mut events, QUEUE) => self.handle_all(events.drain(..))?,
                 update = self.failover.next() => match update? {
@@ -96,7 +96,7 @@ impl Watcher<'_> {
     async fn write<S: FeedSink>(&mut self, sink: &mut S) -> Result<bool, Fault> {
         loop {
             let Some(playout) = &mut self.playout else { return Ok(false) };
-            let Some(Out { media }) = playout.next(clock::now()) else { return Ok(playout.is_over(clock::now())) };
+            let Some(media) = playout.poll_media(clock::now()) else { return Ok(playout.is_over(clock::now())) };
             self.bytes += media.iter().map(|media| media.len() as u64).sum::<u64>();
             sink.write(media).await?;
             (self.observer)(&FeedEvent::Progress(self.stats()));
@@ -158,7 +158,7 @@ impl Watcher<'_> {
     /// A seat is open: its groups are received beside those of the current one.
     fn opened(&mut self, attempt: Attempt, open: OpenFeed) -> Result<(), Fault> {
         if let Some(playout) = &mut self.playout {
-            playout.expect(open.setup.first);
+            playout.handle_setup(open.setup.first);
         }
         let mut session = FeedSession::new(&self.connector, attempt, open, self.sender.clone())?;
         self.failover.seated(&session.at);
@@ -200,7 +200,7 @@ impl Watcher<'_> {
     fn end_streams(&mut self, sessions: &[FeedSession]) {
         let Some(playout) = &mut self.playout else { return };
         for stream in sessions.iter().flat_map(|session| &session.streams) {
-            playout.end(*stream, false);
+            playout.handle_stream_end(*stream, false);
         }
     }
 }

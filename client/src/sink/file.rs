@@ -18,7 +18,7 @@ pub(super) use self::part::write_all;
 use self::part::{Names, Part, Wanted, fault};
 use super::hop;
 use crate::{
-    core::{assembler::Piece, state::Header},
+    core::{assembler::Chunk, state::Header},
     driver::{Sink, TransferInfo},
 };
 
@@ -141,12 +141,12 @@ impl Sink for FileSink {
 
     async fn write<T: Send + 'static>(
         &mut self,
-        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+        make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> Result<T, Fault> {
         let write = move |part: &mut Option<Part>| {
-            let (pieces, made) = make();
+            let (chunks, made) = make();
             match part {
-                Some(part) => part.write(&pieces).map(|()| made),
+                Some(part) => part.write(&chunks).map(|()| made),
                 None => Err(Fault::new(Code::Internal, "the file is not open")),
             }
         };

@@ -7,7 +7,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use usher_proto::{Code, ContentId, Fault};
 
 use super::hop;
-use crate::{core::assembler::Piece, driver::Sink, driver::TransferInfo};
+use crate::{core::assembler::Chunk, driver::Sink, driver::TransferInfo};
 
 /// Writes bytes in order. A reader that left is [`Code::Cancelled`].
 #[derive(Debug)]
@@ -36,11 +36,11 @@ impl<W: AsyncWrite + Send + Unpin> Sink for PipeSink<W> {
 
     async fn write<T: Send + 'static>(
         &mut self,
-        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+        make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> Result<T, Fault> {
-        let (pieces, made) = hop(|| Ok(make())).await?;
-        for piece in pieces {
-            self.out.write_all(&piece.data).await.map_err(|error| fault(&error))?;
+        let (chunks, made) = hop(|| Ok(make())).await?;
+        for chunk in chunks {
+            self.out.write_all(&chunk.data).await.map_err(|error| fault(&error))?;
         }
         // A buffered writer's reader that waits should see each group as it is verified.
         self.out.flush().await.map_err(|error| fault(&error))?;

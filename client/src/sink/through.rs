@@ -8,7 +8,7 @@ use usher_proto::{Code, ContentId, Fault};
 
 use super::{file::write_all, hop, pipe::fault};
 use crate::{
-    core::assembler::Piece,
+    core::assembler::Chunk,
     driver::{Sink, TransferInfo},
 };
 
@@ -42,12 +42,12 @@ impl Sink for ThroughSink {
 
     async fn write<T: Send + 'static>(
         &mut self,
-        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+        make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> Result<T, Fault> {
         let out = Arc::clone(&self.out);
         let write = move || {
-            let (pieces, made) = make();
-            write_all(&mut &*out, &pieces).map(|()| made).map_err(|error| fault(&error))
+            let (chunks, made) = make();
+            write_all(&mut &*out, &chunks).map(|()| made).map_err(|error| fault(&error))
         };
         hop(write).await
     }

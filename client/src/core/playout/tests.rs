@@ -1,4 +1,4 @@
-//! Groups of a played publisher, brought in every order and by several nodes.
+//! Groups of a simulated publisher, sent in every order and by several nodes.
 
 use proptest::prelude::*;
 use usher_proto::feed::FeedSigner;
@@ -9,21 +9,21 @@ const WHOLE: Flags = Flags { whole: true, last: false };
 const PART: Flags = Flags { whole: false, last: false };
 const LAST: Flags = Flags { whole: true, last: true };
 
-/// A publisher and the groups that it made.
-struct Source {
+/// A publisher of the tests.
+struct TestPublisher {
     signer: FeedSigner,
     title: Title,
     previous: Link,
 }
 
-/// A group as it travels.
+/// A signed group.
 #[derive(Clone)]
-struct Made {
+struct SignedGroup {
     head: GroupHead,
     pieces: Vec<Piece>,
 }
 
-impl Source {
+impl TestPublisher {
     fn new() -> Self {
         let title = Title::parse("live/a").expect("a title");
         Self { signer: FeedSigner::from_seed(&[5; 32]), title, previous: [0; 32] }
@@ -31,12 +31,12 @@ impl Source {
 
     fn playout(&self, latency_s: u64) -> Playout {
         let mut playout = Playout::new(self.title.clone(), self.signer.key(), Duration::from_secs(latency_s), None);
-        playout.expect(1);
+        playout.handle_setup(1);
         playout
     }
 
     /// Group `n`, begun at second `2 n`, of these parts.
-    fn make(&mut self, n: u64, parts: &[(Flags, &str)]) -> Made {
+    fn make(&mut self, n: u64, parts: &[(Flags, &str)]) -> SignedGroup {
         let head =
             GroupHead { sequence: n, at_ms: n * 2000, previous: self.previous, head: Bytes::from_static(b"<h>") };
         let mut chain = Chain::begin(&self.title, &head);
@@ -47,78 +47,78 @@ impl Source {
         });
         let pieces = pieces.collect();
         self.previous = chain.link();
-        Made { head, pieces }
+        SignedGroup { head, pieces }
     }
 
-    fn simple(&mut self, n: u64) -> Made {
+    fn simple(&mut self, n: u64) -> SignedGroup {
         let (a, b) = (format!("{n}a"), format!("{n}b"));
         self.make(n, &[(WHOLE, &a), (LAST, &b)])
     }
 }
 
-fn bring(playout: &mut Playout, now: Instant, stream: u64, made: &Made) {
-    assert!(playout.begin(stream, made.head.clone()).expect("may begin"));
-    playout.pieces(now, stream, made.pieces.clone()).expect("proven");
-    playout.end(stream, false);
+fn bring(playout: &mut Playout, now: Instant, stream: u64, made: &SignedGroup) {
+    assert!(playout.handle_group(stream, made.head.clone()).expect("may begin"));
+    playout.handle_pieces(now, stream, made.pieces.clone()).expect("verified");
+    playout.handle_stream_end(stream, false);
 }
 
 fn text(playout: &mut Playout, now: Instant) -> String {
-    let out = playout.next(now).unwrap_or_default();
-    out.media.iter().map(|media| String::from_utf8_lossy(media).into_owned()).collect()
+    let media = playout.poll_media(now).unwrap_or_default();
+    media.iter().map(|media| String::from_utf8_lossy(media).into_owned()).collect()
 }
 
 #[test]
-fn groups_come_out_in_order_whatever_order_they_come_in() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn groups_are_written_in_order_whatever_order_they_are_received_in() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let (one, two, three) = (source.simple(1), source.simple(2), source.simple(3));
     bring(&mut playout, now, 3, &three);
-    assert_eq!(text(&mut playout, now), "", "the first one is not here");
+    assert_eq!(text(&mut playout, now), "", "the first one is missing");
     bring(&mut playout, now, 1, &one);
     assert_eq!(text(&mut playout, now), "<h>1a1b");
     bring(&mut playout, now, 2, &two);
-    assert_eq!(text(&mut playout, now), "2a2b3a3b", "what is needed first is needed once");
+    assert_eq!(text(&mut playout, now), "2a2b3a3b", "the decoder configuration is written once");
     assert_eq!((playout.resume_from(), playout.played(), playout.dropped()), (Some(4), 3, 0));
 }
 
 #[test]
-fn pieces_are_given_out_as_they_come_up_to_where_the_media_may_end() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn pieces_are_written_as_received_up_to_where_the_media_may_end() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let one = source.make(1, &[(WHOLE, "a"), (PART, "b"), (PART, "c"), (WHOLE, "d"), (LAST, "")]);
-    assert!(playout.begin(1, one.head).expect("may begin"));
+    assert!(playout.handle_group(1, one.head).expect("may begin"));
     for (piece, expected) in one.pieces.into_iter().zip(["<h>a", "", "", "bcd", ""]) {
-        playout.pieces(now, 1, vec![piece]).expect("proven");
+        playout.handle_pieces(now, 1, vec![piece]).expect("verified");
         assert_eq!(text(&mut playout, now), expected);
     }
     assert_eq!(playout.resume_from(), Some(2));
 }
 
 #[test]
-fn a_torn_end_is_not_given_out_and_what_is_whole_is_counted() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn an_incomplete_end_is_not_written_and_complete_bytes_are_counted() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let one = source.simple(1);
     let torn = source.make(2, &[(WHOLE, "2a"), (PART, "2b"), (Flags { whole: false, last: true }, "")]);
     bring(&mut playout, now, 1, &one);
     assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("<h>1a1b", 7));
-    assert!(playout.begin(2, torn.head.clone()).expect("may begin"));
-    playout.pieces(now, 2, torn.pieces[..1].to_vec()).expect("proven");
-    assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("2a", 7), "it may yet be cut");
-    playout.pieces(now, 2, torn.pieces[1..].to_vec()).expect("proven");
+    assert!(playout.handle_group(2, torn.head.clone()).expect("may begin"));
+    playout.handle_pieces(now, 2, torn.pieces[..1].to_vec()).expect("verified");
+    assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("2a", 7), "it may still be incomplete");
+    playout.handle_pieces(now, 2, torn.pieces[1..].to_vec()).expect("verified");
     assert_eq!((text(&mut playout, now).as_str(), playout.whole(), playout.resume_from()), ("", 9, Some(3)));
 }
 
 #[test]
-fn what_is_not_the_publishers_is_never_given_out() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn forged_media_is_never_written() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let good = source.simple(1);
-    let wrong = |change: &dyn Fn(&mut Made)| {
+    let wrong = |change: &dyn Fn(&mut SignedGroup)| {
         let mut playout = source.playout(60);
         let mut made = good.clone();
         change(&mut made);
-        assert!(playout.begin(1, made.head.clone()).expect("may begin"));
-        let fault = playout.pieces(now, 1, made.pieces).expect_err("seen");
+        assert!(playout.handle_group(1, made.head.clone()).expect("may begin"));
+        let fault = playout.handle_pieces(now, 1, made.pieces).expect_err("detected");
         assert_eq!((fault.code, text(&mut playout, now).as_str()), (Code::VerificationFailed, ""));
     };
     wrong(&|made| made.pieces[0].media = Bytes::from_static(b"xx"));
@@ -126,53 +126,53 @@ fn what_is_not_the_publishers_is_never_given_out() {
     wrong(&|made| made.head.sequence = 2);
     wrong(&|made| made.head.at_ms = 9);
     wrong(&|made| made.pieces.swap(0, 1));
-    let mut other = Source { signer: FeedSigner::from_seed(&[6; 32]), ..Source::new() };
+    let mut other = TestPublisher { signer: FeedSigner::from_seed(&[6; 32]), ..TestPublisher::new() };
     let forged = other.simple(1);
     wrong(&|made| *made = forged.clone());
 }
 
 #[test]
-fn two_nodes_that_send_the_same_group_give_it_once() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn a_group_from_two_nodes_is_written_once() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let one = source.make(1, &[(WHOLE, "a"), (WHOLE, "b"), (LAST, "c")]);
-    assert!(playout.begin(1, one.head.clone()).expect("may begin"));
-    playout.pieces(now, 1, one.pieces[..2].to_vec()).expect("proven");
+    assert!(playout.handle_group(1, one.head.clone()).expect("may begin"));
+    playout.handle_pieces(now, 1, one.pieces[..2].to_vec()).expect("verified");
     assert_eq!(text(&mut playout, now), "<h>ab");
-    playout.end(1, false);
+    playout.handle_stream_end(1, false);
     // Another node begins the group anew.
     assert_eq!(playout.resume_from(), Some(1));
-    assert!(playout.begin(2, one.head.clone()).expect("may begin"));
-    playout.pieces(now, 2, one.pieces[..1].to_vec()).expect("proven");
-    playout.pieces(now, 2, one.pieces[1..].to_vec()).expect("proven");
+    assert!(playout.handle_group(2, one.head.clone()).expect("may begin"));
+    playout.handle_pieces(now, 2, one.pieces[..1].to_vec()).expect("verified");
+    playout.handle_pieces(now, 2, one.pieces[1..].to_vec()).expect("verified");
     assert_eq!((text(&mut playout, now).as_str(), playout.resume_from()), ("c", Some(2)));
-    assert!(!playout.begin(3, one.head).expect("may be offered"), "it is not wanted again");
+    assert!(!playout.handle_group(3, one.head).expect("may be offered"), "it is not wanted twice");
 }
 
 #[test]
-fn a_publisher_that_signs_two_truths_is_found_out() {
+fn two_contents_signed_under_one_number_are_detected() {
     let now = Instant::now();
-    let (mut one, mut other) = (Source::new(), Source::new());
+    let (mut one, mut other) = (TestPublisher::new(), TestPublisher::new());
     let (a, b) = (one.make(1, &[(WHOLE, "a"), (LAST, "b")]), other.make(1, &[(WHOLE, "x"), (LAST, "b")]));
     let mut playout = one.playout(60);
-    assert!(playout.begin(1, a.head).expect("may begin"));
-    playout.pieces(now, 1, a.pieces[..1].to_vec()).expect("proven");
-    assert!(playout.begin(2, b.head).expect("may begin"));
-    assert!(playout.pieces(now, 2, b.pieces).is_err());
+    assert!(playout.handle_group(1, a.head).expect("may begin"));
+    playout.handle_pieces(now, 1, a.pieces[..1].to_vec()).expect("verified");
+    assert!(playout.handle_group(2, b.head).expect("may begin"));
+    assert!(playout.handle_pieces(now, 2, b.pieces).is_err());
 }
 
 #[test]
 fn a_late_group_is_waited_for_and_dropped_when_the_viewer_is_too_far_behind() {
-    let (now, mut source) = (Instant::now(), Source::new());
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(5);
     let one = source.make(1, &[(WHOLE, "1a"), (LAST, "1b")]);
-    assert!(playout.begin(1, one.head.clone()).expect("may begin"));
-    playout.pieces(now, 1, one.pieces[..1].to_vec()).expect("proven");
+    assert!(playout.handle_group(1, one.head.clone()).expect("may begin"));
+    playout.handle_pieces(now, 1, one.pieces[..1].to_vec()).expect("verified");
     assert_eq!(text(&mut playout, now), "<h>1a");
     for n in 2..=3 {
         let made = source.simple(n);
         bring(&mut playout, now, n, &made);
-        assert_eq!(text(&mut playout, now), "", "{n}: it may yet come");
+        assert_eq!(text(&mut playout, now), "", "{n}: it may still be received");
     }
     let four = source.simple(4);
     bring(&mut playout, now, 4, &four);
@@ -182,20 +182,20 @@ fn a_late_group_is_waited_for_and_dropped_when_the_viewer_is_too_far_behind() {
 
 #[test]
 fn a_group_that_its_node_gave_up_is_not_waited_for() {
-    let (now, mut source) = (Instant::now(), Source::new());
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let (one, two) = (source.simple(1), source.simple(2));
-    assert!(playout.begin(1, one.head).expect("may begin"));
-    playout.pieces(now, 1, one.pieces[..1].to_vec()).expect("proven");
-    playout.end(1, true);
+    assert!(playout.handle_group(1, one.head).expect("may begin"));
+    playout.handle_pieces(now, 1, one.pieces[..1].to_vec()).expect("verified");
+    playout.handle_stream_end(1, true);
     assert_eq!(text(&mut playout, now), "<h>1a");
     bring(&mut playout, now, 2, &two);
     assert_eq!((text(&mut playout, now).as_str(), playout.dropped()), ("<h>2a2b", 1));
 }
 
 #[test]
-fn gaps_are_waited_for_a_moment_unless_told_of() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn gaps_are_waited_for_briefly_unless_announced() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let (one, _two, three) = (source.simple(1), source.simple(2), source.simple(3));
     let _four = source.simple(4);
@@ -203,17 +203,17 @@ fn gaps_are_waited_for_a_moment_unless_told_of() {
     bring(&mut playout, now, 1, &one);
     bring(&mut playout, now, 3, &three);
     assert_eq!(text(&mut playout, now), "<h>1a1b");
-    let deadline = playout.deadline().expect("it waits");
+    let deadline = playout.next_timeout().expect("it waits");
     assert_eq!((text(&mut playout, deadline).as_str(), playout.dropped()), ("<h>3a3b", 1));
     bring(&mut playout, now, 5, &five);
     assert_eq!(text(&mut playout, now), "");
-    playout.skipped(4, 5);
+    playout.handle_skipped(4, 5);
     assert_eq!(text(&mut playout, now), "<h>5a5b");
 }
 
 #[test]
-fn a_publisher_that_was_started_again_leaves_a_gap_and_drops_nothing() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn a_restarted_publisher_leaves_a_gap_and_drops_nothing() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(1_000_000);
     let one = source.simple(1);
     source.previous = [0; 32];
@@ -221,13 +221,13 @@ fn a_publisher_that_was_started_again_leaves_a_gap_and_drops_nothing() {
     bring(&mut playout, now, 1, &one);
     bring(&mut playout, now, 2, &late);
     assert_eq!(text(&mut playout, now), "<h>1a1b");
-    let deadline = playout.deadline().expect("it waits");
+    let deadline = playout.next_timeout().expect("it waits");
     assert_eq!((text(&mut playout, deadline).as_str(), playout.dropped()), ("<h>1000a1000b", 0));
 }
 
 #[test]
-fn a_recording_ends_with_a_whole_group() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn a_recording_ends_with_a_complete_group() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     playout.duration = Some(Duration::from_secs(3));
     for n in 1..=3 {
@@ -238,41 +238,45 @@ fn a_recording_ends_with_a_whole_group() {
 }
 
 #[test]
-fn a_feed_that_is_over_is_played_to_its_end() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn a_finished_feed_is_played_to_its_end() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let (one, two) = (source.simple(1), source.simple(2));
     bring(&mut playout, now, 1, &one);
-    playout.finish(now, 3);
-    assert_eq!((text(&mut playout, now).as_str(), playout.is_over(now)), ("<h>1a1b", false), "a group is on its way");
+    playout.handle_finish(now, 3);
+    assert_eq!(
+        (text(&mut playout, now).as_str(), playout.is_over(now)),
+        ("<h>1a1b", false),
+        "a group is still missing"
+    );
     bring(&mut playout, now, 2, &two);
     assert_eq!((text(&mut playout, now).as_str(), playout.is_over(now)), ("2a2b", true));
 }
 
 #[test]
-fn the_end_of_a_feed_is_not_waited_for_for_ever() {
-    let (now, mut source) = (Instant::now(), Source::new());
+fn the_end_of_a_feed_is_waited_for_a_bounded_time() {
+    let (now, mut source) = (Instant::now(), TestPublisher::new());
     let mut playout = source.playout(60);
     let (one, two) = (source.simple(1), source.simple(2));
     bring(&mut playout, now, 1, &one);
-    playout.finish(now, 3);
-    assert!(playout.begin(2, two.head).expect("may begin"));
-    playout.pieces(now, 2, two.pieces[..1].to_vec()).expect("proven");
-    playout.end(2, false);
+    playout.handle_finish(now, 3);
+    assert!(playout.handle_group(2, two.head).expect("may begin"));
+    playout.handle_pieces(now, 2, two.pieces[..1].to_vec()).expect("verified");
+    playout.handle_stream_end(2, false);
     assert_eq!((text(&mut playout, now).as_str(), playout.is_over(now)), ("<h>1a1b2a", false));
-    let deadline = playout.deadline().expect("it waits");
+    let deadline = playout.next_timeout().expect("it waits");
     assert_eq!((text(&mut playout, deadline).as_str(), playout.is_over(deadline)), ("", true));
 }
 
 proptest! {
-    /// Two nodes send the same groups, cut anywhere and woven together; one may stop anywhere.
+    /// Two nodes send the same groups, interleaved at any piece; one may stop anywhere.
     #[test]
-    fn whatever_comes_is_given_out_once_and_in_order(
+    fn every_group_is_written_once_and_in_order(
         order in proptest::collection::vec((0..2_usize, 0..5_usize), 0..200),
         stops in 0..40_usize,
     ) {
-        let (now, mut source) = (Instant::now(), Source::new());
-        let groups: Vec<Made> = (1..=5)
+        let (now, mut source) = (Instant::now(), TestPublisher::new());
+        let groups: Vec<SignedGroup> = (1..=5)
             .map(|n| {
                 let parts: Vec<String> = (0..4).map(|part| format!("[{n}.{part}]")).collect();
                 let flags = [WHOLE, PART, WHOLE, LAST];
@@ -291,12 +295,12 @@ proptest! {
             let at = &mut sent[node][group];
             let stream = (node * 5 + group) as u64;
             let made = &groups[group];
-            if *at == 0 && !playout.begin(stream, made.head.clone()).expect("may begin") {
+            if *at == 0 && !playout.handle_group(stream, made.head.clone()).expect("may begin") {
                 continue;
             }
             if let Some(piece) = made.pieces.get(*at) {
                 *at += 1;
-                playout.pieces(now, stream, vec![piece.clone()]).expect("proven");
+                playout.handle_pieces(now, stream, vec![piece.clone()]).expect("verified");
             }
             all += &text(&mut playout, now);
         }

@@ -1,138 +1,137 @@
-//! How many sources are worth having: one more while that makes the whole faster, none for what is soon over.
+//! How many sources a transfer uses: one more while that makes it faster, no other when it is nearly done.
 //!
-//! Time and bytes are arguments. Refuses to know how a source is got.
+//! Time and bytes are arguments. Leaves finding a source to the driver.
 
 use std::time::{Duration, Instant};
 
-/// How long the rate is watched before and after a change: several round trips over a continent, and a reader's patience.
-const WATCH: Duration = Duration::from_secs(2);
+/// Time for which the rate is measured before and after a change: several round trips over a continent.
+const MEASURE: Duration = Duration::from_secs(2);
 
-/// How long a new source may take to reach its rate before it is judged.
+/// Time that a new source has to reach its rate before it is measured.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// A transfer that is over sooner gains nothing from another source.
-const LEFT: Duration = Duration::from_secs(5);
+/// Remaining time below which another source gains nothing.
+const MIN_LEFT: Duration = Duration::from_secs(5);
 
-/// Most sources that are tried without being told: more would take room from others for little.
-const MOST: usize = 3;
+/// Most sources by default: more would take capacity from other clients for little gain.
+const MAX_SOURCES: usize = 3;
 
-/// Sources that may be lost before no more are asked for.
-const LOSSES: u32 = 3;
+/// Lost sources after which no other is added.
+const MAX_LOSSES: u32 = 3;
 
-/// What to do.
+/// The next step of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Nothing.
-    Stay,
-    /// Get another source; then tell whether it came.
+pub enum GrowthStep {
+    /// Nothing changes.
+    Keep,
+    /// Find another source, then call [`Growth::handle_added`] or [`Growth::handle_refused`].
     Add,
-    /// The last one that came did not help.
+    /// Drop the source that was added last: it did not make the transfer faster.
     DropLast,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// Since when, and the bytes there were then.
-    Watch(Instant, u64),
-    /// For another source.
+    /// Measures without a new source: since when, and the bytes received until then.
+    Baseline(Instant, u64),
+    /// Waits for another source.
     Asking,
-    /// Since when another one is there.
-    Begun(Instant),
-    /// Since when its rate counts, and the bytes there were then.
+    /// Waits for a new source to reach its rate: since when.
+    Settling(Instant),
+    /// Measures with a new source: since when, and the bytes received until then.
     Trial(Instant, u64),
-    Settled,
+    Done,
 }
 
 /// Decides on the number of sources of one transfer.
 #[derive(Debug)]
 pub struct Growth {
-    /// So many are wanted, whatever they bring.
-    told: Option<usize>,
+    /// The configured number, if any.
+    fixed: Option<usize>,
     phase: Phase,
-    /// Bytes that came in [`WATCH`] without the source that is on trial.
+    /// Bytes received in [`MEASURE`] without the source on trial.
     before: u64,
     losses: u32,
 }
 
 impl Growth {
-    /// For a transfer that goes on now, after `came` bytes: `told` sources, or as many as help.
-    pub fn new(now: Instant, told: Option<usize>, came: u64) -> Self {
-        Self { told, phase: Phase::Watch(now, came), before: 0, losses: 0 }
+    /// For a transfer that has received so many bytes: a `fixed` number of sources, or as many as make it faster.
+    pub fn new(now: Instant, fixed: Option<usize>, received: u64) -> Self {
+        Self { fixed, phase: Phase::Baseline(now, received), before: 0, losses: 0 }
     }
 
-    /// What to do now that `came` bytes came in all, `left` are missing, and there are so many `sources`.
-    pub fn handle(&mut self, now: Instant, came: u64, left: u64, sources: usize) -> Wish {
+    /// The next step, given the bytes `received` in all, the bytes `left` and the number of sources.
+    pub fn poll_step(&mut self, now: Instant, received: u64, left: u64, sources: usize) -> GrowthStep {
         let past = |since: Instant| now.saturating_duration_since(since);
-        match (self.phase, self.told) {
-            (Phase::Asking | Phase::Settled, _) => Wish::Stay,
-            (_, Some(told)) => {
-                self.phase = if sources < told { Phase::Asking } else { Phase::Settled };
-                if sources < told { Wish::Add } else { Wish::Stay }
+        match (self.phase, self.fixed) {
+            (Phase::Asking | Phase::Done, _) => GrowthStep::Keep,
+            (_, Some(fixed)) => {
+                self.phase = if sources < fixed { Phase::Asking } else { Phase::Done };
+                if sources < fixed { GrowthStep::Add } else { GrowthStep::Keep }
             }
-            (Phase::Watch(since, from), None) if past(since) >= WATCH => {
-                // What one watch brought, if it was longer: as if it had been steady.
-                self.before = scaled(came.saturating_sub(from), past(since));
-                let enough = u128::from(left) * WATCH.as_millis() >= u128::from(self.before) * LEFT.as_millis();
+            (Phase::Baseline(since, from), None) if past(since) >= MEASURE => {
+                self.before = scaled(received.saturating_sub(from), past(since));
+                let enough = u128::from(left) * MEASURE.as_millis() >= u128::from(self.before) * MIN_LEFT.as_millis();
                 if !enough || self.before == 0 {
-                    self.phase = Phase::Watch(now, came);
-                    return Wish::Stay;
+                    self.phase = Phase::Baseline(now, received);
+                    return GrowthStep::Keep;
                 }
-                self.phase = if sources < MOST { Phase::Asking } else { Phase::Settled };
-                if sources < MOST { Wish::Add } else { Wish::Stay }
+                self.phase = if sources < MAX_SOURCES { Phase::Asking } else { Phase::Done };
+                if sources < MAX_SOURCES { GrowthStep::Add } else { GrowthStep::Keep }
             }
-            (Phase::Begun(since), None) if past(since) >= SETTLE => {
-                self.phase = Phase::Trial(now, came);
-                Wish::Stay
+            (Phase::Settling(since), None) if past(since) >= SETTLE => {
+                self.phase = Phase::Trial(now, received);
+                GrowthStep::Keep
             }
-            (Phase::Trial(since, from), None) if past(since) >= WATCH => {
-                let with = scaled(came.saturating_sub(from), past(since));
-                // Less than a fifth more is not worth another's capacity.
+            (Phase::Trial(since, from), None) if past(since) >= MEASURE => {
+                let with = scaled(received.saturating_sub(from), past(since));
+                // A gain of less than a fifth is not worth a node's capacity.
                 if u128::from(with) * 5 >= u128::from(self.before) * 6 {
-                    self.phase = Phase::Watch(now, came);
-                    Wish::Stay
+                    self.phase = Phase::Baseline(now, received);
+                    GrowthStep::Keep
                 } else {
-                    self.phase = Phase::Settled;
-                    if sources > 1 { Wish::DropLast } else { Wish::Stay }
+                    self.phase = Phase::Done;
+                    if sources > 1 { GrowthStep::DropLast } else { GrowthStep::Keep }
                 }
             }
-            (Phase::Watch(..) | Phase::Begun(_) | Phase::Trial(..), None) => Wish::Stay,
+            (Phase::Baseline(..) | Phase::Settling(_) | Phase::Trial(..), None) => GrowthStep::Keep,
         }
     }
 
-    /// When to ask again, if nothing else happens.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When to call [`Growth::poll_step`] at the latest.
+    pub fn next_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Watch(since, _) | Phase::Trial(since, _) => Some(since + WATCH),
-            Phase::Begun(since) => Some(since + SETTLE),
-            Phase::Asking | Phase::Settled => None,
+            Phase::Baseline(since, _) | Phase::Trial(since, _) => Some(since + MEASURE),
+            Phase::Settling(since) => Some(since + SETTLE),
+            Phase::Asking | Phase::Done => None,
         }
     }
 
-    /// The source that was wished for is there.
-    pub fn added(&mut self, now: Instant, came: u64) {
-        self.phase = if self.told.is_some() { Phase::Watch(now, came) } else { Phase::Begun(now) };
+    /// The requested source was added.
+    pub fn handle_added(&mut self, now: Instant, received: u64) {
+        self.phase = if self.fixed.is_some() { Phase::Baseline(now, received) } else { Phase::Settling(now) };
     }
 
-    /// There is none.
-    pub fn refused(&mut self) {
-        self.phase = Phase::Settled;
+    /// There is no other source.
+    pub fn handle_refused(&mut self) {
+        self.phase = Phase::Done;
     }
 
-    /// A source was lost: what was measured says nothing any more, and where so many were told another may be had.
-    pub fn lost(&mut self, now: Instant, came: u64) {
+    /// A source was lost: the measurement starts anew, and a configured number is restored.
+    pub fn handle_lost(&mut self, now: Instant, received: u64) {
         self.losses += 1;
         self.phase = match self.phase {
             Phase::Asking => Phase::Asking,
-            _ if self.losses > LOSSES => Phase::Settled,
-            Phase::Settled if self.told.is_none() => Phase::Settled,
-            _ => Phase::Watch(now, came),
+            _ if self.losses > MAX_LOSSES => Phase::Done,
+            Phase::Done if self.fixed.is_none() => Phase::Done,
+            _ => Phase::Baseline(now, received),
         };
     }
 }
 
-/// Bytes in [`WATCH`] at the rate of `bytes` in `elapsed`.
+/// Bytes in [`MEASURE`] at the rate of `bytes` in `elapsed`.
 fn scaled(bytes: u64, elapsed: Duration) -> u64 {
-    let scaled = u128::from(bytes) * WATCH.as_micros() / elapsed.as_micros().max(1);
+    let scaled = u128::from(bytes) * MEASURE.as_micros() / elapsed.as_micros().max(1);
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
@@ -140,25 +139,25 @@ fn scaled(bytes: u64, elapsed: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    /// Runs a transfer of `size` bytes whose rate with 1, 2, 3… sources is given in bytes per 100 ms; the largest number of
-    /// sources, the last one, and the 100 ms it took.
-    fn run(told: Option<usize>, size: u64, rates: &[u64]) -> (usize, usize, u64) {
+    /// Runs a transfer of `size` bytes whose rate with 1, 2, 3… sources is given in bytes per 100 ms; returns the largest
+    /// number of sources, the last one, and the time in units of 100 ms.
+    fn run(fixed: Option<usize>, size: u64, rates: &[u64]) -> (usize, usize, u64) {
         let start = Instant::now();
-        let mut growth = Growth::new(start, told, 0);
-        let (mut sources, mut most, mut came, mut step) = (1, 1, 0, 0);
-        while came < size {
+        let mut growth = Growth::new(start, fixed, 0);
+        let (mut sources, mut most, mut received, mut step) = (1, 1, 0, 0);
+        while received < size {
             step += 1;
             assert!(step < 100_000, "it ends");
-            came += rates[sources - 1];
+            received += rates[sources - 1];
             let now = start + Duration::from_millis(100) * step;
-            match growth.handle(now, came, size.saturating_sub(came), sources) {
-                Wish::Stay => {}
-                Wish::Add if sources < rates.len() => {
+            match growth.poll_step(now, received, size.saturating_sub(received), sources) {
+                GrowthStep::Keep => {}
+                GrowthStep::Add if sources < rates.len() => {
                     sources += 1;
-                    growth.added(now, came);
+                    growth.handle_added(now, received);
                 }
-                Wish::Add => growth.refused(),
-                Wish::DropLast => sources -= 1,
+                GrowthStep::Add => growth.handle_refused(),
+                GrowthStep::DropLast => sources -= 1,
             }
             most = most.max(sources);
         }
@@ -168,31 +167,31 @@ mod tests {
     #[test]
     fn a_source_is_kept_where_it_helps() {
         assert_eq!(run(None, 10_000, &[10, 20, 30]), (3, 3, 364), "each node is the bottleneck");
-        assert_eq!(run(None, 10_000, &[10, 11, 11]).1, 1, "the client's own link is");
-        assert_eq!(run(None, 10_000, &[10, 5, 5]).1, 1, "they take from one another");
+        assert_eq!(run(None, 10_000, &[10, 11, 11]).1, 1, "the client's own link is the bottleneck");
+        assert_eq!(run(None, 10_000, &[10, 5, 5]).1, 1, "they slow one another down");
         assert_eq!(run(None, 10_000, &[10, 20, 21]).1, 2);
-        assert_eq!(run(None, 600, &[10, 20]), (1, 1, 60), "what is soon over is left alone");
+        assert_eq!(run(None, 600, &[10, 20]), (1, 1, 60), "a short transfer keeps one source");
         assert_eq!(run(None, 10_000, &[10]).0, 1, "there is none");
-        assert!(run(None, 100_000, &[10, 20, 30, 40, 50]).0 <= MOST);
+        assert!(run(None, 100_000, &[10, 20, 30, 40, 50]).0 <= MAX_SOURCES);
     }
 
     #[test]
-    fn who_is_told_does_not_watch() {
+    fn a_configured_number_is_not_measured() {
         assert_eq!(run(Some(4), 600, &[10, 10, 10, 10, 10]), (4, 4, 60));
         assert_eq!(run(Some(4), 600, &[10, 20]).0, 2, "as many as there are");
     }
 
     #[test]
-    fn losses_are_made_good_a_few_times() {
+    fn a_few_lost_sources_are_replaced() {
         let now = Instant::now();
         let mut growth = Growth::new(now, Some(2), 0);
-        for _ in 0..=LOSSES {
-            assert_eq!(growth.handle(now, 0, 100, 1), Wish::Add);
-            growth.added(now, 0);
-            assert_eq!(growth.handle(now, 0, 100, 2), Wish::Stay);
-            growth.lost(now, 0);
+        for _ in 0..=MAX_LOSSES {
+            assert_eq!(growth.poll_step(now, 0, 100, 1), GrowthStep::Add);
+            growth.handle_added(now, 0);
+            assert_eq!(growth.poll_step(now, 0, 100, 2), GrowthStep::Keep);
+            growth.handle_lost(now, 0);
         }
-        assert_eq!(growth.handle(now, 0, 100, 1), Wish::Stay);
-        assert_eq!(growth.deadline(), None);
+        assert_eq!(growth.poll_step(now, 0, 100, 1), GrowthStep::Keep);
+        assert_eq!(growth.next_timeout(), None);
     }
 }

@@ -1,8 +1,8 @@
-//! How long a source takes for a group, as it did lately; the time in which it had nothing to send does not count.
+//! Time that a source takes for a group, averaged over recent groups; idle time does not count.
 
 use std::time::{Duration, Instant};
 
-/// Groups after which what was before counts half: half a MiB tells a start from a run, 8 MiB follow a change in rate.
+/// Groups after which older ones count half: the average follows a change in rate within 8 MiB.
 const MEMORY: u32 = 128;
 
 /// The pace of one source.
@@ -10,12 +10,12 @@ const MEMORY: u32 = 128;
 pub(super) struct Pace {
     groups: u32,
     elapsed: Duration,
-    /// When it last sent something, or got something to send.
+    /// When it last sent a group, or was assigned one while idle.
     last: Option<Instant>,
 }
 
 impl Pace {
-    /// It was asked for more; `idle` if it had nothing to send.
+    /// It was assigned more groups; `idle` if it had none.
     pub(super) fn asked(&mut self, now: Instant, idle: bool) {
         if idle {
             self.last = Some(now);
@@ -33,17 +33,17 @@ impl Pace {
         }
     }
 
-    /// Time since it last sent something, or got something to send.
+    /// Time since it last sent a group, or was assigned one while idle.
     pub(super) fn silence(&self, now: Instant) -> Duration {
         self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
     }
 
-    /// Time for a group as it was; `None` before the first.
+    /// Average time of a group; `None` before the first.
     pub(super) fn per_group(&self) -> Option<Duration> {
         (self.groups > 0).then(|| self.elapsed / self.groups)
     }
 
-    /// The same for a source that owes groups: its silence counts as far as it is longer than usual.
+    /// The same for a source that owes groups: its present silence counts where it is longer than the average.
     pub(super) fn expected(&self, now: Instant) -> Duration {
         let with_silence = (self.elapsed + self.silence(now)) / (self.groups + 1);
         self.per_group().unwrap_or_default().max(with_silence)

@@ -4,7 +4,7 @@ use std::{ops, time::Duration};
 
 use usher_proto::{ContentId, Fault, NodeName, Title};
 
-use crate::core::assembler::Piece;
+use crate::core::assembler::Chunk;
 
 /// The bytes of a transfer, known before the first of them is received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub trait Sink: Send {
     /// called on the thread that writes. Returns the second value of `make`.
     fn write<T: Send + 'static>(
         &mut self,
-        make: impl FnOnce() -> (Vec<Piece>, T) + Send + 'static,
+        make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> impl Future<Output = Result<T, Fault>> + Send;
 
     /// Completes the transfer: every byte of the range was written and verified.

@@ -45,9 +45,9 @@ impl Fetch<'_> {
         let missing = match self.failover.switch() {
             // The current node sends nothing from there on; behind the current position it sends nothing either.
             Some(PendingSwitch::Move { until }) => {
-                transfer.assembler.rest(until.max(transfer.assembler.next() * GROUP))
+                transfer.assembler.missing_from(until.max(transfer.assembler.next_group() * GROUP))
             }
-            _ => transfer.assembler.ask().map(|range| (range, transfer.assembler.widened())),
+            _ => transfer.assembler.start_session().map(|range| (range, transfer.assembler.session_bytes())),
         };
         let Some((range, wide)) = missing else {
             if self.current.is_some() {

@@ -37,8 +37,8 @@ use super::{
 use crate::{
     clock,
     core::{
-        resume::LONGEST_WAIT,
-        sources::{Growth, Id, RUN, Wish},
+        failover::LONGEST_WAIT,
+        sources::{Growth, GrowthStep, Id, RUN},
     },
     driver::Order,
     failover::{Attempt, LATE},
@@ -82,7 +82,7 @@ impl Fetch<'_> {
     /// Whether the missing groups may come from several nodes at once.
     pub(super) fn spreads(&self) -> bool {
         let Some(transfer) = self.transfer.as_ref().filter(|transfer| !transfer.one_range) else { return false };
-        let left = tree::groups(transfer.info.range.end).saturating_sub(transfer.assembler.next());
+        let left = tree::groups(transfer.info.range.end).saturating_sub(transfer.assembler.next_group());
         let enough = match self.order.sources {
             Some(0 | 1) => return false,
             Some(_) => left > 1,
@@ -97,7 +97,7 @@ impl Fetch<'_> {
         let answer = self.answer.as_ref().ok_or_else(lost)?;
         let transfer = self.transfer.as_mut().ok_or_else(lost)?;
         let content = transfer.info.content.ok_or_else(lost)?;
-        if transfer.assembler.ask().is_none() {
+        if transfer.assembler.start_session().is_none() {
             return Ok(content);
         }
         let (send, mut batches) = mpsc::channel(QUEUED_BATCHES);
@@ -112,7 +112,7 @@ impl Fetch<'_> {
                 self.reason.clone_from(&first.reason);
             }
             set.ask(transfer);
-            if set.spread.sources.is_done() {
+            if set.spread.assignments.is_done() {
                 break Ok(content);
             }
             if set.live.is_empty() && set.events.is_empty() {
@@ -151,14 +151,14 @@ impl<'a> SourceSet<'a> {
         expected: Expectation,
         batches: mpsc::Sender<Batch>,
     ) -> Self {
-        let wanted = transfer.assembler.next()..tree::groups(transfer.info.range.end);
+        let wanted = transfer.assembler.next_group()..tree::groups(transfer.info.range.end);
         let mut spread = transfer.spread.take().unwrap_or_else(|| Spread::new(wanted));
-        spread.sources.expect(order.sources.unwrap_or(1));
+        spread.assignments.handle_expected(order.sources.unwrap_or(1));
         let now = clock::now();
         Self {
             context,
             order,
-            growth: Growth::new(now, order.sources, spread.sources.kept() * GROUP),
+            growth: Growth::new(now, order.sources, spread.assignments.kept() * GROUP),
             first: spread.next,
             spread,
             live: Vec::new(),
@@ -179,9 +179,9 @@ impl<'a> SourceSet<'a> {
     fn open(&mut self, candidate: Candidate, transfer: &Transfer) {
         let (id, now) = (self.spread.next, clock::now());
         self.spread.next += 1;
-        self.spread.sources.add(id);
-        let Some(groups) = self.spread.sources.assign(now, id) else {
-            self.spread.sources.lost(id);
+        self.spread.assignments.handle_added(id);
+        let Some(groups) = self.spread.assignments.poll_run(now, id) else {
+            self.spread.assignments.handle_lost(id);
             // Every missing group is being sent.
             self.none_other();
             return;
@@ -199,7 +199,7 @@ impl<'a> SourceSet<'a> {
     fn ask(&mut self, transfer: &Transfer) {
         let mut failed = Vec::new();
         for source in &mut self.live {
-            while let Some(groups) = self.spread.sources.assign(clock::now(), source.id) {
+            while let Some(groups) = self.spread.assignments.poll_run(clock::now(), source.id) {
                 if let Err(fault) = source.ask(groups, &transfer.info) {
                     failed.push((source.id, SpreadEnd::Source(fault)));
                     break;
@@ -214,18 +214,18 @@ impl<'a> SourceSet<'a> {
         if self.live.is_empty() {
             return;
         }
-        let (received, left) = (self.spread.sources.kept() * GROUP, self.spread.sources.missing() * GROUP);
-        match self.growth.handle(clock::now(), received, left, self.spread.sources.count()) {
-            Wish::Stay => {}
-            Wish::Add => {
+        let (received, left) = (self.spread.assignments.kept() * GROUP, self.spread.assignments.missing() * GROUP);
+        match self.growth.poll_step(clock::now(), received, left, self.spread.assignments.count()) {
+            GrowthStep::Keep => {}
+            GrowthStep::Add => {
                 let exclude = self.in_use().chain(&self.out).cloned().collect();
                 let finding = self.find(transfer, exclude, Vec::new());
                 self.events.push(Box::pin(async move { SourceEvent::Found(finding.await) }));
             }
-            Wish::DropLast => {
+            GrowthStep::DropLast => {
                 if let Some(source) = self.live.pop() {
                     tracing::debug!(node = %source.at.node, "source dropped: it did not make the transfer faster");
-                    self.spread.sources.lost(source.id);
+                    self.spread.assignments.handle_lost(source.id);
                     self.report_sources();
                 }
             }
@@ -235,13 +235,13 @@ impl<'a> SourceSet<'a> {
     /// Seeks another source where all are silent, or none has opened yet.
     fn replace_silent(&mut self, transfer: &Transfer) {
         let now = clock::now();
-        let silent = self.live.iter().all(|source| self.spread.sources.is_doubted(source.id));
+        let silent = self.live.iter().all(|source| self.spread.assignments.is_silent(source.id));
         let owed = !self.live.is_empty() || !self.opening.is_empty();
         if !silent || !owed || self.seeking || now < self.seek_from {
             return;
         }
         for (id, _) in &self.opening {
-            self.spread.sources.doubt(*id);
+            self.spread.assignments.handle_silent(*id);
         }
         let failed = self.in_use().map(|node| Failed { node: node.clone(), code: Code::Timeout }).collect();
         let finding = self.find(transfer, self.in_use().cloned().collect(), failed);
@@ -267,13 +267,13 @@ impl<'a> SourceSet<'a> {
         let Some(at) = self.live.iter().position(|source| source.id == id) else { return };
         let source = self.live.remove(at);
         self.remove(id, source.at.node.clone(), end);
-        self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
+        self.growth.handle_lost(clock::now(), self.spread.assignments.kept() * GROUP);
         self.report_sources();
     }
 
     /// Removes a failed source: other sources are asked for what it owes.
     fn remove(&mut self, id: Id, node: NodeName, end: SpreadEnd) {
-        self.spread.sources.lost(id);
+        self.spread.assignments.handle_lost(id);
         let others = !self.live.is_empty() || !self.events.is_empty();
         if let SpreadEnd::Source(fault) = &end
             && others
@@ -292,15 +292,15 @@ impl<'a> SourceSet<'a> {
     fn leave(&mut self, these: impl Fn(&Source) -> bool) {
         for source in self.live.extract_if(.., |source| these(source)) {
             tracing::debug!(node = %source.at.node, "source dropped");
-            self.spread.sources.lost(source.id);
+            self.spread.assignments.handle_lost(source.id);
         }
-        self.growth.lost(clock::now(), self.spread.sources.kept() * GROUP);
+        self.growth.handle_lost(clock::now(), self.spread.assignments.kept() * GROUP);
     }
 
     /// There is no other source to be had.
     fn none_other(&mut self) {
-        self.growth.refused();
-        self.spread.sources.expect(1);
+        self.growth.handle_refused();
+        self.spread.assignments.handle_expected(1);
     }
 
     fn in_use(&self) -> impl Iterator<Item = &NodeName> {
@@ -319,8 +319,8 @@ impl<'a> SourceSet<'a> {
 
     /// Every byte is there: ends the sessions of sources that owe nothing, and waits for their nodes.
     async fn finish(&mut self, batches: &mut mpsc::Receiver<Batch>) {
-        let sources = &self.spread.sources;
-        self.live.retain(|source| sources.is_idle(source.id));
+        let assignments = &self.spread.assignments;
+        self.live.retain(|source| assignments.is_idle(source.id));
         self.live.iter_mut().for_each(Source::finish);
         while !self.live.is_empty() {
             // Only Finish is due; its content id was verified with the bytes.
@@ -336,6 +336,6 @@ impl<'a> SourceSet<'a> {
         self.events.clear();
         self.opening.clear();
         self.live.clear();
-        (self.first..self.spread.next).for_each(|id| self.spread.sources.lost(id));
+        (self.first..self.spread.next).for_each(|id| self.spread.assignments.handle_lost(id));
     }
 }

@@ -6,13 +6,13 @@ use usher_proto::verify::Group;
 
 use crate::{
     clock,
-    core::sources::{Id, Sources},
+    core::sources::{Assignments, Id},
 };
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Spread {
-    pub(super) sources: Sources,
+    pub(super) assignments: Assignments,
     ahead: BTreeMap<u64, Group>,
     /// The next source's id.
     pub(super) next: Id,
@@ -21,13 +21,13 @@ pub(super) struct Spread {
 impl Spread {
     /// Wants these groups.
     pub(super) fn new(groups: Range<u64>) -> Self {
-        Self { sources: Sources::new(groups), ..Self::default() }
+        Self { assignments: Assignments::new(groups), ..Self::default() }
     }
 
     /// Takes groups from a source; returns those whose turn it is, from `next` on.
     pub(super) fn in_turn(&mut self, id: Id, groups: Vec<Group>, mut next: u64) -> Vec<Group> {
         for group in groups {
-            if self.sources.received(clock::now(), id, group.index) {
+            if self.assignments.handle_group(clock::now(), id, group.index) {
                 self.ahead.insert(group.index, group);
             }
         }

@@ -125,11 +125,11 @@ impl Stream {
             let CheckedBatch { mut groups, moved, alarm, last } = check(&mut held, batch);
             if hashed {
                 // The session before it was slow, not silent: some groups are received twice.
-                groups.retain(|group| group.index >= assembler.next());
+                groups.retain(|group| group.index >= assembler.next_group());
             }
-            let (pieces, wrong) = assembler.take_all(groups);
-            let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
-            (pieces, (held, assembler, bytes, wrong, moved, alarm, last))
+            let (chunks, wrong) = assembler.handle_groups(groups);
+            let bytes: u64 = chunks.iter().map(|chunk| chunk.data.len() as u64).sum();
+            (chunks, (held, assembler, bytes, wrong, moved, alarm, last))
         };
         let (held, assembler, bytes, wrong, moved, alarm, last) = sink.write(make).await?;
         (self.verifier, transfer.assembler) = (Some(held), assembler);
@@ -150,7 +150,7 @@ impl Stream {
     fn ended(&self, last: StreamEnd, transfer: &mut Transfer) -> StreamOutcome {
         match last {
             StreamEnd::Done(content) => {
-                transfer.assembler.confirm();
+                transfer.assembler.handle_confirmed();
                 StreamOutcome::Done(content)
             }
             StreamEnd::Early(_) if self.has_all(transfer) => StreamOutcome::SentOn,
@@ -160,6 +160,6 @@ impl Stream {
 
     /// Whether the node sent all that it announced when it moved the session.
     fn has_all(&self, transfer: &Transfer) -> bool {
-        self.until.is_some_and(|until| transfer.assembler.next() >= tree::groups(until))
+        self.until.is_some_and(|until| transfer.assembler.next_group() >= tree::groups(until))
     }
 }

@@ -85,7 +85,7 @@ impl Publisher<'_> {
     fn opened(&mut self, attempt: Attempt, open: OpenIngest) -> Result<(), Fault> {
         let lost = || Fault::new(Code::Internal, "a seat without an answer");
         let answer = self.answer.as_ref().ok_or_else(lost)?;
-        self.outbox.sign_as(FeedSigner::from_seed(&answer.seed), open.info.first)?;
+        self.outbox.handle_signer(FeedSigner::from_seed(&answer.seed), open.info.first)?;
         let Attempt { at, reason, .. } = attempt;
         self.failover.seated(&at);
         (self.observer)(&PublishEvent::Seated { node: at.node.clone(), reason });

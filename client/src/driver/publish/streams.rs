@@ -24,7 +24,7 @@ use usher_proto::{
 };
 use usher_transport::{Connection, SendStream};
 
-use crate::core::outbox::{Group, Outbox};
+use crate::core::outbox::{Outbox, OutgoingGroup};
 
 /// Late groups that are sent at once: a node drops the oldest of more than 8, and needs room for new ones.
 const LATE_GROUPS: usize = 4;
@@ -123,7 +123,7 @@ impl GroupStreams {
             stream.handed = frames.len();
         }
         for number in over {
-            outbox.done(number);
+            outbox.handle_done(number);
             self.open.remove(&number);
         }
         let oldest = outbox.groups().next().map_or(u64::MAX, |group| group.head().sequence);
@@ -136,7 +136,7 @@ impl GroupStreams {
         }
     }
 
-    fn open(&mut self, group: &Group, late: bool) {
+    fn open(&mut self, group: &OutgoingGroup, late: bool) {
         let (frames, taken) = mpsc::unbounded_channel();
         let number = group.head().sequence;
         let first = *self.first.get_or_insert(number);

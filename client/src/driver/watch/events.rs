@@ -39,7 +39,7 @@ impl Watcher<'_> {
     fn pieces(&mut self, number: u64, stream: u64, pieces: Vec<Piece>) -> Result<(), Fault> {
         let known = self.sessions.iter().any(|session| session.number == number);
         let Some(playout) = self.playout.as_mut().filter(|_| known) else { return Ok(()) };
-        match playout.pieces(clock::now(), stream, pieces) {
+        match playout.handle_pieces(clock::now(), stream, pieces) {
             Ok(Some(sequence)) => self.delivered(number, sequence),
             Ok(None) => {}
             Err(fault) => self.lost(number, &fault)?,
@@ -75,7 +75,7 @@ impl Watcher<'_> {
         let Some(playout) = &mut self.playout else { return Ok(()) };
         let at = session.at.clone();
         let signal = match event {
-            StreamEvent::Group(stream, head) => match playout.begin(stream, head) {
+            StreamEvent::Group(stream, head) => match playout.handle_group(stream, head) {
                 Ok(begun) => {
                     if begun {
                         session.streams.insert(stream);
@@ -88,14 +88,14 @@ impl Watcher<'_> {
             StreamEvent::Piece(..) => return Ok(()),
             StreamEvent::End(stream, given_up) => {
                 session.streams.remove(&stream);
-                playout.end(stream, given_up);
+                playout.handle_stream_end(stream, given_up);
                 return Ok(());
             }
             StreamEvent::Signal(signal) => signal,
         };
         match signal {
-            FeedSignal::Skipped(first, end) => playout.skipped(first, end),
-            FeedSignal::Finish(end) => playout.finish(clock::now(), end),
+            FeedSignal::Skipped(first, end) => playout.handle_skipped(first, end),
+            FeedSignal::Finish(end) => playout.handle_finish(clock::now(), end),
             FeedSignal::Moved(moved) => {
                 let until = moved.until;
                 session.leaving = Some(until);

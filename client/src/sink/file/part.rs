@@ -15,7 +15,7 @@ use usher_proto::{
 };
 
 use crate::core::{
-    assembler::Piece,
+    assembler::Chunk,
     state::{self, Header, LINE, MAX_HEADER},
 };
 
@@ -111,15 +111,15 @@ impl Part {
         self.empty
     }
 
-    /// Appends these pieces. The state follows the bytes, never the other way round.
-    pub(super) fn write(&mut self, pieces: &[Piece]) -> Result<(), Fault> {
-        self.empty &= pieces.is_empty();
-        write_all(&mut self.part, pieces).map_err(|error| fault("write", &self.names.part, &error))?;
-        for piece in pieces {
+    /// Appends these chunks. The state follows the bytes, never the other way round.
+    pub(super) fn write(&mut self, chunks: &[Chunk]) -> Result<(), Fault> {
+        self.empty &= chunks.is_empty();
+        write_all(&mut self.part, chunks).map_err(|error| fault("write", &self.names.part, &error))?;
+        for chunk in chunks {
             // A gap (groups that waited to be verified) ends what can be recorded: the lines are in the order of groups.
-            if self.resumable && !piece.pending && piece.number == self.recorded {
+            if self.resumable && !chunk.pending && chunk.number == self.recorded {
                 self.recorded += 1;
-                self.waiting.push_str(&state::line(&piece.value));
+                self.waiting.push_str(&state::line(&chunk.value));
             }
         }
         if self.waiting.len() >= FLUSH * LINE { self.flush() } else { Ok(()) }
@@ -137,9 +137,9 @@ impl Part {
     }
 }
 
-/// Writes the bytes of these pieces, as many at once as the file takes.
-pub(in crate::sink) fn write_all(file: &mut impl Write, pieces: &[Piece]) -> std::io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(&piece.data)).collect();
+/// Writes the bytes of these chunks, as many at once as the file takes.
+pub(in crate::sink) fn write_all(file: &mut impl Write, chunks: &[Chunk]) -> std::io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(&chunk.data)).collect();
     let mut rest = slices.as_mut_slice();
     while !rest.is_empty() {
         match file.write_vectored(rest) {
@@ -212,8 +212,8 @@ fn good_groups(file: &mut impl std::io::Read, values: &[Value], range: &Range<u6
         let offset = range.start + bytes;
         let index = offset / GROUP;
         let len = ((index + 1) * GROUP).min(range.end).saturating_sub(offset);
-        let Some(piece) = usize::try_from(len).ok().and_then(|len| buffer.get_mut(..len)) else { break };
-        if piece.is_empty() || file.read_exact(piece).is_err() || tree::group_value(index, piece) != *value {
+        let Some(chunk) = usize::try_from(len).ok().and_then(|len| buffer.get_mut(..len)) else { break };
+        if chunk.is_empty() || file.read_exact(chunk).is_err() || tree::group_value(index, chunk) != *value {
             break;
         }
         groups += 1;

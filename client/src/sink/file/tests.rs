@@ -16,15 +16,15 @@ fn about(data: &[u8], start: u64) -> TransferInfo {
     TransferInfo { title, content: Some(builder.finish().content), size, range: start..size }
 }
 
-fn pieces(data: &[u8], start: u64) -> Vec<Piece> {
+fn chunks(data: &[u8], start: u64) -> Vec<Chunk> {
     let first = start / GROUP;
-    let pieces = (first..tree::groups(data.len() as u64)).map(|index| {
+    let chunks = (first..tree::groups(data.len() as u64)).map(|index| {
         let offset = (index * GROUP).max(start);
         let end = ((index + 1) * GROUP).min(data.len() as u64);
         let data = Bytes::copy_from_slice(&data[offset as usize..end as usize]);
-        Piece { number: index - first, offset, value: tree::group_value(index, &data), data, pending: false }
+        Chunk { number: index - first, offset, value: tree::group_value(index, &data), data, pending: false }
     });
-    pieces.collect()
+    chunks.collect()
 }
 
 fn data() -> Vec<u8> {
@@ -32,12 +32,12 @@ fn data() -> Vec<u8> {
 }
 
 /// Writes the first `groups` groups and stops.
-async fn begin(target: &Path, about: &TransferInfo, pieces: &[Piece], groups: usize) -> FileSink {
+async fn begin(target: &Path, about: &TransferInfo, chunks: &[Chunk], groups: usize) -> FileSink {
     let mut sink = FileSink::new(target.to_owned(), false);
     assert_eq!(sink.begin(about).await, Ok(0));
-    for piece in &pieces[..groups] {
-        let piece = piece.clone();
-        sink.write(move || (vec![piece], ())).await.expect("room");
+    for chunk in &chunks[..groups] {
+        let chunk = chunk.clone();
+        sink.write(move || (vec![chunk], ())).await.expect("room");
     }
     sink.pause().await.expect("room");
     sink
@@ -49,16 +49,16 @@ async fn a_second_run_goes_on_and_the_whole_is_moved_into_place() {
         let folder = tempfile::tempdir().expect("temp");
         let target = folder.path().join("sub/a.mp4");
         let (data, content) = (data(), about(&data(), 0).content.expect("hashed"));
-        let (about, pieces) = (about(&data, start), pieces(&data, start));
-        let sink = begin(&target, &about, &pieces, 2).await;
+        let (about, chunks) = (about(&data, start), chunks(&data, start));
+        let sink = begin(&target, &about, &chunks, 2).await;
         assert!(sink.resumable());
         drop(sink);
         let mut sink = FileSink::new(target.clone(), false);
         assert_eq!(sink.begin(&about).await, Ok(2), "from {start}");
         assert_eq!(sink.notices(), Vec::<String>::new());
-        for piece in &pieces[2..] {
-            let piece = piece.clone();
-            sink.write(move || (vec![piece], ())).await.expect("room");
+        for chunk in &chunks[2..] {
+            let chunk = chunk.clone();
+            sink.write(move || (vec![chunk], ())).await.expect("room");
         }
         assert!(!target.exists());
         sink.finish(content).await.expect("moves");
@@ -73,17 +73,17 @@ async fn bytes_that_were_spoilt_are_fetched_again() {
     let folder = tempfile::tempdir().expect("temp");
     let target = folder.path().join("a.mp4");
     let (data, part) = (data(), folder.path().join("a.mp4.part"));
-    let (about, pieces) = (about(&data, 0), pieces(&data, 0));
-    drop(begin(&target, &about, &pieces, 3).await);
+    let (about, chunks) = (about(&data, 0), chunks(&data, 0));
+    drop(begin(&target, &about, &chunks, 3).await);
     let mut bytes = std::fs::read(&part).expect("part");
     bytes[GROUP as usize + 9] ^= 1;
     std::fs::write(&part, &bytes).expect("part");
     let mut sink = FileSink::new(target.clone(), false);
     assert_eq!(sink.begin(&about).await, Ok(1), "only the first group is good");
     assert_eq!(part.metadata().map(|meta| meta.len()).ok(), Some(GROUP));
-    for piece in &pieces[1..] {
-        let piece = piece.clone();
-        sink.write(move || (vec![piece], ())).await.expect("room");
+    for chunk in &chunks[1..] {
+        let chunk = chunk.clone();
+        sink.write(move || (vec![chunk], ())).await.expect("room");
     }
     sink.finish(ContentId([0; 32])).await.expect("moves");
     assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
@@ -94,8 +94,8 @@ async fn another_content_starts_over_and_says_so() {
     let folder = tempfile::tempdir().expect("temp");
     let target = folder.path().join("a.mp4");
     let data = data();
-    let (mut about, pieces) = (about(&data, 0), pieces(&data, 0));
-    drop(begin(&target, &about, &pieces, 3).await);
+    let (mut about, chunks) = (about(&data, 0), chunks(&data, 0));
+    drop(begin(&target, &about, &chunks, 3).await);
     about.content = Some(ContentId([9; 32]));
     let mut sink = FileSink::new(target.clone(), false);
     assert_eq!(sink.begin(&about).await, Ok(0));
@@ -113,10 +113,10 @@ async fn another_content_starts_over_and_says_so() {
 async fn the_longest_names_have_parts_of_their_own() {
     let folder = tempfile::tempdir().expect("temp");
     let (data, mut parts) = (data(), Vec::new());
-    let (about, pieces) = (about(&data, 0), pieces(&data, 0));
+    let (about, chunks) = (about(&data, 0), chunks(&data, 0));
     for end in ["a", "b"] {
         let target = folder.path().join("ö".repeat(127) + end);
-        let mut sink = begin(&target, &about, &pieces, 5).await;
+        let mut sink = begin(&target, &about, &chunks, 5).await;
         parts.push(sink.names.part.clone());
         sink.finish(ContentId([0; 32])).await.expect("moves");
         assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
@@ -147,8 +147,8 @@ async fn what_is_there_is_kept() {
     let folder = tempfile::tempdir().expect("temp");
     let target = folder.path().join("a.mp4");
     let (data, code) = (data(), |fault: Fault| fault.code);
-    let (about, pieces) = (about(&data, 0), pieces(&data, 0));
-    let mut late = begin(&target, &about, &pieces, 5).await;
+    let (about, chunks) = (about(&data, 0), chunks(&data, 0));
+    let mut late = begin(&target, &about, &chunks, 5).await;
     assert_eq!(FileSink::new(target.clone(), false).begin(&about).await.map_err(code), Err(Code::Exists), "locked");
     std::fs::write(&target, b"mine").expect("target");
     assert_eq!(FileSink::new(target.clone(), false).begin(&about).await.map_err(code), Err(Code::Exists));

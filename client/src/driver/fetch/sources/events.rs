@@ -13,7 +13,7 @@ use usher_session::{
 use super::{Candidate, SourceSet, source::OpeningSource};
 use crate::{
     clock,
-    core::{resume, sources::Id},
+    core::{failover::MOVES, sources::Id},
     driver::{
         fetch::{
             Sink,
@@ -76,7 +76,7 @@ impl SourceSet<'_> {
                     self.report_sources();
                 }
                 if requested {
-                    self.growth.added(clock::now(), self.spread.sources.kept() * GROUP);
+                    self.growth.handle_added(clock::now(), self.spread.assignments.kept() * GROUP);
                 }
             }
             Err(fault) => {
@@ -103,9 +103,9 @@ impl SourceSet<'_> {
         let mut assembler = std::mem::take(&mut transfer.assembler);
         let make = move || {
             let CheckedBatch { groups, moved, alarm, last } = check(&mut verifier, batch);
-            let (pieces, wrong) = assembler.take_all(spread.in_turn(id, groups, assembler.next()));
-            let bytes: u64 = pieces.iter().map(|piece| piece.data.len() as u64).sum();
-            (pieces, (verifier, spread, assembler, bytes, wrong, (moved, alarm, last)))
+            let (chunks, wrong) = assembler.handle_groups(spread.in_turn(id, groups, assembler.next_group()));
+            let bytes: u64 = chunks.iter().map(|chunk| chunk.data.len() as u64).sum();
+            (chunks, (verifier, spread, assembler, bytes, wrong, (moved, alarm, last)))
         };
         let (verifier, spread, assembler, bytes, wrong, rest) = sink.write(make).await.map_err(SpreadEnd::Sink)?;
         let (moved, alarm, last) = rest;
@@ -137,25 +137,25 @@ impl SourceSet<'_> {
         if alarm.silent {
             self.context.connector.distrust(&source.at, &source.connection);
         }
-        let others = self.live.iter().any(|one| one.id != id && !self.spread.sources.is_doubted(one.id));
+        let others = self.live.iter().any(|one| one.id != id && !self.spread.assignments.is_silent(one.id));
         if others {
             return self.lose(id, SpreadEnd::Source(alarm.fault));
         }
-        if !self.spread.sources.is_doubted(id) {
+        if !self.spread.assignments.is_silent(id) {
             (self.context.observer)(&FetchEvent::SeatFailed(alarm.fault));
             self.backoff.reset();
             self.seek_from = clock::now();
         }
-        self.spread.sources.doubt(id);
+        self.spread.assignments.handle_silent(id);
     }
 
     /// A source's node moves the session: it finishes what it is sending, and the next seat is opened at once.
     fn moved(&mut self, id: Id, moved: Moved, transfer: &Transfer) {
         let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
         let (at, moves) = (source.at.clone(), source.moves + 1);
-        self.spread.sources.leave(id, tree::groups(moved.until));
+        self.spread.assignments.handle_leaving(id, tree::groups(moved.until));
         match moved_seat(&at, moved) {
-            Ok(to) if moves <= resume::MOVES && self.is_free(&to.node) => {
+            Ok(to) if moves <= MOVES && self.is_free(&to.node) => {
                 let reason = format!("moved there by {}", at.node);
                 if id == self.first {
                     self.first = self.spread.next;
@@ -174,7 +174,7 @@ impl SourceSet<'_> {
         let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
         let at = source.at.clone();
         self.one_range |= id == self.first && matches!(last, StreamEnd::OneRange);
-        if !self.spread.sources.is_leaving(id) || !matches!(last, StreamEnd::Early(_)) {
+        if !self.spread.assignments.is_leaving(id) || !matches!(last, StreamEnd::Early(_)) {
             return self.lose(id, SpreadEnd::Source(failure(&at, last)));
         }
         // It ended where it announced.
@@ -186,7 +186,7 @@ impl SourceSet<'_> {
     /// Drops silent sources: another one is open in their place.
     fn drop_silent(&mut self) {
         let ids = self.live.iter().map(|source| source.id);
-        let silent: Vec<Id> = ids.filter(|id| self.spread.sources.is_doubted(*id)).collect();
+        let silent: Vec<Id> = ids.filter(|id| self.spread.assignments.is_silent(*id)).collect();
         if !silent.is_empty() {
             self.leave(|source| silent.contains(&source.id));
         }
