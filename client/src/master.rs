@@ -1,6 +1,5 @@
-//! gRPC to a master: one channel under the cluster's authority, validated answers, and words for people when it fails.
-//!
-//! Refuses to know what the answers are for.
+//! gRPC to a master: one channel under the cluster's authority, validated answers, and error messages for people. Leaves the
+//! use of the answers to its callers.
 
 use std::{error::Error as _, path::PathBuf, time::Duration};
 
@@ -24,26 +23,29 @@ use usher_proto::{
 
 use crate::core::{table::clean, url::Address};
 
-/// How long a connection may take: a lost first packet is sent again after 1 s and 3 s.
+/// Time that a connection may take: a lost first packet is sent again after 1 s and 3 s.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take: a master answers in milliseconds, or within its queue's deadline.
+/// Time that an answer may take: a master answers in milliseconds, or within its queue's deadline.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The longest answer, in bytes: 5000 titles of 1 KiB and the rest of their fields.
+/// Longest answer in bytes: 5000 titles of 1 KiB with their other fields.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// The authority that a master must show a certificate of.
+/// The authority whose certificates a cluster's masters show.
 #[derive(Clone, Debug)]
 pub struct Authority {
-    /// Its certificate in PEM.
+    /// The authority's certificate in PEM.
     pub pem: String,
-    /// Where it came from, for messages.
+    /// The file that it was read from, for messages.
     pub source: PathBuf,
 }
 
 impl Authority {
-    /// Reads the file; without one, `ca.pem` in the certificates' directory of this user.
+    /// Reads a file; by default `ca.pem` in this user's directory of certificates.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when the file cannot be read.
     pub fn load(file: Option<PathBuf>) -> Result<Self, Fault> {
         let usage = |text: String| Fault::new(Code::Usage, text);
         let source = match file {
@@ -58,20 +60,20 @@ impl Authority {
     }
 }
 
-/// A master's answer to a request for one title, validated.
+/// A validated answer to a request for one title.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) title: Title,
     pub(crate) content: Option<ContentId>,
-    /// Bytes of the whole title; 0 of a feed.
+    /// Size of the title in bytes; 0 of a feed.
     pub(crate) size: u64,
-    /// Reserved for it.
+    /// The reserved rate.
     pub(crate) rate: Bitrate,
     /// At least one.
     pub(crate) seats: Vec<SeatAddress>,
     pub(crate) reason: String,
     pub(crate) request_id: String,
-    /// Of a feed.
+    /// Key of a feed; `None` of a title.
     pub(crate) live: Option<LiveInfo>,
 }
 
@@ -83,12 +85,12 @@ impl TryFrom<v1::ResolveResponse> for Answer {
         let title = Title::parse(&answer.title).map_err(|error| bad(&error.to_string()))?;
         let content = match answer.content_id.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| bad("its content id is none"))?),
+            text => Some(text.parse().map_err(|_| bad("its content id is invalid"))?),
         };
         let live = answer.live.map(LiveInfo::try_from).transpose().map_err(|error| bad(&error.to_string()))?;
         let size = if live.is_some() { 0 } else { answer.size };
         if live.is_none() && !(1..=MAX_SIZE).contains(&size) {
-            return Err(bad("its size is none"));
+            return Err(bad("its size is out of range"));
         }
         let mut wrong = "it names no seat".to_owned();
         let seats: Vec<SeatAddress> = answer
@@ -109,13 +111,13 @@ pub(crate) struct Master {
     address: Address,
     authority: Authority,
     endpoint: Endpoint,
-    /// Connected by the first call; tonic connects it anew after a loss.
+    /// Connected by the first call; tonic reconnects it.
     channel: Mutex<Option<Channel>>,
     request_id: MetadataValue<Ascii>,
 }
 
 impl Master {
-    /// Prepares a channel; dials nothing. The master is shown `identity`, if any, and `request_id` goes with every call.
+    /// Prepares a channel; dials nothing yet. The client shows `identity`, if any, and sends `request_id` with every call.
     pub(crate) fn new(
         address: Address,
         authority: Authority,
@@ -125,7 +127,7 @@ impl Master {
         let usage = |error: tonic::transport::Error| {
             Fault::new(Code::Usage, format!("prepare a channel to {address}: {}", root(&error)))
         };
-        // tonic would take a file without any certificate, and then trust nobody.
+        // tonic accepts a file without any certificate, and then trusts no master.
         let certificates = CertificateDer::pem_slice_iter(authority.pem.as_bytes());
         if !matches!(certificates.collect::<Result<Vec<_>, _>>(), Ok(found) if !found.is_empty()) {
             let text = format!(
@@ -160,9 +162,9 @@ impl Master {
         &self.address
     }
 
-    /// What goes with every call.
+    /// The request id of every call.
     pub(crate) fn request_id(&self) -> &str {
-        // It was made of hexadecimal digits.
+        // It consists of hexadecimal digits.
         self.request_id.to_str().unwrap_or_default()
     }
 
@@ -183,7 +185,7 @@ impl Master {
             let request = v1::ResolveManyRequest { requests: batch.to_vec() };
             let response = self.answer(client.resolve_many(self.request(request))).await?;
             if response.results.len() != batch.len() {
-                return Err(Fault::new(Code::Internal, "the master answered another number of titles than asked"));
+                return Err(Fault::new(Code::Internal, "the master answered for another number of titles than asked"));
             }
             answers.extend(response.results.into_iter().map(|result| match result.result {
                 Some(Resolved::Ok(answer)) => answer.try_into(),
@@ -194,7 +196,7 @@ impl Master {
         Ok(answers)
     }
 
-    /// A new ticket for a session that runs at this node, and for how long it may run on.
+    /// Renews the ticket of a session at this node; returns the new ticket and its lifetime.
     pub(crate) async fn renew(&self, node: &NodeName, ticket: String) -> Result<(String, Duration), Fault> {
         let mut client = TicketsClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         let request = v1::RenewRequest { node: node.to_string(), ticket };
@@ -205,7 +207,7 @@ impl Master {
         Ok((answer.ticket, Duration::from_secs(answer.lifetime_s)))
     }
 
-    /// Chooses a node that takes a feed.
+    /// Chooses nodes for a feed that is published.
     pub(crate) async fn publish(&self, request: v1::PublishRequest) -> Result<Published, Fault> {
         let mut client = TicketsClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         let answer = self.answer(client.publish(self.request(request))).await?;
@@ -213,61 +215,61 @@ impl Master {
             .map_err(|error| Fault::new(Code::Internal, format!("the master's answer cannot be used: {error}")))
     }
 
-    /// One page of titles.
+    /// Lists one page of titles.
     pub(crate) async fn list_titles(&self, request: v1::ListTitlesRequest) -> Result<v1::ListTitlesResponse, Fault> {
         let mut client = CatalogClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         self.answer(client.list_titles(self.request(request))).await
     }
 
-    /// Every copy of a title.
+    /// Lists every copy of a title.
     pub(crate) async fn locate(&self, what: v1::locate_request::What) -> Result<v1::LocateResponse, Fault> {
         let mut client = CatalogClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         self.answer(client.locate(self.request(v1::LocateRequest { what: Some(what) }))).await
     }
 
-    /// All nodes.
+    /// Lists all nodes.
     pub(crate) async fn list_nodes(&self) -> Result<Vec<v1::Node>, Fault> {
         let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         Ok(self.answer(client.list_nodes(self.request(v1::ListNodesRequest {}))).await?.nodes)
     }
 
-    /// One node and its history.
+    /// Describes one node with its history.
     pub(crate) async fn node(&self, name: String) -> Result<v1::GetNodeResponse, Fault> {
         let mut client = ClusterClient::new(self.channel().await?);
         self.answer(client.get_node(self.request(v1::GetNodeRequest { name }))).await
     }
 
-    /// Why a decision falls, or fell, as it does.
+    /// Explains a decision.
     pub(crate) async fn explain(&self, about: v1::explain_request::About) -> Result<v1::ExplainResponse, Fault> {
         let mut client = ClusterClient::new(self.channel().await?);
         self.answer(client.explain(self.request(v1::ExplainRequest { about: Some(about) }))).await
     }
 
-    /// The roster and its changes.
+    /// Streams the roster and its changes.
     pub(crate) async fn watch(&self) -> Result<Streaming<v1::WatchResponse>, Fault> {
         let mut client = ClusterClient::new(self.channel().await?);
         self.answer(client.watch(self.request(v1::WatchRequest {}))).await
     }
 
-    /// Empties a node, and tells how that goes.
+    /// Drains a node and streams the progress.
     pub(crate) async fn drain(&self, request: v1::DrainRequest) -> Result<Streaming<v1::DrainResponse>, Fault> {
         let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         self.answer(client.drain(self.request(request))).await
     }
 
-    /// Lets a node take sessions again.
+    /// Ends the drain of a node.
     pub(crate) async fn undrain(&self, node: String) -> Result<(), Fault> {
         let mut client = ClusterClient::new(self.channel().await?);
         self.answer(client.undrain(self.request(v1::UndrainRequest { node }))).await.map(|_done| ())
     }
 
-    /// Spreads load evenly, or tells how that would be done.
+    /// Balances load, or only plans the moves.
     pub(crate) async fn rebalance(&self, request: v1::RebalanceRequest) -> Result<Vec<v1::PlannedMove>, Fault> {
         let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
         Ok(self.answer(client.rebalance(self.request(request))).await?.moves)
     }
 
-    /// What a failed stream of answers means.
+    /// The failure of a call or stream.
     pub(crate) fn fault(&self, status: &Status) -> Fault {
         let fault = Fault::from_status(status);
         let transport = status.source().is_some() && matches!(fault.code, Code::Network | Code::Internal);
@@ -300,12 +302,12 @@ impl Master {
         Ok(channel.insert(connected).clone())
     }
 
-    /// Tells a master that is not there from one that cannot be trusted: the first may come, the second will not change.
+    /// The failure of a connection: an untrusted master is denied, and an unreachable one may be retried.
     fn absent(&self, error: &(dyn std::error::Error + 'static)) -> Fault {
         let Self { address, authority, .. } = self;
         if let Some(tls) = tls_error(error) {
             let text = format!(
-                "the master at {address} is not trusted: {}; it was held against the authority in {}; name the \
+                "the master at {address} is not trusted: {}; it was checked against the authority in {}; name the \
                  cluster's own ca.pem with --ca FILE, or a host that is in the master's certificate",
                 clean(&tls.to_string()),
                 authority.source.display()
@@ -320,7 +322,7 @@ impl Master {
     }
 }
 
-/// The innermost cause, which says most.
+/// The innermost cause, which is the most specific.
 fn root(error: &(dyn std::error::Error + 'static)) -> String {
     let mut inner = error;
     while let Some(next) = inner.source() {

@@ -1,4 +1,4 @@
-//! The shells against a master and nodes of the tests, over loopback: what a user is promised when things go wrong.
+//! The client against a master and nodes of the tests, over loopback: its promises when nodes or the master fail.
 
 mod commands;
 mod continuity;
@@ -19,8 +19,8 @@ use std::{
 use usher_proto::{Code, Fault, Title, model::Range, model::What, pb::v1, ticket::Purpose, tree::GROUP};
 
 use self::{
-    master::{Master, Running, Seat, content, media},
-    node::{Manner, Node, Titles},
+    master::{RunningMaster, TestMaster, TestSeat, content, media},
+    node::{Behaviour, TestNode, Titles},
 };
 use crate::{
     Authority, Client, Options,
@@ -36,12 +36,12 @@ fn one() -> (Titles, Vec<u8>) {
     (Arc::new(HashMap::from([(TITLE.to_owned(), data.clone())])), data)
 }
 
-fn client(running: &Running, timeout: Duration) -> Client {
+fn client(running: &RunningMaster, timeout: Duration) -> Client {
     let options = Options { timeout, ..Options::default() };
     Client::new(running.address.clone(), running.authority.clone(), options).expect("good options")
 }
 
-/// Fetches the title; gives what came, and what was tried on the way.
+/// Fetches the title; returns the result, the received bytes, and the failures on the way.
 async fn fetch(client: &Client) -> (Result<Outcome, Fault>, Vec<u8>, Vec<Fault>) {
     let (mut bytes, lost) = (Vec::new(), Mutex::new(Vec::new()));
     let observer = |progress: &FetchEvent| {
@@ -54,19 +54,19 @@ async fn fetch(client: &Client) -> (Result<Outcome, Fault>, Vec<u8>, Vec<Fault>)
     (result, bytes, lost.into_inner().expect("not poisoned"))
 }
 
-/// Two nodes, the first of which behaves in `manner`.
-async fn two(manner: Manner, hashed: bool) -> (Running, Node, Node, Vec<u8>) {
+/// Two nodes, the first of which behaves like this.
+async fn two(behaviour: Behaviour, hashed: bool) -> (RunningMaster, TestNode, TestNode, Vec<u8>) {
     let (titles, data) = one();
-    let (bad, good) = (Node::start("bad", &titles, manner), Node::start("good", &titles, Manner::Honest));
-    let running = Master::start(&titles, vec![Seat::from(&bad), Seat::from(&good)], hashed).await;
+    let (bad, good) = (TestNode::start("bad", &titles, behaviour), TestNode::start("good", &titles, Behaviour::Honest));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&bad), TestSeat::from(&good)], hashed).await;
     (running, bad, good, data)
 }
 
 #[tokio::test]
 async fn an_honest_node() {
     let (titles, data) = one();
-    let node = Node::start("n1", &titles, Manner::Honest);
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let node = TestNode::start("n1", &titles, Behaviour::Honest);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
     let client = client(&running, Duration::from_secs(5));
     let (result, bytes, lost) = fetch(&client).await;
     let outcome = result.expect("fetched");
@@ -75,77 +75,77 @@ async fn an_honest_node() {
     assert_eq!(outcome.node.map(|node| node.to_string()).as_deref(), Some("n1"));
     assert_eq!((outcome.reason.as_str(), outcome.bytes), ("most headroom", data.len() as u64));
     let asked = running.asked.lock().expect("not poisoned");
-    assert!(asked.iter().all(|(_, id)| id.len() == 32), "the request id goes along");
+    assert!(asked.iter().all(|(_, id)| id.len() == 32), "every request carries the request id");
 }
 
-fn asked_again(running: &Running) -> bool {
+fn asked_again(running: &RunningMaster) -> bool {
     running.asked.lock().expect("not poisoned").len() > 1
 }
 
 #[tokio::test]
-async fn each_kind_of_bad_node_is_left_for_the_good_one() {
-    for (manner, code, resumes_at) in [
-        (Manner::Corrupt(2), Code::VerificationFailed, Some(2 * GROUP)),
-        (Manner::WrongHashes, Code::VerificationFailed, Some(0)),
-        (Manner::Refuse(Code::Draining), Code::Draining, Some(0)),
-        (Manner::Refuse(Code::NotFound), Code::NotFound, Some(0)),
-        (Manner::Refuse(Code::Disk), Code::Disk, Some(0)),
-        (Manner::End(3), Code::Network, Some(3 * GROUP)),
+async fn every_kind_of_bad_node_is_replaced() {
+    for (behaviour, code, resumes_at) in [
+        (Behaviour::Corrupt(2), Code::VerificationFailed, Some(2 * GROUP)),
+        (Behaviour::WrongHashes, Code::VerificationFailed, Some(0)),
+        (Behaviour::Refuse(Code::Draining), Code::Draining, Some(0)),
+        (Behaviour::Refuse(Code::NotFound), Code::NotFound, Some(0)),
+        (Behaviour::Refuse(Code::Disk), Code::Disk, Some(0)),
+        (Behaviour::End(3), Code::Network, Some(3 * GROUP)),
         // A reset may overtake groups that were sent before it.
-        (Manner::Reset(3), Code::Unavailable, None),
-        (Manner::UnhashedLie, Code::ContentChanged, Some(0)),
+        (Behaviour::Reset(3), Code::Unavailable, None),
+        (Behaviour::UnhashedLie, Code::ContentChanged, Some(0)),
     ] {
-        let (running, bad, good, data) = two(manner, true).await;
+        let (running, bad, good, data) = two(behaviour, true).await;
         let (result, bytes, lost) = fetch(&client(&running, Duration::from_secs(5))).await;
-        let outcome = result.unwrap_or_else(|fault| panic!("{manner:?}: {fault}"));
-        assert!(bytes == data, "{manner:?}");
-        assert_eq!(outcome.node.map(|node| node.to_string()).as_deref(), Some("good"), "{manner:?}");
+        let outcome = result.unwrap_or_else(|fault| panic!("{behaviour:?}: {fault}"));
+        assert!(bytes == data, "{behaviour:?}");
+        assert_eq!(outcome.node.map(|node| node.to_string()).as_deref(), Some("good"), "{behaviour:?}");
         assert_eq!(outcome.reason, if asked_again(&running) { "most headroom" } else { "alternate after bad failed" });
-        assert_eq!(lost.iter().map(|fault| fault.code).collect::<Vec<_>>(), [code], "{manner:?}: {lost:?}");
+        assert_eq!(lost.iter().map(|fault| fault.code).collect::<Vec<_>>(), [code], "{behaviour:?}: {lost:?}");
         assert_eq!(bad.starts().len(), 1);
         if let Some(at) = resumes_at {
-            assert_eq!(good.starts(), [at], "{manner:?}");
+            assert_eq!(good.starts(), [at], "{behaviour:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_lone_liar_is_told_on_at_once() {
+async fn a_lone_node_that_sends_wrong_bytes_is_reported_at_once() {
     let (titles, _) = one();
-    let node = Node::start("liar", &titles, Manner::Corrupt(2));
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
-    // A patience far beyond the runner's: the verdict must not wait for it.
+    let node = TestNode::start("liar", &titles, Behaviour::Corrupt(2));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
+    // A timeout far beyond the runner's: the verdict must not wait for it.
     let (result, bytes, _) = fetch(&client(&running, Duration::from_secs(3600))).await;
     let fault = result.expect_err("refused");
     assert_eq!(fault.code, Code::VerificationFailed);
     assert!(fault.message.contains("liar") && fault.message.contains("group 2 of 6"), "{fault}");
-    assert_eq!(bytes.len() as u64, 2 * GROUP, "nothing past the last good group was handed out");
+    assert_eq!(bytes.len() as u64, 2 * GROUP, "nothing past the last good group was written");
     let asked = running.asked.lock().expect("not poisoned");
     let told: Vec<_> = asked.last().into_iter().flat_map(|(request, _)| request.failed.clone()).collect();
     assert_eq!(told, [v1::SeatFailure { node: "liar".into(), reason: "VERIFICATION_FAILED".into() }]);
 }
 
 #[tokio::test]
-async fn a_refusal_that_no_one_else_makes_good_names_its_reason() {
+async fn a_final_refusal_keeps_its_reason() {
     let (titles, _) = one();
-    let node = Node::start("n1", &titles, Manner::Refuse(Code::Denied));
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let node = TestNode::start("n1", &titles, Behaviour::Refuse(Code::Denied));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
     let (result, ..) = fetch(&client(&running, Duration::from_secs(3600))).await;
     let fault = result.expect_err("refused");
     assert_eq!((fault.code, fault.message.as_str()), (Code::Denied, "node n1 refused: not now"));
 }
 
 #[tokio::test]
-async fn unreachable_addresses_and_foreign_certificates_are_passed_over() {
+async fn unreachable_addresses_and_unknown_certificates_are_skipped() {
     let (titles, data) = one();
-    let node = Node::start("n1", &titles, Manner::Honest);
-    // Held, and never answered from.
+    let node = TestNode::start("n1", &titles, Behaviour::Honest);
+    // A bound socket that never answers.
     let hole = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
     let dead = hole.local_addr().expect("bound").to_string();
-    let mut seat = Seat::from(&node);
+    let mut seat = TestSeat::from(&node);
     seat.addresses.insert(0, dead);
-    let stranger = Seat { pin: [1; 32], node: "stranger".into(), ..Seat::from(&node) };
-    let running = Master::start(&titles, vec![stranger, seat], true).await;
+    let stranger = TestSeat { pin: [1; 32], node: "stranger".into(), ..TestSeat::from(&node) };
+    let running = TestMaster::start(&titles, vec![stranger, seat], true).await;
     let (result, bytes, lost) = fetch(&client(&running, Duration::from_secs(5))).await;
     assert!(result.is_ok() && bytes == data);
     assert_eq!(lost.len(), 1);
@@ -153,10 +153,10 @@ async fn unreachable_addresses_and_foreign_certificates_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_node_that_falls_silent_is_left() {
-    let (running, _bad, good, data) = two(Manner::Silent, true).await;
+async fn a_node_that_falls_silent_is_replaced() {
+    let (running, _bad, good, data) = two(Behaviour::Silent, true).await;
     let (result, bytes, lost) = fetch(&client(&running, Duration::from_millis(800))).await;
-    // The silence took all of the patience, but another seat is still tried before giving up.
+    // The silence used up the timeout, but another seat is still tried before the fetch fails.
     assert!(result.is_ok() && bytes == data, "{result:?}");
     assert_eq!((lost.first().map(|fault| fault.code), good.starts().len()), (Some(Code::Timeout), 1));
 }
@@ -164,31 +164,32 @@ async fn a_node_that_falls_silent_is_left() {
 #[tokio::test]
 async fn a_title_that_is_not_hashed_yet() {
     let (titles, data) = one();
-    let node = Node::start("n1", &titles, Manner::Unhashed);
-    let running = Master::start(&titles, vec![Seat::from(&node)], false).await;
+    let node = TestNode::start("n1", &titles, Behaviour::Unhashed);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], false).await;
     let (result, bytes, _) = fetch(&client(&running, Duration::from_secs(5))).await;
     assert!(bytes == data && result.is_ok_and(|outcome| outcome.content.to_string() == content(&data)));
     // Refuted at the end by a node whose hashes are of something else.
-    let node = Node::start("n1", &titles, Manner::UnhashedLie);
-    let running = Master::start(&titles, vec![Seat::from(&node)], false).await;
+    let node = TestNode::start("n1", &titles, Behaviour::UnhashedLie);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], false).await;
     let (result, ..) = fetch(&client(&running, Duration::from_secs(5))).await;
     assert_eq!(result.map_err(|fault| fault.code).err(), Some(Code::VerificationFailed));
-    // A loss before the end: what was handed out comes again, is compared, and is not handed out twice.
-    let (running, _bad, good, data) = two(Manner::Unhashed, false).await;
+    // A failure before the end: written bytes are received again, compared, and not written twice.
+    let (running, _bad, good, data) = two(Behaviour::Unhashed, false).await;
     drop((running, good));
-    let (bad, good) = (Node::start("bad", &titles, Manner::UnhashedLie), Node::start("good", &titles, Manner::Honest));
-    let running = Master::start(&titles, vec![Seat::from(&bad), Seat::from(&good)], false).await;
+    let (bad, good) =
+        (TestNode::start("bad", &titles, Behaviour::UnhashedLie), TestNode::start("good", &titles, Behaviour::Honest));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&bad), TestSeat::from(&good)], false).await;
     let (result, bytes, _) = fetch(&client(&running, Duration::from_secs(5))).await;
     assert!(result.is_ok() && bytes == data);
     assert_eq!(good.starts(), [0]);
 }
 
 #[tokio::test]
-async fn an_absent_master_and_a_foreign_one() {
+async fn an_absent_master_and_an_untrusted_one() {
     let (titles, _) = one();
-    let running = Master::start(&titles, Vec::new(), true).await;
-    let foreign = Master::start(&titles, Vec::new(), true).await;
-    let mixed = Running { authority: foreign.authority, ..running };
+    let running = TestMaster::start(&titles, Vec::new(), true).await;
+    let foreign = TestMaster::start(&titles, Vec::new(), true).await;
+    let mixed = RunningMaster { authority: foreign.authority, ..running };
     let fault = fetch(&client(&mixed, Duration::from_secs(3600))).await.0.expect_err("not trusted");
     assert_eq!(fault.code, Code::Denied);
     assert!(fault.message.contains("/the/ca.pem") && fault.message.contains("--ca"), "{fault}");
@@ -196,7 +197,7 @@ async fn an_absent_master_and_a_foreign_one() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = closed.local_addr().expect("bound").port();
     drop(closed);
-    let absent = Running { address: Address { host: "127.0.0.1".into(), port }, ..mixed };
+    let absent = RunningMaster { address: Address { host: "127.0.0.1".into(), port }, ..mixed };
     let fault = fetch(&client(&absent, Duration::from_millis(50))).await.0.expect_err("absent");
     assert_eq!(fault.code, Code::Network);
     assert!(fault.message.contains(&format!("127.0.0.1:{port}")) && fault.message.contains("usher master"), "{fault}");
@@ -205,7 +206,7 @@ async fn an_absent_master_and_a_foreign_one() {
         TOLD.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     });
     let fault = telling.nodes().await.expect_err("absent");
-    assert_eq!(TOLD.load(std::sync::atomic::Ordering::Relaxed), 1, "once, however often it is tried");
+    assert_eq!(TOLD.load(std::sync::atomic::Ordering::Relaxed), 1, "once, however often it is retried");
     assert_eq!(fault.code, Code::Network);
 
     let authority = Authority { pem: "no PEM".into(), source: "x.pem".into() };
@@ -218,8 +219,8 @@ async fn an_absent_master_and_a_foreign_one() {
 #[tokio::test]
 async fn ranges_are_exact() {
     let (titles, data) = one();
-    let node = Node::start("n1", &titles, Manner::Honest);
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let node = TestNode::start("n1", &titles, Behaviour::Honest);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
     let client = client(&running, Duration::from_secs(5));
     for (start, end) in [(0, Some(1)), (GROUP - 1, Some(GROUP + 1)), (3 * GROUP + 5, None), (7, Some(u64::MAX))] {
         let what = What::Title(Title::parse(TITLE).expect("valid"));
@@ -239,13 +240,13 @@ async fn ranges_are_exact() {
 }
 
 #[tokio::test]
-async fn what_was_fetched_before_an_interruption_is_not_fetched_again() {
+async fn an_interrupted_fetch_resumes() {
     let (titles, data) = one();
     let folder = tempfile::tempdir().expect("temp");
     let target = folder.path().join("b.mp4");
     let title = Title::parse(TITLE).expect("valid");
-    let slow = Node::start("slow", &titles, Manner::Stall(3));
-    let running = Master::start(&titles, vec![Seat::from(&slow)], true).await;
+    let slow = TestNode::start("slow", &titles, Behaviour::Stall(3));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&slow)], true).await;
     let slow = client(&running, Duration::from_secs(3600));
     let enough = tokio::sync::Notify::new();
     let observer = |progress: &FetchEvent| {
@@ -261,15 +262,15 @@ async fn what_was_fetched_before_an_interruption_is_not_fetched_again() {
     sink.pause().await.expect("room");
     assert!(sink.resumable() && !target.exists());
     drop(sink);
-    let node = Node::start("n1", &titles, Manner::Honest);
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let node = TestNode::start("n1", &titles, Behaviour::Honest);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
     let mut sink = FileSink::new(target.clone(), false);
     let outcome = client(&running, Duration::from_secs(5)).fetch_to(&title, &mut sink, &|_| ()).await.expect("fetched");
     assert_eq!((outcome.resumed, node.starts()), (3 * GROUP, vec![3 * GROUP]));
     assert!(std::fs::read(&target).is_ok_and(|bytes| bytes == data));
 }
 
-/// A reader that takes nothing.
+/// A reader that never reads.
 struct Stalled;
 
 impl tokio::io::AsyncWrite for Stalled {
@@ -298,11 +299,11 @@ impl tokio::io::AsyncWrite for Stalled {
 
 #[tokio::test]
 async fn a_stalled_reader_delays_none_of_the_others_on_its_connection() {
-    // Larger than a stream's window, so that the stalled stream is really stopped by flow control.
+    // Larger than a stream's window, so that flow control stops the stalled stream.
     let data = media(34, 3);
     let titles: Titles = Arc::new(HashMap::from([(TITLE.to_owned(), data.clone())]));
-    let node = Node::start("n1", &titles, Manner::Honest);
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let node = TestNode::start("n1", &titles, Behaviour::Honest);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
     let client = client(&running, Duration::from_secs(30));
     let title = Title::parse(TITLE).expect("valid");
     let mut stalled = PipeSink::new(Stalled);
@@ -317,25 +318,25 @@ async fn a_stalled_reader_delays_none_of_the_others_on_its_connection() {
 }
 
 #[tokio::test]
-async fn who_comes_back_asks_ahead_of_the_handshake() {
+async fn a_returning_client_sends_its_request_ahead_of_the_handshake() {
     let (titles, data) = one();
-    let node = Node::start("node-1", &titles, Manner::Honest);
-    let running = Master::start(&titles, vec![Seat::from(&node)], true).await;
+    let node = TestNode::start("node-1", &titles, Behaviour::Honest);
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&node)], true).await;
     let client = client(&running, Duration::from_secs(20));
     let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(std::sync::atomic::Ordering::Relaxed);
-    // A node that is busy sees what came early only after the handshake; not each time.
+    // A busy node sees early data only after the handshake, so this is tried several times.
     for times in 1..=20 {
-        // Twice over one connection: what is remembered comes behind the handshake, and before the second answer.
+        // Twice over one connection: the session ticket follows the handshake, and precedes the second answer.
         for _ in 0..2 {
             let (result, bytes, lost) = fetch(&client).await;
             assert!(result.is_ok() && bytes == data, "{result:?} {lost:?}");
         }
         assert_eq!(count(&node.connections), times);
-        assert!(count(&node.early) < times, "the first time nothing is known");
+        assert!(count(&node.early) < times, "the first connection has no session ticket");
         if count(&node.early) > 0 {
             return;
         }
         node.hang_up();
     }
-    panic!("nothing came early");
+    panic!("no request was early");
 }

@@ -8,7 +8,7 @@ use usher_proto::pb::v1::explain_request::About;
 use crate::cli::{ExplainArgs, Failure, FetchArgs, LocateArgs, LsArgs, NodesArgs, PlayArgs};
 
 #[derive(Parser)]
-enum Command {
+enum TestCommand {
     Fetch(FetchArgs),
     Play(PlayArgs),
     Ls(LsArgs),
@@ -17,26 +17,26 @@ enum Command {
     Explain(ExplainArgs),
 }
 
-/// A cluster of one node with some titles, a folder to work in, and the authority in a file there.
-struct Bench {
+/// A cluster of one node with some titles, and a folder with the authority's certificate.
+struct CommandFixture {
     folder: tempfile::TempDir,
-    running: Running,
+    running: RunningMaster,
     titles: Titles,
-    node: Node,
+    node: TestNode,
 }
 
-impl Bench {
-    async fn new(manner: Manner) -> Self {
-        Self::of(manner, false).await
+impl CommandFixture {
+    async fn new(behaviour: Behaviour) -> Self {
+        Self::of(behaviour, false).await
     }
 
     /// The same, perhaps with a roster for operators only.
-    async fn of(manner: Manner, admins: bool) -> Self {
+    async fn of(behaviour: Behaviour, admins: bool) -> Self {
         let names = ["films/a.mp4", "films/b.mp4", "films/old/c.mp4", "films/moov-last.mp4", "odd/[x].mp4"];
         let titles = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), media(at as u64, at as u8)));
         let titles: Titles = Arc::new(titles.collect());
-        let node = Node::start("n1", &titles, manner);
-        let running = Master::start_for(&titles, vec![Seat::from(&node)], true, admins).await;
+        let node = TestNode::start("n1", &titles, behaviour);
+        let running = TestMaster::start_for(&titles, vec![TestSeat::from(&node)], true, admins).await;
         let folder = tempfile::tempdir().expect("temp");
         std::fs::write(folder.path().join("ca.pem"), &running.authority.pem).expect("writes");
         Self { folder, running, titles, node }
@@ -57,13 +57,13 @@ impl Bench {
     async fn run(&self, words: &[&str]) -> Result<(), Failure> {
         let ca = self.path("ca.pem");
         let words = [&["usher"], words, &["--ca", &ca, "--timeout", "5s"]].concat();
-        match Command::try_parse_from(words) {
-            Ok(Command::Fetch(args)) => args.run().await,
-            Ok(Command::Play(args)) => args.run().await,
-            Ok(Command::Ls(args)) => args.run().await,
-            Ok(Command::Locate(args)) => args.run().await,
-            Ok(Command::Nodes(args)) => args.run().await,
-            Ok(Command::Explain(args)) => args.run().await,
+        match TestCommand::try_parse_from(words) {
+            Ok(TestCommand::Fetch(args)) => args.run().await,
+            Ok(TestCommand::Play(args)) => args.run().await,
+            Ok(TestCommand::Ls(args)) => args.run().await,
+            Ok(TestCommand::Locate(args)) => args.run().await,
+            Ok(TestCommand::Nodes(args)) => args.run().await,
+            Ok(TestCommand::Explain(args)) => args.run().await,
             Err(error) => Err(Failure { code: Code::Usage, message: error.to_string() }),
         }
     }
@@ -77,52 +77,52 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn fetch_one_title_and_keep_what_is_there() {
-    let bench = Bench::new(Manner::Honest).await;
-    let out = bench.path("out.mp4");
-    assert_eq!(bench.fetch(&["films/b.mp4"], &["-o", &out]).await, Ok(()));
-    assert!(bench.has("out.mp4", "films/b.mp4"));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", &out]).await, Err(Code::Exists));
-    assert!(bench.has("out.mp4", "films/b.mp4"));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", &out, "--force"]).await, Ok(()));
-    assert!(bench.has("out.mp4", "films/a.mp4"));
-    let id = content(&bench.titles["films/old/c.mp4"]);
-    assert_eq!(bench.fetch(&[&id], &["-o", &bench.path(""), "--from-id", "--limit-rate", "1gbit"]).await, Ok(()));
-    assert!(bench.has("c.mp4", "films/old/c.mp4"), "a content is named after its title");
-    assert_eq!(bench.fetch(&["films/b.mp4"], &["-o", &bench.path("r"), "--range", "5-9"]).await, Ok(()));
-    let part = std::fs::read(bench.path("r")).expect("fetched");
-    assert_eq!(part, bench.titles["films/b.mp4"][5..10]);
+async fn a_fetch_overwrites_only_with_force() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let out = fixture.path("out.mp4");
+    assert_eq!(fixture.fetch(&["films/b.mp4"], &["-o", &out]).await, Ok(()));
+    assert!(fixture.has("out.mp4", "films/b.mp4"));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["-o", &out]).await, Err(Code::Exists));
+    assert!(fixture.has("out.mp4", "films/b.mp4"));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["-o", &out, "--force"]).await, Ok(()));
+    assert!(fixture.has("out.mp4", "films/a.mp4"));
+    let id = content(&fixture.titles["films/old/c.mp4"]);
+    assert_eq!(fixture.fetch(&[&id], &["-o", &fixture.path(""), "--from-id", "--limit-rate", "1gbit"]).await, Ok(()));
+    assert!(fixture.has("c.mp4", "films/old/c.mp4"), "a content is named after its title");
+    assert_eq!(fixture.fetch(&["films/b.mp4"], &["-o", &fixture.path("r"), "--range", "5-9"]).await, Ok(()));
+    let part = std::fs::read(fixture.path("r")).expect("fetched");
+    assert_eq!(part, fixture.titles["films/b.mp4"][5..10]);
 }
 
 #[tokio::test]
-async fn what_is_there_already_is_a_success() {
-    let bench = Bench::new(Manner::Honest).await;
-    let all = bench.path("all");
-    assert_eq!(bench.fetch(&["films/*"], &["-o", &all]).await, Ok(()));
-    let sessions = bench.node.starts().len();
-    std::fs::remove_file(bench.path("all/films/a.mp4")).expect("removes");
-    assert_eq!(bench.fetch(&["films/*"], &["-o", &all, "--json"]).await, Ok(()));
-    assert!(bench.has("all/films/a.mp4", "films/a.mp4"));
-    assert_eq!(bench.node.starts().len(), sessions + 1, "only what was missing is fetched");
-    let mut other = bench.titles["films/a.mp4"].clone();
+async fn an_existing_identical_file_is_a_success() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let all = fixture.path("all");
+    assert_eq!(fixture.fetch(&["films/*"], &["-o", &all]).await, Ok(()));
+    let sessions = fixture.node.starts().len();
+    std::fs::remove_file(fixture.path("all/films/a.mp4")).expect("removes");
+    assert_eq!(fixture.fetch(&["films/*"], &["-o", &all, "--json"]).await, Ok(()));
+    assert!(fixture.has("all/films/a.mp4", "films/a.mp4"));
+    assert_eq!(fixture.node.starts().len(), sessions + 1, "only what was missing is fetched");
+    let mut other = fixture.titles["films/a.mp4"].clone();
     other[5] ^= 1;
-    std::fs::write(bench.path("all/films/a.mp4"), &other).expect("writes");
-    assert_eq!(bench.fetch(&["films/*"], &["-o", &all]).await, Err(Code::Exists), "same size, other bytes");
-    let b = bench.path("all/films/b.mp4");
-    assert_eq!(bench.fetch(&["films/b.mp4"], &["-o", &b, "--range", "5-9"]).await, Err(Code::Exists));
+    std::fs::write(fixture.path("all/films/a.mp4"), &other).expect("writes");
+    assert_eq!(fixture.fetch(&["films/*"], &["-o", &all]).await, Err(Code::Exists), "same size, other bytes");
+    let b = fixture.path("all/films/b.mp4");
+    assert_eq!(fixture.fetch(&["films/b.mp4"], &["-o", &b, "--range", "5-9"]).await, Err(Code::Exists));
 }
 
 #[tokio::test]
 async fn a_fifo_is_written_through_and_stays() {
     use std::os::unix::fs::FileTypeExt as _;
-    let bench = Bench::new(Manner::Honest).await;
-    let fifo = bench.path("fifo");
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let fifo = fixture.path("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("makes");
     for options in [&["-o", &fifo][..], &["-o", &fifo, "--force"]] {
         let path = fifo.clone();
         let reader = tokio::task::spawn_blocking(move || std::fs::read(path));
-        assert_eq!(bench.fetch(&["films/b.mp4"], options).await, Ok(()));
-        assert!(reader.await.expect("reads").is_ok_and(|bytes| bytes == bench.titles["films/b.mp4"]));
+        assert_eq!(fixture.fetch(&["films/b.mp4"], options).await, Ok(()));
+        assert!(reader.await.expect("reads").is_ok_and(|bytes| bytes == fixture.titles["films/b.mp4"]));
         assert!(std::fs::symlink_metadata(&fifo).is_ok_and(|meta| meta.file_type().is_fifo()));
         assert!(!std::path::Path::new(&format!("{fifo}.part")).exists());
     }
@@ -130,129 +130,129 @@ async fn a_fifo_is_written_through_and_stays() {
 
 #[tokio::test]
 async fn fetch_patterns_over_one_connection() {
-    let bench = Bench::new(Manner::Honest).await;
-    let all = bench.path("all");
-    assert_eq!(bench.fetch(&["films/**", "odd/[x].mp4"], &["-o", &all, "--json"]).await, Ok(()));
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let all = fixture.path("all");
+    assert_eq!(fixture.fetch(&["films/**", "odd/[x].mp4"], &["-o", &all, "--json"]).await, Ok(()));
     for title in ["films/a.mp4", "films/b.mp4", "films/old/c.mp4", "films/moov-last.mp4"] {
-        assert!(bench.has(&format!("all/{title}"), title), "{title} keeps its folders");
+        assert!(fixture.has(&format!("all/{title}"), title), "{title} keeps its folders");
     }
-    assert!(bench.has("all/[x].mp4", "odd/[x].mp4"), "a title that looks like a pattern is itself");
-    assert_eq!(bench.node.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
-    let one = bench.path("one");
-    assert_eq!(bench.fetch(&["films/*"], &["-o", &one, "--parallel", "1"]).await, Ok(()));
+    assert!(fixture.has("all/[x].mp4", "odd/[x].mp4"), "a title that looks like a pattern is itself");
+    assert_eq!(fixture.node.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let one = fixture.path("one");
+    assert_eq!(fixture.fetch(&["films/*"], &["-o", &one, "--parallel", "1"]).await, Ok(()));
     assert!(
-        bench.has("one/films/a.mp4", "films/a.mp4") && !std::path::Path::new(&bench.path("one/films/old")).exists()
+        fixture.has("one/films/a.mp4", "films/a.mp4") && !std::path::Path::new(&fixture.path("one/films/old")).exists()
     );
 }
 
 #[tokio::test]
-async fn wrong_fetches_say_why() {
-    let bench = Bench::new(Manner::Honest).await;
-    let folder = bench.path("x");
-    assert_eq!(bench.fetch(&["films/none-*"], &["-o", &folder]).await, Err(Code::NotFound));
-    assert_eq!(bench.fetch(&["films/none.mp4"], &["-o", &folder]).await, Err(Code::NotFound));
-    assert_eq!(bench.fetch(&["films/a.mp4", "films/a.mp4"], &["-o", &folder]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["../a.mp4"], &[]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["a%00"], &[]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["--range", "9-5"]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["--limit-rate", "fast"]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["--parallel", "0"]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["--parallel", "101"]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", "-", "--json"]).await, Err(Code::Usage));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", &folder, "--range", "900000-"]).await, Err(Code::BadRange));
-    assert!(!std::path::Path::new(&folder).exists(), "nothing was left behind");
-    // One of several fails: the others are there, and the exit code is its.
+async fn invalid_fetches_fail_with_their_code() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let folder = fixture.path("x");
+    assert_eq!(fixture.fetch(&["films/none-*"], &["-o", &folder]).await, Err(Code::NotFound));
+    assert_eq!(fixture.fetch(&["films/none.mp4"], &["-o", &folder]).await, Err(Code::NotFound));
+    assert_eq!(fixture.fetch(&["films/a.mp4", "films/a.mp4"], &["-o", &folder]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["../a.mp4"], &[]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["a%00"], &[]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["--range", "9-5"]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["--limit-rate", "fast"]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["--parallel", "0"]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["--parallel", "101"]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["-o", "-", "--json"]).await, Err(Code::Usage));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["-o", &folder, "--range", "900000-"]).await, Err(Code::BadRange));
+    assert!(!std::path::Path::new(&folder).exists(), "no file is left behind");
+    // One of several fails: the others are fetched, and its code is the exit code.
     let both = ["films/a.mp4", "films/none.mp4"];
-    assert_eq!(bench.fetch(&both, &["-o", &bench.path("y/")]).await, Err(Code::NotFound));
-    assert!(bench.has("y/a.mp4", "films/a.mp4"));
+    assert_eq!(fixture.fetch(&both, &["-o", &fixture.path("y/")]).await, Err(Code::NotFound));
+    assert!(fixture.has("y/a.mp4", "films/a.mp4"));
     let unwritable = "/proc/nowhere/a.mp4";
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["-o", unwritable]).await, Err(Code::Disk));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["-o", unwritable]).await, Err(Code::Disk));
 }
 
 #[tokio::test]
-async fn a_second_fetch_goes_on_where_the_first_stopped() {
-    let bench = Bench::new(Manner::Corrupt(2)).await;
-    let out = bench.path("c.mp4");
-    assert_eq!(bench.fetch(&["films/old/c.mp4"], &["-o", &out]).await, Err(Code::VerificationFailed));
+async fn a_second_fetch_resumes_where_the_first_stopped() {
+    let fixture = CommandFixture::new(Behaviour::Corrupt(2)).await;
+    let out = fixture.path("c.mp4");
+    assert_eq!(fixture.fetch(&["films/old/c.mp4"], &["-o", &out]).await, Err(Code::VerificationFailed));
     assert_eq!(std::fs::metadata(format!("{out}.part")).map(|meta| meta.len()).ok(), Some(2 * GROUP));
     assert!(!std::path::Path::new(&out).exists());
-    let healed = Node::start("healed", &bench.titles, Manner::Honest);
-    let running = Master::start(&bench.titles, vec![Seat::from(&healed)], true).await;
-    std::fs::write(bench.path("ca.pem"), &running.authority.pem).expect("writes");
-    let bench = Bench { running, ..bench };
-    assert_eq!(bench.fetch(&["films/old/c.mp4"], &["-o", &out]).await, Ok(()));
-    assert!(bench.has("c.mp4", "films/old/c.mp4"));
+    let healed = TestNode::start("healed", &fixture.titles, Behaviour::Honest);
+    let running = TestMaster::start(&fixture.titles, vec![TestSeat::from(&healed)], true).await;
+    std::fs::write(fixture.path("ca.pem"), &running.authority.pem).expect("writes");
+    let fixture = CommandFixture { running, ..fixture };
+    assert_eq!(fixture.fetch(&["films/old/c.mp4"], &["-o", &out]).await, Ok(()));
+    assert!(fixture.has("c.mp4", "films/old/c.mp4"));
     assert_eq!(healed.starts(), [2 * GROUP]);
     assert!(!std::path::Path::new(&format!("{out}.part")).exists());
     assert!(!std::path::Path::new(&format!("{out}.part.state")).exists());
 }
 
 #[tokio::test]
-async fn play_feeds_a_player() {
-    let bench = Bench::new(Manner::Honest).await;
+async fn play_writes_to_a_player() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
     let player = |name: &str, script: &str| {
         use std::os::unix::fs::PermissionsExt as _;
-        let path = bench.path(name);
+        let path = fixture.path(name);
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("writes");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("mode");
         path
     };
-    let heard = bench.path("heard");
-    let url = bench.url("films/b.mp4");
+    let heard = fixture.path("heard");
+    let url = fixture.url("films/b.mp4");
     let play = async |url: &str, player: &str, args: &str| {
-        bench.run(&["play", url, "--player", player, "--player-args", args]).await.map_err(|failure| failure.code)
+        fixture.run(&["play", url, "--player", player, "--player-args", args]).await.map_err(|failure| failure.code)
     };
-    // It is told to read its standard input after the user's own arguments.
+    // `-` follows the user's own arguments.
     let all = player("all", r#"[ "$2" = - ] && exec cat > "$1""#);
     assert_eq!(play(&url, &all, &heard).await, Ok(()));
-    assert!(bench.has("heard", "films/b.mp4"));
+    assert!(fixture.has("heard", "films/b.mp4"));
     let quits = player("quits", "exit 0");
     assert_eq!(play(&url, &quits, "-x").await, Ok(()), "quitting early is a success");
     let breaks = player("breaks", "exit 3");
     assert_eq!(play(&url, &breaks, "-x").await, Err(Code::Internal));
-    // An index at the end: the player gets a whole file.
+    // Index at the end: the player receives a file.
     let file = player("file", r#"exec cp "$2" "$1""#);
-    assert_eq!(play(&bench.url("films/moov-last.mp4"), &file, &heard).await, Ok(()));
-    assert!(bench.has("heard", "films/moov-last.mp4"));
-    assert_eq!(play(&bench.url("none"), &all, &heard).await, Err(Code::NotFound));
+    assert_eq!(play(&fixture.url("films/moov-last.mp4"), &file, &heard).await, Ok(()));
+    assert!(fixture.has("heard", "films/moov-last.mp4"));
+    assert_eq!(play(&fixture.url("none"), &all, &heard).await, Err(Code::NotFound));
     assert_eq!(play(&url, "/nonexistent", "-x").await, Err(Code::Usage));
 }
 
 #[tokio::test]
 async fn listings_reach_the_master() {
-    let bench = Bench::new(Manner::Honest).await;
-    let url = bench.url("");
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let url = fixture.url("");
     let code = |result: Result<(), Failure>| result.map_err(|failure| failure.code);
-    assert_eq!(code(bench.run(&["ls", &url, "-l"]).await), Ok(()));
-    assert_eq!(code(bench.run(&["ls", &bench.url("films/*"), "--json"]).await), Ok(()));
-    assert_eq!(code(bench.run(&["locate", &bench.url("films/a.mp4")]).await), Ok(()));
-    assert_eq!(code(bench.run(&["locate", "films/a.mp4", "--master", &url, "--json"]).await), Ok(()));
-    assert_eq!(code(bench.run(&["locate", &bench.url("none")]).await), Err(Code::NotFound));
-    assert_eq!(code(bench.run(&["locate", "../x", "--master", &url]).await), Err(Code::Usage));
-    assert_eq!(code(bench.run(&["nodes", &url, "--json"]).await), Ok(()));
-    assert_eq!(code(bench.run(&["nodes", &url, "n9"]).await), Err(Code::NotFound));
-    assert_eq!(code(bench.run(&["nodes", "a", "b"]).await), Err(Code::Usage));
-    let client = client(&bench.running, Duration::from_secs(5));
+    assert_eq!(code(fixture.run(&["ls", &url, "-l"]).await), Ok(()));
+    assert_eq!(code(fixture.run(&["ls", &fixture.url("films/*"), "--json"]).await), Ok(()));
+    assert_eq!(code(fixture.run(&["locate", &fixture.url("films/a.mp4")]).await), Ok(()));
+    assert_eq!(code(fixture.run(&["locate", "films/a.mp4", "--master", &url, "--json"]).await), Ok(()));
+    assert_eq!(code(fixture.run(&["locate", &fixture.url("none")]).await), Err(Code::NotFound));
+    assert_eq!(code(fixture.run(&["locate", "../x", "--master", &url]).await), Err(Code::Usage));
+    assert_eq!(code(fixture.run(&["nodes", &url, "--json"]).await), Ok(()));
+    assert_eq!(code(fixture.run(&["nodes", &url, "n9"]).await), Err(Code::NotFound));
+    assert_eq!(code(fixture.run(&["nodes", "a", "b"]).await), Err(Code::Usage));
+    let client = client(&fixture.running, Duration::from_secs(5));
     let titles = client.list("films/", usize::MAX).await.expect("lists");
     assert_eq!(titles.len(), 4, "over all pages");
 }
 
 #[tokio::test]
-async fn explanations_are_asked_for_as_the_request_would_be() {
-    let bench = Bench::new(Manner::Honest).await;
+async fn an_explanation_is_asked_for_with_the_fields_of_the_request() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
     let explain = async |words: &[&str]| {
         let words = [&["explain"], words].concat();
-        bench.run(&words).await.map_err(|failure| failure.code)
+        fixture.run(&words).await.map_err(|failure| failure.code)
     };
-    let asked = || bench.running.explained.lock().expect("not poisoned").pop().and_then(|request| request.about);
-    let (url, master) = (bench.url("films/a.mp4"), bench.url(""));
+    let asked = || fixture.running.explained.lock().expect("not poisoned").pop().and_then(|request| request.about);
+    let (url, master) = (fixture.url("films/a.mp4"), fixture.url(""));
 
     assert_eq!(explain(&[&url]).await, Ok(()));
     let Some(About::Request(request)) = asked() else { panic!("no request") };
     assert_eq!(request.what, Some(v1::resolve_request::What::Title("films/a.mp4".into())));
     assert_eq!((request.purpose, request.rate_bps), (v1::Purpose::Play.into(), 0));
 
-    let id = content(&bench.titles["films/a.mp4"]);
+    let id = content(&fixture.titles["films/a.mp4"]);
     let words = ["--from-id", "--fetch", "--zone", "north", "--exclude", "n1,n2", "--rate", "25mbit", "--json"];
     assert_eq!(explain(&[&[id.as_str(), "--master", &master], &words[..]].concat()).await, Ok(()));
     let Some(About::Request(request)) = asked() else { panic!("no request") };
@@ -277,31 +277,31 @@ async fn explanations_are_asked_for_as_the_request_would_be() {
 }
 
 #[tokio::test]
-async fn the_request_id_of_a_fetch_is_what_the_master_heard() {
-    let bench = Bench::new(Manner::Honest).await;
-    let client = client(&bench.running, Duration::from_secs(5));
+async fn the_outcome_of_a_fetch_has_the_masters_request_id() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let client = client(&fixture.running, Duration::from_secs(5));
     let title = Title::parse("films/a.mp4").expect("valid");
     let outcome = client.fetch_to(&title, &mut PipeSink::new(Vec::new()), &|_| ()).await.expect("fetched");
-    let heard = bench.running.asked.lock().expect("not poisoned").last().map(|(_, id)| id.clone());
+    let heard = fixture.running.asked.lock().expect("not poisoned").last().map(|(_, id)| id.clone());
     assert_eq!((Some(outcome.request_id.clone()), client.request_id()), (heard, outcome.request_id.as_str()));
-    assert_eq!(bench.fetch(&["films/a.mp4"], &["-v", "-o", &bench.path("a.mp4")]).await, Ok(()));
+    assert_eq!(fixture.fetch(&["films/a.mp4"], &["-v", "-o", &fixture.path("a.mp4")]).await, Ok(()));
 }
 
 #[tokio::test]
-async fn a_roster_for_operators_wants_their_certificate() {
+async fn a_roster_for_operators_needs_their_certificate() {
     use usher_certs::{Identity, Role};
-    let bench = Bench::of(Manner::Honest, true).await;
+    let fixture = CommandFixture::of(Behaviour::Honest, true).await;
     let issue = |role: Role, file: &str| {
         let identity = Identity::new(role, "someone").expect("a name");
-        let issued = bench.running.issuer.issue(&identity, &[], std::time::SystemTime::now()).expect("signs");
-        std::fs::write(bench.path(&format!("{file}.pem")), issued.cert_pem).expect("writes");
-        std::fs::write(bench.path(&format!("{file}.key")), issued.key_pem.as_str()).expect("writes");
+        let issued = fixture.running.issuer.issue(&identity, &[], std::time::SystemTime::now()).expect("signs");
+        std::fs::write(fixture.path(&format!("{file}.pem")), issued.cert_pem).expect("writes");
+        std::fs::write(fixture.path(&format!("{file}.key")), issued.key_pem.as_str()).expect("writes");
     };
     issue(Role::Admin, "admin");
     issue(Role::Node, "node");
-    let url = bench.url("");
-    let title = bench.url("films/a.mp4");
-    let path = |name: &str| bench.path(name);
+    let url = fixture.url("");
+    let title = fixture.url("films/a.mp4");
+    let path = |name: &str| fixture.path(name);
     for (cert, key, expected) in [
         ("admin.pem", "admin.key", Ok(())),
         ("node.pem", "node.key", Err((Code::Denied, "not an operator's"))),
@@ -312,7 +312,7 @@ async fn a_roster_for_operators_wants_their_certificate() {
         for what in [["nodes", &url], ["explain", &title]] {
             let (cert, key) = (path(cert), path(key));
             let words = [&what[..], &["--cert", &cert, "--key", &key]].concat();
-            match (bench.run(&words).await, expected) {
+            match (fixture.run(&words).await, expected) {
                 (Ok(()), Ok(())) => {}
                 (Err(failure), Err((code, part))) if failure.code == code => {
                     assert!(failure.message.contains(part), "{cert}, {key}: {failure}");
@@ -322,10 +322,10 @@ async fn a_roster_for_operators_wants_their_certificate() {
         }
     }
     for what in [["nodes", &url], ["explain", &title]] {
-        let failure = bench.run(&what).await.expect_err("refused");
+        let failure = fixture.run(&what).await.expect_err("refused");
         assert_eq!(failure.code, Code::Unauthenticated);
         assert!(failure.message.contains("--cert FILE --key FILE"), "{failure}");
     }
-    let half = bench.run(&["nodes", &url, "--cert", &path("admin.pem")]).await;
+    let half = fixture.run(&["nodes", &url, "--cert", &path("admin.pem")]).await;
     assert_eq!(half.map_err(|failure| failure.code), Err(Code::Usage));
 }

@@ -1,4 +1,4 @@
-//! A master of the tests: a fixed catalog behind the real gRPC services and TLS.
+//! A master of the tests: a fixed catalog behind the gRPC services and TLS of the product.
 
 use std::{
     path::PathBuf,
@@ -22,25 +22,25 @@ use usher_proto::{
     tree::{self, GROUP},
 };
 
-use super::node::{Node, Titles};
+use super::node::{TestNode, Titles};
 
 #[derive(Clone)]
-pub(super) struct Seat {
+pub(super) struct TestSeat {
     pub(super) node: String,
     pub(super) addresses: Vec<String>,
     pub(super) pin: [u8; 32],
 }
 
-impl From<&Node> for Seat {
-    fn from(node: &Node) -> Self {
+impl From<&TestNode> for TestSeat {
+    fn from(node: &TestNode) -> Self {
         Self { node: node.name.clone(), addresses: vec![node.address.to_string()], pin: node.pin }
     }
 }
 
-impl Seat {
+impl TestSeat {
     pub(super) fn to_pb(&self, ticket: &str) -> v1::Seat {
         v1::Seat {
-            // The tests' mark of a ticket that runs out soon.
+            // This name marks a ticket that expires soon.
             lifetime_s: u64::from(self.node.contains("short-lived")),
             node: self.node.clone(),
             addresses: self.addresses.clone(),
@@ -52,25 +52,25 @@ impl Seat {
 }
 
 #[derive(Clone)]
-pub(super) struct Master {
+pub(super) struct TestMaster {
     pub(super) titles: Titles,
-    pub(super) seats: Vec<Seat>,
+    pub(super) seats: Vec<TestSeat>,
     pub(super) hashed: bool,
-    /// Its roster is for operators only.
+    /// The roster is for operators only.
     admins: bool,
-    /// The requests that came, with the request id that came with each.
+    /// Received requests with their request ids.
     pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
     explained: Arc<Mutex<Vec<v1::ExplainRequest>>>,
     published: Arc<Mutex<Vec<v1::PublishRequest>>>,
 }
 
-pub(super) struct Running {
+pub(super) struct RunningMaster {
     pub(super) address: crate::core::url::Address,
     pub(super) authority: crate::Authority,
     pub(super) asked: Arc<Mutex<Vec<(v1::ResolveRequest, String)>>>,
-    /// What was to be explained.
+    /// Received requests for explanations.
     pub(super) explained: Arc<Mutex<Vec<v1::ExplainRequest>>>,
-    /// What was to be published.
+    /// Received requests to publish.
     pub(super) published: Arc<Mutex<Vec<v1::PublishRequest>>>,
     /// Signs certificates.
     pub(super) issuer: Authority,
@@ -80,13 +80,13 @@ pub(super) fn content(data: &[u8]) -> String {
     blake3::hash(data).to_hex().to_string()
 }
 
-impl Master {
-    pub(super) async fn start(titles: &Titles, seats: Vec<Seat>, hashed: bool) -> Running {
+impl TestMaster {
+    pub(super) async fn start(titles: &Titles, seats: Vec<TestSeat>, hashed: bool) -> RunningMaster {
         Self::start_for(titles, seats, hashed, false).await
     }
 
     /// The same, perhaps with a roster for operators only.
-    pub(super) async fn start_for(titles: &Titles, seats: Vec<Seat>, hashed: bool, admins: bool) -> Running {
+    pub(super) async fn start_for(titles: &Titles, seats: Vec<TestSeat>, hashed: bool, admins: bool) -> RunningMaster {
         let authority = Authority::create("test", SystemTime::now()).expect("makes");
         let identity = Identity::new(Role::Master, "master").expect("a name");
         let issued = authority.issue(&identity, &San::loopback(), SystemTime::now()).expect("signs");
@@ -110,7 +110,7 @@ impl Master {
         let address = crate::core::url::Address { host: "127.0.0.1".into(), port };
         let pem = authority.ca_pem().to_owned();
         let trusted = crate::Authority { pem, source: PathBuf::from("/the/ca.pem") };
-        Running { address, authority: trusted, asked, explained, published, issuer: authority }
+        RunningMaster { address, authority: trusted, asked, explained, published, issuer: authority }
     }
 
     fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -156,7 +156,7 @@ impl Master {
             content_id: content(data),
             size: data.len() as u64,
             media_type: "video/mp4".into(),
-            // The tests' mark of a title that plays before it is whole.
+            // This name marks a title that cannot be streamed.
             streamable: !name.contains("moov-last"),
             ..v1::Title::default()
         }
@@ -169,7 +169,7 @@ fn id<T>(request: &Request<T>) -> String {
 }
 
 #[tonic::async_trait]
-impl tickets_server::Tickets for Master {
+impl tickets_server::Tickets for TestMaster {
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let request = request.into_inner();
         let count = {
@@ -181,7 +181,7 @@ impl tickets_server::Tickets for Master {
             |node: &String| request.exclude.contains(node) || request.failed.iter().any(|failed| failed.node == *node);
         let seats = self.seats.iter().filter(|seat| !out(&seat.node)).map(|seat| seat.to_pb(&request.title));
         let seats: Vec<_> = seats.collect();
-        // The tests' marks of what is to go wrong.
+        // These names mark failures.
         let fault = match request.title.as_str() {
             "live/taken" if !request.take_over => Fault::new(Code::Exists, "somebody publishes live/taken"),
             "live/foreign" => Fault::new(Code::Unauthenticated, "this call needs a client certificate"),
@@ -237,7 +237,7 @@ impl tickets_server::Tickets for Master {
 }
 
 #[tonic::async_trait]
-impl catalog_server::Catalog for Master {
+impl catalog_server::Catalog for TestMaster {
     async fn list_titles(
         &self,
         request: Request<v1::ListTitlesRequest>,
@@ -268,7 +268,7 @@ impl catalog_server::Catalog for Master {
 }
 
 #[tonic::async_trait]
-impl cluster_server::Cluster for Master {
+impl cluster_server::Cluster for TestMaster {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
     type DrainStream = Pin<Box<dyn Stream<Item = Result<v1::DrainResponse, Status>> + Send>>;
 
@@ -289,7 +289,7 @@ impl cluster_server::Cluster for Master {
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         self.allow(&request)?;
-        let node = |seat: &Seat| v1::Node { name: seat.node.clone(), state: 1, ..v1::Node::default() };
+        let node = |seat: &TestSeat| v1::Node { name: seat.node.clone(), state: 1, ..v1::Node::default() };
         Ok(Response::new(v1::ListNodesResponse { nodes: self.seats.iter().map(node).collect() }))
     }
 
@@ -314,7 +314,7 @@ impl cluster_server::Cluster for Master {
     }
 }
 
-/// Bytes that differ from group to group; `groups` whole groups and a little.
+/// Bytes that differ from group to group: `groups` whole groups and 99 bytes.
 pub(super) fn media(groups: u64, seed: u8) -> Vec<u8> {
     let mut data = vec![seed; (groups * GROUP + 99) as usize];
     data.chunks_mut(GROUP as usize).enumerate().for_each(|(index, group)| group[..9].fill(index as u8));

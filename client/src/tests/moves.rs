@@ -1,25 +1,25 @@
-//! Sessions that their node sends to another seat: every byte arrives once, and nobody is to blame.
+//! Sessions that their node moves to another seat: every byte arrives once, and no failure is reported.
 
 use super::*;
 use crate::driver::Order;
 
-/// A node that sends sessions on to one that serves them, after so many groups; the master knows the first alone.
-struct Pair {
-    running: Running,
-    from: Node,
-    to: Node,
+/// A node that moves sessions to another after some groups; the master knows only the first.
+struct MovePair {
+    running: RunningMaster,
+    from: TestNode,
+    to: TestNode,
     data: Vec<u8>,
 }
 
-async fn pair(manner: Manner, then: Manner, hashed: bool) -> Pair {
+async fn pair(behaviour: Behaviour, then: Behaviour, hashed: bool) -> MovePair {
     let (titles, data) = one();
-    let (from, to) = (Node::start("from", &titles, manner), Node::start("to", &titles, then));
-    from.sends_to(Seat::from(&to).to_pb(""));
-    let running = Master::start(&titles, vec![Seat::from(&from)], hashed).await;
-    Pair { running, from, to, data }
+    let (from, to) = (TestNode::start("from", &titles, behaviour), TestNode::start("to", &titles, then));
+    from.sends_to(TestSeat::from(&to).to_pb(""));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&from)], hashed).await;
+    MovePair { running, from, to, data }
 }
 
-impl Pair {
+impl MovePair {
     fn asked(&self) -> Vec<v1::ResolveRequest> {
         self.running.asked.lock().expect("not poisoned").iter().map(|(request, _)| request.clone()).collect()
     }
@@ -28,9 +28,9 @@ impl Pair {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_session_goes_on_elsewhere_at_the_next_byte() {
+async fn a_moved_session_continues_at_the_next_byte() {
     for after in 0..6 {
-        let pair = pair(Manner::Move(after), Manner::Honest, true).await;
+        let pair = pair(Behaviour::Move(after), Behaviour::Honest, true).await;
         let (result, bytes, lost) = fetch(&client(&pair.running, PATIENCE)).await;
         let outcome = result.expect("fetched");
         assert!(bytes == pair.data, "after {after}");
@@ -44,7 +44,7 @@ async fn a_session_goes_on_elsewhere_at_the_next_byte() {
 
 #[tokio::test]
 async fn a_file_is_exact_after_a_move() {
-    let pair = pair(Manner::Move(3), Manner::Honest, true).await;
+    let pair = pair(Behaviour::Move(3), Behaviour::Honest, true).await;
     let folder = tempfile::tempdir().expect("temp");
     let target = folder.path().join("b.mp4");
     let mut sink = FileSink::new(target.clone(), false);
@@ -63,7 +63,7 @@ async fn ranges_are_exact_after_a_move() {
         (0, 3 * GROUP - 1, Some(3 * GROUP + 1), 3 * GROUP - 1),
         (1, 3 * GROUP - 1, Some(3 * GROUP + 1), 3 * GROUP),
     ] {
-        let pair = pair(Manner::Move(after), Manner::Honest, true).await;
+        let pair = pair(Behaviour::Move(after), Behaviour::Honest, true).await;
         let client = client(&pair.running, PATIENCE);
         let what = What::Title(Title::parse(TITLE).expect("valid"));
         let order: Order = client.order(what, Purpose::Fetch, Range { start, end });
@@ -77,9 +77,9 @@ async fn ranges_are_exact_after_a_move() {
 
 #[tokio::test]
 async fn a_title_that_is_not_hashed_moves_too() {
-    // Nothing is verified before the end, so all comes again, is compared, and is handed out once.
-    for then in [Manner::Honest, Manner::Unhashed] {
-        let pair = pair(Manner::MoveUnhashed(3), then, false).await;
+    // Nothing is verified before the end, so everything is received again, compared, and written once.
+    for then in [Behaviour::Honest, Behaviour::Unhashed] {
+        let pair = pair(Behaviour::MoveUnhashed(3), then, false).await;
         let (result, bytes, lost) = fetch(&client(&pair.running, PATIENCE)).await;
         assert!(result.is_ok() && bytes == pair.data && lost.is_empty(), "{then:?}: {result:?}");
         assert_eq!(pair.to.starts(), [0]);
@@ -87,30 +87,35 @@ async fn a_title_that_is_not_hashed_moves_too() {
 }
 
 #[tokio::test]
-async fn a_move_to_a_bad_seat_is_made_good() {
+async fn a_move_to_a_bad_seat_is_recovered_from() {
     let (titles, data) = one();
-    let stranger = Node::start("to", &titles, Manner::Honest);
-    let full = Node::start("to", &titles, Manner::Refuse(Code::NoCapacity));
-    let liar = Node::start("to", &titles, Manner::Corrupt(4));
+    let stranger = TestNode::start("to", &titles, Behaviour::Honest);
+    let full = TestNode::start("to", &titles, Behaviour::Refuse(Code::NoCapacity));
+    let liar = TestNode::start("to", &titles, Behaviour::Corrupt(4));
     for (what, seat, code, told) in [
         ("no seat", v1::Seat::default(), Code::Internal, "from"),
-        ("no address", v1::Seat { addresses: Vec::new(), ..Seat::from(&full).to_pb("") }, Code::Internal, "from"),
-        ("another certificate", Seat { pin: [9; 32], ..Seat::from(&stranger) }.to_pb(""), Code::TicketInvalid, "to"),
-        ("full", Seat::from(&full).to_pb(""), Code::NoCapacity, "to"),
-        ("wrong bytes", Seat::from(&liar).to_pb(""), Code::VerificationFailed, "to"),
+        ("no address", v1::Seat { addresses: Vec::new(), ..TestSeat::from(&full).to_pb("") }, Code::Internal, "from"),
+        (
+            "another certificate",
+            TestSeat { pin: [9; 32], ..TestSeat::from(&stranger) }.to_pb(""),
+            Code::TicketInvalid,
+            "to",
+        ),
+        ("full", TestSeat::from(&full).to_pb(""), Code::NoCapacity, "to"),
+        ("wrong bytes", TestSeat::from(&liar).to_pb(""), Code::VerificationFailed, "to"),
     ] {
         let (from, good) =
-            (Node::start("from", &titles, Manner::Move(2)), Node::start("good", &titles, Manner::Honest));
+            (TestNode::start("from", &titles, Behaviour::Move(2)), TestNode::start("good", &titles, Behaviour::Honest));
         from.sends_to(seat);
-        // With an alternate, that is next.
-        let running = Master::start(&titles, vec![Seat::from(&from), Seat::from(&good)], true).await;
+        // With an alternate, the alternate is next.
+        let running = TestMaster::start(&titles, vec![TestSeat::from(&from), TestSeat::from(&good)], true).await;
         let (result, bytes, lost) = fetch(&client(&running, PATIENCE)).await;
         assert!(result.is_ok() && bytes == data, "{what}: {result:?}");
         assert_eq!(lost.iter().map(|fault| fault.code).collect::<Vec<_>>(), [code], "{what}: {lost:?}");
         let resumes_at = if what == "wrong bytes" { 4 } else { 2 };
         assert_eq!(good.starts(), [resumes_at * GROUP], "{what}");
-        // Without one, the master is asked, and told; the first node serves two groups each time.
-        let running = Master::start(&titles, vec![Seat::from(&from)], true).await;
+        // Without one, the master is asked and learns of the failure; the first node serves two groups each time.
+        let running = TestMaster::start(&titles, vec![TestSeat::from(&from)], true).await;
         let (result, bytes, _) = fetch(&client(&running, PATIENCE)).await;
         assert!(result.is_ok() && bytes == data, "{what}: {result:?}");
         let asked = running.asked.lock().expect("not poisoned");
@@ -120,23 +125,24 @@ async fn a_move_to_a_bad_seat_is_made_good() {
 }
 
 #[tokio::test]
-async fn nodes_that_play_ball_are_left() {
+async fn endless_moves_between_two_nodes_end() {
     let (titles, data) = one();
-    let ball = || (Node::start("a", &titles, Manner::Move(0)), Node::start("b", &titles, Manner::Move(0)));
-    let ((a, b), good) = (ball(), Node::start("good", &titles, Manner::Honest));
-    a.sends_to(Seat::from(&b).to_pb(""));
-    b.sends_to(Seat::from(&a).to_pb(""));
-    let running = Master::start(&titles, vec![Seat::from(&a), Seat::from(&good)], true).await;
+    let pair_of_nodes =
+        || (TestNode::start("a", &titles, Behaviour::Move(0)), TestNode::start("b", &titles, Behaviour::Move(0)));
+    let ((a, b), good) = (pair_of_nodes(), TestNode::start("good", &titles, Behaviour::Honest));
+    a.sends_to(TestSeat::from(&b).to_pb(""));
+    b.sends_to(TestSeat::from(&a).to_pb(""));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&a), TestSeat::from(&good)], true).await;
     let (result, bytes, lost) = fetch(&client(&running, PATIENCE)).await;
     assert!(result.is_ok() && bytes == data, "{result:?}");
     assert_eq!(lost.iter().map(|fault| fault.code).collect::<Vec<_>>(), [Code::Unavailable], "one failure");
     assert_eq!((a.starts().len(), b.starts().len()), (5, 4), "nine sessions, eight moves");
 
-    // Where each serves a group first, they may play on.
-    let (a, b) = (Node::start("a", &titles, Manner::Move(1)), Node::start("b", &titles, Manner::Move(1)));
-    a.sends_to(Seat::from(&b).to_pb(""));
-    b.sends_to(Seat::from(&a).to_pb(""));
-    let running = Master::start(&titles, vec![Seat::from(&a)], true).await;
+    // Where each serves a group first, the moves may continue.
+    let (a, b) = (TestNode::start("a", &titles, Behaviour::Move(1)), TestNode::start("b", &titles, Behaviour::Move(1)));
+    a.sends_to(TestSeat::from(&b).to_pb(""));
+    b.sends_to(TestSeat::from(&a).to_pb(""));
+    let running = TestMaster::start(&titles, vec![TestSeat::from(&a)], true).await;
     let (result, bytes, lost) = fetch(&client(&running, PATIENCE)).await;
     assert!(result.is_ok() && bytes == data && lost.is_empty(), "{result:?}");
     assert_eq!((a.starts(), b.starts()), (vec![0, 2 * GROUP, 4 * GROUP], vec![GROUP, 3 * GROUP, 5 * GROUP]));

@@ -1,4 +1,4 @@
-//! A node of the tests: speaks usher/1 over loopback, honestly or not.
+//! A node of the tests: serves usher/1 over loopback, correctly or not.
 
 use std::{
     collections::HashMap,
@@ -25,9 +25,9 @@ use usher_proto::{
     wire::{self, Decoder, Frame, Kind},
 };
 
-/// What a node does with every session.
+/// Behaviour of a node in every session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum Behaviour {
     Honest,
     /// Flips a bit of this group.
     Corrupt(u64),
@@ -35,83 +35,83 @@ pub(super) enum Manner {
     WrongHashes,
     /// Refuses every session.
     Refuse(Code),
-    /// Resets the stream after so many groups.
+    /// Resets the stream after this many groups.
     Reset(u64),
-    /// Ends the stream after so many groups.
+    /// Ends the stream after this many groups.
     End(u64),
-    /// Sends so many groups and then nothing.
+    /// Sends this many groups and then nothing.
     Stall(u64),
-    /// Hashes late.
+    /// Sends the hashes after the media.
     Unhashed,
-    /// Hashes late, and then something else.
+    /// The same, with hashes of something else.
     UnhashedLie,
     /// Sends the set-up information and then nothing.
     Silent,
-    /// Sends the session on to the node's `next` after so many groups.
+    /// Moves the session to `next` after this many groups.
     Move(u64),
     /// The same with a title that is not hashed.
     MoveUnhashed(u64),
-    /// Knows nothing of further ranges.
+    /// Serves one range a session.
     OneRange,
-    /// Sends a group, waits for so many milliseconds, and so on.
+    /// Sends a group every so many milliseconds.
     Slow(u64),
-    /// Sends so many groups, and the next when its gate opens.
+    /// Sends this many groups, and the others once its gate opens.
     Gate(u64),
-    /// Sends nothing before its gate opens.
+    /// Sends nothing until its gate opens.
     Late,
-    /// Sends so many groups, and then a little at a time until its gate opens.
+    /// Sends this many groups, and then 100 bytes at a time until its gate opens.
     Trickle(u64),
-    /// Says after so many groups that the session goes on at `next` from this group on, and sends the group before that
-    /// when its gate opens.
+    /// Announces after this many groups that the session moves to `next` from a later group on, and sends the group before
+    /// that one once its gate opens.
     Notice(u64, u64),
-    /// The same, but it ends the stream before that group.
+    /// The same, but ends the stream instead of sending that group.
     Vanish(u64, u64),
 }
 
 pub(super) type Titles = Arc<HashMap<String, Vec<u8>>>;
 
-pub(super) struct Node {
+pub(super) struct TestNode {
     pub(super) name: String,
     pub(super) address: SocketAddr,
     pub(super) pin: [u8; 32],
     pub(super) connections: Arc<AtomicUsize>,
     /// The first byte that each session asked for.
     pub(super) starts: Arc<Mutex<Vec<u64>>>,
-    /// Sessions that were asked for ahead of the handshake.
+    /// Number of sessions requested ahead of the handshake.
     pub(super) early: Arc<AtomicUsize>,
     open: Arc<Mutex<Vec<Connection>>>,
-    /// Bytes that were sent, as far as streams took them.
+    /// Bytes written to streams.
     pub(super) sent: Arc<AtomicU64>,
-    /// Sessions that were served to their end.
+    /// Number of sessions served to their end.
     pub(super) finished: Arc<AtomicUsize>,
-    /// Where sessions are sent on to; the ticket there is the session's own.
+    /// The seat that sessions are moved to, with the session's own ticket.
     next: Arc<Mutex<v1::Seat>>,
-    /// Opens once for each session that waits for it.
+    /// Lets one waiting session continue for each permit.
     pub(super) gate: Arc<Semaphore>,
-    /// The gate of another, which opens when a session is begun here.
+    /// Gate of another node that opens when a session begins here.
     opens: Arc<Mutex<Option<Arc<Semaphore>>>>,
     /// Tickets that sessions were renewed with.
     pub(super) renewed: Arc<Mutex<Vec<String>>>,
     endpoint: Endpoint,
 }
 
-impl Drop for Node {
+impl Drop for TestNode {
     fn drop(&mut self) {
         self.endpoint.close(VarInt::from_u32(0), b"");
     }
 }
 
-impl Node {
-    pub(super) fn start(name: &str, titles: &Titles, manner: Manner) -> Self {
+impl TestNode {
+    pub(super) fn start(name: &str, titles: &Titles, behaviour: Behaviour) -> Self {
         let listen = |config| Endpoint::server(config, "127.0.0.1:0".parse().expect("an address")).expect("binds");
-        Self::listening(name, titles, manner, listen)
+        Self::listening(name, titles, behaviour, listen)
     }
 
-    /// The same at an endpoint of the caller's making.
+    /// The same at an endpoint that the caller makes.
     pub(super) fn listening(
         name: &str,
         titles: &Titles,
-        manner: Manner,
+        behaviour: Behaviour,
         listen: impl FnOnce(ServerConfig) -> Endpoint,
     ) -> Self {
         let certificate =
@@ -139,7 +139,7 @@ impl Node {
             renewed: Arc::default(),
             endpoint: endpoint.clone(),
         };
-        let known = Known {
+        let known = SharedState {
             titles: titles.clone(),
             starts: node.starts.clone(),
             early: node.early.clone(),
@@ -155,18 +155,18 @@ impl Node {
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(connection(incoming, known.clone(), manner));
+                tokio::spawn(connection(incoming, known.clone(), behaviour));
             }
         });
         node
     }
 
-    /// Sends sessions on to this seat.
+    /// Moves sessions to this seat.
     pub(super) fn sends_to(&self, seat: v1::Seat) {
         *self.next.lock().expect("not poisoned") = seat;
     }
 
-    /// A session that is begun here opens this gate.
+    /// A session that begins here opens this gate.
     pub(super) fn opens(&self, gate: &Arc<Semaphore>) {
         *self.opens.lock().expect("not poisoned") = Some(Arc::clone(gate));
     }
@@ -183,7 +183,7 @@ impl Node {
 }
 
 #[derive(Clone)]
-struct Known {
+struct SharedState {
     titles: Titles,
     starts: Arc<Mutex<Vec<u64>>>,
     early: Arc<AtomicUsize>,
@@ -196,13 +196,13 @@ struct Known {
     renewed: Arc<Mutex<Vec<String>>>,
 }
 
-/// What a client sends on a stream.
-struct Asked {
+/// Frames that a client sends on a stream.
+struct Requests {
     recv: RecvStream,
     decoder: Decoder,
 }
 
-impl Asked {
+impl Requests {
     async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.decoder.next_frame().expect("good frames") {
@@ -214,7 +214,7 @@ impl Asked {
     }
 }
 
-async fn connection(incoming: Incoming, known: Known, manner: Manner) {
+async fn connection(incoming: Incoming, known: SharedState, behaviour: Behaviour) {
     let Ok(connecting) = incoming.accept() else { return };
     let Ok((connection, _)) = connecting.into_0rtt() else { return };
     known.open.lock().expect("not poisoned").push(connection.clone());
@@ -222,7 +222,7 @@ async fn connection(incoming: Incoming, known: Known, manner: Manner) {
         let known = known.clone();
         known.early.fetch_add(usize::from(recv.is_0rtt()), Ordering::Relaxed);
         tokio::spawn(async move {
-            let mut asked = Asked { recv, decoder: Decoder::default() };
+            let mut asked = Requests { recv, decoder: Decoder::default() };
             let open = match asked.next().await {
                 Some(Frame::Open(open)) => open,
                 Some(Frame::Renew(renew)) => return renewed(send, &known, renew.ticket).await,
@@ -233,18 +233,19 @@ async fn connection(incoming: Incoming, known: Known, manner: Manner) {
                 gate.add_permits(1);
             }
             // A client that leaves early is part of some tests.
-            let _gone = session(Out { send, sent: known.sent.clone() }, asked, &open, &known, manner).await;
+            let _gone =
+                session(CountedStream { send, sent: known.sent.clone() }, asked, &open, &known, behaviour).await;
         });
     }
 }
 
-async fn renewed(mut send: SendStream, known: &Known, ticket: String) {
+async fn renewed(mut send: SendStream, known: &SharedState, ticket: String) {
     let count = {
         let mut renewed = known.renewed.lock().expect("not poisoned");
         renewed.push(ticket);
         renewed.len()
     };
-    // The first is refused: the client asks again. The third is enough.
+    // The first is refused, so the client asks again. The third opens the gate.
     let answer = match count {
         1 => wire::refused(&Fault::new(Code::Unavailable, "not now")),
         _ => wire::message(Kind::Renewed, &Renewed { lifetime_s: 1 }).expect("short"),
@@ -252,18 +253,18 @@ async fn renewed(mut send: SendStream, known: &Known, ticket: String) {
     if count == 3 {
         known.gate.add_permits(1);
     }
-    // A client that leaves has what it wanted.
+    // The client may be gone.
     let _gone = send.write_all(&answer).await;
     let _gone = send.finish();
 }
 
-/// A stream that counts.
-struct Out {
+/// A stream that counts its bytes.
+struct CountedStream {
     send: SendStream,
     sent: Arc<AtomicU64>,
 }
 
-impl Out {
+impl CountedStream {
     async fn all(&mut self, bytes: &[u8]) -> Option<()> {
         self.send.write_all(bytes).await.ok()?;
         self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -271,8 +272,14 @@ impl Out {
     }
 }
 
-async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, manner: Manner) -> Option<()> {
-    if let Manner::Refuse(code) = manner {
+async fn session(
+    mut out: CountedStream,
+    mut asked: Requests,
+    open: &Open,
+    known: &SharedState,
+    behaviour: Behaviour,
+) -> Option<()> {
+    if let Behaviour::Refuse(code) = behaviour {
         out.all(&wire::refused(&Fault::new(code, "not now"))).await?;
         return out.send.finish().ok();
     }
@@ -282,10 +289,10 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
     let mut builder = tree::Builder::default();
     data.chunks(GROUP as usize).for_each(|group| builder.push(group));
     let mut hashes = builder.finish();
-    if matches!(manner, Manner::WrongHashes | Manner::UnhashedLie) {
+    if matches!(behaviour, Behaviour::WrongHashes | Behaviour::UnhashedLie) {
         hashes.groups.iter_mut().for_each(|value| value[0] ^= 1);
     }
-    let hashed = !matches!(manner, Manner::Unhashed | Manner::UnhashedLie | Manner::MoveUnhashed(_));
+    let hashed = !matches!(behaviour, Behaviour::Unhashed | Behaviour::UnhashedLie | Behaviour::MoveUnhashed(_));
     let size = data.len() as u64;
     let wide = |range: v1::ByteRange| range.start / GROUP..tree::groups(if range.end == 0 { size } else { range.end });
     let mut groups = wide(open.range.unwrap_or_default());
@@ -298,11 +305,11 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
         page_groups: PAGE_GROUPS as u32,
         ..v1::Setup::default()
     };
-    if manner == Manner::Late {
+    if behaviour == Behaviour::Late {
         known.gate.acquire().await.ok()?.forget();
     }
     out.all(&wire::message(Kind::Setup, &setup)?).await?;
-    if manner == Manner::Silent {
+    if behaviour == Behaviour::Silent {
         std::future::pending::<()>().await;
     }
     let head: Vec<u8> =
@@ -313,16 +320,16 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
             out.all(&head).await?;
         }
         for index in groups {
-            if manner == Manner::Reset(sent) {
+            if behaviour == Behaviour::Reset(sent) {
                 return out.send.reset(VarInt::from_u32(Code::Unavailable.quic())).ok();
             }
-            if manner == Manner::Stall(sent) {
+            if behaviour == Behaviour::Stall(sent) {
                 std::future::pending::<()>().await;
             }
-            if manner == Manner::End(sent) {
+            if behaviour == Behaviour::End(sent) {
                 return out.send.finish().ok();
             }
-            if let Manner::Move(after) | Manner::MoveUnhashed(after) = manner
+            if let Behaviour::Move(after) | Behaviour::MoveUnhashed(after) = behaviour
                 && after == sent
             {
                 let ticket = if next.ticket.is_empty() { open.ticket.clone() } else { next.ticket.clone() };
@@ -330,10 +337,10 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
                 out.all(&wire::message(Kind::Moved, &moved)?).await?;
                 return out.send.finish().ok();
             }
-            if manner == Manner::Gate(sent) {
+            if behaviour == Behaviour::Gate(sent) {
                 known.gate.acquire().await.ok()?.forget();
             }
-            if let Manner::Notice(after, until) | Manner::Vanish(after, until) = manner {
+            if let Behaviour::Notice(after, until) | Behaviour::Vanish(after, until) = behaviour {
                 if after == sent {
                     let ticket = open.ticket.clone();
                     let moved =
@@ -345,22 +352,22 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
                 }
                 if index + 1 == until {
                     known.gate.acquire().await.ok()?.forget();
-                    if matches!(manner, Manner::Vanish(..)) {
+                    if matches!(behaviour, Behaviour::Vanish(..)) {
                         return out.send.finish().ok();
                     }
                 }
             }
-            if let Manner::Slow(millis) = manner {
+            if let Behaviour::Slow(millis) = behaviour {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
             }
             let start = (index * GROUP) as usize;
             let mut group = data[start..data.len().min(start + GROUP as usize)].to_vec();
-            if manner == Manner::Corrupt(index) {
+            if behaviour == Behaviour::Corrupt(index) {
                 group[7] ^= 16;
             }
             out.all(&wire::header(Kind::Group, group.len())).await?;
             let mut rest = group.as_slice();
-            while manner == Manner::Trickle(sent) && !rest.is_empty() {
+            while behaviour == Behaviour::Trickle(sent) && !rest.is_empty() {
                 let (some, after) = rest.split_at(rest.len().min(100));
                 out.all(some).await?;
                 rest = after;
@@ -373,7 +380,7 @@ async fn session(mut out: Out, mut asked: Asked, open: &Open, known: &Known, man
             out.all(rest).await?;
             sent += 1;
         }
-        match if open.more && manner != Manner::OneRange { asked.next().await } else { None } {
+        match if open.more && behaviour != Behaviour::OneRange { asked.next().await } else { None } {
             Some(Frame::Range(range)) => groups = wide(range),
             Some(other) => panic!("{other:?} after the Open"),
             None => break,
