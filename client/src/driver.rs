@@ -5,11 +5,9 @@
 
 mod connector;
 mod fetch;
-mod join;
 mod order;
 mod publish;
 mod renewal;
-mod replies;
 mod watch;
 
 pub(crate) use self::{

@@ -312,7 +312,9 @@ async fn a_stalled_reader_delays_none_of_the_others_on_its_connection() {
         results = others => results,
         result = client.fetch_to(&title, &mut stalled, &|_| ()) => panic!("the stalled one ended: {result:?}"),
     };
-    assert!(results.iter().all(|(result, bytes, lost)| result.is_ok() && *bytes == data && lost.is_empty()));
+    for (result, bytes, lost) in &results {
+        assert!(result.is_ok() && *bytes == data && lost.is_empty(), "{result:?} {lost:?}");
+    }
     assert_eq!(node.connections.load(std::sync::atomic::Ordering::Relaxed), 1, "all share one connection");
     client.close().await;
 }

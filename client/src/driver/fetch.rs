@@ -5,6 +5,7 @@
 
 mod check;
 mod interface;
+mod join;
 mod single;
 mod sources;
 mod spread;
@@ -16,12 +17,13 @@ use std::time::Instant;
 use usher_proto::{Code, ContentId, Fault, NodeName, model::What};
 
 pub use self::interface::{FetchEvent, Outcome, Sink, TransferInfo};
-pub(crate) use self::{check::StreamEnd, transfer::Context};
+pub(crate) use self::transfer::Context;
 use self::{
+    join::OpenTransfer,
     stream::Stream,
     transfer::{SpreadEnd, Transfer},
 };
-use super::{join::Joined, order::Order};
+use super::order::Order;
 use crate::{
     clock,
     core::assembler::Assembler,
@@ -70,7 +72,7 @@ impl Step {
 struct Fetch<'a> {
     context: Context<'a>,
     order: &'a Order,
-    failover: Failover<'a, Answer, Joined>,
+    failover: Failover<'a, Answer, OpenTransfer>,
     transfer: Option<Transfer>,
     answer: Option<Answer>,
     first: Option<Result<Answer, Fault>>,

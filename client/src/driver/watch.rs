@@ -13,7 +13,7 @@ use usher_session::{SessionEvent, replies::blame};
 
 pub(crate) use self::interface::WatchOrder;
 pub use self::interface::{FeedEvent, FeedSink, FeedStats, StartAt};
-use self::session::{FeedSession, OpenFeed};
+use self::session::{OpenFeed, WatchSession};
 use super::Connector;
 use crate::{
     clock,
@@ -57,7 +57,7 @@ struct Watcher<'a> {
     failover: Failover<'a, Answer, OpenFeed>,
     playout: Option<Playout>,
     answer: Option<Answer>,
-    sessions: Vec<FeedSession>,
+    sessions: Vec<WatchSession>,
     /// Number of the session that brought something last.
     current: Option<u64>,
     sender: mpsc::Sender<SessionEvent>,
@@ -160,7 +160,7 @@ impl Watcher<'_> {
         if let Some(playout) = &mut self.playout {
             playout.handle_setup(open.setup.first);
         }
-        let mut session = FeedSession::new(&self.connector, attempt, open, self.sender.clone())?;
+        let mut session = WatchSession::new(&self.connector, attempt, open, self.sender.clone())?;
         self.failover.seated(&session.at);
         session.reported = self.current.is_none();
         if session.reported {
@@ -177,7 +177,7 @@ impl Watcher<'_> {
 
     /// A session failed.
     fn lost(&mut self, number: u64, fault: &Fault) -> Result<(), Fault> {
-        let gone: Vec<FeedSession> = self.sessions.extract_if(.., |session| session.number == number).collect();
+        let gone: Vec<WatchSession> = self.sessions.extract_if(.., |session| session.number == number).collect();
         let Some(at) = gone.first().map(|session| session.at.clone()) else { return Ok(()) };
         self.end_streams(&gone);
         if self.current == Some(number) {
@@ -197,7 +197,7 @@ impl Watcher<'_> {
     }
 
     /// Streams of these sessions bring nothing more.
-    fn end_streams(&mut self, sessions: &[FeedSession]) {
+    fn end_streams(&mut self, sessions: &[WatchSession]) {
         let Some(playout) = &mut self.playout else { return };
         for stream in sessions.iter().flat_map(|session| &session.streams) {
             playout.handle_stream_end(*stream, false);

@@ -2,16 +2,20 @@
 //! the groups to its caller.
 
 use usher_proto::{
-    ContentId, Fault,
+    Code, ContentId, Fault,
+    model::SeatAddress,
     pb::wire::{Moved, Refused},
     verify::{Group, Step, Verifier, VerifyError},
     wire::Frame,
 };
-use usher_session::batch::{Alarm, Batch};
+use usher_session::{
+    batch::{Alarm, Batch},
+    replies::{blame, refusal},
+};
 
 /// Why a stream brings no more groups.
 #[derive(Debug)]
-pub(crate) enum StreamEnd {
+pub(super) enum StreamEnd {
     /// Every byte is verified against this content.
     Done(ContentId),
     /// The node refused.
@@ -24,6 +28,27 @@ pub(crate) enum StreamEnd {
     Early(String),
     /// The node serves one range a session.
     OneRange,
+}
+
+impl StreamEnd {
+    /// The end of a stream from this seat as a failure.
+    pub(super) fn into_fault(self, at: &SeatAddress) -> Fault {
+        let network = |text: String| Fault::new(Code::Network, format!("node {} {text}", at.node));
+        match self {
+            Self::Refused(refused) => refusal(at, &refused),
+            Self::Wrong(error) => blame(at, error.into()),
+            Self::Lost(fault) => fault,
+            Self::Early(wanted) => network(format!("ended the stream where {wanted} should be")),
+            // The ticket is used up; under another one the node serves the missing bytes in one range.
+            Self::OneRange => Fault::new(Code::TicketReplayed, format!("node {} sends one range a session", at.node)),
+            Self::Done(_) => network("ended the session early".to_owned()),
+        }
+    }
+}
+
+/// The failure of a seat whose node moved the session to a seat that does not serve it.
+pub(super) fn moved_in_vain(at: &SeatAddress) -> Fault {
+    Fault::new(Code::Draining, format!("node {} moved the session, and no other node serves it", at.node))
 }
 
 /// A verified batch.

@@ -10,15 +10,11 @@ use usher_transport::Connection;
 
 use super::{
     Fetch, Sink, Step,
+    check::moved_in_vain,
+    join::{OpenTransfer, SessionRequest, join},
     stream::{Stream, StreamOutcome},
 };
-use crate::{
-    driver::{
-        join::{Ask, Joined, join},
-        replies::nowhere,
-    },
-    failover::{Attempt, PendingSwitch, Update},
-};
+use crate::failover::{Attempt, PendingSwitch, Update};
 
 impl Fetch<'_> {
     /// Waits for the first event, and handles it.
@@ -30,7 +26,7 @@ impl Fetch<'_> {
             batch = received(&mut self.current) => self.take(batch, sink).await,
             update = self.failover.next() => match update? {
                 Update::Answer(answer) => self.answered(answer, sink).await,
-                Update::Opened(attempt, joined) => self.opened(attempt, joined),
+                Update::Opened(attempt, open) => self.opened(attempt, open),
                 Update::NotOpened(attempt, fault) => Ok(Step::Next(self.failover.not_opened(&attempt, &fault))),
                 Update::Late(next) => Ok(Step::Next(next)),
             },
@@ -58,19 +54,19 @@ impl Fetch<'_> {
             return transfer.info.content.map(Step::Done).ok_or_else(lost);
         };
         let (connector, info, timeout) = (self.context.connector.clone(), transfer.info.clone(), self.order.timeout);
-        let (at, ask) = (attempt.at.clone(), Ask { range, wide, request_id, more: false });
-        self.failover.open(attempt, async move { join(&connector, &at, ask, &info, timeout).await });
+        let (at, request) = (attempt.at.clone(), SessionRequest { range, wide, request_id, more: false });
+        self.failover.open(attempt, async move { join(&connector, &at, request, &info, timeout).await });
         Ok(Step::WAIT)
     }
 
     /// A seat is open: the transfer continues there, at once or where the current stream stops.
-    fn opened(&mut self, attempt: Attempt, joined: Joined) -> Result<Step, Fault> {
+    fn opened(&mut self, attempt: Attempt, open: OpenTransfer) -> Result<Step, Fault> {
         let Attempt { at, reason, .. } = attempt;
         let moved = matches!(self.failover.switch(), Some(PendingSwitch::Move { .. }));
         self.seated(&at);
         let rate = self.answer.as_ref().map(|answer| answer.rate).unwrap_or_default();
         let expected = Expectation::new(self.order.purpose, rate);
-        let stream = Stream::new(self.context.connector, at, reason, joined, expected, self.order.timeout)?;
+        let stream = Stream::new(self.context.connector, at, reason, open, expected, self.order.timeout)?;
         if moved && self.current.is_some() {
             self.next = Some(stream);
         } else {
@@ -168,7 +164,7 @@ impl Fetch<'_> {
                 }
                 // The pending seat begins at this very byte.
                 None if self.failover.is_pending() => Step::WAIT,
-                None => self.lost(&stream.at, &nowhere(&stream.at)),
+                None => self.lost(&stream.at, &moved_in_vain(&stream.at)),
             },
             // Reported by the alarm already.
             (StreamOutcome::Lost(fault), _) if alarm && self.failover.is_pending() => {

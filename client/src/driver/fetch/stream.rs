@@ -24,17 +24,16 @@ use usher_transport::Connection;
 use super::{
     Sink,
     check::{CheckedBatch, StreamEnd, check},
+    join::OpenTransfer,
     transfer::Transfer,
 };
 use crate::driver::{
     Connector,
-    join::Joined,
     renewal::{self, Renewal},
-    replies::failure,
 };
 
 /// Time that a node may take to hash a title that it has sent: 600 GB at 1 GB/s, or 60 GB on a slow disk.
-pub(crate) const HASHING: Duration = Duration::from_secs(600);
+pub(super) const HASHING: Duration = Duration::from_secs(600);
 
 /// See the module.
 pub(super) struct Stream {
@@ -78,18 +77,18 @@ impl Stream {
         connector: &Connector,
         at: SeatAddress,
         reason: String,
-        joined: Joined,
+        open: OpenTransfer,
         expected: Expectation,
         timeout: Duration,
     ) -> Result<Self, Fault> {
-        let Joined { incoming, setup, verifier, .. } = joined;
-        let connection = incoming.connection().clone();
+        let OpenTransfer { frames, setup, verifier, .. } = open;
+        let connection = frames.connection().clone();
         let due = tree::groups(setup.range.end) - setup.range.start / GROUP;
         // After the last group the node hashes the title; the connection's keep-alive shows whether it lives.
         let done = if setup.content.is_none() { timeout.max(HASHING) } else { timeout };
         let timeouts = ReadTimeouts { due: timeout, done, groups: Arc::new(AtomicU64::new(due)), expected };
         let (send, batches) = mpsc::channel(QUEUED_BATCHES);
-        let reader = connector.pool.read_batches(incoming, 0, timeouts, send)?;
+        let reader = connector.pool.read_batches(frames, 0, timeouts, send)?;
         let renewal = renewal::keep(connector, &connection, &at);
         let verifier = Some(verifier);
         Ok(Self { at, reason, connection, setup, verifier, batches, until: None, _reader: reader, _renewal: renewal })
@@ -154,7 +153,7 @@ impl Stream {
                 StreamOutcome::Done(content)
             }
             StreamEnd::Early(_) if self.has_all(transfer) => StreamOutcome::SentOn,
-            last => StreamOutcome::Lost(failure(&self.at, last)),
+            last => StreamOutcome::Lost(last.into_fault(&self.at)),
         }
     }
 

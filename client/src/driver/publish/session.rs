@@ -19,7 +19,7 @@ use usher_session::{
 };
 use usher_transport::SendStream;
 
-use super::streams::GroupStreams;
+use super::streams::OutgoingStreams;
 use crate::{
     clock,
     driver::{Connector, renewal},
@@ -60,7 +60,7 @@ pub(super) async fn join(
 pub(super) struct IngestSession {
     pub(super) at: SeatAddress,
     pub(super) incoming: FrameReader,
-    pub(super) streams: GroupStreams,
+    pub(super) streams: OutgoingStreams,
     pub(super) since: Instant,
     /// Its connection is silent, and another node is sought.
     pub(super) silent: bool,
@@ -81,7 +81,7 @@ impl IngestSession {
         Self {
             at,
             incoming,
-            streams: GroupStreams::new(connection, info.subscription),
+            streams: OutgoingStreams::new(connection, info.subscription),
             since: now,
             silent: false,
             control,

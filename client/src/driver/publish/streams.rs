@@ -36,11 +36,11 @@ const MAX_WRITING: usize = 4;
 #[derive(Debug)]
 pub(super) struct StreamEnded {
     number: u64,
-    how: GroupEnd,
+    how: Delivery,
 }
 
 #[derive(Debug)]
-enum GroupEnd {
+enum Delivery {
     /// The node acknowledged all of it.
     Arrived,
     /// The node stopped the stream.
@@ -50,18 +50,18 @@ enum GroupEnd {
 }
 
 /// The streams to one node.
-pub(super) struct GroupStreams {
+pub(super) struct OutgoingStreams {
     connection: Connection,
     subscription: u64,
     /// By the group's number.
-    open: BTreeMap<u64, GroupStream>,
+    open: BTreeMap<u64, OutgoingStream>,
     tasks: FuturesUnordered<JoinHandle<StreamEnded>>,
     /// The first group that was sent here.
     first: Option<u64>,
 }
 
 /// One stream. Its task ends with it, and resets the stream unless it has ended.
-struct GroupStream {
+struct OutgoingStream {
     /// Frames, and whether each is the last.
     frames: mpsc::UnboundedSender<(Bytes, bool)>,
     /// Frames handed to the task.
@@ -75,19 +75,19 @@ struct GroupStream {
     task: AbortHandle,
 }
 
-impl GroupStream {
+impl OutgoingStream {
     fn is_being_written(&self) -> bool {
         !self.over && !self.written.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for GroupStream {
+impl Drop for OutgoingStream {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl GroupStreams {
+impl OutgoingStreams {
     pub(super) fn new(connection: Connection, subscription: u64) -> Self {
         Self { connection, subscription, open: BTreeMap::new(), tasks: FuturesUnordered::new(), first: None }
     }
@@ -148,7 +148,7 @@ impl GroupStreams {
         let running = tokio::spawn(stream);
         let task = running.abort_handle();
         self.tasks.push(running);
-        self.open.insert(number, GroupStream { frames, handed: 0, over: false, late, written, task });
+        self.open.insert(number, OutgoingStream { frames, handed: 0, over: false, late, written, task });
     }
 
     /// Waits for the end of a stream. Cancel safe.
@@ -166,9 +166,9 @@ impl GroupStreams {
     /// Handles the end of a stream; returns whether that is progress.
     pub(super) fn ended(&mut self, ended: &StreamEnded) -> bool {
         match ended.how {
-            GroupEnd::Lost => return false,
-            GroupEnd::Arrived => {}
-            GroupEnd::Stopped(code) => {
+            Delivery::Lost => return false,
+            Delivery::Arrived => {}
+            Delivery::Stopped(code) => {
                 let reason = Code::from_quic(code.into_inner()).reason();
                 tracing::debug!(group = ended.number, reason, "node stopped the stream of a group");
             }
@@ -210,27 +210,27 @@ async fn send(
     head: &GroupHead,
     mut frames: Frames,
     written: &AtomicBool,
-) -> Result<GroupEnd, GroupEnd> {
+) -> Result<Delivery, Delivery> {
     let failed = |error: WriteError| match error {
-        WriteError::Stopped(code) => GroupEnd::Stopped(code),
-        _ => GroupEnd::Lost,
+        WriteError::Stopped(code) => Delivery::Stopped(code),
+        _ => Delivery::Lost,
     };
-    let mut stream = ResetOnDrop(to.connection.open_uni().await.map_err(|_| GroupEnd::Lost)?);
+    let mut stream = ResetOnDrop(to.connection.open_uni().await.map_err(|_| Delivery::Lost)?);
     let _ended = stream.0.set_priority(to.priority);
-    let first = wire::message(Kind::FeedGroup, &head.to_pb(to.subscription)).ok_or(GroupEnd::Lost)?;
+    let first = wire::message(Kind::FeedGroup, &head.to_pb(to.subscription)).ok_or(Delivery::Lost)?;
     stream.0.write_chunk(first).await.map_err(failed)?;
     loop {
-        let (frame, last) = frames.recv().await.ok_or(GroupEnd::Lost)?;
+        let (frame, last) = frames.recv().await.ok_or(Delivery::Lost)?;
         stream.0.write_chunk(frame).await.map_err(failed)?;
         if last {
             break;
         }
     }
-    stream.0.finish().map_err(|_| GroupEnd::Lost)?;
+    stream.0.finish().map_err(|_| Delivery::Lost)?;
     written.store(true, Ordering::Relaxed);
     match stream.0.stopped().await {
-        Ok(None) => Ok(GroupEnd::Arrived),
-        Ok(Some(code)) => Ok(GroupEnd::Stopped(code)),
-        Err(_) => Ok(GroupEnd::Lost),
+        Ok(None) => Ok(Delivery::Arrived),
+        Ok(Some(code)) => Ok(Delivery::Stopped(code)),
+        Err(_) => Ok(Delivery::Lost),
     }
 }

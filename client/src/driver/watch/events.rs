@@ -6,7 +6,7 @@ use usher_session::{
     replies::{moved_seat, refusal},
 };
 
-use super::{FeedSession, Watcher};
+use super::{WatchSession, Watcher};
 use crate::{clock, failover::PendingSwitch};
 
 impl Watcher<'_> {
@@ -65,8 +65,8 @@ impl Watcher<'_> {
             self.report_seat(at, reason);
         }
         self.current = Some(number);
-        let done = |one: &mut FeedSession| one.number != number && one.leaving.is_none_or(|until| sequence >= until);
-        let gone: Vec<FeedSession> = self.sessions.extract_if(.., done).collect();
+        let done = |one: &mut WatchSession| one.number != number && one.leaving.is_none_or(|until| sequence >= until);
+        let gone: Vec<WatchSession> = self.sessions.extract_if(.., done).collect();
         self.end_streams(&gone);
     }
 

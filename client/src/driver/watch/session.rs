@@ -34,7 +34,7 @@ pub(super) struct OpenFeed {
 }
 
 /// A session whose groups are received.
-pub(super) struct FeedSession {
+pub(super) struct WatchSession {
     pub(super) number: u64,
     pub(super) at: SeatAddress,
     /// Why this seat.
@@ -52,7 +52,7 @@ pub(super) struct FeedSession {
     _renewal: Option<Renewal>,
 }
 
-impl FeedSession {
+impl WatchSession {
     /// Begins to receive; events go to `events`, marked with the attempt's number.
     pub(super) fn new(
         connector: &Connector,

@@ -14,15 +14,12 @@ use super::{Candidate, SourceSet, source::OpeningSource};
 use crate::{
     clock,
     core::{failover::MOVES, sources::Id},
-    driver::{
-        fetch::{
-            Sink,
-            check::{CheckedBatch, StreamEnd, check},
-            interface::FetchEvent,
-            transfer::{SpreadEnd, Transfer},
-        },
-        join::Joined,
-        replies::{failure, nowhere},
+    driver::fetch::{
+        Sink,
+        check::{CheckedBatch, StreamEnd, check, moved_in_vain},
+        interface::FetchEvent,
+        join::OpenTransfer,
+        transfer::{SpreadEnd, Transfer},
     },
     failover::LATE,
 };
@@ -34,7 +31,7 @@ pub(super) enum SourceEvent {
     /// The same, in place of silent sources.
     Replacement(Result<Candidate, Fault>),
     /// Its session is open, or failed to open.
-    Opened(OpeningSource, Result<Box<Joined>, Fault>),
+    Opened(OpeningSource, Result<Box<OpenTransfer>, Fault>),
 }
 
 impl SourceSet<'_> {
@@ -53,16 +50,16 @@ impl SourceSet<'_> {
                 tracing::debug!(error = %fault, "no other source");
                 self.none_other();
             }
-            SourceEvent::Opened(opening, joined) => self.opened(opening, joined, transfer),
+            SourceEvent::Opened(opening, open) => self.opened(opening, open, transfer),
         }
     }
 
-    fn opened(&mut self, opening: OpeningSource, joined: Result<Box<Joined>, Fault>, transfer: &Transfer) {
+    fn opened(&mut self, opening: OpeningSource, open: Result<Box<OpenTransfer>, Fault>, transfer: &Transfer) {
         self.opening.retain(|(id, _)| *id != opening.id);
         let (id, node, requested) = (opening.id, opening.candidate.at.node.clone(), opening.candidate.requested);
-        let source = joined.and_then(|joined| {
+        let source = open.and_then(|open| {
             let batches = self.batches.clone();
-            opening.into_source(*joined, self.context.connector, self.expected, self.order.timeout, batches)
+            opening.into_source(*open, self.context.connector, self.expected, self.order.timeout, batches)
         });
         match source {
             Ok(source) => {
@@ -175,11 +172,11 @@ impl SourceSet<'_> {
         let at = source.at.clone();
         self.one_range |= id == self.first && matches!(last, StreamEnd::OneRange);
         if !self.spread.assignments.is_leaving(id) || !matches!(last, StreamEnd::Early(_)) {
-            return self.lose(id, SpreadEnd::Source(failure(&at, last)));
+            return self.lose(id, SpreadEnd::Source(last.into_fault(&at)));
         }
         // It ended where it announced.
         self.leave(|source| source.id == id);
-        self.end.get_or_insert_with(|| SpreadEnd::Source(nowhere(&at)));
+        self.end.get_or_insert_with(|| SpreadEnd::Source(moved_in_vain(&at)));
         self.report_sources();
     }
 

@@ -31,8 +31,8 @@ use crate::{
     core::sources::Id,
     driver::{
         Connector, TransferInfo,
+        fetch::join::{OpenTransfer, SessionRequest, join},
         fetch::stream::HASHING,
-        join::{Ask, Joined, join},
         renewal::{self, Renewal},
     },
 };
@@ -71,17 +71,17 @@ impl OpeningSource {
         connector: Connector,
         info: &TransferInfo,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Joined, Fault>> + Send + use<> {
+    ) -> impl Future<Output = Result<OpenTransfer, Fault>> + Send + use<> {
         let (at, info, range) = (self.candidate.at.clone(), info.clone(), bytes(&self.groups, info));
         let wide = self.groups.start * GROUP..(self.groups.end * GROUP).min(info.size);
-        let ask = Ask { range, wide, request_id: self.candidate.request_id.clone(), more: true };
+        let ask = SessionRequest { range, wide, request_id: self.candidate.request_id.clone(), more: true };
         async move { join(&connector, &at, ask, &info, timeout).await }
     }
 
     /// The open source, which sends to `batches`.
     pub(super) fn into_source(
         self,
-        joined: Joined,
+        open: OpenTransfer,
         connector: &Connector,
         expected: Expectation,
         timeout: Duration,
@@ -89,14 +89,14 @@ impl OpeningSource {
     ) -> Result<Source, Fault> {
         let Self { id, candidate: Candidate { at, reason, moves, .. }, groups } = self;
         let lost = || Fault::new(Code::Internal, "our side of the session's stream is missing");
-        let send = joined.send.ok_or_else(lost)?;
+        let send = open.send.ok_or_else(lost)?;
         let due: DueGroups = Arc::new(AtomicU64::new(groups.end - groups.start));
         // While it owes nothing, the connection's keep-alive shows whether it lives.
         let timeouts = ReadTimeouts { due: timeout, done: timeout.max(HASHING), groups: Arc::clone(&due), expected };
-        let connection = joined.incoming.connection().clone();
+        let connection = open.frames.connection().clone();
         let renewal = renewal::keep(connector, &connection, &at);
-        let reader = connector.pool.read_batches(joined.incoming, id, timeouts, batches)?;
-        let verifier = Some(joined.verifier);
+        let reader = connector.pool.read_batches(open.frames, id, timeouts, batches)?;
+        let verifier = Some(open.verifier);
         let (_reader, _renewal) = (reader, renewal);
         Ok(Source { id, at, reason, moves, send, verifier, due, connection, _reader, _renewal })
     }
