@@ -106,12 +106,11 @@ impl Demo {
 
     async fn start_node(&self, name: &str, folder: PathBuf, identity: PemSet) -> anyhow::Result<node::Running> {
         let master = self.address().parse().context("name the master")?;
-        let index = self.dir.path().join(name).join("index.redb");
-        let mut config = node::Config::new(vec![master], vec![folder], identity, index);
+        let mut config = usher_node::Config::new(vec![master], vec![folder], self.dir.path().join(name));
         config.capacity = CAPACITY;
         config.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         config.drain_timeout = Duration::ZERO;
-        Box::pin(node::start(config)).await
+        Box::pin(node::start(config, identity)).await
     }
 
     fn address(&self) -> String {
@@ -204,21 +203,16 @@ impl Demo {
 }
 
 async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::MasterHandle> {
-    let config = |port| master::Config {
+    let config = |port| usher_master::Config {
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
-        tls: identity.clone(),
-        state: state.to_owned(),
-        cluster_access: master::ClusterAccess::Open,
-        queue: master::DEFAULT_QUEUE,
-        connections: master::DEFAULT_CONNECTIONS,
-        metrics: master::MetricsAt::Off,
-        session_lifetime: Some(master::DEFAULT_LIFETIME),
-        balancing: master::Balancing::default(),
+        state: Some(state.to_owned()),
+        metrics: usher_master::MetricsAt::Off,
+        ..usher_master::Config::default()
     };
-    match Box::pin(master::start(config(MASTER_PORT))).await {
+    match Box::pin(master::start(config(MASTER_PORT), identity.clone())).await {
         Ok(master) => Ok(master),
         // Somebody runs a master here already; the demo needs no particular port.
-        Err(_) => Box::pin(master::start(config(0))).await.context("start the master"),
+        Err(_) => Box::pin(master::start(config(0), identity)).await.context("start the master"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Starts and stops a master: state, listeners, services, ticker. Owns their tasks.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
@@ -18,14 +18,10 @@ use usher_proto::pb::{
 };
 
 use crate::{
-    core::{
-        balancer::{RankRule, ZoneLink, Zones},
-        cluster::Settings,
-        replication::{self, Policy},
-    },
     grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
     http, listen,
     metrics::Metrics,
+    settings::Config,
     state::SharedState,
     store,
     update_queue::{self, UpdateQueue},
@@ -52,114 +48,6 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Every service, for health.
 const SERVICES: [&str; 5] = ["", "usher.v1.Tickets", "usher.v1.Catalog", "usher.v1.Cluster", "usher.v1.Registry"];
-
-/// Requests that may wait for a decision, unless the operator says otherwise.
-pub const DEFAULT_QUEUE: usize = 1024;
-
-/// Connections at once, unless the operator says otherwise: a viewer holds one for seconds, a node for as long as it
-/// is attached, and each takes a file descriptor and some 50 kB.
-pub const DEFAULT_CONNECTIONS: usize = 4096;
-
-/// Where metrics are served unless the operator says otherwise.
-pub const METRICS_PORT: u16 = 7441;
-
-/// Whether sessions that run are moved unless the operator says otherwise.
-pub const DEFAULT_MOVES: bool = true;
-
-/// How long a session may run before its ticket is renewed, unless the operator says otherwise: what a client who may
-/// watch no longer goes on watching at most.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(10 * 60);
-
-/// Where metrics are served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MetricsAt {
-    /// Nowhere.
-    #[default]
-    Off,
-    /// Here, unless another process has the address.
-    Usual(SocketAddr),
-    /// Here, or the master does not start. Port 0 takes a free one.
-    Given(SocketAddr),
-}
-
-/// How nodes are chosen, and what is done about sessions and copies that are not where they should be.
-#[derive(Clone, Debug)]
-pub struct Balancing {
-    /// Sessions that run may be sent to another node: to make room, and away from a node that drains.
-    pub moves: bool,
-    /// Sessions are sent to nodes that have just joined, when the others are much fuller.
-    pub rebalance: bool,
-    /// Masters that decide at once.
-    pub masters: u64,
-    /// What is better among the nodes that may be chosen.
-    pub rule: RankRule,
-    /// What it costs to leave a zone, where the operator names a price.
-    pub links: Vec<ZoneLink>,
-    /// Copies are made of titles that are in demand, or have too few.
-    pub replication: bool,
-    /// How many copies titles should have.
-    pub copies: Policy,
-    /// How long copies may be missing before they are made anew.
-    pub repair_after: Duration,
-}
-
-impl Default for Balancing {
-    fn default() -> Self {
-        Self {
-            moves: DEFAULT_MOVES,
-            rebalance: true,
-            masters: 1,
-            rule: RankRule::default(),
-            links: Vec::new(),
-            replication: true,
-            copies: Policy::default(),
-            repair_after: replication::GRACE,
-        }
-    }
-}
-
-impl From<Balancing> for Settings {
-    fn from(balancing: Balancing) -> Self {
-        let Balancing { moves, rebalance, masters, rule, links, replication, copies, repair_after: grace } = balancing;
-        let zones = Zones::new(links);
-        Self { moves, rebalance, masters, rule, zones, replication, copies, grace, ..Self::default() }
-    }
-}
-
-/// Who may call the `Cluster` service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ClusterAccess {
-    /// Everyone who reaches the master.
-    #[default]
-    Open,
-    /// Who has a certificate from `usher certs issue admin`.
-    Admin,
-}
-
-/// What a master needs to start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to listen (TCP). Port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// The master's certificate and key, and the authority that signs the nodes' certificates.
-    pub tls: PemSet,
-    /// Directory of the key store; made when it does not exist.
-    pub state: PathBuf,
-    /// Who may call the `Cluster` service.
-    pub cluster_access: ClusterAccess,
-    /// Requests that may wait for a decision; see [`DEFAULT_QUEUE`].
-    pub queue: usize,
-    /// Connections at once; see [`DEFAULT_CONNECTIONS`].
-    pub connections: usize,
-    /// Where metrics are served.
-    pub metrics: MetricsAt,
-    /// How long a session may run until its ticket is renewed, in whole seconds; `None` for ever. See
-    /// [`DEFAULT_LIFETIME`].
-    pub session_lifetime: Option<Duration>,
-    /// How nodes are chosen.
-    pub balancing: Balancing,
-}
 
 /// A master that runs. Dropping it ends it without waiting.
 pub struct MasterHandle {
@@ -202,15 +90,17 @@ impl Drop for MasterHandle {
     }
 }
 
-/// Starts a master; when this returns, it listens.
+/// Starts a master with its certificate and the authority that signs the nodes' certificates; when this returns, the master
+/// listens.
 ///
 /// # Errors
-/// When the key store cannot be read or made, the certificate does not work, or the address cannot be listened on.
-pub async fn start(config: Config) -> anyhow::Result<MasterHandle> {
-    let secret = store::cluster_secret(&config.state)?;
+/// When a setting is wrong, the key store cannot be read or made, the certificate does not work, or the address is in use.
+pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> {
+    config.check()?;
+    let secret = store::cluster_secret(&config.state()?)?;
     let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(&config.tls.cert, &config.tls.key))
-        .client_ca_root(Certificate::from_pem(&config.tls.ca))
+        .identity(Identity::from_pem(&pem.cert, &pem.key))
+        .client_ca_root(Certificate::from_pem(&pem.ca))
         // Viewers have none; Registry and Cluster ask for theirs.
         .client_auth_optional(true)
         .timeout(HANDSHAKE);
@@ -233,8 +123,8 @@ pub async fn start(config: Config) -> anyhow::Result<MasterHandle> {
     let scraped = http::listen(config.metrics).await?;
 
     let metrics = Arc::new(Metrics::new());
-    let state =
-        Arc::new(SharedState::new(secret, config.balancing.into(), config.session_lifetime, Arc::clone(&metrics)));
+    let state = SharedState::new(secret, config.balancing()?, config.session_lifetime.0, Arc::clone(&metrics));
+    let state = Arc::new(state);
     let (queue, updates) = UpdateQueue::new(update_queue::LENGTH, metrics.load_queue.clone());
     // It ends with the last channel of a node.
     tokio::spawn(update_queue::work(Arc::clone(&state), updates));
@@ -258,7 +148,7 @@ pub async fn start(config: Config) -> anyhow::Result<MasterHandle> {
         .add_service(reflection().build_v1().context("set up reflection")?)
         .add_service(reflection().build_v1alpha().context("set up reflection")?);
 
-    let incoming = Box::pin(listen::connections(listener, config.connections, metrics.connections.clone()));
+    let incoming = Box::pin(listen::connections(listener, config.max_connections, metrics.connections.clone()));
     let ticker = tokio::spawn(tick(state, ending.clone()));
     let updates = ending.clone();
     let serve = async move {

@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{app::MetricsAt, metrics, state::SharedState};
+use crate::{metrics, settings::MetricsAt, state::SharedState};
 
 /// Opens the listener. `None` if it is off or its default address is in use, which is normal for a second master on one
 /// machine.

@@ -20,8 +20,10 @@ mod grpc;
 mod http;
 mod listen;
 mod metrics;
+pub mod settings;
 mod state;
 mod store;
 mod update_queue;
 
-pub use app::{Balancing, ClusterAccess, Config, MasterHandle, MetricsAt, start};
+pub use app::{MasterHandle, start};
+pub use settings::{ClusterAccess, Config, MetricsAt};

@@ -22,8 +22,10 @@ mod report;
 mod scheduler;
 mod send_window;
 mod services;
+pub mod settings;
 mod sync;
 #[cfg(test)]
 mod test_node;
 
-pub use app::{Config, Running, start};
+pub use app::{Running, start};
+pub use settings::Config;

@@ -36,12 +36,13 @@ pub const MAX_HOLDERS: usize = 64;
 const EXTRA_NODE: i64 = zones::DEFAULT_PRICE;
 
 /// How candidates are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum RankRule {
-    /// Largest margin: the most standard deviations from full.
+    /// Largest margin: the most standard deviations of its own load from full
     #[default]
     Margin,
-    /// Most free bit/s, the rule of the system of 2000.
+    /// Most bandwidth free, the rule of the system of 2000
     Headroom,
 }
 

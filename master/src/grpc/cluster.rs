@@ -20,8 +20,8 @@ use usher_proto::{
 
 use super::{peer, request_id};
 use crate::{
-    app::ClusterAccess,
     core::{balancer::RETRY, journal::KEPT},
+    settings::ClusterAccess,
     state::{DrainProgress, SharedState, unknown_node},
 };
 

@@ -8,7 +8,7 @@ use usher_certs::Role;
 use usher_master::{ClusterAccess, Config, MetricsAt, start};
 use usher_proto::pb::v1::{self, attach_request::Body, cluster_client::ClusterClient};
 
-use crate::harness::{Master, config, copy, eventually, presence, request, within};
+use crate::harness::{Master, config, copy, eventually, pem, presence, request, within};
 
 #[tokio::test]
 async fn titles_are_listed_in_pages_and_located() {
@@ -152,7 +152,10 @@ async fn garbage_breaks_nothing() {
 async fn an_address_in_use_is_named() {
     let master = Master::start().await;
     let listen = master.running.local_addr();
-    let error = start(Config { listen, ..config(master.dir.path()) }).await.err().expect("in use");
+    let error = start(Config { listen, ..config(master.dir.path()) }, pem(master.dir.path(), Role::Master, "master"))
+        .await
+        .err()
+        .expect("in use");
     let text = format!("{error:#}");
     assert!(text.contains(&listen.to_string()) && text.contains("--listen"), "{text}");
 }
@@ -200,13 +203,14 @@ async fn the_usual_address_of_metrics_may_be_in_use() {
     assert_eq!(second.running.metrics_addr(), None);
     assert!(second.cluster().await.list_nodes(v1::ListNodesRequest {}).await.is_ok());
     let config = Config { metrics: MetricsAt::Given(taken), ..config(master.dir.path()) };
-    let text = format!("{:#}", start(config).await.err().expect("in use"));
+    let text =
+        format!("{:#}", start(config, pem(master.dir.path(), Role::Master, "master")).await.err().expect("in use"));
     assert!(text.contains(&taken.to_string()) && text.contains("--metrics"), "{text}");
 }
 
 #[tokio::test]
 async fn connections_are_bounded_and_the_next_one_waits() {
-    let master = Master::with(|config| config.connections = 1).await;
+    let master = Master::with(|config| config.max_connections = 1).await;
     let mut first = master.cluster().await;
     first.list_nodes(v1::ListNodesRequest {}).await.expect("listed");
     let second = async { master.cluster().await.list_nodes(v1::ListNodesRequest {}).await.is_ok() };

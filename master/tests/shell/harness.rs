@@ -17,7 +17,7 @@ use usher_certs::{
     Identity, Role,
     files::{PemSet, init, issue, read_pem},
 };
-use usher_master::{Balancing, ClusterAccess, Config, MasterHandle, MetricsAt, start};
+use usher_master::{Config, MasterHandle, MetricsAt, settings::Switch, start};
 use usher_proto::{
     BootId, SessionId,
     pb::v1::{
@@ -44,15 +44,13 @@ pub(crate) fn pem(dir: &Path, role: Role, name: &str) -> PemSet {
 pub(crate) fn config(dir: &Path) -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        tls: pem(dir, Role::Master, "master"),
-        state: dir.join("state"),
-        cluster_access: ClusterAccess::Open,
+        state: Some(dir.join("state")),
         queue: 1,
-        connections: 100,
+        max_connections: 100,
         metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
-        session_lifetime: Some(Duration::from_secs(600)),
         // A node that has just joined would receive sessions at any time.
-        balancing: Balancing { rebalance: false, ..Balancing::default() },
+        rebalance: Switch::Off,
+        ..Config::default()
     }
 }
 
@@ -66,7 +64,7 @@ impl Master {
         init(dir.path(), "test", false).expect("an authority");
         let mut config = config(dir.path());
         change(&mut config);
-        let running = start(config).await.expect("started");
+        let running = start(config, pem(dir.path(), Role::Master, "master")).await.expect("started");
         Self { dir, running }
     }
 

@@ -70,7 +70,7 @@ async fn one_session_moves_and_another_is_admitted() {
 
 #[tokio::test]
 async fn moves_can_be_switched_off() {
-    let master = Master::with(|config| config.balancing.moves = false).await;
+    let master = Master::with(|config| config.moves = usher_master::settings::Switch::Off).await;
     let (_one, _) = full(&master, &["a", "b"]).await;
     let _two = master.node("node-2", &["b"]).await;
     let full = master.tickets().await.resolve(request("a")).await.expect_err("full");

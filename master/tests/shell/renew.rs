@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use usher_certs::Role;
+use usher_master::settings::Lifetime;
 use usher_proto::{
     NodeName,
     pb::v1,
@@ -112,7 +113,7 @@ async fn refused_renewals_name_their_reason() {
 #[tokio::test]
 async fn lifetimes_can_be_long_or_unlimited() {
     for (lifetime, seconds) in [(Some(Duration::from_secs(86_400)), 86_400), (None, 0)] {
-        let master = Master::with(|config| config.session_lifetime = lifetime).await;
+        let master = Master::with(|config| config.session_lifetime = Lifetime(lifetime)).await;
         let node = master.node("node-1", &["a"]).await;
         let mut tickets = master.tickets().await;
         let many = v1::ResolveManyRequest { requests: vec![request("a")] };

@@ -1,11 +1,18 @@
 //! The command line and the file of a node, as an operator writes them.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args as _, Command, FromArgMatches as _};
-use usher_certs::files;
+use usher_certs::{Identity, Role, files};
+use usher_proto::Bitrate;
+use usher_transport::Congestion;
 
 use super::*;
+use crate::media::ReplicaConfig;
 
 fn parse(words: &[&str]) -> Result<Args, String> {
     let command = Args::augment_args(Command::new("node"));
@@ -54,18 +61,19 @@ fn a_flag_beats_the_file_which_beats_the_default() {
         "isp=north",
     ])
     .expect("good");
-    let config = config(args).expect("good");
+    let config = args.load().expect("good");
     assert_eq!((config.capacity, config.zone.as_str()), (Bitrate(3_000_000), "z"));
     assert_eq!(config.masters.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:7440", "b:9"]);
     assert_eq!((config.drain_timeout, config.stall_timeout), (Duration::from_secs(7), Duration::from_secs(300)));
     assert_eq!(config.ticket_grace, Duration::from_secs(3600));
-    assert_eq!((config.congestion, config.index), (Congestion::Bbr, PathBuf::from("/s/index.redb")));
-    assert_eq!((config.labels, config.max_sessions), (vec!["gpu".to_owned(), "isp=north".to_owned()], 7));
-    assert_eq!((config.max_session_rate, config.interface), (Some(Bitrate(9_000_000)), Some("lo".to_owned())));
+    assert_eq!(config.congestion, Congestion::Bbr);
+    assert_eq!(config.state("north-1").expect("given"), PathBuf::from("/s"));
+    assert_eq!((&config.labels, config.max_sessions), (&vec!["gpu".to_owned(), "isp=north".to_owned()], 7));
+    assert_eq!((config.max_session_rate, &config.interface), (Some(Bitrate(9_000_000)), &Some("lo".to_owned())));
     let replicas = ReplicaConfig { folder: PathBuf::from("/s/replicas"), quota: Some(5_000_000_000) };
-    assert_eq!((config.replicas, config.recordings), (replicas, Some(PathBuf::from("/r"))));
+    assert_eq!((config.replicas(Path::new("/s")), &config.recordings), (replicas, &Some(PathBuf::from("/r"))));
+    assert_eq!(config.identity().expect("good").identity().map(|identity| identity.name), Ok("north-1".to_owned()));
     assert_eq!(config.listen, ["0.0.0.0:7441".parse().expect("an address")]);
-    assert_eq!(config.identity.identity().map(|identity| identity.name), Ok("north-1".to_owned()));
 }
 
 #[test]
@@ -86,7 +94,8 @@ fn wrong_settings_are_named() {
     }
     let wrong = |words: &[&str]| {
         let args = parse(&[words, &["--state", "/s"]].concat()).expect("parses");
-        format!("{:#}", config(args).and_then(|config| config.check()).expect_err("wrong"))
+        let checked = args.load().and_then(|config| config.check(&config.identity()?));
+        format!("{:#}", checked.expect_err("wrong"))
     };
     let file = |content: &str| {
         let path = dir.path().join("node.toml");
@@ -134,7 +143,8 @@ fn certificate_files_are_merged_field_by_field() {
         (&["--config", file, "--cert", &cert, "--certs", dir], "north-1"),
     ] {
         let args = parse(&[words, &["--state", "/s"]].concat()).expect("parses");
-        let identity = config(args).expect("good").identity.identity().expect("a certificate");
+        let identity =
+            args.load().and_then(|config| config.identity()).expect("good").identity().expect("a certificate");
         assert_eq!(identity.name, name, "{words:?}");
     }
 }

@@ -19,11 +19,12 @@ use super::{
     *,
 };
 use crate::{
-    app::{self, Config, Running},
+    app::{self, Running},
     media::{
         Changes, CopyKey,
         fixtures::{mp4, put_old, rot},
     },
+    settings::Config,
     test_node::{self, End, Viewer},
 };
 
@@ -97,14 +98,14 @@ async fn node(master: &Master) -> Running {
     let films = master.dir.path().join("films");
     put_old(&films.join("a.mp4"), &mp4(1, 200_000));
     put_old(&films.join("deep/b.mp4"), &mp4(2, 200));
-    app::start(config(master)).await.expect("a node")
+    app::start(config(master), master.identity(test_node::NODE)).await.expect("a node")
 }
 
 fn config(master: &Master) -> Config {
-    let index = master.dir.path().join("state/index.redb");
+    let state = master.dir.path().join("state");
     let films = master.dir.path().join("films");
     fs::create_dir_all(&films).expect("a folder");
-    let mut config = Config::new(vec![master.address.into()], vec![films], master.identity(test_node::NODE), index);
+    let mut config = Config::new(vec![master.address.into()], vec![films], state);
     config.listen = vec![([127, 0, 0, 1], 0).into()];
     config.zone = "z".into();
     config
@@ -180,7 +181,7 @@ async fn sessions_are_prepared_opened_and_reported() {
 async fn who_attaches_is_told_who_runs() {
     let mut master = Master::start().await;
     put_old(&master.dir.path().join("films/a.mp4"), &mp4(1, 20_000_000));
-    let node = app::start(config(&master)).await.expect("a node");
+    let node = app::start(config(&master), master.identity(test_node::NODE)).await.expect("a node");
     let call = master.call().await;
     node.attached().await;
     let (boot, pins) = (call.hello.boot, call.hello.presence.certificates.clone());
@@ -220,7 +221,7 @@ async fn copies_on_two_disks_share_the_sessions() {
     for folder in &config.media {
         put_old(&folder.join("a.mp4"), &mp4(1, 20_000_000));
     }
-    let node = app::start(config).await.expect("a node");
+    let node = app::start(config, master.identity(test_node::NODE)).await.expect("a node");
     node.library().scanned().await;
     node.library().hashed().await;
     let call = master.call().await;
@@ -248,7 +249,7 @@ async fn a_full_node_refuses_and_says_so() {
     config.max_sessions = 2;
     config.labels = vec!["isp=north".into()];
     config.interface = Some("lo".into());
-    let node = app::start(config).await.expect("a node");
+    let node = app::start(config, master.identity(test_node::NODE)).await.expect("a node");
     let mut call = master.call().await;
     let equipment = &call.hello.equipment;
     assert_eq!((&equipment.labels, equipment.max_session), (&vec!["isp=north".into()], Some(Bitrate(8_000_000))));
@@ -314,7 +315,7 @@ async fn a_master_that_comes_late_is_found_and_a_list_is_tried_in_turn() {
     drop(nobody);
     let mut config = config(&master);
     config.masters.insert(0, address.into());
-    let node = app::start(config).await.expect("starts without a master");
+    let node = app::start(config, master.identity(test_node::NODE)).await.expect("starts without a master");
     let mut call = master.call().await;
     assert_eq!(call.hello.attachment, 2, "the first of the list was tried before");
     assert!(call.catalog().await.is_empty());
@@ -328,7 +329,7 @@ async fn presence_follows_drain_and_a_drained_node_ends() {
     let films = master.dir.path().join("films");
     put_old(&films.join("a.mp4"), &mp4(1, 2_000_000));
     let (ask, requests) = mpsc::channel(2);
-    let serving = tokio::spawn(app::serve(config(&master), requests));
+    let serving = tokio::spawn(app::serve(config(&master), master.identity(test_node::NODE), requests));
     let mut call = master.call().await;
     call.until(|call| call.titles.contains("a.mp4")).await;
     let address = call.hello.presence.addresses[0];
@@ -375,14 +376,14 @@ async fn a_node_drains_at_its_masters_word_and_the_next_master_hears_of_it() {
 #[tokio::test]
 async fn a_wrong_certificate_is_refused_at_once() {
     let master = Master::start().await;
-    let wrong = Config { identity: master.identity_of(usher_certs::Role::Admin, "boss"), ..config(&master) };
-    let error = app::start(wrong).await.err().expect("refused").to_string();
+    let wrong = master.identity_of(usher_certs::Role::Admin, "boss");
+    let error = app::start(config(&master), wrong).await.err().expect("refused").to_string();
     assert!(error.contains("is for the role admin"), "{error}");
 
-    let first = app::start(config(&master)).await.expect("a node");
+    let first = app::start(config(&master), master.identity(test_node::NODE)).await.expect("a node");
     let taken = Config { listen: vec![first.local_addr()], ..config(&master) };
-    let taken = Config { index: master.dir.path().join("other/index.redb"), ..taken };
-    let error = app::start(taken).await.err().expect("in use").to_string();
+    let taken = Config { state: Some(master.dir.path().join("other")), ..taken };
+    let error = app::start(taken, master.identity(test_node::NODE)).await.err().expect("in use").to_string();
     assert!(error.contains("in use") && error.contains(&first.local_addr().to_string()), "{error}");
     first.shutdown().await;
 }
@@ -410,8 +411,8 @@ async fn copies_are_ordered_told_of_and_evicted() {
     source.library().hashed().await;
     let from = theirs.call().await;
     let mut config = config(&ours);
-    config.replicas.quota = Some(50_000_000);
-    let target = app::start(config).await.expect("a node");
+    config.replica_quota = Some(50_000_000);
+    let target = app::start(config, ours.identity(test_node::NODE)).await.expect("a node");
     let mut call = ours.call().await;
     assert_eq!(call.hello.replica_bytes, 50_000_000);
     call.until(|call| call.last.replica_free == 50_000_000).await;

@@ -33,7 +33,7 @@ impl Zones {
     }
 
     /// Price of serving a client of `from` in `to`; 0 within a zone or if either zone is unknown.
-    pub(super) fn price(&self, from: &str, to: &str) -> i64 {
+    pub(crate) fn price(&self, from: &str, to: &str) -> i64 {
         if from.is_empty() || to.is_empty() || from == to {
             return 0;
         }

@@ -31,7 +31,7 @@ fn order(id: u64, session: SessionId) -> v1::Move {
 async fn long(master: &Master) -> (Running, Vec<u8>) {
     let data = mp4(1, 300 * GROUP as usize);
     put_old(&master.dir.path().join("films/long.mp4"), &data);
-    let node = app::start(config(master)).await.expect("a node");
+    let node = app::start(config(master), master.identity(test_node::NODE)).await.expect("a node");
     node.library().hashed().await;
     (node, data)
 }
