@@ -1,6 +1,7 @@
 //! Carries out the master's orders of copies: at most six are received at a time, each from one seat of another node;
 //! and evictions. Owns the running pulls; the library stores the copies, and `core::pull` verifies them.
 
+mod order;
 mod pull;
 pub(crate) mod source;
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -19,13 +20,13 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 use usher_proto::{
-    Bitrate, Code, ContentId, Fault, Title,
-    model::SeatAddress,
+    Code, ContentId, Fault, Title,
     pb::v1::{Evict, Replicate},
-    tree, units,
+    units,
 };
 
-use crate::{context, core::pull::ReplicaSpec, media::ReplicaStore};
+use self::order::PullOrder;
+use crate::{context, media::ReplicaStore, sync::lock};
 
 /// Most copies received at a time: as many as a master orders of one node; more would only share the same disk and
 /// link.
@@ -45,32 +46,6 @@ struct PullTask {
     content: ContentId,
     cancel: CancellationToken,
     outcome: PullOutcome,
-}
-
-/// A validated order of a copy.
-struct PullOrder {
-    wanted: ReplicaSpec,
-    seat: SeatAddress,
-    /// Rate limit; 0 for none.
-    rate: Bitrate,
-    request_id: String,
-}
-
-impl TryFrom<Replicate> for PullOrder {
-    type Error = Fault;
-
-    fn try_from(order: Replicate) -> Result<Self, Fault> {
-        let bad = |what: String| Fault::new(Code::BadRequest, format!("order of a copy: {what}"));
-        let title = Title::parse(&order.title).map_err(|error| bad(error.to_string()))?;
-        let content =
-            ContentId::try_from(order.content_id.as_slice()).map_err(|_| bad("it has no content id".into()))?;
-        if !(1..=tree::MAX_SIZE).contains(&order.size) {
-            return Err(bad(format!("a title has 1 to {} bytes, not {}", tree::MAX_SIZE, order.size)));
-        }
-        let seat = SeatAddress::try_from(order.source.unwrap_or_default()).map_err(|error| bad(error.to_string()))?;
-        let wanted = ReplicaSpec { title, content, size: order.size };
-        Ok(Self { wanted, seat, rate: Bitrate(order.rate_bps), request_id: order.request_id })
-    }
 }
 
 /// The pulls of one node.
@@ -101,7 +76,7 @@ impl Puller {
 
     /// Each lock is held for a look-up only.
     fn running(&self) -> MutexGuard<'_, HashMap<Title, PullTask>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 
     /// Most bytes that copies may take.
@@ -164,7 +139,7 @@ impl Puller {
             let what = format!("{MAX_PULLS} copies are being received already");
             return Err(Fault::new(Code::NoCapacity, what).after(RETRY_AFTER));
         }
-        let (tell, outcome) = watch::channel(None);
+        let (ended, outcome) = watch::channel(None);
         let cancel = self.stop.child_token();
         let content = order.wanted.content;
         running.insert(title.clone(), PullTask { content, cancel: cancel.clone(), outcome: outcome.clone() });
@@ -175,7 +150,7 @@ impl Puller {
             let result = pull::run(&replicas, &order, puller.stall, &cancel).await;
             log(&order, &result, began);
             puller.running().remove(&order.wanted.title);
-            tell.send_replace(Some(result.map(drop)));
+            ended.send_replace(Some(result.map(drop)));
         };
         self.tasks.spawn(copy.instrument(span));
         Ok(outcome)

@@ -43,7 +43,7 @@ impl Feeds {
         }
         let target = self.recording_target(title, grant, &offer)?;
         self.evict_to_fit()?;
-        let (tell, end) = signal::channel(None);
+        let (ender, end) = signal::channel(None);
         let number = self.subscription();
         let feed = self.get_or_create(title, grant.key)?;
         {
@@ -66,7 +66,7 @@ impl Feeds {
             if let Some(relaying) = inner.relaying.take() {
                 relaying.cancel();
             }
-            inner.origin = FeedOrigin::Publisher { id: grant.publisher, number, end: tell };
+            inner.origin = FeedOrigin::Publisher { id: grant.publisher, number, end: ender };
             if inner.medium.is_none() {
                 inner.started_ms = offer.started_ms;
             }

@@ -75,7 +75,7 @@ impl Feeds {
     }
 }
 
-/// What a recording does next.
+/// The next action of a recording.
 enum RecordingTurn {
     Write(CompleteGroup),
     Wait,

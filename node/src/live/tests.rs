@@ -32,9 +32,9 @@ async fn until(node: &TestNode, what: &str, so: impl Fn(Option<&FeedState>) -> b
 async fn every_viewer_receives_the_feed_from_the_last_complete_group_on() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
-    assert_eq!(publisher.first, 100, "as its ticket says");
-    publisher.whole(100).await;
-    publisher.whole(101).await;
+    assert_eq!(publisher.first, 100, "from its ticket");
+    publisher.send_complete(100).await;
+    publisher.send_complete(101).await;
     let frames = publisher.group(102, &[(WHOLE, "102"), (LAST, "!")]);
     let mut newest = publisher.begin(&frames[..2]).await;
     until(&node, "the third group has begun", |feed| feed.is_some_and(|feed| feed.newest == 102)).await;
@@ -56,14 +56,18 @@ async fn every_viewer_receives_the_feed_from_the_last_complete_group_on() {
     assert_eq!(finish.end_group, 103);
     assert!(node.services.live.states().is_empty());
     assert_eq!(node.services.live.bytes(), 0);
-    assert_eq!(Publisher::open(&node, |_| {}).await.map(|publisher| publisher.first), Ok(100), "it may come again");
+    assert_eq!(
+        Publisher::open(&node, |_| {}).await.map(|publisher| publisher.first),
+        Ok(100),
+        "a publisher may start the feed again"
+    );
 }
 
 #[tokio::test]
 async fn one_publisher_at_a_time() {
     let node = TestNode::with(&[]).await;
     let mut first = Publisher::open(&node, |_| {}).await.expect("let in");
-    first.whole(100).await;
+    first.send_complete(100).await;
     let other = |grant: &mut FeedGrant| grant.publisher = PublisherId(2);
     assert_eq!(Publisher::open(&node, other).await.err(), Some(Code::Exists));
     let take_over = |grant: &mut FeedGrant| (grant.publisher, grant.take_over) = (PublisherId(2), true);
@@ -89,8 +93,8 @@ async fn a_group_sent_again_continues_where_it_was_truncated() {
     until(&node, "it is awaited", |feed| feed.is_some_and(|feed| feed.interrupted)).await;
     let mut again = Publisher::open(&node, |_| {}).await.expect("let in");
     let frames = again.group(100, &[(WHOLE, "a"), (WHOLE, "b"), (LAST, "c")]);
-    let mut whole = again.begin(&frames).await;
-    whole.finish().expect("finished");
+    let mut complete = again.begin(&frames).await;
+    complete.finish().expect("finished");
     assert_eq!(watcher.group().await, (100, "abc".into(), true));
     // A piece that differs from the cached one is refused.
     let previous = again.previous;
@@ -107,7 +111,7 @@ async fn a_group_sent_again_continues_where_it_was_truncated() {
 async fn unsigned_pieces_are_refused() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
-    publisher.whole(100).await;
+    publisher.send_complete(100).await;
     let watcher = Watcher::open(&node, FeedStart::default()).await.expect("let in");
     assert_eq!(watcher.group().await.0, 100);
     let mut frames = publisher.group(101, &[(WHOLE, "good")]);
@@ -154,7 +158,7 @@ async fn invalid_frames_of_a_publisher_are_refused() {
 async fn a_stalled_viewer_skips_groups_and_others_miss_none() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
-    publisher.whole(100).await;
+    publisher.send_complete(100).await;
     let latency_ms = 3000;
     let mut slow = Watcher::open(&node, FeedStart { latency_ms, ..FeedStart::default() }).await.expect("let in");
     let well = Watcher::open(&node, FeedStart { latency_ms, ..FeedStart::default() }).await.expect("let in");
@@ -169,7 +173,7 @@ async fn a_stalled_viewer_skips_groups_and_others_miss_none() {
         let () = sent;
         assert_eq!((got.0, got.1.len(), got.2), (sequence, 40 * 60_000, true));
     }
-    let Some(Frame::Skipped(skipped)) = slow.control.next().await else { panic!("not told") };
+    let Some(Frame::Skipped(skipped)) = slow.control.next().await else { panic!("no Skipped frame") };
     assert!(skipped.first >= 100 && skipped.end > skipped.first && skipped.end <= 141, "{skipped:?}");
     assert!(node.services.live.bytes() <= 64 << 20, "the oldest went");
 }
@@ -192,19 +196,19 @@ async fn a_relay_continues_at_its_next_upstream() {
         request_id: String::new(),
     };
     let mut publisher = Publisher::open(&origin, |_| {}).await.expect("let in");
-    publisher.whole(100).await;
-    publisher.whole(101).await;
+    publisher.send_complete(100).await;
+    publisher.send_complete(101).await;
     // The second node relays from the first, and the edge from the second.
     second.services.live.handle_relay_order(relay(vec![seat(&origin, &|_| {})]));
     edge.services.live.handle_relay_order(relay(vec![seat(&second, &|_| {}), seat(&origin, &|_| {})]));
     let watcher = Watcher::open(&edge, FeedStart::default()).await.expect("let in");
     assert_eq!(watcher.group().await, (101, "101!".into(), true));
-    publisher.whole(102).await;
+    publisher.send_complete(102).await;
     assert_eq!(watcher.group().await.0, 102);
     assert_eq!(second.services.live.states().first().map(|feed| (feed.relays, feed.viewers)), Some((1, 0)));
     // The second node stops: the edge continues at its next upstream.
     second.server.close().await;
-    publisher.whole(103).await;
+    publisher.send_complete(103).await;
     assert_eq!(watcher.group().await, (103, "103!".into(), true));
     until(&origin, "the edge has it from there", |feed| feed.is_some_and(|feed| feed.relays >= 1)).await;
     publisher.finish(104).await;
@@ -246,7 +250,7 @@ async fn a_node_without_an_upstream_requests_one() {
 async fn a_draining_node_sends_publishers_elsewhere() {
     let node = TestNode::with(&[]).await;
     let mut publisher = Publisher::open(&node, |_| {}).await.expect("let in");
-    publisher.whole(100).await;
+    publisher.send_complete(100).await;
     node.services.drain();
     assert_eq!(publisher.refused().await, Code::Draining);
     assert_eq!(Publisher::open(&node, |_| {}).await.err(), Some(Code::Draining));

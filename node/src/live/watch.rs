@@ -154,7 +154,7 @@ impl WatchSession<'_> {
                     GroupOutcome::Whole => {}
                     other => return Ok(other),
                 },
-                NextPiece::Complete => return Ok(whole(&mut stream)),
+                NextPiece::Complete => return Ok(finish(&mut stream)),
                 NextPiece::Wait => self.wait(changed, until).await?,
                 NextPiece::Gone => {
                     give_up(&mut stream);
@@ -205,13 +205,13 @@ impl WatchSession<'_> {
                     Err(WriteError::Stopped(_)) => return Ok(GroupOutcome::Unwanted),
                     Err(_) => return Err(WatchError::Gone),
                 },
-                news = changed.changed() => {
+                change = changed.changed() => {
                     let next = self.subscriber.feed.lock().cache.skip_target(sequence, self.latency);
                     if let Some(next) = next {
                         give_up(stream);
                         return Ok(GroupOutcome::Skip(next));
                     }
-                    if news.is_err() {
+                    if change.is_err() {
                         return Err(WatchError::Gone);
                     }
                 }
@@ -245,7 +245,7 @@ fn is_over(gap: &mut Option<Instant>) -> bool {
     gap.get_or_insert_with(Instant::now).elapsed() >= GAP
 }
 
-fn whole(stream: &mut SendStream) -> GroupOutcome {
+fn finish(stream: &mut SendStream) -> GroupOutcome {
     if stream.finish().is_ok() { GroupOutcome::Whole } else { GroupOutcome::Unwanted }
 }
 

@@ -62,7 +62,7 @@ struct CatalogState {
 }
 
 impl CatalogState {
-    fn tell(&mut self, change: impl Fn(&mut PendingChanges)) {
+    fn notify(&mut self, change: impl Fn(&mut PendingChanges)) {
         self.subscribers.retain(|subscriber| {
             let Some(subscriber) = subscriber.upgrade() else { return false };
             change(&mut lock(&subscriber.pending));
@@ -72,7 +72,7 @@ impl CatalogState {
     }
 
     fn changed(&mut self, key: &CopyKey) {
-        self.tell(|pending| {
+        self.notify(|pending| {
             if pending.keys.len() >= PENDING {
                 pending.keys.clear();
                 pending.overflow = true;
@@ -142,7 +142,7 @@ impl Catalog {
             };
             let mut state = lock(&self.0);
             (state.rejected, state.damaged) = (add(state.rejected, delta.rejected), add(state.damaged, delta.damaged));
-            state.tell(|pending| pending.rejected = true);
+            state.notify(|pending| pending.rejected = true);
         }
     }
 

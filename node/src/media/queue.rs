@@ -60,13 +60,13 @@ impl HashQueue {
     pub(crate) fn push_verify(&self, key: CopyKey) -> bool {
         let mut state = lock(&self.state);
         let waits = state.to_verify.contains(&key);
-        let room = waits || state.to_verify.len() < VERIFY_MAX;
-        if room && !waits {
+        let accepted = waits || state.to_verify.len() < VERIFY_MAX;
+        if accepted && !waits {
             state.to_verify.push_back(key);
         }
         drop(state);
         self.wake.notify_one();
-        room
+        accepted
     }
 
     /// Ends [`Self::next`].

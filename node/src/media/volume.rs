@@ -72,7 +72,7 @@ impl Fingerprint {
     }
 }
 
-/// What a path of a volume opens.
+/// The result of opening a path of a volume.
 pub(crate) enum OpenedPath {
     File(File, Fingerprint),
     Folder,

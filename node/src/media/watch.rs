@@ -18,7 +18,7 @@ use notify::{
 
 use crate::sync::lock;
 
-/// What may have happened to a path. A hint only says when to inspect it.
+/// A possible change of a path. A hint only indicates when to inspect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeHint {
     /// A new path.

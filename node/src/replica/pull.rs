@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use usher_proto::{Code, Fault};
 
-use super::{PullOrder, source::Source};
+use super::{order::PullOrder, source::Source};
 use crate::{
     context::blocking,
     core::pull::{Pull, VerifiedFrame},
@@ -34,10 +34,10 @@ pub(super) async fn run(
         return Ok(0);
     }
     let pull = Pull::new(order.wanted.clone(), incoming.groups());
-    let (pieces, queue) = mpsc::channel(QUEUE_LEN);
+    let (frames, queue) = mpsc::channel(QUEUE_LEN);
     let writer = tokio::task::spawn_blocking(move || write(incoming, queue));
     let read = tokio::select! {
-        read = fetch(order, pull, stall, pieces) => read,
+        read = fetch(order, pull, stall, frames) => read,
         () = cancel.cancelled() => Err(Fault::new(Code::Interrupted, "the copy was cancelled")),
     };
     // The queue is closed in either case, so the writer ends.
@@ -57,7 +57,7 @@ async fn fetch(
     order: &PullOrder,
     mut pull: Pull,
     stall: Duration,
-    pieces: mpsc::Sender<VerifiedFrame>,
+    frames: mpsc::Sender<VerifiedFrame>,
 ) -> Result<u64, Fault> {
     let node = &order.seat.node;
     let blame = |fault: Fault| Fault { message: format!("node {node}: {}", fault.message), ..fault };
@@ -66,9 +66,9 @@ async fn fetch(
         let frame = source.next().await.map_err(blame)?.ok_or_else(|| {
             blame(Fault::new(Code::Network, format!("the stream ended instead of {}", pull.expected())))
         })?;
-        let Some(piece) = pull.handle_frame(frame).map_err(blame)? else { continue };
-        let whole = piece == VerifiedFrame::Finish;
-        if pieces.send(piece).await.is_err() || whole {
+        let Some(verified) = pull.handle_frame(frame).map_err(blame)? else { continue };
+        let complete = verified == VerifiedFrame::Finish;
+        if frames.send(verified).await.is_err() || complete {
             // The writer reports the disk's error.
             return Ok(source.bytes());
         }

@@ -193,7 +193,7 @@ async fn an_evicted_copy_is_served_to_its_end() {
     assert_eq!(target.context.library.replicas().expect("takes copies").last_free(), QUOTA);
     let refused = viewer.play(&target.ticket("a.mp4", None), None).await;
     assert_eq!(refused, Err(End::Refused(Code::ContentChanged)));
-    let got = test_node::receive_after(&head, &mut stream).await.expect("goes on");
+    let got = test_node::receive_after(&head, &mut stream).await.expect("continues");
     assert!(got.data == data);
 }
 
@@ -204,16 +204,16 @@ async fn copies_stay_within_their_quota() {
     let cost = |data: &[u8]| quota::disk_bytes(data.len() as u64);
     let target = TestNode::taking(TempDir::new().expect("a folder"), cost(&small) + cost(&large) - 1).await;
     target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect("a copy");
-    let full = target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect_err("no room");
+    let full = target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect_err("does not fit");
     assert_eq!(full.code, Code::Disk);
     assert!(full.message.contains(&format!("{} of", units::bytes(cost(&large) - 1))), "{full}");
     target.services.puller.evict(evict("small.mp4", &small)).await;
-    target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect("there is room now");
+    target.services.puller.order(seat_at(&source, "large.mp4", &large)).await.expect("fits now");
     // A smaller quota deletes nothing and refuses further copies.
     let target = restart(target, 1000).await;
     assert_eq!((target.services.puller.quota(), target.services.puller.free()), (1000, 0));
     assert!(target.context.library.find(&Title::parse("large.mp4").expect("a title"), None).is_ok());
-    let full = target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect_err("no room");
+    let full = target.services.puller.order(seat_at(&source, "small.mp4", &small)).await.expect_err("does not fit");
     assert_eq!(full.code, Code::Disk);
     // A node that takes no copies refuses them.
     let none = TestNode::with(&[]).await;

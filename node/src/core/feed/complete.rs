@@ -79,7 +79,7 @@ mod tests {
             ("all is written", &run[..2], 3, Some(2), None, None),
             ("it may still complete", &run[..8], 3, Some(2), None, None),
             ("it is given up", &run[..12], 3, Some(2), None, Some((4, 1))),
-            ("nothing more comes", &run[..4], 3, Some(2), Some(u64::MAX), Some((4, 1))),
+            ("the feed ended", &run[..4], 3, Some(2), Some(u64::MAX), Some((4, 1))),
             ("the end", &run[..6], 5, Some(4), Some(5), None),
             ("it did not start yet", &[run[0], run[4]], 2, Some(1), None, None),
             ("numbers leap, the chain does not", &[run[0], (9, 1, true)], 2, Some(1), None, Some((9, 0))),

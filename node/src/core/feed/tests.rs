@@ -43,7 +43,7 @@ fn feed(groups: std::ops::RangeInclusive<u64>) -> FeedCache {
 fn viewers_start_at_the_requested_group() {
     let feed = feed(1..=30);
     let start = |start: FeedStart| feed.start_group(&start);
-    assert_eq!(start(FeedStart::default()), 29, "the last whole one");
+    assert_eq!(start(FeedStart::default()), 29, "the last complete one");
     assert_eq!(start(FeedStart { newest: true, ..FeedStart::default() }), 30);
     let back = |back_ms| start(FeedStart { back_ms, ..FeedStart::default() });
     assert_eq!((back(3000), back(3500), back(100_000)), (27, 26, 20));
@@ -95,7 +95,7 @@ fn a_group_sent_again_must_be_the_same() {
 #[test]
 fn old_groups_and_clocks_that_go_back() {
     let mut feed = feed(20..=30);
-    assert_eq!(begin(&mut feed, 5), GroupStatus::Wanted, "older than all that came, and not forgotten");
+    assert_eq!(begin(&mut feed, 5), GroupStatus::Wanted, "older than all groups, but not evicted");
     feed.trim();
     assert_eq!(begin(&mut feed, 5), GroupStatus::Known, "out of the window");
     // A restarted publisher on a host with another clock.
@@ -118,7 +118,7 @@ fn a_slow_viewer_skips_to_the_last_complete_group() {
     let seconds = Duration::from_secs;
     assert_eq!(feed.skip_target(28, seconds(3)), None);
     assert_eq!(feed.skip_target(26, seconds(3)), Some(29));
-    assert_eq!(feed.skip_target(29, seconds(0)), None, "nothing newer is whole");
+    assert_eq!(feed.skip_target(29, seconds(0)), None, "no newer group is complete");
     assert_eq!(feed.skip_target(30, seconds(0)), None);
     assert_eq!(feed.skip_target(5, seconds(3)), Some(29), "its group is gone");
 }

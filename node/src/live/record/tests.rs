@@ -141,7 +141,7 @@ async fn mp4_has_one_head_and_another_head_starts_another_file() {
     }
     publisher.finish(6);
     let expected = [("TIME-2.mp4", "a1!2!"), ("TIME-3.mp4", "b3!"), ("TIME-4.mp4", "b4!5!"), ("TIME.mp4", "mine")];
-    assert_eq!(set.files().await, named(&expected), "nobody's file is taken");
+    assert_eq!(set.files().await, named(&expected), "existing files stay");
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_stopping_node_keeps_written_groups_and_no_empty_file() {
     let publisher = set.publish("video/mp2t", |_| {}).expect("let in");
     group(&publisher.feed, 1, "", true, true);
     group(&publisher.feed, 2, "", false, false);
-    assert_eq!(set.files().await, named(&[("TIME.ts", "1!")]), "its publisher goes on elsewhere");
+    assert_eq!(set.files().await, named(&[("TIME.ts", "1!")]), "its publisher continues elsewhere");
 
     let set = Set::new();
     let mut publisher = set.publish("video/mp2t", |_| {}).expect("let in");
@@ -208,7 +208,7 @@ async fn a_disk_that_fails_ends_the_recording_and_not_the_feed() {
         tokio::task::yield_now().await;
     }
     group(&feed, 2, "", false, true);
-    changed.changed().await.expect("the feed goes on");
+    changed.changed().await.expect("the feed continues");
     assert_eq!(feed.newest(), 2);
     publisher.finish(3);
     assert_eq!(set.files().await, []);

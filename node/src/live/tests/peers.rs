@@ -120,7 +120,7 @@ impl Publisher {
         assert_eq!(stream.stopped().await, Ok(None), "all of it is taken");
     }
 
-    pub(super) async fn whole(&mut self, sequence: u64) {
+    pub(super) async fn send_complete(&mut self, sequence: u64) {
         let text = sequence.to_string();
         self.send(sequence, &[(WHOLE, &text), (LAST, "!")]).await;
     }

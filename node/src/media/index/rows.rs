@@ -11,7 +11,7 @@ type TrackRow<'a> = (i32, &'a str, u32, u32, u32, u32, &'a str);
 /// Id, (size, mtime, inode, device), duration, streamable, media type, content, tracks.
 pub(super) type FileRow<'a> = (u64, (u64, i64, u64, u64), u64, bool, &'a str, Option<[u8; 32]>, Vec<TrackRow<'a>>);
 
-/// What the index knows of an offered file.
+/// The index entry of an offered file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct IndexEntry {
     /// Id of this state of the file and of its hashes; never reused.

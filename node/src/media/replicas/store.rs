@@ -56,7 +56,7 @@ struct Reservation {
     bytes: u64,
 }
 
-/// What is on the disk of a copy to receive.
+/// The state on the disk of a copy to receive.
 pub(super) enum ReserveOutcome {
     /// All of it.
     Complete,

@@ -49,8 +49,7 @@ fn files(dir: &TempDir) -> Vec<PathBuf> {
 fn filled(data: &[u8]) -> (TempDir, PathBuf, PathBuf) {
     let dir = TempDir::new().expect("a folder");
     let replicas = open(&dir);
-    let mut incoming =
-        IncomingReplica::begin(&replicas, &wanted(data)).expect("there is room").expect("it is not here");
+    let mut incoming = IncomingReplica::begin(&replicas, &wanted(data)).expect("fits").expect("it is not here");
     let mut pull = Pull::new(wanted(data), 0);
     let pieces: Vec<VerifiedFrame> =
         frames(data, 0).into_iter().filter_map(|frame| pull.handle_frame(frame).expect("good")).collect();
@@ -71,11 +70,11 @@ fn damaged_files_are_deleted() {
     *wrong_hash.last_mut().expect("a byte") ^= 1;
     for (what, bytes, file) in [
         ("empty", Vec::new(), &meta),
-        ("cut set-up", good[..20].to_vec(), &meta),
-        ("cut hashes", good[..good.len() - 1].to_vec(), &meta),
+        ("truncated set-up", good[..20].to_vec(), &meta),
+        ("truncated hashes", good[..good.len() - 1].to_vec(), &meta),
         ("garbage", vec![0xff; 5000], &meta),
         ("hashes of something else", wrong_hash, &meta),
-        ("cut media", whole[..whole.len() - 1].to_vec(), &media),
+        ("truncated media", whole[..whole.len() - 1].to_vec(), &media),
         ("long media", [&whole[..], b"x"].concat(), &media),
     ] {
         fs::write(&media, &whole).expect("written");
@@ -134,8 +133,7 @@ fn a_disk_that_fails_is_an_error() {
     let data = mp4(3, 5 * GROUP as usize);
     let dir = TempDir::new().expect("a folder");
     let replicas = open(&dir);
-    let mut incoming =
-        IncomingReplica::begin(&replicas, &wanted(&data)).expect("there is room").expect("it is not here");
+    let mut incoming = IncomingReplica::begin(&replicas, &wanted(&data)).expect("fits").expect("it is not here");
     fs::remove_dir_all(dir.path().join("replicas")).expect("removed");
     let mut pull = Pull::new(wanted(&data), 0);
     let setup = pull.handle_frame(frames(&data, 0).remove(0)).expect("good");

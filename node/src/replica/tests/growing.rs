@@ -46,7 +46,7 @@ async fn begun(
         }
     };
     let media = target.context.library.open_copy(&copy).expect("opens");
-    media.ready(groups).await.expect("comes");
+    media.ready(groups).await.expect("received");
     assert_eq!(media.groups(), groups);
     (script, session, order)
 }
@@ -76,7 +76,7 @@ async fn a_viewer_plays_while_the_copy_is_received() {
     let rest = tokio::spawn(async move { receive_after(&head, &mut stream).await });
     session.send(&frames[until(&frames, 19)..]).await;
     session.finish();
-    let got = rest.await.expect("no panic").expect("goes on to the end");
+    let got = rest.await.expect("no panic").expect("continues to the end");
     assert!(got.data == data && got.content == tree::single(&data));
     assert_eq!(outcome(order).await, Ok(()));
     assert!(viewer.play(&ticket(), far).await.expect("plays").data == data[100 * GROUP as usize..]);
@@ -199,7 +199,7 @@ async fn partial_copies_are_deleted_for_space_and_by_age() {
     assert_eq!(outcome(order).await, Err(Code::Network));
     assert_eq!((files(target.dir.path()).len(), target.services.puller.free()), (2, quota));
     let source = TestNode::with(&[("b.mp4", &other)]).await;
-    target.services.puller.order(seat_at(&source, "b.mp4", &other)).await.expect("there is room");
+    target.services.puller.order(seat_at(&source, "b.mp4", &other)).await.expect("fits");
     let left = files(target.dir.path());
     let id = tree::single(&other).to_string();
     assert!(left.len() == 2 && left.iter().all(|path| path.to_string_lossy().contains(&id)), "{left:?}");
