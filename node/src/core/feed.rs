@@ -109,9 +109,7 @@ impl FeedCache {
     /// `BAD_REQUEST` when another group with its number is cached.
     pub fn handle_group(&mut self, now: Instant, head: GroupHead, link: Link) -> Result<GroupStatus, Fault> {
         let sequence = head.sequence;
-        if let Some(at) = self.position(sequence)
-            && let Some(group) = self.groups.get_mut(at)
-        {
+        if let Some(group) = self.group_mut(sequence) {
             group.truncated = false;
             if group.links.first() != Some(&link) {
                 return Err(mismatch(sequence));
@@ -152,8 +150,7 @@ impl FeedCache {
         last: bool,
     ) -> Result<bool, Fault> {
         // Evicted: the piece arrived too late.
-        let Some(at) = self.position(sequence) else { return Ok(false) };
-        let Some(group) = self.groups.get_mut(at) else { return Ok(false) };
+        let Some(group) = self.group_mut(sequence) else { return Ok(false) };
         match group.links.get(number + 1) {
             Some(known) if *known == link => return Ok(false),
             Some(_) => return Err(mismatch(sequence)),
@@ -170,9 +167,7 @@ impl FeedCache {
 
     /// Handles the end of a group's stream. An incomplete group is truncated until it is sent again.
     pub fn handle_stream_end(&mut self, sequence: u64) {
-        if let Some(at) = self.position(sequence)
-            && let Some(group) = self.groups.get_mut(at)
-        {
+        if let Some(group) = self.group_mut(sequence) {
             group.truncated = !group.complete;
         }
     }
@@ -184,14 +179,14 @@ impl FeedCache {
 
     /// Evicts the groups outside the window. Returns the bytes of media evicted.
     pub fn trim(&mut self) -> u64 {
-        let mut gone = 0;
+        let mut evicted = 0;
         while self.groups.len() > MIN_GROUPS
             && let Some(front) = self.groups.front()
             && u128::from(self.newest_ms.saturating_sub(front.at_ms)) > self.window.as_millis()
         {
-            gone += self.evict_oldest();
+            evicted += self.evict_oldest();
         }
-        gone
+        evicted
     }
 
     /// Evicts the oldest group, unless it must be kept. Returns the bytes of media evicted.
@@ -280,6 +275,11 @@ impl FeedCache {
 
     fn group(&self, sequence: u64) -> Option<&Group> {
         self.groups.get(self.position(sequence)?)
+    }
+
+    fn group_mut(&mut self, sequence: u64) -> Option<&mut Group> {
+        let at = self.position(sequence)?;
+        self.groups.get_mut(at)
     }
 }
 

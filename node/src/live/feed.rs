@@ -36,6 +36,7 @@ pub(crate) struct LiveFeed {
     pub(super) back_ms: AtomicU64,
 }
 
+/// The state of a feed that its lock guards.
 pub(super) struct FeedInner {
     pub(super) cache: FeedCache,
     pub(super) medium: Option<Medium>,
@@ -83,15 +84,14 @@ impl LiveFeed {
             relaying: None,
             recording: None,
         };
-        let (viewers, relays) = (AtomicU32::new(0), AtomicU32::new(0));
         Self {
             title,
             key,
             inner: Mutex::new(inner),
             changed: signal::Sender::new(()),
-            viewers,
-            relays,
-            back_ms: AtomicU64::new(0),
+            viewers: AtomicU32::default(),
+            relays: AtomicU32::default(),
+            back_ms: AtomicU64::default(),
         }
     }
 
@@ -162,6 +162,7 @@ impl LiveFeed {
         }
     }
 
+    /// The state to report to the master; `None` when the feed ended.
     pub(super) fn state(&self, window_ms: u64) -> Option<FeedState> {
         let inner = self.lock();
         let (publisher, upstream, interrupted) = match &inner.origin {

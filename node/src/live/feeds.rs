@@ -95,13 +95,13 @@ impl Feeds {
     /// The feed of this title, created if it is not here.
     pub(super) fn get_or_create(&self, title: &Title, key: FeedKey) -> Result<Arc<LiveFeed>, Fault> {
         let mut feeds = lock(&self.feeds);
-        let many = feeds.len() >= MAX_FEEDS;
+        let is_full = feeds.len() >= MAX_FEEDS;
         match feeds.entry(title.clone()) {
             Entry::Occupied(known) if known.get().key == key => Ok(Arc::clone(known.get())),
             Entry::Occupied(_) => {
                 Err(Fault::new(Code::TicketMismatch, format!("`{title}` is here under another key; resolve again")))
             }
-            Entry::Vacant(_) if many => Err(Fault::new(
+            Entry::Vacant(_) if is_full => Err(Fault::new(
                 Code::NoCapacity,
                 format!("this node has the maximum of {MAX_FEEDS} feeds; resolve again"),
             )),
@@ -109,6 +109,11 @@ impl Feeds {
                 Ok(Arc::clone(free.insert(Arc::new(LiveFeed::new(title.clone(), key, self.settings.window)))))
             }
         }
+    }
+
+    /// All feeds, so that no lock of a feed is taken under the lock of their map.
+    fn all(&self) -> Vec<Arc<LiveFeed>> {
+        lock(&self.feeds).values().cloned().collect()
     }
 
     /// Ends a publisher's session: the master knows another publisher at another node.
@@ -124,8 +129,7 @@ impl Feeds {
 
     /// Ends every publisher's session, so that publishers continue at other nodes.
     pub(crate) fn drain(&self) {
-        let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
-        for feed in feeds {
+        for feed in self.all() {
             if let FeedOrigin::Publisher { end, .. } = &feed.lock().origin {
                 end.send_replace(Some(Fault::new(Code::Draining, "the node is draining; resolve again")));
             }
@@ -139,8 +143,7 @@ impl Feeds {
 
     /// The states of all feeds, in the order of their titles.
     pub(crate) fn states(&self) -> Vec<FeedState> {
-        let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
-        let mut states: Vec<_> = feeds.iter().filter_map(|feed| feed.state(self.window_ms())).collect();
+        let mut states: Vec<_> = self.all().iter().filter_map(|feed| feed.state(self.window_ms())).collect();
         states.sort_by(|a, b| a.title.cmp(&b.title));
         states
     }
@@ -157,7 +160,7 @@ impl Feeds {
     /// Evicts the oldest groups of all feeds until they fit in memory.
     pub(super) fn evict_to_fit(&self) -> Result<(), Fault> {
         while self.bytes.load(Ordering::Relaxed) >= self.settings.memory {
-            let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
+            let feeds = self.all();
             let lasting = feeds.iter().filter_map(|feed| {
                 let inner = feed.lock();
                 Some((inner.cache.oldest().filter(|_| inner.ended.is_none())?, feed))

@@ -139,7 +139,7 @@ async fn run(
         }
     }
     let Some((writer, ())) = blocking(writer, RecordingWriter::finish).await else { return };
-    info!(feed = %title, titles = ?writer.titles(), groups = writer.groups(), missing, "recording ended");
+    info!(%title, titles = ?writer.titles(), groups = writer.groups(), missing, "recording ended");
 }
 
 /// Runs blocking work of a writer. `None` when it panicked, or the runtime shuts down.
