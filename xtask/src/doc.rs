@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::shell;
 
-/// What to do with the documentation.
+/// How to build the documentation.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Open it in a browser afterwards

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// What to fuzz and for how long.
+/// The targets to fuzz, and for how long.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Seconds for each target

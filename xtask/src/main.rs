@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's recipes. Owns what a recipe does and in which order; knows nothing of the product.
 
+mod busy;
 mod doc;
 mod fuzz;
 mod lint;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{parts, shell};
 
-/// What all clips together may weigh, in bytes.
+/// Limit of all clips together, in bytes.
 const BUDGET: u64 = 3_000_000;
 
 /// Where the letter's typeface lies: Debian and its like, Fedora, Arch, macOS with Homebrew.

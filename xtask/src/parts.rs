@@ -39,9 +39,9 @@ const MPV: Part = Part { tool: "mpv", version: "--version", origin: Origin::Debi
 const B3SUM: Part = Part { tool: "b3sum", version: "--version", origin: Origin::Debian("b3sum") };
 const GRPCURL: Part = Part { tool: "grpcurl", version: "--version", origin: Origin::Grpcurl };
 
-/// What the workspace's tests start.
+/// Programs that the workspace's tests start.
 pub(crate) const FOR_TESTS: [Part; 5] = [FFMPEG, FFPROBE, MPV, B3SUM, GRPCURL];
-/// What remaking the clips starts.
+/// Programs that remake the clips.
 pub(crate) const FOR_MEDIA: [Part; 2] = [FFMPEG, FFPROBE];
 
 /// How this machine installs packages.

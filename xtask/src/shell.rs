@@ -57,7 +57,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// What the command printed, stdout then stderr (where grpcurl says its version), if it ran and exited with 0.
+/// Output of the command, stdout then stderr (where grpcurl prints its version), if it ran and exited with 0.
 pub(crate) fn output_of(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     let text = [output.stdout, output.stderr].concat();

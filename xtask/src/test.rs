@@ -3,12 +3,16 @@
 
 use anyhow::{Result, bail};
 
+use crate::busy::Busy;
 use crate::parts;
 use crate::shell::{self, Tee};
 
 /// Which tests to run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Run them beside two busy loops: a test that counts on an idle machine fails
+    #[arg(long)]
+    busy: bool,
     /// Parts of test names, or options for the runner (`cargo nextest run`, else `cargo test`)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     filters: Vec<String>,
@@ -69,6 +73,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Tee::Stdout
     };
     provided.equip(&mut tests);
+    let _busy = if args.busy {
+        // The build need not wait for its turn.
+        let mut build = shell::cargo();
+        build.args(if nextest { &["nextest", "run"][..] } else { &["test"] });
+        shell::run(build.args(whole_workspace(&args.filters)).arg("--no-run").args(packages(&args.filters)))?;
+        Some(Busy::start())
+    } else {
+        None
+    };
     if !shell::run_watched(&mut tests, tee, |line| count.add_line(line))? {
         failed.push(shell::shown(&tests));
     }
@@ -102,6 +115,21 @@ fn whole_workspace(filters: &[String]) -> Option<&'static str> {
     (!filters.iter().any(named)).then_some("--workspace")
 }
 
+/// The packages that the filters name, as options. Other filters choose among tests that are built anyway.
+fn packages(filters: &[String]) -> Vec<&str> {
+    let mut packages = Vec::new();
+    let mut rest = filters.iter().map(String::as_str);
+    while let Some(filter) = rest.next() {
+        if matches!(filter, "-p" | "--package") {
+            packages.push(filter);
+            packages.extend(rest.next());
+        } else if filter.starts_with("-p") || filter.starts_with("--package=") {
+            packages.push(filter);
+        }
+    }
+    packages
+}
+
 /// libtest takes several filters only after `--`, and runs what matches any.
 fn pass_filters(command: &mut std::process::Command, filters: &[String]) {
     let (options, names): (Vec<_>, Vec<_>) = filters.iter().partition(|filter| filter.starts_with('-'));
@@ -114,6 +142,13 @@ fn pass_filters(command: &mut std::process::Command, filters: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_ahead_of_the_tests_is_of_the_named_packages() {
+        let filters = ["-p", "usher", "live::", "--package=usher-node", "-j1", "-pxtask"].map(str::to_owned);
+        assert_eq!(packages(&filters), ["-p", "usher", "--package=usher-node", "-pxtask"]);
+        assert_eq!(packages(&["live::".to_owned()]), Vec::<&str>::new());
+    }
 
     #[test]
     fn closing_lines_are_counted() {

@@ -8,7 +8,7 @@ use super::source::Source;
 /// Words that begin a headless clause. A question may begin with them.
 const HEADLESS: [&str; 8] = ["who", "what", "whoever", "whatever", "whose", "whom", "whichever", "whomever"];
 
-/// Words that may come before one: "Of what was sent, half arrives."
+/// Prepositions that may come before one of them.
 const PREPOSITIONS: [&str; 12] =
     ["of", "to", "with", "from", "by", "for", "in", "on", "at", "after", "before", "between"];
 
