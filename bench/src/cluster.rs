@@ -1,5 +1,5 @@
-//! The programs that are measured: a cluster of one node, other servers, and clients that run at once. What they use is
-//! [`usage`]'s; [`usher_kit`] starts them.
+//! The programs that are measured: a cluster of one node, other servers, and clients that run at once. [`usage`]
+//! measures them; [`usher_kit`] starts them.
 
 pub(crate) mod usage;
 
@@ -102,7 +102,7 @@ pub(crate) fn wait_for_hashes(layout: &Layout, titles: u32) -> anyhow::Result<()
     Ok(())
 }
 
-/// What client programs took together.
+/// Outcome of client programs that ran at once.
 pub(crate) struct Run {
     /// In the order of the commands.
     pub(crate) outputs: Vec<Output>,

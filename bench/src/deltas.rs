@@ -1,4 +1,4 @@
-//! What the nodes' news costs the master: many attached nodes that each tell of begun and ended sessions five times a
+//! The cost of session updates for the master: many attached nodes that each report begun and ended sessions five times a
 //! second and report once, and the processor time of the real master's process meanwhile. The nodes are channels of
 //! this process; their certificates, messages and TLS are real.
 

@@ -98,7 +98,7 @@ fn write_film(path: &Path, title: &str, size: u32) -> anyhow::Result<()> {
 
 /// One figure beside what it is held against.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
+pub(crate) struct RatioRow {
     pub(crate) case: String,
     pub(crate) metric: &'static str,
     pub(crate) against: &'static str,
@@ -112,7 +112,7 @@ pub(crate) struct Row {
 }
 
 /// Writes the rows, if that is wanted.
-pub(crate) fn write_json(path: Option<&Path>, rows: &[Row]) -> anyhow::Result<()> {
+pub(crate) fn write_json(path: Option<&Path>, rows: &[RatioRow]) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     ensure!(!rows.is_empty(), "there is something to write");
     let text = serde_json::json!({ "rows": rows }).to_string();

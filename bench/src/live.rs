@@ -25,7 +25,7 @@ pub(crate) struct Args {
     quick: bool,
     /// Only these cases; may be given several times
     #[arg(long, value_enum, value_name = "NAME", num_args = 1..)]
-    case: Vec<Case>,
+    case: Vec<LiveCase>,
     /// Repetitions of `fanout` and `lost` [default: 3, with --quick 1]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     reps: Option<u16>,
@@ -40,9 +40,9 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
-/// What is measured.
+/// A benchmark case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Case {
+enum LiveCase {
     /// The cost of a relayed feed for the process that relays it, beside moq-relay
     Fanout,
     /// From the writing of a picture to a publisher until it comes out of a player
@@ -55,12 +55,12 @@ enum Case {
     Lost,
 }
 
-impl Case {
+impl LiveCase {
     const ALL: [Self; 5] = [Self::Fanout, Self::Handoff, Self::Join, Self::Slow, Self::Lost];
 }
 
 /// How large the cases are.
-struct Plan {
+struct Timing {
     /// Viewers of `fanout`, how long they settle and how long they are watched.
     viewers: usize,
     settle: Duration,
@@ -78,7 +78,7 @@ struct Plan {
     orphans: usize,
 }
 
-const FULL: Plan = Plan {
+const FULL: Timing = Timing {
     viewers: 100,
     settle: Duration::from_secs(4),
     window: Duration::from_secs(15),
@@ -90,7 +90,7 @@ const FULL: Plan = Plan {
     orphans: 50,
 };
 
-const QUICK: Plan = Plan {
+const QUICK: Timing = Timing {
     viewers: 10,
     settle: Duration::from_secs(1),
     window: Duration::from_secs(3),
@@ -103,26 +103,26 @@ const QUICK: Plan = Plan {
 };
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (plan, reps) = if args.quick { (QUICK, 1) } else { (FULL, 3) };
+    let (timing, reps) = if args.quick { (QUICK, 1) } else { (FULL, 3) };
     let reps = args.reps.map_or(reps, usize::from);
-    let plan = Plan { viewers: args.viewers.map_or(plan.viewers, usize::from), ..plan };
+    let timing = Timing { viewers: args.viewers.map_or(timing.viewers, usize::from), ..timing };
     let dir = tempfile::tempdir().context("make a temporary folder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("start a runtime")?;
-    let cases = if args.case.is_empty() { &Case::ALL[..] } else { &args.case[..] };
+    let cases = if args.case.is_empty() { &LiveCase::ALL[..] } else { &args.case[..] };
     let (mut book, mut failed) = (Book::default(), Vec::new());
     for case in cases {
         let book = &mut book;
         let outcome = runtime.block_on(async {
             match case {
-                Case::Fanout => {
+                LiveCase::Fanout => {
                     let peer = (!args.quick || args.moq.is_some()).then_some(args.moq.as_deref());
-                    fanout::run(&plan, peer, dir.path(), reps, book).await
+                    fanout::run(&timing, peer, dir.path(), reps, book).await
                 }
-                Case::Handoff => handoff::run(&plan, dir.path(), book).await,
-                Case::Join => join::run(&plan, dir.path(), book).await,
-                Case::Slow => slow::run(&plan, dir.path(), book).await,
-                Case::Lost => lost::run(&plan, dir.path(), reps, book).await,
+                LiveCase::Handoff => handoff::run(&timing, dir.path(), book).await,
+                LiveCase::Join => join::run(&timing, dir.path(), book).await,
+                LiveCase::Slow => slow::run(&timing, dir.path(), book).await,
+                LiveCase::Lost => lost::run(&timing, dir.path(), reps, book).await,
             }
         });
         // The other cases are worth their time all the same.

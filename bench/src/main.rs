@@ -25,7 +25,7 @@ struct Cli {
 enum Bench {
     /// Many titles on one node: time to register, memory, and what a restart costs
     Scale(scale::Args),
-    /// What the nodes' news of their sessions costs the master
+    /// Cost of session updates for the master
     Deltas(deltas::Args),
     /// Usher beside nginx, caddy, stock quinn, a bare gRPC server and sendme: ratios measured in one run
     ///
@@ -38,11 +38,11 @@ enum Bench {
     /// that are installed. Nothing is installed here; what is missing is named, and its cases go on without it.
     Peers(peers::Args),
     #[command(hide = true)]
-    PeersQuinnServer(peers::stock::ServerArgs),
+    PeersQuinnServer(peers::stock::QuicServerArgs),
     #[command(hide = true)]
-    PeersQuinnClient(peers::stock::ClientArgs),
+    PeersQuinnClient(peers::stock::QuicClientArgs),
     #[command(hide = true)]
-    PeersTicketsServer(peers::tickets::ServerArgs),
+    PeersTicketsServer(peers::tickets::TicketServerArgs),
     /// Goodput over links that lose, delay and queue, with both congestion controllers
     Loss(loss::Args),
     /// Round trips to the first byte of a title, from a cluster that is far away

@@ -6,10 +6,10 @@ mod handshakes;
 mod idle;
 mod sendme;
 mod small;
-pub(crate) mod stage;
 mod stalls;
 pub(crate) mod stock;
 pub(crate) mod table;
+pub(crate) mod testbed;
 pub(crate) mod tickets;
 pub(crate) mod viewer;
 mod web;
@@ -18,8 +18,8 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use stage::{Plan, Stage};
 use table::Book;
+use testbed::{Sizes, Testbed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
-/// What is measured.
+/// A benchmark case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Case {
     /// One title of 1 GiB on one connection, thrown away
@@ -83,19 +83,19 @@ impl Case {
     ];
 
     /// Every contender once.
-    fn run(self, stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    fn run(self, testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
         match self {
-            Self::One => bulk::one(stage, rep, book),
-            Self::File => bulk::file(stage, rep, book),
-            Self::Titles => bulk::titles(stage, rep, book),
-            Self::Connections => bulk::connections(stage, rep, book),
-            Self::Threads => bulk::threads(stage, rep, book),
-            Self::Small => small::run(stage, rep, book),
-            Self::Handshakes => handshakes::run(stage, rep, book),
-            Self::Tickets => tickets::run(stage, rep, book),
-            Self::Idle => idle::run(stage, rep, book),
-            Self::Stalls => stalls::run(stage, rep, book),
-            Self::Verified => sendme::run(stage, rep, book),
+            Self::One => bulk::one(testbed, rep, book),
+            Self::File => bulk::file(testbed, rep, book),
+            Self::Titles => bulk::titles(testbed, rep, book),
+            Self::Connections => bulk::connections(testbed, rep, book),
+            Self::Threads => bulk::threads(testbed, rep, book),
+            Self::Small => small::run(testbed, rep, book),
+            Self::Handshakes => handshakes::run(testbed, rep, book),
+            Self::Tickets => tickets::run(testbed, rep, book),
+            Self::Idle => idle::run(testbed, rep, book),
+            Self::Stalls => stalls::run(testbed, rep, book),
+            Self::Verified => sendme::run(testbed, rep, book),
         }
     }
 }
@@ -103,7 +103,7 @@ impl Case {
 const MIB: u64 = 1024 * 1024;
 
 /// Large enough that starts and ends weigh little, small enough for minutes.
-const FULL: Plan = Plan {
+const FULL: Sizes = Sizes {
     one: 1024 * MIB,
     titles: 64,
     title: 16 * MIB,
@@ -118,7 +118,7 @@ const FULL: Plan = Plan {
 };
 
 /// Large enough that every part is used, small enough for a minute in all.
-const QUICK: Plan = Plan {
+const QUICK: Sizes = Sizes {
     one: 64 * MIB,
     titles: 16,
     title: 2 * MIB,
@@ -133,16 +133,16 @@ const QUICK: Plan = Plan {
 };
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let (plan, reps) = if args.quick { (QUICK, 1) } else { (FULL, 5) };
+    let (sizes, reps) = if args.quick { (QUICK, 1) } else { (FULL, 5) };
     let reps = args.reps.map_or(reps, usize::from);
-    let stage = Stage::set(plan, args.sendme.clone())?;
+    let testbed = Testbed::set(sizes, args.sendme.clone())?;
     let cases = if args.case.is_empty() { &Case::ALL[..] } else { &args.case[..] };
     let mut book = Book::default();
     let mut failed = Vec::new();
     for case in cases {
         let outcome = (0..reps).try_for_each(|rep| {
             eprintln!("{case:?}: {} of {reps}", rep + 1);
-            case.run(&stage, rep, &mut book)
+            case.run(&testbed, rep, &mut book)
         });
         // The other cases are worth their time all the same.
         if let Err(error) = outcome {

@@ -1,5 +1,5 @@
 //! `sim`: the balancer in a simulated cluster. Owns the command line and the order of the work: scenarios × seeds ×
-//! policies as jobs on all cores, then a table, JSON and a plot. Knows nothing of how a world works.
+//! policies as jobs on all cores, then a table, JSON and a plot. Knows nothing of how a simulation works.
 
 mod flow;
 mod jobs;
@@ -10,10 +10,10 @@ mod plot;
 mod policy;
 mod row;
 mod scenario;
+mod simulation;
 mod table;
 mod units;
 mod workload;
-mod world;
 
 use std::path::PathBuf;
 
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     plot: Option<PathBuf>,
 }
 
-/// What is compared if nothing is said.
+/// Policies that are compared by default.
 const DEFAULT_POLICY: &str = "usher";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use usher_relay::{Direction, Settings, UdpRelay};
 
 use crate::{
     cluster::usher,
-    far::{Far, Row, write_json},
+    far::{Far, RatioRow, write_json},
 };
 
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ const QUICK_RUNS: usize = 2;
 /// Bytes of a film: more than the first windows carry.
 const FILM: u32 = 4_000_000;
 
-/// What a title takes until its first byte, in the order in which it comes: times since the start.
+/// Milestones until a title's first byte, as times since the start.
 #[derive(Clone, Copy, Debug)]
 struct Marks {
     /// The first datagram to the node; what came before was the master's.
@@ -53,10 +53,10 @@ struct Marks {
 }
 
 /// A kind of start.
-struct Case {
+struct StartCase {
     name: &'static str,
     goal: f64,
-    /// What the round trips to the node are for, with and without its dial.
+    /// Purpose of the round trips to the node, with and without its dial.
     road: &'static str,
     runs: Vec<Marks>,
     /// The same without any delay.
@@ -71,14 +71,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (cold, warm) = runtime.block_on(measure(&mut far, runs))?;
     let rtt = DELAY * 2;
     println!("first byte of a title at a round trip of {} ms, the shortest of {runs}", rtt.as_millis());
-    let rows: Vec<Row> = [cold, warm].iter().map(|case| case.tell(rtt)).collect();
+    let rows: Vec<RatioRow> = [cold, warm].iter().map(|case| case.tell(rtt)).collect();
     write_json(args.json.as_deref(), &rows)
 }
 
-async fn measure(far: &mut Far, runs: usize) -> anyhow::Result<(Case, Case)> {
+async fn measure(far: &mut Far, runs: usize) -> anyhow::Result<(StartCase, StartCase)> {
     let cold_road = "3 round trips are due there: TCP, TLS, the call; 2 here: handshake, open";
     let warm_road = "2 round trips are due: the call, open";
-    let case = |name, goal, road| Case { name, goal, road, runs: Vec::new(), near: Vec::new() };
+    let case = |name, goal, road| StartCase { name, goal, road, runs: Vec::new(), near: Vec::new() };
     let mut cold = case("cold: a new process", 5.0, cold_road);
     let mut warm = case("the next title of a client", 2.0, warm_road);
     let relay = UdpRelay::start(Settings::default(), Settings::default());
@@ -128,14 +128,14 @@ async fn second(ca: &Path, address: &str) -> anyhow::Result<Marks> {
     let address: Address = address.parse().context("the master's address")?;
     let client = Client::new(address, authority, Options::default())?;
     let title = |name: &str| Title::parse(name).context("a title");
-    client.fetch_to(&title("one.mp4")?, &mut Eye { until_first: false, first: None }, &|_| ()).await?;
+    client.fetch_to(&title("one.mp4")?, &mut FirstByte { until_first: false, first: None }, &|_| ()).await?;
     let (began, seated) = (Instant::now(), Mutex::new(None));
     let observer = |progress: &FetchEvent| {
         if let (FetchEvent::Seated { .. }, Ok(mut seated)) = (progress, seated.lock()) {
             seated.get_or_insert_with(|| began.elapsed());
         }
     };
-    let mut eye = Eye { until_first: true, first: None };
+    let mut eye = FirstByte { until_first: true, first: None };
     let ended = client.fetch_to(&title("two.mp4")?, &mut eye, &observer).await;
     let first = eye.first.with_context(|| format!("a first byte: {ended:?}"))?.saturating_duration_since(began);
     let seated = seated.lock().ok().and_then(|seated| *seated).context("a set-up")?;
@@ -144,12 +144,12 @@ async fn second(ca: &Path, address: &str) -> anyhow::Result<Marks> {
 }
 
 /// Sees when the first bytes come, and may have seen enough then.
-struct Eye {
+struct FirstByte {
     until_first: bool,
     first: Option<Instant>,
 }
 
-impl Sink for Eye {
+impl Sink for FirstByte {
     async fn begin(&mut self, _about: &TransferInfo) -> Result<u64, Fault> {
         Ok(0)
     }
@@ -177,9 +177,9 @@ impl Sink for Eye {
     }
 }
 
-impl Case {
+impl StartCase {
     /// Prints the case; its row.
-    fn tell(&self, rtt: Duration) -> Row {
+    fn tell(&self, rtt: Duration) -> RatioRow {
         let seconds = |runs: &[Marks], of: &dyn Fn(&Marks) -> Duration| -> Vec<f64> {
             runs.iter().map(|marks| of(marks).as_secs_f64()).collect()
         };
@@ -213,7 +213,7 @@ impl Case {
         let (data, _) = trips(&|marks| marks.first.saturating_sub(marks.seated));
         println!("  from the set-up to the first verified group of 64 KiB {data:.1}");
         let most = all.iter().copied().fold(f64::MIN, f64::max);
-        Row {
+        RatioRow {
             case: self.name.to_owned(),
             metric: "round trips to the first byte",
             against: "goal",

@@ -75,7 +75,7 @@ impl Rest {
     }
 }
 
-/// What the master knows to run, and to be taken of the nodes.
+/// Sessions and booked rate that the master knows.
 fn known(cluster: &Cluster) -> (u64, u64) {
     let nodes = ["node-1", "node-2"].map(|node| cluster.seen(node));
     let sum = |field: &str| nodes.iter().filter_map(|node| node[field].as_u64()).sum();

@@ -37,7 +37,7 @@ fn a_file_that_rots_is_found_by_the_first_who_fetches_it_and_offered_no_more() {
     let log = cluster.node("node-1").line_with("file damaged");
     assert!(log.contains("film.mp4") && log.contains("usher locate"), "{log}");
 
-    // What was good of it is kept, and goes on at another node.
+    // The verified part is kept, and the fetch goes on at another node.
     cluster.add_film("node-2", "film.mp4", 5);
     cluster.start_node("node-2", &[]);
     cluster.settled(2);

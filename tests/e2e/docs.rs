@@ -105,7 +105,7 @@ fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().take_while(|word| !word.starts_with('#')).collect()
 }
 
-/// What `usher SUBCOMMAND --help` prints for the subcommands at the start of `words`, and the words after them.
+/// The output of `usher SUBCOMMAND --help` for the subcommands at the start of `words`, and the words after them.
 fn help<'a>(words: &'a [&'a str]) -> (String, &'a [&'a str]) {
     let names = words.iter().take_while(|word| word.chars().all(|c| c.is_ascii_lowercase())).count();
     // `usher fetch live` would be two names; the longest that has help of its own is meant.

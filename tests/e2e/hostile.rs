@@ -1,4 +1,4 @@
-//! Bad networks: real fetches through relays that lose, forget and swallow what passes. What was promised still arrives.
+//! Bad networks: real fetches through relays that lose, forget and swallow what passes. Every promised byte still arrives.
 
 use std::time::Duration;
 

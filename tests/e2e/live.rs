@@ -149,7 +149,7 @@ fn groups(cluster: &Cluster, recording: &mut Process, file: &str, least: u64) ->
     groups
 }
 
-/// What a recording told last.
+/// The last event of a recording.
 fn done(recording: &mut Process) -> serde_json::Value {
     assert_eq!(recording.wait(), 0, "{}", recording.seen());
     let said = recording.seen();
@@ -221,7 +221,7 @@ fn viewers_begin_where_they_want_within_the_window() {
     // Until something has left the window.
     let mut endless = cluster.record("cam1", "long.ts", &["--duration", "9s"]);
     done(&mut endless);
-    // What is there already comes faster than it plays.
+    // Groups that the node has already come faster than they play.
     let mut recording = cluster.record("cam1", "back.ts", &["--from", "-4s", "--duration", "4s"]);
     let told = done(&mut recording);
     assert_eq!(frames(&cluster, "back.ts"), 4 * RATE);
@@ -255,11 +255,11 @@ fn who_may_publish_what() {
         let said = publish(title, rights, &[]);
         assert!(said.code == code && said.err.contains(word), "{title}: {} {}", said.code, said.err);
     }
-    // What is no media is told from what is.
+    // Input that is no media is refused.
     let said = run(cluster.usher(&["publish", "live/cam1/text", "-i"]).arg(cluster.ca()).args(&cam1));
     assert!(said.code != 0 && said.err.contains("mpegts"), "{}", said.err);
 
-    // Who takes over goes on with the same feed, and viewers with it.
+    // A publisher that takes over goes on with the same feed, and viewers with it.
     let mut viewer = cluster.record("cam1", "a.ts", &["--duration", "9s"]);
     viewer.line_with("progress");
     let _other = cluster.publish("cam1", MPEGTS, &["--take-over"]);

@@ -71,7 +71,7 @@ fn what_only_the_drained_node_holds_is_named_and_runs_until_the_deadline() {
     let said = cluster.run(&["nodes"]).expect(0);
     assert!(said.out.contains("draining, ") && said.out.contains(" left"), "{}", said.out);
 
-    // Output again, the deadline is near. What runs is ended then, and its client goes on when it can.
+    // Output again, the deadline is near. Running sessions are ended then, and their clients go on when they can.
     run(&mut cluster.operate(&["drain", "node-1", "--deadline", "100ms"])).expect(0);
     let node = cluster.seen("node-1");
     assert_eq!((&node["sessions"], &node["drain_left_ms"], &node["state"]), (&0.into(), &0.into(), &"draining".into()));

@@ -1,4 +1,4 @@
-//! Trouble: parts that are missing, late, drained or killed. What goes on goes on, and people are told.
+//! Trouble: parts that are missing, late, drained or killed. Everything else goes on, and messages name the trouble.
 
 use std::{fs, net::TcpListener, net::UdpSocket};
 

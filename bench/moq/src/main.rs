@@ -28,7 +28,7 @@ const AT_THE_DOOR: usize = 16;
 /// How late a group may be and is waited for all the same: nothing is to be thrown away that was paid for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What all viewers got.
+/// Totals of all viewers.
 #[derive(Default)]
 struct Count {
     bytes: AtomicU64,
@@ -158,7 +158,7 @@ async fn read(mut track: track::Subscriber, count: Arc<Count>, first: mpsc::Send
                     Ok(Some(frame)) => {
                         count.bytes.fetch_add(frame.payload.len() as u64, Relaxed);
                         if let Some(first) = first.take() {
-                            // Who asked may have left.
+                            // The caller may have left.
                             first.send(()).await.ok();
                         }
                     }

@@ -1,4 +1,4 @@
-//! What the kernel says that processes have used: processor time and memory. Knows nothing of what they did.
+//! Processor time and memory of processes, by the kernel's count. Knows nothing of their work.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ pub(crate) struct Meter {
     used: Vec<(u32, Used)>,
 }
 
-/// What one process had used.
+/// Processor time of one process.
 struct Used {
     /// By all threads that it ever had.
     ticks: u64,

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use crate::peers::stage::find;
+use crate::peers::testbed::find;
 
 /// Pictures in a second.
 const PICTURES: u32 = 25;
@@ -29,7 +29,7 @@ const GOP: u32 = 2 * PICTURES;
 /// The rate of all clips, in bits per second.
 pub(crate) const RATE: u64 = 4_000_000;
 
-/// What sound takes of a clip's rate, in bits per second.
+/// Rate of a clip's sound, in bits per second.
 const SOUND: u64 = 64_000;
 
 /// Bytes of a packet.
@@ -87,7 +87,7 @@ impl Clip {
             }
         }
         let first = first.context("a clip without a picture")?;
-        // What may come before the first picture goes with it.
+        // Packets before the first picture go with it.
         *starts.first_mut().context("a clip without a picture")? = 0;
         let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
         let pictures = starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect();
@@ -138,10 +138,10 @@ impl Playing {
     }
 }
 
-/// What one packet says.
+/// The header of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Packet {
-    /// Of what the stream consists.
+    /// The program map: the tracks of the stream.
     Table,
     /// A picture of this time begins.
     Picture(u64),
@@ -176,7 +176,7 @@ impl Packet {
 }
 
 /// Sees which pictures of a clip come whole out of a player.
-pub(crate) struct Eye {
+pub(crate) struct PictureReader {
     clip: Arc<Clip>,
     packets: Arc<Vec<usize>>,
     rest: Vec<u8>,
@@ -187,7 +187,7 @@ pub(crate) struct Eye {
     again: u64,
 }
 
-impl Eye {
+impl PictureReader {
     pub(crate) fn new(clip: &Arc<Clip>) -> Self {
         Self {
             clip: Arc::clone(clip),
@@ -280,19 +280,21 @@ mod tests {
     fn whole_pictures_are_seen_however_they_are_cut() {
         let clip = Arc::new(clip());
         for step in [1, 100, PACKET, 500, 5000] {
-            let (mut eye, mut seen) = (Eye::new(&clip), Vec::new());
+            let (mut eye, mut seen) = (PictureReader::new(&clip), Vec::new());
             for some in clip.bytes.chunks(step) {
                 eye.see(some, |picture| seen.push(picture)).expect("a transport stream");
             }
             assert_eq!(seen, [0, 1, 2], "in steps of {step}");
         }
-        let (mut eye, mut seen) = (Eye::new(&clip), Vec::new());
+        let (mut eye, mut seen) = (PictureReader::new(&clip), Vec::new());
         for range in [0..8, 4..8, 0..2, 8..10] {
             eye.see(&clip.bytes[range.start * PACKET..range.end * PACKET], |_| ()).expect("a transport stream");
         }
         assert_eq!(eye.again(), 2);
-        Eye::new(&clip).see(&clip.bytes[..2 * PACKET], |picture| seen.push(picture)).expect("a transport stream");
+        PictureReader::new(&clip)
+            .see(&clip.bytes[..2 * PACKET], |picture| seen.push(picture))
+            .expect("a transport stream");
         assert!(seen.is_empty(), "{seen:?}");
-        assert!(Eye::new(&clip).see(&[0; PACKET], |_| ()).is_err());
+        assert!(PictureReader::new(&clip).see(&[0; PACKET], |_| ()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What the figures of live feeds have to be, and whether they are. Pure: rows come in, lines come out.
+//! Goals for the figures of live feeds, and whether they are met. Pure: rows come in, lines come out.
 
 use std::fmt::Write as _;
 
@@ -25,7 +25,7 @@ const GOALS: [Goal; 9] = [
     Goal { case: handoff::CASE, metric: handoff::HALF, most: Most::Figure(50.0) },
     Goal { case: join::CASE, metric: join::HALF, most: Most::Figure(150.0) },
     Goal { case: slow::CASE, metric: slow::MISSED, most: Most::Figure(0.0) },
-    // What the node keeps of feeds at most.
+    // Limit of the groups that the node keeps.
     Goal { case: slow::CASE, metric: slow::MEMORY, most: Most::Figure(512.0) },
     Goal { case: lost::CASE, metric: lost::LONGEST, most: Most::Figure(1000.0) },
     Goal { case: lost::CASE, metric: lost::AGAIN, most: Most::Figure(0.0) },

@@ -13,8 +13,8 @@ use anyhow::{Context as _, ensure};
 use usher_kit::Process;
 
 use super::{
-    Plan,
-    clip::{Clip, Eye, RATE},
+    Timing,
+    clip::{Clip, PictureReader, RATE},
     cluster::TestCluster,
     quantile,
 };
@@ -27,19 +27,19 @@ pub(super) const CASE: &str = "handoff";
 
 pub(super) const HALF: &str = "written to handed out, p50 ms";
 
-/// What is not timed: the player joins with a group that is over.
+/// Time that is not measured: the player joins with a group that is over.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
     eprintln!("{CASE}");
-    let clip = Clip::make(dir, plan.handoff + SETTLE + Duration::from_secs(10), RATE)?;
+    let clip = Clip::make(dir, timing.handoff + SETTLE + Duration::from_secs(10), RATE)?;
     let cluster = TestCluster::start(&[&[]])?;
     let publisher = cluster.publish("handoff", &clip)?;
     let (mut player, mut output) = play(&cluster, "handoff")?;
     player.ignore_log();
-    let (mut eye, mut came) = (Eye::new(&clip), BTreeMap::new());
+    let (mut eye, mut came) = (PictureReader::new(&clip), BTreeMap::new());
     let (began, mut buffer) = (Instant::now(), vec![0; 256 * 1024]);
-    while began.elapsed() < SETTLE + plan.handoff {
+    while began.elapsed() < SETTLE + timing.handoff {
         let read = output.read(&mut buffer).context("read what is played")?;
         let now = Instant::now();
         ensure!(read > 0, "the player ended");

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
-    Plan,
+    Timing,
     clip::{Clip, RATE},
     cluster::TestCluster,
     handoff::play,
@@ -28,15 +28,15 @@ const FIRST: Duration = Duration::from_secs(5);
 /// Between joiners: no divisor of a group's 2 s, so that they come at all places of it.
 const APART: Duration = Duration::from_millis(270);
 
-pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
     eprintln!("{CASE}");
-    let count = u32::try_from(plan.joins)?;
+    let count = u32::try_from(timing.joins)?;
     let clip = Clip::make(dir, FIRST + (APART + Duration::from_secs(1)) * count + Duration::from_secs(5), RATE)?;
     let cluster = TestCluster::start(&[&[]])?;
     let _publisher = cluster.publish("join", &clip)?;
     tokio::time::sleep(FIRST).await;
     let mut waits = Vec::new();
-    for _ in 0..plan.joins {
+    for _ in 0..timing.joins {
         tokio::time::sleep(APART).await;
         let began = Instant::now();
         let (mut player, mut output) = play(&cluster, "join")?;

@@ -15,8 +15,8 @@ use usher_client::{Address, Authority, Client, FeedEvent, FeedSink, FeedStats, O
 use usher_proto::{Fault, Title};
 
 use super::{
-    Plan,
-    clip::{Clip, Eye, RATE},
+    Timing,
+    clip::{Clip, PictureReader, RATE},
     cluster::{TestCluster, title},
     quantile,
 };
@@ -40,12 +40,12 @@ const ENTRANCE: Duration = Duration::from_secs(30);
 const BEFORE: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(plan: &Plan, dir: &Path, reps: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, reps: usize, book: &mut Book) -> anyhow::Result<()> {
     let clip = Clip::make(dir, ENTRANCE + BEFORE + AFTER, RATE)?;
     let (mut waits, mut sums) = (Vec::new(), [0.0; 3]);
     for rep in 0..reps {
         eprintln!("{CASE}: {} of {reps}", rep + 1);
-        let (more, counts) = once(plan, &clip, &format!("lost-{rep}")).await?;
+        let (more, counts) = once(timing, &clip, &format!("lost-{rep}")).await?;
         waits.extend(more);
         sums = [0, 1, 2].map(|i| sums[i] + counts[i]);
     }
@@ -57,23 +57,23 @@ pub(super) async fn run(plan: &Plan, dir: &Path, reps: usize, book: &mut Book) -
         (MISSED, missed),
         (FAILED, failed),
     ];
-    // What was seen in all repetitions together: the worst counts.
+    // The worst figure of all repetitions counts.
     book.enter(CASE, SELF, 0, figures);
     Ok(())
 }
 
 /// How long each viewer stood still, in ms, and what is counted of all.
-async fn once(plan: &Plan, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<f64>, [f64; 3])> {
+async fn once(timing: &Timing, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<f64>, [f64; 3])> {
     let mut cluster = TestCluster::start(&[
         &["--zone", "source"],
         &["--zone", "east", "--no-ingest"],
         &["--zone", "west", "--no-ingest"],
     ])?;
     let publisher = cluster.publish(name, clip)?;
-    let (eye, (over, end)) = (Eye::new(clip), watch::channel(false));
+    let (eye, (over, end)) = (PictureReader::new(clip), watch::channel(false));
     let mut tasks = JoinSet::new();
     let mut viewers = Vec::new();
-    for _ in 0..plan.orphans {
+    for _ in 0..timing.orphans {
         let (viewer, mut end) = (Arc::new(Viewer::default()), end.clone());
         viewers.push(Arc::clone(&viewer));
         let drain = Screen { eye: eye.another(), viewer: Arc::clone(&viewer) };
@@ -98,7 +98,7 @@ async fn once(plan: &Plan, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<
     let killed = Instant::now();
     cluster.kill_node(1);
     tokio::time::sleep(AFTER).await;
-    // What was written a while ago has to be there.
+    // Pictures that were written a while ago have to be there.
     let written = publisher.playing.times();
     let last = written.partition_point(|at| *at < killed + AFTER / 2);
     over.send_replace(true);
@@ -139,11 +139,11 @@ async fn play(address: &str, ca: &Path, name: &str, mut drain: Screen, viewer: &
 
 /// One who watches.
 #[derive(Default)]
-struct Viewer(Mutex<Seen>);
+struct Viewer(Mutex<SeenPictures>);
 
-/// What one has seen.
+/// Pictures that one viewer has seen.
 #[derive(Default)]
-struct Seen {
+struct SeenPictures {
     /// Whole pictures, and when they were.
     pictures: Vec<(usize, Instant)>,
     again: u64,
@@ -151,14 +151,14 @@ struct Seen {
 }
 
 impl Viewer {
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, SeenPictures> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one looks at.
+/// The feed that one viewer watches.
 struct Screen {
-    eye: Eye,
+    eye: PictureReader,
     viewer: Arc<Viewer>,
 }
 

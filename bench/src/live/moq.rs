@@ -18,20 +18,20 @@ use usher_kit::Process;
 use super::{clip::Clip, cluster::Publisher};
 use crate::{
     cluster::{output, start, start_fed},
-    peers::stage::find,
+    peers::testbed::find,
 };
 
-/// What the broadcast is called.
+/// Name of the broadcast.
 const BROADCAST: &str = "bench.hang";
 
 /// The programs.
-pub(crate) struct Programs {
+pub(crate) struct MoqPrograms {
     relay: PathBuf,
     publisher: PathBuf,
     viewers: PathBuf,
 }
 
-impl Programs {
+impl MoqPrograms {
     /// Those in `folder`, or on PATH, and builds the viewers. Says loudly what is missing.
     pub(crate) fn find(folder: Option<&Path>) -> Option<Self> {
         let there = |name: &str, how: &str| match folder {
@@ -66,7 +66,7 @@ fn build() -> anyhow::Result<PathBuf> {
 }
 
 /// A relay and a broadcast on it.
-pub(crate) struct Stage {
+pub(crate) struct MoqRelay {
     pub(crate) relay: Process,
     url: String,
     pin: String,
@@ -74,9 +74,9 @@ pub(crate) struct Stage {
     _dir: TempDir,
 }
 
-impl Stage {
+impl MoqRelay {
     /// Starts the relay, and publishes the clip as it plays.
-    pub(crate) fn set(programs: &Programs, clip: &Arc<Clip>) -> anyhow::Result<Self> {
+    pub(crate) fn start(programs: &MoqPrograms, clip: &Arc<Clip>) -> anyhow::Result<Self> {
         // Alone in its folder: the relay watches it, and would read its certificates anew at each change.
         let dir = tempfile::tempdir().context("make a temporary folder")?;
         let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
@@ -100,7 +100,7 @@ impl Stage {
     }
 
     /// Seats viewers until each has media.
-    pub(crate) fn seat(&self, programs: &Programs, viewers: usize) -> anyhow::Result<Audience> {
+    pub(crate) fn seat(&self, programs: &MoqPrograms, viewers: usize) -> anyhow::Result<MoqViewers> {
         let mut command = Command::new(&programs.viewers);
         command.args([&self.url, &self.pin, BROADCAST, &viewers.to_string()]);
         let (mut process, ask) = start_fed(command.stdout(Stdio::piped()))?;
@@ -109,18 +109,18 @@ impl Stage {
         let mut line = String::new();
         answers.read_line(&mut line).context("read what the viewers say")?;
         ensure!(line.trim_end() == "joined", "the viewers did not all join");
-        Ok(Audience { _process: process, ask, answers })
+        Ok(MoqViewers { _process: process, ask, answers })
     }
 }
 
 /// Viewers that are seated.
-pub(crate) struct Audience {
+pub(crate) struct MoqViewers {
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
     _process: Process,
 }
 
-impl Audience {
+impl MoqViewers {
     /// Media that all have got so far, in bytes, and groups that broke off.
     pub(crate) fn bytes(&mut self) -> anyhow::Result<(u64, u64)> {
         self.ask.write_all(b"\n").context("ask the viewers")?;

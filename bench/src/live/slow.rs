@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use super::{
-    Plan,
+    Timing,
     clip::{Clip, RATE},
     cluster::TestCluster,
     viewer::Audience,
@@ -25,18 +25,18 @@ const PART: u64 = 10;
 /// How long viewers may take to come in.
 const ENTRANCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
     eprintln!("{CASE}");
-    let clip = Clip::make(dir, plan.crowded + ENTRANCE, RATE)?;
+    let clip = Clip::make(dir, timing.crowded + ENTRANCE, RATE)?;
     let cluster = TestCluster::start(&[&[]])?;
     let node = cluster.node_id(0);
     let before = resident(&[node])?;
     let _publisher = cluster.publish("slow", &clip)?;
-    let mut audience = Audience::seat(&cluster, "slow", plan.crowd).await?;
+    let mut audience = Audience::seat(&cluster, "slow", timing.crowd).await?;
     let others = audience.seen.clone();
     let slow = audience.add_slow(&cluster, "slow", RATE / PART).await?;
     let (from, began) = (audience.bytes(), std::time::Instant::now());
-    tokio::time::sleep(plan.crowded).await;
+    tokio::time::sleep(timing.crowded).await;
     let (bytes, time) = (audience.bytes() - from, began.elapsed());
     let grown = resident(&[node])?.saturating_sub(before);
     audience.is_whole()?;
@@ -58,7 +58,7 @@ pub(super) async fn run(plan: &Plan, dir: &Path, book: &mut Book) -> anyhow::Res
         (MEMORY, grown as f64 / 1e6),
         (
             "Mbit/s of media that a viewer gets (more is better)",
-            bytes as f64 * 8.0 / 1e6 / time.as_secs_f64() / plan.crowd as f64,
+            bytes as f64 * 8.0 / 1e6 / time.as_secs_f64() / timing.crowd as f64,
         ),
     ];
     book.enter(CASE, SELF, 0, figures);

@@ -34,12 +34,12 @@ const AT_THE_DOOR: usize = 16;
 /// How far a viewer may fall behind before groups are given up: what `usher play` asks for.
 const LATENCY: Duration = Duration::from_secs(10);
 
-/// What a slow viewer may have unread, in bytes: less than its node would wait for.
+/// Receive window of a slow viewer, in bytes: less than its node would wait for.
 const SLOW_WINDOW: u32 = 256 * 1024;
 
-/// What one viewer saw.
+/// Media that one viewer received.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct ViewerLog {
     /// Media.
     pub(crate) bytes: AtomicU64,
     groups: Mutex<Groups>,
@@ -65,7 +65,7 @@ impl Groups {
     }
 }
 
-impl Seen {
+impl ViewerLog {
     pub(crate) fn groups(&self) -> Groups {
         self.lock().clone()
     }
@@ -77,7 +77,7 @@ impl Seen {
 
 /// Viewers that are seated.
 pub(crate) struct Audience {
-    pub(crate) seen: Vec<Arc<Seen>>,
+    pub(crate) seen: Vec<Arc<ViewerLog>>,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
@@ -100,7 +100,12 @@ impl Audience {
     }
 
     /// Adds one that takes no more than `rate` bits per second.
-    pub(crate) async fn add_slow(&mut self, cluster: &TestCluster, name: &str, rate: u64) -> anyhow::Result<Arc<Seen>> {
+    pub(crate) async fn add_slow(
+        &mut self,
+        cluster: &TestCluster,
+        name: &str,
+        rate: u64,
+    ) -> anyhow::Result<Arc<ViewerLog>> {
         let seen = self.add(tickets(&cluster.address, &cluster.ca()).await?, name, Some(rate), None);
         seen.begun.notified().await;
         Ok(seen)
@@ -112,8 +117,8 @@ impl Audience {
         name: &str,
         rate: Option<u64>,
         doors: Option<Arc<Semaphore>>,
-    ) -> Arc<Seen> {
-        let (seen, title) = (Arc::<Seen>::default(), title(name));
+    ) -> Arc<ViewerLog> {
+        let (seen, title) = (Arc::<ViewerLog>::default(), title(name));
         self.seen.push(Arc::clone(&seen));
         let viewer = Arc::clone(&seen);
         self.tasks.spawn(async move {
@@ -145,7 +150,7 @@ async fn watch(
     mut tickets: TicketsClient<Channel>,
     title: &str,
     rate: Option<u64>,
-    seen: Arc<Seen>,
+    seen: Arc<ViewerLog>,
     door: Option<impl Send>,
 ) -> anyhow::Result<()> {
     // As real ones do, each has a socket of its own.
@@ -183,7 +188,7 @@ async fn watch(
 }
 
 /// Reads the session's own stream.
-async fn said(mut stream: RecvStream, seen: &Seen) -> anyhow::Result<()> {
+async fn said(mut stream: RecvStream, seen: &ViewerLog) -> anyhow::Result<()> {
     let mut decoder = Decoder::default();
     while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.context("read a session")? {
         decoder.push_chunk(chunk.bytes);
@@ -200,7 +205,7 @@ async fn said(mut stream: RecvStream, seen: &Seen) -> anyhow::Result<()> {
 }
 
 /// Reads a group.
-async fn read(mut stream: RecvStream, seen: Arc<Seen>, throttle: Arc<Throttle>) -> anyhow::Result<()> {
+async fn read(mut stream: RecvStream, seen: Arc<ViewerLog>, throttle: Arc<Throttle>) -> anyhow::Result<()> {
     let (mut decoder, mut sequence, mut whole) = (Decoder::default(), None, false);
     // A stream that the node gives up ends in an error.
     while let Ok(Some(chunk)) = stream.read_chunk(64 * 1024, true).await {

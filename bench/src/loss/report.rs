@@ -1,11 +1,11 @@
-//! What was measured, as tables, rows and one line of advice. Refuses to know how it was measured.
+//! Measured goodput, as tables, rows and one line of advice. Knows nothing of how it was measured.
 
 use std::fmt::Write as _;
 
 use usher_proto::Bitrate;
 
 use super::Link;
-use crate::far::Row;
+use crate::far::RatioRow;
 
 /// A congestion controller of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Alone {
 }
 
 impl Pair {
-    /// Of what both have together.
+    /// As a share of the goodput of both together.
     fn parts(&self) -> [f64; 2] {
         let all = self.goodput[0].0 + self.goodput[1].0;
         self.goodput.map(|rate| rate.0 as f64 / all.max(1) as f64)
@@ -143,10 +143,10 @@ pub(super) fn recommendation(alone: &[Alone], pairs: &[Pair]) -> Option<String> 
 }
 
 /// All of it for programs: BBR against Cubic.
-pub(super) fn rows(alone: &[Alone], pairs: &[Pair]) -> Vec<Row> {
+pub(super) fn rows(alone: &[Alone], pairs: &[Pair]) -> Vec<RatioRow> {
     let row = |case, metric, against, [peer, usher]: [f64; 2]| {
         let ratio = usher / peer.max(1e-9);
-        Row { case, metric, against, ratio, min: ratio, max: ratio, usher, peer }
+        RatioRow { case, metric, against, ratio, min: ratio, max: ratio, usher, peer }
     };
     let cells = alone.iter().map(|cell| row(cell.case(), "goodput, bbr, share of the link", "cubic", cell.shares()));
     let pairs = pairs.iter().flat_map(|pair| {

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
-    stage::{Stage, enter, middle},
     table::{Book, Figures, Peer, SELF},
+    testbed::{Testbed, enter, middle},
     web::{self, Http, Web},
 };
 use crate::cluster::{Cluster, FAST, Run, run_all, usage::Meter, usher};
 
-/// What one client fetches.
+/// Titles that one client fetches.
 struct Client {
     /// The path, or the pattern, of each program.
     usher: String,
@@ -32,63 +32,63 @@ struct Load {
     files: bool,
 }
 
-pub(crate) fn one(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    Load::one(stage, "one", false).run(stage, rep, book)
+pub(crate) fn one(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    Load::one(testbed, "one", false).run(testbed, rep, book)
 }
 
-pub(crate) fn file(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    Load::one(stage, "file", true).run(stage, rep, book)
+pub(crate) fn file(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    Load::one(testbed, "file", true).run(testbed, rep, book)
 }
 
-pub(crate) fn titles(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    let titles = stage.plan.titles;
+pub(crate) fn titles(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let titles = testbed.sizes.titles;
     let curl = format!("many/[00-{:02}].mp4", titles - 1);
     let client = Client { usher: "many/*".to_owned(), curl, stock: (0..titles).map(middle).collect() };
-    let bytes = titles * stage.plan.title;
-    Load { case: "titles", clients: vec![client], bytes, files: true }.run(stage, rep, book)
+    let bytes = titles * testbed.sizes.title;
+    Load { case: "titles", clients: vec![client], bytes, files: true }.run(testbed, rep, book)
 }
 
-pub(crate) fn connections(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    Load::connections(stage, "connections").run(stage, rep, book)
+pub(crate) fn connections(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    Load::connections(testbed, "connections").run(testbed, rep, book)
 }
 
 /// A node that sends by one thread beside the node of all cases, which has one on each core.
-pub(crate) fn threads(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    let load = Load::connections(stage, "threads");
-    let single = Cluster::with(&stage.media, &["--capacity", FAST, "--threads", "1"])?;
-    book.enter(load.case, Peer { name: "one thread", suffix: "" }, rep, load.usher(stage, &single)?);
-    book.enter(load.case, SELF, rep, load.usher(stage, &stage.cluster)?);
+pub(crate) fn threads(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let load = Load::connections(testbed, "threads");
+    let single = Cluster::with(&testbed.media, &["--capacity", FAST, "--threads", "1"])?;
+    book.enter(load.case, Peer { name: "one thread", suffix: "" }, rep, load.usher(testbed, &single)?);
+    book.enter(load.case, SELF, rep, load.usher(testbed, &testbed.cluster)?);
     Ok(())
 }
 
 impl Load {
-    fn one(stage: &Stage, case: &'static str, files: bool) -> Self {
+    fn one(testbed: &Testbed, case: &'static str, files: bool) -> Self {
         let path = "one.mp4".to_owned();
         let client = Client { usher: path.clone(), curl: path.clone(), stock: vec![path] };
-        Self { case, clients: vec![client], bytes: stage.plan.one, files }
+        Self { case, clients: vec![client], bytes: testbed.sizes.one, files }
     }
 
-    fn connections(stage: &Stage, case: &'static str) -> Self {
+    fn connections(testbed: &Testbed, case: &'static str) -> Self {
         let client = |i| Client { usher: middle(i), curl: middle(i), stock: vec![middle(i)] };
-        let clients = (0..stage.plan.titles).map(client).collect();
-        Self { case, clients, bytes: stage.plan.titles * stage.plan.title, files: false }
+        let clients = (0..testbed.sizes.titles).map(client).collect();
+        Self { case, clients, bytes: testbed.sizes.titles * testbed.sizes.title, files: false }
     }
 
-    fn run(&self, stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-        for server in [&stage.nginx, &stage.caddy].into_iter().flatten() {
+    fn run(&self, testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+        for server in [&testbed.nginx, &testbed.caddy].into_iter().flatten() {
             for http in [Http::One, Http::Two] {
                 let peer = Peer { name: server.name, suffix: http.suffix() };
-                enter(book, self.case, peer, rep, self.web(stage, server, http));
+                enter(book, self.case, peer, rep, self.web(testbed, server, http));
             }
         }
-        enter(book, self.case, Peer { name: "stock quinn", suffix: "" }, rep, self.stock(stage));
-        book.enter(self.case, SELF, rep, self.usher(stage, &stage.cluster)?);
+        enter(book, self.case, Peer { name: "stock quinn", suffix: "" }, rep, self.stock(testbed));
+        book.enter(self.case, SELF, rep, self.usher(testbed, &testbed.cluster)?);
         Ok(())
     }
 
-    fn web(&self, stage: &Stage, server: &Web, http: Http) -> anyhow::Result<Figures> {
-        let output = stage.output()?;
-        let commands = self.clients.iter().map(|client| self.curl(stage, server, http, client, output.path()));
+    fn web(&self, testbed: &Testbed, server: &Web, http: Http) -> anyhow::Result<Figures> {
+        let output = testbed.output()?;
+        let commands = self.clients.iter().map(|client| self.curl(testbed, server, http, client, output.path()));
         let (figures, run) = self.measure(&server.processes()?, commands.collect::<anyhow::Result<_>>()?)?;
         let mut bytes = 0;
         for output in &run.outputs {
@@ -98,17 +98,17 @@ impl Load {
         Ok(figures)
     }
 
-    fn stock(&self, stage: &Stage) -> anyhow::Result<Figures> {
-        let commands = self.clients.iter().map(|client| stage.stock.client(&client.stock));
-        let (figures, run) = self.measure(&[stage.stock.process.id()], commands.collect::<anyhow::Result<_>>()?)?;
+    fn stock(&self, testbed: &Testbed) -> anyhow::Result<Figures> {
+        let commands = self.clients.iter().map(|client| testbed.stock.client(&client.stock));
+        let (figures, run) = self.measure(&[testbed.stock.process.id()], commands.collect::<anyhow::Result<_>>()?)?;
         let said = |output: &Output| String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
         let bytes: u64 = run.outputs.iter().map(said).sum::<Result<_, _>>().context("read what the client got")?;
         ensure!(bytes == self.bytes, "the client got {bytes} bytes of {}", self.bytes);
         Ok(figures)
     }
 
-    fn usher(&self, stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
-        let output = stage.output()?;
+    fn usher(&self, testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> {
+        let output = testbed.output()?;
         let place = if self.files { output.path() } else { Path::new("/dev/null") };
         let commands = self.clients.iter().map(|client| fetch(cluster, &client.usher, place));
         let (figures, run) = self.measure(&[cluster.node_id()], commands.collect::<anyhow::Result<_>>()?)?;
@@ -117,8 +117,15 @@ impl Load {
         Ok(figures)
     }
 
-    fn curl(&self, stage: &Stage, server: &Web, http: Http, client: &Client, output: &Path) -> anyhow::Result<Command> {
-        let program = stage.programs.curl.as_deref().context("curl is here when a web server is")?;
+    fn curl(
+        &self,
+        testbed: &Testbed,
+        server: &Web,
+        http: Http,
+        client: &Client,
+        output: &Path,
+    ) -> anyhow::Result<Command> {
+        let program = testbed.programs.curl.as_deref().context("curl is here when a web server is")?;
         let place = if self.files { format!("{}/#1.mp4", output.display()) } else { "/dev/null".to_owned() };
         let mut curl = server.curl(program, http, std::slice::from_ref(&client.curl), &place);
         if self.files && http == Http::Two {
@@ -149,7 +156,7 @@ pub(crate) fn fetch(cluster: &Cluster, path: &str, output: &Path) -> anyhow::Res
     Ok(fetch)
 }
 
-/// What finished fetches told: bytes that were verified.
+/// Bytes that finished fetches verified, by their output.
 pub(crate) fn told(run: &Run) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for output in &run.outputs {

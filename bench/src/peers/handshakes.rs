@@ -14,22 +14,22 @@ use usher_certs::{
 };
 
 use super::{
-    stage::{Stage, enter, small},
     stock,
     table::{Book, Figures, Peer, SELF},
+    testbed::{Testbed, enter, small},
     viewer,
     web::Web,
 };
 use crate::cluster::usage::Meter;
 
-pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    let count = stage.plan.handshakes;
-    if let Some(nginx) = &stage.nginx {
+pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    let count = testbed.sizes.handshakes;
+    if let Some(nginx) = &testbed.nginx {
         enter(book, "handshakes", Peer { name: "nginx", suffix: "" }, rep, web(nginx, count));
     }
     let runtime = viewer::runtime()?;
-    enter(book, "handshakes", Peer { name: "stock quinn", suffix: "" }, rep, runtime.block_on(bare(stage)));
-    book.enter("handshakes", SELF, rep, runtime.block_on(usher(stage))?);
+    enter(book, "handshakes", Peer { name: "stock quinn", suffix: "" }, rep, runtime.block_on(bare(testbed)));
+    book.enter("handshakes", SELF, rep, runtime.block_on(usher(testbed))?);
     Ok(())
 }
 
@@ -57,26 +57,26 @@ fn web(server: &Web, count: u64) -> anyhow::Result<Figures> {
     figures(count, &meter)
 }
 
-async fn bare(stage: &Stage) -> anyhow::Result<Figures> {
+async fn bare(testbed: &Testbed) -> anyhow::Result<Figures> {
     let endpoint = viewer::endpoint()?;
-    let meter = Meter::start(&[stage.stock.process.id()])?;
-    for _ in 0..stage.plan.handshakes {
-        let connection = stock::dial(&endpoint, stage.stock.address, &stage.stock.cert).await?;
+    let meter = Meter::start(&[testbed.stock.process.id()])?;
+    for _ in 0..testbed.sizes.handshakes {
+        let connection = stock::dial(&endpoint, testbed.stock.address, &testbed.stock.cert).await?;
         connection.close(VarInt::from_u32(0), b"done");
     }
     endpoint.wait_idle().await;
-    figures(stage.plan.handshakes, &meter)
+    figures(testbed.sizes.handshakes, &meter)
 }
 
-async fn usher(stage: &Stage) -> anyhow::Result<Figures> {
+async fn usher(testbed: &Testbed) -> anyhow::Result<Figures> {
     let endpoint = viewer::endpoint()?;
-    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca()).await?;
+    let mut tickets = viewer::tickets(&testbed.cluster.address, &testbed.cluster.ca()).await?;
     let seat = viewer::seat(&mut tickets, &small(0)).await?;
-    let meter = Meter::start(&[stage.cluster.node_id()])?;
-    for _ in 0..stage.plan.handshakes {
+    let meter = Meter::start(&[testbed.cluster.node_id()])?;
+    for _ in 0..testbed.sizes.handshakes {
         let connection = viewer::dial(&endpoint, &seat).await?;
         connection.close(VarInt::from_u32(0), b"done");
     }
     endpoint.wait_idle().await;
-    figures(stage.plan.handshakes, &meter)
+    figures(testbed.sizes.handshakes, &meter)
 }

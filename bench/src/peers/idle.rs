@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    stage::{RATE, Stage, enter},
     table::{Book, Figures, Peer, SELF},
+    testbed::{RATE, Testbed, enter},
     viewer,
     web::{Http, Web},
 };
@@ -26,7 +26,7 @@ use crate::cluster::{
     usage::{Meter, resident},
 };
 
-/// What one curl has open at once; it allows 300.
+/// Transfers of one curl at once; it allows 300.
 const AT_ONCE: u64 = 250;
 
 /// Viewers that come in at once: enough to be quick, few enough to be answered at once.
@@ -34,20 +34,20 @@ const AT_THE_DOOR: usize = 16;
 
 const FILM: &str = "film.mp4";
 
-pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    if let (Some(program), Some(curl)) = (&stage.programs.nginx, &stage.programs.curl) {
+pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    if let (Some(program), Some(curl)) = (&testbed.programs.nginx, &testbed.programs.curl) {
         let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
-        enter(book, "idle", peer, rep, nginx(stage, program, curl));
+        enter(book, "idle", peer, rep, nginx(testbed, program, curl));
     }
-    let cluster = Cluster::start(&stage.films())?;
-    book.enter("idle", SELF, rep, viewer::runtime()?.block_on(usher(stage, &cluster))?);
+    let cluster = Cluster::start(&testbed.films())?;
+    book.enter("idle", SELF, rep, viewer::runtime()?.block_on(usher(testbed, &cluster))?);
     Ok(())
 }
 
-async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
+async fn usher(testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> {
     let mut tickets = viewer::tickets(&cluster.address, &cluster.ca()).await?;
     let endpoint = viewer::endpoint()?;
-    // What the first session brings into memory is no viewer's.
+    // Memory that the first session brings in is not counted.
     let seat = viewer::seat(&mut tickets, FILM).await?;
     let first = viewer::dial(&endpoint, &seat).await?;
     viewer::open(&first, &seat.ticket).await?.read_chunk(1, true).await.context("read a session")?;
@@ -56,7 +56,7 @@ async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
     let mut viewers = JoinSet::new();
     let doors = Arc::new(Semaphore::new(AT_THE_DOOR));
     let (ready, mut seated) = mpsc::unbounded_channel();
-    for _ in 0..stage.plan.viewers {
+    for _ in 0..testbed.sizes.viewers {
         let (mut tickets, endpoint) = (tickets.clone(), endpoint.clone());
         let (doors, ready) = (Arc::clone(&doors), ready.clone());
         viewers.spawn(async move {
@@ -69,32 +69,32 @@ async fn usher(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
             viewer::sip(&mut stream, RATE).await
         });
     }
-    for _ in 0..stage.plan.viewers {
+    for _ in 0..testbed.sizes.viewers {
         tokio::select! {
             one = seated.recv() => one.context("a viewer is seated")?,
             Some(left) = viewers.join_next() => left.context("a viewer's task")?.context("a viewer left early")?,
         }
     }
-    tokio::time::sleep(stage.plan.settle).await;
+    tokio::time::sleep(testbed.sizes.settle).await;
     let meter = Meter::start(&server)?;
-    tokio::time::sleep(stage.plan.window).await;
-    let figures = figures(stage, &meter, before, &server)?;
+    tokio::time::sleep(testbed.sizes.window).await;
+    let figures = figures(testbed, &meter, before, &server)?;
     ensure!(viewers.try_join_next().is_none(), "a viewer left before the end");
     Ok(figures)
 }
 
-fn figures(stage: &Stage, meter: &Meter, before: u64, server: &[u32]) -> anyhow::Result<Figures> {
+fn figures(testbed: &Testbed, meter: &Meter, before: u64, server: &[u32]) -> anyhow::Result<Figures> {
     let (used, minutes) = (meter.seconds()?, meter.elapsed().as_secs_f64() / 60.0);
-    let (viewers, memory) = (stage.plan.viewers as f64, resident(server)?.saturating_sub(before));
+    let (viewers, memory) = (testbed.sizes.viewers as f64, resident(server)?.saturating_sub(before));
     Ok(vec![
         ("memory kB per session", memory as f64 / 1e3 / viewers),
         ("node CPU-s per session-minute", used / viewers / minutes),
     ])
 }
 
-fn nginx(stage: &Stage, program: &Path, curl: &Path) -> anyhow::Result<Figures> {
-    let (films, dir) = (stage.films(), stage.state()?);
-    let server = Web::nginx(program, dir.path(), &stage.site(&films), RATE / 8)?;
+fn nginx(testbed: &Testbed, program: &Path, curl: &Path) -> anyhow::Result<Figures> {
+    let (films, dir) = (testbed.films(), testbed.state()?);
+    let server = Web::nginx(program, dir.path(), &testbed.site(&films), RATE / 8)?;
     // One that ends at once, for what the first connection brings into memory.
     run_all(vec![{
         let mut first = Command::new(curl);
@@ -104,7 +104,7 @@ fn nginx(stage: &Stage, program: &Path, curl: &Path) -> anyhow::Result<Figures> 
     let processes = server.processes()?;
     let before = resident(&processes)?;
     let mut clients = Vec::new();
-    let mut left = stage.plan.viewers;
+    let mut left = testbed.sizes.viewers;
     while left > 0 {
         let some = left.min(AT_ONCE);
         left -= some;
@@ -114,12 +114,12 @@ fn nginx(stage: &Stage, program: &Path, curl: &Path) -> anyhow::Result<Figures> 
         client.ignore_log();
         clients.push(client);
     }
-    wait(stage.plan.settle);
+    wait(testbed.sizes.settle);
     let open: usize = processes.iter().map(|id| open_files(*id)).sum::<anyhow::Result<usize>>()?;
-    ensure!(open as u64 >= stage.plan.viewers, "nginx has {open} files open for {} clients", stage.plan.viewers);
+    ensure!(open as u64 >= testbed.sizes.viewers, "nginx has {open} files open for {} clients", testbed.sizes.viewers);
     let meter = Meter::start(&processes)?;
-    wait(stage.plan.window);
-    let figures = figures(stage, &meter, before, &processes)?;
+    wait(testbed.sizes.window);
+    let figures = figures(testbed, &meter, before, &processes)?;
     for client in &mut clients {
         ensure!(client.is_running()?, "a curl left before the end");
     }

@@ -14,42 +14,42 @@ use usher_kit::Process;
 
 use super::{
     bulk::{fetch, in_files, told},
-    stage::{Stage, enter},
     table::{Book, Figures, Peer, SELF},
+    testbed::{Testbed, enter},
 };
 use crate::cluster::{Run, run_all, start, usage::Meter};
 
 /// How long sendme may take to hash the title and say its ticket.
 const OFFER: Duration = Duration::from_secs(120);
 
-/// What keeps sendme on this machine.
+/// Options that keep sendme on this machine.
 const LOCAL: [&str; 5] = ["--relay", "disabled", "--magic-ipv4-addr", "127.0.0.1:0", "--no-progress"];
 
-pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    if let Some(program) = &stage.programs.sendme {
-        enter(book, "verified", Peer { name: "sendme", suffix: "" }, rep, sendme(stage, program));
+pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    if let Some(program) = &testbed.programs.sendme {
+        enter(book, "verified", Peer { name: "sendme", suffix: "" }, rep, sendme(testbed, program));
     }
-    let output = stage.output()?;
+    let output = testbed.output()?;
     let file = output.path().join("one.mp4");
-    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node_id()])?;
-    let run = run_all(vec![fetch(&stage.cluster, "one.mp4", &file)?])?;
-    let figures = figures(stage, &meter, &run)?;
+    let meter = Meter::start(&[testbed.cluster.master.id(), testbed.cluster.node_id()])?;
+    let run = run_all(vec![fetch(&testbed.cluster, "one.mp4", &file)?])?;
+    let figures = figures(testbed, &meter, &run)?;
     let bytes = fs::metadata(&file).context("look at what was fetched")?.len();
-    ensure!(bytes == stage.plan.one && told(&run)? == bytes, "usher got {bytes} bytes of {}", stage.plan.one);
+    ensure!(bytes == testbed.sizes.one && told(&run)? == bytes, "usher got {bytes} bytes of {}", testbed.sizes.one);
     book.enter("verified", SELF, rep, figures);
     Ok(())
 }
 
-fn figures(stage: &Stage, meter: &Meter, run: &Run) -> anyhow::Result<Figures> {
+fn figures(testbed: &Testbed, meter: &Meter, run: &Run) -> anyhow::Result<Figures> {
     let both = meter.seconds()? + run.busy;
-    Ok(vec![("both sides CPU-s/GB", both / (stage.plan.one as f64 / 1e9)), ("wall s", run.wall)])
+    Ok(vec![("both sides CPU-s/GB", both / (testbed.sizes.one as f64 / 1e9)), ("wall s", run.wall)])
 }
 
-fn sendme(stage: &Stage, program: &Path) -> anyhow::Result<Figures> {
-    let (from, to) = (stage.output()?, stage.output()?);
+fn sendme(testbed: &Testbed, program: &Path) -> anyhow::Result<Figures> {
+    let (from, to) = (testbed.output()?, testbed.output()?);
     let offer = from.path().join("offer");
     let mut send = Command::new(program);
-    send.arg("send").args(LOCAL).args(["--ticket-type", "addresses"]).arg(stage.media.join("one.mp4"));
+    send.arg("send").args(LOCAL).args(["--ticket-type", "addresses"]).arg(testbed.media.join("one.mp4"));
     send.current_dir(from.path()).stdout(File::create(&offer).context("make a file")?);
     let mut sender = start(&mut send)?;
     sender.ignore_log();
@@ -58,9 +58,9 @@ fn sendme(stage: &Stage, program: &Path) -> anyhow::Result<Figures> {
     receive.arg("receive").args(LOCAL).arg(ticket).current_dir(to.path()).stdin(Stdio::null());
     let meter = Meter::start(&[sender.id()])?;
     let run = run_all(vec![receive])?;
-    let figures = figures(stage, &meter, &run)?;
+    let figures = figures(testbed, &meter, &run)?;
     let bytes = in_files(to.path())?;
-    ensure!(bytes == stage.plan.one, "sendme got {bytes} bytes of {}", stage.plan.one);
+    ensure!(bytes == testbed.sizes.one, "sendme got {bytes} bytes of {}", testbed.sizes.one);
     Ok(figures)
 }
 

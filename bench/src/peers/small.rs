@@ -6,43 +6,43 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context as _, ensure};
 
 use super::{
-    stage::{SMALL, Stage, enter, small},
     table::{Book, Figures, Peer, SELF, median},
+    testbed::{SMALL, Testbed, enter, small},
     viewer,
     web::{self, Http, Web},
 };
 use crate::cluster::{run_all, usage::Meter};
 
-pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    if let (Some(server), Some(curl)) = (&stage.nginx, &stage.programs.curl) {
+pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    if let (Some(server), Some(curl)) = (&testbed.nginx, &testbed.programs.curl) {
         let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
-        enter(book, "small", peer, rep, nginx(stage, server, curl));
+        enter(book, "small", peer, rep, nginx(testbed, server, curl));
     }
-    book.enter("small", SELF, rep, viewer::runtime()?.block_on(usher(stage))?);
+    book.enter("small", SELF, rep, viewer::runtime()?.block_on(usher(testbed))?);
     Ok(())
 }
 
-fn nginx(stage: &Stage, server: &Web, curl: &Path) -> anyhow::Result<Figures> {
-    let all = format!("small/[000-{:03}].mp4", stage.plan.smalls - 1);
-    let rounds = stage.plan.requests / stage.plan.smalls + 1;
+fn nginx(testbed: &Testbed, server: &Web, curl: &Path) -> anyhow::Result<Figures> {
+    let all = format!("small/[000-{:03}].mp4", testbed.sizes.smalls - 1);
+    let rounds = testbed.sizes.requests / testbed.sizes.smalls + 1;
     let paths = vec![all; rounds.try_into().context("few rounds")?];
     let meter = Meter::start(&server.processes()?)?;
     let run = run_all(vec![server.curl(curl, Http::One, &paths, "/dev/null")])?;
     let used = meter.seconds()?;
     let (bytes, first) = web::said(&run.outputs.first().context("an output")?.stdout)?;
-    ensure!(bytes == rounds * stage.plan.smalls * SMALL, "curl got {bytes} bytes");
+    ensure!(bytes == rounds * testbed.sizes.smalls * SMALL, "curl got {bytes} bytes");
     figures(first, used)
 }
 
-async fn usher(stage: &Stage) -> anyhow::Result<Figures> {
+async fn usher(testbed: &Testbed) -> anyhow::Result<Figures> {
     let endpoint = viewer::endpoint()?;
-    let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca()).await?;
+    let mut tickets = viewer::tickets(&testbed.cluster.address, &testbed.cluster.ca()).await?;
     let connection = viewer::dial(&endpoint, &viewer::seat(&mut tickets, &small(0)).await?).await?;
-    let meter = Meter::start(&[stage.cluster.master.id(), stage.cluster.node_id()])?;
+    let meter = Meter::start(&[testbed.cluster.master.id(), testbed.cluster.node_id()])?;
     let mut first = Vec::new();
-    for i in 0..stage.plan.requests {
+    for i in 0..testbed.sizes.requests {
         let asked = Instant::now();
-        let seat = viewer::seat(&mut tickets, &small(i % stage.plan.smalls)).await?;
+        let seat = viewer::seat(&mut tickets, &small(i % testbed.sizes.smalls)).await?;
         let (bytes, came) = viewer::read(&mut viewer::open(&connection, &seat.ticket).await?).await?;
         ensure!(bytes == SMALL, "a small title of {bytes} bytes");
         first.push((came - asked).as_secs_f64());

@@ -14,8 +14,8 @@ use tonic::transport::Channel;
 use usher_proto::pb::v1::{Purpose, ResolveRequest, tickets_client::TicketsClient};
 
 use super::{
-    stage::{RATE, Stage},
     table::{Book, Figures, SELF},
+    testbed::{RATE, Testbed},
     viewer,
 };
 use crate::cluster::Cluster;
@@ -23,10 +23,10 @@ use crate::cluster::Cluster;
 /// The node's, in bit/s: so little that this machine is never the limit.
 const CAPACITY: u64 = 200_000_000;
 
-/// What a player has in hand before it plays, counted from the first byte.
+/// Media that a player buffers before it plays, counted from the first byte.
 const STARTS_AFTER: Duration = Duration::from_secs(1);
 
-/// What each fetch reserves, in bit/s: together 2.5 % of the capacity.
+/// Rate that each fetch reserves, in bit/s: together 2.5 % of the capacity.
 const RESERVED: u64 = 100_000;
 
 const FETCHES: u64 = 50;
@@ -36,10 +36,10 @@ const FILM: &str = "film.mp4";
 /// The width of the windows in which the capacity must not be exceeded.
 const SECOND: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
     let capacity = format!("{}mbit", CAPACITY / 1_000_000);
-    let cluster = Cluster::with(&stage.films(), &["--capacity", &capacity])?;
-    let figures = viewer::runtime()?.block_on(LocalSet::new().run_until(watch(stage, &cluster)))?;
+    let cluster = Cluster::with(&testbed.films(), &["--capacity", &capacity])?;
+    let figures = viewer::runtime()?.block_on(LocalSet::new().run_until(watch(testbed, &cluster)))?;
     book.enter("stalls", SELF, rep, figures);
     Ok(())
 }
@@ -80,36 +80,36 @@ impl Player {
     }
 }
 
-/// What all of them received, and when.
-type Tally = Rc<RefCell<Vec<(Instant, u64)>>>;
+/// Bytes that all of them received, and when.
+type Receipts = Rc<RefCell<Vec<(Instant, u64)>>>;
 
-async fn watch(stage: &Stage, cluster: &Cluster) -> anyhow::Result<Figures> {
+async fn watch(testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> {
     let mut tickets = viewer::tickets(&cluster.address, &cluster.ca()).await?;
     let endpoint = viewer::endpoint()?;
-    let (tally, mut sessions, mut players) = (Tally::default(), JoinSet::new(), Vec::new());
+    let (receipts, mut sessions, mut players) = (Receipts::default(), JoinSet::new(), Vec::new());
     for _ in 0..CAPACITY * 95 / 100 / RATE {
-        let (player, tally) = (Rc::new(Player::default()), tally.clone());
+        let (player, receipts) = (Rc::new(Player::default()), receipts.clone());
         players.push(player.clone());
         let stream = admitted(&mut tickets, &endpoint, viewer::play(FILM)).await?;
         sessions.spawn_local(receive(stream, move |now, bytes| {
             player.take(now, bytes);
-            tally.borrow_mut().push((now, bytes));
+            receipts.borrow_mut().push((now, bytes));
         }));
     }
     let fetch = ResolveRequest { purpose: Purpose::Fetch.into(), rate_bps: RESERVED, ..viewer::play(FILM) };
     for _ in 0..FETCHES {
-        let tally = tally.clone();
+        let receipts = receipts.clone();
         let stream = admitted(&mut tickets, &endpoint, fetch.clone()).await?;
-        sessions.spawn_local(receive(stream, move |now, bytes| tally.borrow_mut().push((now, bytes))));
+        sessions.spawn_local(receive(stream, move |now, bytes| receipts.borrow_mut().push((now, bytes))));
     }
     let from = Instant::now();
-    tokio::time::sleep(stage.plan.house).await;
+    tokio::time::sleep(testbed.sizes.house).await;
     let to = Instant::now();
     if let Some(ended) = sessions.try_join_next() {
         ended.context("a session's task")?.context("a session ended early")?;
     }
     players.iter().for_each(|player| player.look(to));
-    let received = tally.borrow();
+    let received = receipts.borrow();
     let within: u64 = received.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, bytes)| bytes).sum();
     let share = |bytes: u64, time: Duration| 100.0 * bytes as f64 * 8.0 / (CAPACITY as f64 * time.as_secs_f64());
     let stalls: u64 = players.iter().map(|player| player.stalls.get()).sum();

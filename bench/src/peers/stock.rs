@@ -32,7 +32,7 @@ const MAX_PATH: usize = 4096;
 
 /// Serves files over bare QUIC: a path on a stream, then the file.
 #[derive(clap::Args)]
-pub(crate) struct ServerArgs {
+pub(crate) struct QuicServerArgs {
     root: PathBuf,
     cert: PathBuf,
     key: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) struct ServerArgs {
 
 /// Fetches files over bare QUIC, all at once on one connection, and throws them away.
 #[derive(clap::Args)]
-pub(crate) struct ClientArgs {
+pub(crate) struct QuicClientArgs {
     server: SocketAddr,
     /// The server's certificate
     cert: PathBuf,
@@ -73,7 +73,7 @@ impl Stock {
     }
 }
 
-pub(crate) fn serve(args: &ServerArgs) -> anyhow::Result<()> {
+pub(crate) fn serve(args: &QuicServerArgs) -> anyhow::Result<()> {
     viewer::runtime()?.block_on(async {
         let config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server_tls(args)?)?));
         let runtime = Arc::new(TokioRuntime);
@@ -96,7 +96,7 @@ pub(crate) fn serve(args: &ServerArgs) -> anyhow::Result<()> {
 
 /// TLS 1.3, the same cryptography and ALPN as Usher. quinn seals its packets with ring unless told otherwise, and so do
 /// both here where ring is faster.
-fn server_tls(args: &ServerArgs) -> anyhow::Result<rustls::ServerConfig> {
+fn server_tls(args: &QuicServerArgs) -> anyhow::Result<rustls::ServerConfig> {
     let cert = CertificateDer::from_pem_file(&args.cert).context("read the certificate")?;
     let key = PrivateKeyDer::from_pem_file(&args.key).context("read the key")?;
     let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
@@ -129,7 +129,7 @@ async fn send_file(root: PathBuf, mut send: SendStream, mut receive: RecvStream)
     Ok(())
 }
 
-pub(crate) fn fetch(args: &ClientArgs) -> anyhow::Result<()> {
+pub(crate) fn fetch(args: &QuicClientArgs) -> anyhow::Result<()> {
     viewer::runtime()?.block_on(async {
         let endpoint = viewer::endpoint()?;
         let connection = dial(&endpoint, args.server, &args.cert).await?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// The contender that all others are held against.
 pub(crate) const USHER: &str = "usher";
 
-/// Who was measured, and what the case is called when it is held against it.
+/// A measured program, and the suffix of the case when Usher is compared with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -40,7 +40,7 @@ struct Note {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
     pub(crate) case: String,
-    /// What, in which unit; less is better unless it says otherwise.
+    /// The metric with its unit; less is better unless it says otherwise.
     pub(crate) metric: &'static str,
     /// The peer; empty when there was none.
     pub(crate) against: &'static str,

@@ -1,4 +1,4 @@
-//! What all cases share: titles on disk, Usher's cluster, and the peers that this machine has, all running at once and
+//! The parts that all cases share: titles on disk, Usher's cluster, and the peers that this machine has, all running at once and
 //! idle while it is not their turn.
 
 use std::{
@@ -19,7 +19,7 @@ use super::{
 use crate::cluster::Cluster;
 
 /// How large the cases are; sizes in bytes.
-pub(crate) struct Plan {
+pub(crate) struct Sizes {
     /// The one large title.
     pub(crate) one: u64,
     /// How many of middle size, at most 100, and their size.
@@ -55,8 +55,8 @@ const FILM: u64 = 64 * 1024 * 1024;
 /// Free space that makes memory the place of what is fetched, in bytes: no disk is measured then.
 const ROOMY: u64 = 6 << 30;
 
-pub(crate) struct Stage {
-    pub(crate) plan: Plan,
+pub(crate) struct Testbed {
+    pub(crate) sizes: Sizes,
     pub(crate) cluster: Cluster,
     pub(crate) stock: Stock,
     pub(crate) nginx: Option<Web>,
@@ -67,7 +67,7 @@ pub(crate) struct Stage {
     key: PathBuf,
     /// Titles that all servers have.
     pub(crate) media: PathBuf,
-    /// What is fetched goes here.
+    /// The folder of fetched files.
     scratch: TempDir,
     dir: TempDir,
 }
@@ -105,13 +105,13 @@ pub(crate) fn find(name: &str, how: &str) -> Option<PathBuf> {
     found
 }
 
-impl Stage {
+impl Testbed {
     /// Writes the titles and starts everybody.
-    pub(crate) fn set(plan: Plan, sendme: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn set(sizes: Sizes, sendme: Option<PathBuf>) -> anyhow::Result<Self> {
         let programs = Programs::find(sendme);
         let dir = tempfile::tempdir().context("make a temporary folder")?;
         let media = dir.path().join("media");
-        write_titles(&plan, &media)?;
+        write_titles(&sizes, &media)?;
         media::write(&dir.path().join("films/film.mp4"), FILM, RATE, 0)?;
         let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
@@ -130,7 +130,7 @@ impl Stage {
         let stock = Stock::start(&media, &cert, &key)?;
         let cluster = Cluster::start(&media)?;
         let scratch = scratch().context("make a folder for what is fetched")?;
-        Ok(Self { plan, cluster, stock, nginx, caddy, programs, cert, key, media, scratch, dir })
+        Ok(Self { sizes, cluster, stock, nginx, caddy, programs, cert, key, media, scratch, dir })
     }
 
     /// These files, under a certificate for loopback.
@@ -175,12 +175,12 @@ fn scratch() -> std::io::Result<TempDir> {
     if roomy { TempDir::new_in(memory) } else { TempDir::new() }
 }
 
-fn write_titles(plan: &Plan, media: &Path) -> anyhow::Result<()> {
-    media::write(&media.join("one.mp4"), plan.one, RATE, 1)?;
-    for i in 0..plan.titles {
-        media::write(&media.join(middle(i)), plan.title, RATE, 1000 + i)?;
+fn write_titles(sizes: &Sizes, media: &Path) -> anyhow::Result<()> {
+    media::write(&media.join("one.mp4"), sizes.one, RATE, 1)?;
+    for i in 0..sizes.titles {
+        media::write(&media.join(middle(i)), sizes.title, RATE, 1000 + i)?;
     }
-    for i in 0..plan.smalls {
+    for i in 0..sizes.smalls {
         media::write(&media.join(small(i)), SMALL, LOW_RATE, 2000 + i)?;
     }
     Ok(())

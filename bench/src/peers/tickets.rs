@@ -24,8 +24,8 @@ use usher_proto::pb::v1::{
 };
 
 use super::{
-    stage::{Stage, enter, small},
     table::{Book, Figures, Peer, SELF},
+    testbed::{Testbed, enter, small},
     viewer,
 };
 use crate::cluster::{start, usage::Meter};
@@ -36,7 +36,7 @@ const IN_FLIGHT: u64 = 64;
 
 /// Answers every Resolve with the same bytes.
 #[derive(clap::Args)]
-pub(crate) struct ServerArgs {
+pub(crate) struct TicketServerArgs {
     cert: PathBuf,
     key: PathBuf,
     /// An encoded ResolveResponse
@@ -66,7 +66,7 @@ impl Tickets for Bare {
     }
 }
 
-pub(crate) fn serve(args: &ServerArgs) -> anyhow::Result<()> {
+pub(crate) fn serve(args: &TicketServerArgs) -> anyhow::Result<()> {
     let answer = ResolveResponse::decode(&*fs::read(&args.answer).context("read the answer")?)?;
     let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
     let tls = ServerTlsConfig::new().identity(Identity::from_pem(read(&args.cert)?, read(&args.key)?));
@@ -79,34 +79,34 @@ pub(crate) fn serve(args: &ServerArgs) -> anyhow::Result<()> {
     })
 }
 
-pub(crate) fn run(stage: &Stage, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
     let runtime = viewer::runtime()?;
     let title = small(0);
     let answer = runtime.block_on(async {
-        let mut tickets = viewer::tickets(&stage.cluster.address, &stage.cluster.ca()).await?;
+        let mut tickets = viewer::tickets(&testbed.cluster.address, &testbed.cluster.ca()).await?;
         anyhow::Ok(tickets.resolve(viewer::play(&title)).await.context("ask for a ticket")?.into_inner())
     })?;
-    let dir = stage.state()?;
+    let dir = testbed.state()?;
     let file = dir.path().join("answer");
     fs::write(&file, answer.encode_to_vec()).context("write an answer")?;
-    let (cert, key) = stage.master_identity();
+    let (cert, key) = testbed.master_identity();
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
     let mut bare = start(command.arg("peers-tickets-server").args([cert, key, file]))?;
     let (line, _) = bare.find("listens at ")?;
     let address = line.trim_end().rsplit(' ').next().context("an address")?;
     let _: SocketAddr = address.parse().context("an address")?;
     bare.ignore_log();
-    let drive = |address, server| runtime.block_on(LocalSet::new().run_until(drive(stage, address, server)));
+    let drive = |address, server| runtime.block_on(LocalSet::new().run_until(drive(testbed, address, server)));
     enter(book, "tickets", Peer { name: "bare tonic", suffix: "" }, rep, drive(address, bare.id()));
-    book.enter("tickets", SELF, rep, drive(&stage.cluster.address, stage.cluster.master.id())?);
+    book.enter("tickets", SELF, rep, drive(&testbed.cluster.address, testbed.cluster.master.id())?);
     Ok(())
 }
 
-async fn drive(stage: &Stage, address: &str, server: u32) -> anyhow::Result<Figures> {
-    let left = Rc::new(Cell::new(stage.plan.calls));
+async fn drive(testbed: &Testbed, address: &str, server: u32) -> anyhow::Result<Figures> {
+    let left = Rc::new(Cell::new(testbed.sizes.calls));
     let mut channels = Vec::new();
     for _ in 0..CONNECTIONS {
-        let mut channel = viewer::tickets(address, &stage.cluster.ca()).await?;
+        let mut channel = viewer::tickets(address, &testbed.cluster.ca()).await?;
         channel.resolve(viewer::play(&small(0))).await.context("ask for a ticket")?;
         channels.push(channel);
     }
@@ -114,7 +114,7 @@ async fn drive(stage: &Stage, address: &str, server: u32) -> anyhow::Result<Figu
     let mut callers = JoinSet::new();
     for channel in channels {
         for _ in 0..IN_FLIGHT {
-            let (mut channel, left, smalls) = (channel.clone(), Rc::clone(&left), stage.plan.smalls);
+            let (mut channel, left, smalls) = (channel.clone(), Rc::clone(&left), testbed.sizes.smalls);
             callers.spawn_local(async move {
                 while let Some(next) = left.get().checked_sub(1) {
                     left.set(next);
@@ -129,7 +129,7 @@ async fn drive(stage: &Stage, address: &str, server: u32) -> anyhow::Result<Figu
     while let Some(ended) = callers.join_next().await {
         ended.context("a caller")??;
     }
-    let (calls, wall) = (stage.plan.calls as f64, meter.elapsed().as_secs_f64());
+    let (calls, wall) = (testbed.sizes.calls as f64, meter.elapsed().as_secs_f64());
     Ok(vec![
         ("tickets per CPU-s (more is better)", calls / meter.seconds()?),
         ("tickets per s, one client thread (more is better)", calls / wall),

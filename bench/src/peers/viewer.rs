@@ -27,13 +27,13 @@ use usher_proto::{
 /// Bytes asked of the kernel for a socket, as all contenders of this bench ask.
 const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
-/// What a viewer may have unread: a second at 2 Mbit/s.
+/// Receive window of a viewer: a second at 2 Mbit/s.
 const WINDOW: u32 = 256 * 1024;
 
-/// What a player reads at a time, in bytes.
+/// Size of a player's reads, in bytes.
 const SIP: usize = 32 * 1024;
 
-/// A UDP socket on loopback with large buffers. What the kernel does not grant, it grants to nobody here.
+/// A UDP socket on loopback with large buffers. The kernel limits all contenders alike.
 pub(crate) fn socket() -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("open a UDP socket")?;
     rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER).context("size a receive buffer")?;

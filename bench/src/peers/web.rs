@@ -40,7 +40,7 @@ pub(crate) struct Web {
     process: Process,
 }
 
-/// What all servers need: where the titles are, and a certificate for loopback.
+/// The needs of every server: where the titles are, and a certificate for loopback.
 pub(crate) struct Site<'a> {
     pub(crate) root: &'a Path,
     pub(crate) cert: &'a Path,
@@ -151,7 +151,7 @@ impl Drop for Web {
     }
 }
 
-/// What curl said of its transfers: all bytes, and the seconds to the first byte of each.
+/// Reads curl's report of its transfers: all bytes, and the seconds to the first byte of each.
 pub(crate) fn said(stdout: &[u8]) -> anyhow::Result<(u64, Vec<f64>)> {
     let (mut bytes, mut first) = (0, Vec::new());
     for line in String::from_utf8_lossy(stdout).lines() {

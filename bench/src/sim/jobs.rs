@@ -12,19 +12,19 @@ use super::{
     optimum::{self, Optimum},
     plan::Plan,
     policy::Named,
-    row::Row,
+    row::RunRow,
     scenario::Scenario,
-    world::{self, Figures},
+    simulation::{self, RunFigures},
 };
 
-/// What one run gave.
+/// Outcome of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     /// For tables.
-    pub(crate) row: Row,
+    pub(crate) row: RunRow,
     /// For plots.
-    pub(crate) figures: Figures,
-    /// What no policy could beat.
+    pub(crate) figures: RunFigures,
+    /// The bound that no policy can beat.
     pub(crate) optimum: Optimum,
 }
 
@@ -46,8 +46,8 @@ pub(crate) fn run(scenarios: &[Scenario], policies: &[Named], seeds: u64) -> Vec
             let seed = scenario.seed.wrapping_add(offset);
             let plan = Plan::new(scenario, seed);
             let optimum = optima[index * seeds as usize + offset as usize].get_or_init(|| optimum::find(&plan)).clone();
-            let figures = world::run(&plan, policy);
-            let row = Row::new(&scenario.name, policy.name, seed, &figures, &optimum);
+            let figures = simulation::run(&plan, policy);
+            let row = RunRow::new(&scenario.name, policy.name, seed, &figures, &optimum);
             let place = (index, policies.iter().position(|other| other.name == policy.name), offset);
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             done.push((place, Outcome { row, figures, optimum }));

@@ -1,4 +1,4 @@
-//! What no router could deliver: the fluid optimum with free, unlimited migration, over the copies as placed and over
+//! Bits that no router could deliver: the fluid optimum with free, unlimited migration, over the copies as placed and over
 //! any copies. Owns the sampling; sessions are water here. Knows nothing of policies.
 //!
 //! Demand is that of all sessions that would run then if everybody were served at the first redemption. Capacity is
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     flow::Network,
-    plan::{Event, Plan},
+    plan::{IncidentKind, Plan},
     units::{SECOND, Time},
 };
 
@@ -84,7 +84,7 @@ impl Routes {
         Self { network, group_of, demands, between, sinks }
     }
 
-    /// What of `demand` per group reaches the clients if each node can send `room`.
+    /// The part of `demand` per group that reaches the clients if each node can send `room`.
     fn carried(&mut self, demand: &[u64], room: impl Iterator<Item = u64>) -> u64 {
         self.demands.iter().zip(demand).for_each(|(&edge, &demand)| self.network.set(edge, demand));
         self.between.iter().for_each(|&edge| self.network.set(edge, u64::MAX / 4));
@@ -153,7 +153,7 @@ fn deltas(plan: &Plan<'_>, group_of: &[usize], groups: usize, windows: usize) ->
     deltas
 }
 
-/// What nodes can send as time goes on.
+/// Sending capacity of nodes over time.
 struct Weather<'a> {
     plan: &'a Plan<'a>,
     next: usize,
@@ -166,10 +166,10 @@ impl Weather<'_> {
         while let Some(change) = self.plan.changes.get(self.next).filter(|change| change.at <= now) {
             let node = change.node as usize;
             match change.what {
-                Event::Crash | Event::Stop => self.up[node] = false,
-                Event::Start => self.up[node] = true,
-                Event::Drain => {}
-                Event::Grey(left) => self.grey[node] = left,
+                IncidentKind::Crash | IncidentKind::Stop => self.up[node] = false,
+                IncidentKind::Start => self.up[node] = true,
+                IncidentKind::Drain => {}
+                IncidentKind::Grey(left) => self.grey[node] = left,
             }
             self.next += 1;
         }

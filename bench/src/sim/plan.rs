@@ -1,4 +1,4 @@
-//! What a run is given before it starts, the same for every policy: nodes, titles, copies, background traffic, faults.
+//! The plan of a run, the same for every policy: nodes, titles, copies, background traffic, faults.
 
 use rand::{RngExt as _, rngs::SmallRng};
 
@@ -31,26 +31,26 @@ pub(crate) struct Plan<'a> {
     pub(crate) from: Time,
     /// End of the run.
     pub(crate) to: Time,
-    /// What befalls nodes, in order of time.
-    pub(crate) changes: Vec<Change>,
+    /// Incidents of nodes, in order of time.
+    pub(crate) changes: Vec<Incident>,
     /// Background of each node in each second, in bit/s: second × nodes + node.
     background: Vec<u64>,
 }
 
 /// Something befalls a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Change {
+pub(crate) struct Incident {
     /// When.
     pub(crate) at: Time,
     /// Whom.
     pub(crate) node: u32,
     /// What.
-    pub(crate) what: Event,
+    pub(crate) what: IncidentKind,
 }
 
-/// What befalls a node.
+/// Kind of incident.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Event {
+pub(crate) enum IncidentKind {
     /// Gone without a word.
     Crash,
     /// There again, as a new boot.
@@ -109,36 +109,36 @@ impl<'a> Plan<'a> {
 }
 
 /// The faults as single changes.
-fn changes(scenario: &Scenario) -> Vec<Change> {
+fn changes(scenario: &Scenario) -> Vec<Incident> {
     let mut changes = Vec::new();
     for fault in &scenario.fault {
         let mut add = |second: f64, node, what| {
-            changes.push(Change { at: from_seconds(scenario.warmup + second), node, what });
+            changes.push(Incident { at: from_seconds(scenario.warmup + second), node, what });
         };
         match *fault {
             Fault::Crash { at, node, until } => {
-                add(at, node, Event::Crash);
-                add(until, node, Event::Start);
+                add(at, node, IncidentKind::Crash);
+                add(until, node, IncidentKind::Start);
             }
             Fault::Drain { at, node, deadline } => {
-                add(at, node, Event::Drain);
-                add(deadline, node, Event::Stop);
+                add(at, node, IncidentKind::Drain);
+                add(deadline, node, IncidentKind::Stop);
             }
             Fault::Grey { at, node, until, fraction } => {
-                add(at, node, Event::Grey(fraction));
-                add(until, node, Event::Grey(1.0));
+                add(at, node, IncidentKind::Grey(fraction));
+                add(until, node, IncidentKind::Grey(1.0));
             }
             Fault::Flap { at, node, period, times } => {
                 for index in 0..times {
                     let start = at + period * f64::from(index);
-                    add(start, node, Event::Crash);
-                    add(start + period / 2.0, node, Event::Start);
+                    add(start, node, IncidentKind::Crash);
+                    add(start + period / 2.0, node, IncidentKind::Start);
                 }
             }
             Fault::Upgrade { at, node, down, back } => {
-                add(at, node, Event::Drain);
-                add(down, node, Event::Stop);
-                add(back, node, Event::Start);
+                add(at, node, IncidentKind::Drain);
+                add(down, node, IncidentKind::Stop);
+                add(back, node, IncidentKind::Start);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! What the world tells a policy and what a policy may order. Owns the words between the two and the list of policies.
+//! Inputs of a policy and the orders that it may give. Owns the types between it and the simulation, and the list of policies.
 //!
 //! A policy is one master: with several masters there are several instances, and each hears all nodes but only the
-//! requests that came to it. It knows nothing of the world but these calls. After every call the world takes the
+//! requests that came to it. It knows nothing of the simulation but these calls. After every call the simulation takes the
 //! orders; every call comes with the present time, which never goes back.
 
 mod baseline;
@@ -15,13 +15,13 @@ mod usher;
 use super::units::Time;
 
 /// A node's number.
-pub(crate) type Node = u32;
+pub(crate) type NodeIndex = u32;
 
 /// A title's number.
 pub(crate) type Title = u32;
 
 /// A session's number; a session's tickets all carry it.
-pub(crate) type Session = u64;
+pub(crate) type SessionNumber = u64;
 
 /// Bit/s.
 pub(crate) type Rate = u64;
@@ -29,25 +29,25 @@ pub(crate) type Rate = u64;
 /// One way to choose, as one master runs it.
 pub(crate) trait Policy {
     /// A node attached and can be chosen; a new boot number means that it forgot all sessions.
-    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>);
+    fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>);
 
     /// A node left in order, or its channel was seen to break. A crash is not told: it is only silent.
-    fn left(&mut self, now: Time, node: Node);
+    fn left(&mut self, now: Time, node: NodeIndex);
 
     /// A node takes nobody new from now on.
-    fn draining(&mut self, now: Time, node: Node);
+    fn draining(&mut self, now: Time, node: NodeIndex);
 
     /// A periodic report came. Reports can come late, out of order, or not at all.
-    fn report(&mut self, now: Time, node: Node, report: &Report);
+    fn report(&mut self, now: Time, node: NodeIndex, report: &Report);
 
     /// A batch of changes came: complete and in order per node. Only if `flags` asks for them.
-    fn delta(&mut self, _now: Time, _node: Node, _delta: &Delta) {}
+    fn delta(&mut self, _now: Time, _node: NodeIndex, _delta: &Delta) {}
 
     /// A client asks for a seat.
     fn resolve(&mut self, now: Time, ask: &Ask<'_>) -> Answer;
 
     /// A client says that it could not reach a node. `client` tells clients apart.
-    fn hint(&mut self, _now: Time, _node: Node, _client: u64) {}
+    fn hint(&mut self, _now: Time, _node: NodeIndex, _client: u64) {}
 
     /// Time passed: at least every 250 ms, and when `deadline` said.
     fn tick(&mut self, now: Time);
@@ -57,20 +57,20 @@ pub(crate) trait Policy {
         None
     }
 
-    /// What became of a `Move` of this instance.
-    fn moved(&mut self, _now: Time, _session: Session, _ok: bool) {}
+    /// Outcome of a `Move` of this instance.
+    fn moved(&mut self, _now: Time, _session: SessionNumber, _ok: bool) {}
 
     /// How a copy comes along; all instances hear of it, whoever ordered it.
     fn copied(&mut self, _now: Time, _copy: &Copied) {}
 
     /// The answer to a `Probe` of this instance.
-    fn probed(&mut self, _now: Time, _node: Node, _alive: bool) {}
+    fn probed(&mut self, _now: Time, _node: NodeIndex, _alive: bool) {}
 
     /// Gives the orders that came up since the last call.
     fn orders(&mut self, _orders: &mut Vec<Order>) {}
 }
 
-/// What the world must know of a policy before it runs.
+/// Properties of a policy that the simulation needs before it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flags {
     /// Nodes refuse what would overload them.
@@ -79,7 +79,7 @@ pub(crate) struct Flags {
     pub(crate) deltas: bool,
 }
 
-/// What a policy is told before it runs.
+/// Inputs of a policy before it runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     /// The run's seed.
@@ -103,7 +103,7 @@ pub(crate) struct Join<'a> {
     pub(crate) zone: u32,
     /// Counts its starts, from 1.
     pub(crate) boot: u64,
-    /// What it can serve.
+    /// Titles that it can serve.
     pub(crate) titles: &'a [Held],
     /// Bytes that it gives to copies which a policy orders.
     pub(crate) replica_bytes: u64,
@@ -122,7 +122,7 @@ pub(crate) struct Held {
     pub(crate) replica: bool,
 }
 
-/// What a node measured.
+/// Measurements of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     /// The node's start that this is from.
@@ -150,7 +150,7 @@ pub(crate) struct Report {
     /// Summed bit/s of the sessions that ended by themselves in the window.
     pub(crate) ended: Rate,
     /// Sessions that began or were refused here since the last report that got through.
-    pub(crate) acknowledged: Vec<Session>,
+    pub(crate) acknowledged: Vec<SessionNumber>,
     /// Bytes of `replica_bytes` that are free.
     pub(crate) replica_free: u64,
 }
@@ -164,7 +164,7 @@ pub(crate) struct Delta {
     pub(crate) uptime_ms: u64,
     /// Bit/s of the sessions that ran then.
     pub(crate) committed: Rate,
-    /// What happened, in order.
+    /// Changes, in order.
     pub(crate) changes: Vec<Change>,
 }
 
@@ -174,7 +174,7 @@ pub(crate) enum Change {
     /// A session began, by a ticket or a move.
     Begun {
         /// Which.
-        session: Session,
+        session: SessionNumber,
         /// Of what.
         title: Title,
         /// Its bit/s.
@@ -183,12 +183,12 @@ pub(crate) enum Change {
     /// A session is over here: at its end, or moved away.
     Ended {
         /// Which.
-        session: Session,
+        session: SessionNumber,
     },
     /// A ticket was refused.
     Refused {
         /// Of which session.
-        session: Session,
+        session: SessionNumber,
         /// With a full node: the bit/s that it can promise in all.
         limit: Option<Rate>,
     },
@@ -198,26 +198,26 @@ pub(crate) enum Change {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
     /// The session that it is for.
-    pub(crate) session: Session,
-    /// What it wants.
+    pub(crate) session: SessionNumber,
+    /// The title.
     pub(crate) title: Title,
     /// Where it is.
     pub(crate) zone: u32,
     /// Nodes that it does not want.
-    pub(crate) exclude: &'a [Node],
+    pub(crate) exclude: &'a [NodeIndex],
     /// Those of them that turned it away since they were full.
-    pub(crate) full: &'a [Node],
+    pub(crate) full: &'a [NodeIndex],
 }
 
-/// What a client is told.
+/// The answer to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The node, and others that it may try without asking again.
     Seat {
         /// Where the rate was reserved.
-        node: Node,
+        node: NodeIndex,
         /// Where to go next, in order.
-        alternates: Vec<Node>,
+        alternates: Vec<NodeIndex>,
         /// A guard may let it in up to a tenth above the node's capacity.
         burst: bool,
     },
@@ -225,40 +225,40 @@ pub(crate) enum Answer {
     Refused,
 }
 
-/// What a policy may order.
+/// An order of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Let a session go on elsewhere.
     Move {
         /// Which.
-        session: Session,
+        session: SessionNumber,
         /// Where it plays.
-        from: Node,
+        from: NodeIndex,
         /// Where it shall play.
-        to: Node,
+        to: NodeIndex,
     },
     /// Copy a title.
     Replicate {
         /// Which.
         title: Title,
-        /// Who has it.
-        from: Node,
-        /// Who shall have it.
-        to: Node,
+        /// The node that has it.
+        from: NodeIndex,
+        /// The node that shall have it.
+        to: NodeIndex,
         /// At most so many bit/s.
         rate: Rate,
     },
     /// Forget a copy; the last one anywhere stays.
     Evict {
         /// Where.
-        node: Node,
+        node: NodeIndex,
         /// Which.
         title: Title,
     },
     /// Ask a node for a sign of life.
     Probe {
         /// Which.
-        node: Node,
+        node: NodeIndex,
     },
 }
 
@@ -268,21 +268,21 @@ pub(crate) struct Copied {
     /// Of what.
     pub(crate) title: Title,
     /// From where.
-    pub(crate) from: Node,
+    pub(crate) from: NodeIndex,
     /// To where.
-    pub(crate) to: Node,
-    /// What happened.
-    pub(crate) stage: Stage,
+    pub(crate) to: NodeIndex,
+    /// The new stage.
+    pub(crate) stage: CopyStage,
 }
 
-/// What happened to a copy.
+/// CopyStage of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum CopyStage {
     /// Its beginning is there: sessions may begin.
     Serving,
     /// All of it is there.
     Whole,
-    /// It will not come: no room, or an end of it is gone. What was served from it is not any more.
+    /// It will not come: no room, or an end of it is gone. Titles served from it are served no more.
     Failed,
     /// It was evicted.
     Evicted,
@@ -291,9 +291,9 @@ pub(crate) enum Stage {
 /// A policy that can be asked for by name.
 #[derive(Clone, Copy)]
 pub(crate) struct Named {
-    /// What `--policy` calls it.
+    /// Its name for `--policy`.
     pub(crate) name: &'static str,
-    /// What the world must know.
+    /// Properties that the simulation needs.
     pub(crate) flags: Flags,
     /// Makes one master.
     pub(crate) make: fn(Setup) -> Box<dyn Policy>,

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{optimum::Optimum, world::Figures};
+use super::{optimum::Optimum, simulation::RunFigures};
 
 /// One run's figures. Shares are in per cent, differences in points.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Row {
+pub(crate) struct RunRow {
     /// The scenario's name.
     pub(crate) scenario: String,
     /// The policy's name.
@@ -41,8 +41,8 @@ pub(crate) struct Row {
     pub(crate) worst10s_pp: f64,
 }
 
-impl Row {
-    pub(crate) fn new(scenario: &str, policy: &str, seed: u64, figures: &Figures, optimum: &Optimum) -> Self {
+impl RunRow {
+    pub(crate) fn new(scenario: &str, policy: &str, seed: u64, figures: &RunFigures, optimum: &Optimum) -> Self {
         let sessions = figures.offered_sessions.max(1) as f64;
         let worst = shares(figures)
             .zip(&optimum.windows)
@@ -69,7 +69,7 @@ impl Row {
 }
 
 /// The lost share of each window in per cent.
-pub(crate) fn shares(figures: &Figures) -> impl Iterator<Item = f64> + '_ {
+pub(crate) fn shares(figures: &RunFigures) -> impl Iterator<Item = f64> + '_ {
     figures.windows.iter().map(|&(delivered, lost, _)| pct(lost, delivered + lost))
 }
 

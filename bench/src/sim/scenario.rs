@@ -15,7 +15,7 @@ pub(crate) use public::public;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Scenario {
-    /// What tables and plots call it.
+    /// Its name in tables and plots.
     pub(crate) name: String,
     /// The first seed; `--seeds N` runs this one and the N − 1 after it.
     pub(crate) seed: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Scenario {
     pub(crate) background: Background,
     /// Sudden crowds, on top of `load`.
     pub(crate) flash: Vec<Flash>,
-    /// What goes wrong, or is taken out on purpose.
+    /// Faults, and nodes that are taken out on purpose.
     pub(crate) fault: Vec<Fault>,
 }
 
@@ -152,7 +152,7 @@ pub(crate) struct Flash {
     pub(crate) per_second: f64,
 }
 
-/// What goes wrong, or is taken out on purpose. Seconds count from second 0.
+/// Faults, and nodes that are taken out on purpose. Seconds count from second 0.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Fault {

@@ -19,8 +19,8 @@ mod wire;
 
 use rand::{RngExt as _, rngs::SmallRng};
 
-pub(crate) use meter::Figures;
-use meter::Meter;
+pub(crate) use meter::RunFigures;
+use meter::RunMeter;
 use node::Node;
 use orders::Transfer;
 use queue::{Event, Queue};
@@ -41,7 +41,7 @@ const TICK: Time = 250_000;
 const LEAST_WAIT: Time = 1_000;
 
 /// One run.
-pub(crate) struct World<'a> {
+pub(crate) struct Simulation<'a> {
     plan: &'a Plan<'a>,
     guard: bool,
     deltas: bool,
@@ -53,7 +53,7 @@ pub(crate) struct World<'a> {
     queue: Queue,
     arrivals: Arrivals<'a>,
     now: Time,
-    meter: Meter,
+    meter: RunMeter,
     transfers: Vec<Option<Transfer>>,
     /// Random streams of clients and of messages.
     clients: SmallRng,
@@ -61,20 +61,20 @@ pub(crate) struct World<'a> {
 }
 
 /// Runs `policy` through `plan` and says how it went.
-pub(crate) fn run(plan: &Plan<'_>, policy: &Named) -> Figures {
-    let mut world = World::new(plan, policy);
-    world.start();
-    while let Some((at, event)) = world.queue.pop() {
+pub(crate) fn run(plan: &Plan<'_>, policy: &Named) -> RunFigures {
+    let mut simulation = Simulation::new(plan, policy);
+    simulation.start();
+    while let Some((at, event)) = simulation.queue.pop() {
         if at > plan.to {
             break;
         }
-        world.now = at;
-        world.handle(event);
+        simulation.now = at;
+        simulation.handle(event);
     }
-    world.meter.figures()
+    simulation.meter.figures()
 }
 
-impl<'a> World<'a> {
+impl<'a> Simulation<'a> {
     fn new(plan: &'a Plan<'a>, policy: &Named) -> Self {
         let scenario = plan.scenario;
         let make = |index| {
@@ -97,7 +97,7 @@ impl<'a> World<'a> {
             queue: Queue::default(),
             arrivals: plan.arrivals(),
             now: 0,
-            meter: Meter::new(plan),
+            meter: RunMeter::new(plan),
             transfers: Vec::new(),
             clients: stream(plan.seed, Stream::Clients, 0),
             messages: stream(plan.seed, Stream::Reports, 0),
@@ -214,7 +214,7 @@ impl<'a> World<'a> {
             node.settle(self.now, &mut self.meter);
             node.background = background;
         }
-        self.meter.utilisation(&self.nodes);
+        self.meter.utilisation(self.nodes.iter().filter_map(Node::utilisation));
         self.queue.push(self.now + SECOND, Event::Second);
     }
 
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
             node.settle(self.now, &mut self.meter);
         }
         self.meter.settle(self.now);
-        self.meter.close_window(self.now, &self.nodes);
+        self.meter.close_window(self.now, self.nodes.iter().map(Node::level).collect());
         let next = self.now + WINDOW * SECOND;
         if self.now < self.plan.to {
             self.queue.push(next.min(self.plan.to), Event::Window);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{jobs::Outcome, row::Row};
+use super::{jobs::Outcome, row::RunRow};
 
 /// Runs of the same scenario and policy, which follow one another.
 pub(crate) fn groups(outcomes: &[Outcome]) -> impl Iterator<Item = &[Outcome]> {
@@ -33,7 +33,8 @@ pub(crate) fn text(outcomes: &[Outcome]) -> String {
     );
     for group in groups(outcomes) {
         let first = &group[0].row;
-        let mean = |of: fn(&Row) -> f64| group.iter().map(|outcome| of(&outcome.row)).sum::<f64>() / group.len() as f64;
+        let mean =
+            |of: fn(&RunRow) -> f64| group.iter().map(|outcome| of(&outcome.row)).sum::<f64>() / group.len() as f64;
         let (lost, optimum) = (mean(|row| row.lost_pct), mean(|row| row.optimum_pct));
         let any = lost - mean(|row| row.any_copy_optimum_pct);
         let line = format!(

@@ -18,14 +18,14 @@ pub(crate) fn to_seconds(time: Time) -> f64 {
     time as f64 / SECOND as f64
 }
 
-/// What a random stream decides. Each has its own, so that a policy's choices do not change who comes and when.
+/// The use of a random stream. Each has its own, so that a policy's choices do not change who comes and when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stream {
     /// Bitrates of titles.
     Titles = 1,
     /// Which node holds what.
     Placement = 2,
-    /// Who asks, when, for what, for how long.
+    /// Arrivals: client, time, title, duration.
     Arrivals = 3,
     /// Traffic that is not the cluster's.
     Background = 4,

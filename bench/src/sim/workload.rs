@@ -1,4 +1,4 @@
-//! Who asks for what, when and for how long: Poisson arrivals, Zipf titles, and the mixes of bitrates and durations.
+//! The workload: Poisson arrivals, Zipf titles, and the mixes of bitrates and durations.
 //!
 //! The intensity is `load(t) × usable capacity ÷ E[bitrate × duration]`: the bits that arrivals of a second bring with
 //! them, over their whole life, are `load(t)` of what the cluster can send in a second beside its mean background. (A
@@ -195,7 +195,7 @@ impl<'a> Arrivals<'a> {
         let rng = &mut self.rngs[0];
         let mut at = exponential(rng);
         while at < mean {
-            // Whoever is found playing has a duration in proportion to its length, and any part of it is over.
+            // A session found playing has a duration in proportion to its length, and any part of it is over.
             let whole = loop {
                 let seconds = durations.draw(rng);
                 if rng.random::<f64>() * durations.longest() <= seconds {

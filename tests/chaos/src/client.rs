@@ -27,7 +27,7 @@ use crate::{
 /// After this long a client has been forgotten: each may go without progress for [`TIMEOUT`], more than once.
 const FORGOTTEN: Duration = Duration::from_secs(240);
 
-/// What a client is told to bear.
+/// Limit that a client is given.
 const TIMEOUT: &str = "60s";
 
 /// Between two lines of progress of a fetch.
@@ -36,9 +36,9 @@ const PROGRESS: Duration = Duration::from_millis(250);
 /// Lines of a client's standard error that are kept.
 const LINES: usize = 200;
 
-/// What a client does.
+/// A client's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Task {
     /// Paced, to its standard output.
     Play,
     /// To a file, no faster than this.
@@ -50,7 +50,7 @@ pub(crate) enum Way {
 pub(crate) struct Job {
     pub(crate) slot: usize,
     pub(crate) round: usize,
-    pub(crate) way: Way,
+    pub(crate) task: Task,
     /// Its number.
     pub(crate) title: usize,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Life {
     pub(crate) nodes: Vec<(Instant, String)>,
     pub(crate) stalls: u32,
     pub(crate) still: Duration,
-    /// What was wrong.
+    /// The kind of failure.
     pub(crate) wrong: Option<Wrong>,
 }
 
@@ -79,13 +79,13 @@ pub(crate) struct Wrong {
     pub(crate) what: String,
     /// How to start it.
     pub(crate) command: String,
-    /// What it last wrote to its standard error, with times since its start.
+    /// The last lines of its standard error, with times since its start.
     pub(crate) tail: String,
-    /// What it left.
+    /// The files that it left.
     pub(crate) folder: PathBuf,
 }
 
-/// In which way.
+/// Kind of wrong outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WrongKind {
     /// Its output is not its source.
@@ -119,7 +119,7 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('(').next().unwrap_or_default().split(',').map(str::trim)
 }
 
-/// What a client's standard error says of who serves it.
+/// The node that serves a client, by the client's standard error.
 fn served_by(line: &str, title: &str) -> Option<String> {
     if line.starts_with('{') {
         let event: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -129,7 +129,7 @@ fn served_by(line: &str, title: &str) -> Option<String> {
     line.strip_prefix(title)?.strip_prefix(": from ").map(str::to_owned)
 }
 
-/// What a client wrote to its standard error.
+/// The lines of a client's standard error.
 #[derive(Default)]
 struct Heard {
     nodes: Vec<(Instant, String)>,
@@ -206,7 +206,7 @@ pub(crate) async fn live(cluster: &Cluster, job: Job, startup: Duration) -> anyh
         job,
         title: title.name.clone(),
         arrivals,
-        spacing: spacing(job.way, title),
+        spacing: spacing(job.task, title),
         nodes: heard.nodes,
         stalls: player.stalls(),
         still: player.still(),
@@ -217,9 +217,9 @@ pub(crate) async fn live(cluster: &Cluster, job: Job, startup: Duration) -> anyh
 fn command(cluster: &Cluster, job: Job, title: &Title, output: &Path) -> Command {
     let mut command = cluster.client();
     let url = cluster.url(&title.name);
-    match job.way {
-        Way::Play => command.args(["play", &url, "--player", "-"]).stdout(Stdio::piped()),
-        Way::Fetch(rate) => {
+    match job.task {
+        Task::Play => command.args(["play", &url, "--player", "-"]).stdout(Stdio::piped()),
+        Task::Fetch(rate) => {
             let rate = format!("{}kbit", rate.0 / 1000);
             command.args(["fetch", &url, "--progress", "json", "--limit-rate", &rate, "--output"]).arg(output);
             command.stdout(Stdio::null())
@@ -240,11 +240,11 @@ fn words(command: &Command) -> String {
     std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")
 }
 
-/// What passes between two arrivals of delivery as it should be.
-fn spacing(way: Way, title: &Title) -> Duration {
-    match way {
-        Way::Play => gap::paced_spacing(title.rate),
-        Way::Fetch(rate) => PROGRESS + rate.time_for(GROUP).unwrap_or_default(),
+/// The longest time between two arrivals of a delivery without faults.
+fn spacing(task: Task, title: &Title) -> Duration {
+    match task {
+        Task::Play => gap::paced_spacing(title.rate),
+        Task::Fetch(rate) => PROGRESS + rate.time_for(GROUP).unwrap_or_default(),
     }
 }
 
@@ -294,7 +294,7 @@ fn moved(progress: &[(Instant, u64)]) -> Vec<Instant> {
     more.map(|(at, _)| *at).collect()
 }
 
-/// What came out of a player's pipe.
+/// The output of a player's pipe.
 struct Seen {
     arrivals: Vec<Instant>,
     bytes: u64,
@@ -339,7 +339,7 @@ async fn watch(mut out: ChildStdout, truth: &Path, player: &mut Player) -> anyho
     Ok(seen)
 }
 
-/// What is wrong with a file that was fetched.
+/// The fault of a fetched file, if it has one.
 async fn check(output: PathBuf, title: &Title) -> anyhow::Result<Option<String>> {
     let (content, size) = (title.content.clone(), title.size);
     let checks = move || {

@@ -1,4 +1,4 @@
-//! What is decided and judged, with time and chance as arguments: no process, no socket, no file, no clock.
+//! Decisions and judgements, with time and chance as arguments: no process, no socket, no file, no clock.
 
 pub mod gap;
 pub mod plan;

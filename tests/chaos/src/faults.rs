@@ -37,7 +37,7 @@ pub(crate) struct Made {
     pub(crate) ended: Option<Instant>,
 }
 
-/// What was made, and what was not.
+/// Faults that were made, and those that were not.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) made: Vec<Made>,
@@ -75,7 +75,7 @@ impl Faults {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// What there is to tell.
+    /// Reads the log.
     pub(crate) fn log<T>(&self, tell: impl FnOnce(&Log) -> T) -> T {
         tell(&self.log.lock().unwrap_or_else(PoisonError::into_inner))
     }

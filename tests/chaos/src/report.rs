@@ -1,4 +1,4 @@
-//! What a run found, as text and as JSON. Refuses to know how it was found.
+//! The findings of a run, as text and as JSON. Knows nothing of how they were found.
 
 use std::{collections::BTreeMap, fmt};
 

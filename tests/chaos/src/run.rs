@@ -20,7 +20,7 @@ use tokio::{
 use usher_proto::{Bitrate, units};
 
 use crate::{
-    client::{self, Job, Life, Way, WrongKind},
+    client::{self, Job, Life, Task, WrongKind},
     cluster::Cluster,
     core::{
         gap,
@@ -53,8 +53,8 @@ const STAGGER: Duration = Duration::from_millis(100);
 /// Runs chaos. Tells of each fault and each failure on standard error as it happens.
 ///
 /// # Errors
-/// When the cluster cannot be started or a part of the harness fails, and when it is interrupted. What clients do wrong
-/// is in the report.
+/// When the cluster cannot be started or a part of the harness fails, and when it is interrupted. Failures of clients
+/// are in the report.
 pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
     tokio::select! {
@@ -146,10 +146,10 @@ async fn one_after_another(
 
 fn choose(rng: &mut SmallRng, load: &Load, slot: usize, round: usize) -> Job {
     if slot.is_multiple_of(2) {
-        return Job { slot, round, way: Way::Play, title: rng.random_range(0..load.titles) };
+        return Job { slot, round, task: Task::Play, title: rng.random_range(0..load.titles) };
     }
     let rate = Bitrate(1000 * rng.random_range(load.fetch_kbits.clone()));
-    Job { slot, round, way: Way::Fetch(rate), title: rng.random_range(0..load.titles + load.large) }
+    Job { slot, round, task: Task::Fetch(rate), title: rng.random_range(0..load.titles + load.large) }
 }
 
 /// Folders of clients that failed, and the logs beside them.
@@ -206,7 +206,7 @@ fn latest(made: &[Made], began: Instant) -> String {
     made.iter().rev().take(LATEST).map(line).collect()
 }
 
-/// What the clients' times say of the faults.
+/// The effect of the faults, by the clients' times.
 fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
     let (mut plays, mut fetches) = (BTreeMap::<&str, Vec<Duration>>::new(), BTreeMap::<&str, Vec<Duration>>::new());
     let (mut spared, mut worst) = (Vec::new(), Vec::new());
@@ -215,7 +215,7 @@ fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
         let to = made.ended.unwrap_or(from) + AFTERMATH;
         for life in lives {
             let Some(gap) = gap::longest(&life.arrivals, from, to, life.spacing) else { continue };
-            let is_play = life.job.way == Way::Play;
+            let is_play = life.job.task == Task::Play;
             if hits(made, life, to) {
                 let gaps = if is_play { &mut plays } else { &mut fetches };
                 gaps.entry(kind.name()).or_default().push(gap);
@@ -235,7 +235,7 @@ fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
     let still: Duration = lives.iter().map(|life| life.still).sum();
     Report {
         outputs: lives.len() as u64,
-        plays: lives.iter().filter(|life| life.job.way == Way::Play).count() as u64,
+        plays: lives.iter().filter(|life| life.job.task == Task::Play).count() as u64,
         wrong_bytes: wrong(WrongKind::Bytes),
         client_errors: wrong(WrongKind::End),
         stalls: lives.iter().map(|life| u64::from(life.stalls)).sum(),

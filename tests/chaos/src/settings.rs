@@ -1,4 +1,4 @@
-//! What a run is asked to do. Refuses to know how.
+//! The settings of a run. Knows nothing of how it is run.
 
 use std::{ops::Range, path::PathBuf, time::Duration};
 
@@ -23,7 +23,7 @@ pub struct Settings {
     pub brisk: bool,
     /// A folder for all that clients write.
     pub logs: Option<PathBuf>,
-    /// What there is to send.
+    /// The titles, and their load.
     pub load: Load,
 }
 
@@ -40,11 +40,11 @@ pub struct Load {
     pub kbits: Range<u64>,
     /// How long they play, in seconds.
     pub secs: Range<u64>,
-    /// What a fetch takes at most, in kbit/s.
+    /// Rate limits of fetches, in kbit/s.
     pub fetch_kbits: Range<u64>,
     /// Of a node, in Mbit/s.
     pub capacity: u64,
-    /// What a player wants in hand before it plays.
+    /// Media that a player buffers before it plays.
     pub startup: Duration,
 }
 

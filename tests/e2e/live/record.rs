@@ -1,4 +1,4 @@
-//! What is published with --record is a title once it is over.
+//! A feed that is published with --record becomes a title once it is over.
 
 use std::fs;
 

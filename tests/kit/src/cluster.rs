@@ -15,7 +15,7 @@ pub struct Cluster {
     pub nodes: Vec<(String, Process)>,
     /// The master.
     pub master: Process,
-    /// What the master is started with beside the options of every master.
+    /// The master's flags beside those of every master.
     flags: Vec<String>,
     layout: Layout,
 }

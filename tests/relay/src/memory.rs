@@ -30,25 +30,25 @@ pub struct Network {
     hosts: Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>,
 }
 
-/// A socket of a host. What was sent to nobody is lost.
+/// A socket of a host. Datagrams to no host are lost.
 pub struct Socket {
     address: SocketAddr,
     network: Network,
     inbox: Arc<Inbox>,
 }
 
-/// What is on its way to a host.
+/// Datagrams on their way to a host.
 struct Inbox {
-    way: Mutex<Way>,
-    /// What the host itself sends is lost.
+    inflow: Mutex<Inflow>,
+    /// Datagrams from the host itself are lost.
     mute: AtomicBool,
 }
 
-struct Way {
+struct Inflow {
     lane: Lane<(SocketAddr, Vec<u8>)>,
     /// Rings when the next datagram arrives.
     timer: Pin<Box<Sleep>>,
-    /// Who waits for it.
+    /// The task that waits for it.
     reader: Option<Waker>,
 }
 
@@ -61,7 +61,7 @@ impl Network {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 77, 0, number)), 7441);
         let timer = Box::pin(sleep_until(Instant::now()));
         let inbox = Arc::new(Inbox {
-            way: Mutex::new(Way { lane: Lane::new(link), timer, reader: None }),
+            inflow: Mutex::new(Inflow { lane: Lane::new(link), timer, reader: None }),
             mute: AtomicBool::new(false),
         });
         hosts.insert(address, inbox.clone());
@@ -71,7 +71,7 @@ impl Network {
     /// Begins or ends a black hole on the way to a host; the way from it stays.
     pub fn set_hole(&self, to: SocketAddr, hole: bool) {
         if let Some(inbox) = self.inbox(to) {
-            lock(&inbox.way).lane.set_hole(hole);
+            lock(&inbox.inflow).lane.set_hole(hole);
         }
     }
 
@@ -79,13 +79,13 @@ impl Network {
     pub fn set_frozen(&self, host: SocketAddr, frozen: bool) {
         if let Some(inbox) = self.inbox(host) {
             inbox.mute.store(frozen, Ordering::Relaxed);
-            lock(&inbox.way).lane.set_hole(frozen);
+            lock(&inbox.inflow).lane.set_hole(frozen);
         }
     }
 
-    /// What became of what was sent to a host.
+    /// Counts of datagrams to a host.
     pub fn counts(&self, to: SocketAddr) -> Counts {
-        self.inbox(to).map(|inbox| lock(&inbox.way).lane.counts()).unwrap_or_default()
+        self.inbox(to).map(|inbox| lock(&inbox.inflow).lane.counts()).unwrap_or_default()
     }
 
     fn inbox(&self, of: SocketAddr) -> Option<Arc<Inbox>> {
@@ -116,12 +116,12 @@ impl AsyncUdpSocket for Socket {
         let Some(inbox) = to else { return Ok(()) };
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let now = Instant::now().into_std();
-        let mut way = lock(&inbox.way);
+        let mut inflow = lock(&inbox.inflow);
         for datagram in transmit.contents.chunks(segment) {
-            way.lane.offer(now, datagram.len(), (self.address, datagram.to_vec()));
+            inflow.lane.offer(now, datagram.len(), (self.address, datagram.to_vec()));
         }
         // It looks when the next one arrives, and sets its timer.
-        if let Some(reader) = way.reader.take() {
+        if let Some(reader) = inflow.reader.take() {
             reader.wake();
         }
         Ok(())
@@ -133,9 +133,9 @@ impl AsyncUdpSocket for Socket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut way = lock(&self.inbox.way);
+        let mut inflow = lock(&self.inbox.inflow);
         loop {
-            if let Some((from, data)) = way.lane.poll(Instant::now().into_std()) {
+            if let Some((from, data)) = inflow.lane.poll(Instant::now().into_std()) {
                 let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else {
                     return Poll::Ready(Ok(0));
                 };
@@ -144,10 +144,10 @@ impl AsyncUdpSocket for Socket {
                 *meta = RecvMeta { addr: from, len, stride: len, ecn: None, dst_ip: Some(self.address.ip()) };
                 return Poll::Ready(Ok(1));
             }
-            way.reader = Some(cx.waker().clone());
-            let Some(at) = way.lane.deadline() else { return Poll::Pending };
-            way.timer.as_mut().reset(at.into());
-            if way.timer.as_mut().poll(cx).is_pending() {
+            inflow.reader = Some(cx.waker().clone());
+            let Some(at) = inflow.lane.deadline() else { return Poll::Pending };
+            inflow.timer.as_mut().reset(at.into());
+            if inflow.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
         }

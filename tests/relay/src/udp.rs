@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::core::lane::{Counts, Lane, Settings};
 
-/// What is due so soon is sent at once: tokio's timers are late by up to 1 ms, so that what leaves is early or late by
+/// A datagram that is due so soon is sent at once: tokio's timers are late by up to 1 ms, so that it leaves early or late by
 /// half of that, and on time in the mean.
 const EARLY: Duration = Duration::from_micros(500);
 
@@ -54,17 +54,17 @@ pub struct Door {
     address: SocketAddr,
 }
 
-/// Whom a datagram is from or for: the number of a door, and a client there.
+/// The sender or receiver of a datagram: the number of an entrance, and a client there.
 type Client = (usize, SocketAddr);
 
 /// One direction.
 struct Way {
     lane: Mutex<Lane<(Client, Vec<u8>)>>,
-    /// What leaves next has changed.
+    /// The next datagram to leave has changed.
     wake: Notify,
 }
 
-/// What lies behind a door.
+/// The server behind an entrance.
 struct Room {
     /// Where clients send to.
     front: Arc<UdpSocket>,
@@ -142,7 +142,7 @@ impl UdpRelay {
         }));
     }
 
-    /// What became of the datagrams of a direction so far.
+    /// Counts of a direction's datagrams so far.
     pub fn counts(&self, direction: Direction) -> Counts {
         lock(&self.shared.way(direction).lane).counts()
     }
@@ -213,7 +213,7 @@ impl Way {
         let idle = lane.deadline().is_none();
         lane.offer(Instant::now(), data.len(), (client, data.to_vec()));
         drop(lane);
-        // What comes behind another never leaves before it.
+        // A datagram never overtakes another.
         if idle {
             self.wake.notify_one();
         }

@@ -1,8 +1,8 @@
-//! What the baselines share: who holds what, who is there, and what was last reported. Chooses nothing.
+//! State that the baselines share: holders of titles, attached nodes, and their last reports. Chooses nothing.
 //!
 //! A node is there from its attachment until it leaves, drains, or was silent for three report intervals.
 
-use super::{Copied, Join, Node, Report, Stage, Title};
+use super::{Copied, CopyStage, Join, NodeIndex, Report, Title};
 use crate::sim::units::Time;
 
 /// Intervals of silence after which a node is passed over.
@@ -10,7 +10,7 @@ const SILENT: u64 = 3;
 
 /// A node as a baseline sees it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct NodeView {
     /// Bit/s that it claims.
     pub(super) capacity: u64,
     /// Which start it is.
@@ -26,8 +26,8 @@ pub(super) struct Seen {
 /// All nodes and titles as a baseline sees them.
 #[derive(Clone, Debug)]
 pub(super) struct Roster {
-    nodes: Vec<Seen>,
-    holders: Vec<Vec<Node>>,
+    nodes: Vec<NodeView>,
+    holders: Vec<Vec<NodeIndex>>,
     rates: Vec<u64>,
     patience: Time,
 }
@@ -43,12 +43,12 @@ impl Roster {
         }
     }
 
-    pub(super) fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+    pub(super) fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>) {
         if self.nodes.len() <= node as usize {
-            self.nodes.resize(node as usize + 1, Seen::default());
+            self.nodes.resize(node as usize + 1, NodeView::default());
         }
         self.nodes[node as usize] =
-            Seen { capacity: join.capacity, boot: join.boot, open: true, heard: now, report: None };
+            NodeView { capacity: join.capacity, boot: join.boot, open: true, heard: now, report: None };
         self.holders.iter_mut().for_each(|holders| holders.retain(|&holder| holder != node));
         for held in join.titles {
             self.holders[held.title as usize].push(node);
@@ -56,12 +56,12 @@ impl Roster {
         }
     }
 
-    pub(super) fn close(&mut self, node: Node) {
+    pub(super) fn close(&mut self, node: NodeIndex) {
         self.nodes[node as usize].open = false;
     }
 
     /// Keeps a report; false if it is of an older start or older than the last.
-    pub(super) fn report(&mut self, now: Time, node: Node, report: &Report) -> bool {
+    pub(super) fn report(&mut self, now: Time, node: NodeIndex, report: &Report) -> bool {
         let seen = &mut self.nodes[node as usize];
         let last = seen.report.as_ref().map_or(0, |last| last.sequence);
         if report.boot != seen.boot || report.sequence <= last {
@@ -75,13 +75,13 @@ impl Roster {
     pub(super) fn copied(&mut self, copy: &Copied) {
         let holders = &mut self.holders[copy.title as usize];
         match copy.stage {
-            Stage::Serving | Stage::Whole if !holders.contains(&copy.to) => holders.push(copy.to),
-            Stage::Serving | Stage::Whole => {}
-            Stage::Failed | Stage::Evicted => holders.retain(|&holder| holder != copy.to),
+            CopyStage::Serving | CopyStage::Whole if !holders.contains(&copy.to) => holders.push(copy.to),
+            CopyStage::Serving | CopyStage::Whole => {}
+            CopyStage::Failed | CopyStage::Evicted => holders.retain(|&holder| holder != copy.to),
         }
     }
 
-    pub(super) fn seen(&self, node: Node) -> &Seen {
+    pub(super) fn seen(&self, node: NodeIndex) -> &NodeView {
         &self.nodes[node as usize]
     }
 
@@ -94,8 +94,8 @@ impl Roster {
         &'a self,
         now: Time,
         title: Title,
-        exclude: &'a [Node],
-    ) -> impl Iterator<Item = Node> + 'a {
+        exclude: &'a [NodeIndex],
+    ) -> impl Iterator<Item = NodeIndex> + 'a {
         self.holders[title as usize].iter().copied().filter(move |node| {
             let seen = &self.nodes[*node as usize];
             seen.open && now <= seen.heard + self.patience && !exclude.contains(node)

@@ -1,7 +1,7 @@
 //! The holder with the smallest utilisation by an exact ledger. A node seems full when the ledger leaves less than the
 //! title's bitrate of its capacity.
 
-use super::{Answer, Ask, Copied, Join, Node, Policy, Report, Setup, baseline::Roster, ledger::Ledger};
+use super::{Answer, Ask, Copied, Join, NodeIndex, Policy, Report, Setup, baseline::Roster, ledger::Ledger};
 use crate::sim::units::Time;
 
 struct Least {
@@ -14,20 +14,20 @@ pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
 }
 
 impl Policy for Least {
-    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+    fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>) {
         self.roster.joined(now, node, join);
         self.ledger.joined(now, node, join);
     }
 
-    fn left(&mut self, _now: Time, node: Node) {
+    fn left(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn draining(&mut self, _now: Time, node: Node) {
+    fn draining(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn report(&mut self, now: Time, node: Node, report: &Report) {
+    fn report(&mut self, now: Time, node: NodeIndex, report: &Report) {
         if self.roster.report(now, node, report) {
             self.ledger.report(node, report);
         }

@@ -1,7 +1,7 @@
 //! The exact ledger of the baselines: what a node was committed to when it measured its last report, less the
 //! departures expected since, and every ticket that no report has acknowledged yet.
 
-use super::{Join, Node, Report, Session, baseline::Roster};
+use super::{Join, NodeIndex, Report, SessionNumber, baseline::Roster};
 use crate::sim::units::{SECOND, Time, to_seconds};
 
 /// A ticket that no report acknowledges is forgotten by the first report measured so long after it was given.
@@ -10,11 +10,11 @@ const EXPIRY: Time = 5 * SECOND;
 /// Seconds over which the rate of departures is averaged.
 const HAZARD_SECONDS: f64 = 60.0;
 
-/// What is owed to one node.
+/// Debt to one node.
 #[derive(Clone, Debug, Default)]
 struct Account {
     /// Tickets that are not acknowledged: session, bit/s, when given.
-    tickets: Vec<(Session, u64, Time)>,
+    tickets: Vec<(SessionNumber, u64, Time)>,
     /// Their sum in bit/s.
     pending: u64,
     /// Departures per second and committed bit.
@@ -25,28 +25,28 @@ struct Account {
     measured: Time,
 }
 
-/// What is owed to all nodes.
+/// Debts to all nodes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     accounts: Vec<Account>,
 }
 
 impl Ledger {
-    pub(super) fn joined(&mut self, now: Time, node: Node, _join: &Join<'_>) {
+    pub(super) fn joined(&mut self, now: Time, node: NodeIndex, _join: &Join<'_>) {
         if self.accounts.len() <= node as usize {
             self.accounts.resize(node as usize + 1, Account::default());
         }
         self.accounts[node as usize] = Account { born: now, measured: now, ..Account::default() };
     }
 
-    pub(super) fn reserve(&mut self, now: Time, node: Node, session: Session, rate: u64) {
+    pub(super) fn reserve(&mut self, now: Time, node: NodeIndex, session: SessionNumber, rate: u64) {
         let account = &mut self.accounts[node as usize];
         account.tickets.push((session, rate, now));
         account.pending += rate;
     }
 
     /// Takes over a report that the roster accepted.
-    pub(super) fn report(&mut self, node: Node, report: &Report) {
+    pub(super) fn report(&mut self, node: NodeIndex, report: &Report) {
         let account = &mut self.accounts[node as usize];
         account.measured = account.born + report.uptime_ms * 1000;
         let mut known = report.acknowledged.clone();
@@ -63,7 +63,7 @@ impl Ledger {
     }
 
     /// Bit/s that `node` carries now, by all that is known.
-    pub(super) fn level(&self, now: Time, node: Node, roster: &Roster) -> u64 {
+    pub(super) fn level(&self, now: Time, node: NodeIndex, roster: &Roster) -> u64 {
         let account = &self.accounts[node as usize];
         let (committed, background) =
             roster.seen(node).report.as_ref().map_or((0, 0), |report| (report.committed, report.background));

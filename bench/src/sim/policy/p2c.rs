@@ -3,15 +3,15 @@
 
 use rand::{RngExt as _, rngs::SmallRng};
 
-use super::{Answer, Ask, Copied, Join, Node, Policy, Report, Setup, baseline::Roster, ledger::Ledger};
+use super::{Answer, Ask, Copied, Join, NodeIndex, Policy, Report, Setup, baseline::Roster, ledger::Ledger};
 use crate::sim::units::{Stream, Time, stream};
 
 struct TwoChoices {
     roster: Roster,
     ledger: Ledger,
     rng: SmallRng,
-    /// Node, utilisation in parts of a million, and whether the title fits.
-    open: Vec<(Node, u64, bool)>,
+    /// NodeIndex, utilisation in parts of a million, and whether the title fits.
+    open: Vec<(NodeIndex, u64, bool)>,
 }
 
 pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
@@ -24,20 +24,20 @@ pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
 }
 
 impl Policy for TwoChoices {
-    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+    fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>) {
         self.roster.joined(now, node, join);
         self.ledger.joined(now, node, join);
     }
 
-    fn left(&mut self, _now: Time, node: Node) {
+    fn left(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn draining(&mut self, _now: Time, node: Node) {
+    fn draining(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn report(&mut self, now: Time, node: Node, report: &Report) {
+    fn report(&mut self, now: Time, node: NodeIndex, report: &Report) {
         if self.roster.report(now, node, report) {
             self.ledger.report(node, report);
         }

@@ -1,7 +1,7 @@
 //! The rule of 2000: the holder with the greatest available bandwidth by its last report, capacity less egress. It
 //! reserves nothing. A node seems full when that is less than the title's bitrate.
 
-use super::{Answer, Ask, Copied, Join, Node, Policy, Report, Setup, baseline::Roster};
+use super::{Answer, Ask, Copied, Join, NodeIndex, Policy, Report, Setup, baseline::Roster};
 use crate::sim::units::Time;
 
 struct Patent {
@@ -13,24 +13,24 @@ pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
 }
 
 impl Policy for Patent {
-    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+    fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>) {
         self.roster.joined(now, node, join);
     }
 
-    fn left(&mut self, _now: Time, node: Node) {
+    fn left(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn draining(&mut self, _now: Time, node: Node) {
+    fn draining(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn report(&mut self, now: Time, node: Node, report: &Report) {
+    fn report(&mut self, now: Time, node: NodeIndex, report: &Report) {
         self.roster.report(now, node, report);
     }
 
     fn resolve(&mut self, now: Time, ask: &Ask<'_>) -> Answer {
-        let available = |node: Node| {
+        let available = |node: NodeIndex| {
             let seen = self.roster.seen(node);
             seen.capacity.saturating_sub(seen.report.as_ref().map_or(0, |report| report.egress))
         };

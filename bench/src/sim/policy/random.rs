@@ -3,13 +3,13 @@
 
 use rand::{RngExt as _, rngs::SmallRng};
 
-use super::{Answer, Ask, Copied, Join, Node, Policy, Report, Setup, baseline::Roster};
+use super::{Answer, Ask, Copied, Join, NodeIndex, Policy, Report, Setup, baseline::Roster};
 use crate::sim::units::{Stream, Time, stream};
 
 struct Random {
     roster: Roster,
     rng: SmallRng,
-    holders: Vec<Node>,
+    holders: Vec<NodeIndex>,
 }
 
 pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
@@ -21,19 +21,19 @@ pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
 }
 
 impl Policy for Random {
-    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+    fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>) {
         self.roster.joined(now, node, join);
     }
 
-    fn left(&mut self, _now: Time, node: Node) {
+    fn left(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn draining(&mut self, _now: Time, node: Node) {
+    fn draining(&mut self, _now: Time, node: NodeIndex) {
         self.roster.close(node);
     }
 
-    fn report(&mut self, now: Time, node: Node, report: &Report) {
+    fn report(&mut self, now: Time, node: NodeIndex, report: &Report) {
         self.roster.report(now, node, report);
     }
 

@@ -1,4 +1,4 @@
-//! The real thing: the master's own core, driven by the simulated world instead of by gRPC. Translates between the two
+//! The real thing: the master's own core, driven by the simulated simulation instead of by gRPC. Translates between the two
 //! and decides nothing. Its ablations are the same core with parts switched off.
 
 use std::{
@@ -24,7 +24,8 @@ use usher_proto::{
 };
 
 use super::{
-    Answer, Ask, Change, Copied, Delta, Held, Join, Node, Order, Policy, Report, Session, Setup, Stage, Title,
+    Answer, Ask, Change, Copied, CopyStage, Delta, Held, Join, NodeIndex, Order, Policy, Report, SessionNumber, Setup,
+    Title,
 };
 use crate::sim::units::Time;
 
@@ -57,8 +58,8 @@ struct Usher {
     rng: SmallRng,
     nodes: Vec<Option<Known>>,
     titles: Vec<Option<CatalogCopy>>,
-    /// What was ordered, by title and target.
-    copies: HashMap<(Title, Node), ContentKey>,
+    /// Ordered copies, by title and target.
+    copies: HashMap<(Title, NodeIndex), ContentKey>,
     needs: Requirements,
 }
 
@@ -70,11 +71,11 @@ fn number(name: &Name) -> Option<Title> {
     name.as_str().strip_prefix('t')?.parse().ok()
 }
 
-fn node_name(node: Node) -> NodeName {
+fn node_name(node: NodeIndex) -> NodeName {
     NodeName::parse(&format!("n{node}")).expect("a letter and digits")
 }
 
-fn id(session: Session) -> SessionId {
+fn id(session: SessionNumber) -> SessionId {
     SessionId(session.into())
 }
 
@@ -121,11 +122,11 @@ impl Usher {
         Now { instant: self.start + Duration::from_micros(now), unix_ms: now / 1000 }
     }
 
-    fn link(&self, node: Node) -> Option<AttachmentId> {
+    fn link(&self, node: NodeIndex) -> Option<AttachmentId> {
         self.nodes.get(node as usize)?.as_ref()?.link
     }
 
-    fn attach(&mut self, now: Time, node: Node) {
+    fn attach(&mut self, now: Time, node: NodeIndex) {
         let now = self.now(now);
         let Some(known) = self.nodes[node as usize].as_mut() else { return };
         known.hello.attachment += 1;
@@ -141,7 +142,7 @@ impl Usher {
 }
 
 impl Policy for Usher {
-    fn joined(&mut self, now: Time, node: Node, join: &Join<'_>) {
+    fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>) {
         if self.nodes.len() <= node as usize {
             self.nodes.resize_with(node as usize + 1, || None);
         }
@@ -174,7 +175,7 @@ impl Policy for Usher {
         self.attach(now, node);
     }
 
-    fn left(&mut self, now: Time, node: Node) {
+    fn left(&mut self, now: Time, node: NodeIndex) {
         let now = self.now(now);
         if let Some(known) = self.nodes[node as usize].as_mut() {
             known.waits = false;
@@ -184,7 +185,7 @@ impl Policy for Usher {
         }
     }
 
-    fn draining(&mut self, now: Time, node: Node) {
+    fn draining(&mut self, now: Time, node: NodeIndex) {
         let now = self.now(now);
         let Some(known) = self.nodes[node as usize].as_mut() else { return };
         known.hello.presence.draining = true;
@@ -193,7 +194,7 @@ impl Policy for Usher {
         }
     }
 
-    fn report(&mut self, now: Time, node: Node, report: &Report) {
+    fn report(&mut self, now: Time, node: NodeIndex, report: &Report) {
         let Some(link) = self.link(node) else { return };
         let now = self.now(now);
         let report = usher_proto::model::Report {
@@ -213,7 +214,7 @@ impl Policy for Usher {
         let _ignored = self.cluster.handle_report(now, link, report);
     }
 
-    fn delta(&mut self, now: Time, node: Node, delta: &Delta) {
+    fn delta(&mut self, now: Time, node: NodeIndex, delta: &Delta) {
         let Some(link) = self.link(node) else { return };
         let now = self.now(now);
         let mut sessions = Sessions {
@@ -275,13 +276,13 @@ impl Policy for Usher {
         }
     }
 
-    fn hint(&mut self, now: Time, node: Node, client: u64) {
+    fn hint(&mut self, now: Time, node: NodeIndex, client: u64) {
         let now = self.now(now);
         self.cluster.handle_hint(now, &node_name(node), client);
     }
 
     fn tick(&mut self, now: Time) {
-        let waiting: Vec<Node> = (0..)
+        let waiting: Vec<NodeIndex> = (0..)
             .zip(&self.nodes)
             .filter(|(_, known)| known.as_ref().is_some_and(|known| known.waits))
             .map(|(node, _)| node)
@@ -301,7 +302,7 @@ impl Policy for Usher {
         Some(u64::try_from(deadline.as_micros()).unwrap_or(Time::MAX) + 1)
     }
 
-    fn moved(&mut self, _now: Time, session: Session, ok: bool) {
+    fn moved(&mut self, _now: Time, session: SessionNumber, ok: bool) {
         self.cluster.handle_move_answer(id(session), ok);
     }
 
@@ -310,9 +311,9 @@ impl Policy for Usher {
         let Some(link) = self.link(copied.to) else { return };
         let Some(known) = self.titles[copied.title as usize].clone() else { return };
         let origin = match copied.stage {
-            Stage::Serving => Some(Origin::Growing),
-            Stage::Whole => Some(Origin::Replica),
-            Stage::Failed | Stage::Evicted => None,
+            CopyStage::Serving => Some(Origin::Growing),
+            CopyStage::Whole => Some(Origin::Replica),
+            CopyStage::Failed | CopyStage::Evicted => None,
         };
         let mut page = CatalogPage { complete: true, ..CatalogPage::default() };
         match origin {
@@ -320,14 +321,14 @@ impl Policy for Usher {
             None => page.removals.push((known.title, 0)),
         }
         self.cluster.handle_page(link, &page).expect("a simulated library is small");
-        if matches!(copied.stage, Stage::Whole | Stage::Failed)
+        if matches!(copied.stage, CopyStage::Whole | CopyStage::Failed)
             && let Some(key) = self.copies.remove(&(copied.title, copied.to))
         {
-            self.cluster.handle_copy_answer(now, key, NodeId(copied.to), copied.stage == Stage::Whole);
+            self.cluster.handle_copy_answer(now, key, NodeId(copied.to), copied.stage == CopyStage::Whole);
         }
     }
 
-    fn probed(&mut self, now: Time, node: Node, alive: bool) {
+    fn probed(&mut self, now: Time, node: NodeIndex, alive: bool) {
         let now = self.now(now);
         if let Some(link) = self.link(node).filter(|_| alive) {
             self.cluster.handle_probe_answer(now, link);

@@ -1,4 +1,4 @@
-//! What a scenario may say. Owns the limits and their messages.
+//! Checks of a scenario. Owns the limits and their messages.
 
 use anyhow::{bail, ensure};
 

@@ -1,11 +1,11 @@
-//! What clients do: ask, dial, try the alternates, ask once more without those that refused, and give up.
+//! Behaviour of clients: ask, dial, try the alternates, ask once more without those that refused, and give up.
 //!
 //! - A ticket is redeemed after a log-normal delay, and each further try takes as long again.
 //! - A dial to a node that is gone times out after a second; the client tells its master of it.
 //! - Waiting for a first seat loses nothing: the session plays its whole length once it begins. One that never gets a
 //!   seat is lost from the moment it gives up, for as long as it would have lasted.
 
-use super::{World, node::Shut, queue::Event, session::Place};
+use super::{Simulation, node::Shut, queue::Event, session::Place};
 use crate::sim::{
     policy::{Answer, Ask, Change},
     units::{SECOND, Time, log_normal},
@@ -15,7 +15,7 @@ use crate::sim::{
 /// A client dials no longer than this.
 const DIAL_PATIENCE: Time = SECOND;
 
-impl World<'_> {
+impl Simulation<'_> {
     /// Somebody asks.
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let rate = self.plan.rates[arrival.title as usize];
@@ -159,7 +159,7 @@ impl World<'_> {
         match place {
             Place::Node(node) => {
                 self.take_from(node, id);
-                self.nodes[node as usize].tally.ended += rate;
+                self.nodes[node as usize].totals.ended += rate;
                 self.note(node, Change::Ended { session: id });
             }
             Place::Adrift => self.meter.ashore(self.now, rate),

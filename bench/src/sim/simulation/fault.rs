@@ -1,36 +1,36 @@
-//! What befalls nodes. A crash is silent: clients notice after about a second, masters by themselves. A stop is in
-//! order: masters and clients know at once. Whoever comes back is a new boot with the titles that were whole.
+//! Incidents of nodes. A crash is silent: clients notice after about a second, masters by themselves. A stop is in
+//! order: masters and clients know at once. A node that comes back is a new boot with the titles that were whole.
 
 use rand::RngExt as _;
 
-use super::{World, queue::Event, session::Place};
+use super::{Simulation, queue::Event, session::Place};
 use crate::sim::{
-    plan::{Change, Event as What},
+    plan::{Incident, IncidentKind},
     units::{SECOND, Time},
 };
 
 /// A client notices a silent node after this, and up to a fifth more.
 const NOTICE: Time = SECOND;
 
-impl World<'_> {
-    pub(super) fn fault(&mut self, change: Change) {
-        let node = change.node;
+impl Simulation<'_> {
+    pub(super) fn fault(&mut self, incident: Incident) {
+        let node = incident.node;
         let it = &mut self.nodes[node as usize];
         it.settle(self.now, &mut self.meter);
-        match change.what {
-            What::Crash if it.up => self.down(node, true),
-            What::Stop if it.up => {
+        match incident.what {
+            IncidentKind::Crash if it.up => self.down(node, true),
+            IncidentKind::Stop if it.up => {
                 self.down(node, false);
                 self.tell_all(|policy, now| policy.left(now, node));
             }
-            What::Start if !it.up => self.up(node),
-            What::Drain if it.up => {
+            IncidentKind::Start if !it.up => self.up(node),
+            IncidentKind::Drain if it.up => {
                 it.draining = true;
                 self.tell_all(|policy, now| policy.draining(now, node));
             }
-            What::Grey(left) => it.real = (it.capacity as f64 * left) as u64,
+            IncidentKind::Grey(left) => it.real = (it.capacity as f64 * left) as u64,
             // Faults that overlap on one node: it is down, or up, already.
-            What::Crash | What::Stop | What::Start | What::Drain => {}
+            IncidentKind::Crash | IncidentKind::Stop | IncidentKind::Start | IncidentKind::Drain => {}
         }
     }
 
@@ -62,7 +62,7 @@ impl World<'_> {
         it.started = self.now;
         it.sequence = 0;
         it.flush_planned = false;
-        it.tally = super::node::Tally { since: self.now, ..Default::default() };
+        it.totals = super::node::NodeTotals { since: self.now, ..Default::default() };
         let boot = it.boot;
         self.attach(node);
         self.plan_report(node, boot);

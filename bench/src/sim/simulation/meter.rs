@@ -1,14 +1,13 @@
-//! What is counted: bits offered, delivered and lost, exactly, in bit·µs of the counted time; windows and utilisation.
+//! Counted figures: bits offered, delivered and lost, exactly, in bit·µs of the counted time; windows and utilisation.
 
-use super::node::Node;
 use crate::sim::{plan::Plan, units::Time};
 
 /// Utilisation is counted in steps of a thousandth.
 const STEPS: usize = 1000;
 
-/// What one run gave. Times are over the counted seconds only, but for `copies`.
+/// Outcome of one run. Times are over the counted seconds only, but for `copies`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Figures {
+pub(crate) struct RunFigures {
     /// Sessions that began, or were refused, in the counted time.
     pub(crate) offered_sessions: u64,
     /// Bit·µs that sessions should have got, by their own times.
@@ -39,14 +38,14 @@ pub(crate) struct Figures {
 
 /// Counts while the clock runs.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct RunMeter {
     from: Time,
     to: Time,
     counting: bool,
     settled: Time,
     /// Bit/s of sessions that are nowhere.
     adrift: u64,
-    figures: Figures,
+    figures: RunFigures,
     at_window: (u128, u128),
     histogram: Vec<u64>,
     /// Sum and count of the highest utilisations: of the run and of the window.
@@ -56,7 +55,7 @@ pub(super) struct Meter {
     swings: (f64, u64),
 }
 
-impl Meter {
+impl RunMeter {
     pub(super) fn new(plan: &Plan<'_>) -> Self {
         Self {
             from: plan.from,
@@ -64,7 +63,7 @@ impl Meter {
             counting: false,
             settled: 0,
             adrift: 0,
-            figures: Figures::default(),
+            figures: RunFigures::default(),
             at_window: (0, 0),
             histogram: vec![0; STEPS + 1],
             crest: (0.0, 0),
@@ -124,14 +123,13 @@ impl Meter {
         self.figures.copies += 1;
     }
 
-    /// Takes a sample of all nodes that are up.
-    pub(super) fn utilisation(&mut self, nodes: &[Node]) {
+    /// Takes a sample of the utilisation of all nodes that are up, each at most 1.
+    pub(super) fn utilisation(&mut self, nodes: impl Iterator<Item = f64>) {
         if !self.counting {
             return;
         }
         let mut crest: f64 = 0.0;
-        for node in nodes.iter().filter(|node| node.up && node.real > 0) {
-            let used = ((node.sum + node.background) as f64 / node.real as f64).min(1.0);
+        for used in nodes {
             self.histogram[(used * STEPS as f64) as usize] += 1;
             crest = crest.max(used);
         }
@@ -139,9 +137,9 @@ impl Meter {
         self.window_crest.1 += 1;
     }
 
-    /// Closes a window, if one is open, and opens the next, if there is one. All else must be settled.
-    pub(super) fn close_window(&mut self, now: Time, nodes: &[Node]) {
-        let levels: Vec<f64> = nodes.iter().map(|node| node.sum as f64 / node.capacity as f64).collect();
+    /// Closes a window, if one is open, and opens the next, if there is one. `levels` are the shares of their capacity that
+    /// nodes give to sessions. All else must be settled.
+    pub(super) fn close_window(&mut self, now: Time, levels: Vec<f64>) {
         if self.counting {
             let (delivered, lost) = (self.figures.delivered, self.figures.lost);
             let crest = self.window_crest.0 / self.window_crest.1.max(1) as f64;
@@ -157,7 +155,7 @@ impl Meter {
     }
 
     /// The figures at the end.
-    pub(super) fn figures(mut self) -> Figures {
+    pub(super) fn figures(mut self) -> RunFigures {
         let all: u64 = self.histogram.iter().sum();
         let mut below = 0;
         let step = self.histogram.iter().position(|&count| {

@@ -3,7 +3,7 @@
 //! Background takes its part of the real capacity (capacity × grey fraction) first; the sessions share the rest in
 //! proportion to their rates and lose what is missing. All is integrated when something changes, so it is exact.
 
-use super::meter::Meter;
+use super::meter::RunMeter;
 use crate::sim::{
     plan::Plan,
     policy::{Change, Held},
@@ -13,9 +13,9 @@ use crate::sim::{
 /// A node gives copies room for a fifth of the bytes that it was given.
 const REPLICA_SHARE: u64 = 5;
 
-/// What a node summed up since its last report, in bit·µs; `ended` in bit/s.
+/// Sums of a node since its last report, in bit·µs; `ended` in bit/s.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct NodeTotals {
     pub(super) since: Time,
     pub(super) demand: u128,
     pub(super) delivered: u128,
@@ -28,7 +28,7 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) capacity: u64,
-    /// What it can really send: less when grey.
+    /// Real sending capacity: less when grey.
     pub(super) real: u64,
     pub(super) zone: u32,
     pub(super) background: u64,
@@ -48,7 +48,7 @@ pub(super) struct Node {
     /// Summed bit/s that copies from here may take.
     pub(super) elastic: u64,
     settled: Time,
-    pub(super) tally: Tally,
+    pub(super) totals: NodeTotals,
     pub(super) sequence: u64,
     /// Per master: ids for the next report, changes for the next batch, and when the last batch arrives.
     pub(super) acknowledged: Vec<Vec<u64>>,
@@ -88,7 +88,7 @@ pub(super) fn all(plan: &Plan<'_>) -> Vec<Node> {
         replica_used: 0,
         elastic: 0,
         settled: 0,
-        tally: Tally::default(),
+        totals: NodeTotals::default(),
         sequence: 0,
         acknowledged: vec![Vec::new(); masters],
         outbox: vec![Vec::new(); masters],
@@ -123,6 +123,16 @@ impl Node {
         if yes { *word |= bit } else { *word &= !bit }
     }
 
+    /// The share of its real capacity in use, at most 1; `None` when it can send nothing.
+    pub(super) fn utilisation(&self) -> Option<f64> {
+        (self.up && self.real > 0).then(|| ((self.sum + self.background) as f64 / self.real as f64).min(1.0))
+    }
+
+    /// The share of its capacity that sessions take.
+    pub(super) fn level(&self) -> f64 {
+        self.sum as f64 / self.capacity as f64
+    }
+
     /// Bit/s that sessions and background leave.
     pub(super) fn spare(&self) -> u64 {
         self.real.saturating_sub(self.background).saturating_sub(self.sum)
@@ -141,7 +151,7 @@ impl Node {
     }
 
     /// Integrates up to `now`. Call before anything about the node changes.
-    pub(super) fn settle(&mut self, now: Time, meter: &mut Meter) {
+    pub(super) fn settle(&mut self, now: Time, meter: &mut RunMeter) {
         let span = now - self.settled;
         self.settled = now;
         if span == 0 || !self.up {
@@ -150,9 +160,9 @@ impl Node {
         let background = self.background.min(self.real);
         let delivered = self.sum.min(self.real - background);
         let span = u128::from(span);
-        self.tally.demand += u128::from(self.sum) * span;
-        self.tally.delivered += u128::from(delivered) * span;
-        self.tally.background += u128::from(background) * span;
+        self.totals.demand += u128::from(self.sum) * span;
+        self.totals.delivered += u128::from(delivered) * span;
+        self.totals.background += u128::from(background) * span;
         let above = (self.sum + self.background) * 100 > self.real * 101;
         meter.node(span, self.sum, delivered, self.sessions.len(), above);
     }

@@ -1,4 +1,4 @@
-//! What a policy orders, carried out.
+//! Carries out the orders of a policy.
 //!
 //! - A move takes about 100 ms; the target's door may be shut, then the session stays. Playback has no gap.
 //! - A copy of a title (an hour of its bitrate) comes at the ordered rate, but only with what sessions and background
@@ -6,9 +6,9 @@
 //!   once a second of media is there and it has come at least as fast as it plays, else when it is whole.
 //! - A probe is answered within a round trip, or is not after a second.
 
-use super::{World, queue::Event, session::Place};
+use super::{Simulation, queue::Event, session::Place};
 use crate::sim::{
-    policy::{Change, Copied, Held, Order, Stage},
+    policy::{Change, Copied, CopyStage, Held, Order},
     units::{SECOND, Time, log_normal},
     workload::{REDEEM, SPREAD},
 };
@@ -36,7 +36,7 @@ pub(super) struct Transfer {
     serving: bool,
 }
 
-impl World<'_> {
+impl Simulation<'_> {
     /// Takes what `master` ordered and sets it going.
     pub(super) fn take_orders(&mut self, master: usize) {
         let mut orders = Vec::new();
@@ -119,13 +119,13 @@ impl World<'_> {
         let Some(mut copy) = self.transfers[index] else { return };
         if copy.rate == 0 {
             self.transfers[index] = None;
-            self.tell_copied(&copy, Stage::Failed);
+            self.tell_copied(&copy, CopyStage::Failed);
             return;
         }
         let source = &mut self.nodes[copy.from as usize];
         let share = (source.spare() as f64 / source.elastic.max(1) as f64).min(1.0);
         let bits = ((copy.rate as f64 * share) as u64 * STEP / SECOND).min(copy.left);
-        source.tally.elastic += u128::from(bits) * u128::from(SECOND);
+        source.totals.elastic += u128::from(bits) * u128::from(SECOND);
         copy.left -= bits;
         let came = self.plan.size(copy.title) * 8 - copy.left;
         let played =
@@ -137,7 +137,7 @@ impl World<'_> {
         self.transfers[index] = (!whole).then_some(copy);
         if begins {
             self.nodes[copy.to as usize].serve(copy.title, true);
-            self.tell_copied(&copy, Stage::Serving);
+            self.tell_copied(&copy, CopyStage::Serving);
         }
         if whole {
             let held = Held {
@@ -148,7 +148,7 @@ impl World<'_> {
             };
             self.nodes[copy.from as usize].elastic -= copy.rate;
             self.nodes[copy.to as usize].held.push(held);
-            self.tell_copied(&copy, Stage::Whole);
+            self.tell_copied(&copy, CopyStage::Whole);
         } else {
             self.queue.push(self.now + STEP, Event::Copy { index: index as u32 });
         }
@@ -182,11 +182,11 @@ impl World<'_> {
         }
         it.serve(title, false);
         self.tell_all(|policy, now| {
-            policy.copied(now, &Copied { title, from: node, to: node, stage: Stage::Evicted });
+            policy.copied(now, &Copied { title, from: node, to: node, stage: CopyStage::Evicted });
         });
     }
 
-    fn tell_copied(&mut self, copy: &Transfer, stage: Stage) {
+    fn tell_copied(&mut self, copy: &Transfer, stage: CopyStage) {
         let copied = Copied { title: copy.title, from: copy.from, to: copy.to, stage };
         self.tell_all(|policy, now| policy.copied(now, &copied));
     }

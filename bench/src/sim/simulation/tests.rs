@@ -1,11 +1,11 @@
-//! The world as a whole: the same by seed, nothing lost in the books, and the guard holds.
+//! The simulation as a whole: the same by seed, nothing lost in the books, and the guard holds.
 
 use crate::sim::{
     plan::Plan,
-    policy::{self, Answer, Ask, Change, Copied, Delta, Flags, Join, Named, Order, Policy, Report, Setup, Stage},
+    policy::{self, Answer, Ask, Change, Copied, CopyStage, Delta, Flags, Join, Named, Order, Policy, Report, Setup},
     scenario::{Background, Fault, Placement, Scenario},
+    simulation::{RunFigures, run},
     units::Time,
-    world::{Figures, run},
 };
 
 fn small(name: &str) -> Scenario {
@@ -13,7 +13,7 @@ fn small(name: &str) -> Scenario {
     scenario.unwrap().small()
 }
 
-fn figures(scenario: &Scenario, seed: u64, policy: &Named) -> Figures {
+fn figures(scenario: &Scenario, seed: u64, policy: &Named) -> RunFigures {
     run(&Plan::new(scenario, seed), policy)
 }
 
@@ -82,7 +82,7 @@ fn quiet_times_lose_nothing() {
 }
 
 /// Sends everybody to node 0, copies every title that comes to node 1, moves every session there, then forgets the
-/// copy; panics if the world breaks its word.
+/// copy; panics if the simulation breaks its word.
 struct Mover {
     copying: Vec<bool>,
     orders: Vec<Order>,
@@ -152,11 +152,11 @@ impl Policy for Mover {
 
     fn copied(&mut self, _now: Time, copy: &Copied) {
         assert_eq!(copy.to, 1);
-        if copy.stage == Stage::Whole {
+        if copy.stage == CopyStage::Whole {
             self.whole += 1;
             self.orders.push(Order::Evict { node: 1, title: copy.title });
         }
-        self.evicted += usize::from(copy.stage == Stage::Evicted);
+        self.evicted += usize::from(copy.stage == CopyStage::Evicted);
     }
 
     fn probed(&mut self, _now: Time, node: u32, alive: bool) {

@@ -1,11 +1,11 @@
-//! What nodes tell masters: reports each interval ± jitter, and batches of changes within 200 ms, delayed by a
+//! Messages from nodes to masters: reports each interval ± jitter, and batches of changes within 200 ms, delayed by a
 //! log-normal time. A lost report is gone, and what it acknowledged stands in the next one; a lost batch comes with
 //! the next one. Batches stay in order per node. A node sends its batch before it measures, so that a batch lies
 //! wholly before or after a report.
 
 use rand::RngExt as _;
 
-use super::{World, queue::Event};
+use super::{Simulation, queue::Event};
 use crate::sim::{
     policy::{Change, Delta, Report},
     units::{Time, from_seconds, log_normal},
@@ -15,7 +15,7 @@ use crate::sim::{
 /// A change is sent within this time.
 const BATCH: Time = 200_000;
 
-impl World<'_> {
+impl Simulation<'_> {
     /// Notes a change at `node` for the masters.
     pub(super) fn note(&mut self, node: u32, change: Change) {
         let it = &mut self.nodes[node as usize];
@@ -81,23 +81,24 @@ impl World<'_> {
         self.send_batch(node);
         self.plan_report(node, boot);
         let it = &mut self.nodes[node as usize];
-        let tally = std::mem::replace(&mut it.tally, super::node::Tally { since: self.now, ..Default::default() });
-        let window = u128::from(self.now - tally.since).max(1);
+        let totals =
+            std::mem::replace(&mut it.totals, super::node::NodeTotals { since: self.now, ..Default::default() });
+        let window = u128::from(self.now - totals.since).max(1);
         let mean = |bits: u128| (bits / window) as u64;
         it.sequence += 1;
         let report = Report {
             boot,
             sequence: it.sequence,
             uptime_ms: (self.now - it.started) / 1000,
-            window_ms: (self.now - tally.since) / 1000,
+            window_ms: (self.now - totals.since) / 1000,
             committed: it.sum,
             sessions: it.sessions.len() as u32,
-            egress: mean(tally.delivered + tally.background),
-            background: mean(tally.background),
-            demand: mean(tally.demand),
-            delivered: mean(tally.delivered),
-            elastic: mean(tally.elastic),
-            ended: tally.ended,
+            egress: mean(totals.delivered + totals.background),
+            background: mean(totals.background),
+            demand: mean(totals.demand),
+            delivered: mean(totals.delivered),
+            elastic: mean(totals.elastic),
+            ended: totals.ended,
             acknowledged: Vec::new(),
             replica_free: it.replica_bytes.saturating_sub(it.replica_used),
         };

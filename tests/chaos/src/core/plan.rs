@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 
-/// What kinds of faults there are.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A node is killed and started again.
@@ -21,7 +21,7 @@ pub enum Kind {
     Master,
     /// Bits of a copy flip on a node's disk.
     Corrupt,
-    /// What a node's clients send, or what they are sent, vanishes.
+    /// Datagrams from or to a node's clients vanish.
     Blackhole,
     /// A node's clients come from fresh ports.
     Rebind,
@@ -74,7 +74,7 @@ impl FromStr for Kind {
     }
 }
 
-/// Whose datagrams vanish.
+/// The direction whose datagrams vanish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Those from clients to the node.
@@ -99,7 +99,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What kind it is.
+    /// Its kind.
     pub fn kind(self) -> Kind {
         match self {
             Self::Crash { .. } => Kind::Crash,
@@ -141,10 +141,10 @@ impl Fault {
     }
 }
 
-/// What a node may take to end: what the harness lets it drain.
+/// Limit for the end of a node: the time that the harness lets it drain.
 pub const ROLLING: Duration = Duration::from_secs(10);
 
-/// What a plan is for.
+/// The run that a plan is made for.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// Of the cluster.
@@ -225,7 +225,7 @@ fn corrupt(rng: &mut SmallRng, title: usize, shape: &Shape) -> Fault {
     Fault::Corrupt { title, node, lasts: millis(rng, shape, 6_000, 12_000) }
 }
 
-/// What comes, sometimes, in the middle of an outage: another node's clients get fresh ports, or one of three copies is
+/// A second fault that sometimes comes in the middle of an outage: another node's clients get fresh ports, or one of three copies is
 /// damaged, and is whole again before the outage ends.
 fn within(rng: &mut SmallRng, at: Duration, outage: Fault, shape: &Shape) -> Option<(Duration, Fault)> {
     let wanted = outage.is_outage() && rng.random_bool(0.4);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use usher_proto::Bitrate;
 
-/// What a player wants in hand before it goes on after it stood still.
+/// Media that a player buffers before it goes on after a stall.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// One who plays one title.

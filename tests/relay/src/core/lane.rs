@@ -12,7 +12,7 @@ use usher_proto::Bitrate;
 /// Bytes on the wire before each datagram's own: the headers of IPv4 and UDP. They take their time on the line too.
 pub const HEADERS: u64 = 28;
 
-/// What a direction does to datagrams. The default does nothing to them.
+/// Impairments of one direction. The default has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// From the end of the line to the other side, one way.
@@ -46,7 +46,7 @@ fn mix(seed: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// What became of the datagrams so far. What is in none of the last three was passed on, or is on its way.
+/// Counts of datagrams so far. A datagram in none of the last three was passed on, or is on its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Datagrams that came in.
@@ -71,11 +71,11 @@ pub struct Lane<T> {
     counts: Counts,
     /// When the line has sent what waits for it.
     free_at: Option<Instant>,
-    /// What waits for the line: when it will have been sent, and its bytes with headers.
+    /// Datagrams that wait for the line: when each will have been sent, and its bytes with headers.
     waiting: VecDeque<(Instant, u64)>,
     /// The sum of their bytes.
     backlog: u64,
-    /// What arrives, and when.
+    /// Datagrams that arrive, and when.
     flying: VecDeque<(Instant, T)>,
 }
 
@@ -93,7 +93,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// From now on everything that comes in vanishes, or nothing any more. What is on its way goes on.
+    /// From now on everything that comes in vanishes, or nothing any more. Datagrams on their way go on.
     pub fn set_hole(&mut self, hole: bool) {
         self.hole = hole;
     }
@@ -147,7 +147,7 @@ impl<T> Lane<T> {
         self.flying.front().map(|(at, _)| *at)
     }
 
-    /// What became of the datagrams so far.
+    /// Counts of datagrams so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }

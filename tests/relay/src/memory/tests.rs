@@ -13,7 +13,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 
 use super::*;
 
-/// What the server sends.
+/// The server's data.
 const BYTES: usize = 3 << 20;
 
 /// Its signatures are all of one length, unlike those of ECDSA: no datagram is longer in one run than in the next.

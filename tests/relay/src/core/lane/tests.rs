@@ -104,7 +104,7 @@ proptest! {
             lane.offer(now, len, came.len());
             came.push((now, len, hole));
             if let Some(rate) = settings.rate {
-                // What waits was sent within the queue's length, but for one datagram that found it empty.
+                // Waiting datagrams were sent within the queue's length, but for one that found it empty.
                 let longest = settings.queue.max(3000 + HEADERS) * 8 / (rate.0 / 1000).max(1) + 2;
                 prop_assert!(lane.deadline().is_none_or(|at| at <= now + settings.delay + ms(longest)));
             }
