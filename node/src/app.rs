@@ -41,7 +41,7 @@ fn volumes(mut media: Vec<PathBuf>, recordings: Option<PathBuf>) -> Vec<PathBuf>
     media
 }
 
-/// Before the library: what is rescued of earlier recordings is there when it looks.
+/// Opens the folder of recordings before the library, which then finds rescued recordings.
 async fn recorder(folder: PathBuf) -> anyhow::Result<Arc<Recorder>> {
     tokio::task::spawn_blocking(move || Recorder::open(folder)).await.context("look for unfinished recordings")?
 }
@@ -54,7 +54,7 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
     let name = config.check(&identity)?;
     let state = config.state(name.as_str())?;
     std::fs::create_dir_all(&state).with_context(|| format!("make state folder {}", state.display()))?;
-    let (limits, interface, equipment) = (config.limits(), config.interface()?, config.equipment()?);
+    let (admission, interface, equipment) = (config.admission(), config.interface()?, config.equipment()?);
     // Before the library: a port in use is told at once.
     let sockets = quic::bind(&config.listen)?;
     let recorder = match &config.recordings {
@@ -70,13 +70,13 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
         memory: config.live_memory,
         grace: config.live_grace,
     };
-    let context = NodeContext::new(name, library, limits);
+    let context = NodeContext::new(name, library, admission);
     let services = Services::new(context.clone(), feeds);
     if let Some(recorder) = recorder {
         services.live.record_with(recorder);
     }
 
-    // The addresses are known once the sockets are bound, and the certificate is needed for that.
+    // The addresses are known once the sockets are bound, which needs the certificate.
     let settings = quic::QuicSettings {
         congestion: config.congestion,
         offload: config.offload,
@@ -121,7 +121,7 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
     Ok(Running { services, server, drain, addresses, attached: watch, tasks })
 }
 
-/// Tells the operator when the library is ready, and what that took.
+/// Logs when the library is scanned and hashed.
 async fn log_library(library: Library) {
     library.scanned().await;
     let stats = library.stats();
@@ -146,52 +146,52 @@ pub struct Running {
 }
 
 impl Running {
-    /// The first address that it listens on.
+    /// The first listening address.
     pub fn local_addr(&self) -> SocketAddr {
-        // There is one for each address of the configuration, which has at least one.
+        // The configuration has at least one address.
         self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
     }
 
-    /// Its name.
+    /// Name of the node.
     pub fn name(&self) -> &NodeName {
         &self.services.context.name
     }
 
-    /// Its library.
+    /// Library of the node.
     pub fn library(&self) -> &Library {
         &self.services.context.library
     }
 
-    /// Sessions that run now.
+    /// Number of active sessions.
     pub fn sessions(&self) -> usize {
         self.services.context.meter().sessions()
     }
 
-    /// Waits until a master has its whole catalog.
+    /// Waits until a master has the whole catalog.
     pub async fn attached(&self) {
-        // Fails only when the task that attaches has ended, as at shutdown: nothing to wait for then.
+        // Fails only when the task that attaches has ended at shutdown.
         drop(self.attached.clone().wait_for(|attached| *attached).await);
     }
 
-    /// Takes no new sessions from here on, and tells the master, which sends those that run elsewhere; ends what still
-    /// runs after `left`.
+    /// Refuses new sessions, reports that to the master, which moves active sessions, and ends the remaining ones after
+    /// `left`.
     pub fn drain(&self, left: Duration) {
         self.drain.end(left);
     }
 
-    /// Waits until no session runs.
+    /// Waits until no session is active.
     pub async fn idle(&self) {
         self.services.context.idle().await;
     }
 
-    /// Ends what still runs, and everything else. Clients learn that the node is draining.
+    /// Ends the remaining sessions and everything else. Clients receive DRAINING.
     pub async fn shutdown(self) {
         self.drain.end_now();
         self.server.close().await;
         self.services.live.close().await;
         for task in self.tasks {
             task.abort();
-            // Ends with the cancellation just asked for.
+            // Ends with the cancellation above.
             drop(task.await);
         }
         self.services.puller.close().await;
@@ -200,8 +200,8 @@ impl Running {
     }
 }
 
-/// Serves until asked to end: the first request drains, and ends at the drain timeout what still runs then; a second one
-/// ends at once. A closed `requests` counts as one request.
+/// Serves until a request to end: the first drains, and ends the remaining sessions at the drain timeout; a second ends
+/// them at once. A closed `requests` counts as one request.
 ///
 /// # Errors
 /// As [`start`].
@@ -214,9 +214,9 @@ pub async fn serve(
     let running = start(config, identity).await?;
     // `None` is the closed channel.
     if requests.recv().await.is_none() {
-        debug!("nobody is left to ask for an end");
+        debug!("the channel for requests to end is closed");
     }
-    info!(sessions = running.sessions(), "asked to end; ask again to end at once");
+    info!(sessions = running.sessions(), "shutting down; a second request ends it at once");
     running.drain(patience);
     tokio::select! {
         () = running.idle() => {}

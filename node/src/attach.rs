@@ -150,7 +150,7 @@ impl Dialer {
         let found = found.with_context(|| format!("look up master {text}"))?;
         let mut last = anyhow::anyhow!("master {text} has no address");
         for address in found {
-            // A master at an address that suits none of this node's could not tell clients where the node is.
+            // No address of this node suits this one, so the master could not send clients here.
             if let Err(error) = self.presence.locate(address) {
                 last = error;
                 continue;

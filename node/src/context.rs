@@ -24,10 +24,10 @@ use usher_proto::{
 
 pub(crate) use self::{
     opened::OpenedTitle,
-    session::{ActiveSession, StreamOf},
+    session::{ActiveSession, SessionStream},
 };
 use crate::{
-    core::{guard::Limits, keyring::Keyring, meter::Meter, replay::Replay, schedule::MAX_QUANTUM},
+    core::{admission::AdmissionControl, keyring::Keyring, meter::Meter, replay::ReplayFilter, schedule::MAX_QUANTUM},
     media::Library,
     scheduler::Scheduler,
 };
@@ -40,7 +40,7 @@ pub(crate) struct NodeContext {
     pub(crate) name: NodeName,
     pub(crate) library: Library,
     keys: ArcSwap<Keyring>,
-    replay: Mutex<Replay>,
+    replay: Mutex<ReplayFilter>,
     meter: Mutex<Meter>,
     /// Buffers for groups that fetches read.
     pub(crate) buffers: Buffers,
@@ -83,16 +83,16 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 impl NodeContext {
     /// State of a node that has no ticket keys and no sessions yet.
-    pub(crate) fn new(name: NodeName, library: Library, limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(name: NodeName, library: Library, admission: AdmissionControl) -> Arc<Self> {
         Arc::new(Self {
             name,
             library,
             keys: ArcSwap::default(),
             replay: Mutex::default(),
-            meter: Mutex::new(Meter::new(Instant::now(), limits)),
+            meter: Mutex::new(Meter::new(Instant::now(), admission)),
             buffers: Buffers::new(MAX_QUANTUM, SPARE_BUFFERS),
             viewers: Arc::default(),
-            scheduler: Scheduler::new(limits.capacity),
+            scheduler: Scheduler::new(admission.capacity),
             draining: AtomicBool::new(false),
             sessions: watch::Sender::new(0),
             disconnects: watch::Sender::new(()),
@@ -179,7 +179,7 @@ impl NodeContext {
     /// Redeems a ticket, once.
     ///
     /// # Errors
-    /// As [`Replay::redeem`].
+    /// As [`ReplayFilter::redeem`].
     pub(crate) fn redeem(&self, ticket: &Ticket) -> Result<(), Fault> {
         lock(&self.replay).redeem(unix_now(), ticket.session, ticket.forget_at)
     }
@@ -208,7 +208,7 @@ impl NodeContext {
     /// Records a refused session for the master, except a replay: its first use was recorded already.
     pub(crate) fn record_refusal(&self, session: SessionId, burst: bool, fault: &Fault) {
         if fault.code != Code::TicketReplayed {
-            self.meter().turn(session, fault.code, burst);
+            self.meter().handle_refusal(session, fault.code, burst);
             self.session_events.notify_one();
         }
     }

@@ -1,11 +1,11 @@
 //! What a node decides, without doing it: time is an argument, an output is a value.
 //! No socket, disk, clock, environment or hidden randomness is known here.
 
+pub mod admission;
 pub mod background;
 pub mod feed;
-pub mod guard;
+pub mod handover;
 pub mod keyring;
-pub mod lead;
 pub mod lease;
 pub mod meter;
 pub mod pull;
@@ -15,6 +15,6 @@ pub mod replay;
 pub mod schedule;
 pub mod send_window;
 pub mod session;
-pub mod tell;
+pub mod session_updates;
 pub mod throttle;
 pub mod volumes;

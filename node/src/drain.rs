@@ -1,5 +1,5 @@
-//! Drains, whoever asks for one: the master, for its operator, or a signal. Owns the deadline, and what is done at it.
-//! Refuses to know how sessions are moved away meanwhile, and how they are ended.
+//! Drains the node when the master or a signal orders it. Owns the deadline and ends remaining sessions at it; the
+//! master moves sessions away meanwhile.
 
 use std::{
     sync::{
@@ -14,42 +14,42 @@ use tracing::{info, warn};
 
 use crate::{presence::Presence, services::Services};
 
-/// The longest time that a drain may be given: a day.
+/// Maximum time of a drain: a day.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// See the module.
+/// State of the drain.
 pub(crate) struct Drain {
     services: Arc<Services>,
     presence: Arc<Presence>,
-    /// When what still runs is ended; `None` when nothing is to be, or it has been.
+    /// Deadline of the drain; `None` when there is none, or it has passed.
     ends: watch::Sender<Option<Instant>>,
-    /// The process is about to end: nobody takes that back.
+    /// The process is about to end, which no order takes back.
     ending: AtomicBool,
 }
 
 impl Drain {
-    /// Of a node that serves.
+    /// The drain of a serving node.
     pub(crate) fn new(services: Arc<Services>, presence: Arc<Presence>) -> Self {
         Self { services, presence, ends: watch::Sender::new(None), ending: AtomicBool::new(false) }
     }
 
-    /// The operator wants the node empty: it takes no new sessions, and ends those that run after `left`. Said again, it
-    /// sets the deadline anew.
+    /// Drains the node for an operator: refuses new sessions, and ends active ones after `left`. Another call sets a
+    /// new deadline.
     pub(crate) fn order(&self, left: Duration) {
         if self.ending.load(Ordering::Relaxed) {
-            info!("an order to drain was ignored: the node is about to end");
+            info!("order to drain ignored: the node is about to end");
         } else {
             self.begin(left);
         }
     }
 
-    /// The process ends after `left` at the latest.
+    /// Drains the node before the process ends, after `left` at the latest.
     pub(crate) fn end(&self, left: Duration) {
         self.ending.store(true, Ordering::Relaxed);
         self.begin(left);
     }
 
-    /// The process ends now. What still runs is ended with it.
+    /// Drains the node before the process ends now, together with the remaining sessions.
     pub(crate) fn end_now(&self) {
         self.ending.store(true, Ordering::Relaxed);
         self.services.drain();
@@ -64,24 +64,24 @@ impl Drain {
         self.ends.send_replace(Some(ends));
     }
 
-    /// The node takes sessions again.
+    /// Accepts sessions again.
     pub(crate) fn undo(&self) {
         if self.ending.load(Ordering::Relaxed) {
-            return info!("an order to take sessions again was ignored: the node is about to end");
+            return info!("order to end the drain ignored: the node is about to end");
         }
-        info!("draining no more");
+        info!("drain ended: accepting sessions again");
         self.ends.send_replace(None);
         self.services.undrain();
         self.presence.undrain();
     }
 
-    /// Waits until the deadline of the present drain has passed.
+    /// Waits until the deadline has passed.
     pub(crate) async fn over(&self) {
         // Fails only when the sender is gone, which is in `self`.
         drop(self.ends.subscribe().wait_for(Option::is_none).await);
     }
 
-    /// Ends, at each deadline, the sessions that still run; for ever.
+    /// Ends the remaining sessions at each deadline; forever.
     pub(crate) async fn keep(&self) {
         let mut changes = self.ends.subscribe();
         loop {
@@ -94,12 +94,12 @@ impl Drain {
             };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                () = due => self.cut(ends),
+                () = due => self.end_remaining(ends),
             }
         }
     }
 
-    fn cut(&self, due: Option<Instant>) {
+    fn end_remaining(&self, due: Option<Instant>) {
         let sessions = self.services.context.meter().sessions();
         // Not when another deadline was set just now.
         let over = self.ends.send_if_modified(|ends| {
@@ -111,7 +111,7 @@ impl Drain {
         });
         if over {
             if sessions > 0 {
-                warn!(sessions, "the time to drain is over: ending the sessions that still run");
+                warn!(sessions, "drain deadline passed: ending the remaining sessions");
             }
             self.presence.drained();
             self.services.context.disconnect_all();

@@ -1,14 +1,14 @@
-//! The network interface that a node sends over, as the kernel counts it. Reads one file; what follows from it is
-//! decided in `core::background`.
+//! The network interface that a node sends over, as the kernel counts it. Reads one file; `core::background` evaluates
+//! it.
 
 use std::{io, path::PathBuf};
 
 use anyhow::{Context as _, ensure};
 
-/// Where Linux tells of its interfaces.
+/// Folder where Linux describes its interfaces.
 const INTERFACES: &str = "/sys/class/net";
 
-/// An interface that is there.
+/// An existing network interface.
 #[derive(Clone, Debug)]
 pub(crate) struct Interface {
     file: PathBuf,
@@ -18,9 +18,9 @@ impl Interface {
     /// Finds an interface by its name.
     ///
     /// # Errors
-    /// Names those that there are.
+    /// Lists the existing ones.
     pub(crate) fn find(name: &str) -> anyhow::Result<Self> {
-        // What names a folder must not lead elsewhere.
+        // A folder name must not lead elsewhere.
         let good = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
         ensure!(good, "`{name}` names no network interface; correct --interface");
         let interface = Self { file: [INTERFACES, name, "statistics/tx_bytes"].iter().collect() };
@@ -33,13 +33,13 @@ impl Interface {
     /// Bytes sent over it, by all, since it was set up. The kernel answers from memory.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When it no longer exists.
     pub(crate) fn sent(&self) -> io::Result<u64> {
         std::fs::read_to_string(&self.file)?.trim().parse().map_err(io::Error::other)
     }
 }
 
-/// The interfaces that there are, in the order of their names.
+/// Names of the existing interfaces, sorted.
 fn names() -> Vec<String> {
     let entries = std::fs::read_dir(INTERFACES).into_iter().flatten();
     let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();

@@ -1,5 +1,5 @@
-//! Until when sessions may run, as their tickets say and renewals extend it. Owns that, and whether there is a master to
-//! renew at; what follows from it is decided in `core::lease`.
+//! Until when sessions may run, as their tickets say and renewals extend it. Tracks whether there is a master to renew
+//! at; `core::lease` decides when a session ends.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,16 @@ use usher_proto::{Code, Fault, SessionId, Title, ticket::Ticket};
 
 use crate::{
     context::unix_now,
-    core::lease::{self, Tie},
+    core::lease::{self, MasterState},
 };
 
-/// For ever, where a number must say it.
+/// No end, where a number is needed.
 const EVER: u64 = u64::MAX;
 
-/// The sessions that run, and the tie to a master.
+/// Leases of the active sessions, and the state of the master.
 pub(crate) struct Leases {
     running: Mutex<HashMap<SessionId, Arc<Lease>>>,
-    tie: watch::Sender<Tie>,
+    master: watch::Sender<MasterState>,
 }
 
 struct Lease {
@@ -36,12 +36,12 @@ struct Lease {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { running: Mutex::default(), tie: watch::Sender::new(Tie::Alone) }
+        Self { running: Mutex::default(), master: watch::Sender::new(MasterState::Absent) }
     }
 }
 
 impl Leases {
-    /// A session runs on this ticket, until what is returned drops.
+    /// Starts the lease of a session, until the returned value drops.
     pub(crate) fn enter(self: &Arc<Self>, ticket: &Ticket) -> RunningLease {
         let until = AtomicU64::new(ticket.until.unwrap_or(EVER));
         let lease = Arc::new(Lease { title: ticket.title.clone(), until });
@@ -49,7 +49,8 @@ impl Leases {
         RunningLease { leases: self.clone(), id: ticket.session, lease }
     }
 
-    /// Lets a session run until this ticket's end, or its own if that is later. Returns the seconds from now; 0 for ever.
+    /// Extends a session to the end of this ticket, or its own if that is later. Returns the seconds from now; 0 for no
+    /// end.
     ///
     /// # Errors
     /// `NOT_FOUND` when it does not run here, `TICKET_MISMATCH` when the ticket is for another title.
@@ -66,28 +67,28 @@ impl Leases {
         Ok(if until == EVER { 0 } else { until.saturating_sub(unix_now()).max(1) })
     }
 
-    /// A master took the node in at this Unix second; it has it until what is returned drops.
-    pub(crate) fn tie(self: &Arc<Self>, since: u64) -> Tied {
-        self.tie.send_replace(Tie::Attached { since });
-        Tied(self.clone())
+    /// The node is attached to a master since this Unix second, until the returned value drops.
+    pub(crate) fn attach(self: &Arc<Self>, since: u64) -> AttachedGuard {
+        self.master.send_replace(MasterState::Attached { since });
+        AttachedGuard(self.clone())
     }
 
-    /// RunningLease for one call of the map, so a panic elsewhere cannot have left it half changed.
+    /// Held for one call of the map, so a panicking holder cannot have left it half changed.
     fn running(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Lease>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The node has a master.
-pub(crate) struct Tied(Arc<Leases>);
+/// An attachment to a master.
+pub(crate) struct AttachedGuard(Arc<Leases>);
 
-impl Drop for Tied {
+impl Drop for AttachedGuard {
     fn drop(&mut self) {
-        self.0.tie.send_replace(Tie::Alone);
+        self.0.master.send_replace(MasterState::Absent);
     }
 }
 
-/// A session that runs on a ticket.
+/// The lease of an active session.
 pub(crate) struct RunningLease {
     leases: Arc<Leases>,
     id: SessionId,
@@ -95,13 +96,13 @@ pub(crate) struct RunningLease {
 }
 
 impl RunningLease {
-    /// Waits until the session is over, where nobody can renew a ticket by the `grace` later.
+    /// Waits until the session must end. Without a master its lease extends by `grace`.
     pub(crate) async fn expired(&self, grace: Duration) {
-        let mut tie = self.leases.tie.subscribe();
+        let mut master = self.leases.master.subscribe();
         loop {
             let until = self.lease.until.load(Ordering::Relaxed);
-            let end = lease::end((until < EVER).then_some(until), *tie.borrow_and_update(), grace.as_secs());
-            // What has no end gets none.
+            let end = lease::end((until < EVER).then_some(until), *master.borrow_and_update(), grace.as_secs());
+            // A lease without an end never expires.
             let Some(end) = end else { return pending().await };
             let left = end.saturating_sub(unix_now());
             if left == 0 {
@@ -110,7 +111,7 @@ impl RunningLease {
             tokio::select! {
                 () = time::sleep(Duration::from_secs(left)) => {}
                 // The sender lives as long as this.
-                _ = tie.changed() => {}
+                _ = master.changed() => {}
             }
         }
     }

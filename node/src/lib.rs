@@ -1,8 +1,21 @@
-//! The node: keeps a library of titles, answers viewers over QUIC, and tells its master what it has and sends.
+//! A node: keeps a library of titles, serves viewers over QUIC, carries feeds, and reports to a master.
 //!
-//! Rooms: [`media`] (the library), [`core`] (what to send, when, and who may have it; pure), `house` (what the shells
-//! share), `quic` (sessions), `moves` (those that go elsewhere), `leases` (until when they may run), `live` (feeds), `replica` (copies that the
-//! master orders), `attach` and `report` (the standing channel to the master), [`app`] and [`cli`].
+//! Entry points: [`start`] with a [`Config`], and [`cli`] for the command line. Files import only from the rows below
+//! theirs:
+//!
+//! ```text
+//! app                         assembles a node and takes it down
+//! report                      the channel to the master: reports, catalog, orders
+//! attach                      dials masters
+//! quic        drain           the QUIC server and its sessions; drains
+//! services                    what the rows above use, over one context
+//! live                        feeds: groups, viewers, relays, recordings
+//! replica  moves  leases      ordered copies; sessions that move; lifetimes of sessions
+//! context                     shared state: keys, counters, active sessions
+//! scheduler  send_window  presence  interface
+//! media                       the library of titles
+//! core                        decisions, pure: time and randomness are arguments
+//! ```
 
 pub mod app;
 mod attach;

@@ -1,5 +1,5 @@
-//! Sessions that the master sends to other seats: an order waits here until its session is between two groups.
-//! Owns which sessions can be moved. Refuses to know why they are, and what a seat is.
+//! Sessions that the master moves to other seats: an order waits here until its session is between two groups. Knows
+//! which sessions can be moved, not why.
 
 use std::{
     collections::HashMap,
@@ -19,27 +19,27 @@ pub(crate) struct Moves {
     running: Mutex<HashMap<SessionId, oneshot::Sender<MoveOrder>>>,
 }
 
-/// Where a session goes.
+/// An order to move a session.
 pub(crate) struct MoveOrder {
     pub(crate) order: model::Move,
-    /// Learns that the client was told; it is dropped when the session ended before, or stays.
+    /// Notified when the client has the order; dropped when the session ended before, or stays.
     done: oneshot::Sender<()>,
 }
 
 impl Moves {
-    /// From here on the session can be moved, once, until what is returned drops.
-    pub(crate) fn enrol(self: &Arc<Self>, id: SessionId) -> Movable {
+    /// Makes a session movable, once, until the returned value drops.
+    pub(crate) fn register(self: &Arc<Self>, id: SessionId) -> Movable {
         let (sender, order) = oneshot::channel();
         self.running().insert(id, sender);
-        Movable { moves: Arc::clone(self), id, order: Some(order), leaving: None }
+        Movable { moves: Arc::clone(self), id, order: Some(order), moving: None }
     }
 
-    /// Leaves an order for a session; `false` when it cannot be moved.
+    /// Passes an order to a session; `false` when it cannot be moved.
     fn order(&self, id: SessionId, order: MoveOrder) -> bool {
         self.running().remove(&id).is_some_and(|session| session.send(order).is_ok())
     }
 
-    /// Held for one call of the map, so a panic elsewhere cannot have left it half changed.
+    /// Held for one call of the map, so a panicking holder cannot have left it half changed.
     fn running(&self) -> MutexGuard<'_, HashMap<SessionId, oneshot::Sender<MoveOrder>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,14 +49,14 @@ impl Moves {
 pub(crate) struct Movable {
     moves: Arc<Moves>,
     id: SessionId,
-    /// `None` when none can come any more.
+    /// `None` when no order can come any more.
     order: Option<oneshot::Receiver<MoveOrder>>,
-    /// What its client was told.
-    leaving: Option<MoveOrder>,
+    /// The order that was sent to the client.
+    moving: Option<MoveOrder>,
 }
 
 impl Movable {
-    /// Waits for the order; for ever when none can come any more.
+    /// Waits for an order; forever when none can come any more.
     pub(crate) async fn ordered(&mut self) -> MoveOrder {
         let order = match &mut self.order {
             Some(order) => order.await,
@@ -69,29 +69,29 @@ impl Movable {
         }
     }
 
-    /// The client is being told of the order.
-    pub(crate) fn leaves(&mut self, order: MoveOrder) {
-        self.leaving = Some(order);
+    /// The order is being sent to the client.
+    pub(crate) fn start_move(&mut self, order: MoveOrder) {
+        self.moving = Some(order);
     }
 
-    /// Whether the client was told where to go on.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
+    /// Whether the client was sent an order.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving.is_some()
     }
 
-    /// The session that was leaving is over here, and its client knows where to go on: answers the order. Returns the
-    /// node of the new seat; `None` when the session was not leaving.
-    pub(crate) fn left(&mut self) -> Option<NodeName> {
-        let MoveOrder { order, done } = self.leaving.take()?;
+    /// Answers the order of a session that is over here, and whose client knows its new seat. Returns the node of that
+    /// seat; `None` when the session was not moving.
+    pub(crate) fn complete_move(&mut self) -> Option<NodeName> {
+        let MoveOrder { order, done } = self.moving.take()?;
         // Nobody waits for it when the channel to the master was lost meanwhile.
         let _unheard = done.send(());
         Some(order.to)
     }
 
-    /// Nothing is left to be sent elsewhere.
-    pub(crate) fn close(&mut self) {
+    /// The session has nothing left that could be sent elsewhere.
+    pub(crate) fn withdraw(&mut self) {
         self.moves.running().remove(&self.id);
-        // An order that came just before is dropped with it, which refuses it.
+        // Dropping an order that came just before refuses it.
         self.order = None;
     }
 }
@@ -127,7 +127,7 @@ impl Moves {
         if !self.order(session, MoveOrder { order, done }) {
             return Err(gone());
         }
-        context.meter().leaving(session);
+        context.meter().handle_move(session);
         moved.await.map_err(|_| gone())?;
         info!(%session, %to, "session moved");
         Ok(())

@@ -1,5 +1,5 @@
-//! How the node can be dialled, as the master is to tell: addresses, media certificates, and whether it drains.
-//! Owns the certificates' rotation; refuses to know how the master hears of it.
+//! How clients reach the node, as reported to the master: addresses, media certificates, and whether it drains. Rotates
+//! the certificates; does not know how the master receives this.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -13,24 +13,24 @@ use tracing::{debug, error, info, warn};
 use usher_certs::media::{Keeper, MediaCertResolver};
 use usher_proto::{model, pb::v1, ticket::LIFETIME_SECS};
 
-/// Longest sleep between two looks at the calendar, which people and NTP may move.
+/// Maximum sleep of the rotation, since people and NTP may set the clock.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The node's presence.
+/// The presence of the node.
 pub(crate) struct Presence {
     keeper: Mutex<Keeper>,
-    /// Where to find the node's address from; empty when it was set.
+    /// Listening addresses from which the node's address is determined; empty when it is configured.
     listen: Vec<SocketAddr>,
     state: watch::Sender<model::Presence>,
-    /// When a node that drains ends the sessions that still run.
+    /// Time at which a draining node ends its remaining sessions.
     ends: Mutex<Option<Instant>>,
 }
 
 impl Presence {
-    /// Of a node that is dialled at `advertise`.
+    /// The presence of a node that clients dial at `advertise`.
     ///
     /// # Errors
-    /// When the certificate's lifetime is not one that browsers take.
+    /// When browsers would not accept the lifetime of the certificate.
     pub(crate) fn new(node: &str, lifetime: Duration, advertise: Vec<SocketAddr>) -> anyhow::Result<Self> {
         let ticket_life = Duration::from_secs(LIFETIME_SECS);
         let keeper = Keeper::new(node, lifetime, ticket_life, SystemTime::now()).context("make a media certificate")?;
@@ -40,42 +40,43 @@ impl Presence {
         Ok(Self { keeper: Mutex::new(keeper), listen: Vec::new(), state, ends: Mutex::new(None) })
     }
 
-    /// The same of a node that listens on `listen`: where it is dialled is found out from that, if it was not set.
+    /// The same for a node that listens on `listen`, from which its addresses are determined unless they are
+    /// configured.
     pub(crate) fn listening_on(self, listen: Vec<SocketAddr>) -> Self {
         let set = !self.state.borrow().addresses.is_empty();
         Self { listen: if set { Vec::new() } else { listen }, ..self }
     }
 
-    /// What QUIC serves from.
+    /// Certificate resolver for the QUIC server.
     pub(crate) fn resolver(&self) -> Arc<MediaCertResolver> {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner).resolver()
     }
 
-    /// Follows the presence.
+    /// Watches the presence.
     pub(crate) fn subscribe(&self) -> watch::Receiver<model::Presence> {
         self.state.subscribe()
     }
 
-    /// As the master is told now: what is left of a drain is counted from here.
+    /// The message for the master, with the time left of a drain from now.
     pub(crate) fn to_pb(&self, state: &model::Presence) -> v1::Presence {
         let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
-        // What runs may do so for a moment yet: 0 would say that it has been ended.
+        // At least 1 ms: 0 would mean that the drain has ended.
         let drain_left = left.map_or(Duration::ZERO, |left| left.max(Duration::from_millis(1)));
         model::Presence { drain_left, ..state.clone() }.to_pb()
     }
 
-    /// The node wants no new sessions, and ends those that run at `ends`.
+    /// Reports that the node accepts no sessions, and ends active ones at `ends`.
     pub(crate) fn drain(&self, ends: Instant) {
         self.turn(true, Some(ends));
     }
 
-    /// It has ended the sessions that ran, and wants no new ones.
+    /// Reports that the node has ended its sessions, and accepts none.
     pub(crate) fn drained(&self) {
         self.turn(true, None);
     }
 
-    /// It wants sessions again.
+    /// Reports that the node accepts sessions again.
     pub(crate) fn undrain(&self) {
         self.turn(false, None);
     }
@@ -85,11 +86,11 @@ impl Presence {
         self.state.send_modify(|state| state.draining = draining);
     }
 
-    /// Finds out at which address `master` would reach this node, unless that was set: an unspecified address is
-    /// replaced by the one from which the master is reached.
+    /// Determines the addresses at which clients reach this node, unless they are configured: an unspecified address is
+    /// replaced by the local one towards `master`.
     ///
     /// # Errors
-    /// When there is no way to the master.
+    /// When there is no route to the master.
     pub(crate) fn locate(&self, master: SocketAddr) -> anyhow::Result<()> {
         if self.listen.is_empty() {
             return Ok(());
@@ -118,7 +119,7 @@ impl Presence {
         Ok(())
     }
 
-    /// Does what is due of the rotation at `now`, and says when to come again.
+    /// Performs the rotation that is due at `now`. Returns the time of the next step.
     pub(crate) fn rotate(&self, now: SystemTime) -> SystemTime {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         match keeper.poll(now) {
@@ -132,19 +133,19 @@ impl Presence {
         keeper.deadline()
     }
 
-    /// Rotates for ever.
+    /// Rotates forever.
     pub(crate) async fn keep(&self) {
         loop {
             let now = SystemTime::now();
             let wait = self.rotate(now).duration_since(now).unwrap_or_default();
             debug!(seconds = wait.as_secs(), "next step of the media certificate rotation");
-            // What failed is due at once: not more often than each second.
+            // A failed step is due at once, but retried at most once a second.
             time::sleep(wait.clamp(Duration::from_secs(1), LOOK)).await;
         }
     }
 }
 
-/// The address that the kernel would use towards `peer`; nothing is sent.
+/// The local address that the kernel would use towards `peer`; sends nothing.
 fn local_ip(peer: SocketAddr) -> anyhow::Result<std::net::IpAddr> {
     let any = if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let probe = UdpSocket::bind(any).and_then(|socket| {

@@ -1,5 +1,5 @@
-//! The QUIC server: sockets, handshakes, connections. One task a connection, one a session, all on the thread where the
-//! connection lives; a session's work is in `session`. Refuses to know what is sent, and who may have it.
+//! The QUIC server: sockets, handshakes, connections. One task per connection and one per session, all on the thread of
+//! the connection. Sessions are in `quic/session.rs`.
 
 mod ending;
 mod feed;
@@ -24,32 +24,29 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
-use usher_proto::Code;
+use usher_proto::{Code, wire::MAX_STREAMS};
 use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Threads, ZeroRttAccepted};
 
 pub(crate) use self::settings::{QuicSettings, UNUSED};
 use self::{ending::code, scope::ConnectionScope, uses::Uses};
 use crate::{live::GroupRouter, send_window::SendWindow, services::Services};
 
-/// Sessions of one connection at a time.
-const STREAMS: u32 = 100;
-
-/// The same until it has half as many: quinn keeps memory for streams that may come.
+/// Sessions of one connection at a time until half as many are open: quinn keeps memory for streams that may come.
 const FIRST_STREAMS: u32 = 8;
 
-/// What a client may send on one stream before it is read: a publisher's groups come at 32 Mbit/s over 250 ms.
+/// Bytes that a client may send on one stream before they are read: a publisher sends groups at 32 Mbit/s over 250 ms.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// The same for all streams of a connection, until a publisher is let in on it: Open messages fit.
+/// The same for all streams of a connection, until a publisher is admitted on it: Open messages fit.
 const CONNECTION_WINDOW: u32 = 1600 * 1024;
 
-/// A connection on which nothing was heard for so long is gone; keeping it alive is the client's part.
+/// Time after which a silent connection is lost; the client keeps it alive.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Handshakes under way from which on a client must prove its address first (RFC 9000, section 8.1.2).
+/// Number of handshakes in progress from which on a client must prove its address first (RFC 9000, section 8.1.2).
 const RETRY_FROM: usize = 64;
 
-/// Handshakes under way from which on no more are begun.
+/// Maximum number of handshakes in progress.
 const HANDSHAKES: usize = 1024;
 
 /// The running server.
@@ -61,10 +58,10 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Begins to accept on these sockets.
+    /// Starts to accept on these sockets.
     ///
     /// # Errors
-    /// Names the socket that cannot be served on.
+    /// Names the socket that cannot be served.
     pub(crate) fn start(
         services: &Arc<Services>,
         resolver: Arc<MediaCertResolver>,
@@ -82,7 +79,7 @@ impl Server {
         server.tasks.spawn_on(
             {
                 let (scheduler, stop) = (services.context.scheduler.clone(), server.stop.clone());
-                async move { stop.run_until_cancelled(scheduler.keep()).await.unwrap_or_default() }
+                async move { stop.run_until_cancelled(scheduler.run()).await.unwrap_or_default() }
             },
             threads.handle(0),
         );
@@ -104,16 +101,16 @@ impl Server {
         Ok(server)
     }
 
-    /// The addresses that are bound, in the order in which they were given.
+    /// The bound addresses, in the order of the sockets.
     pub(crate) fn local_addrs(&self) -> anyhow::Result<Vec<SocketAddr>> {
         let addresses = self.endpoints.iter().map(Endpoint::local_addr).collect::<Result<_, _>>();
         addresses.context("read the address of the QUIC socket")
     }
 
-    /// Ends every session and connection, and waits until nothing is left of them.
+    /// Ends every session and connection, and waits for them.
     pub(crate) async fn close(&self) {
-        // Sessions first: with their data still waiting, the congestion controller would hold the close back too, and
-        // quinn forgets a closed connection soon.
+        // Sessions first: while their data waits, the congestion controller would delay the close too, and quinn soon
+        // forgets a closed connection.
         self.stop.cancel();
         drop(tokio::time::timeout(ending::FAREWELL * 2, self.services.context.idle()).await);
         self.tasks.close();
@@ -122,7 +119,7 @@ impl Server {
         }
         self.tasks.wait().await;
         for endpoint in &self.endpoints {
-            // Lets the last packets out; a peer that answers nothing is not waited for.
+            // Lets the last packets out; a peer that does not answer is not waited for.
             drop(tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
         }
     }
@@ -154,7 +151,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
     Ok(config)
 }
 
-/// Lets connections in.
+/// Accepts connections.
 struct Acceptor {
     services: Arc<Services>,
     settings: QuicSettings,
@@ -179,7 +176,7 @@ impl Acceptor {
                 let place = self.threads.place();
                 let there = place.handle().clone();
                 let connection = async move {
-                    // Accepted where it will live: its driver runs on the thread that makes it.
+                    // Accepted on its own thread: the driver of a connection runs where it is made.
                     let Some((connection, shaken)) = accept(incoming) else { return };
                     let handshake = async {
                         shaken.await;
@@ -197,15 +194,15 @@ impl Acceptor {
     }
 }
 
-/// Begins a connection, and tells when its handshake is over. Who comes back sends the first Open along with its hello,
-/// and need not wait: a ticket is redeemed once, however often that is sent.
+/// Starts a connection, and returns when its handshake is over. A returning client sends its first Open in early data,
+/// which is served at once: tickets are redeemed once, so a replay of it is refused.
 fn accept(incoming: Incoming) -> Option<(Connection, ZeroRttAccepted)> {
     let connecting = incoming.accept().inspect_err(|error| debug!(%error, "handshake refused")).ok()?;
-    // Never an error at the side that accepts.
+    // Never an error at the accepting side.
     connecting.into_0rtt().ok()
 }
 
-/// Serves the sessions of a connection until it is lost; none outlives it.
+/// Serves the sessions of a connection until it is lost; waits for all of them.
 async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Connection, stop: &CancellationToken) {
     let uses = Uses::default();
     let (stop, cut) = (stop.child_token(), services.context.disconnected());
@@ -225,7 +222,7 @@ async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Co
     let error = loop {
         let accepted = tokio::select! {
             accepted = connection.accept_bi() => accepted,
-            // Only where a publisher is let in.
+            // Only once a publisher is admitted.
             Ok(group) = connection.accept_uni() => {
                 sessions.spawn(router.clone().bring(group).in_current_span());
                 continue;
@@ -245,7 +242,7 @@ async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Co
                 sessions.spawn(session.in_current_span());
                 if !several && sessions.len() >= FIRST_STREAMS as usize / 2 {
                     several = true;
-                    connection.set_max_concurrent_bi_streams(STREAMS.into());
+                    connection.set_max_concurrent_bi_streams(MAX_STREAMS.into());
                 }
             }
             Err(error) => break error,

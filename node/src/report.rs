@@ -106,7 +106,7 @@ impl Reporter {
                 Err(error) => error,
             };
             self.attached.send_replace(false);
-            self.services.context.meter().away();
+            self.services.context.meter().handle_detached();
             let wait = log.lost(master, &error).unwrap_or_else(|| backoff.wait(&mut rand::rng()));
             time::sleep(wait).await;
         }
@@ -133,7 +133,7 @@ async fn attach(
         equipment: Some(reporter.equipment.to_pb()),
         replica_bytes: reporter.services.puller.quota(),
     };
-    // The server orders the call only once it has seen the first message.
+    // The master answers the call only after the first message.
     post(&outbox, Body::Hello(hello)).await?;
     let mut client = RegistryClient::new(channel);
     let opening = async {
@@ -148,7 +148,7 @@ async fn attach(
     };
     let interval = accept_welcome(&reporter.services.context, &welcome)?;
     welcomed();
-    let _tied = reporter.services.leases.tie(unix_now());
+    let _attached = reporter.services.leases.attach(unix_now());
     try_join5(
         catalog::send(reporter, &outbox),
         sessions(reporter, &outbox),
@@ -165,7 +165,7 @@ async fn post(outbox: &Outbox, body: Body) -> Result<(), AttachError> {
     sent.map_err(|_| anyhow!("the channel to the master broke").into())
 }
 
-/// Takes the keys, and returns the report interval.
+/// Accepts the ticket keys. Returns the report interval.
 fn accept_welcome(context: &NodeContext, welcome: &v1::Welcome) -> Result<Duration, AttachError> {
     let secrets = welcome.keys.iter().map(|key| <[u8; 32]>::try_from(key.secret.as_slice()).map(Key::new));
     let keys: Vec<Key> = secrets.collect::<Result<_, _>>().unwrap_or_default();
@@ -177,32 +177,32 @@ fn accept_welcome(context: &NodeContext, welcome: &v1::Welcome) -> Result<Durati
     Ok(Duration::from_millis(interval))
 }
 
-/// Tells of all sessions, and then of each that begins, ends or is refused.
+/// Reports all active sessions, and then each that starts, ends or is refused.
 async fn sessions(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, AttachError> {
     let context = &reporter.services.context;
-    context.meter().listen();
-    // A scan may take long, and who waits for it has no sessions to tell of.
+    context.meter().handle_attached();
+    // A node that waits for a long scan has no sessions to report.
     if context.library.scanned().now_or_never().is_some() {
         let mut attached = reporter.attached.subscribe();
         drop(time::timeout(CATALOG_WAIT, attached.wait_for(|attached| *attached)).await);
     }
     loop {
-        let due = context.meter().due(Instant::now());
+        let due = context.meter().next_timeout(Instant::now());
         let Some(due) = due else {
             context.session_event().await;
             continue;
         };
         time::sleep_until(due.into()).await;
-        // What happens while the channel is full is told together.
+        // Changes that occur while the channel is full are sent together.
         let place = outbox.reserve().await.map_err(|_| anyhow!("the channel to the master broke"))?;
-        let told = context.meter().tell(Instant::now());
-        if let Some(told) = told {
-            place.send(AttachRequest { body: Some(Body::Sessions(told.to_pb())) });
+        let updates = context.meter().poll_sessions(Instant::now());
+        if let Some(updates) = updates {
+            place.send(AttachRequest { body: Some(Body::Sessions(updates.to_pb())) });
         }
     }
 }
 
-/// Reports what was sent, at each interval.
+/// Reports the load at each interval.
 async fn reports(reporter: &Reporter, outbox: &Outbox, interval: Duration) -> Result<Infallible, AttachError> {
     let mut ticks = time::interval(interval);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -212,15 +212,15 @@ async fn reports(reporter: &Reporter, outbox: &Outbox, interval: Duration) -> Re
         let sent = reporter.interface.as_ref().and_then(|interface| match interface.sent() {
             Ok(sent) => Some(sent),
             Err(error) => {
-                debug!(%error, "the network interface is gone; the last that was seen of others' traffic stays");
+                debug!(%error, "network interface is gone; the last measured background traffic stays in the reports");
                 None
             }
         });
         let now = Instant::now();
         let report = {
             let mut meter = reporter.services.context.meter();
-            sent.into_iter().for_each(|bytes| meter.link(now, bytes));
-            meter.report(now)
+            sent.into_iter().for_each(|bytes| meter.handle_link_bytes(now, bytes));
+            meter.poll_report(now)
         };
         let report = model::Report { replica_free: reporter.services.puller.free(), ..report };
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
@@ -236,7 +236,7 @@ fn to_pb(report: &model::Report) -> v1::Report {
         elastic_bps: report.elastic.0,
         committed_bps: report.committed.0,
         sessions: report.sessions,
-        // Sessions are told by themselves, and at once.
+        // Sessions are reported by themselves, and at once.
         background_bps: report.background.0,
         demand_bps: report.demand.0,
         delivered_bps: report.delivered.0,
@@ -244,7 +244,7 @@ fn to_pb(report: &model::Report) -> v1::Report {
     }
 }
 
-/// Tells changes of the presence.
+/// Reports changes of the presence.
 async fn follow(
     reporter: &Reporter,
     mut presence: tokio::sync::watch::Receiver<model::Presence>,
@@ -257,10 +257,10 @@ async fn follow(
     }
 }
 
-/// Tells of all feeds, and then of each change: at once, or, where only numbers grow, each second.
+/// Reports all feeds, and then each change: at once, or each second where only counters grow.
 async fn feeds(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, AttachError> {
     let live = &reporter.services.live;
-    let mut told: Option<v1::Feeds> = None;
+    let mut sent: Option<v1::Feeds> = None;
     let mut ticks = time::interval(FEED_COUNTERS);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -269,10 +269,10 @@ async fn feeds(reporter: &Reporter, outbox: &Outbox) -> Result<Infallible, Attac
             _ = ticks.tick() => {}
         }
         let now = v1::Feeds { feeds: live.states().iter().map(FeedState::to_pb).collect() };
-        // A master that hears nothing knows of none.
-        if told.as_ref() != Some(&now) && !(told.is_none() && now.feeds.is_empty()) {
+        // A master without a message knows of no feeds.
+        if sent.as_ref() != Some(&now) && !(sent.is_none() && now.feeds.is_empty()) {
             post(outbox, Body::Feeds(now.clone())).await?;
-            told = Some(now);
+            sent = Some(now);
         }
         for wanted in live.take_relay_requests() {
             post(outbox, Body::RelayWanted(wanted)).await?;

@@ -1,5 +1,5 @@
-//! Waits for scheduler: the schedule of `core::schedule` with a clock, and wakes those whose turn it is. Owns its lock, which
-//! is short and never held across an await.
+//! Runs `core::schedule` with a clock, and wakes the session whose turn it is. Owns the lock, which is short and never
+//! held across an await.
 
 use std::{
     collections::HashMap,
@@ -16,34 +16,34 @@ use futures::task::AtomicWaker;
 use tokio::{sync::Notify, time};
 use usher_proto::Bitrate;
 
-use crate::core::schedule::{Answer, Key, Schedule, Terms};
+use crate::core::schedule::{Schedule, SessionKey, Terms, TurnRequest};
 
 /// The scheduler of a node.
 pub(crate) struct Scheduler {
-    inner: Mutex<Inner>,
-    /// The next turn comes sooner than [`Scheduler::keep`] thinks.
-    sooner: Notify,
+    inner: Mutex<SchedulerState>,
+    /// The next turn is earlier than the timeout of [`Scheduler::run`].
+    earlier: Notify,
 }
 
-struct Inner {
+struct SchedulerState {
     schedule: Schedule,
-    waiting: HashMap<Key, Arc<Gate>>,
-    /// When [`Scheduler::keep`] looks again.
-    looks: Option<Instant>,
+    waiting: HashMap<SessionKey, Arc<Gate>>,
+    /// Timeout of [`Scheduler::run`].
+    timeout: Option<Instant>,
 }
 
 /// Where one session waits.
 #[derive(Default)]
 struct Gate {
-    /// Bytes that it may send; 0 until its turn comes.
+    /// Bytes of the turn; 0 until it comes.
     given: AtomicU64,
     task: AtomicWaker,
 }
 
-/// One session's part, until it drops.
+/// The place of one session in the schedule, until it drops.
 pub(crate) struct Slot {
     scheduler: Arc<Scheduler>,
-    key: Key,
+    key: SessionKey,
     gate: Arc<Gate>,
     quantum: u64,
     paced: bool,
@@ -52,55 +52,55 @@ pub(crate) struct Slot {
 impl Scheduler {
     pub(crate) fn new(capacity: Bitrate) -> Arc<Self> {
         let schedule = Schedule::new(Instant::now(), capacity);
-        let inner = Inner { schedule, waiting: HashMap::new(), looks: None };
-        Arc::new(Self { inner: Mutex::new(inner), sooner: Notify::new() })
+        let inner = SchedulerState { schedule, waiting: HashMap::new(), timeout: None };
+        Arc::new(Self { inner: Mutex::new(inner), earlier: Notify::new() })
     }
 
-    /// Every change is one call of a pure type, so a panic elsewhere leaves nothing half done.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// Every change is one call of a pure type, so a panicking holder leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, SchedulerState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session begins.
+    /// Adds a session.
     pub(crate) fn join(self: &Arc<Self>, terms: Terms) -> Slot {
         let mut inner = self.lock();
-        let key = inner.schedule.join(Instant::now(), terms);
+        let key = inner.schedule.handle_join(Instant::now(), terms);
         let quantum = inner.schedule.quantum(&terms);
         Slot { scheduler: self.clone(), key, gate: Arc::default(), quantum, paced: terms.paced() }
     }
 
-    /// Gives scheduler as time passes, for as long as the node runs. For one caller.
-    pub(crate) async fn keep(&self) {
+    /// Gives turns as time passes, for as long as the node runs. For one caller.
+    pub(crate) async fn run(&self) {
         loop {
             let deadline = {
                 let mut inner = self.lock();
                 inner.give(Instant::now());
-                inner.looks = inner.schedule.deadline();
-                inner.looks
+                inner.timeout = inner.schedule.next_timeout();
+                inner.timeout
             };
-            let sooner = self.sooner.notified();
+            let earlier = self.earlier.notified();
             match deadline {
-                Some(deadline) => drop(time::timeout_at(deadline.into(), sooner).await),
-                None => sooner.await,
+                Some(deadline) => drop(time::timeout_at(deadline.into(), earlier).await),
+                None => earlier.await,
             }
         }
     }
 
-    /// Gives the scheduler that are due, and sees to it that the next one is not missed.
-    fn give(&self, mut inner: MutexGuard<'_, Inner>, now: Instant) {
+    /// Gives the turns that are due, and wakes [`Scheduler::run`] when the next one is earlier than its timeout.
+    fn give(&self, mut inner: MutexGuard<'_, SchedulerState>, now: Instant) {
         inner.give(now);
-        let deadline = inner.schedule.deadline();
-        if deadline.is_some_and(|deadline| inner.looks.is_none_or(|looks| deadline < looks)) {
-            inner.looks = deadline;
+        let deadline = inner.schedule.next_timeout();
+        if deadline.is_some_and(|deadline| inner.timeout.is_none_or(|timeout| deadline < timeout)) {
+            inner.timeout = deadline;
             drop(inner);
-            self.sooner.notify_one();
+            self.earlier.notify_one();
         }
     }
 }
 
-impl Inner {
+impl SchedulerState {
     fn give(&mut self, now: Instant) {
-        while let Some((key, bytes)) = self.schedule.next(now) {
+        while let Some((key, bytes)) = self.schedule.poll_turn(now) {
             if let Some(gate) = self.waiting.remove(&key) {
                 gate.given.store(bytes, Ordering::Release);
                 gate.task.wake();
@@ -110,33 +110,33 @@ impl Inner {
 }
 
 impl Slot {
-    /// Bytes to ask for at a time.
+    /// Bytes to request at a time.
     pub(crate) fn quantum(&self) -> u64 {
         self.quantum
     }
 
-    /// Whether it is paced by its rate.
+    /// Whether the session is paced by its rate.
     pub(crate) fn paced(&self) -> bool {
         self.paced
     }
 
-    /// Waits until so many bytes may be sent, at most [`Slot::quantum`].
+    /// Waits until `bytes` may be sent, at most [`Slot::quantum`].
     pub(crate) async fn turn(&self, bytes: u64) {
-        // One that came when nobody waited for it any more is as good.
+        // A turn that came after its request was dropped is still valid.
         if self.gate.given.swap(0, Ordering::Acquire) > 0 {
             return;
         }
-        while let Answer::NotBefore(then) = self.ask(bytes) {
+        while let TurnRequest::NotBefore(then) = self.ask(bytes) {
             time::sleep_until(then.into()).await;
         }
         self.given().await;
     }
 
-    fn ask(&self, bytes: u64) -> Answer {
+    fn ask(&self, bytes: u64) -> TurnRequest {
         let now = Instant::now();
         let mut inner = self.scheduler.lock();
-        let answer = inner.schedule.ask(now, self.key, bytes);
-        if answer == Answer::Waits {
+        let answer = inner.schedule.handle_request(now, self.key, bytes);
+        if answer == TurnRequest::Queued {
             inner.waiting.insert(self.key, self.gate.clone());
             self.scheduler.give(inner, now);
         }
@@ -150,7 +150,7 @@ impl Slot {
                 return Poll::Ready(());
             }
             gate.task.register(cx.waker());
-            // It may have come while the waker was on its way in.
+            // The turn may have come while the waker was being registered.
             if gate.given.swap(0, Ordering::Acquire) > 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -161,7 +161,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut inner = self.scheduler.lock();
         inner.waiting.remove(&self.key);
-        inner.schedule.leave(self.key);
+        inner.schedule.handle_leave(self.key);
         self.scheduler.give(inner, Instant::now());
     }
 }
@@ -177,24 +177,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn turns_come_as_time_passes_and_when_another_leaves() {
+    async fn turns_come_as_time_passes_and_when_another_session_leaves() {
         let scheduler = Scheduler::new(Bitrate(8_000_000));
-        let keeper = tokio::spawn({
+        let driver = tokio::spawn({
             let scheduler = scheduler.clone();
-            async move { scheduler.keep().await }
+            async move { scheduler.run().await }
         });
         // The bucket, and then four times as much.
         let (first, second) = (scheduler.join(fetch()), scheduler.join(fetch()));
+        // A bucketful, and then four times as much.
         for _ in 0..5 {
             first.turn(5000).await;
             second.turn(5000).await;
         }
-        // One who gives up waiting leaves nothing behind.
+        // A session that stops waiting leaves nothing behind.
         assert!(time::timeout(time::Duration::ZERO, first.turn(10_000)).await.is_err());
         drop(first);
         second.turn(10_000).await;
         drop(second);
         assert!(scheduler.lock().waiting.is_empty());
-        keeper.abort();
+        driver.abort();
     }
 }

@@ -1,4 +1,4 @@
-//! What of a connection is on its way: keeps quinn's send window as `core::send_window` says.
+//! Sets quinn's send window of a connection as `core::send_window` decides.
 
 use std::{
     sync::{
@@ -10,19 +10,19 @@ use std::{
 
 use usher_transport::Connection;
 
-use crate::core::send_window::{self, Senders, Window};
+use crate::core::send_window::{self, Senders, WindowSize};
 
-/// One connection, for all of its sessions.
+/// The send window of one connection, shared by all of its sessions.
 pub(crate) struct SendWindow {
     connection: Connection,
-    state: Mutex<State>,
-    /// Viewers of titles on the whole node.
+    state: Mutex<WindowState>,
+    /// Number of viewers of titles on the whole node.
     viewers: Arc<AtomicUsize>,
 }
 
-struct State {
-    window: Window,
-    /// Sessions that send; those of them that take all they can get, and those of feeds.
+struct WindowState {
+    window: WindowSize,
+    /// Sessions that send; `greedy` and `feeds` are among them.
     sessions: usize,
     greedy: usize,
     feeds: usize,
@@ -31,11 +31,11 @@ struct State {
 /// How a session sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// All that it can get.
+    /// As fast as it can.
     Greedy,
     /// A title, at its rate.
     Viewer,
-    /// A feed, as it is made. What waits is in memory for all of its viewers anyway.
+    /// A feed, as it is produced. Waiting bytes are in memory for all of its viewers anyway.
     Feed,
 }
 
@@ -46,27 +46,27 @@ pub(crate) struct WindowShare<'a> {
 }
 
 impl SendWindow {
-    /// Counts its viewers among those of the node.
+    /// Counts its viewers in `viewers`, with those of the whole node.
     pub(crate) fn new(connection: Connection, viewers: Arc<AtomicUsize>) -> Self {
         connection.set_send_window(send_window::LEAST);
-        let state = State { window: Window::new(Instant::now()), sessions: 0, greedy: 0, feeds: 0 };
+        let state = WindowState { window: WindowSize::new(Instant::now()), sessions: 0, greedy: 0, feeds: 0 };
         Self { connection, state: Mutex::new(state), viewers }
     }
 
-    /// Each change is one of numbers or of a pure type, so a panic elsewhere leaves nothing half done.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Each change is one of numbers or of a pure type, so a panicking holder leaves nothing half done.
+    fn lock(&self) -> MutexGuard<'_, WindowState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn senders(&self, state: &State) -> Senders {
+    fn senders(&self, state: &WindowState) -> Senders {
         match state {
-            State { greedy: 1.., .. } => Senders::Greedy,
-            State { feeds: 1.., .. } => Senders::Paced { on_node: 0 },
-            State { .. } => Senders::Paced { on_node: self.viewers.load(Ordering::Relaxed) },
+            WindowState { greedy: 1.., .. } => Senders::Greedy,
+            WindowState { feeds: 1.., .. } => Senders::Paced { on_node: 0 },
+            WindowState { .. } => Senders::Paced { on_node: self.viewers.load(Ordering::Relaxed) },
         }
     }
 
-    /// A session begins to send.
+    /// A session starts to send.
     pub(crate) fn join(&self, pace: Pace) -> WindowShare<'_> {
         let mut state = self.lock();
         let alone = state.sessions == 0;
@@ -79,7 +79,7 @@ impl SendWindow {
         let senders = self.senders(&state);
         // A viewer beside others changes nothing.
         if (alone || pace == Pace::Greedy)
-            && let Some(bytes) = state.window.begin(self.connection.rtt(), senders)
+            && let Some(bytes) = state.window.handle_start(self.connection.rtt(), senders)
         {
             self.connection.set_send_window(bytes);
         }
@@ -88,14 +88,14 @@ impl SendWindow {
 }
 
 impl WindowShare<'_> {
-    /// So many bytes were written to a stream.
+    /// Counts bytes written to a stream.
     pub(crate) fn wrote(&self, bytes: u64) {
         let now = Instant::now();
         let connection = &self.window.connection;
         let mut state = self.window.lock();
         let senders = self.window.senders(&state);
-        if state.window.wrote(now, bytes, senders)
-            && let Some(bytes) = state.window.measure(now, connection.rtt(), senders)
+        if state.window.handle_written(now, bytes, senders)
+            && let Some(bytes) = state.window.handle_round_trip(now, connection.rtt(), senders)
         {
             connection.set_send_window(bytes);
         }

@@ -24,7 +24,7 @@ use usher_transport::{Congestion, Offload};
 
 use crate::{
     attach::Master,
-    core::guard::{Limits, MAX_SESSIONS},
+    core::admission::{AdmissionControl, MAX_SESSIONS},
     interface::Interface,
     live::{self, Recorder},
     media::ReplicaConfig,
@@ -258,8 +258,8 @@ impl Config {
         ReplicaConfig { folder, quota: self.replica_quota }
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        Limits { capacity: self.capacity, sessions: self.max_sessions, session_rate: self.max_session_rate }
+    pub(crate) fn admission(&self) -> AdmissionControl {
+        AdmissionControl { capacity: self.capacity, sessions: self.max_sessions, session_rate: self.max_session_rate }
     }
 
     pub(crate) fn interface(&self) -> anyhow::Result<Option<Interface>> {

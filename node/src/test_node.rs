@@ -1,5 +1,5 @@
-//! For tests: a node's library and QUIC server on loopback, tickets for it, and a viewer who checks every byte by the
-//! functions of the hash tree.
+//! For tests: a node's library and QUIC server on loopback, tickets for it, and a viewer that verifies every byte with
+//! the functions of the hash tree.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -28,7 +28,7 @@ use usher_transport::{Congestion, Offload};
 
 use crate::{
     context::NodeContext,
-    core::guard::Limits,
+    core::admission::AdmissionControl,
     live,
     media::{self, Library, fixtures},
     presence::Presence,
@@ -38,7 +38,7 @@ use crate::{
 
 pub(crate) const NODE: &str = "node-1";
 
-/// What the stage's node does with feeds.
+/// Settings for feeds.
 const FEEDS: live::FeedSettings =
     live::FeedSettings { ingest: true, window: Duration::from_secs(60), memory: 64 << 20, grace: live::GRACE };
 
@@ -55,7 +55,7 @@ pub(crate) fn settings() -> QuicSettings {
     }
 }
 
-/// Claims on a title of the node, good now.
+/// Valid claims on a title of the node.
 pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
@@ -93,12 +93,12 @@ impl TestNode {
         Self::set(files, settings(), Bitrate(100_000_000_000), true).await
     }
 
-    /// The same; perhaps not `hashed` yet.
+    /// The same with other settings; perhaps not `hashed` yet.
     pub(crate) async fn set(files: &[(&str, &[u8])], settings: QuicSettings, capacity: Bitrate, hashed: bool) -> Self {
         Self::start(TempDir::new().expect("a folder"), files, settings, capacity, hashed, None).await
     }
 
-    /// A node without films that takes copies of so many bytes, with what is in this folder from before.
+    /// A node without files that accepts ordered copies of `quota` bytes, with the earlier content of `dir`.
     pub(crate) async fn taking(dir: TempDir, quota: u64) -> Self {
         let replicas = media::ReplicaConfig { folder: dir.path().join("replicas"), quota: Some(quota) };
         Self::start(dir, &[], settings(), Bitrate(100_000_000_000), true, Some(replicas)).await
@@ -121,7 +121,8 @@ impl TestNode {
             library.hashed().await;
         }
         assert!(taking || library.stats().titles == files.len() as u64, "{:?}", library.rejected());
-        let context = NodeContext::new(NodeName::parse(NODE).expect("a name"), library, Limits::from(capacity));
+        let context =
+            NodeContext::new(NodeName::parse(NODE).expect("a name"), library, AdmissionControl::from(capacity));
         let services = Services::new(context.clone(), FEEDS);
         let key = Key::new([5; 32]);
         context.accept_keys(std::slice::from_ref(&key));
@@ -150,7 +151,7 @@ impl TestNode {
         Viewer::dial(self.address, pins).await
     }
 
-    /// A viewer who has no more than so many bytes of a stream unread.
+    /// A viewer that holds at most `window` unread bytes of a stream.
     pub(crate) async fn sipping(&self, window: u32) -> Viewer {
         let pins = self.presence.subscribe().borrow().certificates.clone();
         let mut transport = quinn::TransportConfig::default();
@@ -159,15 +160,15 @@ impl TestNode {
     }
 }
 
-/// How a session ended that did not end well.
+/// How a session failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum SessionEnd {
     Refused(Code),
     Reset(Code),
     Lost(Option<Code>),
 }
 
-/// What a session brought, verified.
+/// Received and verified content of a session.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Received {
     pub(crate) setup: Setup,
@@ -207,7 +208,7 @@ impl Viewer {
         receive
     }
 
-    pub(crate) async fn play(&self, ticket: &str, range: Option<ByteRange>) -> Result<Received, End> {
+    pub(crate) async fn play(&self, ticket: &str, range: Option<ByteRange>) -> Result<Received, SessionEnd> {
         receive(&mut self.open(ticket, range).await).await
     }
 }
@@ -218,13 +219,13 @@ pub(crate) fn open(ticket: &str, range: Option<ByteRange>) -> bytes::Bytes {
     wire::message(Kind::Open, &open).expect("short enough")
 }
 
-/// Reads a session to its end and checks what came.
-pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Received, End> {
+/// Reads a session to its end and verifies it.
+pub(crate) async fn receive(stream: &mut RecvStream) -> Result<Received, SessionEnd> {
     receive_after(&[], stream).await
 }
 
-/// The same, for a session whose `head` was read already.
-pub(crate) async fn receive_after(head: &[u8], stream: &mut RecvStream) -> Result<Received, End> {
+/// The same for a session whose `head` was read already.
+pub(crate) async fn receive_after(head: &[u8], stream: &mut RecvStream) -> Result<Received, SessionEnd> {
     let mut decoder = Decoder::default();
     decoder.push(head);
     let mut frames = Vec::new();
@@ -236,16 +237,16 @@ pub(crate) async fn receive_after(head: &[u8], stream: &mut RecvStream) -> Resul
         match stream.read(&mut buffer).await {
             Ok(Some(read)) => decoder.push(&buffer[..read]),
             Ok(None) => break,
-            Err(ReadError::Reset(code)) => return Err(End::Reset(Code::from_quic(code.into_inner()))),
+            Err(ReadError::Reset(code)) => return Err(SessionEnd::Reset(Code::from_quic(code.into_inner()))),
             Err(ReadError::ConnectionLost(quinn::ConnectionError::ApplicationClosed(close))) => {
-                return Err(End::Lost(Some(Code::from_quic(close.error_code.into_inner()))));
+                return Err(SessionEnd::Lost(Some(Code::from_quic(close.error_code.into_inner()))));
             }
-            Err(_) => return Err(End::Lost(None)),
+            Err(_) => return Err(SessionEnd::Lost(None)),
         }
     }
     decoder.finish().expect("whole frames");
     if let [Frame::Refused(refused)] = frames.as_slice() {
-        return Err(End::Refused(Code::from_reason(&refused.reason)));
+        return Err(SessionEnd::Refused(Code::from_reason(&refused.reason)));
     }
     Ok(verify(frames))
 }

@@ -45,6 +45,9 @@ pub const MAX_SKIPPED: usize = 64;
 /// `Range` frames of one session that may wait for their answer.
 pub const MAX_WAITING: usize = 4;
 
+/// Sessions that a node serves on one connection at a time.
+pub const MAX_STREAMS: u32 = 100;
+
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

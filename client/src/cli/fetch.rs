@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use usher_proto::{Bitrate, Code, ContentId, Fault, Title, model::Range, ticket::Purpose, units};
+use usher_proto::{Bitrate, Code, ContentId, Fault, Title, model::Range, ticket::Purpose, units, wire::MAX_STREAMS};
 use usher_transport::Congestion;
 
 use self::plan::{Clients, Job, Output};
@@ -46,8 +46,8 @@ pub struct FetchArgs {
     /// Rate of all titles together, for example 25mbit or 3MB/s
     #[arg(long, value_name = "RATE")]
     limit_rate: Option<Bitrate>,
-    /// Titles at once; a node takes 128 on a connection
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=100))]
+    /// Titles at once; a node serves at most 100 on a connection
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_STREAMS)))]
     parallel: u16,
     /// The path of each URL is a content id, as `b3sum` prints it
     #[arg(long)]

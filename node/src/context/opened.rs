@@ -13,8 +13,8 @@ use usher_proto::{
 
 use crate::{
     core::{
-        session::{Facts, Session},
-        volumes::{self, Loads},
+        session::{SessionPlan, TitleFacts},
+        volumes::{self, VolumeLoads},
     },
     media::{FindError, Library, OpenError, OpenMedia},
 };
@@ -24,14 +24,14 @@ pub(crate) struct OpenedTitle {
     pub(crate) media: Arc<OpenMedia>,
     /// Volume that it is read from.
     pub(super) volume: u16,
-    pub(crate) session: Session,
+    pub(crate) session: SessionPlan,
     pub(crate) setup: v1::Setup,
 }
 
 /// Opens a title. Blocks.
 pub(super) fn open(
     library: &Library,
-    loads: &Loads,
+    loads: &VolumeLoads,
     ticket: Ticket,
     wanted: Option<ByteRange>,
     more: bool,
@@ -59,8 +59,8 @@ pub(super) fn open(
         }
     });
     let (media, volume) = media.ok_or(fault)?;
-    let mut session = Session::new(ticket, wanted, more);
-    let range = session.opened(Facts { size: media.size(), content: media.content() })?;
+    let mut session = SessionPlan::new(ticket, wanted, more);
+    let range = session.handle_opened(TitleFacts { size: media.size(), content: media.content() })?;
     if media.groups() < range.start / GROUP {
         // The wait would be long, and another node has the bytes.
         return Err(Fault::new(Code::Unavailable, format!("`{title}`: the copy has not come so far yet")));

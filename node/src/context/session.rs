@@ -19,7 +19,7 @@ const NO_VOLUME: u16 = u16::MAX - 1;
 
 /// The stream that a session runs on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StreamOf {
+pub(crate) struct SessionStream {
     /// Identifies the connection.
     pub(crate) connection: u64,
     /// Priority among the streams of the connection; higher goes first.
@@ -41,9 +41,9 @@ impl NodeContext {
     /// # Errors
     /// `NO_CAPACITY`, `UNEQUIPPED` for a rate above the limit of one session, `TICKET_REPLAYED` for an active session,
     /// `DRAINING` when a drain began while the title was opened.
-    pub(crate) fn begin(self: &Arc<Self>, opened: &OpenedTitle, stream: StreamOf) -> Result<ActiveSession, Fault> {
+    pub(crate) fn begin(self: &Arc<Self>, opened: &OpenedTitle, stream: SessionStream) -> Result<ActiveSession, Fault> {
         let ticket = opened.session.ticket();
-        let StreamOf { connection, priority } = stream;
+        let SessionStream { connection, priority } = stream;
         let (purpose, rate) = (ticket.purpose, Bitrate(ticket.rate));
         let terms = Terms { purpose, rate, connection, priority, live: false };
         self.activate(ticket, opened.media.content(), opened.volume, terms)
@@ -53,8 +53,8 @@ impl NodeContext {
     ///
     /// # Errors
     /// As [`NodeContext::begin`].
-    pub(crate) fn begin_feed(self: &Arc<Self>, ticket: &Ticket, stream: StreamOf) -> Result<ActiveSession, Fault> {
-        let StreamOf { connection, priority } = stream;
+    pub(crate) fn begin_feed(self: &Arc<Self>, ticket: &Ticket, stream: SessionStream) -> Result<ActiveSession, Fault> {
+        let SessionStream { connection, priority } = stream;
         let terms = Terms { purpose: Purpose::Play, rate: Bitrate(ticket.rate), connection, priority, live: true };
         self.activate(ticket, None, NO_VOLUME, terms)
     }
@@ -70,7 +70,7 @@ impl NodeContext {
         let Terms { rate, purpose, .. } = terms;
         let (now, session) = (Instant::now(), ticket.session);
         let begun = Begun { session, title: ticket.title.clone(), content, rate, purpose };
-        self.meter().begin(now, begun, volume, ticket.burst)?;
+        self.meter().handle_begin(now, begun, volume, ticket.burst)?;
         self.session_events.notify_one();
         self.sessions.send_modify(|count| *count += 1);
         let slot = self.scheduler.join(terms);
@@ -95,14 +95,14 @@ impl ActiveSession {
     }
 
     /// Marks that only the reader limits the session from here until [`ActiveSession::sent`].
-    pub(crate) fn offers(&self) {
-        self.context.meter().offers(Instant::now(), self.id);
+    pub(crate) fn await_reader(&self) {
+        self.context.meter().handle_waiting_for_reader(Instant::now(), self.id);
     }
 
     /// Counts written bytes.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
-        self.context.meter().sent(Instant::now(), self.id, bytes);
+        self.context.meter().handle_sent(Instant::now(), self.id, bytes);
     }
 
     /// Bytes written so far.
@@ -118,7 +118,7 @@ impl ActiveSession {
 
 impl Drop for ActiveSession {
     fn drop(&mut self) {
-        self.context.meter().end(Instant::now(), self.id);
+        self.context.meter().handle_end(Instant::now(), self.id);
         self.context.session_events.notify_one();
         self.context.sessions.send_modify(|count| *count = count.saturating_sub(1));
     }

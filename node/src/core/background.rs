@@ -1,21 +1,21 @@
-//! What others than this node's sessions send over its link: what the interface counts, less what the node sent.
-//! Packet headers and repeated packets are in what the interface counts, and so in this: they fill the link too.
+//! Background traffic: what others send over the link of the node, which is the count of the interface less what the
+//! node sent. It includes packet headers and retransmitted packets, which fill the link too.
 
 use std::time::Instant;
 
 use usher_proto::Bitrate;
 
-/// The measurement, window by window.
+/// Measures background traffic from sample to sample.
 #[derive(Debug, Default)]
 pub struct Background {
-    /// When it was measured last: bytes that the interface had sent, and the node's own of these.
+    /// Last sample: time, bytes sent by the interface, and bytes sent by the node.
     last: Option<(Instant, u64, u64)>,
     rate: Bitrate,
 }
 
 impl Background {
-    /// Takes the interface's count of bytes sent and the node's own. The first measurement opens the first window; a
-    /// count that goes back, as when an interface is set up anew, opens another.
+    /// Adds a sample of the bytes sent by the interface and by the node. The first sample starts the measurement; a
+    /// count that goes back, as after a reset of the interface, restarts it.
     pub fn measure(&mut self, now: Instant, link: u64, own: u64) {
         let last = self.last.replace((now, link, own));
         let Some((at, link_before, own_before)) = last else { return };
@@ -25,7 +25,7 @@ impl Background {
         }
     }
 
-    /// Bit/s in the last window; 0 before there was one.
+    /// Rate between the last two samples; 0 before the second.
     pub fn rate(&self) -> Bitrate {
         self.rate
     }
@@ -44,10 +44,10 @@ mod tests {
         for (second, link, own, rate) in [
             (0, 1_000_000, 5_000, 0),
             (1, 1_003_000, 7_000, 8_000),
-            // What waits in the node's buffers is sent, but not yet on the link.
+            // Bytes in the send buffers of the node are not on the link yet.
             (2, 1_004_000, 9_000, 0),
             (4, 1_008_000, 9_000, 16_000),
-            // Set up anew: no window.
+            // The interface was reset.
             (5, 50, 9_000, 16_000),
             (6, 1_050, 9_000, 8_000),
             (6, 9_999, 9_000, 8_000),

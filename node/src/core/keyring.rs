@@ -1,5 +1,5 @@
-//! The ticket keys that a node holds: those of the last Welcome, and for a minute those before, since a ticket may have
-//! been signed just before a master was replaced.
+//! Ticket keys of a node: those of the last Welcome, and for a minute those before, since a ticket may have been signed
+//! just before a master was replaced.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use usher_proto::{
     ticket::{self, Key, Ticket, TicketError},
 };
 
-/// How long a replaced key is still good: a ticket's life.
+/// Time that a replaced key stays valid: the lifetime of a ticket.
 pub const GRACE: Duration = Duration::from_secs(ticket::LIFETIME_SECS);
 
-/// The keys.
+/// Ticket keys, current and recently replaced.
 #[derive(Clone, Debug, Default)]
 pub struct Keyring {
     current: Vec<Key>,
@@ -28,7 +28,7 @@ impl Keyring {
         Self { current: keys, old: old.filter(|(until, _)| now < *until) }
     }
 
-    /// Checks a token offline; `now` for the keys' own time, `unix` (seconds) for the ticket's.
+    /// Verifies a token offline, at `now` for the keys and at `unix` (seconds) for the ticket.
     ///
     /// # Errors
     /// As [`ticket::verify`].
@@ -36,7 +36,7 @@ impl Keyring {
         self.by_any(now, |keys| ticket::verify(keys, node, unix, token))
     }
 
-    /// The same of a token that is to let a running session run on.
+    /// Verifies a token that renews a session.
     ///
     /// # Errors
     /// As [`ticket::verify_renewal`].
@@ -95,7 +95,7 @@ mod tests {
         let ring = ring.welcome(now, vec![first.clone()]).welcome(now, vec![second.clone()]);
         assert!(check(&ring, 0, &by_first) && check(&ring, 59, &by_first) && check(&ring, 0, &by_second));
         assert!(!check(&ring, 60, &by_first) && check(&ring, 60, &by_second));
-        // A restarted master sends the same key again: nothing is retired, and what was stays as long as it was to.
+        // A restarted master sends the same key again: nothing is retired, and an old key keeps its end.
         let again = ring.welcome(now + Duration::from_secs(30), vec![second]);
         assert!(check(&again, 59, &by_first) && !check(&again, 60, &by_first) && check(&again, 99, &by_second));
     }

@@ -1,6 +1,6 @@
-//! The books of a node: which sessions run, what they were promised and what was really sent, and from that its guard,
-//! its reports and what it tells of sessions. All of it changes together, under its owner's one lock. Counts what it is
-//! told was written to streams; knows no socket and no clock.
+//! Counters of a node: its active sessions, their reserved rates and the bytes really sent. Admission control, reports
+//! and session updates follow from them. Everything changes together, under one lock of the owner. Knows no socket and
+//! no clock.
 
 use std::{
     collections::HashMap,
@@ -14,52 +14,52 @@ use usher_proto::{
 };
 
 use super::{
+    admission::{AdmissionControl, AdmissionError, NodeLoad},
     background::Background,
-    guard::{Full, Limits, Load},
-    tell::Tell,
-    volumes::Loads,
+    session_updates::SessionUpdates,
+    volumes::VolumeLoads,
 };
 
-/// Bytes that a session may be ahead of its rate by, if a second of it is not more: two steps, so that a slow session
-/// which gets its bytes in few large pieces does not seem to lack any between them.
+/// Minimum of the bytes that a session may be ahead of its rate, where one second of it is less: two quanta, so that a
+/// slow session that gets its bytes in few large quanta lacks nothing between them.
 const AHEAD: u64 = 1 << 20;
 
-/// What a session waits in its beginning is not lacking: its file is opened, its hashes are read, and those that began
-/// with it have their turn before it. A moment of that fills the whole of a window that the session has hardly begun,
-/// and would make a node that is well look as if it could send next to nothing.
+/// Waiting time at the start of a session that does not count as lacking: its file is opened, its hashes are read, and
+/// sessions that started with it go first. Counted against a window that has hardly begun, a moment of it would make a
+/// healthy node look unable to send.
 const OPENING: Duration = Duration::from_secs(1);
 
-/// The counters of one start of a node.
+/// Counters since the start of the node.
 #[derive(Debug)]
 pub struct Meter {
     started: Instant,
-    limits: Limits,
+    admission: AdmissionControl,
     sent: u64,
     sequence: u64,
-    /// When the last report was taken, and `sent` then.
+    /// Time of the last report, and `sent` then.
     last: (Instant, u64),
-    running: HashMap<SessionId, Running>,
-    /// Bit/s, the sum of what runs.
+    running: HashMap<SessionId, SessionMeter>,
+    /// Sum of the reserved rates, in bit/s.
     committed: u64,
-    volumes: Loads,
+    volumes: VolumeLoads,
     background: Background,
-    /// Of sessions that ended since the last report.
-    ended: Window,
-    tell: Tell,
+    /// Usage of sessions that ended since the last report.
+    ended: Usage,
+    updates: SessionUpdates,
 }
 
-/// What is counted of one session, or of several, from report to report; all in bytes.
+/// Usage of one or several sessions between two reports, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Window {
-    /// Beyond the reserved rates: it would have waited, had others needed them.
+struct Usage {
+    /// Sent beyond the reserved rates, which would have waited had others needed the capacity.
     elastic: u64,
-    /// Within the reserved rates.
+    /// Sent within the reserved rates.
     delivered: u64,
-    /// What the node owed of the reserved rates, and its readers would have taken.
+    /// Owed by the node within the reserved rates, while readers would have accepted it.
     lacking: u64,
 }
 
-impl Window {
+impl Usage {
     fn add(&mut self, other: Self) {
         self.elastic = self.elastic.saturating_add(other.elastic);
         self.delivered = self.delivered.saturating_add(other.delivered);
@@ -67,35 +67,36 @@ impl Window {
     }
 }
 
+/// Counters of one session.
 #[derive(Debug)]
-struct Running {
+struct SessionMeter {
     begun: Begun,
     volume: u16,
-    /// From here on its waiting for the node counts.
+    /// Time from which on waiting for the node counts.
     open: Instant,
-    /// Begin of what is counted in `bytes` and `held`.
+    /// Start of the period counted in `bytes` and `held`.
     since: Instant,
     bytes: u64,
-    /// Bytes beyond its rate from before, which its reader has in hand.
+    /// Bytes beyond its rate from earlier periods, which its reader holds.
     ahead: u64,
-    /// How long it waited for the node: its disk, its pacer.
+    /// Time that it waited for the node: for the disk or the scheduler.
     held: Duration,
-    /// Since when it waits for the node; `None` while it waits for its reader.
+    /// Start of the current wait for the node; `None` while it waits for its reader.
     waits: Option<Instant>,
 }
 
-impl Running {
-    /// Its reader's turn ends or begins: what was waited for the node until now is counted.
-    fn turn(&mut self, now: Instant, waits: bool) {
+impl SessionMeter {
+    /// Counts the wait for the node until now, and sets whether it continues.
+    fn set_waiting(&mut self, now: Instant, waits: bool) {
         if let Some(since) = self.waits.take() {
             self.held += now.saturating_duration_since(since.max(self.open));
         }
         self.waits = waits.then_some(now);
     }
 
-    /// Ends the window, and opens the next.
-    fn settle(&mut self, now: Instant) -> Window {
-        self.turn(now, self.waits.is_some());
+    /// Ends the current period and starts the next.
+    fn settle(&mut self, now: Instant) -> Usage {
+        self.set_waiting(now, self.waits.is_some());
         let rate = self.begun.rate;
         let owed = rate.bytes_in(now.saturating_duration_since(self.since));
         let have = self.bytes.saturating_add(self.ahead);
@@ -104,83 +105,83 @@ impl Running {
         let elastic = self.bytes.saturating_sub(owed);
         self.ahead = (have - delivered).min(rate.bytes_in(Duration::from_secs(1)).max(AHEAD));
         (self.since, self.bytes, self.held) = (now, 0, Duration::ZERO);
-        Window { elastic, delivered, lacking }
+        Usage { elastic, delivered, lacking }
     }
 }
 
 impl Meter {
-    /// All at zero.
-    pub fn new(now: Instant, limits: Limits) -> Self {
+    /// A meter with all counters at zero.
+    pub fn new(now: Instant, admission: AdmissionControl) -> Self {
         Self {
             started: now,
-            limits,
+            admission,
             sent: 0,
             sequence: 0,
             last: (now, 0),
             running: HashMap::new(),
             committed: 0,
-            volumes: Loads::default(),
+            volumes: VolumeLoads::default(),
             background: Background::default(),
-            ended: Window::default(),
-            tell: Tell::default(),
+            ended: Usage::default(),
+            updates: SessionUpdates::default(),
         }
     }
 
-    fn load(&self) -> Load {
-        Load { committed: self.committed, background: self.background.rate().0, sessions: self.running.len() }
+    fn load(&self) -> NodeLoad {
+        NodeLoad { committed: self.committed, background: self.background.rate().0, sessions: self.running.len() }
     }
 
-    /// Whether a session of this rate would be let in now. Nothing is promised.
+    /// Checks whether a session of this rate would be admitted now. Reserves nothing.
     ///
     /// # Errors
-    /// As [`Limits::check`].
-    pub fn check(&self, rate: Bitrate, burst: bool) -> Result<(), Full> {
-        self.limits.check(self.load(), rate, burst)
+    /// As [`AdmissionControl::check`].
+    pub fn check(&self, rate: Bitrate, burst: bool) -> Result<(), AdmissionError> {
+        self.admission.check(self.load(), rate, burst)
     }
 
-    /// Lets a session in that reads from this volume: its rate is promised from here on.
+    /// Admits a session that reads from `volume`, and reserves its rate.
     ///
     /// # Errors
-    /// As [`Limits::check`], and when the session runs already; nothing is changed then.
-    pub fn begin(&mut self, now: Instant, begun: Begun, volume: u16, burst: bool) -> Result<(), Full> {
+    /// As [`AdmissionControl::check`], and for an active session; changes nothing then.
+    pub fn handle_begin(&mut self, now: Instant, begun: Begun, volume: u16, burst: bool) -> Result<(), AdmissionError> {
         if self.running.contains_key(&begun.session) {
-            return Err(Full::Twice);
+            return Err(AdmissionError::Duplicate);
         }
         self.check(begun.rate, burst)?;
         self.committed = self.committed.saturating_add(begun.rate.0);
         self.volumes.add(volume, begun.rate);
-        self.tell.begun(begun.clone());
+        self.updates.handle_begun(begun.clone());
         let (bytes, ahead, held) = (0, 0, Duration::ZERO);
         let open = now + OPENING;
-        let running = Running { volume, open, since: now, bytes, ahead, held, waits: Some(now), begun };
+        let running = SessionMeter { volume, open, since: now, bytes, ahead, held, waits: Some(now), begun };
         self.running.insert(running.begun.session, running);
         Ok(())
     }
 
-    /// A session with a good ticket was refused.
-    pub fn turn(&mut self, session: SessionId, code: Code, burst: bool) {
-        let limit = (code == Code::NoCapacity).then(|| self.limits.told(self.load(), burst));
-        self.tell.turned(Turned { session, code, limit });
+    /// Records the refusal of a session that had a valid ticket.
+    pub fn handle_refusal(&mut self, session: SessionId, code: Code, burst: bool) {
+        let limit = (code == Code::NoCapacity).then(|| self.admission.reported_limit(self.load(), burst));
+        self.updates.handle_refused(Turned { session, code, limit });
     }
 
-    /// A session has something to write: it is its reader's turn.
-    pub fn offers(&mut self, now: Instant, id: SessionId) {
+    /// A session has data to write and waits for its reader.
+    pub fn handle_waiting_for_reader(&mut self, now: Instant, id: SessionId) {
         if let Some(running) = self.running.get_mut(&id) {
-            running.turn(now, false);
+            running.set_waiting(now, false);
         }
     }
 
-    /// So many bytes of a session were written to its stream: it is the node's turn again.
-    pub fn sent(&mut self, now: Instant, id: SessionId, bytes: u64) {
+    /// A session has written bytes and waits for the node again.
+    pub fn handle_sent(&mut self, now: Instant, id: SessionId, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);
         if let Some(running) = self.running.get_mut(&id) {
             running.bytes = running.bytes.saturating_add(bytes);
-            running.turn(now, true);
+            running.set_waiting(now, true);
         }
     }
 
-    /// A session is about to go elsewhere: its rate is free for others, and what it still sends is beyond it.
-    pub fn leaving(&mut self, id: SessionId) {
+    /// A session moves to another node: releases its rate, and counts what it still sends as elastic.
+    pub fn handle_move(&mut self, id: SessionId) {
         if let Some(running) = self.running.get_mut(&id) {
             let rate = std::mem::take(&mut running.begun.rate);
             self.committed = self.committed.saturating_sub(rate.0);
@@ -188,17 +189,17 @@ impl Meter {
         }
     }
 
-    /// A session is over.
-    pub fn end(&mut self, now: Instant, id: SessionId) {
+    /// A session has ended.
+    pub fn handle_end(&mut self, now: Instant, id: SessionId) {
         if let Some(mut running) = self.running.remove(&id) {
             self.ended.add(running.settle(now));
             self.committed = self.committed.saturating_sub(running.begun.rate.0);
             self.volumes.remove(running.volume, running.begun.rate);
-            self.tell.ended(id);
+            self.updates.handle_ended(id);
         }
     }
 
-    /// Sessions that run now.
+    /// Number of active sessions.
     pub fn sessions(&self) -> usize {
         self.running.len()
     }
@@ -208,13 +209,13 @@ impl Meter {
         self.sent
     }
 
-    /// What is promised from each volume.
-    pub fn volumes(&self) -> &Loads {
+    /// Reserved rates by volume.
+    pub fn volumes(&self) -> &VolumeLoads {
         &self.volumes
     }
 
-    /// The interface counts so many bytes sent, by all.
-    pub fn link(&mut self, now: Instant, bytes: u64) {
+    /// Number of bytes sent by the interface, by all.
+    pub fn handle_link_bytes(&mut self, now: Instant, bytes: u64) {
         self.background.measure(now, bytes, self.sent);
     }
 
@@ -222,8 +223,8 @@ impl Meter {
         units::millis(now.saturating_duration_since(self.started))
     }
 
-    /// The report since the one before.
-    pub fn report(&mut self, now: Instant) -> Report {
+    /// The report since the previous one.
+    pub fn poll_report(&mut self, now: Instant) -> Report {
         let elapsed = now.saturating_duration_since(self.last.0);
         let mut all = std::mem::take(&mut self.ended);
         self.running.values_mut().for_each(|running| all.add(running.settle(now)));
@@ -251,32 +252,33 @@ impl Meter {
         }
     }
 
-    /// A master attached, and hears from here on what happens to sessions.
-    pub fn listen(&mut self) {
-        self.tell.listen();
+    /// A master has attached and receives session updates from now on.
+    pub fn handle_attached(&mut self) {
+        self.updates.handle_attached();
     }
 
     /// The master is gone.
-    pub fn away(&mut self) {
-        self.tell.away();
+    pub fn handle_detached(&mut self) {
+        self.updates.handle_detached();
     }
 
-    /// When there is something to [`Meter::tell`]; `None` while there is not.
-    pub fn due(&self, now: Instant) -> Option<Instant> {
-        self.tell.due(now)
+    /// Earliest time for [`Meter::poll_sessions`]; `None` while there is no update.
+    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
+        self.updates.next_timeout(now)
     }
 
-    /// What happened to sessions since it was told last.
-    pub fn tell(&mut self, now: Instant) -> Option<Sessions> {
+    /// The next session updates.
+    pub fn poll_sessions(&mut self, now: Instant) -> Option<Sessions> {
         let running = &self.running;
-        let told = self.tell.next(now, || running.values().map(|running| running.begun.clone()).collect())?;
+        let told =
+            self.updates.poll_message(now, || running.values().map(|running| running.begun.clone()).collect())?;
         let committed = Bitrate(self.committed.min(MAX_RATE));
         Some(Sessions { uptime_ms: self.uptime_ms(now), committed, ..told })
     }
 }
 
-/// A demand above what is promised now is that of sessions that ended meanwhile: it is brought down to that, and what
-/// was delivered by as much, so that their ratio stays.
+/// Limits the demand to the rate reserved now: what exceeds it comes from sessions that have ended. Reduces the
+/// delivered rate in proportion.
 fn within(committed: Bitrate, demand: Bitrate, delivered: Bitrate) -> (Bitrate, Bitrate) {
     if demand <= committed {
         return (demand, delivered);

@@ -1,5 +1,5 @@
-//! Which tickets were redeemed: each opens one session. Remembers a session id until its ticket could not be redeemed
-//! any more anyway. Bounded, and never forgets to make room: a full memory refuses what is new.
+//! Rejects replayed tickets: each opens one session. Remembers a session id until its ticket has expired. Bounded, and
+//! never forgets an id early: a full filter refuses new ids.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -8,34 +8,35 @@ use std::{
 
 use usher_proto::{Code, Fault, SessionId};
 
-/// Most ids: a million, 48 MB at worst. Tickets live for a minute, so this is 16,000 new sessions a second.
+/// Default maximum number of ids: a million, 48 MB at worst. Tickets live for a minute, so this is 16,000 new sessions
+/// a second.
 pub const MAX_IDS: usize = 1_000_000;
 
-/// The memory.
+/// Ids of redeemed tickets.
 #[derive(Debug)]
-pub struct Replay {
+pub struct ReplayFilter {
     seen: HashSet<SessionId>,
-    /// By the Unix second at which to forget.
+    /// Ids by the Unix second at which they are forgotten.
     order: BTreeSet<(u64, SessionId)>,
     max: usize,
 }
 
-impl Default for Replay {
+impl Default for ReplayFilter {
     fn default() -> Self {
         Self::with_max(MAX_IDS)
     }
 }
 
-impl Replay {
-    /// A memory of at most `max` ids.
+impl ReplayFilter {
+    /// A filter of at most `max` ids.
     pub fn with_max(max: usize) -> Self {
         Self { seen: HashSet::new(), order: BTreeSet::new(), max }
     }
 
-    /// Redeems a session's ticket at `now`, to be remembered until `forget_at`; both in Unix seconds.
+    /// Redeems the ticket of a session at `now`, to be remembered until `forget_at`; both in Unix seconds.
     ///
     /// # Errors
-    /// `TICKET_REPLAYED` the second time, `UNAVAILABLE` when the memory is full.
+    /// `TICKET_REPLAYED` the second time, `UNAVAILABLE` when the filter is full.
     pub fn redeem(&mut self, now: u64, session: SessionId, forget_at: u64) -> Result<(), Fault> {
         while self.order.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, id)) = self.order.pop_first() {
@@ -55,12 +56,12 @@ impl Replay {
         Ok(())
     }
 
-    /// Ids remembered.
+    /// Number of remembered ids.
     pub fn len(&self) -> usize {
         self.seen.len()
     }
 
-    /// Whether none is remembered.
+    /// Whether no id is remembered.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
@@ -72,13 +73,13 @@ mod tests {
 
     #[test]
     fn each_ticket_opens_one_session() {
-        let mut replay = Replay::default();
+        let mut replay = ReplayFilter::default();
         let table = [
             (100, 1, 170, None),
             (100, 1, 170, Some(Code::TicketReplayed)),
             (169, 1, 170, Some(Code::TicketReplayed)),
             (169, 2, 175, None),
-            // The ticket itself has expired by then; the id is free.
+            // The ticket itself has expired by then, so its id is free.
             (170, 1, 240, None),
             (174, 2, 175, Some(Code::TicketReplayed)),
         ];
@@ -90,8 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_memory_refuses_and_forgets_nothing() {
-        let mut replay = Replay::with_max(2);
+    fn a_full_filter_refuses_and_forgets_nothing() {
+        let mut replay = ReplayFilter::with_max(2);
         assert!(replay.redeem(0, SessionId(1), 10).is_ok() && replay.redeem(0, SessionId(2), 20).is_ok());
         let fault = replay.redeem(5, SessionId(3), 30).expect_err("full");
         assert_eq!((fault.code, fault.retry_after), (Code::Unavailable, Some(Duration::from_secs(5))));

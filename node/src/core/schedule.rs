@@ -1,14 +1,14 @@
-//! Whose bytes go next. The node's capacity is a bucket of tokens for all of its sessions; who wants to send waits for a
-//! turn, and turns are given in this order:
+//! Decides which session sends next. The capacity of the node is one token bucket for all of its sessions. Sessions
+//! wait for a turn, and turns are given in this order:
 //!
-//! 1. what is owed: who has a reserved rate and is less than [`LEAD`] ahead of it, the one first whose next byte is due
-//!    first, which for a viewer is when it is played;
-//! 2. what is left, in equal parts to fetches and to viewers who are further ahead, by session. A client's sessions of
-//!    higher priority take the turns of its other ones.
+//! 1. owed bytes: sessions with a reserved rate that are less than [`LEAD`] ahead of it, earliest deadline first. The
+//! deadline of a byte of a viewer is when it is played;
+//! 2. spare capacity, in equal parts to fetches and to viewers that are further ahead, by session. A client's sessions
+//! of higher priority take the turns of its other ones.
 //!
-//! A viewer never gets more than its lead at once and five quarters of its rate from then on. Whoever does not ask, asks
-//! for nothing: no credit is saved up beyond the lead. As long as the rates of all sessions are within the capacity,
-//! which the guard sees to, viewers are never late.
+//! A viewer gets at most its lead at once, and five quarters of its rate from then on. A session that requests nothing
+//! saves up no credit beyond the lead. As long as the rates of all sessions are within the capacity, which admission
+//! control ensures, viewers are never late.
 //!
 //! Knows rates, not media; gives turns, wakes nobody.
 
@@ -20,56 +20,55 @@ use std::{
 
 use usher_proto::{Bitrate, ticket::Purpose, tree::GROUP, wire::HEADER};
 
-/// How far a viewer is brought ahead of playing as fast as the node can: what players buffer before they are content.
+/// How far a viewer is brought ahead of playback as fast as possible: the usual buffer of players.
 pub const LEAD: Duration = Duration::from_secs(5);
 
-/// The least that a viewer gets without waiting, in bytes: the index of a film has this size, and nothing is played
-/// before it is there.
+/// Minimum that a viewer gets without pacing, in bytes: the size of a film's index, without which nothing is played.
 const LEAST_LEAD: u64 = 2 << 20;
 
-/// The time at full capacity that the bucket holds: no second is ever exceeded by more than 1 %.
+/// Capacity of the bucket as time at full rate: no second is ever exceeded by more than 1 %.
 const BURST: Duration = Duration::from_millis(10);
 
-/// The least that it holds, in bytes: a full packet and its frame.
+/// Minimum capacity of the bucket in bytes: a full packet and its frame.
 const LEAST_BURST: u64 = 1500;
 
-/// The most that a session asks for at once, in groups: 256 KiB, one large read, four large sends.
+/// Maximum quantum in groups: 256 KiB, one large read, four large sends.
 const MOST_GROUPS: u64 = 4;
 
-/// A whole group's frame, in bytes.
+/// Bytes of the frame of a whole group.
 const FRAME: u64 = GROUP + HEADER as u64;
 
-/// The most that [`Schedule::quantum`] says, in bytes.
+/// Maximum of [`Schedule::quantum`], in bytes.
 pub const MAX_QUANTUM: usize = (MOST_GROUPS * FRAME) as usize;
 
-/// The playing time that a viewer asks for at once, where that is less.
+/// Playing time of a viewer's quantum, where that is less.
 const QUANTUM: Duration = Duration::from_millis(250);
 
-/// How much later than a viewer's the bytes of a fetch are due, and how far it may fall behind its rate and still catch
-/// up: nobody looks at them.
+/// How much later the bytes of a fetch are due than a viewer's, and how far it may fall behind its rate and still catch
+/// up: nobody watches them.
 const PATIENCE: i64 = SECOND;
 
 const SECOND: i64 = 1_000_000_000;
 
-/// Tokens a byte costs: they are billionths of bits, so that every nanosecond's share is whole.
+/// Tokens of one byte: tokens are billionths of bits, so that the share of every nanosecond is whole.
 const BYTE: i128 = 8 * SECOND as i128;
 
-/// A session within the schedule.
+/// Identifies a session of the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(u64);
+pub struct SessionKey(u64);
 
-/// What a session is given its turns by.
+/// Terms under which a session gets turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Viewers are paced, fetches are not.
     pub purpose: Purpose,
-    /// The reserved rate; 0 for none.
+    /// Reserved rate; 0 for none.
     pub rate: Bitrate,
-    /// Whose sessions `priority` is among.
+    /// Connection within which `priority` applies.
     pub connection: u64,
     /// Higher goes first.
     pub priority: i32,
-    /// It is sent as it is made, and never gets ahead.
+    /// Sent as it is produced, so never ahead.
     pub live: bool,
 }
 
@@ -80,46 +79,46 @@ impl Terms {
     }
 }
 
-/// What comes of asking.
+/// Result of a request for a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It waits until [`Schedule::next`] names it.
-    Waits,
-    /// It is as far ahead as it may be: to be asked again then.
+pub enum TurnRequest {
+    /// The session waits until [`Schedule::poll_turn`] returns it.
+    Queued,
+    /// The session is as far ahead as it may be, and may request again at this time.
     NotBefore(Instant),
 }
 
-/// The turns of one node's sessions.
+/// Turns of the sessions of one node.
 #[derive(Debug)]
 pub struct Schedule {
     capacity: Bitrate,
-    /// Instants within are nanoseconds since then.
+    /// Origin of the times within, in nanoseconds.
     epoch: Instant,
     tokens: i128,
-    /// When the tokens were counted.
+    /// Time up to which tokens were added.
     counted: i64,
-    sessions: HashMap<Key, Session>,
+    sessions: HashMap<SessionKey, ScheduledSession>,
     joined: u64,
-    /// Who waits and has a rate, by when it will be late.
-    owed: BTreeSet<(i64, Key)>,
-    /// All who wait, by what they had of what was left.
-    left: BTreeSet<(u64, Key)>,
-    /// The same by connection and priority.
-    mates: BTreeSet<(u64, Reverse<i32>, Key)>,
-    /// What the session that was served last from what is left had had.
+    /// Waiting sessions with a rate, by deadline.
+    owed: BTreeSet<(i64, SessionKey)>,
+    /// All waiting sessions, by their share of spare capacity so far.
+    left: BTreeSet<(u64, SessionKey)>,
+    /// All waiting sessions, by connection and priority.
+    mates: BTreeSet<(u64, Reverse<i32>, SessionKey)>,
+    /// Share of the session that was last served from spare capacity.
     round: u64,
 }
 
 #[derive(Debug)]
-struct Session {
+struct ScheduledSession {
     terms: Terms,
-    /// When its next byte is due.
+    /// Deadline of its next byte.
     late: i64,
-    /// A viewer's own bucket: since when it fills, at the pace.
+    /// Time since when a viewer's own bucket fills, at its pace.
     empty: i64,
-    /// Bytes had of what was left, in turns.
+    /// Share of spare capacity so far, in bytes.
     had: u64,
-    /// Bytes that it waits for; 0 while it does not.
+    /// Bytes that it waits for; 0 while it does not wait.
     wants: u64,
 }
 
@@ -127,23 +126,23 @@ fn nanos(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// The time that bytes take at a rate, which is not 0.
+/// Time that bytes take at a rate, which is not 0.
 fn time(rate: Bitrate, bytes: u64) -> i64 {
     rate.time_for(bytes).map_or(i64::MAX, nanos)
 }
 
-/// The rate at which viewers are paced.
+/// Pace of a viewer.
 fn pace(rate: Bitrate) -> Bitrate {
     Bitrate(rate.0.saturating_add(rate.0 / 4))
 }
 
-/// How long a viewer's own bucket fills.
+/// Time in which a viewer's own bucket fills.
 fn fill(rate: Bitrate) -> i64 {
     time(pace(rate), rate.bytes_in(LEAD).max(LEAST_LEAD))
 }
 
 impl Schedule {
-    /// A full bucket, and nobody.
+    /// A schedule with a full bucket and no sessions.
     pub fn new(now: Instant, capacity: Bitrate) -> Self {
         let mut schedule = Self {
             capacity,
@@ -161,7 +160,7 @@ impl Schedule {
         schedule
     }
 
-    /// What the bucket holds, in bytes.
+    /// Capacity of the bucket in bytes.
     fn burst(&self) -> u64 {
         self.capacity.bytes_in(BURST).max(LEAST_BURST)
     }
@@ -174,7 +173,7 @@ impl Schedule {
         self.epoch + Duration::from_nanos(u64::try_from(at).unwrap_or_default())
     }
 
-    /// Bytes that a session of these terms should ask for at once: whole groups with their headers where it can be.
+    /// Bytes that a session should request at a time: whole groups with their headers where possible.
     pub fn quantum(&self, terms: &Terms) -> u64 {
         let most = if terms.paced() { terms.rate.bytes_in(QUANTUM) } else { u64::MAX };
         let groups = (most / FRAME).clamp(1, MOST_GROUPS) * FRAME;
@@ -188,23 +187,23 @@ impl Schedule {
         }
     }
 
-    /// A session begins.
-    pub fn join(&mut self, now: Instant, terms: Terms) -> Key {
+    /// A session starts.
+    pub fn handle_join(&mut self, now: Instant, terms: Terms) -> SessionKey {
         let now = self.since(now);
-        let key = Key(self.joined);
+        let key = SessionKey(self.joined);
         self.joined += 1;
         let empty = if terms.paced() { now.saturating_sub(fill(terms.rate)) } else { now };
         let late = if terms.purpose == Purpose::Play { now } else { now.saturating_add(PATIENCE) };
-        self.sessions.insert(key, Session { terms, late, empty, had: self.round, wants: 0 });
+        self.sessions.insert(key, ScheduledSession { terms, late, empty, had: self.round, wants: 0 });
         key
     }
 
-    /// A session wants to send so many bytes, at most [`Schedule::quantum`]. A session that waits goes on waiting.
-    pub fn ask(&mut self, now: Instant, key: Key, bytes: u64) -> Answer {
+    /// A session requests a turn for up to [`Schedule::quantum`] bytes. A waiting session continues to wait.
+    pub fn handle_request(&mut self, now: Instant, key: SessionKey, bytes: u64) -> TurnRequest {
         let (now, burst) = (self.since(now), self.burst());
-        let Some(session) = self.sessions.get_mut(&key) else { return Answer::Waits };
+        let Some(session) = self.sessions.get_mut(&key) else { return TurnRequest::Queued };
         if session.wants > 0 {
-            return Answer::Waits;
+            return TurnRequest::Queued;
         }
         let (bytes, terms) = (bytes.clamp(1, burst), session.terms);
         session.late = session.late.max(now);
@@ -212,7 +211,7 @@ impl Schedule {
             session.empty = session.empty.max(now.saturating_sub(fill(terms.rate)));
             let ready = session.empty.saturating_add(time(pace(terms.rate), bytes));
             if ready > now {
-                return Answer::NotBefore(self.instant(ready));
+                return TurnRequest::NotBefore(self.instant(ready));
             }
         }
         session.wants = bytes;
@@ -222,11 +221,12 @@ impl Schedule {
         }
         self.left.insert((session.had, key));
         self.mates.insert((terms.connection, Reverse(terms.priority), key));
-        Answer::Waits
+        TurnRequest::Queued
     }
 
-    /// Whose turn it is, and for how many bytes: they are taken. To be called until it says `None`.
-    pub fn next(&mut self, now: Instant) -> Option<(Key, u64)> {
+    /// The next turn: the session and the number of bytes, whose tokens are taken. To be called until it returns
+    /// `None`.
+    pub fn poll_turn(&mut self, now: Instant) -> Option<(SessionKey, u64)> {
         let now = self.since(now);
         self.count(now);
         let (key, owner) = self.first(now)?;
@@ -253,16 +253,16 @@ impl Schedule {
         Some((key, bytes))
     }
 
-    /// When [`Schedule::next`] will have someone, unless another asks before; `None` while nobody waits.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// Time of the next turn, unless another request comes first; `None` while no session waits.
+    pub fn next_timeout(&self) -> Option<Instant> {
         let (key, _) = self.first(self.counted)?;
         let lack = i128::from(self.sessions.get(&key)?.wants) * BYTE - self.tokens;
         let wait = (lack.max(0) + i128::from(self.capacity.0.max(1)) - 1) / i128::from(self.capacity.0.max(1));
         Some(self.instant(self.counted.saturating_add(i64::try_from(wait).unwrap_or(SECOND).min(SECOND))))
     }
 
-    /// A session is over.
-    pub fn leave(&mut self, key: Key) {
+    /// A session ends.
+    pub fn handle_leave(&mut self, key: SessionKey) {
         self.stop_waiting(key);
         self.sessions.remove(&key);
     }
@@ -274,20 +274,20 @@ impl Schedule {
         self.counted = self.counted.max(now);
     }
 
-    /// Who is next, and whose share of what is left it takes, if any's.
-    fn first(&self, now: i64) -> Option<(Key, Option<Key>)> {
-        let (late, key) = self.owed.first().copied().unwrap_or((i64::MAX, Key(0)));
+    /// The next session, and the session whose share of spare capacity it takes, if any.
+    fn first(&self, now: i64) -> Option<(SessionKey, Option<SessionKey>)> {
+        let (late, key) = self.owed.first().copied().unwrap_or((i64::MAX, SessionKey(0)));
         if late <= now.saturating_add(nanos(LEAD)) && !self.owed.is_empty() {
             return Some((key, None));
         }
         let (_, owner) = self.left.first().copied()?;
         let Terms { connection, priority, .. } = self.sessions.get(&owner)?.terms;
-        let mates = self.mates.range((connection, Reverse(i32::MAX), Key(0))..);
+        let mates = self.mates.range((connection, Reverse(i32::MAX), SessionKey(0))..);
         let ahead = mates.take(1).find(|(mate, above, _)| *mate == connection && above.0 > priority);
         Some((ahead.map_or(owner, |(_, _, key)| *key), Some(owner)))
     }
 
-    fn stop_waiting(&mut self, key: Key) {
+    fn stop_waiting(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key).filter(|session| session.wants > 0) else { return };
         session.wants = 0;
         self.owed.remove(&(session.late, key));
@@ -295,8 +295,8 @@ impl Schedule {
         self.mates.remove(&(session.terms.connection, Reverse(session.terms.priority), key));
     }
 
-    /// Counts bytes against the one whose turn it was, whether it took them or another of its client's sessions.
-    fn charge(&mut self, owner: Key, bytes: u64) {
+    /// Counts bytes against the session whose turn it was, also when another session of its client took it.
+    fn charge(&mut self, owner: SessionKey, bytes: u64) {
         let Some(session) = self.sessions.get_mut(&owner) else { return };
         let waits = self.left.remove(&(session.had, owner));
         self.round = self.round.max(session.had);

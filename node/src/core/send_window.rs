@@ -1,48 +1,48 @@
-//! How many bytes of a connection may wait for their acknowledgement, sent or not. What is read from a disk long before
-//! it can leave is cold when it does, and takes memory: so it is a small multiple of what is on its way at the rate that
-//! was seen and the shortest round trip (bandwidth-delay product), and never so little that a near client notices.
+//! Bytes of a connection that may wait for acknowledgement, sent or not. Data that is read from a disk long before it
+//! can leave the node is cold when it does, and takes memory. So the window is a small multiple of the bandwidth-delay
+//! product (rate times shortest round trip), and never so little that a near client notices.
 
 use std::time::{Duration, Instant};
 
-/// The least, in bytes: two pieces, and 4 Gbit/s at 1 ms.
+/// Minimum in bytes: two quanta, and 4 Gbit/s at 1 ms.
 pub const LEAST: u64 = 512 << 10;
 
-/// What a node holds of all its viewers together who acknowledge late, in bytes, as far as the least of each allows:
-/// each has an equal share.
+/// One of very many viewers.
 const VIEWERS: u64 = 12 << 20;
 
-/// The least while all sessions are paced, in bytes: 96 Mbit/s at 1 ms, and it grows soon where a viewer takes more. With
-/// few viewers it is more, since a window that takes a whole mouthful of a player costs fewer packets and wake-ups.
+/// Bounds of the minimum while all sessions are paced, in bytes: 96 Mbit/s at 1 ms, and it grows soon where a viewer
+/// takes more. With few viewers it is higher, since a window that holds a whole read of a player costs fewer packets
+/// and wake-ups.
 const LEAST_PACED: (u64, u64) = (12 << 10, 64 << 10);
 
-/// What a viewer has to begin with beyond that, for each second of the round trip: 48 Mbit/s, so that a far one has its
-/// first group as soon as others.
+/// Additional initial window of a viewer, in bytes for each second of the round trip: 48 Mbit/s, so that a distant
+/// viewer has its first group as soon as others.
 const FIRST: u64 = 6 << 20;
 
-/// The most, in bytes: 1 Gbit/s at 64 ms, and what a client can hold that acknowledges nothing.
+/// Maximum in bytes: 1 Gbit/s at 64 ms, and the memory that a client can hold that acknowledges nothing.
 pub const MOST: u64 = 8 << 20;
 
-/// Times the bandwidth-delay product. Slow start doubles it each round trip, and the rate that was seen is a round trip
-/// old.
+/// Multiple of the bandwidth-delay product. Slow start doubles it each round trip, and the measured rate is a round
+/// trip old.
 const TIMES: u64 = 3;
 
-/// What the rate is taken over, while somebody takes all there is.
+/// Minimum time over which the rate is measured while a session takes all it can get.
 const SPAN: Duration = Duration::from_millis(20);
 
-/// The same while all sessions are paced: a player reads by the mouthful, and each leaves at line rate.
+/// The same while all sessions are paced: a player reads in bursts that leave at line rate.
 const SPAN_PACED: Duration = Duration::from_millis(250);
 
-/// A round trip this old tells nothing of the path any more.
+/// Age beyond which a round trip no longer describes the path.
 const OLD: Duration = Duration::from_secs(10);
 
-/// Who sends on a connection.
+/// Kinds of sessions that send on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Senders {
-    /// Among others one who takes all there is.
+    /// At least one session takes all it can get.
     Greedy,
-    /// Viewers alone, each of them paced.
+    /// All sessions are paced viewers.
     Paced {
-        /// As many as share what the whole node holds of them; 0 for those who need not.
+        /// Number of viewers that share the memory of the node; 0 for those that need not.
         on_node: usize,
     },
 }
@@ -58,7 +58,7 @@ impl Senders {
         }
     }
 
-    /// The rate is taken over so much time, or a round trip if that is longer.
+    /// Minimum time over which the rate is measured; a longer round trip replaces it.
     fn span(self) -> Duration {
         match self {
             Self::Greedy => SPAN,
@@ -67,33 +67,33 @@ impl Senders {
     }
 }
 
-/// The window of one connection.
+/// Size of the send window of one connection.
 #[derive(Debug)]
-pub struct Window {
+pub struct WindowSize {
     bytes: u64,
-    /// Written since then.
+    /// Start of the measurement of `written`.
     since: Instant,
     written: u64,
-    /// The shortest round trip, and when it was seen.
+    /// The shortest round trip, and when it was measured.
     shortest: Option<(Instant, Duration)>,
 }
 
-impl Window {
-    /// The least.
+impl WindowSize {
+    /// The minimum window.
     pub fn new(now: Instant) -> Self {
         Self { bytes: LEAST, since: now, written: 0, shortest: None }
     }
 
-    /// So many bytes were written. Whether it is time to [`Window::measure`].
-    pub fn wrote(&mut self, now: Instant, bytes: u64, senders: Senders) -> bool {
+    /// Counts written bytes. Returns whether [`WindowSize::handle_round_trip`] is due.
+    pub fn handle_written(&mut self, now: Instant, bytes: u64, senders: Senders) -> bool {
         self.written = self.written.saturating_add(bytes);
         let round_trip = self.shortest.map_or(Duration::ZERO, |(_, shortest)| shortest);
         now.saturating_duration_since(self.since) >= round_trip.max(senders.span())
     }
 
-    /// The window when a session begins, by its round trip: a viewer who is alone has enough for a first group, and a fetch
-    /// what there is, which is at least its own. `None` when it stays as it is.
-    pub fn begin(&mut self, round_trip: Duration, senders: Senders) -> Option<u64> {
+    /// Adjusts the window when a session starts, by the round trip: a single viewer has enough for a first group, and a
+    /// fetch at least [`LEAST`]. Returns the new size, if it changed.
+    pub fn handle_start(&mut self, round_trip: Duration, senders: Senders) -> Option<u64> {
         if senders == Senders::Greedy {
             return self.set(self.bytes.max(LEAST));
         }
@@ -101,8 +101,8 @@ impl Window {
         self.set(u64::try_from(first).unwrap_or(LEAST).saturating_add(senders.least()).min(LEAST))
     }
 
-    /// The window now that a round trip takes so long; `None` when it stays as it is.
-    pub fn measure(&mut self, now: Instant, round_trip: Duration, senders: Senders) -> Option<u64> {
+    /// Adjusts the window by a measured round trip. Returns the new size, if it changed.
+    pub fn handle_round_trip(&mut self, now: Instant, round_trip: Duration, senders: Senders) -> Option<u64> {
         let elapsed = now.saturating_duration_since(self.since).as_nanos().max(1);
         let known = self.shortest.filter(|(at, _)| now.saturating_duration_since(*at) < OLD);
         let (at, shortest) = known.filter(|(_, shortest)| *shortest <= round_trip).unwrap_or((now, round_trip));
@@ -112,7 +112,7 @@ impl Window {
         (self.since, self.written) = (now, 0);
         let least = match senders {
             Senders::Greedy => LEAST,
-            // Between two turns of a viewer little is written: that alone makes nothing slow.
+            // A viewer writes little between two quanta, which does not mean that its path is slow.
             Senders::Paced { .. } => senders.least().max(self.bytes / 2),
         };
         self.set(bytes.clamp(least, MOST))
@@ -131,20 +131,20 @@ mod tests {
     /// Of very many.
     const VIEWER: Senders = Senders::Paced { on_node: 1_000_000 };
 
-    /// A sender that always has data, on a path with this round trip, rate in bytes/s and queueing delay; the window
-    /// after some seconds.
+    /// Window after some seconds of a sender that always has data, on a path with this round trip, rate in bytes/s and
+    /// queueing delay.
     fn settled(round_trip: Duration, rate: u64, queue: Duration) -> u64 {
         let (mut now, mut bytes) = (Instant::now(), LEAST);
-        let mut window = Window::new(now);
+        let mut window = WindowSize::new(now);
         for i in 0..200 {
             let trip = if i == 0 { round_trip } else { round_trip + queue };
             let span = SPAN.max(trip);
             now += span;
-            // No more than the path takes, nor than the window lets out in each of its round trips.
+            // Limited by the path, and by the window in each of its round trips.
             let path = rate as f64 * span.as_secs_f64();
             let allowed = bytes as f64 * span.as_secs_f64() / trip.as_secs_f64();
-            assert!(window.wrote(now, path.min(allowed) as u64, Senders::Greedy));
-            bytes = window.measure(now, trip, Senders::Greedy).unwrap_or(bytes);
+            assert!(window.handle_written(now, path.min(allowed) as u64, Senders::Greedy));
+            bytes = window.handle_round_trip(now, trip, Senders::Greedy).unwrap_or(bytes);
         }
         bytes
     }
@@ -161,41 +161,44 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_became_longer_is_believed_after_a_while() {
+    fn a_longer_path_is_accepted_after_a_while() {
         let mut now = Instant::now();
-        let mut window = Window::new(now);
+        let mut window = WindowSize::new(now);
         let mut bytes = LEAST;
         for trip in [1, 200] {
             for _ in 0..60 {
                 now += Duration::from_millis(200);
-                assert!(window.wrote(now, 2_000_000, Senders::Greedy));
-                bytes = window.measure(now, Duration::from_millis(trip), Senders::Greedy).unwrap_or(bytes);
+                assert!(window.handle_written(now, 2_000_000, Senders::Greedy));
+                bytes = window.handle_round_trip(now, Duration::from_millis(trip), Senders::Greedy).unwrap_or(bytes);
             }
             assert_eq!(bytes, if trip == 1 { LEAST } else { 6_000_000 });
         }
-        assert!(!window.wrote(now, 1, Senders::Greedy), "not within a round trip");
+        assert!(!window.handle_written(now, 1, Senders::Greedy), "not within a round trip");
     }
 
     #[test]
-    fn viewers_hold_what_their_path_holds() {
+    fn viewers_hold_the_capacity_of_their_path() {
         let (now, ms) = (Instant::now(), Duration::from_millis);
-        let mut window = Window::new(now);
-        assert_eq!(window.begin(ms(0), VIEWER), Some(LEAST_PACED.0));
-        assert_eq!(window.begin(ms(0), VIEWER), None, "as it is");
-        assert!(window.begin(ms(30), VIEWER) > Some(128 << 10), "a first group and all before it in one round trip");
-        assert_eq!(window.begin(ms(1000), VIEWER), Some(LEAST));
-        assert_eq!(window.begin(ms(1), Senders::Greedy), None, "a fetch has no less than others");
-        assert_eq!(window.measure(now + ms(200), ms(1), Senders::Greedy), None);
+        let mut window = WindowSize::new(now);
+        assert_eq!(window.handle_start(ms(0), VIEWER), Some(LEAST_PACED.0));
+        assert_eq!(window.handle_start(ms(0), VIEWER), None, "as it is");
+        assert!(
+            window.handle_start(ms(30), VIEWER) > Some(128 << 10),
+            "a first group and all before it in one round trip"
+        );
+        assert_eq!(window.handle_start(ms(1000), VIEWER), Some(LEAST));
+        assert_eq!(window.handle_start(ms(1), Senders::Greedy), None, "a fetch has no less than others");
+        assert_eq!(window.handle_round_trip(now + ms(200), ms(1), Senders::Greedy), None);
         // A burst over a far path: three times what it takes.
-        let mut window = Window::new(now);
-        assert!(!window.wrote(now + ms(100), 1_250_000, VIEWER));
-        assert!(window.wrote(now + ms(250), 1_875_000, VIEWER));
-        assert_eq!(window.measure(now + ms(250), ms(100), VIEWER), Some(3_750_000));
-        assert_eq!(window.begin(ms(100), Senders::Greedy), None, "a fetch takes what is there");
+        let mut window = WindowSize::new(now);
+        assert!(!window.handle_written(now + ms(100), 1_250_000, VIEWER));
+        assert!(window.handle_written(now + ms(250), 1_875_000, VIEWER));
+        assert_eq!(window.handle_round_trip(now + ms(250), ms(100), VIEWER), Some(3_750_000));
+        assert_eq!(window.handle_start(ms(100), Senders::Greedy), None, "a fetch takes what is there");
     }
 
     #[test]
-    fn viewers_share_what_the_node_holds_of_them() {
+    fn viewers_share_the_memory_of_the_node() {
         let least = |on_node| Senders::Paced { on_node }.least();
         assert_eq!([0, 1, 192].map(least), [64 << 10; 3]);
         assert_eq!([384, 1024, 50_000].map(least), [32 << 10, 12 << 10, 12 << 10]);
@@ -203,29 +206,29 @@ mod tests {
     }
 
     #[test]
-    fn a_mouthful_at_line_rate_is_no_rate() {
+    fn a_burst_at_line_rate_is_no_rate() {
         let (mut now, ms) = (Instant::now(), Duration::from_millis);
-        let mut window = Window::new(now);
-        assert!(window.begin(ms(10), VIEWER) > Some(72 << 10));
+        let mut window = WindowSize::new(now);
+        assert!(window.handle_start(ms(10), VIEWER) > Some(72 << 10));
         // 32 KiB at once, eight times a second, while a round trip takes 10 ms.
         for _ in 0..16 {
             now += ms(125);
-            if window.wrote(now, 32 << 10, VIEWER) {
-                window.measure(now, ms(10), VIEWER);
+            if window.handle_written(now, 32 << 10, VIEWER) {
+                window.handle_round_trip(now, ms(10), VIEWER);
             }
         }
         assert_eq!(window.bytes, LEAST_PACED.0);
     }
 
     #[test]
-    fn a_viewer_who_takes_nothing_costs_little_soon() {
+    fn an_idle_viewer_costs_little_soon() {
         let (mut now, ms) = (Instant::now(), Duration::from_millis);
-        let mut window = Window::new(now);
-        let mut bytes = window.begin(ms(60), VIEWER).expect("another than for all");
+        let mut window = WindowSize::new(now);
+        let mut bytes = window.handle_start(ms(60), VIEWER).expect("another than for all");
         for _ in 0..10 {
             now += ms(250);
-            assert!(window.wrote(now, 1000, VIEWER));
-            let next = window.measure(now, ms(100), VIEWER).unwrap_or(bytes);
+            assert!(window.handle_written(now, 1000, VIEWER));
+            let next = window.handle_round_trip(now, ms(100), VIEWER).unwrap_or(bytes);
             assert!(next == LEAST_PACED.0 || next == bytes / 2, "bit by bit: {bytes} {next}");
             bytes = next;
         }
@@ -233,8 +236,8 @@ mod tests {
         // It reads on, as fast as it can: each round trip three times as much, until its path is full.
         for _ in 0..8 {
             now += ms(250);
-            assert!(window.wrote(now, bytes.min(500_000) * 5 / 2, VIEWER));
-            bytes = window.measure(now, ms(100), VIEWER).unwrap_or(bytes);
+            assert!(window.handle_written(now, bytes.min(500_000) * 5 / 2, VIEWER));
+            bytes = window.handle_round_trip(now, ms(100), VIEWER).unwrap_or(bytes);
         }
         assert_eq!(bytes, 1_500_000);
     }

@@ -1,5 +1,5 @@
-//! One session: what a ticket and an Open message allow of a title, and which frames follow in which order.
-//! Knows neither the bytes nor where they come from or go; the order is that of `usher/wire/v1/wire.proto`.
+//! The plan of a session of a title: which range a ticket and an Open message allow, and which frames follow in which
+//! order. Knows neither the bytes nor where they come from or go; the order is that of `usher/wire/v1/wire.proto`.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -11,27 +11,28 @@ use usher_proto::{
     wire::MAX_WAITING,
 };
 
-/// What the session needs to know of the opened title.
+/// Properties of the opened title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Bytes, at least 1.
+pub struct TitleFacts {
+    /// Size in bytes, at least 1.
     pub size: u64,
-    /// Its content; `None` while it is not hashed.
+    /// Content id; `None` while the title is not hashed.
     pub content: Option<ContentId>,
 }
 
-/// What to do next.
+/// The next step of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SendStep {
     /// Send the values of all pages.
     Pages,
-    /// Send the values of this page's groups.
+    /// Send the values of the groups of this page.
     Hashes(u64),
     /// Send these groups, all of one page.
     Groups(Range<u64>),
-    /// Wait until the title is hashed, and tell it with [`Session::hashed`].
+    /// Wait until the title is hashed, for [`SessionPlan::handle_hashed`].
     AwaitHashes,
-    /// Wait until the client asks for another range, for [`Session::further`], or has no more, for [`Session::enough`].
+    /// Wait until the client requests another range, for [`SessionPlan::handle_range`], or no more, for
+    /// [`SessionPlan::handle_last_range`].
     AwaitRange,
     /// Send the content id; nothing follows.
     Finish(ContentId),
@@ -39,75 +40,75 @@ pub enum Step {
 
 /// A session from its ticket to its last frame.
 #[derive(Debug)]
-pub struct Session {
+pub struct SessionPlan {
     ticket: Ticket,
-    state: State,
+    state: PlanState,
 }
 
 #[derive(Debug)]
-enum State {
+enum PlanState {
     Opening { wanted: Option<ByteRange>, more: bool },
-    Serving(Plan),
+    Serving(FramePlan),
     Done,
     Refused,
 }
 
-impl Session {
-    /// A session that was asked for with a ticket that is in order. `wanted` is the range of its Open message, and `more`
-    /// whether further ranges may follow.
+impl SessionPlan {
+    /// The plan of a session with a valid ticket. `wanted` is the range of its Open message, and `more` whether further
+    /// ranges may follow.
     pub fn new(ticket: Ticket, wanted: Option<ByteRange>, more: bool) -> Self {
-        Self { ticket, state: State::Opening { wanted, more } }
+        Self { ticket, state: PlanState::Opening { wanted, more } }
     }
 
-    /// The right it stands on.
+    /// The ticket of the session.
     pub fn ticket(&self) -> &Ticket {
         &self.ticket
     }
 
-    /// The title is open. Returns the bytes that will be sent, in whole groups but for the title's last.
+    /// The title is open. Returns the bytes that will be sent, in whole groups but for the last of the title.
     ///
     /// # Errors
     /// `CONTENT_CHANGED` when the ticket is for other bytes, `BAD_RANGE` for a range that is empty or outside the
     /// title, `TICKET_MISMATCH` for one that the ticket does not grant, `INTERNAL` when called twice.
-    pub fn opened(&mut self, facts: Facts) -> Result<Range<u64>, Fault> {
-        let State::Opening { wanted, more } = self.state else {
+    pub fn handle_opened(&mut self, facts: TitleFacts) -> Result<Range<u64>, Fault> {
+        let PlanState::Opening { wanted, more } = self.state else {
             return Err(Fault::new(Code::Internal, "the session is open already"));
         };
         match range(&self.ticket, wanted, facts) {
             Ok(range) => {
-                let plan = Plan::new(facts, &range, more);
+                let plan = FramePlan::new(facts, &range, more);
                 let range = plan.bytes();
-                self.state = State::Serving(plan);
+                self.state = PlanState::Serving(plan);
                 Ok(range)
             }
             Err(fault) => {
-                self.state = State::Refused;
+                self.state = PlanState::Refused;
                 Err(fault)
             }
         }
     }
 
-    /// The hashes that [`Step::AwaitHashes`] waits for are there.
+    /// The hashes for [`SendStep::AwaitHashes`] are available.
     ///
     /// # Errors
     /// `CONTENT_CHANGED` when the ticket is for other bytes.
-    pub fn hashed(&mut self, content: ContentId) -> Result<(), Fault> {
+    pub fn handle_hashed(&mut self, content: ContentId) -> Result<(), Fault> {
         check_content(&self.ticket, Some(content))?;
-        if let State::Serving(plan) = &mut self.state {
+        if let PlanState::Serving(plan) = &mut self.state {
             plan.facts.content = Some(content);
         }
         Ok(())
     }
 
-    /// The client asks for another range: it is served when all before it are.
+    /// The client requests another range, which is served after those before it.
     ///
     /// # Errors
-    /// `BAD_REQUEST` when it may not, or too many wait; as [`Session::opened`] for the range itself.
-    pub fn further(&mut self, wanted: ByteRange) -> Result<(), Fault> {
+    /// `BAD_REQUEST` when it may not, or too many wait; as [`SessionPlan::handle_opened`] for the range itself.
+    pub fn handle_range(&mut self, wanted: ByteRange) -> Result<(), Fault> {
         let bad = |what: &str| Fault::new(Code::BadRequest, what.to_owned());
-        let State::Serving(plan) = &mut self.state else { return Err(bad("the session is over")) };
-        if plan.leaves {
-            // Asked for before the client heard of it: it asks again elsewhere.
+        let PlanState::Serving(plan) = &mut self.state else { return Err(bad("the session is over")) };
+        if plan.moving {
+            // Requested before the client knew of the move: it requests the range again elsewhere.
             return Ok(());
         }
         let Some(further) = plan.further.as_mut() else { return Err(bad("the Open did not say that more follows")) };
@@ -121,43 +122,42 @@ impl Session {
         Ok(())
     }
 
-    /// The client asks for no more ranges.
-    pub fn enough(&mut self) {
-        if let State::Serving(plan) = &mut self.state {
+    /// The client requests no more ranges.
+    pub fn handle_last_range(&mut self) {
+        if let PlanState::Serving(plan) = &mut self.state {
             plan.enough = true;
         }
     }
 
-    /// The groups of the last step were not sent: they come again.
-    pub fn again(&mut self, groups: &Range<u64>) {
-        if let State::Serving(plan) = &mut self.state {
-            plan.again(groups.start);
+    /// The groups of the last step were not sent, and follow again.
+    pub fn handle_unsent(&mut self, groups: &Range<u64>) {
+        if let PlanState::Serving(plan) = &mut self.state {
+            plan.rewind(groups.start);
         }
     }
 
-    /// The session is to go on elsewhere: after `lead` more groups of the range that is being served, or sooner where that
-    /// ends, or what is `here` of the title, in groups, does. Returns the byte before which it ends here, 0 when nothing
-    /// more comes; ranges that wait are not served any more. `None` when the client has all that it wants after the lead,
-    /// or before it: the session stays.
-    pub fn leave(&mut self, lead: u64, here: u64) -> Option<u64> {
-        let State::Serving(plan) = &mut self.state else { return None };
-        plan.leave(lead, here)
+    /// The session moves to another node after `lead` more groups of the current range, or sooner at the end of that
+    /// range or of the `available` groups. Drops waiting ranges. Returns the byte before which it ends here, 0 when
+    /// nothing more comes; `None` when the session stays, because the client has everything after the lead or before.
+    pub fn handle_move(&mut self, lead: u64, available: u64) -> Option<u64> {
+        let PlanState::Serving(plan) = &mut self.state else { return None };
+        plan.handle_move(lead, available)
     }
 
-    /// The next step, each once (but for those that wait), of at most so many groups; `None` when the session is over,
+    /// The next step, each once (but for those that wait), with at most `most` groups; `None` when the session is over,
     /// was refused, or is not open.
-    pub fn next_step(&mut self, most: u64) -> Option<Step> {
-        let State::Serving(plan) = &mut self.state else { return None };
-        let step = plan.next_step(most);
-        if step.is_none() || matches!(step, Some(Step::Finish(_))) {
-            self.state = State::Done;
+    pub fn poll_step(&mut self, most: u64) -> Option<SendStep> {
+        let PlanState::Serving(plan) = &mut self.state else { return None };
+        let step = plan.poll_step(most);
+        if step.is_none() || matches!(step, Some(SendStep::Finish(_))) {
+            self.state = PlanState::Done;
         }
         step
     }
 
-    /// Whether everything was handed out.
+    /// Whether all steps were returned.
     pub fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, PlanState::Done)
     }
 }
 
@@ -172,7 +172,7 @@ fn check_content(ticket: &Ticket, content: Option<ContentId>) -> Result<(), Faul
 }
 
 /// The bytes to serve, if the ticket grants them.
-fn range(ticket: &Ticket, wanted: Option<ByteRange>, facts: Facts) -> Result<Range<u64>, Fault> {
+fn range(ticket: &Ticket, wanted: Option<ByteRange>, facts: TitleFacts) -> Result<Range<u64>, Fault> {
     check_content(ticket, facts.content)?;
     let size = facts.size;
     let outside = |what: &str| Fault::new(Code::BadRange, format!("{what} of a title of {size} bytes"));
@@ -181,7 +181,7 @@ fn range(ticket: &Ticket, wanted: Option<ByteRange>, facts: Facts) -> Result<Ran
     if granted.is_empty() {
         return Err(outside("the ticket's range lies past the end"));
     }
-    // Groups are sent whole, so a client that goes on at a group's edge may ask for what widening gave it.
+    // Groups are sent whole, so a client that resumes at the edge of a group may request the widened range.
     let granted = widen(&granted, size);
     let range = match wanted {
         None => granted,
@@ -208,80 +208,80 @@ fn groups(range: &Range<u64>) -> Range<u64> {
     range.start / GROUP..range.end.div_ceil(GROUP)
 }
 
-/// The range grown to whole groups within the title.
+/// The range widened to whole groups within the title.
 fn widen(range: &Range<u64>, size: u64) -> Range<u64> {
     let start = range.start / GROUP * GROUP;
     start..range.end.div_ceil(GROUP).saturating_mul(GROUP).min(size)
 }
 
-/// The frames of ranges, handed out one after the other.
+/// The frames of all ranges, in order.
 #[derive(Debug)]
-struct Plan {
-    facts: Facts,
-    /// Of the range that is being served.
+struct FramePlan {
+    facts: TitleFacts,
+    /// Groups of the current range.
     groups: Range<u64>,
-    /// Ranges that wait, in groups; `None` when there is but one.
+    /// Waiting ranges, in groups; `None` for a session of one range.
     further: Option<VecDeque<Range<u64>>>,
-    /// No more of them will come.
+    /// No further range follows.
     enough: bool,
-    /// The session goes on elsewhere: nothing follows these groups.
-    leaves: bool,
-    stage: Stage,
+    /// The session moves: nothing follows the current groups.
+    moving: bool,
+    phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Stage {
-    /// Before anything.
+enum Phase {
+    /// Before the first step.
     Start,
-    /// Hashed: the hashes of the page come next.
+    /// Hashed: the hashes of this page follow.
     Page(u64),
-    /// The group comes next. Of a hashed title, its page's hashes are sent.
+    /// This group follows. If `hashed`, the hashes of its page are sent.
     Group { next: u64, hashed: bool },
     /// Hashed, all groups sent: another range may follow.
     Between,
     /// Not hashed, all groups sent: the hashes follow.
     Wait,
-    /// Not hashed at first: the hashes of the page come next.
+    /// Hashed meanwhile: the hashes of this page follow.
     LatePage(u64),
-    /// Only the end is left.
+    /// Finish follows.
     End,
-    /// Nothing is left.
+    /// Nothing follows.
     Over,
 }
 
-impl Plan {
-    fn new(facts: Facts, range: &Range<u64>, more: bool) -> Self {
+impl FramePlan {
+    fn new(facts: TitleFacts, range: &Range<u64>, more: bool) -> Self {
         let further = more.then(VecDeque::new);
-        Self { facts, groups: groups(range), further, enough: false, leaves: false, stage: Stage::Start }
+        Self { facts, groups: groups(range), further, enough: false, moving: false, phase: Phase::Start }
     }
 
-    fn again(&mut self, next: u64) {
-        match self.stage {
-            Stage::Group { hashed, .. } => self.stage = Stage::Group { next, hashed },
+    fn rewind(&mut self, next: u64) {
+        match self.phase {
+            Phase::Group { hashed, .. } => self.phase = Phase::Group { next, hashed },
             // Only groups whose hashes were sent precede a page.
-            Stage::Page(_) => self.stage = Stage::Group { next, hashed: true },
+            Phase::Page(_) => self.phase = Phase::Group { next, hashed: true },
             _ => {}
         }
     }
 
-    fn leave(&mut self, lead: u64, here: u64) -> Option<u64> {
-        let from = match self.stage {
-            Stage::Start => self.groups.start,
-            Stage::Page(page) => self.groups.start.max(page * PAGE_GROUPS),
-            Stage::Group { next, .. } => next,
-            Stage::Between => self.groups.end,
-            Stage::Wait | Stage::LatePage(_) | Stage::End | Stage::Over => return None,
+    fn handle_move(&mut self, lead: u64, available: u64) -> Option<u64> {
+        let from = match self.phase {
+            Phase::Start => self.groups.start,
+            Phase::Page(page) => self.groups.start.max(page * PAGE_GROUPS),
+            Phase::Group { next, .. } => next,
+            Phase::Between => self.groups.end,
+            Phase::Wait | Phase::LatePage(_) | Phase::End | Phase::Over => return None,
         };
         let more = self.further.as_ref().is_some_and(|waiting| !(self.enough && waiting.is_empty()));
         if !more && self.groups.end - from <= lead {
             return None;
         }
-        self.leaves = true;
+        self.moving = true;
         self.further = None;
-        let until = from.saturating_add(lead).min(here.max(from)).min(self.groups.end);
-        // Without its hashes no group is of use to the client.
+        let until = from.saturating_add(lead).min(available.max(from)).min(self.groups.end);
+        // Groups without hashes are of no use to the client.
         if until == from || self.facts.content.is_none() {
-            self.stage = Stage::Over;
+            self.phase = Phase::Over;
             return Some(0);
         }
         self.groups.end = until;
@@ -292,21 +292,21 @@ impl Plan {
         self.groups.start * GROUP..self.groups.end.saturating_mul(GROUP).min(self.facts.size)
     }
 
-    /// What follows the last group of a hashed range; `None` to go on with the stage that is set.
-    fn between(&mut self) -> Option<Step> {
+    /// The step after the last group of a hashed range; `None` to continue with the new phase.
+    fn between(&mut self) -> Option<SendStep> {
         match self.further.as_mut().map(VecDeque::pop_front) {
             Some(Some(groups)) => {
                 self.groups = groups;
-                self.stage = if self.facts.size > GROUP {
-                    Stage::Page(self.first_page())
+                self.phase = if self.facts.size > GROUP {
+                    Phase::Page(self.first_page())
                 } else {
-                    Stage::Group { next: self.groups.start, hashed: false }
+                    Phase::Group { next: self.groups.start, hashed: false }
                 };
                 None
             }
-            Some(None) if !self.enough => Some(Step::AwaitRange),
+            Some(None) if !self.enough => Some(SendStep::AwaitRange),
             _ => {
-                self.stage = Stage::End;
+                self.phase = Phase::End;
                 None
             }
         }
@@ -321,62 +321,62 @@ impl Plan {
         self.groups.end.div_ceil(PAGE_GROUPS)
     }
 
-    fn next_step(&mut self, most: u64) -> Option<Step> {
+    fn poll_step(&mut self, most: u64) -> Option<SendStep> {
         loop {
-            match self.stage {
-                Stage::Start if self.facts.content.is_some() && self.facts.size > GROUP => {
-                    self.stage = Stage::Page(self.first_page());
+            match self.phase {
+                Phase::Start if self.facts.content.is_some() && self.facts.size > GROUP => {
+                    self.phase = Phase::Page(self.first_page());
                     if self.facts.size > PAGE {
-                        return Some(Step::Pages);
+                        return Some(SendStep::Pages);
                     }
                 }
                 // A title of one group is its own proof, and one that is not hashed has none yet.
-                Stage::Start => {
-                    self.stage = Stage::Group { next: self.groups.start, hashed: false };
+                Phase::Start => {
+                    self.phase = Phase::Group { next: self.groups.start, hashed: false };
                 }
-                Stage::Page(page) => {
+                Phase::Page(page) => {
                     let next = self.groups.start.max(page * PAGE_GROUPS);
-                    self.stage = Stage::Group { next, hashed: true };
-                    return Some(Step::Hashes(page));
+                    self.phase = Phase::Group { next, hashed: true };
+                    return Some(SendStep::Hashes(page));
                 }
-                Stage::Group { next, hashed } => {
-                    if next >= self.groups.end && self.leaves {
-                        self.stage = Stage::Over;
+                Phase::Group { next, hashed } => {
+                    if next >= self.groups.end && self.moving {
+                        self.phase = Phase::Over;
                         continue;
                     }
                     if next >= self.groups.end {
-                        self.stage = if self.facts.content.is_some() { Stage::Between } else { Stage::Wait };
+                        self.phase = if self.facts.content.is_some() { Phase::Between } else { Phase::Wait };
                         continue;
                     }
                     let page = next / PAGE_GROUPS;
                     let end = (next + most.max(1)).min(self.groups.end).min((page + 1) * PAGE_GROUPS);
                     let page_follows = hashed && end.is_multiple_of(PAGE_GROUPS) && end < self.groups.end;
-                    self.stage = if page_follows { Stage::Page(page + 1) } else { Stage::Group { next: end, hashed } };
-                    return Some(Step::Groups(next..end));
+                    self.phase = if page_follows { Phase::Page(page + 1) } else { Phase::Group { next: end, hashed } };
+                    return Some(SendStep::Groups(next..end));
                 }
-                Stage::Between => {
+                Phase::Between => {
                     if let Some(step) = self.between() {
                         return Some(step);
                     }
                 }
-                Stage::Wait if self.facts.content.is_none() => return Some(Step::AwaitHashes),
-                Stage::Wait if self.facts.size <= GROUP => self.stage = Stage::End,
-                Stage::Wait => {
-                    self.stage = Stage::LatePage(self.first_page());
+                Phase::Wait if self.facts.content.is_none() => return Some(SendStep::AwaitHashes),
+                Phase::Wait if self.facts.size <= GROUP => self.phase = Phase::End,
+                Phase::Wait => {
+                    self.phase = Phase::LatePage(self.first_page());
                     if self.facts.size > PAGE {
-                        return Some(Step::Pages);
+                        return Some(SendStep::Pages);
                     }
                 }
-                Stage::LatePage(page) if page < self.end_page() => {
-                    self.stage = Stage::LatePage(page + 1);
-                    return Some(Step::Hashes(page));
+                Phase::LatePage(page) if page < self.end_page() => {
+                    self.phase = Phase::LatePage(page + 1);
+                    return Some(SendStep::Hashes(page));
                 }
-                Stage::LatePage(_) => self.stage = Stage::End,
-                Stage::End => {
-                    self.stage = Stage::Over;
-                    return self.facts.content.map(Step::Finish);
+                Phase::LatePage(_) => self.phase = Phase::End,
+                Phase::End => {
+                    self.phase = Phase::Over;
+                    return self.facts.content.map(SendStep::Finish);
                 }
-                Stage::Over => return None,
+                Phase::Over => return None,
             }
         }
     }

@@ -1,39 +1,39 @@
-//! Which of a title's copies on this node is opened: that on the disk which has promised least. Knows numbers of
-//! volumes, not folders.
+//! Which copy of a title is opened: the one on the volume with the lowest reserved rate. Knows numbers of volumes, not
+//! folders.
 
 use std::collections::HashMap;
 
 use usher_proto::{Bitrate, ContentId};
 
-/// Bit/s promised to running sessions, by volume.
+/// Bit/s reserved by active sessions, by volume.
 #[derive(Clone, Debug, Default)]
-pub struct Loads(HashMap<u16, u64>);
+pub struct VolumeLoads(HashMap<u16, u64>);
 
-impl Loads {
-    /// A session of this rate reads from a volume.
+impl VolumeLoads {
+    /// Adds a session that reads from a volume.
     pub fn add(&mut self, volume: u16, rate: Bitrate) {
         let load = self.0.entry(volume).or_insert(0);
         *load = load.saturating_add(rate.0);
     }
 
-    /// It does no more.
+    /// Removes a session.
     pub fn remove(&mut self, volume: u16, rate: Bitrate) {
         if let Some(load) = self.0.get_mut(&volume) {
             *load = load.saturating_sub(rate.0);
         }
     }
 
-    /// Bit/s promised from a volume.
+    /// Bit/s reserved on a volume.
     pub fn of(&self, volume: u16) -> u64 {
         self.0.get(&volume).copied().unwrap_or(0)
     }
 }
 
-/// Orders copies that come best first: those that are byte for byte the best one by the load of their volumes, the
-/// rest as they were behind them. What is not hashed is the same as nothing.
+/// Sorts copies, which come best first: those with the same content as the best one by the load of their volumes, then
+/// the rest in their order. Copies that are not hashed count as different.
 pub fn spread<T>(copies: &mut [T], content: impl Fn(&T) -> Option<ContentId>, load: impl Fn(&T) -> u64) {
     let Some(best) = copies.first().and_then(&content) else { return };
-    // Stable: of equal ones the first stays the first.
+    // Stable: copies with equal load keep their order.
     copies.sort_by_key(|copy| if content(copy) == Some(best) { (false, load(copy)) } else { (true, 0) });
 }
 
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_least_loaded_volume_of_the_same_bytes_comes_first() {
-        let mut loads = Loads::default();
+        let mut loads = VolumeLoads::default();
         loads.add(0, Bitrate(9));
         loads.add(1, Bitrate(5));
         loads.add(2, Bitrate(7));
@@ -53,7 +53,7 @@ mod tests {
         let (a, b) = (Some(ContentId([1; 32])), Some(ContentId([2; 32])));
         for (copies, order) in [
             (vec![(0, a), (1, a), (2, a)], vec![2, 1, 0]),
-            // Others' bytes and what is not hashed keep their places behind.
+            // Other content and copies that are not hashed keep their places at the end.
             (vec![(0, a), (3, b), (1, a), (2, None)], vec![1, 0, 3, 2]),
             (vec![(0, None), (3, None)], vec![0, 3]),
             (vec![(3, a), (4, a)], vec![3, 4]),

@@ -1,4 +1,4 @@
-//! A drain over its whole life, with a viewer who is there all the time.
+//! A drain from start to end, with a viewer that stays connected.
 
 use usher_certs::media::MAX_MEDIA_LIFETIME;
 use usher_proto::{Code, tree::GROUP};
@@ -6,22 +6,22 @@ use usher_proto::{Code, tree::GROUP};
 use super::*;
 use crate::{
     media::fixtures::mp4,
-    test_node::{End, NODE, TestNode, receive_after},
+    test_node::{NODE, SessionEnd, TestNode, receive_after},
 };
 
 fn presence() -> Arc<Presence> {
     Arc::new(Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate"))
 }
 
-/// What the master is told: whether the node drains, and whether sessions may still run.
-fn told(presence: &Presence) -> (bool, bool) {
+/// The presence that the master receives: whether the node drains, and whether sessions may still run.
+fn reported(presence: &Presence) -> (bool, bool) {
     let state = presence.subscribe().borrow().clone();
     let told = presence.to_pb(&state);
     (told.draining, told.drain_left_ms > 0)
 }
 
 #[tokio::test]
-async fn what_runs_may_run_until_the_deadline_and_then_the_node_stays_empty() {
+async fn sessions_run_until_the_deadline_and_then_the_node_stays_empty() {
     let data = mp4(1, 60 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let presence = presence();
@@ -32,28 +32,28 @@ async fn what_runs_may_run_until_the_deadline_and_then_the_node_stays_empty() {
     let mut running = viewer.open(&node.ticket("a.mp4", None), None).await;
     let mut head = [0];
     running.read_exact(&mut head).await.expect("something");
-    assert_eq!(told(&presence), (false, false));
+    assert_eq!(reported(&presence), (false, false));
 
     drain.order(Duration::from_secs(3600));
-    assert_eq!(told(&presence), (true, true));
-    assert_eq!(viewer.play(&node.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
+    assert_eq!(reported(&presence), (true, true));
+    assert_eq!(viewer.play(&node.ticket("a.mp4", None), None).await, Err(SessionEnd::Refused(Code::Draining)));
     assert_eq!(node.context.meter().sessions(), 1, "the one from before runs on");
 
-    // Said again, the deadline is another: now.
+    // A second order sets a new deadline: now.
     drain.order(Duration::ZERO);
     drain.over().await;
-    assert_eq!(receive_after(&head, &mut running).await, Err(End::Reset(Code::Draining)));
+    assert_eq!(receive_after(&head, &mut running).await, Err(SessionEnd::Reset(Code::Draining)));
     node.context.idle().await;
     let end = viewer.connection.closed().await;
     let quinn::ConnectionError::ApplicationClosed(close) = end else { panic!("{end}") };
     assert_eq!(u64::from(close.error_code), u64::from(Code::Draining.quic()));
-    assert_eq!(told(&presence), (true, false));
+    assert_eq!(reported(&presence), (true, false));
     let again = node.viewer().await;
-    assert_eq!(again.play(&node.ticket("a.mp4", None), None).await, Err(End::Refused(Code::Draining)));
+    assert_eq!(again.play(&node.ticket("a.mp4", None), None).await, Err(SessionEnd::Refused(Code::Draining)));
 
-    // That the deadline has passed keeps nobody from taking it back, and the same connection is good.
+    // A drain can be ended after its deadline, and the connection is still usable.
     drain.undo();
-    assert_eq!(told(&presence), (false, false));
+    assert_eq!(reported(&presence), (false, false));
     assert!(again.play(&node.ticket("a.mp4", None), None).await.is_ok());
     keeper.abort();
 }
@@ -69,7 +69,7 @@ async fn an_undrained_node_ends_nothing_and_an_ending_one_is_not_undrained() {
     running.read_exact(&mut [0]).await.expect("something");
     drain.order(Duration::ZERO);
     drain.undo();
-    // Only now is there one who looks at deadlines.
+    // Deadlines are enforced only from here on.
     let keeper = drain.clone();
     let keeper = tokio::spawn(async move { keeper.keep().await });
     drain.over().await;
@@ -79,6 +79,6 @@ async fn an_undrained_node_ends_nothing_and_an_ending_one_is_not_undrained() {
     drain.end(Duration::from_secs(3600));
     drain.undo();
     drain.order(Duration::ZERO);
-    assert_eq!(told(&presence), (true, true), "neither is heard");
+    assert_eq!(reported(&presence), (true, true), "neither is heard");
     keeper.abort();
 }

@@ -102,7 +102,7 @@ impl WatchSession<'_> {
                     };
                 }
                 (None, Some(end)) => {
-                    self.movable.close();
+                    self.movable.withdraw();
                     let finish = Finish { content_id: Vec::new(), end_group: end };
                     return self.send_control(wire::message(Kind::Finish, &finish)).await;
                 }
@@ -115,7 +115,7 @@ impl WatchSession<'_> {
 
     /// Waits for a change of the feed or an order to move.
     async fn wait(&mut self, changed: &mut signal::Receiver<()>, until: &mut Option<u64>) -> Result<(), WatchError> {
-        self.active.offers();
+        self.active.await_reader();
         tokio::select! {
             changed = changed.changed() => drop(changed),
             order = self.movable.ordered(), if until.is_none() => *until = Some(self.leave(order).await?),
@@ -128,7 +128,7 @@ impl WatchSession<'_> {
         // Both seats send the group in progress: this node may not receive its end.
         let until = self.subscriber.feed.lock().cache.resume_from();
         self.send_control(Some(order.order.frame(until))).await?;
-        self.movable.leaves(order);
+        self.movable.start_move(order);
         Ok(until)
     }
 
@@ -192,7 +192,7 @@ impl WatchSession<'_> {
         let mut chunks = [frame];
         let mut moved = Instant::now();
         while !chunks[0].is_empty() {
-            self.active.offers();
+            self.active.await_reader();
             tokio::select! {
                 biased;
                 written = stream.write_chunks(&mut chunks) => match written {

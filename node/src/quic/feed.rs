@@ -23,7 +23,7 @@ use super::{
     uses::InUse,
 };
 use crate::{
-    context::{ActiveSession, StreamOf},
+    context::{ActiveSession, SessionStream},
     live::{
         PublisherGuard, SubscriberGuard,
         ingest::{self, Ended},
@@ -58,7 +58,7 @@ impl FeedSession {
         services: &Services,
         ticket: Ticket,
         open: Open,
-        stream: StreamOf,
+        stream: SessionStream,
         in_use: InUse,
     ) -> Result<Self, Fault> {
         let mismatch = |what: &str| Err(Fault::new(Code::TicketMismatch, format!("{what}; resolve again")));
@@ -137,7 +137,7 @@ pub(super) async fn serve(
             (result, None, 0)
         }
         FeedRole::Viewer { subscriber, mut active, start } => {
-            let mut movable = services.moves.enrol(ticket.session);
+            let mut movable = services.moves.register(ticket.session);
             let share = scope.window.join(Pace::Feed);
             let first = subscriber.feed.start_group(&start);
             let setup = setup(subscriber.feed.setup(), first, subscriber.feed.newest());
@@ -164,7 +164,7 @@ pub(super) async fn serve(
                 fault = expired => Err(SessionError::Refused(fault)),
                 () = scope.gone.cancelled() => gone(),
             };
-            let moved_to = if result.is_ok() { movable.left() } else { None };
+            let moved_to = if result.is_ok() { movable.complete_move() } else { None };
             (result, moved_to, active.bytes())
         }
     };

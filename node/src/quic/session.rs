@@ -23,7 +23,7 @@ use super::{
     title::{self, TitleSession},
 };
 use crate::{
-    context::{self, StreamOf},
+    context::{self, SessionStream},
     services::Services,
 };
 
@@ -98,7 +98,7 @@ async fn admit(services: &Arc<Services>, open: Open, scope: &ConnectionScope) ->
     let (id, burst) = (ticket.session, ticket.burst);
     let admitted = async {
         let in_use = scope.uses.enter();
-        let stream = StreamOf { connection: scope.connection.stable_id() as u64, priority: open.priority };
+        let stream = SessionStream { connection: scope.connection.stable_id() as u64, priority: open.priority };
         if ticket.feed.is_some() || open.watch.is_some() || open.publish.is_some() {
             let session = FeedSession::admit(services, ticket, open, stream, in_use).await?;
             return Ok(AdmittedSession::Feed(Box::new(session)));

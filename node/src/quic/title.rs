@@ -26,8 +26,8 @@ use super::{
     writer::FrameWriter,
 };
 use crate::{
-    context::{self, ActiveSession, NodeContext, OpenedTitle, StreamOf},
-    core::session::{Session, Step},
+    context::{self, ActiveSession, NodeContext, OpenedTitle, SessionStream},
+    core::session::{SendStep, SessionPlan},
     moves::{Movable, MoveOrder},
     send_window::{Pace, SendWindow},
     services::Services,
@@ -51,7 +51,7 @@ impl TitleSession {
         context: &Arc<NodeContext>,
         ticket: Ticket,
         open: Open,
-        stream: StreamOf,
+        stream: SessionStream,
         in_use: InUse,
     ) -> Result<Self, Fault> {
         context.redeem(&ticket)?;
@@ -72,7 +72,7 @@ pub(super) async fn serve(
 ) {
     let TitleSession { opened, mut active, priority, _in_use } = *session;
     let ticket = opened.session.ticket().clone();
-    let mut movable = services.moves.enrol(ticket.session);
+    let mut movable = services.moves.register(ticket.session);
     let (lease, media) = (services.leases.enter(&ticket), opened.media.clone());
     drop(send.set_priority(priority));
     let stopped = send.stopped();
@@ -93,7 +93,7 @@ pub(super) async fn serve(
     let result = attribute(result, scope);
     // A client that has the new seat may leave this one early.
     let may_have_moved = matches!(result, Ok(()) | Err(SessionError::Stopped));
-    let moved_to = if may_have_moved { movable.left() } else { None };
+    let moved_to = if may_have_moved { movable.complete_move() } else { None };
     let outcome = conclude(send, result, moved_to, scope).await;
     log(&ticket, active.bytes(), active.elapsed(), &outcome);
 }
@@ -114,25 +114,25 @@ async fn deliver(
     writer.send(encoded(Kind::Setup, wire::message(Kind::Setup, setup))?).await?;
     loop {
         add_waiting(session, &mut requests)?;
-        let Some(step) = session.next_step(writer.groups_per_turn()) else { break };
+        let Some(step) = session.poll_step(writer.groups_per_turn()) else { break };
         let media = media.clone();
         let changed = |error: anyhow::Error| Fault::new(Code::ContentChanged, format!("read hashes: {error:#}"));
         match step {
-            Step::Pages => {
+            SendStep::Pages => {
                 let values = context::blocking(move || media.page_values()).await?.map_err(changed)?;
                 writer.send(wire::values(Kind::Pages, &values)).await?;
             }
-            Step::Hashes(page) => {
+            SendStep::Hashes(page) => {
                 // The hashes of a page come before its groups, also in a copy that still grows.
                 media.ready(page * PAGE_GROUPS + 1).await?;
                 let values = context::blocking(move || media.group_values(page)).await?.map_err(changed)?;
                 writer.send(wire::values(Kind::Hashes, &values)).await?;
             }
-            Step::Groups(groups) => {
+            SendStep::Groups(groups) => {
                 let ready = async {
                     if media.groups() < groups.end {
                         // Waiting for a copy that still grows does not count as slow delivery.
-                        writer.waits_for_others();
+                        writer.mark_waiting();
                         media.ready(groups.end).await?;
                     }
                     writer.turn_of(&media, &groups).await;
@@ -142,7 +142,7 @@ async fn deliver(
                     biased;
                     // Whole groups were sent so far, so the client continues at the edge of a group.
                     order = movable.ordered() => {
-                        session.again(&groups);
+                        session.handle_unsent(&groups);
                         send_move(order, (&mut *session, media.groups()), &mut writer, movable).await?;
                         continue;
                     }
@@ -150,8 +150,8 @@ async fn deliver(
                 }
                 writer.groups(&media, groups).await?;
             }
-            Step::AwaitRange => {
-                writer.waits_for_others();
+            SendStep::AwaitRange => {
+                writer.mark_waiting();
                 tokio::select! {
                     request = time::timeout(settings.stall_timeout, ranges::next(&mut requests)) => {
                         let late = |_| Fault::new(Code::Timeout, "no other range was asked for");
@@ -162,26 +162,26 @@ async fn deliver(
                     }
                 }
             }
-            Step::AwaitHashes => {
-                movable.close();
+            SendStep::AwaitHashes => {
+                movable.withdraw();
                 let content = media.hashed().await.ok_or_else(|| {
                     Fault::new(Code::ContentChanged, "the file changed before it was hashed; resolve again")
                 })?;
-                session.hashed(content)?;
+                session.handle_hashed(content)?;
             }
-            Step::Finish(content) => {
-                movable.close();
+            SendStep::Finish(content) => {
+                movable.withdraw();
                 let finish = Finish { content_id: content.0.to_vec(), end_group: 0 };
                 writer.send(encoded(Kind::Finish, wire::message(Kind::Finish, &finish))?).await?;
             }
         }
     }
-    active.offers();
-    finish(send, settings, movable.is_leaving()).await
+    active.await_reader();
+    finish(send, settings, movable.is_moving()).await
 }
 
 /// Adds the ranges that the client has requested meanwhile.
-fn add_waiting(session: &mut Session, requests: &mut Option<RangeRequests>) -> Result<(), SessionError> {
+fn add_waiting(session: &mut SessionPlan, requests: &mut Option<RangeRequests>) -> Result<(), SessionError> {
     let Some(requests) = requests else { return Ok(()) };
     loop {
         match requests.try_recv() {
@@ -193,10 +193,10 @@ fn add_waiting(session: &mut Session, requests: &mut Option<RangeRequests>) -> R
 }
 
 /// Adds a range; `None` for the end of the requests.
-fn add(session: &mut Session, request: Option<Result<ByteRange, Fault>>) -> Result<(), SessionError> {
+fn add(session: &mut SessionPlan, request: Option<Result<ByteRange, Fault>>) -> Result<(), SessionError> {
     match request {
-        None => session.enough(),
-        Some(request) => request.and_then(|range| session.further(range)).map_err(SessionError::Refused)?,
+        None => session.handle_last_range(),
+        Some(request) => request.and_then(|range| session.handle_range(range)).map_err(SessionError::Refused)?,
     }
     Ok(())
 }
@@ -205,14 +205,14 @@ fn add(session: &mut Session, request: Option<Result<ByteRange, Fault>>) -> Resu
 /// here. Drops the order, which refuses it, when the session has too little left to move.
 async fn send_move(
     order: MoveOrder,
-    (session, available): (&mut Session, u64),
+    (session, available): (&mut SessionPlan, u64),
     writer: &mut FrameWriter<'_>,
     movable: &mut Movable,
 ) -> Result<(), SessionError> {
     let lead = writer.lead(Bitrate(session.ticket().rate));
-    if let Some(until) = session.leave(lead, available) {
+    if let Some(until) = session.handle_move(lead, available) {
         writer.send_now(order.order.frame(until)).await?;
-        movable.leaves(order);
+        movable.start_move(order);
     }
     Ok(())
 }

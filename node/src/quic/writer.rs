@@ -1,5 +1,5 @@
-//! Sends frames on a stream, a turn at a time; counts them as they are taken, and gives up when the reader takes nothing
-//! for long. A session that waits for its turn holds no buffer.
+//! Writes the frames of a title to a stream, in turns of the scheduler. Counts accepted bytes, and fails when the
+//! reader takes nothing for long. A session that waits for its turn holds no buffer.
 
 use std::{cell::Cell, io::IoSliceMut, ops::Range, sync::Arc, time::Duration};
 
@@ -18,31 +18,32 @@ use usher_transport::SendStream;
 use super::ending::SessionError;
 use crate::{
     context::{self, ActiveSession},
-    core::lead,
+    core::handover,
     media::OpenMedia,
     send_window::WindowShare,
 };
 
-/// Bytes that are read for a paced session at a time, at most.
+/// Maximum number of bytes that are read for a paced session at a time.
 const READ_MAX: usize = 32 * 1024;
 
-/// The same at least, and what the connection copies into one allocation. It holds that, and counts it as unacknowledged,
-/// until its last byte is acknowledged: so several of them are in half of the least window.
+/// Minimum of the same, and the size of one allocation into which the connection copies. It counts as unacknowledged
+/// until its last byte is acknowledged, so several of them fit into half of the least window.
 const COPY_CHUNK: usize = 4 * 1024;
 
 thread_local! {
-    /// What viewers read into, one after the other: the connection has a copy of what it takes, and nothing else is held.
+    /// Buffer into which paced sessions of this thread read. The connection copies what it accepts, so nothing else is
+    /// held.
     static READ_BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// One session's way out.
+/// Writes the frames of one session.
 pub(super) struct FrameWriter<'a> {
     stream: &'a mut SendStream,
     share: &'a WindowShare<'a>,
     active: &'a mut ActiveSession,
     buffers: &'a Buffers,
     stall: Duration,
-    /// Bytes that the connection is likely to take at once.
+    /// Bytes that the connection probably accepts at once.
     read_len: usize,
 }
 
@@ -56,12 +57,12 @@ impl<'a> FrameWriter<'a> {
         Self { stream, share, active, buffers, stall, read_len: READ_MAX }
     }
 
-    /// What comes next is not here yet: it is not for this node to send it sooner.
-    pub(super) fn waits_for_others(&self) {
-        self.active.offers();
+    /// Marks that the session waits for something other than this node.
+    pub(super) fn mark_waiting(&self) {
+        self.active.await_reader();
     }
 
-    /// Sends bytes, each part of them when its turn has come.
+    /// Sends `data`, each quantum of it in a turn.
     pub(super) async fn send(&mut self, mut data: Bytes) -> Result<(), SessionError> {
         while !data.is_empty() {
             let part = self.part(data.len());
@@ -71,17 +72,17 @@ impl<'a> FrameWriter<'a> {
         Ok(())
     }
 
-    /// Sends a short frame that must not wait for its turn.
+    /// Sends a short frame without waiting for a turn.
     pub(super) async fn send_now(&mut self, frame: Bytes) -> Result<(), SessionError> {
         self.write(frame).await
     }
 
-    /// Groups that a session which goes on elsewhere still sends; at most `rate` is reserved for it.
+    /// Number of groups that a moving session still sends; `rate` is its reserved rate.
     pub(super) fn lead(&self, rate: Bitrate) -> u64 {
-        lead::lead(self.active.paced().then_some(rate), self.active.bytes(), self.active.elapsed())
+        handover::groups(self.active.paced().then_some(rate), self.active.bytes(), self.active.elapsed())
     }
 
-    /// Bytes of so many that go at once.
+    /// Bytes of `len` that are sent in one turn.
     fn part(&self, len: usize) -> usize {
         usize::try_from(self.active.quantum()).unwrap_or(len).clamp(1, len.max(1))
     }
@@ -89,22 +90,23 @@ impl<'a> FrameWriter<'a> {
     async fn write(&mut self, part: Bytes) -> Result<(), SessionError> {
         let mut chunks = [part];
         while !chunks[0].is_empty() {
-            // It leaves in each chunk what it did not take.
+            // `write_chunks` leaves the rest in each chunk.
             let written = self.offer(&mut chunks).await?;
             self.took(written);
         }
         Ok(())
     }
 
-    /// The connection took so many bytes.
+    /// Counts bytes that the connection accepted.
     fn took(&mut self, bytes: u64) {
         self.active.sent(bytes);
         self.share.wrote(bytes);
     }
 
-    /// Waits until some of these are taken: how many bytes. Of nothing, nothing is taken when something would be.
+    /// Waits until the connection accepts some of the chunks, and returns how many bytes. An empty slice waits for send
+    /// capacity and returns 0.
     async fn offer(&mut self, chunks: &mut [Bytes]) -> Result<u64, SessionError> {
-        self.active.offers();
+        self.active.await_reader();
         match time::timeout(self.stall, self.stream.write_chunks(chunks)).await {
             Ok(Ok(written)) => Ok(written.bytes as u64),
             Ok(Err(error)) => Err(error.into()),
@@ -115,18 +117,18 @@ impl<'a> FrameWriter<'a> {
         }
     }
 
-    /// Groups that one turn has room for, at least one.
+    /// Number of groups in one turn, at least one.
     pub(super) fn groups_per_turn(&self) -> u64 {
         (self.active.quantum() / (HEADER as u64 + GROUP)).max(1)
     }
 
-    /// Waits for the turn of groups. Their turn comes first: what is read then leaves the processor's cache for the
-    /// network, and waits nowhere.
+    /// Waits for a turn for these groups. The groups are read after that, so that they go from the cache of the
+    /// processor to the network.
     pub(super) async fn turn_of(&self, media: &OpenMedia, groups: &Range<u64>) {
         self.active.turn(self.part(len(media, groups)) as u64).await;
     }
 
-    /// Reads groups whose turn it is, and sends them.
+    /// Reads groups, after their turn has come, and sends them.
     pub(super) async fn groups(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SessionError> {
         let len = len(media, &groups);
         let part = self.part(len);
@@ -138,8 +140,8 @@ impl<'a> FrameWriter<'a> {
         self.send(frames).await
     }
 
-    /// Sends groups whose turn has come in read_paced, each of them read when the connection takes more. A viewer takes
-    /// what it plays, so that the node waits for it most of the time: with nothing in hand.
+    /// Sends groups of a paced session, whose turn has come. Reads them in small parts when the connection has
+    /// capacity. A viewer takes bytes at the speed of playback, so the session mostly waits for it, with no buffer.
     async fn read_paced(&mut self, media: &Arc<OpenMedia>, groups: Range<u64>) -> Result<(), SessionError> {
         for group in groups {
             let len = tree::group_len(media.size(), group);
@@ -150,8 +152,8 @@ impl<'a> FrameWriter<'a> {
                 let size = self.read_len.min(usize::try_from(len - at).unwrap_or(self.read_len));
                 let taken = self.feed(media, group * GROUP + at, size).await?;
                 at += taken as u64;
-                // What is not taken has to be read again: so the next one is as large as this one was, or twice that
-                // where all of it was taken.
+                // Bytes that were not accepted must be read again: so the next read has the accepted size, or twice
+                // that if all was accepted.
                 let next = if taken == size { self.read_len * 2 } else { taken };
                 self.read_len = next.clamp(COPY_CHUNK, READ_MAX);
             }
@@ -159,7 +161,7 @@ impl<'a> FrameWriter<'a> {
         Ok(())
     }
 
-    /// Reads so many bytes from `offset`, and has the connection copy what it takes of them at once: how many.
+    /// Reads `size` bytes from `offset`, and lets the connection copy what it accepts at once. Returns that number.
     async fn feed(&mut self, media: &Arc<OpenMedia>, offset: u64, size: usize) -> Result<usize, SessionError> {
         let mut buffer = READ_BUFFER.take();
         buffer.resize(READ_MAX, 0);
@@ -180,10 +182,10 @@ impl<'a> FrameWriter<'a> {
         Ok(taken)
     }
 
-    /// The same where a disk may take its time. Meanwhile the room may be gone, to other sessions of the connection: what
-    /// was read waits for the next, or it might be read again and again.
+    /// The same from a disk that may be slow. Meanwhile other sessions of the connection may use its capacity, so all
+    /// bytes are kept until they are accepted, or they might be read again and again.
     async fn feed_slowly(&mut self, media: &Arc<OpenMedia>, offset: u64, size: usize) -> Result<usize, SessionError> {
-        // It waits for the node now, not for its reader.
+        // The session waits for the node now, not for its reader.
         self.active.sent(0);
         let media = media.clone();
         let read = move || {
@@ -201,8 +203,8 @@ fn len(media: &OpenMedia, groups: &Range<u64>) -> usize {
     groups.clone().map(|group| HEADER + tree::group_len(media.size(), group) as usize).sum()
 }
 
-/// Reads groups into a buffer of just their size, each behind its frame's header: here and now if all of it is in
-/// memory, else where a disk may take its time.
+/// Reads groups into a buffer of exactly their size, each behind the header of its frame: at once if all of it is in
+/// memory, else on a blocking thread.
 async fn read(media: &Arc<OpenMedia>, groups: Range<u64>, mut buffer: Buffer) -> Result<Bytes, Fault> {
     let offset = groups.start * GROUP;
     let mut bodies = bodies(media, groups.clone(), &mut buffer);
@@ -229,13 +231,13 @@ fn fill(media: &OpenMedia, offset: u64, bytes: &mut [u8]) -> Result<(), Fault> {
         Ok(_) => Err(Fault::new(Code::ContentChanged, "the file became shorter")),
         Err(error) => {
             warn!(title = %media.title(), %error, "read media");
-            // DISK would be the client's own.
+            // DISK would mean a disk of the client.
             Err(Fault::new(Code::Unavailable, format!("read media: {error}")))
         }
     }
 }
 
-/// Writes the headers, and gives the places of the bodies.
+/// Writes the headers, and returns the slices for the bodies.
 fn bodies<'a>(media: &OpenMedia, groups: Range<u64>, buffer: &'a mut Buffer) -> Vec<IoSliceMut<'a>> {
     let mut rest = buffer.bytes_mut();
     let mut bodies = Vec::with_capacity(usize::try_from(groups.end - groups.start).unwrap_or_default());

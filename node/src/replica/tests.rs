@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     core::quota,
     media::fixtures::{mp4, rot},
-    test_node::{self, End, NODE, TestNode, claims},
+    test_node::{self, NODE, SessionEnd, TestNode, claims},
 };
 use script::ScriptedSource;
 
@@ -192,7 +192,7 @@ async fn an_evicted_copy_is_served_to_its_end() {
     assert_eq!(changes.changed().await.removals.len(), 1);
     assert_eq!(target.context.library.replicas().expect("takes copies").last_free(), QUOTA);
     let refused = viewer.play(&target.ticket("a.mp4", None), None).await;
-    assert_eq!(refused, Err(End::Refused(Code::ContentChanged)));
+    assert_eq!(refused, Err(SessionEnd::Refused(Code::ContentChanged)));
     let got = test_node::receive_after(&head, &mut stream).await.expect("continues");
     assert!(got.data == data);
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Entries of one page: about 100 kB, far below gRPC's limit of 4 MiB.
-pub(super) const PAGE: usize = 1000;
+const PAGE: usize = 1000;
 
 /// Minimum time between two pages of changes: a title is hashed in a moment, a library is not.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(100);
@@ -52,15 +52,15 @@ pub(super) async fn send(reporter: &Reporter, outbox: &Outbox) -> Result<Infalli
 
 /// Numbers of files that are not offered.
 #[derive(Clone, Copy)]
-pub(super) struct BadFiles {
-    pub(super) rejected: u32,
+struct BadFiles {
+    rejected: u32,
     /// Those of `rejected` that are damaged.
-    pub(super) damaged: u32,
+    damaged: u32,
 }
 
 /// Pages of a whole catalog, at least one. `next` returns the copies after the given one, [`PAGE`] unless they are the
 /// last.
-pub(super) fn whole(
+fn whole(
     bad: BadFiles,
     mut next: impl FnMut(Option<&CopyKey>) -> Vec<CatalogCopy>,
 ) -> impl Iterator<Item = v1::CatalogPage> {
@@ -85,7 +85,7 @@ pub(super) fn whole(
 }
 
 /// Pages of changes, at least one.
-pub(super) fn pages(changes: Changes) -> impl Iterator<Item = v1::CatalogPage> {
+fn pages(changes: Changes) -> impl Iterator<Item = v1::CatalogPage> {
     let Changes { copies, removals, rejected_files, damaged_files, .. } = changes;
     let count = copies.len().div_ceil(PAGE).max(removals.len().div_ceil(PAGE)).max(1);
     let (mut copies, mut removals) = (copies.into_iter(), removals.into_iter());
@@ -102,3 +102,6 @@ pub(super) fn pages(changes: Changes) -> impl Iterator<Item = v1::CatalogPage> {
         damaged_files,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
-//! Pages of the catalog as values, and whole nodes against a master of this file's own.
+//! Whole nodes against a fake master.
 
+mod attachments;
 mod master;
 mod moves;
 
@@ -7,75 +8,23 @@ use std::fs;
 
 use usher_proto::{
     Code, ContentId, NodeName, SessionId, Title,
-    model::CatalogCopy,
     pb::v1::prepared::Result as Outcome,
     ticket::{ClusterSecret, Purpose},
 };
 
-use master::Master;
+use master::FakeMaster;
 
-use super::{
-    catalog::{BadFiles, PAGE, pages, whole},
-    *,
-};
+use super::*;
 use crate::{
     app::{self, Running},
-    media::{
-        Changes, CopyKey,
-        fixtures::{mp4, put_old, rot},
-    },
+    media::fixtures::{mp4, put_old, rot},
     settings::Config,
-    test_node::{self, End, Viewer},
+    test_node::{self, SessionEnd, Viewer},
 };
 
-fn copies(count: usize) -> Vec<CatalogCopy> {
-    let copy = |i| CatalogCopy {
-        title: Title::parse(&format!("t{i}")).expect("a title"),
-        volume: 0,
-        content: None,
-        size: 1,
-        modified_ms: 0,
-        bitrate: Bitrate(1),
-        duration_ms: 0,
-        media_type: "video/mp4".into(),
-        streamable: true,
-        origin: model::Origin::Operator,
-    };
-    (0..count).map(copy).collect()
-}
-
-/// The page behind a key, of copies in any order.
-fn behind(copies: &[CatalogCopy], after: Option<&CopyKey>) -> Vec<CatalogCopy> {
-    let at = |(title, volume): &CopyKey| copies.iter().position(|c| c.title == *title && c.volume == *volume);
-    let start = after.and_then(at).map_or(0, |at| at + 1);
-    copies[start..].iter().take(PAGE).cloned().collect()
-}
-
-#[test]
-fn a_catalog_has_one_beginning_and_one_end() {
-    for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE, 0]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
-        let copies = copies(count);
-        let pages: Vec<_> = whole(BadFiles { rejected: 3, damaged: 2 }, |after| behind(&copies, after)).collect();
-        assert_eq!(pages.iter().map(|page| page.copies.len()).collect::<Vec<_>>(), lens);
-        for (i, page) in pages.iter().enumerate() {
-            assert_eq!((page.restart, page.complete), (i == 0, i + 1 == pages.len()), "page {i} of {count}");
-            assert_eq!((page.rejected_files, page.damaged_files), (3, 2));
-        }
-    }
-}
-
-#[test]
-fn changes_are_complete_in_themselves() {
-    let removals = copies(PAGE + 5).into_iter().map(|copy| (copy.title, copy.volume)).collect();
-    let changes = Changes { copies: copies(2), removals, damaged_files: 1, ..Changes::default() };
-    let pages: Vec<_> = pages(changes).collect();
-    assert_eq!(pages.iter().map(|p| (p.copies.len(), p.removals.len())).collect::<Vec<_>>(), [(2, PAGE), (0, 5)]);
-    assert!(pages.iter().all(|page| page.complete && !page.restart && page.damaged_files == 1));
-}
-
 #[tokio::test]
-async fn a_copy_in_doubt_is_hashed_again_and_leaves_the_catalog_when_it_is_damaged() {
-    let mut master = Master::start().await;
+async fn a_rechecked_copy_leaves_the_catalog_when_it_is_damaged() {
+    let mut master = FakeMaster::start().await;
     let node = node(&master).await;
     node.library().hashed().await;
     let mut call = master.call().await;
@@ -93,15 +42,19 @@ async fn a_copy_in_doubt_is_hashed_again_and_leaves_the_catalog_when_it_is_damag
     node.shutdown().await;
 }
 
-/// A node of two titles, one of them in a folder, attached to this master.
-async fn node(master: &Master) -> Running {
+/// A node of two titles, one of them in a subfolder, attached to this master.
+async fn node(master: &FakeMaster) -> Running {
+    start(master, config(master)).await
+}
+
+async fn start(master: &FakeMaster, config: Config) -> Running {
     let films = master.dir.path().join("films");
     put_old(&films.join("a.mp4"), &mp4(1, 200_000));
     put_old(&films.join("deep/b.mp4"), &mp4(2, 200));
-    app::start(config(master), master.identity(test_node::NODE)).await.expect("a node")
+    app::start(config, master.identity(test_node::NODE)).await.expect("a node")
 }
 
-fn config(master: &Master) -> Config {
+fn config(master: &FakeMaster) -> Config {
     let state = master.dir.path().join("state");
     let films = master.dir.path().join("films");
     fs::create_dir_all(&films).expect("a folder");
@@ -116,9 +69,9 @@ fn key(boot: BootId) -> Key {
 }
 
 #[tokio::test]
-async fn a_node_introduces_itself_and_tells_what_it_has() {
-    let mut master = Master::start().await;
-    let node = node(&master).await;
+async fn a_node_sends_hello_and_its_catalog() {
+    let mut master = FakeMaster::start().await;
+    let node = start(&master, Config { interface: Some("lo".into()), ..config(&master) }).await;
     let mut call = master.call().await;
     let hello = call.hello.clone();
     assert_eq!((hello.node.as_str(), hello.zone.as_str(), hello.attachment), (test_node::NODE, "z", 1));
@@ -129,7 +82,10 @@ async fn a_node_introduces_itself_and_tells_what_it_has() {
     assert_eq!(titles, ["a.mp4", "deep/b.mp4"]);
     node.attached().await;
 
-    // A change follows by itself.
+    // The channel itself is background traffic of the interface.
+    call.until(|call| call.last.background > Bitrate(0)).await;
+
+    // A change follows.
     let films = master.dir.path().join("films");
     put_old(&films.join("new.tmp"), &mp4(3, 300));
     fs::rename(films.join("new.tmp"), films.join("c.mp4")).expect("renamed");
@@ -140,7 +96,7 @@ async fn a_node_introduces_itself_and_tells_what_it_has() {
 
 #[tokio::test]
 async fn sessions_are_prepared_opened_and_reported() {
-    let mut master = Master::start().await;
+    let mut master = FakeMaster::start().await;
     let node = node(&master).await;
     node.library().hashed().await;
     let mut call = master.call().await;
@@ -150,7 +106,7 @@ async fn sessions_are_prepared_opened_and_reported() {
     (claims.purpose, claims.rate, claims.end) = (Purpose::Fetch, 5_000_000, Some(70_000));
     let ticket = key.sign(&claims).expect("signs");
 
-    // Prepared twice, the ticket is still good; its range is told in whole groups.
+    // A ticket is still valid after two Prepares; its range is reported in whole groups.
     for id in [7, 8] {
         let prepared = call.prepare(id, &ticket).await;
         let Some(Outcome::Setup(setup)) = prepared.result else { panic!("{prepared:?}") };
@@ -178,8 +134,8 @@ async fn sessions_are_prepared_opened_and_reported() {
 }
 
 #[tokio::test]
-async fn who_attaches_is_told_who_runs() {
-    let mut master = Master::start().await;
+async fn a_new_master_receives_the_active_sessions() {
+    let mut master = FakeMaster::start().await;
     put_old(&master.dir.path().join("films/a.mp4"), &mp4(1, 20_000_000));
     let node = app::start(config(&master), master.identity(test_node::NODE)).await.expect("a node");
     let call = master.call().await;
@@ -192,7 +148,7 @@ async fn who_attaches_is_told_who_runs() {
         stream.read_exact(&mut [0]).await.expect("something");
         (claims.jti.parse::<SessionId>().expect("an id"), stream)
     };
-    // It waits for its reader, begins under the first attachment, and runs on under the second.
+    // It waits for its reader, starts under the first attachment, and continues under the second.
     let (first, mut stream) = open(&viewer).await;
     drop(call);
     let mut again = master.call().await;
@@ -207,7 +163,7 @@ async fn who_attaches_is_told_who_runs() {
     assert_eq!(again.told.last().map(|told| told.committed), Some(Bitrate(2_000_000)));
     stream.stop(0_u32.into()).expect("stopped");
     again.until(|call| !call.runs.contains(&first)).await;
-    // Whom nobody reads is not the node's fault: what is demanded is delivered.
+    // A session whose reader stalls does not count against the node: its demand is delivered.
     again.until(|call| call.last.committed == Bitrate(1_000_000)).await;
     assert_eq!(again.last.demand, again.last.delivered);
     node.shutdown().await;
@@ -215,7 +171,7 @@ async fn who_attaches_is_told_who_runs() {
 
 #[tokio::test]
 async fn copies_on_two_disks_share_the_sessions() {
-    let mut master = Master::start().await;
+    let mut master = FakeMaster::start().await;
     let mut config = config(&master);
     config.media.push(master.dir.path().join("more"));
     for folder in &config.media {
@@ -241,14 +197,13 @@ async fn copies_on_two_disks_share_the_sessions() {
 
 #[tokio::test]
 async fn a_full_node_refuses_and_says_so() {
-    let mut master = Master::start().await;
+    let mut master = FakeMaster::start().await;
     put_old(&master.dir.path().join("films/a.mp4"), &mp4(1, 20_000_000));
     let mut config = config(&master);
     config.capacity = Bitrate(10_000_000);
     config.max_session_rate = Some(Bitrate(8_000_000));
     config.max_sessions = 2;
     config.labels = vec!["isp=north".into()];
-    config.interface = Some("lo".into());
     let node = app::start(config, master.identity(test_node::NODE)).await.expect("a node");
     let mut call = master.call().await;
     let equipment = &call.hello.equipment;
@@ -262,12 +217,12 @@ async fn a_full_node_refuses_and_says_so() {
     };
     let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
     let (large, too_large) = ticket(8_000_001, Purpose::Play);
-    assert_eq!(viewer.play(&too_large, None).await, Err(End::Refused(Code::Unequipped)));
+    assert_eq!(viewer.play(&too_large, None).await, Err(SessionEnd::Refused(Code::Unequipped)));
     let mut stream = viewer.open(&ticket(8_000_000, Purpose::Play).1, None).await;
     stream.read_exact(&mut [0]).await.expect("something");
     let (more, too_much) = ticket(2_000_001, Purpose::Fetch);
-    assert_eq!(viewer.play(&too_much, None).await, Err(End::Refused(Code::NoCapacity)));
-    // A session without a rate takes what is left, but it is the last of two.
+    assert_eq!(viewer.play(&too_much, None).await, Err(SessionEnd::Refused(Code::NoCapacity)));
+    // A session without a rate uses spare capacity, but it is the last of two.
     let mut other = viewer.open(&ticket(0, Purpose::Fetch).1, None).await;
     other.read_exact(&mut [0]).await.expect("something");
     let (third, one_more) = ticket(0, Purpose::Fetch);
@@ -275,7 +230,7 @@ async fn a_full_node_refuses_and_says_so() {
     let Some(Outcome::Refusal(refusal)) = refused.result else { panic!("{refused:?}") };
     assert_eq!((refusal.reason.as_str(), refusal.retry_after_ms), ("NO_CAPACITY", 1000));
     assert!(refusal.message.contains("2 sessions"), "{}", refusal.message);
-    assert_eq!(viewer.play(&one_more, None).await, Err(End::Refused(Code::NoCapacity)));
+    assert_eq!(viewer.play(&one_more, None).await, Err(SessionEnd::Refused(Code::NoCapacity)));
 
     call.until(|call| call.turned().len() == 3).await;
     let turned = call.turned();
@@ -286,110 +241,8 @@ async fn a_full_node_refuses_and_says_so() {
     node.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_lost_master_is_found_again_and_sessions_do_not_notice() {
-    let mut master = Master::start().await;
-    let node = node(&master).await;
-    let call = master.call().await;
-    node.attached().await;
-    let (boot, pins) = (call.hello.boot, call.hello.presence.certificates.clone());
-    // The master closes the channel; the node comes back with its whole catalog, as the same start.
-    drop(call);
-    let mut again = master.call().await;
-    assert_eq!((again.hello.boot, again.hello.attachment), (boot, 2));
-    assert_eq!(again.catalog().await.len(), 2);
-    // Without any master, tickets are still honoured.
-    master.stop().await;
-    let viewer = Viewer::dial(node.local_addr(), pins).await;
-    let ticket = key(boot).sign(&test_node::claims("a.mp4", None)).expect("signs");
-    let played = viewer.play(&ticket, None).await.map(|got| got.data.len());
-    assert!(played.as_ref().is_ok_and(|len| *len > 200_000), "{played:?}");
-    node.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_master_that_comes_late_is_found_and_a_list_is_tried_in_turn() {
-    let mut master = Master::start().await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = nobody.local_addr().expect("an address");
-    drop(nobody);
-    let mut config = config(&master);
-    config.masters.insert(0, address.into());
-    let node = app::start(config, master.identity(test_node::NODE)).await.expect("starts without a master");
-    let mut call = master.call().await;
-    assert_eq!(call.hello.attachment, 2, "the first of the list was tried before");
-    assert!(call.catalog().await.is_empty());
-    node.attached().await;
-    node.shutdown().await;
-}
-
-#[tokio::test]
-async fn presence_follows_drain_and_a_drained_node_ends() {
-    let mut master = Master::start().await;
-    let films = master.dir.path().join("films");
-    put_old(&films.join("a.mp4"), &mp4(1, 2_000_000));
-    let (ask, requests) = mpsc::channel(2);
-    let serving = tokio::spawn(app::serve(config(&master), master.identity(test_node::NODE), requests));
-    let mut call = master.call().await;
-    call.until(|call| call.titles.contains("a.mp4")).await;
-    let address = call.hello.presence.addresses[0];
-    let viewer = Viewer::dial(address, call.hello.presence.certificates.clone()).await;
-    // A slow reader holds the node up.
-    let mut fetch = test_node::claims("a.mp4", None);
-    fetch.rid.clear();
-    let mut stream = viewer.open(&key(call.hello.boot).sign(&fetch).expect("signs"), None).await;
-    stream.read_exact(&mut [0]).await.expect("something");
-    ask.send(()).await.expect("asked");
-    call.until(|call| call.draining).await;
-    assert!(!serving.is_finished());
-    // A second request does not wait for it.
-    ask.send(()).await.expect("asked");
-    serving.await.expect("no panic").expect("a clean end");
-}
-
-#[tokio::test]
-async fn a_node_drains_at_its_masters_word_and_the_next_master_hears_of_it() {
-    let mut master = Master::start().await;
-    let node = node(&master).await;
-    let mut call = master.call().await;
-    call.until(|call| call.complete).await;
-    assert!(!call.hello.presence.draining);
-    let hour = Duration::from_secs(3600);
-    call.reply(Order::Drain(v1::Drain { deadline_ms: 3_600_000 })).await;
-    call.until(|call| call.draining).await;
-    assert!(!call.drain_left.is_zero() && call.drain_left <= hour, "{:?}", call.drain_left);
-    // The drain is the node's own: a master that knows nothing learns of it at once.
-    drop(call);
-    let mut again = master.call().await;
-    let presence = &again.hello.presence;
-    assert!(presence.draining && !presence.drain_left.is_zero() && presence.drain_left <= hour);
-    again.reply(Order::Drain(v1::Drain { deadline_ms: 0 })).await;
-    again.until(|call| call.draining && call.drain_left.is_zero()).await;
-    again.reply(Order::Undrain(v1::Undrain {})).await;
-    again.until(|call| !call.draining).await;
-    let viewer = Viewer::dial(node.local_addr(), again.hello.presence.certificates.clone()).await;
-    let ticket = key(again.hello.boot).sign(&test_node::claims("a.mp4", None)).expect("signs");
-    assert!(viewer.play(&ticket, None).await.is_ok());
-    node.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_wrong_certificate_is_refused_at_once() {
-    let master = Master::start().await;
-    let wrong = master.identity_of(usher_certs::Role::Admin, "boss");
-    let error = app::start(config(&master), wrong).await.err().expect("refused").to_string();
-    assert!(error.contains("is for the role admin"), "{error}");
-
-    let first = app::start(config(&master), master.identity(test_node::NODE)).await.expect("a node");
-    let taken = Config { listen: vec![first.local_addr()], ..config(&master) };
-    let taken = Config { state: Some(master.dir.path().join("other")), ..taken };
-    let error = app::start(taken, master.identity(test_node::NODE)).await.err().expect("in use").to_string();
-    assert!(error.contains("in use") && error.contains(&first.local_addr().to_string()), "{error}");
-    first.shutdown().await;
-}
-
 /// A seat of this node, with a ticket for a copy.
-fn seat(call: &master::Call, title: &str) -> v1::Seat {
+fn seat(call: &master::AttachCall, title: &str) -> v1::Seat {
     let presence = call.hello.presence.clone();
     let mut claims = test_node::claims(title, None);
     (claims.purpose, claims.rate) = (Purpose::Fetch, 0);
@@ -404,9 +257,9 @@ fn seat(call: &master::Call, title: &str) -> v1::Seat {
 }
 
 #[tokio::test]
-async fn copies_are_ordered_told_of_and_evicted() {
+async fn copies_are_ordered_reported_and_evicted() {
     // Both nodes have the name that the tests' tickets are for; each has its own master.
-    let (mut theirs, mut ours) = (Master::start().await, Master::start().await);
+    let (mut theirs, mut ours) = (FakeMaster::start().await, FakeMaster::start().await);
     let source = node(&theirs).await;
     source.library().hashed().await;
     let from = theirs.call().await;

@@ -1,4 +1,4 @@
-//! What is reported and told of sessions, and that the guard holds.
+//! Reports, session updates, and the limits of admission control.
 
 use proptest::prelude::*;
 use usher_proto::{Title, ticket::Purpose};
@@ -24,17 +24,17 @@ fn seconds(n: u64) -> Duration {
 }
 
 #[test]
-fn a_report_tells_what_was_sent_and_what_was_promised() {
+fn a_report_has_sent_bytes_and_reserved_rates() {
     let start = Instant::now();
     let mut meter = meter(start, WIDE);
-    meter.link(start, 7);
+    meter.handle_link_bytes(start, 7);
     for id in [ID[0], ID[1]] {
-        meter.begin(start, begun(id, 8_000), 0, false).expect("room");
+        meter.handle_begin(start, begun(id, 8_000), 0, false).expect("room");
     }
-    meter.sent(start, ID[0], 5_000);
-    meter.sent(start, ID[1], 4_000);
-    meter.link(start + seconds(1), 10_007);
-    let report = meter.report(start + seconds(1));
+    meter.handle_sent(start, ID[0], 5_000);
+    meter.handle_sent(start, ID[1], 4_000);
+    meter.handle_link_bytes(start + seconds(1), 10_007);
+    let report = meter.poll_report(start + seconds(1));
     let expected = Report {
         sequence: 1,
         uptime_ms: 1000,
@@ -51,20 +51,20 @@ fn a_report_tells_what_was_sent_and_what_was_promised() {
     };
     assert_eq!(report, expected);
 
-    // A fetch that ran for half a second and ended still counts; totals never go back.
+    // A fetch that ended after half a second still counts; totals never decrease.
     let then = start + Duration::from_millis(1500);
-    meter.begin(then, begun(ID[3], 8_000), 0, false).expect("room");
-    meter.sent(then, ID[3], 2_000);
-    meter.end(start + seconds(2), ID[3]);
-    meter.end(start + seconds(2), ID[0]);
-    let report = meter.report(start + seconds(2));
+    meter.handle_begin(then, begun(ID[3], 8_000), 0, false).expect("room");
+    meter.handle_sent(then, ID[3], 2_000);
+    meter.handle_end(start + seconds(2), ID[3]);
+    meter.handle_end(start + seconds(2), ID[0]);
+    let report = meter.poll_report(start + seconds(2));
     assert_eq!((report.sent_bytes, report.egress.0, report.elastic.0), (11_000, 16_000, 12_000));
     assert_eq!((report.sequence, report.sessions, report.committed.0), (2, 1, 8_000));
-    assert_eq!(meter.report(start + seconds(3)).egress, Bitrate(0));
+    assert_eq!(meter.poll_report(start + seconds(3)).egress, Bitrate(0));
 }
 
 #[test]
-fn only_what_the_node_held_back_is_lacking() {
+fn only_bytes_that_the_node_held_back_are_lacking() {
     let rate = 80_000_000; // 10 MB/s
     let began = Instant::now();
     let start = began + OPENING;
@@ -83,93 +83,93 @@ fn only_what_the_node_held_back_is_lacking() {
         (0, 1000..1000, 80, 0),
     ] {
         let mut meter = meter(began, WIDE);
-        meter.begin(began, begun(ID[0], rate), 0, false).expect("room");
-        meter.report(start);
-        meter.offers(at(reader.start), ID[0]);
-        meter.sent(at(reader.end), ID[0], bytes);
-        let report = meter.report(at(1000));
+        meter.handle_begin(began, begun(ID[0], rate), 0, false).expect("room");
+        meter.poll_report(start);
+        meter.handle_waiting_for_reader(at(reader.start), ID[0]);
+        meter.handle_sent(at(reader.end), ID[0], bytes);
+        let report = meter.poll_report(at(1000));
         let expected = (Bitrate(demand * 1_000_000), Bitrate(delivered * 1_000_000));
         assert_eq!((report.demand, report.delivered), expected, "{bytes} {reader:?}");
     }
     // Who was promised nothing lacks nothing.
     let mut meter = meter(start, WIDE);
-    meter.begin(start, begun(ID[0], 0), 0, false).expect("room");
-    assert_eq!(meter.report(at(1000)).demand, Bitrate(0));
+    meter.handle_begin(start, begun(ID[0], 0), 0, false).expect("room");
+    assert_eq!(meter.poll_report(at(1000)).demand, Bitrate(0));
 }
 
 #[test]
-fn a_session_that_opens_lacks_nothing_yet() {
+fn an_opening_session_lacks_nothing_yet() {
     let start = Instant::now();
     let mut meter = meter(start, WIDE);
     // It began just before a report, and the disk takes its time.
     let began = start + Duration::from_millis(900);
-    meter.begin(began, begun(ID[0], 80_000_000), 0, false).expect("room");
-    assert_eq!(meter.report(start + seconds(1)).demand, Bitrate(0));
-    assert_eq!(meter.report(began + OPENING).demand, Bitrate(0));
+    meter.handle_begin(began, begun(ID[0], 80_000_000), 0, false).expect("room");
+    assert_eq!(meter.poll_report(start + seconds(1)).demand, Bitrate(0));
+    assert_eq!(meter.poll_report(began + OPENING).demand, Bitrate(0));
     // From here on it should have opened.
-    let late = meter.report(began + OPENING + seconds(1));
+    let late = meter.poll_report(began + OPENING + seconds(1));
     assert_eq!((late.demand, late.delivered), (Bitrate(80_000_000), Bitrate(0)));
 }
 
 #[test]
-fn a_slow_session_in_large_pieces_lacks_nothing() {
+fn a_slow_session_with_large_quanta_lacks_nothing() {
     let start = Instant::now();
     let mut meter = meter(start, WIDE);
     // 125 kB a second, in pieces of 512 KiB every 4.2 s.
-    meter.begin(start, begun(ID[0], 1_000_000), 0, false).expect("room");
+    meter.handle_begin(start, begun(ID[0], 1_000_000), 0, false).expect("room");
     for second in 0..60_u64 {
         let now = start + seconds(second);
         if second % 4 == 0 {
-            meter.sent(now, ID[0], 512 << 10);
+            meter.handle_sent(now, ID[0], 512 << 10);
         }
-        let report = meter.report(now + seconds(1));
+        let report = meter.poll_report(now + seconds(1));
         assert_eq!((report.demand, report.delivered), (Bitrate(1_000_000), Bitrate(1_000_000)), "second {second}");
     }
-    // Then nothing comes any more, and what it is ahead lasts for a few seconds only.
-    let late = (60..75).map(|second| meter.report(start + seconds(second + 1))).last().expect("reports");
+    // Then no bytes come any more, and the bytes that it is ahead last for a few seconds only.
+    let late = (60..75).map(|second| meter.poll_report(start + seconds(second + 1))).last().expect("reports");
     assert_eq!((late.demand, late.delivered), (Bitrate(1_000_000), Bitrate(0)));
 }
 
 #[test]
-fn demand_is_never_above_what_is_promised() {
+fn demand_never_exceeds_the_reserved_rate() {
     let began = Instant::now();
     let start = began + OPENING;
     let mut meter = meter(began, WIDE);
     for id in [ID[0], ID[1]] {
-        meter.begin(began, begun(id, 8_000), 0, false).expect("room");
+        meter.handle_begin(began, begun(id, 8_000), 0, false).expect("room");
     }
-    meter.report(start);
+    meter.poll_report(start);
     for id in [ID[0], ID[1]] {
-        meter.sent(start, id, 500);
+        meter.handle_sent(start, id, 500);
     }
-    meter.end(start + seconds(1), ID[0]);
-    let report = meter.report(start + seconds(1));
+    meter.handle_end(start + seconds(1), ID[0]);
+    let report = meter.poll_report(start + seconds(1));
     assert_eq!((report.committed.0, report.demand.0, report.delivered.0), (8_000, 8_000, 4_000));
-    meter.end(start + seconds(1), ID[1]);
-    let report = meter.report(start + seconds(2));
+    meter.handle_end(start + seconds(1), ID[1]);
+    let report = meter.poll_report(start + seconds(2));
     assert_eq!((report.committed.0, report.demand.0, report.delivered.0), (0, 0, 0));
 }
 
 #[test]
-fn who_attaches_hears_of_all_sessions_and_of_each_change() {
+fn a_new_master_receives_all_sessions_and_then_each_change() {
     let start = Instant::now();
     let mut meter = meter(start, Bitrate(10_000));
-    meter.begin(start, begun(ID[0], 8_000), 3, false).expect("room");
-    assert_eq!((meter.due(start), meter.volumes().of(3)), (None, 8_000));
-    meter.listen();
-    let list = meter.tell(start + seconds(1)).expect("the list");
+    meter.handle_begin(start, begun(ID[0], 8_000), 3, false).expect("room");
+    assert_eq!((meter.next_timeout(start), meter.volumes().of(3)), (None, 8_000));
+    meter.handle_attached();
+    let list = meter.poll_sessions(start + seconds(1)).expect("the list");
     assert_eq!((list.restart, list.complete, list.uptime_ms, list.committed.0), (true, true, 1000, 8_000));
     assert_eq!(list.begun, [begun(ID[0], 8_000)]);
 
-    let refused = meter.begin(start, begun(ID[1], 2_001), 3, false).expect_err("full");
-    assert_eq!(refused, Full::Capacity { limit: Bitrate(10_000), taken: Bitrate(8_000) });
-    meter.turn(ID[1], Code::NoCapacity, false);
-    meter.turn(ID[2], Code::Draining, false);
-    meter.begin(start, begun(ID[3], 3_000), 0, true).expect("a tenth more for a burst");
-    assert_eq!(meter.begin(start, begun(ID[3], 0), 0, false), Err(Full::Twice));
-    meter.end(start, ID[0]);
-    meter.end(start, ID[0]);
-    let told = meter.tell(start + seconds(2)).expect("changes");
+    let refused = meter.handle_begin(start, begun(ID[1], 2_001), 3, false).expect_err("full");
+    assert_eq!(refused, AdmissionError::Capacity { limit: Bitrate(10_000), taken: Bitrate(8_000) });
+    meter.handle_refusal(ID[1], Code::NoCapacity, false);
+    meter.handle_refusal(ID[2], Code::Draining, false);
+    meter.handle_begin(start, begun(ID[3], 3_000), 0, true).expect("a tenth more for a burst");
+    assert_eq!(meter.handle_begin(start, begun(ID[3], 0), 0, false), Err(AdmissionError::Duplicate));
+    meter.handle_end(start, ID[0]);
+    meter.handle_end(start, ID[0]);
+    let told = meter.poll_sessions(start + seconds(2)).expect("changes");
     assert_eq!(
         (told.restart, told.committed.0, told.begun, told.ended),
         (false, 3_000, vec![begun(ID[3], 3_000)], vec![ID[0]])
@@ -178,34 +178,34 @@ fn who_attaches_hears_of_all_sessions_and_of_each_change() {
     let expected = [turned(ID[1], Code::NoCapacity, Some(10_000)), turned(ID[2], Code::Draining, None)];
     assert_eq!(told.turned, expected);
     assert_eq!((meter.volumes().of(3), meter.volumes().of(0)), (0, 3_000));
-    meter.away();
-    meter.turn(ID[2], Code::Draining, false);
-    assert_eq!(meter.due(start + seconds(3)), None);
+    meter.handle_detached();
+    meter.handle_refusal(ID[2], Code::Draining, false);
+    assert_eq!(meter.next_timeout(start + seconds(3)), None);
 }
 
 proptest! {
-    /// However sessions come and go and others' traffic swells: no session is let in beyond the capacity, or the
-    /// number of them, and what is promised is the sum of what runs.
+    /// However sessions come and go and background traffic grows: no session is admitted beyond the capacity or the
+    /// maximum number, and the committed rate is the sum of the active sessions.
     #[test]
-    fn the_guard_holds(
+    fn admission_control_holds(
         capacity in 1_u64..5_000,
         most in 1_usize..8,
         steps in prop::collection::vec((0_u8..4, 0_u64..3_000, any::<bool>()), 1..200),
     ) {
         let now = Instant::now();
-        let limits = Limits { capacity: Bitrate(capacity), sessions: most, session_rate: None };
-        let mut meter = Meter::new(now, limits);
+        let admission = AdmissionControl { capacity: Bitrate(capacity), sessions: most, session_rate: None };
+        let mut meter = Meter::new(now, admission);
         let (mut runs, mut link, mut clock) = (Vec::new(), 0, now);
-        meter.link(now, 0);
+        meter.handle_link_bytes(now, 0);
         for (next, (step, value, burst)) in steps.into_iter().enumerate() {
             match step {
                 0 => if let Some((id, _)) = (!runs.is_empty()).then(|| runs.swap_remove(value as usize % runs.len())) {
-                    meter.end(now, id);
+                    meter.handle_end(now, id);
                 },
                 1 => {
                     clock += seconds(1);
                     link += value / 8;
-                    meter.link(clock, link);
+                    meter.handle_link_bytes(clock, link);
                 }
                 _ => {
                     let id = SessionId(next as u128);
@@ -213,7 +213,7 @@ proptest! {
                     let taken = before.committed + before.background;
                     let limit = capacity + if burst { capacity / 10 } else { 0 };
                     let fits = runs.len() < most && (value == 0 || taken + value <= limit);
-                    prop_assert_eq!(meter.begin(now, begun(id, value), 0, burst).is_ok(), fits);
+                    prop_assert_eq!(meter.handle_begin(now, begun(id, value), 0, burst).is_ok(), fits);
                     prop_assert_eq!(fits, meter.load() != before);
                     if fits {
                         runs.push((id, value));
@@ -223,25 +223,25 @@ proptest! {
             let sum: u64 = runs.iter().map(|(_, rate)| rate).sum();
             prop_assert!(sum <= capacity + capacity / 10 && runs.len() <= most);
             prop_assert_eq!((meter.committed, meter.volumes().of(0)), (sum, sum));
-            prop_assert_eq!(meter.report(clock).committed, Bitrate(sum));
+            prop_assert_eq!(meter.poll_report(clock).committed, Bitrate(sum));
         }
     }
 }
 
 #[test]
-fn a_session_that_leaves_gives_its_rate_back_at_once() {
+fn a_moving_session_releases_its_rate_at_once() {
     let start = Instant::now();
     let mut meter = meter(start, Bitrate(16_000));
     for id in [ID[0], ID[1]] {
-        meter.begin(start, begun(id, 8_000), 0, false).expect("room");
+        meter.handle_begin(start, begun(id, 8_000), 0, false).expect("room");
     }
-    assert!(meter.begin(start, begun(ID[2], 8_000), 0, false).is_err(), "full");
-    meter.leaving(ID[0]);
-    meter.leaving(ID[3]);
-    meter.begin(start, begun(ID[2], 8_000), 0, false).expect("room at once");
-    meter.sent(start, ID[0], 1_000);
-    let report = meter.report(start + seconds(1));
+    assert!(meter.handle_begin(start, begun(ID[2], 8_000), 0, false).is_err(), "full");
+    meter.handle_move(ID[0]);
+    meter.handle_move(ID[3]);
+    meter.handle_begin(start, begun(ID[2], 8_000), 0, false).expect("room at once");
+    meter.handle_sent(start, ID[0], 1_000);
+    let report = meter.poll_report(start + seconds(1));
     assert_eq!((report.committed.0, report.sessions, report.elastic.0), (16_000, 3, 8_000));
-    meter.end(start + seconds(1), ID[0]);
-    assert_eq!(meter.report(start + seconds(2)).committed.0, 16_000, "given back once");
+    meter.handle_end(start + seconds(1), ID[0]);
+    assert_eq!(meter.poll_report(start + seconds(2)).committed.0, 16_000, "given back once");
 }

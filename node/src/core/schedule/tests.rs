@@ -1,5 +1,5 @@
-//! Plays sessions against the schedule on a clock of numbers: what each gets, when, and beside whom. Property tests hold the
-//! capacity, the deadlines and the shares.
+//! Simulates sessions against the schedule: how many bytes each gets, when, and beside which others. Property tests check
+//! the capacity, the deadlines and the shares.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn fetch(rate: u64) -> Terms {
     Terms { purpose: Purpose::Fetch, ..play(rate) }
 }
 
-/// A session that wants more after each turn, from `from` to `to`; with a pause after every tenth turn.
+/// A session that requests a turn after each turn, from `from` to `to`; with a pause after every tenth turn.
 #[derive(Clone, Copy, Debug)]
 struct Greedy {
     terms: Terms,
@@ -31,11 +31,11 @@ fn greedy(terms: Terms) -> Greedy {
 /// A turn that was given: when, to which session, and for how many bytes.
 type Turn = (Duration, usize, u64);
 
-/// Plays so much time, and gives all turns in order.
+/// Simulates this time, and returns all turns in order.
 fn run(capacity: u64, sessions: &[Greedy], time: Duration) -> Vec<Turn> {
     let start = Instant::now();
     let mut schedule = Schedule::new(start, Bitrate(capacity));
-    let mut keys: Vec<Option<Key>> = vec![None; sessions.len()];
+    let mut keys: Vec<Option<SessionKey>> = vec![None; sessions.len()];
     let mut asks: BTreeSet<(Duration, usize)> = sessions.iter().zip(0..).map(|(one, i)| (one.from, i)).collect();
     let (mut turns, mut now, mut counts) = (Vec::new(), Duration::ZERO, vec![0_u64; sessions.len()]);
     loop {
@@ -43,27 +43,27 @@ fn run(capacity: u64, sessions: &[Greedy], time: Duration) -> Vec<Turn> {
             asks.remove(&(at, i));
             let Greedy { terms, to, .. } = sessions[i];
             if now >= to {
-                keys[i].take().into_iter().for_each(|key| schedule.leave(key));
+                keys[i].take().into_iter().for_each(|key| schedule.handle_leave(key));
                 continue;
             }
-            let key = *keys[i].get_or_insert_with(|| schedule.join(start + now, terms));
-            match schedule.ask(start + now, key, schedule.quantum(&terms)) {
-                Answer::Waits => {}
-                Answer::NotBefore(at) => {
-                    assert!(at > start + now, "a wait has an end that is not yet");
+            let key = *keys[i].get_or_insert_with(|| schedule.handle_join(start + now, terms));
+            match schedule.handle_request(start + now, key, schedule.quantum(&terms)) {
+                TurnRequest::Queued => {}
+                TurnRequest::NotBefore(at) => {
+                    assert!(at > start + now, "the end of a wait is in the future");
                     asks.insert((at - start, i));
                 }
             }
         }
-        while let Some((key, bytes)) = schedule.next(start + now) {
+        while let Some((key, bytes)) = schedule.poll_turn(start + now) {
             let i = keys.iter().position(|one| *one == Some(key)).expect("a session that is here");
             turns.push((now, i, bytes));
             counts[i] += 1;
             let pause = if counts[i].is_multiple_of(10) { sessions[i].pause } else { Duration::ZERO };
             asks.insert((now + pause, i));
         }
-        let deadline = schedule.deadline().map(|at| at - start);
-        assert!(deadline.is_none_or(|at| at > now), "who waits now cannot have a turn now");
+        let deadline = schedule.next_timeout().map(|at| at - start);
+        assert!(deadline.is_none_or(|at| at > now), "a waiting session cannot have a turn now");
         let ask = asks.first().map(|(at, _)| *at);
         let Some(then) = [deadline, ask].into_iter().flatten().min().filter(|at| *at <= time) else { return turns };
         now = then.max(now);
@@ -84,13 +84,13 @@ fn a_viewer_gets_its_lead_at_once_and_is_paced_from_then_on() {
         let paced = 5_000_000.0 + at * 1_250_000.0;
         assert!((by(at) as f64 - paced).abs() < 300_000.0, "{} by {at} s, not {paced}", by(at));
     }
-    // A slow title has its index at once all the same.
+    // A slow title still has its index at once.
     let turns = run(1000 * MBIT, &[greedy(play(MBIT / 4))], Duration::from_millis(100));
     assert!((2_000_000..2_200_000).contains(&sum(&turns, 0)), "{}", sum(&turns, 0));
 }
 
 #[test]
-fn a_viewer_who_paused_has_a_lead_again_and_no_more() {
+fn a_viewer_after_a_pause_has_its_lead_again_and_no_more() {
     let paused = Greedy { pause: Duration::from_secs(100), ..greedy(play(8 * MBIT)) };
     let turns = run(1000 * MBIT, &[paused], Duration::from_secs(450));
     for (i, (from, ..)) in turns.iter().enumerate() {
@@ -107,7 +107,7 @@ fn a_viewer_who_paused_has_a_lead_again_and_no_more() {
 fn fetches_take_what_viewers_leave_in_equal_parts() {
     let sessions = [greedy(play(40 * MBIT)), greedy(fetch(0)), greedy(fetch(0)), greedy(fetch(0))];
     let turns = run(100 * MBIT, &sessions, Duration::from_secs(60));
-    // The viewer has 5 s ahead of its 40 Mbit/s, and then a part of what is left, as long as it is not paced.
+    // The viewer has 5 s of its 40 Mbit/s at once, and then a share of spare capacity, as long as it is not paced.
     let viewer = sum(&turns, 0);
     assert!(viewer >= 60 * 5_000_000, "{viewer}");
     let fetched = [1, 2, 3].map(|i| sum(&turns, i));
@@ -118,7 +118,7 @@ fn fetches_take_what_viewers_leave_in_equal_parts() {
 }
 
 #[test]
-fn a_reserved_rate_is_held_against_viewers_and_fetches() {
+fn a_reserved_rate_holds_beside_viewers_and_fetches() {
     let mut sessions = vec![greedy(fetch(20 * MBIT)), greedy(play(40 * MBIT)), greedy(play(30 * MBIT))];
     sessions.extend([greedy(fetch(0)); 20]);
     let turns = run(100 * MBIT, &sessions, Duration::from_secs(60));
@@ -134,28 +134,28 @@ fn within_a_connection_the_higher_priority_takes_the_turns_of_the_others() {
     let turns = run(100 * MBIT, &sessions, Duration::from_secs(10));
     let had = [0, 1, 2, 3].map(|i| sum(&turns, i));
     let share = 10 * 12_500_000 / 4;
-    // The first one's turn comes only while the second is between two questions.
+    // The first session gets a turn only while the second is between two requests.
     assert!(had[0] <= share / 10 && had[1] >= share * 19 / 10, "{had:?}");
     assert!(had[2].abs_diff(share) <= 300_000 && had[3].abs_diff(share) <= 300_000, "{had:?}");
 }
 
 #[test]
-fn who_leaves_makes_room_and_who_asks_twice_waits_once() {
+fn a_leaving_session_makes_room_and_a_second_request_waits_once() {
     let now = Instant::now();
     let mut schedule = Schedule::new(now, Bitrate(8 * MBIT));
-    let (first, second) = (schedule.join(now, fetch(0)), schedule.join(now, fetch(0)));
-    assert_eq!(schedule.deadline(), None);
+    let (first, second) = (schedule.handle_join(now, fetch(0)), schedule.handle_join(now, fetch(0)));
+    assert_eq!(schedule.next_timeout(), None);
     for key in [first, first, second] {
-        assert_eq!(schedule.ask(now, key, 1 << 30), Answer::Waits);
+        assert_eq!(schedule.handle_request(now, key, 1 << 30), TurnRequest::Queued);
     }
-    assert_eq!(schedule.next(now), Some((first, 10_000)), "cut to the bucket");
-    assert_eq!(schedule.next(now), None);
-    assert_eq!(schedule.deadline(), Some(now + BURST));
-    schedule.leave(second);
-    schedule.leave(second);
-    assert_eq!((schedule.next(now + BURST), schedule.deadline()), (None, None));
-    assert_eq!(schedule.ask(now, second, 1), Answer::Waits, "one that is gone is never called");
-    assert_eq!(schedule.next(now + BURST), None);
+    assert_eq!(schedule.poll_turn(now), Some((first, 10_000)), "cut to the bucket");
+    assert_eq!(schedule.poll_turn(now), None);
+    assert_eq!(schedule.next_timeout(), Some(now + BURST));
+    schedule.handle_leave(second);
+    schedule.handle_leave(second);
+    assert_eq!((schedule.poll_turn(now + BURST), schedule.next_timeout()), (None, None));
+    assert_eq!(schedule.handle_request(now, second, 1), TurnRequest::Queued, "one that is gone is never called");
+    assert_eq!(schedule.poll_turn(now + BURST), None);
     assert!(schedule.owed.is_empty() && schedule.left.is_empty() && schedule.mates.is_empty());
 }
 
@@ -203,7 +203,7 @@ fn sessions(most: usize) -> impl Strategy<Value = Vec<Greedy>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However sessions come and go, all together never send more than 1 % above the capacity in any second.
+    /// However sessions come and go, together they never exceed the capacity by more than 1 % in any second.
     #[test]
     fn never_above_capacity(capacity in 200_000_u64..2_000_000_000, sessions in sessions(12)) {
         let turns = run(capacity, &sessions, Duration::from_secs(4));
@@ -219,7 +219,7 @@ proptest! {
         }
     }
 
-    /// As long as anyone waits, no capacity lies idle: what sessions get in all is what there is.
+    /// As long as a session waits, no capacity is idle: sessions together get all of it.
     #[test]
     fn work_is_conserved(capacity in 1_000_000_u64..500_000_000, count in 1_usize..9) {
         let turns = run(capacity, &vec![greedy(fetch(0)); count], Duration::from_secs(2));
@@ -227,9 +227,9 @@ proptest! {
         prop_assert!(all >= capacity / 4 * 99 / 100, "{all} of {}", capacity / 4);
     }
 
-    /// No one who waits is passed over for ever: as long as the owed rates leave something, every session gets on.
+    /// No waiting session starves: as long as the owed rates leave capacity, every session advances.
     #[test]
-    fn nobody_starves(rates in prop::collection::vec(1_u64..8, 1..8), fetches in 1_usize..8) {
+    fn no_session_starves(rates in prop::collection::vec(1_u64..8, 1..8), fetches in 1_usize..8) {
         let mut sessions: Vec<Greedy> = rates.iter().map(|rate| greedy(play(rate * MBIT))).collect();
         sessions.extend(vec![greedy(fetch(0)); fetches]);
         // At least a twentieth is left.
@@ -238,7 +238,7 @@ proptest! {
         let turns = run(capacity, &sessions, Duration::from_secs(seconds));
         let leads: u64 = rates.iter().map(|rate| (rate * MBIT / 8 * 5).max(LEAST_LEAD)).sum();
         let left = (capacity - rates.iter().sum::<u64>() * MBIT) / 8 * seconds;
-        // Viewers take part in what is left until they are a quarter of the time ahead.
+        // Viewers share spare capacity until they are a quarter of the time ahead.
         let share = left.saturating_sub(leads) / sessions.len() as u64;
         for i in rates.len()..sessions.len() {
             let had = sum(&turns, i);
@@ -246,8 +246,8 @@ proptest! {
         }
     }
 
-    /// Viewers whose rates are within the capacity are never late, whatever else is wanted: whoever starts to play
-    /// a second after its first bytes never waits.
+    /// Viewers whose rates are within the capacity are never late, whatever others request: a viewer that starts
+    /// playback a second after its first bytes never waits.
     #[test]
     fn deadlines_are_met_when_they_can_be(
         viewers in prop::collection::vec((1_u64..26, 0_u64..20_000), 1..40),

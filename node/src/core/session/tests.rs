@@ -29,8 +29,8 @@ fn range(start: u64, end: u64) -> Option<ByteRange> {
 }
 
 fn open(ticket: Ticket, wanted: Option<ByteRange>, size: u64) -> Result<Range<u64>, Code> {
-    let facts = Facts { size, content: Some(ID) };
-    Session::new(ticket, wanted, false).opened(facts).map_err(|fault| fault.code)
+    let facts = TitleFacts { size, content: Some(ID) };
+    SessionPlan::new(ticket, wanted, false).handle_opened(facts).map_err(|fault| fault.code)
 }
 
 #[test]
@@ -63,27 +63,27 @@ fn a_range_lies_within_ticket_and_title() {
 }
 
 #[test]
-fn other_bytes_than_the_tickets_are_not_sent() {
+fn bytes_of_other_content_are_not_sent() {
     let other = ContentId([8; 32]);
-    let mut session = Session::new(ticket(0, None), None, false);
-    let fault = session.opened(Facts { size: 9, content: Some(other) }).expect_err("other bytes");
-    assert_eq!((fault.code, session.next_step(8)), (Code::ContentChanged, None));
+    let mut session = SessionPlan::new(ticket(0, None), None, false);
+    let fault = session.handle_opened(TitleFacts { size: 9, content: Some(other) }).expect_err("other bytes");
+    assert_eq!((fault.code, session.poll_step(8)), (Code::ContentChanged, None));
 
-    let mut late = Session::new(ticket(0, None), None, false);
-    assert_eq!(late.opened(Facts { size: 9, content: None }), Ok(0..9));
-    assert_eq!(late.hashed(other).map_err(|fault| fault.code), Err(Code::ContentChanged));
-    assert_eq!(late.hashed(ID), Ok(()));
-    assert!(late.opened(Facts { size: 9, content: None }).is_err(), "opened twice");
+    let mut late = SessionPlan::new(ticket(0, None), None, false);
+    assert_eq!(late.handle_opened(TitleFacts { size: 9, content: None }), Ok(0..9));
+    assert_eq!(late.handle_hashed(other).map_err(|fault| fault.code), Err(Code::ContentChanged));
+    assert_eq!(late.handle_hashed(ID), Ok(()));
+    assert!(late.handle_opened(TitleFacts { size: 9, content: None }).is_err(), "opened twice");
 }
 
 /// All steps, as a client would see them; hashes come when asked for.
-fn steps(size: u64, content: Option<ContentId>, wanted: Option<ByteRange>) -> Vec<Step> {
-    let mut session = Session::new(ticket(0, None), wanted, false);
-    session.opened(Facts { size, content }).expect("a good range");
+fn steps(size: u64, content: Option<ContentId>, wanted: Option<ByteRange>) -> Vec<SendStep> {
+    let mut session = SessionPlan::new(ticket(0, None), wanted, false);
+    session.handle_opened(TitleFacts { size, content }).expect("a good range");
     let mut steps = Vec::new();
-    while let Some(step) = session.next_step(8) {
-        if step == Step::AwaitHashes {
-            session.hashed(ID).expect("the ticket's content");
+    while let Some(step) = session.poll_step(8) {
+        if step == SendStep::AwaitHashes {
+            session.handle_hashed(ID).expect("the ticket's content");
         }
         steps.push(step);
     }
@@ -92,8 +92,8 @@ fn steps(size: u64, content: Option<ContentId>, wanted: Option<ByteRange>) -> Ve
 }
 
 #[test]
-fn hashes_precede_what_they_prove() {
-    use Step::{AwaitHashes, Finish, Groups, Hashes, Pages};
+fn hashes_precede_their_groups() {
+    use SendStep::{AwaitHashes, Finish, Groups, Hashes, Pages};
     assert_eq!(steps(9, Some(ID), None), [Groups(0..1), Finish(ID)]);
     assert_eq!(steps(9, None, None), [Groups(0..1), AwaitHashes, Finish(ID)]);
     assert_eq!(steps(GROUP + 1, Some(ID), None), [Hashes(0), Groups(0..2), Finish(ID)]);
@@ -115,112 +115,112 @@ fn hashes_precede_what_they_prove() {
 
 #[test]
 fn further_ranges_follow_in_order_each_with_its_hashes() {
-    use Step::{AwaitRange, Finish, Groups, Hashes, Pages};
+    use SendStep::{AwaitRange, Finish, Groups, Hashes, Pages};
     let ask = |start, end| ByteRange { start, end };
     let open = |size, more| {
-        let mut session = Session::new(ticket(0, Some(2 * PAGE)), range(0, 1), more);
-        session.opened(Facts { size, content: Some(ID) }).expect("a good range");
+        let mut session = SessionPlan::new(ticket(0, Some(2 * PAGE)), range(0, 1), more);
+        session.handle_opened(TitleFacts { size, content: Some(ID) }).expect("a good range");
         session
     };
-    let next = |session: &mut Session| session.next_step(8).expect("a step");
+    let next = |session: &mut SessionPlan| session.poll_step(8).expect("a step");
     let mut session = open(3 * PAGE, true);
-    session.further(ask(PAGE - 1, PAGE + GROUP)).expect("good");
-    session.further(ask(0, GROUP)).expect("they may overlap");
-    let first: Vec<Step> = (0..3).map(|_| next(&mut session)).collect();
+    session.handle_range(ask(PAGE - 1, PAGE + GROUP)).expect("good");
+    session.handle_range(ask(0, GROUP)).expect("they may overlap");
+    let first: Vec<SendStep> = (0..3).map(|_| next(&mut session)).collect();
     assert_eq!(first, [Pages, Hashes(0), Groups(0..1)]);
-    let second: Vec<Step> = (0..4).map(|_| next(&mut session)).collect();
+    let second: Vec<SendStep> = (0..4).map(|_| next(&mut session)).collect();
     assert_eq!(second, [Hashes(0), Groups(255..256), Hashes(1), Groups(256..257)]);
     assert_eq!((next(&mut session), next(&mut session)), (Hashes(0), Groups(0..1)));
     assert_eq!((next(&mut session), next(&mut session)), (AwaitRange, AwaitRange), "until there is one");
-    session.further(ask(9, 10)).expect("good");
-    session.enough();
+    session.handle_range(ask(9, 10)).expect("good");
+    session.handle_last_range();
     assert_eq!((next(&mut session), next(&mut session)), (Hashes(0), Groups(0..1)));
-    assert_eq!((next(&mut session), session.next_step(8)), (Finish(ID), None));
+    assert_eq!((next(&mut session), session.poll_step(8)), (Finish(ID), None));
 
     // What may not be asked for changes nothing.
     let mut session = open(3 * PAGE, true);
     let code = |asked: Result<(), Fault>| asked.map_err(|fault| fault.code);
-    assert_eq!(code(session.further(ask(2 * PAGE, 2 * PAGE + 1))), Err(Code::TicketMismatch));
-    assert_eq!(code(session.further(ask(5, 5))), Err(Code::BadRange));
-    assert_eq!(code(session.further(ask(3 * PAGE, 0))), Err(Code::BadRange));
+    assert_eq!(code(session.handle_range(ask(2 * PAGE, 2 * PAGE + 1))), Err(Code::TicketMismatch));
+    assert_eq!(code(session.handle_range(ask(5, 5))), Err(Code::BadRange));
+    assert_eq!(code(session.handle_range(ask(3 * PAGE, 0))), Err(Code::BadRange));
     for _ in 0..MAX_WAITING {
-        assert_eq!(code(session.further(ask(0, 1))), Ok(()));
+        assert_eq!(code(session.handle_range(ask(0, 1))), Ok(()));
     }
-    assert_eq!(code(session.further(ask(0, 1))), Err(Code::BadRequest));
-    assert_eq!(code(open(3 * PAGE, false).further(ask(0, 1))), Err(Code::BadRequest));
-    let mut late = Session::new(ticket(0, None), None, true);
-    late.opened(Facts { size: PAGE, content: None }).expect("a good range");
-    assert_eq!(code(late.further(ask(0, 1))), Err(Code::BadRequest), "not hashed");
+    assert_eq!(code(session.handle_range(ask(0, 1))), Err(Code::BadRequest));
+    assert_eq!(code(open(3 * PAGE, false).handle_range(ask(0, 1))), Err(Code::BadRequest));
+    let mut late = SessionPlan::new(ticket(0, None), None, true);
+    late.handle_opened(TitleFacts { size: PAGE, content: None }).expect("a good range");
+    assert_eq!(code(late.handle_range(ask(0, 1))), Err(Code::BadRequest), "not hashed");
 
     let mut small = open(9, true);
-    small.further(ask(3, 4)).expect("good");
-    small.enough();
-    let steps: Vec<Step> = std::iter::from_fn(|| small.next_step(8)).collect();
+    small.handle_range(ask(3, 4)).expect("good");
+    small.handle_last_range();
+    let steps: Vec<SendStep> = std::iter::from_fn(|| small.poll_step(8)).collect();
     assert_eq!(steps, [Groups(0..1), Groups(0..1), Finish(ID)]);
 }
 
 #[test]
-fn a_session_that_leaves_ends_where_it_said() {
-    use Step::{AwaitRange, Groups, Hashes, Pages};
+fn a_moving_session_ends_at_the_announced_byte() {
+    use SendStep::{AwaitRange, Groups, Hashes, Pages};
     let ask = |start, end| ByteRange { start, end };
     let size = 2 * PAGE;
     let open = |wanted, more, content| {
-        let mut session = Session::new(ticket(0, None), wanted, more);
-        session.opened(Facts { size, content }).expect("a good range");
+        let mut session = SessionPlan::new(ticket(0, None), wanted, more);
+        session.handle_opened(TitleFacts { size, content }).expect("a good range");
         session
     };
-    let rest = |session: &mut Session| std::iter::from_fn(|| session.next_step(8)).collect::<Vec<_>>();
+    let rest = |session: &mut SessionPlan| std::iter::from_fn(|| session.poll_step(8)).collect::<Vec<_>>();
     let all = size / GROUP;
 
-    // Over the edge of a page; what was taken and not sent comes again.
+    // Over the edge of a page; unsent groups follow again.
     let mut session = open(range(240 * GROUP, 0), false, Some(ID));
-    let first: Vec<Step> = (0..4).filter_map(|_| session.next_step(8)).collect();
+    let first: Vec<SendStep> = (0..4).filter_map(|_| session.poll_step(8)).collect();
     assert_eq!(first, [Pages, Hashes(0), Groups(240..248), Groups(248..256)]);
-    session.again(&(248..256));
-    assert_eq!(session.leave(12, all), Some(260 * GROUP));
+    session.handle_unsent(&(248..256));
+    assert_eq!(session.handle_move(12, all), Some(260 * GROUP));
     assert_eq!(rest(&mut session), [Groups(248..256), Hashes(1), Groups(256..260)]);
     assert!(session.is_done());
 
-    // No further than what is here; not at all when nothing is.
+    // No further than the available groups; not at all without any.
     for (here, until, steps) in [(250, 250 * GROUP, vec![Groups(248..250)]), (248, 0, vec![]), (9, 0, vec![])] {
         let mut session = open(range(240 * GROUP, 0), false, Some(ID));
-        let first: Vec<Step> = (0..3).filter_map(|_| session.next_step(8)).collect();
+        let first: Vec<SendStep> = (0..3).filter_map(|_| session.poll_step(8)).collect();
         assert_eq!(first, [Pages, Hashes(0), Groups(240..248)]);
-        assert_eq!(session.leave(12, here), Some(until), "{here}");
+        assert_eq!(session.handle_move(12, here), Some(until), "{here}");
         assert_eq!(rest(&mut session), steps, "{here}");
     }
 
     // One that has little left stays; with more to come, it ends with its range.
     for (more, lead, until) in [(false, 3, None), (false, 2, Some(2 * GROUP)), (true, 3, Some(3 * GROUP))] {
         let mut session = open(range(0, 3 * GROUP), more, Some(ID));
-        assert_eq!(session.leave(lead, all), until, "{more} {lead}");
-        let ends_well = rest(&mut session).contains(&Step::Finish(ID));
+        assert_eq!(session.handle_move(lead, all), until, "{more} {lead}");
+        let ends_well = rest(&mut session).contains(&SendStep::Finish(ID));
         assert_eq!(ends_well, until.is_none());
     }
 
-    // Ranges that wait are not served, nor those that come later; between ranges nothing is.
+    // Waiting and later ranges are not served; between ranges nothing is sent.
     let mut session = open(range(0, GROUP), true, Some(ID));
-    session.further(ask(PAGE, PAGE + 1)).expect("good");
-    assert_eq!(session.leave(9, all), Some(GROUP));
-    session.further(ask(5, 5)).expect("what it asks for now is for another node");
+    session.handle_range(ask(PAGE, PAGE + 1)).expect("good");
+    assert_eq!(session.handle_move(9, all), Some(GROUP));
+    session.handle_range(ask(5, 5)).expect("what it asks for now is for another node");
     assert_eq!(rest(&mut session), [Pages, Hashes(0), Groups(0..1)]);
     let mut session = open(range(0, GROUP), true, Some(ID));
-    let first: Vec<Step> = (0..4).filter_map(|_| session.next_step(8)).collect();
+    let first: Vec<SendStep> = (0..4).filter_map(|_| session.poll_step(8)).collect();
     assert_eq!(first, [Pages, Hashes(0), Groups(0..1), AwaitRange]);
-    assert_eq!((session.leave(9, all), session.next_step(8)), (Some(0), None));
+    assert_eq!((session.handle_move(9, all), session.poll_step(8)), (Some(0), None));
     let mut session = open(range(0, GROUP), true, Some(ID));
-    session.enough();
-    assert_eq!(session.leave(9, all), None, "no more will be asked for");
+    session.handle_last_range();
+    assert_eq!(session.handle_move(9, all), None, "no more will be asked for");
 
     // Nothing that is not hashed is of use without its end.
     let mut session = open(None, false, None);
-    assert_eq!(session.next_step(8), Some(Groups(0..8)));
-    assert_eq!((session.leave(9, all), session.next_step(8)), (Some(0), None));
+    assert_eq!(session.poll_step(8), Some(Groups(0..8)));
+    assert_eq!((session.handle_move(9, all), session.poll_step(8)), (Some(0), None));
 }
 
 proptest! {
     #[test]
-    fn a_session_leaves_at_the_edge_of_a_group_and_never_behind_what_it_sent(
+    fn a_session_moves_at_the_edge_of_a_group_and_never_before_sent_bytes(
         size in 1_u64..4 * PAGE,
         at in any::<prop::sample::Index>(),
         len in 1_u64..3 * PAGE,
@@ -231,36 +231,36 @@ proptest! {
         here in 0_u64..1200,
     ) {
         let start = at.index(size as usize) as u64;
-        let mut session = Session::new(ticket(0, None), Some(ByteRange { start, end: start + len }), more);
-        let range = session.opened(Facts { size, content: Some(ID) }).expect("a good range");
+        let mut session = SessionPlan::new(ticket(0, None), Some(ByteRange { start, end: start + len }), more);
+        let range = session.handle_opened(TitleFacts { size, content: Some(ID) }).expect("a good range");
         let (mut next, mut known, mut over) = (range.start / GROUP, None, false);
         for _ in 0..taken {
-            match session.next_step(8) {
-                Some(Step::Groups(groups)) if back => session.again(&groups),
-                Some(Step::Groups(groups)) => next = groups.end,
-                Some(Step::Hashes(page)) => known = Some(page),
-                Some(Step::Pages | Step::AwaitRange) => {}
+            match session.poll_step(8) {
+                Some(SendStep::Groups(groups)) if back => session.handle_unsent(&groups),
+                Some(SendStep::Groups(groups)) => next = groups.end,
+                Some(SendStep::Hashes(page)) => known = Some(page),
+                Some(SendStep::Pages | SendStep::AwaitRange) => {}
                 _ => over = true,
             }
         }
         let sent = (next * GROUP).min(size);
         let end = range.end;
         let left = end.div_ceil(GROUP) - next;
-        match session.leave(lead, here) {
+        match session.handle_move(lead, here) {
             None => prop_assert!(over || !more && left <= lead),
             Some(until) => {
                 prop_assert!(!over && (more || left > lead));
                 prop_assert!(until.is_multiple_of(GROUP) || until == end);
                 prop_assert!(until == 0 || until > sent && until <= end && until <= sent + lead * GROUP);
-                while let Some(step) = session.next_step(8) {
+                while let Some(step) = session.poll_step(8) {
                     match step {
-                        Step::Groups(groups) => {
+                        SendStep::Groups(groups) => {
                             prop_assert_eq!(groups.start, next);
                             prop_assert!(size <= GROUP || known == Some(groups.start / PAGE_GROUPS));
                             next = groups.end;
                         }
-                        Step::Hashes(page) => known = Some(page),
-                        Step::Pages => {}
+                        SendStep::Hashes(page) => known = Some(page),
+                        SendStep::Pages => {}
                         other => prop_assert!(false, "{:?} of a session that leaves", other),
                     }
                 }
@@ -285,8 +285,8 @@ proptest! {
         let mut bytes = 0;
         for step in &steps {
             match step {
-                Step::Hashes(page) => known = Some(*page),
-                Step::Groups(groups) => {
+                SendStep::Hashes(page) => known = Some(*page),
+                SendStep::Groups(groups) => {
                     prop_assert_eq!(groups.start, next);
                     prop_assert!(groups.end - groups.start <= 8);
                     prop_assert_eq!(groups.start / PAGE_GROUPS, (groups.end - 1) / PAGE_GROUPS);
@@ -300,6 +300,6 @@ proptest! {
         let end = (start + len).min(size);
         prop_assert_eq!(next, end.div_ceil(GROUP));
         prop_assert_eq!(bytes, (next * GROUP).min(size) - start / GROUP * GROUP);
-        prop_assert_eq!(steps.last(), Some(&Step::Finish(ID)));
+        prop_assert_eq!(steps.last(), Some(&SendStep::Finish(ID)));
     }
 }

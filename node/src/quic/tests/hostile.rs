@@ -1,4 +1,4 @@
-//! Clients that mean harm, or do it without meaning to: none of them holds up another, or has more than is its due.
+//! Hostile and broken clients: none delays another, or gets more than its share.
 
 use std::net::SocketAddr;
 
@@ -9,13 +9,13 @@ use usher_certs::{pin::PinnedVerifier, tls};
 
 use super::*;
 
-/// Bytes that the client which never reads lets come in, on all of its streams together.
+/// Bytes that the client that never reads accepts, on all of its streams together.
 const WINDOW: u32 = 1 << 20;
 
-/// The longest datagram that quinn probes for, and room.
+/// Buffer for the longest datagram that quinn probes for.
 const DATAGRAM: usize = 2000;
 
-/// What a client needs to dial this node.
+/// A client configuration for this node.
 fn client(node: &TestNode, transport: TransportConfig) -> ClientConfig {
     let pins = node.presence.subscribe().borrow().certificates.clone();
     let tls = tls::media_client_config(PinnedVerifier::new(pins)).expect("TLS");
@@ -29,7 +29,7 @@ fn endpoint() -> Endpoint {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_opens_and_never_reads_holds_little_and_nobody_up() {
+async fn a_client_that_never_reads_holds_little_and_delays_nobody() {
     let data = mp4(1, 40 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let mut transport = TransportConfig::default();
@@ -44,12 +44,12 @@ async fn who_opens_and_never_reads_holds_little_and_nobody_up() {
     sessions.wait_for(|count| *count == 50).await.expect("all began");
     let viewer = node.viewer().await;
     assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
-    // 130 MB wait for the one that does not read. Of them its window alone is handed on, beside what the other has played:
-    // its bytes and 1 % for hashes and headers.
+    // 130 MB wait for the client that does not read. Only its window is sent, beside the bytes of the viewer and 1 %
+    // for hashes and headers.
     let played = (data.len() + data.len() / 100) as u64;
     let sent = node.context.meter().sent_bytes();
     assert!(sent <= u64::from(WINDOW) + played, "{sent} bytes for a reader who takes none and one of {}", data.len());
-    // The viewer's own runs until its last acknowledgement has come.
+    // The session of the viewer is active until its last acknowledgement.
     sessions.wait_for(|count| *count == 50).await.expect("it ended");
     assert_eq!(node.context.meter().sessions(), 50);
     idle.connection.close(VarInt::from_u32(0), b"");
@@ -57,48 +57,48 @@ async fn who_opens_and_never_reads_holds_little_and_nobody_up() {
 }
 
 #[tokio::test]
-async fn ten_thousand_streams_are_no_more_than_the_limit_at_once() {
+async fn ten_thousand_streams_never_exceed_the_limit() {
     let data = mp4(1, 3 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let (greedy, viewer) = (node.viewer().await, node.viewer().await);
-    // A client that took more than it was allowed would lose its connection (RFC 9000, section 4.6).
+    // A client that opened too many streams would lose its connection (RFC 9000, section 4.6).
     let mut held = Vec::new();
     for _ in 0..10_000 {
-        // The first few at once, and the others when the node has seen that it is to have several.
+        // The first few at once, and the others when the node has raised the limit.
         let stream = match greedy.connection.open_bi().now_or_never() {
             Some(stream) => stream,
-            None if held.len() < STREAMS as usize => greedy.connection.open_bi().await,
+            None if held.len() < MAX_STREAMS as usize => greedy.connection.open_bi().await,
             None => continue,
         };
         let (mut send, receive) = stream.expect("a connection");
         send.write_all(&[1]).await.expect("sent");
         held.push((send, receive));
     }
-    assert_eq!(held.len(), STREAMS as usize);
+    assert_eq!(held.len(), MAX_STREAMS as usize);
     assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
-    // Those that end make room for as many, of which a client is told by the dozen.
+    // Sessions that end make room for as many, which the client learns by the dozen.
     for (mut send, mut receive) in held.split_off(held.len() / 2) {
         send.finish().expect("finished");
-        assert_eq!(super::receive(&mut receive).await, Err(End::Refused(Code::BadRequest)));
+        assert_eq!(super::receive(&mut receive).await, Err(SessionEnd::Refused(Code::BadRequest)));
     }
     let mut more = vec![greedy.connection.open_bi().await.expect("a stream")];
     more.extend(
         (0..10_000).map_while(|_| greedy.connection.open_bi().now_or_never()).map(|stream| stream.expect("one")),
     );
-    assert!(held.len() + more.len() <= STREAMS as usize, "{} beside {}", more.len(), held.len());
+    assert!(held.len() + more.len() <= MAX_STREAMS as usize, "{} beside {}", more.len(), held.len());
     assert_eq!(node.context.meter().sessions(), 0);
 }
 
 #[tokio::test]
-async fn headers_that_never_end_are_ended() {
+async fn endless_headers_time_out() {
     let data = mp4(1, 3 * GROUP as usize);
     let quick = QuicSettings { open_timeout: Duration::from_millis(100), ..settings() };
     let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
     let (slow, viewer) = (node.viewer().await, node.viewer().await);
     let whole = open(&node.ticket("a.mp4", None), None);
-    let ends = join_all((0..STREAMS).map(|_| async {
+    let ends = join_all((0..MAX_STREAMS).map(|_| async {
         let (mut send, mut receive) = slow.connection.open_bi().await.expect("a stream");
-        // Each byte is on time; all of them would take far longer than there is.
+        // Each byte is in time; all of them would take far longer than the limit.
         let drip = async {
             for byte in &whole {
                 if send.write_all(&[*byte]).await.is_err() {
@@ -115,19 +115,19 @@ async fn headers_that_never_end_are_ended() {
     }));
     let ticket = node.ticket("a.mp4", None);
     let (ends, played) = tokio::join!(ends, viewer.play(&ticket, None));
-    assert!(ends.iter().all(|end| *end == Err(End::Refused(Code::Timeout))), "{ends:?}");
+    assert!(ends.iter().all(|end| *end == Err(SessionEnd::Refused(Code::Timeout))), "{ends:?}");
     assert!(played.expect("plays").data == data);
 }
 
 #[tokio::test]
-async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
+async fn thousands_of_ranges_get_their_bytes_or_a_refusal() {
     let data = mp4(1, 2 * GROUP as usize + 9);
     let size = data.len() as u64;
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let viewer = node.viewer().await;
     let edges = [0, 1, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP, size - 1, size, size + 1, u64::MAX - 1, u64::MAX];
     let pairs = edges.iter().flat_map(|start| edges.iter().map(move |end| (*start, *end)));
-    // A byte by itself, then one that overlaps the one before, all through the title.
+    // A byte by itself, then a range that overlaps the one before, throughout the title.
     let bytes = (0..size).step_by(300).flat_map(|at| [(at, at + 1), (at.saturating_sub(299), (at + 299).min(size))]);
     let ranges: Vec<(u64, u64)> = pairs.chain(bytes).collect();
     assert!(ranges.len() > 900, "{}", ranges.len());
@@ -137,10 +137,10 @@ async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
             viewer.play(&ticket, range(*start, *end)).await
         }));
         for ((start, end), got) in some.iter().zip(got.await) {
-            // An end of 0, or beyond the title's, is the title's; and whole groups come.
+            // An end of 0, or beyond that of the title, means the end of the title; whole groups are sent.
             let last = if *end == 0 { size } else { size.min(*end) };
             let due = if *start >= last {
-                Err(End::Refused(Code::BadRange))
+                Err(SessionEnd::Refused(Code::BadRange))
             } else {
                 Ok(&data[(start / GROUP * GROUP) as usize..last.next_multiple_of(GROUP).min(size) as usize])
             };
@@ -151,7 +151,7 @@ async fn ranges_by_the_thousand_get_their_bytes_or_their_refusal() {
     node.context.idle().await;
 }
 
-/// The first datagram of a client that dials, taken before it reaches anyone.
+/// The first datagram of a dialling client, taken before it reaches the node.
 async fn first_datagram(node: &TestNode) -> Vec<u8> {
     let trap = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
     let to: SocketAddr = trap.local_addr().expect("bound");
@@ -176,10 +176,10 @@ fn is_retry(datagram: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn a_source_that_may_be_forged_must_prove_itself_under_load() {
+async fn an_unverified_address_must_prove_itself_under_load() {
     let data = mp4(1, 3 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
-    // Each dials and never answers, as one does whose address was forged.
+    // Each dials and never answers, like a client with a forged address.
     let mut begun = 0;
     let retry = loop {
         let forged = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
@@ -195,7 +195,7 @@ async fn a_source_that_may_be_forged_must_prove_itself_under_load() {
     };
     assert!(begun >= 16, "a few honest clients at once are not sent round: {begun}");
     assert!(retry.len() < 400, "an answer to a forged source is short: {} bytes", retry.len());
-    // Who answers is let in all the same.
+    // A client that answers is admitted all the same.
     let viewer = node.viewer().await;
     assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
 }

@@ -1,4 +1,4 @@
-//! Sessions that are sent to other seats: what they still send, and how they end.
+//! Sessions that move to other seats: what they still send, and how they end.
 
 use usher_proto::{SessionId, pb::v1};
 
@@ -31,8 +31,9 @@ async fn began(stream: &mut RecvStream) -> Decoder {
     decoder
 }
 
-/// Reads until the client is told; the groups before that, where it is told to go on, and what was read behind it.
-async fn told(stream: &mut RecvStream, mut decoder: Decoder) -> (u64, u64, Decoder) {
+/// Reads until the Moved message. Returns the groups before it, the byte at which the client continues, and what was
+/// read behind it.
+async fn moved_message(stream: &mut RecvStream, mut decoder: Decoder) -> (u64, u64, Decoder) {
     let mut groups = 0;
     let mut buffer = vec![0; 10_000];
     loop {
@@ -51,7 +52,7 @@ async fn told(stream: &mut RecvStream, mut decoder: Decoder) -> (u64, u64, Decod
     }
 }
 
-/// The groups that follow to the end of the stream, which must be an orderly one without Finish.
+/// Number of groups until the end of the stream, which must be orderly and without Finish.
 async fn last(stream: &mut RecvStream, mut decoder: Decoder) -> u64 {
     decoder.push(&stream.read_to_end(1 << 30).await.expect("an orderly end"));
     let frames: Vec<Frame> = std::iter::from_fn(|| decoder.next_frame().expect("good frames")).collect();
@@ -63,12 +64,12 @@ async fn last(stream: &mut RecvStream, mut decoder: Decoder) -> u64 {
 }
 
 #[tokio::test]
-async fn a_viewer_who_waits_for_the_next_group_is_told_at_once() {
+async fn a_viewer_waiting_for_the_next_group_is_moved_at_once() {
     let data = mp4(1, 300 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let viewer = node.viewer().await;
     let mut claims = claims("a.mp4", None);
-    // After its first 2 MiB, a group of this one comes in 7 minutes.
+    // After its first 2 MiB, this session sends one group in 7 minutes.
     (claims.purpose, claims.rate) = (Purpose::Play, 1_000);
     let mut stream = viewer.open(&node.sign(&claims), None).await;
     let mut decoder = Decoder::default();
@@ -79,7 +80,8 @@ async fn a_viewer_who_waits_for_the_next_group_is_told_at_once() {
         let chunk = stream.read_chunk(10_000, true).await.expect("the stream").expect("goes on");
         decoder.push(&chunk.bytes);
     };
-    // What comes without waiting, to the last byte: before that, the two groups after the word would not wait either.
+    // Reads everything that comes without waiting: before that, the two groups after the Moved message would not wait
+    // either.
     let mut groups = 0;
     while groups < (2 << 20) / GROUP - 1 {
         groups += u64::from(matches!(next().await, Frame::Group(_)));
@@ -95,7 +97,7 @@ async fn a_viewer_who_waits_for_the_next_group_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_sent_after_the_word_is_what_was_said() {
+async fn a_moving_session_sends_exactly_the_announced_groups() {
     let data = mp4(1, 300 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let viewer = node.viewer().await;
@@ -105,7 +107,7 @@ async fn what_is_sent_after_the_word_is_what_was_said() {
         let mut stream = viewer.open(&node.sign(&claims), None).await;
         let begun = began(&mut stream).await;
         let moving = tokio::spawn(node.services.moves.clone().carry_out(node.context.clone(), order(&claims)));
-        let (before, until, decoder) = told(&mut stream, begun).await;
+        let (before, until, decoder) = moved_message(&mut stream, begun).await;
         let lead = until / GROUP - before;
         match purpose {
             Purpose::Fetch => assert!((4..=256).contains(&lead), "{lead}"),
@@ -118,7 +120,7 @@ async fn what_is_sent_after_the_word_is_what_was_said() {
 }
 
 #[tokio::test]
-async fn a_session_between_ranges_ends_at_once_and_one_that_has_all_it_wants_stays() {
+async fn a_session_between_ranges_moves_at_once_and_a_complete_one_stays() {
     let data = mp4(1, 3 * GROUP as usize + 5);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let viewer = node.viewer().await;
@@ -135,11 +137,11 @@ async fn a_session_between_ranges_ends_at_once_and_one_that_has_all_it_wants_sta
         }
     }
     let moving = tokio::spawn(node.services.moves.clone().carry_out(node.context.clone(), order(&claims)));
-    let (after, until, decoder) = told(&mut receive, decoder).await;
+    let (after, until, decoder) = moved_message(&mut receive, decoder).await;
     assert_eq!((after, until, last(&mut receive, decoder).await), (0, 0, 0));
     assert_eq!(reason(moving.await.expect("no panic")), None);
 
-    // A whole title that is less than the lead of any fetch.
+    // A whole title that is smaller than what any moving fetch still sends.
     let claims = super::claims("a.mp4", None);
     let mut stream = viewer.open(&node.sign(&claims), None).await;
     let moved = carry_out(&node, order(&claims));

@@ -1,4 +1,4 @@
-//! Sessions whose tickets run out, are renewed, and are not.
+//! Sessions whose tickets expire, and renewals.
 
 use usher_proto::{
     SessionId,
@@ -9,12 +9,12 @@ use usher_proto::{
 use super::*;
 use crate::context::unix_now;
 
-/// Claims on a title that was opened in time, for a session that may run until so many seconds from now.
+/// Claims on a title, for a session that may run for `seconds` more.
 fn until(title: &str, seconds: i64) -> Claims {
     Claims { until: Some(unix_now().saturating_add_signed(seconds)), ..claims(title, None) }
 }
 
-/// Shows a ticket on a stream of its own.
+/// Sends a ticket on a stream of its own.
 async fn renew(viewer: &Viewer, ticket: &str) -> Result<Renewed, Code> {
     let renew = wire::message(Kind::Renew, &Renew { ticket: ticket.into() }).expect("short enough");
     let (mut send, mut receive) = viewer.send(&renew).await;
@@ -33,7 +33,7 @@ async fn stuck(node: &TestNode, viewer: &Viewer, claims: &Claims) -> RecvStream 
     stream
 }
 
-/// Reads what had arrived; how the stream ends.
+/// Reads the rest, and returns how the stream ends.
 async fn end(stream: &mut RecvStream) -> Result<(), Code> {
     loop {
         match stream.read_chunk(usize::MAX, true).await {
@@ -46,11 +46,11 @@ async fn end(stream: &mut RecvStream) -> Result<(), Code> {
 }
 
 #[tokio::test]
-async fn a_session_that_is_not_renewed_ends_when_there_is_a_master_to_do_it() {
+async fn a_session_that_is_not_renewed_ends_while_a_master_is_attached() {
     let data = mp4(1, 60 * GROUP as usize);
     let node = TestNode::with(&[("a.mp4", &data)]).await;
     let viewer = node.viewer().await;
-    // Over for all but the grace of a node that is alone.
+    // Expired, but for the grace of a node without a master.
     let (lost, kept, endless) = (until("a.mp4", -100), until("a.mp4", -100), claims("a.mp4", None));
     let mut lost_stream = stuck(&node, &viewer, &lost).await;
     let mut kept_stream = stuck(&node, &viewer, &kept).await;
@@ -59,12 +59,12 @@ async fn a_session_that_is_not_renewed_ends_when_there_is_a_master_to_do_it() {
     let later = node.sign(&Claims { until: Some(unix_now() + 500), nbf: 0, exp: 60, ..kept });
     let renewed = renew(&viewer, &later).await.expect("renewed");
     assert!((400..=500).contains(&renewed.lifetime_s), "{renewed:?}");
-    // Whose master has just come back gets a chance.
-    let tied = node.services.leases.tie(unix_now());
+    // A session whose master has just returned gets a chance.
+    let tied = node.services.leases.attach(unix_now());
     tokio::task::yield_now().await;
     assert_eq!(node.context.meter().sessions(), 3);
     drop(tied);
-    let _tied = node.services.leases.tie(unix_now() - 100);
+    let _attached = node.services.leases.attach(unix_now() - 100);
     assert_eq!(end(&mut lost_stream).await, Err(Code::TicketExpired));
     assert_eq!(end(&mut kept_stream).await, Ok(()));
     assert_eq!(end(&mut endless_stream).await, Ok(()));
@@ -73,7 +73,7 @@ async fn a_session_that_is_not_renewed_ends_when_there_is_a_master_to_do_it() {
 }
 
 #[tokio::test]
-async fn a_node_without_a_master_keeps_to_its_grace() {
+async fn a_node_without_a_master_applies_its_grace() {
     let data = mp4(1, 60 * GROUP as usize);
     let brief = QuicSettings { ticket_grace: Duration::from_secs(50), ..settings() };
     let node = TestNode::set(&[("a.mp4", &data)], brief, Bitrate(100_000_000_000), true).await;
@@ -107,7 +107,7 @@ async fn a_bad_renewal_leaves_the_session_as_it_was() {
     ] {
         assert_eq!(renew(&viewer, &ticket).await, Err(code), "{what}");
     }
-    // An older one takes nothing back; one of another connection is as good, and one for ever is for ever.
+    // An older ticket takes nothing back, one on another connection is valid, and one without an end has none.
     let renewed = renew(&viewer, &with(|claims| claims.until = Some(unix_now() + 20))).await.expect("renewed");
     assert!((200..=300).contains(&renewed.lifetime_s), "{renewed:?}");
     assert!(renew(&other, &with(|_| {})).await.is_ok_and(|renewed| renewed.lifetime_s > 400));
@@ -124,7 +124,7 @@ async fn renewals_keep_no_connection_open() {
     let (viewer, other) = (node.viewer().await, node.viewer().await);
     let claims = until("a.mp4", 300);
     let _stream = stuck(&node, &viewer, &claims).await;
-    // As often as it likes: what it renews runs elsewhere.
+    // However often it renews: the session runs on another connection.
     let end = loop {
         let renew = wire::message(Kind::Renew, &Renew { ticket: node.sign(&claims) }).expect("short enough");
         let Ok((mut send, mut receive)) = other.connection.open_bi().await else {

@@ -69,7 +69,7 @@ async fn a_viewer_plays_while_the_copy_is_received() {
     stream.read_exact(&mut head).await.expect("the beginning");
     // A range that has not arrived is available sooner elsewhere.
     let far = Some(ByteRange { start: 100 * GROUP, end: 0 });
-    assert_eq!(viewer.play(&ticket(), far).await, Err(End::Refused(Code::Unavailable)));
+    assert_eq!(viewer.play(&ticket(), far).await, Err(SessionEnd::Refused(Code::Unavailable)));
     let near = Some(ByteRange { start: 0, end: 16 * GROUP });
     assert!(viewer.play(&ticket(), near).await.expect("plays").data == data[..16 * GROUP as usize]);
 

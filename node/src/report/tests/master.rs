@@ -1,4 +1,4 @@
-//! A master for tests: takes attachments over mutual TLS and hands each to the test.
+//! A fake master: accepts attachments over mutual TLS and hands each to the test.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -31,7 +31,7 @@ use usher_proto::{
 
 type Replies = mpsc::Sender<Result<AttachResponse, Status>>;
 
-/// The service, which hands every attachment on.
+/// The service, which hands every attachment to the test.
 struct Reception(mpsc::Sender<(Streaming<AttachRequest>, Replies)>);
 
 #[tonic::async_trait]
@@ -46,7 +46,7 @@ impl Registry for Reception {
     }
 }
 
-pub(super) struct Master {
+pub(super) struct FakeMaster {
     pub(super) dir: TempDir,
     pub(super) address: SocketAddr,
     calls: mpsc::Receiver<(Streaming<AttachRequest>, Replies)>,
@@ -62,7 +62,7 @@ fn issue(dir: &Path, role: Role, name: &str, sans: &[San]) -> PemSet {
     files::read_pem(&paths.cert, &paths.key, &paths.ca).expect("readable")
 }
 
-impl Master {
+impl FakeMaster {
     pub(super) async fn start() -> Self {
         let dir = TempDir::new().expect("a folder");
         files::init(dir.path(), "test", false).expect("an authority");
@@ -89,7 +89,7 @@ impl Master {
     }
 
     /// The next attachment, welcomed.
-    pub(super) async fn call(&mut self) -> Call {
+    pub(super) async fn call(&mut self) -> AttachCall {
         let (mut requests, replies) = self.calls.recv().await.expect("an attachment");
         let first = requests.message().await.expect("a message").and_then(|request| request.body);
         let Some(Body::Hello(hello)) = first else { panic!("Hello comes first, not {first:?}") };
@@ -100,7 +100,7 @@ impl Master {
             report_interval_ms: 50,
             lease_ms: 5000,
         };
-        let mut call = Call {
+        let mut call = AttachCall {
             requests,
             replies,
             hello,
@@ -121,15 +121,15 @@ impl Master {
         call
     }
 
-    /// Ends, and with it every channel.
+    /// Shuts down, and with it every channel.
     pub(super) async fn stop(&mut self) {
         self.server.abort();
         assert!((&mut self.server).await.is_err_and(|error| error.is_cancelled()));
     }
 }
 
-/// One attachment, and what was told on it.
-pub(super) struct Call {
+/// One attachment, and what the node has reported on it.
+pub(super) struct AttachCall {
     requests: Streaming<AttachRequest>,
     replies: Replies,
     pub(super) hello: Hello,
@@ -137,9 +137,9 @@ pub(super) struct Call {
     pub(super) damaged: u32,
     pub(super) replicated: Vec<v1::Replicated>,
     pub(super) complete: bool,
-    /// What was told of sessions.
+    /// Reported session updates.
     pub(super) told: Vec<model::Sessions>,
-    /// Who runs by that.
+    /// Active sessions according to them.
     pub(super) runs: HashSet<SessionId>,
     pub(super) probed: Option<u64>,
     pub(super) last: model::Report,
@@ -149,12 +149,12 @@ pub(super) struct Call {
     moved: Option<v1::Moved>,
 }
 
-impl Call {
+impl AttachCall {
     pub(super) async fn reply(&mut self, body: Answer) {
         self.replies.send(Ok(AttachResponse { body: Some(body) })).await.expect("sent");
     }
 
-    /// Follows the channel until the condition holds.
+    /// Receives messages until the condition holds.
     pub(super) async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         while !condition(self) {
             match self.requests.message().await.expect("a channel").expect("a message").body {
@@ -207,24 +207,24 @@ impl Call {
         self.titles.iter().cloned().collect()
     }
 
-    /// Orders a session to another seat.
+    /// Orders a session to move to another seat.
     pub(super) async fn send_on(&mut self, order: v1::Move) {
         self.reply(Answer::Move(order)).await;
     }
 
-    /// How the last order went.
+    /// Result of the last order.
     pub(super) async fn moved(&mut self) -> v1::Moved {
         self.until(|call| call.moved.is_some()).await;
         self.moved.take().expect("just came")
     }
 
-    /// Asks for a sign of life.
+    /// Probes the node.
     pub(super) async fn probe(&mut self, id: u64) {
         self.reply(Answer::Probe(v1::Probe { id })).await;
         self.until(|call| call.probed == Some(id)).await;
     }
 
-    /// Asks for a session's set-up information.
+    /// Requests the set-up information of a session.
     pub(super) async fn prepare(&mut self, id: u64, ticket: &str) -> v1::Prepared {
         let prepare = v1::Prepare { id, ticket: ticket.into(), request_id: "r".into() };
         self.reply(Answer::Prepare(prepare)).await;

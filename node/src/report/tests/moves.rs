@@ -1,4 +1,4 @@
-//! Sessions that the master sends elsewhere, over a real channel and a real stream.
+//! Sessions that the master moves, over a real channel and a real stream.
 
 use usher_proto::{
     SessionId,
@@ -8,7 +8,7 @@ use usher_proto::{
 
 use super::*;
 
-/// Bytes sent from which on a session cannot take an order without its reader: beyond two steps of half a MiB, and the
+/// Bytes sent from which on a session cannot take an order without its reader: beyond two quanta of half a MiB; the
 /// third does not fit into the 1.25 MB that a stream holds unread.
 const STUCK: u64 = 1_100_000;
 
@@ -27,8 +27,8 @@ fn order(id: u64, session: SessionId) -> v1::Move {
     v1::Move { id, session_id: session.0.to_be_bytes().to_vec(), seat: Some(seat()) }
 }
 
-/// A node with a title that is far longer than what a stream takes without a reader.
-async fn long(master: &Master) -> (Running, Vec<u8>) {
+/// A node with a title far longer than what a stream takes without a reader.
+async fn long(master: &FakeMaster) -> (Running, Vec<u8>) {
     let data = mp4(1, 300 * GROUP as usize);
     put_old(&master.dir.path().join("films/long.mp4"), &data);
     let node = app::start(config(master), master.identity(test_node::NODE)).await.expect("a node");
@@ -37,8 +37,8 @@ async fn long(master: &Master) -> (Running, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_session_is_sent_on_at_the_edge_of_a_group() {
-    let mut master = Master::start().await;
+async fn a_session_moves_at_the_edge_of_a_group() {
+    let mut master = FakeMaster::start().await;
     let (node, data) = long(&master).await;
     let mut call = master.call().await;
     node.attached().await;
@@ -48,9 +48,9 @@ async fn a_session_is_sent_on_at_the_edge_of_a_group() {
     let mut stream = viewer.open(&key(call.hello.boot).sign(&claims).expect("signs"), None).await;
     call.until(|call| call.last.committed == Bitrate(1_000_000) && call.last.sent_bytes > STUCK).await;
     call.send_on(order(5, session)).await;
-    // Its rate is free while its reader has taken nothing yet.
+    // Its rate is released before its reader has accepted anything.
     call.until(|call| call.last.committed == Bitrate(0) && call.last.sessions == 1).await;
-    // A second order finds nothing to be moved.
+    // A second order finds no session to move.
     call.send_on(order(6, session)).await;
     let again = call.moved().await;
     assert_eq!((again.id, again.refusal.map(|no| no.reason).as_deref()), (6, Some("NOT_FOUND")));
@@ -77,8 +77,8 @@ async fn a_session_is_sent_on_at_the_edge_of_a_group() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_moved_is_refused() {
-    let mut master = Master::start().await;
+async fn an_order_that_cannot_be_carried_out_is_refused() {
+    let mut master = FakeMaster::start().await;
     let (node, _) = long(&master).await;
     let mut call = master.call().await;
     node.attached().await;
@@ -91,7 +91,7 @@ async fn what_cannot_be_moved_is_refused() {
         let answer = call.moved().await;
         assert_eq!((answer.id, answer.refusal.map(|no| no.reason).as_deref()), (id, Some(reason)));
     }
-    // A reader that leaves before it was told ends the order too.
+    // A reader that leaves before it receives the order ends the order too.
     let viewer = Viewer::dial(node.local_addr(), call.hello.presence.certificates.clone()).await;
     let claims = test_node::claims("long.mp4", None);
     let stream = viewer.open(&key(call.hello.boot).sign(&claims).expect("signs"), None).await;

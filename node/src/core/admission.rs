@@ -1,0 +1,150 @@
+//! Admission control: which sessions a node accepts, whatever their tickets say. Knows rates and counts, not clients.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use usher_proto::{Bitrate, Code, Fault};
+
+/// Default maximum number of sessions: with two buffers of half a megabyte each they hold 10 GB at worst.
+pub const MAX_SESSIONS: usize = 10_000;
+
+/// Time after which a client of a full node should retry: the master knows within 0.2 s.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Limits that the operator sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdmissionControl {
+    /// Maximum of all reserved rates and background traffic together.
+    pub capacity: Bitrate,
+    /// Maximum number of sessions.
+    pub sessions: usize,
+    /// Maximum rate of one session; `None` for no limit but the capacity.
+    pub session_rate: Option<Bitrate>,
+}
+
+impl From<Bitrate> for AdmissionControl {
+    /// Default limits of a node with this capacity.
+    fn from(capacity: Bitrate) -> Self {
+        Self { capacity, sessions: MAX_SESSIONS, session_rate: None }
+    }
+}
+
+/// Current load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeLoad {
+    /// Bit/s reserved by active sessions.
+    pub committed: u64,
+    /// Bit/s of other traffic on the link.
+    pub background: u64,
+    /// Number of active sessions.
+    pub sessions: usize,
+}
+
+/// The reason why a session is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AdmissionError {
+    /// The rate exceeds the limit of one session.
+    #[error("{wanted} is more than one session gets here, {limit}; ask another node")]
+    Rate {
+        /// Rate of the ticket.
+        wanted: Bitrate,
+        /// Limit of one session.
+        limit: Bitrate,
+    },
+    /// The rate does not fit into the capacity.
+    #[error("the node can carry {limit}, and {taken} is promised or taken by others; try another, or later")]
+    Capacity {
+        /// Capacity.
+        limit: Bitrate,
+        /// Reserved rates and background traffic.
+        taken: Bitrate,
+    },
+    /// The maximum number of sessions is active.
+    #[error("the node serves {0} sessions, as many as it may; try another, or later")]
+    Sessions(usize),
+    /// The session is active already.
+    #[error("a session of this ticket runs already; resolve again")]
+    Duplicate,
+}
+
+impl From<AdmissionError> for Fault {
+    fn from(full: AdmissionError) -> Self {
+        let fault = |code| Self::new(code, full.to_string());
+        match full {
+            AdmissionError::Rate { .. } => fault(Code::Unequipped),
+            AdmissionError::Capacity { .. } | AdmissionError::Sessions(_) => fault(Code::NoCapacity).after(AGAIN),
+            AdmissionError::Duplicate => fault(Code::TicketReplayed),
+        }
+    }
+}
+
+impl AdmissionControl {
+    /// Bit/s that may be used in all; a tenth more for a ticket that was issued into a `burst` of background traffic.
+    fn capacity(&self, burst: bool) -> u64 {
+        let tenth = if burst { self.capacity.0 / 10 } else { 0 };
+        self.capacity.0.saturating_add(tenth)
+    }
+
+    /// Checks whether a session of this rate may start. One without a rate uses only spare capacity, and passes.
+    ///
+    /// # Errors
+    /// The limit that it would exceed.
+    pub fn check(&self, load: NodeLoad, rate: Bitrate, burst: bool) -> Result<(), AdmissionError> {
+        if let Some(limit) = self.session_rate.filter(|limit| rate > *limit) {
+            return Err(AdmissionError::Rate { wanted: rate, limit });
+        }
+        if load.sessions >= self.sessions {
+            return Err(AdmissionError::Sessions(self.sessions));
+        }
+        let (most, taken) = (self.capacity(burst), load.committed.saturating_add(load.background));
+        if rate.0 > 0 && taken.saturating_add(rate.0) > most {
+            return Err(AdmissionError::Capacity { limit: Bitrate(most), taken: Bitrate(taken) });
+        }
+        Ok(())
+    }
+
+    /// The limit that the master receives when the node is full, in bit/s including background traffic, as the master
+    /// counts it. With the maximum number of sessions it is the current load.
+    pub fn reported_limit(&self, load: NodeLoad, burst: bool) -> Bitrate {
+        let taken = load.committed.saturating_add(load.background);
+        Bitrate(if load.sessions >= self.sessions { taken } else { self.capacity(burst) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_admitted_up_to_the_last_bit() {
+        let admission = AdmissionControl { capacity: Bitrate(1000), sessions: 3, session_rate: Some(Bitrate(900)) };
+        let load = |committed, background, sessions| NodeLoad { committed, background, sessions };
+        let full = |limit, taken| Err(AdmissionError::Capacity { limit: Bitrate(limit), taken: Bitrate(taken) });
+        for (load, rate, burst, result) in [
+            (load(0, 0, 0), 900, false, Ok(())),
+            (load(0, 0, 0), 901, false, Err(AdmissionError::Rate { wanted: Bitrate(901), limit: Bitrate(900) })),
+            (load(500, 100, 2), 400, false, Ok(())),
+            (load(500, 100, 2), 401, false, full(1000, 600)),
+            (load(500, 100, 2), 500, true, Ok(())),
+            (load(500, 100, 2), 501, true, full(1100, 600)),
+            (load(5000, 0, 2), 0, false, Ok(())),
+            (load(0, 0, 3), 0, false, Err(AdmissionError::Sessions(3))),
+            (load(u64::MAX, u64::MAX, 1), 1, true, full(1100, u64::MAX)),
+        ] {
+            assert_eq!(admission.check(load, Bitrate(rate), burst), result, "{load:?} {rate} {burst}");
+        }
+        assert_eq!(admission.reported_limit(load(700, 200, 2), false), Bitrate(1000));
+        assert_eq!(admission.reported_limit(load(700, 200, 2), true), Bitrate(1100));
+        assert_eq!(admission.reported_limit(load(700, 200, 3), true), Bitrate(900));
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_retry() {
+        let fault = Fault::from(AdmissionError::Capacity { limit: Bitrate(1_000_000), taken: Bitrate(0) });
+        assert_eq!((fault.code, fault.retry_after), (Code::NoCapacity, Some(AGAIN)));
+        assert!(fault.message.contains("1 Mbit/s"), "{fault}");
+        assert_eq!(Fault::from(AdmissionError::Sessions(3)).code, Code::NoCapacity);
+        let rate = AdmissionError::Rate { wanted: Bitrate(2), limit: Bitrate(1) };
+        assert_eq!((Fault::from(rate).code, Fault::from(rate).retry_after), (Code::Unequipped, None));
+    }
+}
