@@ -27,29 +27,29 @@ use crate::{
     update_queue::{self, UpdateQueue},
 };
 
-/// How often leases and reservations are looked at: a twentieth of a lease.
+/// Interval between checks of leases and reservations: a twentieth of a lease.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long a TLS handshake may take.
+/// Limit of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How often a silent connection is asked for a sign of life, and how long it may take to give one. Together below two
-/// leases, so that the channel of a dead node is closed soon after it became stale.
+/// Interval of pings on a silent connection, and the time to answer one. Together below two leases, so that the channel
+/// of a dead node closes soon after its lease.
 const PING: Duration = Duration::from_secs(4);
 
-/// Calls at once on one connection.
+/// Limit of concurrent calls per connection.
 const CALLS: u32 = 256;
 
-/// Bytes of headers of one call.
+/// Limit of header bytes per call.
 const HEADERS: u32 = 16 << 10;
 
-/// How long calls that run may take to end when the master does.
+/// Time that running calls have to end at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Every service, for health.
+/// Services reported by the health service.
 const SERVICES: [&str; 5] = ["", "usher.v1.Tickets", "usher.v1.Catalog", "usher.v1.Cluster", "usher.v1.Registry"];
 
-/// A master that runs. Dropping it ends it without waiting.
+/// A running master. Dropping it stops the master without waiting.
 pub struct MasterHandle {
     address: SocketAddr,
     metrics: Option<SocketAddr>,
@@ -58,17 +58,17 @@ pub struct MasterHandle {
 }
 
 impl MasterHandle {
-    /// Where it listens.
+    /// Address of the listener.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it serves metrics, if it does.
+    /// Address of the metrics listener, if there is one.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics
     }
 
-    /// Ends it: channels and watchers are told, calls that run may finish within five seconds.
+    /// Stops the master: closes channels and watchers, and gives running calls five seconds.
     pub async fn shutdown(mut self) {
         self.ending.cancel();
         if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
@@ -77,9 +77,9 @@ impl MasterHandle {
         }
     }
 
-    /// Waits until it has ended by itself, which it does only when its listener fails.
+    /// Waits until the master stops by itself, which happens only if its listener fails.
     pub async fn ended(&mut self) {
-        // An error is a panic of the task, which has been logged where it happened.
+        // An error is a panic of the task, logged where it happened.
         let _panic = (&mut self.server).await;
     }
 }
@@ -101,7 +101,7 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(&pem.cert, &pem.key))
         .client_ca_root(Certificate::from_pem(&pem.ca))
-        // Viewers have none; Registry and Cluster ask for theirs.
+        // Viewers have no certificate; Registry and Cluster check theirs.
         .client_auth_optional(true)
         .timeout(HANDSHAKE);
     let mut server = Server::builder()
@@ -126,7 +126,7 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     let state = SharedState::new(secret, config.balancing()?, config.session_lifetime.0, Arc::clone(&metrics));
     let state = Arc::new(state);
     let (queue, updates) = UpdateQueue::new(update_queue::LENGTH, metrics.load_queue.clone());
-    // It ends with the last channel of a node.
+    // Ends with the last channel of a node.
     tokio::spawn(update_queue::work(Arc::clone(&state), updates));
     let ending = CancellationToken::new();
     let scraped_at = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -162,7 +162,7 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
             error!(error = &error as &dyn std::error::Error, "listener failed");
         }
         updates.cancel();
-        // It ends with the token; an error is a panic, logged where it happened.
+        // Ends with the token; an error is a panic, logged where it happened.
         let _panic = ticker.await;
         if let Some(watch) = watch {
             let _panic = watch.await;
@@ -178,7 +178,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
 }
 
-/// Drives what time alone brings.
+/// Runs the periodic work of the state.
 async fn tick(state: Arc<SharedState>, ending: CancellationToken) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

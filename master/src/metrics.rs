@@ -19,13 +19,11 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 /// A gauge of non-negative integers.
 pub(crate) type Level = Gauge<u64, AtomicU64>;
 
-/// Label of a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ReasonLabel {
     pub(crate) reason: &'static str,
 }
 
-/// Label of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct QueueLabel {
     pub(crate) queue: &'static str,
@@ -45,14 +43,12 @@ pub(crate) struct OutcomeLabel {
     pub(crate) reason: &'static str,
 }
 
-/// Labels of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OrderLabel {
     pub(crate) order: &'static str,
     pub(crate) result: &'static str,
 }
 
-/// Label of a node's state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct StateLabel {
     pub(crate) state: &'static str,
@@ -61,31 +57,21 @@ pub(crate) struct StateLabel {
 /// All metrics. Updating them never waits for a scrape.
 pub(crate) struct Metrics {
     registry: Registry,
-    /// Waiting requests.
     pub(crate) queued: Family<QueueLabel, Level>,
-    /// Running requests.
     pub(crate) running: Family<QueueLabel, Level>,
-    /// Refused requests.
     pub(crate) refused: Family<RefusedLabel, Counter>,
-    /// Time until a permit was granted.
     pub(crate) wait: Family<QueueLabel, Histogram, fn() -> Histogram>,
-    /// Duration of a decision, lock included.
     pub(crate) decision: Histogram,
-    /// Decisions.
     pub(crate) decisions: Family<OutcomeLabel, Counter>,
     /// Reports by result: "taken", "dropped" because the queue was full, "ignored" because they were outdated.
     pub(crate) reports: Family<ResultLabel, Counter>,
-    /// Queued updates of nodes.
     pub(crate) load_queue: Level,
     /// Sessions reported by nodes.
     pub(crate) begun: Counter,
     pub(crate) ended: Counter,
     pub(crate) sessions_refused: Family<ReasonLabel, Counter>,
-    /// Orders to nodes.
     pub(crate) orders: Family<OrderLabel, Counter>,
-    /// Clients' hints that a node does not answer.
     pub(crate) hints: Counter,
-    /// Open connections.
     pub(crate) connections: Level,
     /// State of the ledger.
     pub(crate) sessions: Level,
@@ -101,7 +87,6 @@ pub(crate) struct Metrics {
     pub(crate) copies: Level,
 }
 
-/// Label of a result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ResultLabel {
     pub(crate) result: &'static str,

@@ -8,6 +8,8 @@ mod spread;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
+
 use rand::{Rng, RngExt as _};
 use usher_proto::{SessionId, model::Origin};
 
@@ -72,12 +74,12 @@ pub struct HeadroomTable {
 struct Headroom {
     load: NodeLoad,
     /// Free bit/s; negative on an overloaded node.
-    left: i64,
+    free: i64,
     /// Whether it may receive sessions.
-    well: bool,
+    healthy: bool,
     /// Number and bit/s of the sessions that this search moves to it.
-    given: u32,
-    given_rate: u64,
+    assigned: u32,
+    assigned_rate: u64,
 }
 
 impl HeadroomTable {
@@ -87,13 +89,13 @@ impl HeadroomTable {
         (self.available, self.free) = (0, 0);
         for (id, node) in view.roster.nodes() {
             let load = balancer::load(view, id, node);
-            let left = signed(load.available.rate) - signed(load.level);
-            let well = node.health(view.now) == NodeHealth::Well;
+            let free = signed(load.available.rate) - signed(load.level);
+            let healthy = node.health(view.now) == NodeHealth::Well;
             self.headroom.resize(id.index(), Headroom::default());
-            self.headroom.push(Headroom { load, left, well, given: 0, given_rate: 0 });
-            if well {
+            self.headroom.push(Headroom { load, free, healthy, assigned: 0, assigned_rate: 0 });
+            if healthy {
                 self.available = self.available.saturating_add(load.available.rate);
-                self.free = self.free.saturating_add(u64::try_from(left).unwrap_or(0));
+                self.free = self.free.saturating_add(u64::try_from(free).unwrap_or(0));
             }
         }
     }
@@ -104,15 +106,15 @@ impl HeadroomTable {
 
     fn take(&mut self, step: &SessionMove) {
         let rate = signed(step.rate);
-        if let Some(room) = self.headroom.get_mut(step.from.index()) {
-            room.left += rate;
-            room.load.level = room.load.level.saturating_sub(step.rate);
+        if let Some(headroom) = self.headroom.get_mut(step.from.index()) {
+            headroom.free += rate;
+            headroom.load.level = headroom.load.level.saturating_sub(step.rate);
         }
-        if let Some(room) = self.headroom.get_mut(step.to.index()) {
-            room.left -= rate;
-            room.load.level = room.load.level.saturating_add(step.rate);
-            room.given += 1;
-            room.given_rate = room.given_rate.saturating_add(step.rate);
+        if let Some(headroom) = self.headroom.get_mut(step.to.index()) {
+            headroom.free -= rate;
+            headroom.load.level = headroom.load.level.saturating_add(step.rate);
+            headroom.assigned += 1;
+            headroom.assigned_rate = headroom.assigned_rate.saturating_add(step.rate);
         }
     }
 }
@@ -157,7 +159,7 @@ pub struct MoveSearch<'a> {
 impl MoveSearch<'_> {
     /// Finds moves after which one of `holders` has `rate` bit/s free. Fills `steps` in the order of execution and
     /// returns that holder.
-    pub fn make_room(
+    pub fn free_capacity(
         &mut self,
         rate: u64,
         holders: impl Iterator<Item = NodeId>,
@@ -168,12 +170,12 @@ impl MoveSearch<'_> {
         if self.headroom.free < self.headroom.available / FREE {
             return None;
         }
-        let well = holders.filter(|node| self.headroom.of(*node).well);
-        let mut blocked: Vec<NodeId> = well.take(balancer::MAX_HOLDERS).collect();
-        blocked.sort_unstable_by_key(|node| (-self.headroom.of(*node).left, *node));
+        let healthy = holders.filter(|node| self.headroom.of(*node).healthy);
+        let mut blocked: Vec<NodeId> = healthy.take(balancer::MAX_HOLDERS).collect();
+        blocked.sort_unstable_by_key(|node| (-self.headroom.of(*node).free, *node));
         blocked.dedup();
         blocked.truncate(BLOCKED);
-        let need = |headroom: &HeadroomTable, node| u64::try_from(signed(rate) - headroom.of(node).left).unwrap_or(0);
+        let need = |headroom: &HeadroomTable, node| u64::try_from(signed(rate) - headroom.of(node).free).unwrap_or(0);
         for &node in &blocked {
             if let Some(step) = self.best_move(node, MoveCriteria::freeing(need(self.headroom, node)), rng) {
                 steps.push(step);
@@ -246,19 +248,13 @@ impl MoveSearch<'_> {
     /// Moves sessions off an overloaded node, largest first, until it fits: each to its best target, which stays at
     /// least `margin` thousandths of a deviation from full.
     fn unload(&mut self, from: NodeId, margin: i64, rng: &mut impl Rng, steps: &mut Vec<SessionMove>) {
-        let room = self.headroom.of(from);
-        if room.load.level <= room.load.available.with_reserves() {
+        let headroom = self.headroom.of(from);
+        if headroom.load.level <= headroom.load.available.with_reserves() {
             return;
         }
-        let mut over = signed(room.load.level) - signed(room.load.available.with_reserves());
-        let mut sessions: Vec<(u64, u32, SessionId, ContentRef)> = Vec::new();
-        for content in self.view.ledger.contents(from) {
-            let Some(place) = self.view.ledger.sessions_of(from, *content) else { continue };
-            sessions.extend(place.movable(MAX_MOVES).map(|(session, rate)| (rate, rng.random(), session, *content)));
-        }
-        sessions.sort_unstable_by_key(|(rate, lot, ..)| (std::cmp::Reverse(*rate), *lot));
-        let mut sessions = sessions.into_iter().peekable();
-        while let Some((rate, _, session, content)) = sessions.next() {
+        let mut over = signed(headroom.load.level) - signed(headroom.load.available.with_reserves());
+        let mut sessions = self.largest_first(from, Some(MAX_MOVES), |_, _| true, rng).into_iter().peekable();
+        while let Some((rate, session, content)) = sessions.next() {
             // Prefer a smaller session if it suffices.
             let smaller = sessions.peek().is_some_and(|(next, ..)| signed(*next) >= over);
             if over <= 0 {
@@ -277,6 +273,25 @@ impl MoveSearch<'_> {
         }
     }
 
+    /// Sessions of a node that were moved fewer than `moves` times and that `keep` accepts by id and bit/s: largest
+    /// first, equal ones in random order.
+    fn largest_first(
+        &self,
+        from: NodeId,
+        moves: Option<u8>,
+        keep: impl Fn(&SessionId, u64) -> bool,
+        rng: &mut impl Rng,
+    ) -> Vec<(u64, SessionId, ContentRef)> {
+        let mut sessions: Vec<(u32, (u64, SessionId, ContentRef))> = Vec::new();
+        for content in self.view.ledger.contents(from) {
+            let Some(place) = self.view.ledger.sessions_of(from, *content) else { continue };
+            let movable = place.movable(moves).filter(|(session, rate)| keep(session, *rate));
+            sessions.extend(movable.map(|(session, rate)| (rng.random(), (rate, session, *content))));
+        }
+        sessions.sort_unstable_by_key(|(lot, (rate, ..))| (Reverse(*rate), *lot));
+        sessions.into_iter().map(|(_, session)| session).collect()
+    }
+
     /// Finds a chain of two: a session of `from` goes to a node that first moves one of its own sessions to a third
     /// node.
     fn chain(
@@ -292,9 +307,9 @@ impl MoveSearch<'_> {
             let Some(place) = self.view.ledger.sessions_of(from, content) else { continue };
             let Some((session, rate)) = place.least(need, MAX_MOVES, |_| true) else { continue };
             for to in self.holders(from, &place) {
-                let room = self.headroom.of(to);
-                let short = u64::try_from(signed(rate) - room.left).unwrap_or(0);
-                if !room.well || short == 0 {
+                let headroom = self.headroom.of(to);
+                let short = u64::try_from(signed(rate) - headroom.free).unwrap_or(0);
+                if !headroom.healthy || short == 0 {
                     continue;
                 }
                 if *left == 0 {
@@ -315,12 +330,12 @@ impl MoveSearch<'_> {
     /// Nodes with `rate` bit/s free for a content that `from` serves, and their distance from full afterwards.
     fn seats(&self, from: NodeId, place: &NodeSessions<'_>, rate: u64) -> impl Iterator<Item = (NodeId, i64)> {
         self.holders(from, place).filter_map(move |to| {
-            let room = self.headroom.of(to);
-            if !room.well || room.left < signed(rate) {
+            let headroom = self.headroom.of(to);
+            if !headroom.healthy || headroom.free < signed(rate) {
                 return None;
             }
             let node = self.view.roster.node(to)?;
-            Some((to, node.estimate.margin(room.load.available.rate, room.load.level, rate, &self.view.common)))
+            Some((to, node.estimate.margin(headroom.load.available.rate, headroom.load.level, rate, &self.view.common)))
         })
     }
 

@@ -22,7 +22,7 @@ pub struct RecheckLimiter {
 
 impl RecheckLimiter {
     /// Whether the node should hash the copy again after a client's report.
-    pub fn ask(&mut self, now: Instant, node: NodeId, key: ContentKey) -> bool {
+    pub fn allow(&mut self, now: Instant, node: NodeId, key: ContentKey) -> bool {
         self.asked.retain(|_, asked| now.saturating_duration_since(*asked) < INTERVAL);
         let of_node = self.asked.keys().filter(|(of, _)| *of == node).count();
         if of_node >= MAX_PER_NODE || self.asked.contains_key(&(node, key)) {
@@ -53,7 +53,7 @@ mod tests {
         let key = |content| ContentKey { identity: ContentIdentity::Hashed(ContentId([content; 32])), ..one };
         let mut limiter = RecheckLimiter::default();
         let mut ask =
-            |after, node, content| limiter.ask(start + Duration::from_secs(after), NodeId(node), key(content));
+            |after, node, content| limiter.allow(start + Duration::from_secs(after), NodeId(node), key(content));
         assert!(ask(0, 1, 1) && ask(0, 2, 1), "by node");
         assert!(!ask(59, 1, 1) && ask(60, 1, 1) && !ask(61, 1, 1));
         assert!(ask(61, 1, 2) && ask(61, 1, 3) && ask(61, 1, 4));

@@ -22,7 +22,6 @@ const MAX_PAGE: u32 = 5000;
 /// Bytes after which a page ends: half of the default message limit of gRPC clients.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// The service.
 pub(crate) struct CatalogService {
     state: Arc<SharedState>,
 }

@@ -49,7 +49,6 @@ const DEFAULT_MOVES: usize = 100;
 /// See [`DEFAULT_MOVES`].
 const MAX_MOVES: usize = 10_000;
 
-/// The service.
 pub(crate) struct ClusterService {
     state: Arc<SharedState>,
     access: ClusterAccess,

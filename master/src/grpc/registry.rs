@@ -38,7 +38,6 @@ const CHANNEL_LENGTH: usize = 64;
 /// Time that the final status to a node may take.
 const FINAL_STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The service.
 pub(crate) struct RegistryService {
     state: Arc<SharedState>,
     queue: UpdateQueue,

@@ -35,7 +35,6 @@ const ATTEMPTS: usize = 8;
 /// Brokered requests that wait for a node concurrently.
 const MAX_BROKERED: usize = 64;
 
-/// The service.
 pub(crate) struct TicketsService {
     state: Arc<SharedState>,
     decisions: AdmissionQueue,

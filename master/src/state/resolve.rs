@@ -50,8 +50,8 @@ impl SharedState {
         let started = Instant::now();
         let mut inner = self.lock();
         let now = now();
-        let ask = SeatRequest { tag, ..SeatRequest::from(resolve) };
-        let decision = inner.cluster.resolve(now, session, &ask, &mut rand::rng());
+        let request = SeatRequest { tag, ..SeatRequest::from(resolve) };
+        let decision = inner.cluster.resolve(now, session, &request, &mut rand::rng());
         self.send_orders(&mut inner, now);
         let seated = self.seat(&inner, now, decision, tag);
         drop(inner);
@@ -65,13 +65,13 @@ impl SharedState {
         resolves: &[(SessionId, &Resolve, u64)],
     ) -> Vec<Result<Placement, PlacementRefused>> {
         let started = Instant::now();
-        let asks = resolves
+        let requests = resolves
             .iter()
             .map(|(session, resolve, tag)| (*session, SeatRequest { tag: *tag, ..SeatRequest::from(*resolve) }));
-        let asks: Vec<_> = asks.collect();
+        let requests: Vec<_> = requests.collect();
         let mut inner = self.lock();
         let now = now();
-        let decisions = inner.cluster.resolve_many(now, &asks, &mut rand::rng());
+        let decisions = inner.cluster.resolve_many(now, &requests, &mut rand::rng());
         self.send_orders(&mut inner, now);
         let seated = decisions.into_iter().zip(resolves);
         let seated = seated.map(|(decision, (_, _, tag))| self.seat(&inner, now, decision, *tag)).collect();

@@ -49,10 +49,10 @@ impl Cluster {
         &mut self,
         now: Now,
         session: SessionId,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
-        self.decide(now, session, ask, None, rng)
+        self.decide(now, session, request, None, rng)
     }
 
     /// Decides several requests in order, each seeing the reservations of those before it. A node that could serve more
@@ -60,32 +60,33 @@ impl Cluster {
     pub fn resolve_many(
         &mut self,
         now: Now,
-        asks: &[(SessionId, SeatRequest<'_>)],
+        requests: &[(SessionId, SeatRequest<'_>)],
         rng: &mut impl Rng,
     ) -> Vec<Result<Decision, Refused>> {
         let mut coverage = Coverage::default();
-        for (_, ask) in asks.iter().filter(|(_, ask)| ask.feed().is_none()) {
-            self.look_up(ask.what);
-            self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
+        for (_, request) in requests.iter().filter(|(_, request)| request.feed().is_none()) {
+            self.look_up(request.what);
+            self.scratch.exclude(request.exclude.iter().filter_map(|name| self.roster.id(name)));
             let Some(first) = self.scratch.found.first() else { continue };
-            let rate = self.rate(now, ask, first).0;
+            let rate = self.rate(now, request, first).0;
             let Scratch { holders, exclude, .. } = &self.scratch;
-            let criteria = SeatCriteria { rate, exclude, zone: ask.zone, needs: ask.needs, coverage: None, full: &[] };
+            let criteria =
+                SeatCriteria { rate, exclude, zone: request.zone, needs: request.needs, coverage: None, full: &[] };
             for (node, _) in holders {
                 if balancer::could_serve(&self.view(now), &criteria, *node) {
                     coverage.add(*node);
                 }
             }
         }
-        let decide = |(session, ask): &(SessionId, SeatRequest<'_>)| {
-            let decision = self.decide(now, *session, ask, Some(&coverage), rng);
+        let decide = |(session, request): &(SessionId, SeatRequest<'_>)| {
+            let decision = self.decide(now, *session, request, Some(&coverage), rng);
             if let Ok(decision) = &decision {
                 // Among nodes that could serve equally many, prefer one already chosen.
                 coverage.add(decision.first);
             }
             decision
         };
-        asks.iter().map(decide).collect()
+        requests.iter().map(decide).collect()
     }
 
     /// Explains a decision; `None` once the node is forgotten.
@@ -96,34 +97,39 @@ impl Cluster {
     }
 
     /// Returns the decision that would be made now; reserves, probes and moves nothing.
-    pub fn explain(&mut self, now: Now, ask: &SeatRequest<'_>, rng: &mut impl Rng) -> Result<DecisionRecord, Refused> {
-        let choice = match ask.feed() {
-            Some(title) => self.evaluate_feed(now, title, ask, rng)?,
-            None => self.evaluate(now, ask, None, rng)?,
+    pub fn explain(
+        &mut self,
+        now: Now,
+        request: &SeatRequest<'_>,
+        rng: &mut impl Rng,
+    ) -> Result<DecisionRecord, Refused> {
+        let choice = match request.feed() {
+            Some(title) => self.evaluate_feed(now, title, request, rng)?,
+            None => self.evaluate(now, request, None, rng)?,
         };
-        Ok(self.record(now, None, ask, &choice))
+        Ok(self.record(now, None, request, &choice))
     }
 
     fn decide(
         &mut self,
         now: Now,
         session: SessionId,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
-        if let Some(title) = ask.feed() {
-            return self.decide_feed(now, session, title, ask, rng);
+        if let Some(title) = request.feed() {
+            return self.decide_feed(now, session, title, request, rng);
         }
-        let choice = self.evaluate(now, ask, coverage, rng)?;
-        let record = self.record(now, Some(session), ask, &choice);
+        let choice = self.evaluate(now, request, coverage, rng)?;
+        let record = self.record(now, Some(session), request, &choice);
         self.journal.keep(record);
         for at in 0..self.scratch.ranked.len() {
             if self.scratch.ranked[at].verdict == Verdict::Unsure {
                 self.probe(now, self.scratch.ranked[at].node);
             }
         }
-        let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
+        let no = |why| Refused::NoChoice { what: request.what.clone(), why };
         let key = self.scratch.found.first().map(|found| self.catalog.key(found));
         if let Some((planner, key)) = self.planner.as_mut().zip(key) {
             planner.handle_request(now.instant, key, choice.rate.0);
@@ -150,14 +156,14 @@ impl Cluster {
             rate: choice.rate,
             first: best.node,
             alternates,
-            room: best.headroom(),
+            headroom: best.headroom(),
             how,
             burst: how == Selection::Burst || best.is_tight(choice.rate.0),
             count: choice.count,
             relay: None,
         };
         let key = found.map(|found| self.catalog.key(&found));
-        self.ledger.reserve(now, session, best.node, key, choice.rate.0, ask.purpose);
+        self.ledger.reserve(now, session, best.node, key, choice.rate.0, request.purpose);
         if let Selection::Moved(_) = how {
             let steps = std::mem::take(&mut self.scratch.steps);
             self.start_moves(now, &steps);
@@ -172,23 +178,23 @@ impl Cluster {
     fn evaluate(
         &mut self,
         now: Now,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Choice, Refused> {
-        self.look_up(ask.what);
+        self.look_up(request.what);
         let first = self.scratch.found.first().copied();
         let first = first.ok_or_else(|| {
             let why = if self.is_gathering(now.instant) { NoChoice::Gathering } else { NoChoice::NotFound };
-            Refused::NoChoice { what: ask.what.clone(), why }
+            Refused::NoChoice { what: request.what.clone(), why }
         })?;
         let size = self.catalog.facts(&first).map_or(0, |facts| facts.size);
-        if ask.range.within(size).is_none() {
-            return Err(Refused::Range { what: ask.what.clone(), start: ask.range.start, size });
+        if request.range.within(size).is_none() {
+            return Err(Refused::Range { what: request.what.clone(), start: request.range.start, size });
         }
-        let rate = self.rate(now, ask, &first);
-        self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
-        let full = ask.failed.iter().filter(|failed| failed.code == Code::NoCapacity);
+        let rate = self.rate(now, request, &first);
+        self.scratch.exclude(request.exclude.iter().filter_map(|name| self.roster.id(name)));
+        let full = request.failed.iter().filter(|failed| failed.code == Code::NoCapacity);
         self.scratch.full.clear();
         self.scratch.full.extend(full.filter_map(|failed| self.roster.id(&failed.node)));
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -196,17 +202,17 @@ impl Cluster {
             full: &scratch.full,
             rate: rate.0,
             exclude: &scratch.exclude,
-            zone: ask.zone,
-            needs: ask.needs,
+            zone: request.zone,
+            needs: request.needs,
             coverage,
         };
         let many = scratch.holders.len() > MAX_HOLDERS;
         let from = if many { rng.random_range(0..scratch.holders.len()) } else { 0 };
         let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(MAX_HOLDERS));
-        let holders = holders.map(|(node, at)| (*node, self.serves(*node, scratch.found.get(*at), ask)));
+        let holders = holders.map(|(node, at)| (*node, self.serves(*node, scratch.found.get(*at), request)));
         let view = self.view(now);
         let count = balancer::rank(&view, &criteria, holders, rng, &mut scratch.ranked);
-        let seat = self.seat(now, &criteria, ask, count, rng, (&scratch.ranked, &mut scratch.steps));
+        let seat = self.seat(now, &criteria, request, count, rng, (&scratch.ranked, &mut scratch.steps));
         self.scratch = scratch;
         Ok(Choice { rate, count, seat })
     }
@@ -216,14 +222,14 @@ impl Cluster {
         &mut self,
         now: Now,
         criteria: &SeatCriteria<'_>,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         count: HolderCounts,
         rng: &mut impl Rng,
         (ranked, steps): (&[Candidate], &mut Vec<SessionMove>),
     ) -> Result<(usize, Selection), NoChoice> {
         steps.clear();
         let verdict = ranked.first().map(|best| best.verdict);
-        if verdict == Some(Verdict::Fit) || (ask.unsure && verdict == Some(Verdict::Unsure)) {
+        if verdict == Some(Verdict::Fit) || (request.unsure && verdict == Some(Verdict::Unsure)) {
             return Ok((0, if ranked.len() == 1 { Selection::Only } else { Selection::Best }));
         }
         if let Some(at) = balancer::panic_choice(criteria, ranked) {
@@ -236,7 +242,7 @@ impl Cluster {
             let full = ranked.iter().filter(|one| matches!(one.verdict, Verdict::Full | Verdict::Cold));
             let full = full.map(|one| one.node);
             let node =
-                self.search(now, |search: &mut MoveSearch<'_>| search.make_room(criteria.rate, full, rng, steps));
+                self.search(now, |search: &mut MoveSearch<'_>| search.free_capacity(criteria.rate, full, rng, steps));
             if let Some(at) = node.and_then(|node| ranked.iter().position(|one| one.node == node)) {
                 return Ok((at, Selection::Moved(steps.len())));
             }
@@ -254,9 +260,9 @@ impl Cluster {
 
     /// Whether a holder's copy can serve the request. An incomplete copy that arrives fast enough serves playback from
     /// the beginning only.
-    fn serves(&self, node: NodeId, found: Option<&TitleVersion>, ask: &SeatRequest<'_>) -> bool {
+    fn serves(&self, node: NodeId, found: Option<&TitleVersion>, request: &SeatRequest<'_>) -> bool {
         let Some(found) = found else { return false };
-        let from_its_beginning = ask.range.start == 0 && ask.purpose == Purpose::Play;
+        let from_its_beginning = request.range.start == 0 && request.purpose == Purpose::Play;
         let grows = || {
             from_its_beginning && {
                 let key = self.catalog.key(found);
@@ -271,7 +277,7 @@ impl Cluster {
         &self,
         now: Now,
         session: Option<SessionId>,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         choice: &Choice,
     ) -> DecisionRecord {
         let chosen = choice.seat.as_ref().ok().map(|(at, _)| *at);
@@ -281,11 +287,11 @@ impl Cluster {
             Err(why) => Outcome::Refused(why.clone()),
         };
         DecisionRecord {
-            tag: ask.tag,
+            tag: request.tag,
             at: now,
             session,
-            what: ask.what.clone(),
-            purpose: ask.purpose,
+            what: request.what.clone(),
+            purpose: request.purpose,
             rate: choice.rate,
             outcome,
             holders,
@@ -326,17 +332,17 @@ impl Cluster {
 
     /// Rate to reserve. A viewer gets at least the title's own rate, since it will use that much. A fetch yields to
     /// viewers, so it reserves in proportion to its nodes and is never too fast for all of them.
-    fn rate(&self, now: Now, ask: &SeatRequest<'_>, found: &TitleVersion) -> Bitrate {
+    fn rate(&self, now: Now, request: &SeatRequest<'_>, found: &TitleVersion) -> Bitrate {
         let own = self.catalog.facts(found).map(|facts| facts.bitrate).filter(|rate| rate.0 > 0);
         let own = own.unwrap_or(DEFAULT_RATE).0;
-        let asked = ask.rate.map_or(own, |rate| rate.0);
-        Bitrate(match ask.purpose {
-            Purpose::Play => asked.max(own),
+        let requested = request.rate.map_or(own, |rate| rate.0);
+        Bitrate(match request.purpose {
+            Purpose::Play => requested.max(own),
             Purpose::Fetch => {
                 let holders = self.scratch.holders.iter().filter_map(|(node, _)| self.roster.node(*node));
                 let serving = holders.filter(|node| node.can_serve(now.instant));
                 let largest = serving.map(|node| node.hello.capacity.0).max();
-                asked.min(own).min(largest.map_or(u64::MAX, |largest| (largest / FETCH_SHARE).max(1)))
+                requested.min(own).min(largest.map_or(u64::MAX, |largest| (largest / FETCH_SHARE).max(1)))
             }
         })
     }

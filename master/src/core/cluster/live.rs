@@ -48,9 +48,9 @@ impl Cluster {
     }
 
     /// Rate to reserve for a feed: a viewer receives the published rate, whatever it requests.
-    fn feed_rate(feed: &Feed, asked: Option<Bitrate>) -> Bitrate {
+    fn feed_rate(feed: &Feed, requested: Option<Bitrate>) -> Bitrate {
         let own = feed.rate().unwrap_or(DEFAULT_RATE);
-        Bitrate(asked.map_or(own.0, |asked| asked.0.max(own.0)))
+        Bitrate(requested.map_or(own.0, |requested| requested.0.max(own.0)))
     }
 
     /// Assesses the nodes for a viewer of a feed; leaves them, ranked, in `scratch`.
@@ -58,14 +58,14 @@ impl Cluster {
         &mut self,
         now: Now,
         title: &Title,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         rng: &mut impl Rng,
     ) -> Result<Choice, Refused> {
         let Some(feed) = self.feeds.get(title) else {
             let why = if self.is_gathering(now.instant) { NoChoice::Gathering } else { NoChoice::NotFound };
-            return Err(Refused::NoChoice { what: ask.what.clone(), why });
+            return Err(Refused::NoChoice { what: request.what.clone(), why });
         };
-        let rate = Self::feed_rate(feed, ask.rate);
+        let rate = Self::feed_rate(feed, request.rate);
         let mut carried = Coverage::default();
         let here: Vec<NodeId> =
             feed.carriers().map(|(node, _)| node).filter(|node| self.roster.attached(*node)).collect();
@@ -77,14 +77,14 @@ impl Cluster {
         let from = if all.len() > MAX_HOLDERS { rng.random_range(0..all.len()) } else { 0 };
         let others = all.iter().cycle().skip(from).take(all.len()).filter(|node| !here.contains(node));
         let holders: Vec<NodeId> = here.iter().chain(others).copied().take(MAX_HOLDERS.max(here.len())).collect();
-        self.scratch.exclude(ask.exclude.iter().filter_map(|name| self.roster.id(name)));
+        self.scratch.exclude(request.exclude.iter().filter_map(|name| self.roster.id(name)));
         let mut scratch = std::mem::take(&mut self.scratch);
         let criteria = SeatCriteria {
             full: &[],
             rate: rate.0,
             exclude: &scratch.exclude,
-            zone: ask.zone,
-            needs: ask.needs,
+            zone: request.zone,
+            needs: request.needs,
             coverage: Some(&carried),
         };
         let holders = holders.into_iter().map(|node| (node, true));
@@ -92,7 +92,7 @@ impl Cluster {
         let ranked = &scratch.ranked;
         let seat = match ranked.first().map(|best| best.verdict) {
             Some(Verdict::Fit) => Ok((0, if ranked.len() == 1 { Selection::Only } else { Selection::Best })),
-            Some(Verdict::Unsure) if ask.unsure => Ok((0, Selection::Best)),
+            Some(Verdict::Unsure) if request.unsure => Ok((0, Selection::Best)),
             Some(Verdict::Unsure) => Err(count.refuse(rate)),
             _ => match balancer::panic_choice(&criteria, ranked).map(|at| (at, Selection::Panic)) {
                 Some(found) => Ok(found),
@@ -111,17 +111,17 @@ impl Cluster {
         now: Now,
         session: SessionId,
         title: &Title,
-        ask: &SeatRequest<'_>,
+        request: &SeatRequest<'_>,
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
-        let choice = self.evaluate_feed(now, title, ask, rng)?;
-        let record = self.record(now, Some(session), ask, &choice);
+        let choice = self.evaluate_feed(now, title, request, rng)?;
+        let record = self.record(now, Some(session), request, &choice);
         self.journal.keep(record);
         let ranked = std::mem::take(&mut self.scratch.ranked);
         for one in ranked.iter().filter(|one| one.verdict == Verdict::Unsure) {
             self.probe(now, one.node);
         }
-        let no = |why| Refused::NoChoice { what: ask.what.clone(), why };
+        let no = |why| Refused::NoChoice { what: request.what.clone(), why };
         let Choice { rate, count, seat } = choice;
         let decided = seat.map_err(no).and_then(|(at, how)| {
             // If the best node has no upstream, the next one may.
@@ -146,7 +146,7 @@ impl Cluster {
                 rate,
                 first: best.node,
                 alternates,
-                room: best.headroom(),
+                headroom: best.headroom(),
                 how,
                 burst: how == Selection::Burst || best.is_tight(rate.0),
                 count,

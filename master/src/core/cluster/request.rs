@@ -87,7 +87,7 @@ pub struct Decision {
     /// Other usable nodes, best first.
     pub alternates: [Option<NodeId>; ALTERNATES],
     /// Free bit/s of the first seat before this request.
-    pub room: u64,
+    pub headroom: u64,
     /// The rule that found the seat.
     pub how: Selection,
     /// Whether the node may exceed its capacity by a tenth for it, since only transient background traffic fills it.
@@ -143,7 +143,7 @@ pub struct DecisionReason<'a> {
 impl fmt::Display for DecisionReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { decision, node, capacity, relay } = self;
-        let free = Bitrate(decision.room);
+        let free = Bitrate(decision.headroom);
         if let Some(relay) = relay {
             write!(f, "the feed is relayed from {relay}; ")?;
         }

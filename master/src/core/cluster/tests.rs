@@ -77,7 +77,7 @@ fn two_hundred_tickets_between_two_reports_book_no_node_beyond_its_capacity() {
 fn a_reservation_becomes_a_session_or_ends() {
     let mut test = TestCluster::figure_4();
     let decision = test.resolve("A", |_| {}).expect("chosen");
-    assert_eq!((test.level(0), decision.room), (RATE, 1000 * MBIT));
+    assert_eq!((test.level(0), decision.headroom), (RATE, 1000 * MBIT));
     test.begin(0, decision.session, "A", RATE);
     assert_eq!(test.level(0), RATE, "counted once");
     test.report(0, |_| {});

@@ -107,7 +107,7 @@ impl Cluster {
         found.retain(|found| matches!(found.identity, ContentIdentity::Hashed(_)));
         found.retain(|found| self.catalog.holders(found).any(|holder| holder == node));
         for key in found.iter().map(|found| self.catalog.key(found)) {
-            if self.rechecks.ask(now.instant, node, key) {
+            if self.rechecks.allow(now.instant, node, key) {
                 self.orders.push(Order::Recheck { key, node });
             }
         }

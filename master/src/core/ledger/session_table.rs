@@ -66,16 +66,12 @@ impl NodeSessions<'_> {
         fit.min_by_key(|(session, rate)| (*rate, *session))
     }
 
-    /// Running sessions that were moved fewer than `moves` times.
-    pub fn movable(&self, moves: u8) -> impl Iterator<Item = (SessionId, u64)> {
-        let fit = move |slot: &&Slot| slot.state == SessionState::Running && slot.moves < moves;
+    /// Running sessions that are not being moved and were moved fewer than `moves` times; `None` is unlimited.
+    pub fn movable(&self, moves: impl Into<Option<u8>>) -> impl Iterator<Item = (SessionId, u64)> {
+        let moves = moves.into();
+        let fit =
+            move |slot: &&Slot| slot.state == SessionState::Running && moves.is_none_or(|moves| slot.moves < moves);
         self.slots().filter(fit).map(|slot| (slot.session, slot.rate))
-    }
-
-    /// Running sessions that are not being moved.
-    pub fn running(&self) -> impl Iterator<Item = (SessionId, u64)> {
-        let running = self.slots().filter(|slot| slot.state == SessionState::Running);
-        running.map(|slot| (slot.session, slot.rate))
     }
 
     /// Number of running sessions, moving ones included.

@@ -1,15 +1,12 @@
 //! Empties a draining node: at which pace, and which sessions go where. Finds the moves; the caller starts them.
 
-use std::{
-    cmp::Reverse,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use rand::{Rng, RngExt as _};
+use rand::Rng;
 use usher_proto::{SessionId, units};
 
 use super::{Headroom, MoveSearch, NodeSessions, SessionMove};
-use crate::core::{NodeId, catalog::ContentKey, ledger::ContentRef, roster::NodeState};
+use crate::core::{NodeId, catalog::ContentKey, roster::NodeState};
 
 /// Deadline of a drain if the node names none.
 const USUAL: Duration = Duration::from_secs(60);
@@ -105,15 +102,9 @@ pub fn drain(
     rng: &mut impl Rng,
     steps: &mut Vec<SessionMove>,
 ) -> usize {
-    let mut sessions: Vec<(Reverse<u64>, u32, SessionId, ContentRef)> = Vec::new();
-    for content in search.view.ledger.contents(from) {
-        let Some(place) = search.view.ledger.sessions_of(from, *content) else { continue };
-        let running = place.running().filter(|(session, _)| !rest(session));
-        sessions.extend(running.map(|(session, rate)| (Reverse(rate), rng.random(), session, *content)));
-    }
-    sessions.sort_unstable_by_key(|(rate, lot, ..)| (*rate, *lot));
+    let sessions = search.largest_first(from, None, |session, _| !rest(session), rng);
     let (before, mut in_vain, mut stuck) = (steps.len(), 0, 0);
-    for (Reverse(rate), _, session, content) in sessions {
+    for (rate, session, content) in sessions {
         if steps.len() - before >= due || in_vain >= IN_VAIN {
             break;
         }
@@ -143,8 +134,8 @@ pub fn drain(
 impl MoveSearch<'_> {
     /// Whether a node may receive another session in this batch.
     fn may_take(&self, to: NodeId, rate: u64) -> bool {
-        let Headroom { load, given, given_rate, .. } = self.headroom.of(to);
-        given < GIVEN && (given_rate == 0 || given_rate.saturating_add(rate) <= load.available.rate / SHARE)
+        let Headroom { load, assigned, assigned_rate, .. } = self.headroom.of(to);
+        assigned < GIVEN && (assigned_rate == 0 || assigned_rate.saturating_add(rate) <= load.available.rate / SHARE)
     }
 
     /// Serving nodes that hold a content, other than `from`, full or not.

@@ -20,9 +20,9 @@ pub fn shed(search: &mut MoveSearch<'_>, nodes: &[NodeId], rng: &mut impl Rng, s
 
 fn mean_margin(search: &MoveSearch<'_>) -> i64 {
     let margins = search.view.roster.nodes().filter_map(|(id, node)| {
-        let room = search.headroom.of(id);
-        let margin = node.estimate.margin(room.load.available.rate, room.load.level, 0, &search.view.common);
-        room.well.then_some(margin)
+        let headroom = search.headroom.of(id);
+        let margin = node.estimate.margin(headroom.load.available.rate, headroom.load.level, 0, &search.view.common);
+        headroom.healthy.then_some(margin)
     });
     let (sum, count) = margins.fold((0_i64, 0), |(sum, count), margin| (sum.saturating_add(margin), count + 1));
     sum.checked_div(count).unwrap_or(0)

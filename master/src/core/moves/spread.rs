@@ -4,13 +4,13 @@
 //! Each move brings its two nodes closer together, and no node is filled to the point where it would give sessions away
 //! itself: after the moves found, no more are found until the load changes.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use rand::{Rng, RngExt as _};
+use rand::Rng;
 use usher_proto::SessionId;
 
 use super::{MAX_MOVES, MoveSearch, SessionMove, signed};
-use crate::core::{NodeId, ledger::ContentRef};
+use crate::core::NodeId;
 
 /// Excess over the mean, in thousandths of the available rate, at which a node starts to give sessions away.
 const UNEVEN: i64 = 100;
@@ -18,7 +18,7 @@ const UNEVEN: i64 = 100;
 /// Excess at which it stops, and beyond which no target is filled.
 const EVEN: i64 = UNEVEN / 2;
 
-/// Nodes that started to give sessions away and are still above [`EVEN`].
+/// Nodes that started to give sessions away and are still above `EVEN`.
 pub type Givers = BTreeSet<NodeId>;
 
 /// Finds up to `most` moves to nodes for which `may` is true. `giving` is kept between calls, so that a node that
@@ -33,7 +33,7 @@ pub fn spread(
 ) {
     steps.clear();
     let nodes = search.view.roster.nodes().map(|(id, _)| id);
-    let nodes: Vec<NodeId> = nodes.filter(|id| search.headroom.of(*id).well).collect();
+    let nodes: Vec<NodeId> = nodes.filter(|id| search.headroom.of(*id).healthy).collect();
     let (level, available) = nodes.iter().fold((0_i64, 0_i64), |(level, available), node| {
         let load = search.headroom.of(*node).load;
         (level.saturating_add(signed(load.level)), available.saturating_add(signed(load.available.rate)))
@@ -75,16 +75,10 @@ impl MoveSearch<'_> {
         rng: &mut impl Rng,
         steps: &mut Vec<SessionMove>,
     ) {
-        let mut sessions: Vec<(Reverse<u64>, u32, SessionId, ContentRef)> = Vec::new();
-        for content in self.view.ledger.contents(from) {
-            let Some(place) = self.view.ledger.sessions_of(from, *content) else { continue };
-            let movable = place.movable(MAX_MOVES).filter(|(_, rate)| *rate > 0);
-            sessions.extend(movable.map(|(session, rate)| (Reverse(rate), rng.random(), session, *content)));
-        }
         // Few large sessions rather than many small ones.
-        sessions.sort_unstable_by_key(|(rate, lot, ..)| (*rate, *lot));
+        let sessions = self.largest_first(from, Some(MAX_MOVES), |_, rate| rate > 0, rng);
         let taken: BTreeSet<SessionId> = steps.iter().map(|step| step.session).collect();
-        for (Reverse(rate), _, session, content) in sessions {
+        for (rate, session, content) in sessions {
             if steps.len() >= most || self.used(from, 0) <= mean + EVEN {
                 return;
             }

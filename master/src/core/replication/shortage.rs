@@ -221,13 +221,13 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             return self
                 .search(now, case, |zone, _| !zones.contains(&zone))
                 .or_else(|| self.search(now, case, |_, _| true))
-                .or_else(|| self.make_room(now, case, titles));
+                .or_else(|| self.displace_replica(now, case, titles));
         }
         // A copy too slow to serve meanwhile helps only later; one at a time is enough.
         let is_waiting = self.holders.all.iter().any(|holder| !holder.relief);
         let route = self.search(now, case, |_, relief| relief);
         let route = if is_waiting { route } else { route.or_else(|| self.search(now, case, |_, _| true)) };
-        route.or_else(|| self.make_room(now, case, titles))
+        route.or_else(|| self.displace_replica(now, case, titles))
     }
 
     fn search(&mut self, now: Instant, case: &Shortage<T>, fits: impl Fn(u32, bool) -> bool) -> Option<CopyRoute<T>> {
@@ -257,7 +257,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     }
 
     /// Route to a node without free storage, in place of a surplus copy of less value.
-    fn make_room<S: TitleSource<Title = T>>(
+    fn displace_replica<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         case: &Shortage<T>,
