@@ -49,34 +49,24 @@ impl OpenMedia {
         }
         let volume = shared.volume(copy.volume).ok_or(OpenError::Gone)?;
         let path = Path::new(copy.title.as_str());
-        let again = || shared.reinspect(copy.volume, path);
         let (file, fingerprint) = match volume.open_path(path) {
             Ok(OpenedPath::File(file, fingerprint)) => (file, fingerprint),
-            Ok(OpenedPath::Folder | OpenedPath::Other | OpenedPath::Missing) => {
-                again();
-                return Err(OpenError::Gone);
-            }
-            Err(error) => {
-                again();
-                return Err(error.into());
+            other => {
+                shared.reinspect(copy.volume, path);
+                return Err(other.err().map_or(OpenError::Gone, OpenError::Io));
             }
         };
-        let key = shared.key(volume, path);
-        let entry = shared.index.entry(&key).map_err(io::Error::other)?;
-        match entry {
-            Some(entry) if entry.id == copy.id && entry.fingerprint == fingerprint => {
-                let key = (copy.title.clone(), copy.volume);
-                if entry.content.is_none() {
-                    // The session waits for the hashes after the last byte: have them ready by then.
-                    shared.queue.push_urgent(key.clone());
-                }
-                Ok(Self(Backing::Volume { file, key, entry: Box::new(entry), shared: shared.clone() }))
-            }
-            _ => {
-                again();
-                Err(OpenError::Changed)
-            }
+        let entry = shared.index.entry(&shared.key(volume, path)).map_err(io::Error::other)?;
+        let Some(entry) = entry.filter(|entry| entry.id == copy.id && entry.fingerprint == fingerprint) else {
+            shared.reinspect(copy.volume, path);
+            return Err(OpenError::Changed);
+        };
+        let key = (copy.title.clone(), copy.volume);
+        if entry.content.is_none() {
+            // The session waits for the hashes after the last byte: have them ready by then.
+            shared.queue.push_urgent(key.clone());
         }
+        Ok(Self(Backing::Volume { file, key, entry: Box::new(entry), shared: shared.clone() }))
     }
 
     /// The set-up information without the range, which depends on the session.

@@ -37,15 +37,17 @@ const THREADS: usize = 2;
 /// A file that is too young to be offered.
 pub(crate) type YoungFile = (VolumePath, Fingerprint);
 
-enum ScanJob {
-    Folder(PathBuf),
-    Files(PathBuf, Vec<Vec<u8>>),
+/// Names to inspect in a folder, or, without names, a folder to read.
+struct ScanJob {
+    folder: PathBuf,
+    names: Option<Vec<Vec<u8>>>,
 }
 
 #[derive(Default)]
 struct ScanQueue {
-    work: Vec<ScanJob>,
-    busy: usize,
+    jobs: Vec<ScanJob>,
+    /// Jobs in progress, which may add others.
+    running: usize,
 }
 
 /// One scan of one volume.
@@ -53,7 +55,7 @@ struct Scan<'a> {
     shared: &'a Shared,
     watch: &'a FolderWatcher,
     volume: &'a Volume,
-    todo: Mutex<ScanQueue>,
+    queue: Mutex<ScanQueue>,
     wake: Condvar,
     young: Mutex<Vec<YoungFile>>,
 }
@@ -62,8 +64,8 @@ struct Scan<'a> {
 /// that may still be written.
 pub(crate) fn scan_folder(shared: &Shared, watch: &FolderWatcher, volume: &Volume, folder: &Path) -> Vec<YoungFile> {
     shared.not_offered.store(0, Ordering::Relaxed);
-    let todo = ScanQueue { work: vec![ScanJob::Folder(folder.to_owned())], busy: 0 };
-    let scan = Scan { shared, watch, volume, todo: todo.into(), wake: Condvar::new(), young: Mutex::default() };
+    let queue = ScanQueue { jobs: vec![ScanJob { folder: folder.to_owned(), names: None }], running: 0 };
+    let scan = Scan { shared, watch, volume, queue: queue.into(), wake: Condvar::new(), young: Mutex::default() };
     std::thread::scope(|scope| {
         for _ in 1..THREADS {
             scope.spawn(|| scan.run());
@@ -84,46 +86,43 @@ pub(crate) fn scan_folder(shared: &Shared, watch: &FolderWatcher, volume: &Volum
 
 impl Scan<'_> {
     fn run(&self) {
-        while let Some(work) = self.next() {
-            if let Err((path, error)) = self.work(work) {
-                let path = self.volume.path.join(path);
+        while let Some(ScanJob { folder, names }) = self.next() {
+            let result = match names {
+                None => self.folder(&folder),
+                Some(names) => self.files(&folder, &names),
+            };
+            if let Err(error) = result {
+                let path = self.volume.path.join(folder);
                 tracing::warn!(?path, error = format!("{error:#}"), "folder not scanned");
             }
-            let mut todo = lock(&self.todo);
-            todo.busy -= 1;
-            if todo.busy == 0 && todo.work.is_empty() {
+            let mut queue = lock(&self.queue);
+            queue.running -= 1;
+            if queue.running == 0 && queue.jobs.is_empty() {
                 self.wake.notify_all();
             }
         }
     }
 
     fn next(&self) -> Option<ScanJob> {
-        let mut todo = lock(&self.todo);
+        let mut queue = lock(&self.queue);
         loop {
             if self.shared.stopping() {
-                todo.work.clear();
+                queue.jobs.clear();
             }
-            if let Some(work) = todo.work.pop() {
-                todo.busy += 1;
-                return Some(work);
+            if let Some(job) = queue.jobs.pop() {
+                queue.running += 1;
+                return Some(job);
             }
-            if todo.busy == 0 {
+            if queue.running == 0 {
                 return None;
             }
-            todo = self.wake.wait(todo).unwrap_or_else(PoisonError::into_inner);
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn add(&self, work: ScanJob) {
-        lock(&self.todo).work.push(work);
+    fn add(&self, folder: PathBuf, names: Option<Vec<Vec<u8>>>) {
+        lock(&self.queue).jobs.push(ScanJob { folder, names });
         self.wake.notify_one();
-    }
-
-    fn work(&self, work: ScanJob) -> Result<(), (PathBuf, anyhow::Error)> {
-        match work {
-            ScanJob::Folder(path) => self.folder(&path).map_err(|error| (path, error)),
-            ScanJob::Files(path, names) => self.files(&path, &names).map_err(|error| (path, error)),
-        }
     }
 
     fn folder(&self, path: &Path) -> Result<()> {
@@ -138,10 +137,10 @@ impl Scan<'_> {
         let folder = self.volume.open_folder(path).context("open folder")?;
         let names = walk::read_folder(&folder).context("read folder")?;
         for name in names.folders {
-            self.add(ScanJob::Folder(path.join(OsStr::from_bytes(&name))));
+            self.add(path.join(OsStr::from_bytes(&name)), None);
         }
         for names in names.files.chunks(BATCH) {
-            self.add(ScanJob::Files(path.to_owned(), names.to_vec()));
+            self.add(path.to_owned(), Some(names.to_vec()));
         }
         Ok(())
     }
