@@ -174,7 +174,7 @@ impl Puller {
         match context::blocking(move || replicas.evict(&name, content)).await {
             Ok(true) => info!(%title, "copy evicted"),
             Ok(false) => debug!(%title, "no copy to evict"),
-            Err(fault) => warn!(%title, %fault, "cannot evict a copy"),
+            Err(fault) => warn!(%title, error = %fault, "cannot evict a copy"),
         }
     }
 
@@ -194,6 +194,6 @@ fn log(order: &PullOrder, result: &Result<u64, Fault>, began: Instant) {
             let bytes = units::bytes(*bytes);
             info!(%title, %node, bytes, seconds = format!("{seconds:.3}"), "copy complete");
         }
-        Err(fault) => warn!(%title, %node, reason = fault.code.reason(), %fault, "copy failed"),
+        Err(fault) => warn!(%title, %node, reason = fault.code.reason(), error = %fault, "copy failed"),
     }
 }

@@ -140,7 +140,7 @@ impl ReplicaStore {
                         Ok(replica) => {
                             tracing::warn!(title = %replica.title, "second copy of a title: not offered")
                         }
-                        Err(fault) => tracing::warn!(%fault, "copy not offered"),
+                        Err(fault) => tracing::warn!(error = %fault, "copy not offered"),
                     }
                 }
                 FoundReplica::Partial(name, bytes, since) => {
