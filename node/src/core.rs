@@ -16,5 +16,4 @@ pub mod schedule;
 pub mod send_window;
 pub mod session;
 pub mod session_updates;
-pub mod throttle;
 pub mod volumes;

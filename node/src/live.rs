@@ -17,7 +17,6 @@ pub(crate) mod watch;
 
 pub(crate) use self::{
     feeds::{FeedSettings, Feeds, GRACE},
-    groups::GroupRouter,
     publisher::PublisherGuard,
     recorder::Recorder,
     subscriber::SubscriberGuard,

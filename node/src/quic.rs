@@ -25,11 +25,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::{Code, wire::MAX_STREAMS};
+use usher_session::GroupRouter;
 use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Threads, ZeroRttAccepted};
 
 pub(crate) use self::settings::{QuicSettings, UNUSED};
 use self::{ending::code, scope::ConnectionScope, uses::Uses};
-use crate::{live::GroupRouter, send_window::SendWindow, services::Services};
+use crate::{send_window::SendWindow, services::Services};
 
 /// Sessions of one connection at a time until half as many are open: quinn keeps memory for streams that may come.
 const FIRST_STREAMS: u32 = 8;
@@ -224,7 +225,7 @@ async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Co
             accepted = connection.accept_bi() => accepted,
             // Only once a publisher is admitted.
             Ok(group) = connection.accept_uni() => {
-                sessions.spawn(router.clone().bring(group).in_current_span());
+                sessions.spawn(router.clone().route(group).in_current_span());
                 continue;
             }
             () = &mut unused => {

@@ -44,6 +44,8 @@ pub struct ConnectionSettings {
     pub group_streams: u32,
     /// The congestion control of this side's bytes.
     pub congestion: Congestion,
+    /// The code of the fault when the node shows a certificate that its seat does not pin.
+    pub unpinned: Code,
 }
 
 impl Default for ConnectionSettings {
@@ -60,6 +62,8 @@ impl Default for ConnectionSettings {
             send_window: 1 << 20,
             group_streams: 0,
             congestion: Congestion::default(),
+            // The seat may be of an earlier start of the node: a new ticket comes with its new pins.
+            unpinned: Code::TicketInvalid,
         }
     }
 }
@@ -196,7 +200,7 @@ impl Dialer {
         connecting.await.map_err(|error| match &error {
             // The seat is of an earlier start of the node, or another process answers there.
             ConnectionError::TransportError(refused) if refused.code == TransportErrorCode::crypto(UNPINNED) => {
-                Fault { code: Code::TicketInvalid, ..fault(&error) }
+                Fault { code: self.settings.unpinned, ..fault(&error) }
             }
             _ => fault(&error),
         })

@@ -11,7 +11,7 @@ pub fn silent(node: &NodeName, patience: Duration) -> Fault {
 }
 
 /// The code that the node closed the connection with, or `NETWORK` when the connection failed.
-pub(crate) fn connection_lost(node: &NodeName, error: &ConnectionError) -> Fault {
+pub fn connection_lost(node: &NodeName, error: &ConnectionError) -> Fault {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             let code = Code::from_quic(close.error_code.into_inner());

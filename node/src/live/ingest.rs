@@ -1,5 +1,5 @@
-//! A publisher's session: takes its groups in, until it says that the feed is over, leaves, or is sent elsewhere. Refuses
-//! to know how it was let in.
+//! A publisher's session: receives its groups until the feed is over, or the publisher leaves or is moved elsewhere. Does
+//! not know how it was admitted.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -10,28 +10,25 @@ use usher_proto::{
     Code, Fault,
     wire::{Decoder, Frame},
 };
+use usher_session::{
+    GroupRouter, clock,
+    core::stall::{CHECK_INTERVAL, Expectation, Health, StallDetector},
+};
 use usher_transport::{Connection, RecvStream};
 
-use super::{
-    feeds::Feeds,
-    groups::{self, GroupRouter},
-    publisher::PublisherGuard,
-};
+use super::{feeds::Feeds, groups, publisher::PublisherGuard};
 
-/// Groups that a publisher may have on their way.
+/// Groups that a publisher may send at once.
 const STREAMS: u32 = 16;
 
 /// Bytes that a publisher may have in flight or unread: 250 Mbit/s at 250 ms.
 const WINDOW: u32 = 8 << 20;
 
-/// How long the groups that were begun may take to come to their end once the feed is over.
-const LAST: Duration = Duration::from_secs(5);
+/// How long open groups may take to complete once the feed is over.
+const LAST_GROUPS: Duration = Duration::from_secs(5);
 
-/// How often a publisher is looked at, which gives a sign of life each 0.3 s.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// Looks in a row without a datagram after which a publisher is gone.
-const LOOKS: u32 = 4;
+/// Silence after which a publisher is gone: it gives a sign of life each 0.3 s.
+const GONE: Duration = Duration::from_secs(2);
 
 /// How a publisher's session ended.
 pub(crate) enum Ended {
@@ -39,60 +36,58 @@ pub(crate) enum Ended {
     Finished,
     /// The publisher left; it may come back.
     Left,
-    /// It has to go, for this reason.
+    /// The node refuses it, for this reason.
     Refused(Fault),
 }
 
-/// Lets a publisher's groups in on its connection.
+/// Accepts a publisher's groups on its connection.
 pub(crate) fn open(connection: &Connection) {
     connection.set_receive_window(VarInt::from_u32(WINDOW));
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(STREAMS));
 }
 
-/// Takes in what a publisher sends.
+/// Receives a publisher's groups and control frames.
 pub(crate) async fn run(
     live: &Arc<Feeds>,
     publisher: &mut PublisherGuard,
     connection: &Connection,
-    (board, subscription): (&GroupRouter, u64),
+    (router, subscription): (&GroupRouter, u64),
     (receive, decoder): (&mut RecvStream, Decoder),
 ) -> Ended {
-    let (_place, mut arrived) = board.sit(subscription, STREAMS as usize);
-    let mut taking = JoinSet::new();
+    let (_registration, mut arriving) = router.register(subscription, STREAMS as usize);
+    let mut receiving = JoinSet::new();
     let mut control = Control { receive, decoder };
     let mut last = None;
     let feed = Arc::clone(&publisher.feed);
-    let (mut heard, mut silent) = (0, 0);
-    let mut look = time::interval(LOOK);
-    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut detector = StallDetector::new(clock::now(), Expectation::feed_within(GONE));
+    let mut checks = time::interval(CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some(group) = arrived.recv() => {
+            Some(group) = arriving.recv() => {
                 let (live, feed) = (Arc::clone(live), Arc::clone(&feed));
-                taking.spawn(async move { groups::take(&live, &feed, group).await });
+                receiving.spawn(async move { groups::receive(&live, &feed, group).await });
             }
-            Some(taken) = taking.join_next(), if !taking.is_empty() => match taken {
+            Some(received) = receiving.join_next(), if !receiving.is_empty() => match received {
                 Ok(Ok(())) => {}
                 Ok(Err(fault)) => return Ended::Refused(fault),
-                Err(_) => return Ended::Refused(Fault::new(Code::Internal, "a task that takes a group in died")),
+                Err(_) => return Ended::Refused(Fault::new(Code::Internal, "the task that receives a group panicked")),
             },
-            said = control.next(), if last.is_none() => match said {
-                Ok(Some(end)) => last = Some((end, time::Instant::now() + LAST)),
+            end = control.next(), if last.is_none() => match end {
+                Ok(Some(end)) => last = Some((end, time::Instant::now() + LAST_GROUPS)),
                 Ok(None) => return Ended::Left,
                 Err(fault) => return Ended::Refused(fault),
             },
             fault = publisher.ended() => return Ended::Refused(fault),
-            _ = look.tick() => {
+            _ = checks.tick() => {
                 let datagrams = connection.stats().udp_rx.datagrams;
-                silent = if datagrams == heard { silent + 1 } else { 0 };
-                heard = datagrams;
-                if silent >= LOOKS {
-                    // One that was killed says nothing; the next process of it need not wait for the idle timeout.
+                if detector.poll_health(clock::now(), datagrams, connection.rtt()) == Health::Silent {
+                    // A killed publisher sends no close; its next process need not wait for the idle timeout.
                     return Ended::Left;
                 }
             }
             () = until(last.map(|(_, until)| until)) => {
-                debug!(title = %feed.title, "the last groups of the feed did not come");
+                debug!(title = %feed.title, "the last groups of the feed did not arrive");
                 let end = feed.lock().cache.newest() + 1;
                 publisher.finish(end);
                 return Ended::Finished;
@@ -108,27 +103,30 @@ pub(crate) async fn run(
     }
 }
 
-async fn until(deadline: Option<time::Instant>) {
+/// Waits for `deadline`, forever if there is none.
+pub(super) async fn until(deadline: Option<time::Instant>) {
     match deadline {
         Some(deadline) => time::sleep_until(deadline).await,
         None => pending().await,
     }
 }
 
-/// What the publisher says besides its groups.
+/// The control frames of a publisher.
 struct Control<'a> {
     receive: &'a mut RecvStream,
     decoder: Decoder,
 }
 
 impl Control<'_> {
-    /// The group after the last one, once the feed is over; `None` when the publisher leaves. Loses nothing when it is
-    /// dropped.
+    /// The group after the last one, once the feed is over; `None` when the publisher leaves. Dropping the future loses
+    /// nothing.
     async fn next(&mut self) -> Result<Option<u64>, Fault> {
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(Frame::Finish(finish))) => return Ok(Some(finish.end_group)),
-                Ok(Some(_)) => return Err(Fault::new(Code::BadRequest, "a publisher says nothing but Finish")),
+                Ok(Some(_)) => {
+                    return Err(Fault::new(Code::BadRequest, "a publisher sends no control frame but Finish"));
+                }
                 Ok(None) => {}
                 Err(error) => return Err((&error).into()),
             }

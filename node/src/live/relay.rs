@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::VarInt;
 use tokio::{
     sync::watch as signal,
     task::JoinSet,
@@ -15,18 +15,23 @@ use tracing::{debug, info, warn};
 use usher_proto::{
     Code, Fault,
     backoff::Backoff,
-    model::{Failed, FeedSetupInfo, MAX_FAILED, Medium, Relay, SeatAddress},
+    model::{Failed, MAX_FAILED, Medium, Relay, SeatAddress},
     pb::wire::{FeedStart, Open},
-    wire::{self, Decoder, Frame, Kind},
 };
-use usher_transport::{Connection, RecvStream, SendStream};
+use usher_session::{
+    ConnectionSettings, FeedInput, FeedSession, FeedSignal, Pool,
+    core::stall::Expectation,
+    fault::connection_lost,
+    replies::{feed_setup, moved_seat, refusal},
+};
 
 use super::{
     feed::{FeedOrigin, LiveFeed},
     feeds::Feeds,
     groups,
+    ingest::until,
 };
-use crate::replica::source;
+use crate::replica::source::DIAL_TIMEOUT;
 
 /// How long an upstream goes on after its last viewer has left: another may come, or the same one again.
 const LINGER: Duration = Duration::from_secs(5);
@@ -34,23 +39,20 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How long a master may take to name an upstream before it is asked again.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// How long an upstream may take for its first word.
+/// How long an upstream may take for its set-up information, and for the last groups once the feed is over.
 const SETUP: Duration = Duration::from_secs(3);
 
 /// Between two tries, at least and at most.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// How often a connection on which nothing comes is asked for a sign of life, and looked at.
-const KEEP_ALIVE: Duration = Duration::from_millis(300);
+/// Silence after which an upstream is gone: three signs of life.
+const GONE: Duration = Duration::from_millis(900);
 
-/// Looks in a row without a datagram after which an upstream is gone: three signs of life, and a busy machine's delay.
-const LOOKS: u32 = 3;
-
-/// Groups that an upstream may have on their way.
+/// Groups that an upstream may send at once.
 const STREAMS: u32 = 32;
 
-/// Bytes that one group may have in flight or unread.
-const WINDOW: u32 = 2 << 20;
+/// Tracks of a feed that are passed on.
+const TRACKS_MAX: usize = 64;
 
 /// Why nothing comes from an upstream any more.
 enum Lost {
@@ -184,166 +186,99 @@ async fn named(
     }
 }
 
-/// Takes in what an upstream sends, until it ends.
+/// Receives the feed from one upstream until that ends.
 async fn pull(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress, request_id: &str) -> Lost {
-    let opened = match open(feed, seat, request_id).await {
+    let (mut upstream, medium) = match Upstream::open(feed, seat, request_id).await {
         Ok(opened) => opened,
         Err(fault) => return Lost::Failed(fault),
     };
-    let Opened { connection, send, mut control, setup } = opened;
     {
         let mut inner = feed.lock();
         if !matches!(inner.origin, FeedOrigin::None) || inner.ended.is_some() {
-            return Lost::Failed(Fault::new(Code::Cancelled, "the feed is sent here now"));
+            return Lost::Failed(Fault::new(Code::Cancelled, "the feed has another source by now"));
         }
         inner.origin = FeedOrigin::Upstream(seat.node.clone());
-        inner.medium = Some(Medium { media_type: setup.media_type, tracks: control.tracks.clone() });
+        inner.medium = Some(medium);
     }
     feed.changed.send_replace(());
     live.updates.notify_one();
     info!(title = %feed.title, upstream = %seat.node, "feed comes from another node");
-    let lost = take(live, feed, &connection, &mut control).await;
-    connection.close(VarInt::from_u32(Code::Cancelled.quic()), b"done");
-    // Until here: dropped, it tells the upstream that this session is over.
-    drop(send);
-    lost
+    upstream.receive(live, feed, seat).await
 }
 
-/// An open session at an upstream.
-struct Opened {
-    connection: Connection,
-    send: SendStream,
-    control: Control,
-    setup: FeedSetupInfo,
+/// An open session at an upstream. Dropped, it closes the connection.
+struct Upstream(FeedSession);
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.0.connection().close(VarInt::from_u32(Code::Cancelled.quic()), b"done");
+    }
 }
 
-/// What an upstream says besides its groups.
-struct Control {
-    receive: RecvStream,
-    decoder: Decoder,
-    tracks: Vec<usher_proto::pb::v1::Track>,
-}
+impl Upstream {
+    async fn open(feed: &LiveFeed, seat: &SeatAddress, request_id: &str) -> Result<(Self, Medium), Fault> {
+        // The first viewer's beginning is the node's, while nothing has arrived.
+        let (from_group, back_ms) = (feed.lock().cache.resume_from(), feed.back_ms());
+        let watch = Some(FeedStart { from_group, back_ms, ..FeedStart::default() });
+        let (ticket, request_id) = (seat.ticket.clone(), request_id.to_owned());
+        let open = Open { ticket, request_id, watch, ..Open::default() };
+        let settings = ConnectionSettings {
+            dial_timeout: DIAL_TIMEOUT,
+            group_streams: STREAMS,
+            unpinned: Code::Network,
+            ..ConnectionSettings::default()
+        };
+        // A connection for each upstream: the session's end is the connection's.
+        let pool = Arc::new(Pool::in_runtime(settings));
+        let (mut frames, send) = pool.open(&feed.title, seat, &open, None).await?;
+        let send = send.ok_or_else(|| Fault::new(Code::Internal, "our side of the stream is closed"))?;
+        let (setup, mut tracks) = feed_setup(&mut frames, seat, SETUP, &feed.title).await?;
+        tracks.truncate(TRACKS_MAX);
+        let session = pool.feed(frames, send, setup.subscription, Expectation::feed_within(GONE))?;
+        Ok((Self(session), Medium { media_type: setup.media_type, tracks }))
+    }
 
-impl Control {
-    /// The next frame; `None` at the end. Loses nothing when it is dropped.
-    async fn next(&mut self) -> Result<Option<Frame>, Fault> {
+    async fn receive(&mut self, live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress) -> Lost {
+        let connection = self.0.connection().clone();
+        let mut receiving: JoinSet<Result<(), Fault>> = JoinSet::new();
+        let mut over: Option<(u64, Instant)> = None;
         loop {
-            match self.decoder.next_frame() {
-                Ok(Some(frame)) => return Ok(Some(frame)),
-                Ok(None) => {}
-                Err(error) => return Err(Fault::new(Code::Internal, error.to_string())),
-            }
-            match self.receive.read_chunk(4096, true).await {
-                Ok(Some(chunk)) => self.decoder.push_chunk(chunk.bytes),
-                Ok(None) => return Ok(None),
-                Err(error) => return Err(Fault::new(Code::Network, format!("the session broke: {error}"))),
-            }
-        }
-    }
-}
-
-async fn open(feed: &LiveFeed, seat: &SeatAddress, request_id: &str) -> Result<Opened, Fault> {
-    // The first viewer's beginning is the node's, while nothing has come.
-    let (from_group, back_ms) = (feed.lock().cache.resume_from(), feed.back_ms());
-    let watch = Some(FeedStart { from_group, back_ms, ..FeedStart::default() });
-    let (ticket, request_id) = (seat.ticket.clone(), request_id.to_owned());
-    let open = wire::message(Kind::Open, &Open { ticket, request_id, watch, ..Open::default() })
-        .ok_or_else(|| Fault::new(Code::BadRequest, "the ticket is longer than usher/1 allows"))?;
-    let mut config = source::client_config(seat)?;
-    config.transport_config(Arc::new(transport()));
-    let connection = source::dial(seat, &config).await?;
-    let (mut send, receive) = connection.open_bi().await.map_err(|error| source::lost(&error))?;
-    // A node that refuses at once may stop our side of the stream; its answer says why, and is read either way.
-    drop(send.write_chunk(open).await);
-    let mut control = Control { receive, decoder: Decoder::default(), tracks: Vec::new() };
-    let first = time::timeout(SETUP, control.next()).await;
-    let silent = |_| Fault::new(Code::Timeout, "it does not answer");
-    let setup = match first.map_err(silent)?? {
-        Some(Frame::Setup(setup)) => {
-            control.tracks = setup.tracks.iter().take(64).cloned().collect();
-            FeedSetupInfo::try_from(setup).map_err(|error| Fault::new(Code::Internal, error.to_string()))?
-        }
-        Some(Frame::Refused(no)) => return Err(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms)),
-        _ => return Err(Fault::new(Code::Internal, "it does not answer as usher/1 says")),
-    };
-    if setup.title != feed.title {
-        return Err(Fault::new(Code::Internal, format!("it sends `{}`", setup.title)));
-    }
-    Ok(Opened { connection, send, control, setup })
-}
-
-fn transport() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    transport
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(IdleTimeout::try_from(Duration::from_secs(8)).ok())
-        .stream_receive_window(VarInt::from_u32(WINDOW))
-        .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS));
-    transport
-}
-
-async fn take(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, connection: &Connection, control: &mut Control) -> Lost {
-    let mut taking: JoinSet<Result<(), Fault>> = JoinSet::new();
-    let mut over: Option<(u64, Instant)> = None;
-    let (mut heard, mut silent) = (0, 0);
-    let mut look = time::interval(KEEP_ALIVE);
-    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            stream = connection.accept_uni() => match stream {
-                Ok(stream) => {
-                    let (live, feed) = (Arc::clone(live), Arc::clone(feed));
-                    taking.spawn(async move {
-                        match groups::head(stream).await {
-                            Some((_, arrived)) => groups::take(&live, &feed, arrived).await,
-                            None => Ok(()),
-                        }
-                    });
-                }
-                Err(error) => return Lost::Failed(source::lost(&error)),
-            },
-            Some(taken) = taking.join_next(), if !taking.is_empty() => match taken {
-                Ok(Ok(())) => {}
-                Ok(Err(fault)) => return Lost::Failed(Fault { code: Code::VerificationFailed, ..fault }),
-                Err(_) => return Lost::Failed(Fault::new(Code::Internal, "a task that takes a group in died")),
-            },
-            said = control.next(), if over.is_none() => match said {
-                Ok(Some(Frame::Finish(finish))) => over = Some((finish.end_group, Instant::now() + SETUP)),
-                // From the first group that is not whole on: what it still sends may never come to its end.
-                Ok(Some(Frame::Moved(told))) => match SeatAddress::try_from(told.seat.unwrap_or_default()) {
-                    Ok(to) => return Lost::Moved(Box::new(to)),
-                    Err(error) => return Lost::Failed(Fault::new(Code::Internal, error.to_string())),
+            let deadline = over.map(|(_, until)| until);
+            tokio::select! {
+                input = self.0.next() => match input {
+                    FeedInput::Group(group) => {
+                        let (live, feed) = (Arc::clone(live), Arc::clone(feed));
+                        receiving.spawn(async move { groups::receive(&live, &feed, group).await });
+                    }
+                    FeedInput::Signal(FeedSignal::Finish(end)) => over = Some((end, Instant::now() + SETUP)),
+                    // From the first incomplete group on: the upstream may never complete it.
+                    FeedInput::Signal(FeedSignal::Moved(moved)) => match moved_seat(seat, *moved) {
+                        Ok(to) => return Lost::Moved(Box::new(to)),
+                        Err(fault) => return Lost::Failed(fault),
+                    },
+                    // Groups that the upstream gave up for this node are missing for all of its viewers.
+                    FeedInput::Signal(FeedSignal::Skipped(first, end)) => {
+                        debug!(title = %feed.title, first, end, "groups were skipped");
+                    }
+                    FeedInput::Signal(FeedSignal::Refused(refused)) => return Lost::Failed(refusal(seat, &refused)),
+                    FeedInput::Signal(FeedSignal::Silent(fault) | FeedSignal::Lost(fault)) => return Lost::Failed(fault),
                 },
-                // What the upstream gave up for this node is missing for all of its viewers.
-                Ok(Some(Frame::Skipped(skipped))) => {
-                    debug!(title = %feed.title, first = skipped.first, end = skipped.end, "groups were skipped");
-                }
-                Ok(Some(Frame::Refused(no))) => {
-                    return Lost::Failed(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms));
-                }
-                Ok(Some(_)) => return Lost::Failed(Fault::new(Code::Internal, "it does not speak as usher/1 says")),
-                Ok(None) => return Lost::Failed(Fault::new(Code::Network, "it ended the session")),
-                Err(fault) => return Lost::Failed(fault),
-            },
-            _ = look.tick() => {
-                let datagrams = connection.stats().udp_rx.datagrams;
-                silent = if datagrams == heard { silent + 1 } else { 0 };
-                heard = datagrams;
-                if silent >= LOOKS {
-                    return Lost::Failed(Fault::new(Code::Timeout, "nothing comes from it"));
-                }
-                if let Some((end, until)) = over
-                    && Instant::now() >= until
-                {
-                    return Lost::Over(end);
-                }
+                Some(received) = receiving.join_next(), if !receiving.is_empty() => match received {
+                    Ok(Ok(())) => {}
+                    Ok(Err(fault)) => return Lost::Failed(Fault { code: Code::VerificationFailed, ..fault }),
+                    Err(_) => {
+                        return Lost::Failed(Fault::new(Code::Internal, "the task that receives a group panicked"));
+                    }
+                },
+                // The control frames have ended, and report no loss any more.
+                error = connection.closed(), if over.is_some() => return Lost::Failed(connection_lost(&seat.node, &error)),
+                () = until(deadline) => return Lost::Over(over.map_or(0, |(end, _)| end)),
             }
-        }
-        if let Some((end, _)) = over
-            && feed.lock().cache.resume_from() >= end
-        {
-            return Lost::Over(end);
+            if let Some((end, _)) = over
+                && feed.lock().cache.resume_from() >= end
+            {
+                return Lost::Over(end);
+            }
         }
     }
 }

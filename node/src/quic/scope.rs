@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use usher_session::GroupRouter;
 use usher_transport::Connection;
 
 use super::uses::Uses;
-use crate::{live::GroupRouter, send_window::SendWindow};
+use crate::send_window::SendWindow;
 
 /// A connection as its sessions see it.
 #[derive(Clone)]

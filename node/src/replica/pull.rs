@@ -61,9 +61,9 @@ async fn fetch(
 ) -> Result<u64, Fault> {
     let node = &order.seat.node;
     let blame = |fault: Fault| Fault { message: format!("node {node}: {}", fault.message), ..fault };
-    let mut source = Source::open(order, pull.range(), stall).await.map_err(blame)?;
+    let mut source = Source::open(order, pull.range(), stall).await?;
     loop {
-        let frame = source.next().await.map_err(blame)?.ok_or_else(|| {
+        let frame = source.next().await?.ok_or_else(|| {
             blame(Fault::new(Code::Network, format!("the stream ended instead of {}", pull.expected())))
         })?;
         let Some(verified) = pull.handle_frame(frame).map_err(blame)? else { continue };
