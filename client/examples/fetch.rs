@@ -1,8 +1,8 @@
 //! Fetches one title into a file of the current folder, and verifies it.
 //!
 //! ```text
-//! usher demo                                    # in another terminal; prints where its ca.pem is
-//! cargo run --example fetch -- usher://localhost/TITLE CA.PEM
+//! usher demo                                    # in another terminal; prints where its certificates are
+//! cargo run --example fetch -- usher://localhost/B.mp4 CA.PEM
 //! ```
 //!
 //! Run it again after an interruption: it resumes where it stopped.

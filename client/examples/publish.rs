@@ -1,25 +1,31 @@
 //! Publishes a feed: a file at the speed at which it plays, or standard input as fast as it is written.
 //!
 //! ```text
-//! cargo run --example publish -- usher://localhost/live/cam1 CA.PEM clip.ts
-//! ffmpeg -re -i FILE -c copy -f mpegts - | cargo run --example publish -- usher://localhost/live/cam1 CA.PEM
+//! usher demo                                    # in another terminal; prints where its certificates are
+//! cargo run --example publish -- usher://localhost/live/demo CA.PEM PUBLISHER.PEM PUBLISHER.KEY clip.ts
 //! ```
+//!
+//! `usher certs issue publisher NAME` makes the certificate and key for `live/NAME`.
 
 use tokio::sync::mpsc;
 use usher_client::{Authority, Client, MediaInput, Options, Publication, PublishEvent, Url};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
-    let url: Url = args.next().ok_or("usage: publish usher://HOST[:PORT]/live/NAME [CA.PEM [FILE]]")?.parse()?;
-    let authority = Authority::load(args.next().map(Into::into))?;
-    let input = match args.next() {
-        Some(file) => MediaInput::read(std::fs::File::open(&file)?, &file, true)?,
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [url, ca, cert, key, file @ ..] = args.as_slice() else {
+        return Err("usage: publish usher://HOST[:PORT]/live/NAME CA.PEM CERT.PEM KEY [FILE]".into());
+    };
+    let url: Url = url.parse()?;
+    let authority = Authority::load(Some(ca.into()))?;
+    let identity = Some(authority.identity(cert.as_ref(), key.as_ref())?);
+    let input = match file.first() {
+        Some(file) => MediaInput::read(std::fs::File::open(file)?, file, true)?,
         None => MediaInput::read(std::io::stdin(), "standard input", false)?,
     };
 
     let publication = Publication::new(url.title()?);
-    let client = Client::new(url.master, authority, Options::default())?;
+    let client = Client::new(url.master, authority, Options { identity, ..Options::default() })?;
     // Ctrl-C ends the feed at the end of its group.
     let (stop, mut stopped) = mpsc::channel(1);
     tokio::spawn(async move { while tokio::signal::ctrl_c().await.is_ok() && stop.send(()).await.is_ok() {} });

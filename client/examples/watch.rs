@@ -1,7 +1,7 @@
 //! Plays a live feed to standard output, from its last complete group on.
 //!
 //! ```text
-//! cargo run --example watch -- usher://localhost/live/cam1 CA.PEM | mpv -
+//! cargo run --example watch -- usher://localhost/live/demo CA.PEM | mpv -
 //! ```
 
 use std::time::Duration;

@@ -1,14 +1,14 @@
 //! The client as a library: fetch titles, watch and publish feeds, and ask a master what it knows.
 
 mod operate;
+mod retry;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time};
+use tokio::sync::mpsc;
 use usher_certs::files::PemSet;
 use usher_proto::{
-    Bitrate, Code, ContentId, Fault, NodeName, Title,
-    backoff::Backoff,
+    Bitrate, ContentId, Fault, NodeName, Title,
     model::{Range, What},
     pb::v1,
     ticket::Purpose,
@@ -20,10 +20,7 @@ use usher_session::{
 use usher_transport::Congestion;
 
 use crate::{
-    core::{
-        failover::{FIRST_WAIT, LONGEST_WAIT},
-        url::Address,
-    },
+    core::url::Address,
     driver::{
         self, Connector, Context, FeedEvent, FeedSink, FeedStats, FetchEvent, MediaInput, Order, Outcome, Publication,
         PublishEvent, PublishStats, Sink, StartAt, WatchOrder,
@@ -103,7 +100,7 @@ impl Client {
     /// A client of the master at `address`, which must show a certificate of `authority`. Dials nothing yet.
     ///
     /// # Errors
-    /// [`Code::Usage`] when a certificate cannot be used.
+    /// [`Code::Usage`](crate::Code::Usage) when a certificate cannot be used.
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
         let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
         let throttle = options.limit.map(|rate| RateLimit::new(TokenBucket::new(rate, LEAST_BURST).into()));
@@ -154,7 +151,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// The last [`Fault`], once no other node helped within the timeout; [`Code::Disk`] and other failures of the sink at
+    /// The last [`Fault`], once no other node helped within the timeout; [`Code::Disk`](crate::Code::Disk) and other failures of the sink at
     /// once. The sink was paused, so that a later run can resume.
     pub async fn fetch_to(
         &self,
@@ -215,8 +212,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// What was wrong with the input; the last [`Fault`], once no node received the feed within the timeout;
-    /// [`Code::Exists`] when another publisher has the feed.
+    /// The failure of the input; the last [`Fault`], once no node received the feed within the timeout;
+    /// [`Code::Exists`](crate::Code::Exists) when another publisher has the feed.
     pub async fn publish(
         &self,
         publication: &Publication,
@@ -274,7 +271,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Code::NotFound`], the master's refusal, or the failure to reach it within the timeout.
+    /// [`Code::NotFound`](crate::Code::NotFound), the master's refusal, or the failure to reach it within the timeout.
     pub async fn locate(&self, what: &What) -> Result<Vec<v1::Version>, Fault> {
         let what = match what {
             What::Title(title) => v1::locate_request::What::Title(title.to_string()),
@@ -298,7 +295,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::NoCapacity`], another refusal of the master, or the failure to reach it within the
+    /// [`Code::NotFound`](crate::Code::NotFound), [`Code::NoCapacity`](crate::Code::NoCapacity), another refusal of the master, or the failure to reach it within the
     /// timeout.
     pub async fn resolve(&self, what: &What, purpose: Purpose) -> Result<Resolution, Fault> {
         let request = self.order(what.clone(), purpose, Range::default()).request(None, &[], &[]);
@@ -360,45 +357,5 @@ impl Client {
     pub(crate) async fn resolve_many(&self, orders: &[&Order]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
         let requests: Vec<_> = orders.iter().map(|order| order.request(None, &[], &[])).collect();
         self.retry_unavailable(|| self.connector.master.resolve_many(requests.clone())).await
-    }
-
-    /// Retries until the timeout while the master cannot be reached, or cannot serve yet.
-    async fn retry_unavailable<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Fault>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        self.retry(call, |code| matches!(code, Code::Network | Code::Timeout | Code::Unavailable)).await
-    }
-
-    /// Retries until the timeout while the master cannot be reached.
-    async fn retry_unreachable<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Fault>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        self.retry(call, |code| code == Code::Network).await
-    }
-
-    async fn retry<T, F>(&self, mut call: impl FnMut() -> F, again: impl Fn(Code) -> bool) -> Result<T, Fault>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        let mut on_wait = self.on_wait;
-        let deadline = time::Instant::now() + self.options.timeout;
-        loop {
-            let fault = match call().await {
-                Err(fault) if again(fault.code) => fault,
-                other => return other,
-            };
-            let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());
-            if time::Instant::now() + wait >= deadline {
-                return Err(fault);
-            }
-            if let Some(report) = on_wait.take() {
-                report(&fault);
-            }
-            tracing::debug!(error = %fault, ?wait, "call to the master failed; retrying");
-            time::sleep(wait).await;
-        }
     }
 }

@@ -44,6 +44,7 @@ pub use driver::{
     StartAt, TransferInfo,
 };
 pub use master::Authority;
+pub use usher_certs::files::PemSet;
 pub use usher_media::cut::Format;
 pub use usher_proto::{Bitrate, Code, ContentId, Fault, NodeName, Title, model::What, ticket::Purpose};
 pub use usher_transport::Congestion;

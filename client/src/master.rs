@@ -1,7 +1,11 @@
 //! gRPC to a master: one channel under the cluster's authority, validated answers, and error messages for people. Leaves the
 //! use of the answers to its callers.
 
-use std::{error::Error as _, path::PathBuf, time::Duration};
+use std::{
+    error::Error as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::sync::Mutex;
@@ -57,6 +61,15 @@ impl Authority {
             usage(format!("read the authority's certificate {path}: {error}; name the cluster's ca.pem with --ca FILE"))
         })?;
         Ok(Self { pem, source })
+    }
+
+    /// Reads a certificate that this authority issued, and its key.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] when a file cannot be read, or the certificate is of another authority or out of date.
+    pub fn identity(&self, cert: &Path, key: &Path) -> Result<PemSet, Fault> {
+        let usage = |error| Fault::new(Code::Usage, format!("{error:#}"));
+        usher_certs::files::read_pem(cert, key, &self.source).map_err(usage)
     }
 }
 

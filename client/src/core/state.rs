@@ -43,7 +43,7 @@ pub enum StateError {
     Other(&'static str),
 }
 
-/// What is being fetched.
+/// The transfer that a part belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Content id of the title.

@@ -59,7 +59,7 @@ pub(crate) async fn fetch<S: Sink>(
     result
 }
 
-/// What to do next, or that every byte is verified.
+/// The next step, or the content once every byte is verified.
 enum Step {
     Next(Next),
     Done(ContentId),

@@ -1,4 +1,4 @@
-//! What a session asks the master for. Leaves the transport to [`crate::master`].
+//! The order that a session places with the master. Leaves the transport to [`crate::master`].
 
 use std::time::Duration;
 

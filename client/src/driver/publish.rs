@@ -55,7 +55,7 @@ const STATS: Duration = Duration::from_secs(1);
 /// Publishes until the input ends, or a message asks to stop; a second one ends it at once.
 ///
 /// # Errors
-/// What was wrong with the input, or the failure that ended the feed after the timeout.
+/// The failure of the input, or the one that ended the feed after the timeout.
 pub(crate) async fn publish(
     connector: &Connector,
     feed: &Publication,
@@ -112,7 +112,7 @@ struct Publisher<'a> {
     /// Whether a node ever received the feed.
     seated: bool,
     input_ended: bool,
-    /// What was wrong with the input; media before it is still sent.
+    /// The failure of the input; media before it is still sent.
     failure: Option<Fault>,
     /// Until when the input may end by itself.
     stopping: Option<time::Instant>,

@@ -1,4 +1,4 @@
-//! What a caller of a fetch provides and receives: the sink, the events and the outcome.
+//! The interface of a fetch to its caller: the sink, the events and the outcome.
 
 use std::{ops, time::Duration};
 
@@ -48,7 +48,7 @@ pub enum FetchEvent {
         node: NodeName,
         /// Why this node: the master's reason, the node that failed before it, or the node that moved the session there.
         reason: String,
-        /// What it sends.
+        /// The transfer.
         info: TransferInfo,
     },
     /// The nodes that send at once, from now on.

@@ -1,4 +1,4 @@
-//! What outlives the sources of a transfer: the groups that each was asked for, and groups received ahead of their turn.
+//! The assignments of a transfer's groups to sources, and the groups received ahead of their turn. Outlives the sources.
 
 use std::{collections::BTreeMap, ops::Range};
 

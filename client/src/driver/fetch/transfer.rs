@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{core::assembler::Assembler, driver::Connector};
 
-/// What a fetch runs with.
+/// The way to the nodes and the observer of a fetch.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) connector: &'a Connector,

@@ -1,4 +1,4 @@
-//! What a caller of a publisher provides and receives: the feed, the events and the statistics.
+//! The interface of a publisher to its caller: the feed, the events and the statistics.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a caller of a watch provides and receives: the order, the sink, the events and the statistics.
+//! The interface of a watch to its caller: the order, the sink, the events and the statistics.
 
 use std::time::Duration;
 
