@@ -2,7 +2,7 @@
 //! wait, until nothing has made progress for the timeout. A session that its node moves is no failure.
 //!
 //! Owns the timeout of one session, the list of suspects and the reports of failed seats to the master. Of a seat it knows
-//! the node's name alone; [`crate::failover`] dials.
+//! the node's name alone; the `failover` shell dials.
 
 use std::time::{Duration, Instant};
 
