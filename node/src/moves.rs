@@ -83,7 +83,7 @@ impl Movable {
     /// seat; `None` when the session was not moving.
     pub(crate) fn complete_move(&mut self) -> Option<NodeName> {
         let MoveOrder { order, done } = self.moving.take()?;
-        // Nobody waits for it when the channel to the master was lost meanwhile.
+        // The receiver is gone when the channel to the master was lost meanwhile.
         let _unheard = done.send(());
         Some(order.to)
     }

@@ -243,7 +243,7 @@ impl Schedule {
             session.late = session.late.saturating_add(time(rate, bytes));
             session.empty = session.empty.saturating_add(time(pace(rate), bytes));
         } else if rate.0 > 0 {
-            // What a fetch got beyond its rate is not held against it when others need it back.
+            // Bytes that a fetch got beyond its rate do not count against it when others need the capacity back.
             let late = session.late.min(now.saturating_add(nanos(LEAD)));
             session.late = late.saturating_add(time(rate, bytes));
         }

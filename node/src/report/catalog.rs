@@ -54,7 +54,7 @@ pub(super) async fn send(reporter: &Reporter, outbox: &Outbox) -> Result<Infalli
 #[derive(Clone, Copy)]
 struct BadFiles {
     rejected: u32,
-    /// Those of `rejected` that are damaged.
+    /// Damaged files among them.
     damaged: u32,
 }
 

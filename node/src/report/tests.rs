@@ -237,7 +237,7 @@ async fn a_full_node_refuses_and_says_so() {
     let reasons: Vec<_> = turned.iter().map(|turned| (turned.session, turned.code)).collect();
     assert_eq!(reasons, [(large, Code::Unequipped), (more, Code::NoCapacity), (third, Code::NoCapacity)]);
     assert_eq!((turned[0].limit, turned[1].limit), (None, Some(Bitrate(10_000_000))));
-    assert!(turned[2].limit.is_some_and(|limit| limit >= Bitrate(8_000_000)), "what is taken");
+    assert!(turned[2].limit.is_some_and(|limit| limit >= Bitrate(8_000_000)), "the current load");
     node.shutdown().await;
 }
 

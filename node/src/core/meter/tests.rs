@@ -91,7 +91,7 @@ fn only_bytes_that_the_node_held_back_are_lacking() {
         let expected = (Bitrate(demand * 1_000_000), Bitrate(delivered * 1_000_000));
         assert_eq!((report.demand, report.delivered), expected, "{bytes} {reader:?}");
     }
-    // Who was promised nothing lacks nothing.
+    // A session without a reserved rate lacks nothing.
     let mut meter = meter(start, WIDE);
     meter.handle_begin(start, begun(ID[0], 0), 0, false).expect("room");
     assert_eq!(meter.poll_report(at(1000)).demand, Bitrate(0));

@@ -137,7 +137,7 @@ fn further_ranges_follow_in_order_each_with_its_hashes() {
     assert_eq!((next(&mut session), next(&mut session)), (Hashes(0), Groups(0..1)));
     assert_eq!((next(&mut session), session.poll_step(8)), (Finish(ID), None));
 
-    // What may not be asked for changes nothing.
+    // An invalid request changes nothing.
     let mut session = open(3 * PAGE, true);
     let code = |asked: Result<(), Fault>| asked.map_err(|fault| fault.code);
     assert_eq!(code(session.handle_range(ask(2 * PAGE, 2 * PAGE + 1))), Err(Code::TicketMismatch));

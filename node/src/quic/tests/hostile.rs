@@ -48,7 +48,7 @@ async fn a_client_that_never_reads_holds_little_and_delays_nobody() {
     // for hashes and headers.
     let played = (data.len() + data.len() / 100) as u64;
     let sent = node.context.meter().sent_bytes();
-    assert!(sent <= u64::from(WINDOW) + played, "{sent} bytes for a reader who takes none and one of {}", data.len());
+    assert!(sent <= u64::from(WINDOW) + played, "{sent} bytes for a stalled reader and one of {}", data.len());
     // The session of the viewer is active until its last acknowledgement.
     sessions.wait_for(|count| *count == 50).await.expect("it ended");
     assert_eq!(node.context.meter().sessions(), 50);
@@ -160,7 +160,7 @@ async fn first_datagram(node: &TestNode) -> Vec<u8> {
     let mut datagram = vec![0; DATAGRAM];
     let taken = tokio::select! {
         taken = trap.recv(&mut datagram) => taken.expect("a datagram"),
-        end = dialling => panic!("nobody answers, but {end:?}"),
+        end = dialling => panic!("an answer from nowhere: {end:?}"),
     };
     datagram.truncate(taken);
     datagram

@@ -192,7 +192,7 @@ impl AttachCall {
     fn sessions(&mut self, sessions: model::Sessions) {
         assert_eq!(sessions.restart, self.told.is_empty(), "the first message is the whole list");
         self.runs.extend(sessions.begun.iter().map(|begun| begun.session));
-        sessions.ended.iter().for_each(|id| assert!(self.runs.remove(id), "only what runs ends"));
+        sessions.ended.iter().for_each(|id| assert!(self.runs.remove(id), "only an active session ends"));
         self.told.push(sessions);
     }
 
