@@ -86,7 +86,7 @@ async fn measure(args: &Args, certs: &Path, address: &str, master: &Process) -> 
     Ok(())
 }
 
-/// One node: attaches, tells its sessions, then replaces some of them five times a second for ever.
+/// One node: attaches, reports its sessions, then replaces some of them five times a second for ever.
 async fn node(i: u32, changes: u32, certs: &Path, address: &str, ready: mpsc::Sender<()>) -> anyhow::Result<()> {
     let name = format!("node-{i}");
     let paths = issue(certs, &Identity::new(Role::Node, &name)?, &[], certs, false)?;

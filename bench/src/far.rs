@@ -44,11 +44,11 @@ impl Far {
         for (title, size) in titles {
             write_film(&media.join(title), title, *size).with_context(|| format!("write {title}"))?;
         }
-        let door = relay.door().await?;
-        let advertise = door.address().to_string();
+        let entrance = relay.entrance().await?;
+        let advertise = entrance.address().to_string();
         let more = ["--advertise", &advertise, "--capacity", "10gbit", "--log", "info"];
         let node = self.cluster.spawn_node(name, &[&more[..], flags].concat())?;
-        door.lead_to(address_in(&node.find("node started")?.0)?);
+        entrance.forward_to(address_in(&node.find("node started")?.0)?);
         node.find("library is hashed")?;
         for (title, _) in titles {
             self.known(title)?;

@@ -1,4 +1,4 @@
-//! Live feeds: what they cost, how fast they are, and what slow viewers and lost nodes do to the others. Owns which cases
+//! Live feeds: what they cost, their latency, and the effect of slow viewers and lost nodes on other viewers. Owns which cases
 //! there are and how large they are; each case lies in a room of its own.
 
 mod clip;
@@ -20,7 +20,7 @@ use crate::peers::table::{self, Book};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A smoke run: once, with few viewers, and without moq-relay; its figures tell little
+    /// A smoke run: once, with few viewers, and without moq-relay; its figures mean little
     #[arg(long)]
     quick: bool,
     /// Only these cases; may be given several times

@@ -31,11 +31,11 @@ enum Bench {
     ///
     /// Usher's own programs are measured: a master, a node with `--capacity 100gbit` and `usher fetch`, on loopback.
     /// Contenders take turns within each repetition; a ratio is Usher's figure by the peer's of the same repetition, and
-    /// the table tells the median, the least and the greatest. CPU seconds are user and system time together; GB is 10^9
+    /// the table shows the median, the least and the greatest. CPU seconds are user and system time together; GB is 10^9
     /// bytes, MiB 2^20, kB 1000.
     ///
     /// Peers are stock quinn and a bare gRPC server, which are in this program, and those of nginx, caddy, curl and sendme
-    /// that are installed. Nothing is installed here; what is missing is named, and its cases go on without it.
+    /// that are installed. Nothing is installed here; a missing program is named, and its cases go on without it.
     Peers(peers::Args),
     #[command(hide = true)]
     PeersQuinnServer(peers::stock::QuicServerArgs),
@@ -49,13 +49,13 @@ enum Bench {
     Start(start::Args),
     /// A cluster under faults for minutes: every output must be its source, and how long delivery stood still
     Chaos(chaos::Args),
-    /// Live feeds: their cost beside moq-relay, how fast they are, and what slow viewers and lost nodes do to the others
+    /// Live feeds: their cost beside moq-relay, their latency, and the effect of slow viewers and lost nodes on other viewers
     ///
     /// Real programs on loopback, fed by one clip of 4 Mbit/s with a keyframe every 2 s, which ffmpeg makes once and which
     /// is written as it plays. moq-relay and moq are the peer, where they are installed; its viewers are a small program
     /// that is built for this when they are.
     Live(live::Args),
-    /// The balancer in a simulated cluster: what it loses against the optimum and other policies
+    /// The balancer in a simulated cluster: its loss against the optimum and other policies
     Sim(sim::Args),
 }
 

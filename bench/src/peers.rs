@@ -23,7 +23,7 @@ use testbed::{Sizes, Testbed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A smoke run: once, with small sizes; its figures tell little
+    /// A smoke run: once, with small sizes; its figures mean little
     #[arg(long)]
     quick: bool,
     /// Only these cases; may be given several times
@@ -114,7 +114,7 @@ const FULL: Sizes = Sizes {
     viewers: 1000,
     settle: Duration::from_secs(3),
     window: Duration::from_secs(15),
-    house: Duration::from_secs(30),
+    full_node: Duration::from_secs(30),
 };
 
 /// Large enough that every part is used, small enough for a minute in all.
@@ -129,7 +129,7 @@ const QUICK: Sizes = Sizes {
     viewers: 50,
     settle: Duration::from_secs(1),
     window: Duration::from_secs(3),
-    house: Duration::from_secs(4),
+    full_node: Duration::from_secs(4),
 };
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! The balancer with real nodes: nobody is promised what is not there, and a session that runs makes way.
+//! The balancer with real nodes: no more capacity is promised than there is, and a running session makes way.
 
 use std::{collections::BTreeMap, fs, io::Read as _};
 

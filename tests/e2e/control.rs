@@ -11,7 +11,7 @@ use usher_kit::{Process, Signal, eventually, run};
 
 use crate::{cluster::Cluster, parts::b3};
 
-/// A player that is `usher play --player -`: it takes a part of its film each time that it is told, and then the rest.
+/// A player that is `usher play --player -`: it reads a part of its film at each request, and then the rest.
 struct Player {
     process: Process,
     more: Sender<()>,

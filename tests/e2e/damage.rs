@@ -1,4 +1,4 @@
-//! A disk that lies: nobody gets its bytes, and the node that has it stops offering them.
+//! A damaged disk: no client gets its bytes, and the node stops offering them.
 
 use std::{fs, os::unix::fs::FileExt as _};
 

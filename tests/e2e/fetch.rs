@@ -188,7 +188,7 @@ fn an_absent_master_is_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
     let said = cluster.run(&["fetch", &format!("usher://{nobody}/A.mp4"), "--timeout", "1s"]).expect(6);
     assert!(said.err.contains(&nobody.to_string()), "{}", said.err);
-    // Another cluster's authority is no network trouble: it is said at once, with the file.
+    // Another cluster's authority is no network trouble: the error comes at once and names the file.
     let other = Cluster::empty();
     let said = run(usher().args(["ls", &cluster.url("")]).env("USHER_CA", other.ca()));
     assert!(said.code != 0 && said.err.contains("ca.pem"), "{}", said.err);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use usher_relay::{Direction, Door, Settings, UdpRelay};
+use usher_relay::{Direction, Entrance, Settings, UdpRelay};
 
 use usher_kit::{Signal, address_in, eventually};
 
@@ -16,7 +16,7 @@ use crate::{
 struct Road {
     // Dropped before what it runs on.
     relay: UdpRelay,
-    door: Door,
+    entrance: Entrance,
     _runtime: Runtime,
 }
 
@@ -24,19 +24,19 @@ impl Road {
     fn new(up: Settings, down: Settings) -> Self {
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = threads.expect("a runtime");
-        let (relay, door) = runtime.block_on(async {
+        let (relay, entrance) = runtime.block_on(async {
             let relay = UdpRelay::start(up, down);
-            let door = relay.door().await.expect("a port");
-            (relay, door)
+            let entrance = relay.entrance().await.expect("a port");
+            (relay, entrance)
         });
-        Self { relay, door, _runtime: runtime }
+        Self { relay, entrance, _runtime: runtime }
     }
 
     /// Starts a node that clients find at the end of this road.
     fn start_node(&self, cluster: &mut Cluster, node: &str) {
-        let advertise = self.door.address().to_string();
+        let advertise = self.entrance.address().to_string();
         cluster.start_node(node, &["--advertise", &advertise]);
-        self.door.lead_to(address_in(&cluster.node(node).line_with("node started")).expect("an address"));
+        self.entrance.forward_to(address_in(&cluster.node(node).line_with("node started")).expect("an address"));
     }
 }
 
@@ -94,7 +94,7 @@ fn a_node_that_is_heard_no_more_is_left_for_another() {
     let mut fetch = cluster.start(&["fetch", &url, "--limit-rate", "24mbit", "--progress", "json"]);
     let line = fetch.line_with("\"progress\"");
     let at = usize::from(line.contains("node-2"));
-    // The node hears its client all the same.
+    // The client's datagrams still reach the node.
     roads[at].1.relay.set_hole(Direction::Down, true);
     assert_eq!(fetch.wait(), 0, "{}", fetch.seen());
     let other = roads[1 - at].0;

@@ -129,7 +129,7 @@ fn frames(cluster: &Cluster, file: &str) -> u64 {
 }
 
 /// Waits until a recording has that many groups, and interrupts it. Returns how many it has at its end: groups begin when
-/// the encoder gets to them, so that a number of seconds would tell nothing of them on a busy machine.
+/// the encoder gets to them, so that a number of seconds would not predict them on a busy machine.
 #[track_caller]
 fn groups(cluster: &Cluster, recording: &mut Process, file: &str, least: u64) -> u64 {
     let has = |line: &str| {
@@ -281,7 +281,7 @@ fn a_viewer_that_reads_nothing_holds_up_nobody() {
     let told = done(&mut recording);
     assert_eq!((told["groups"].as_u64(), told["dropped_groups"].as_u64()), (Some(10), Some(0)));
     assert_eq!(frames(&cluster, "a.ts"), 10 * RATE);
-    // It reads again, and is told what it missed.
+    // It reads again, and learns of the dropped groups.
     let reader = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
     slow.line_with("dropped");
     feed.publisher.signal(Signal::INT);

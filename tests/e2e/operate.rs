@@ -102,7 +102,7 @@ fn a_node_that_was_drained_by_its_operator_stays_so_when_the_master_is_lost() {
     cluster.restart_master();
     eventually("the new master knows", || state(&cluster) == "draining");
     run(&mut cluster.operate(&["undrain", "node-1"])).expect(0);
-    // A restarted node serves, whatever its last process was told.
+    // A restarted node serves, whatever orders its last process had.
     run(&mut cluster.operate(&["drain", "node-1"])).expect(0);
     cluster.node("node-1").signal(Signal::TERM);
     assert_eq!(cluster.node("node-1").wait(), 0);

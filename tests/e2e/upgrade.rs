@@ -1,4 +1,4 @@
-//! A rolling upgrade with the script that operators are given, under players: nobody sees more than a change of nodes.
+//! A rolling upgrade with the script that operators are given, under players: each sees a change of nodes at most.
 
 use std::{
     fs,

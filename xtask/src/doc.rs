@@ -12,7 +12,7 @@ pub(crate) struct Args {
     open: bool,
 }
 
-/// Builds it and says where it lies.
+/// Builds it and prints its path.
 pub(crate) fn run(args: &Args) -> Result<()> {
     build(args.open)?;
     println!("{}", shell::target_dir().join("doc/usher_proto/index.html").display());

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     targets: Vec<String>,
 }
 
-/// Runs the targets one after the other; goes on after a finding, so that one run tells all.
+/// Runs the targets one after the other; goes on after a finding, so that one run reports all.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !shell::succeeds(shell::cargo_proxy().args(["fuzz", "--version"])) {
         bail!("cargo-fuzz is not installed. This installs it:\ncargo install cargo-fuzz --locked");

@@ -136,7 +136,7 @@ fn folder() -> PathBuf {
     shell::root().join("media/samples")
 }
 
-/// Remakes every clip, and says what each weighs.
+/// Remakes every clip, and prints its size.
 pub(crate) fn run() -> Result<()> {
     parts::provide(&parts::FOR_MEDIA)?;
     let Some(font) = FONTS.into_iter().find(|font| Path::new(font).is_file()) else {

@@ -49,7 +49,7 @@ pub(crate) const FOR_MEDIA: [Part; 2] = [FFMPEG, FFPROBE];
 enum Machine {
     /// apt-get, and we are root.
     AptAsRoot,
-    /// apt-get, but somebody else must run it.
+    /// apt-get, but this user may not run it.
     Apt,
     /// Homebrew.
     Brew,
@@ -195,7 +195,7 @@ fn apt_get_install(packages: &[&str]) -> Result<()> {
     apt_get(&arguments)
 }
 
-/// apt-get asks nobody anything, and its long talk is shown only when it fails.
+/// Runs apt-get without questions; its output is shown only when it fails.
 fn apt_get(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     // Another apt-get may be running, as on a machine that has just started: wait for its lock.

@@ -39,7 +39,7 @@ const NOT_YET: [(Rule, &[&str]); 4] = [
     (Rule::Length, &["client", "master", "node", "proto", "transport"]),
 ];
 
-/// Words that leave work for later, and what to say of them.
+/// Words that leave work for later, and a message for each.
 const UNFINISHED: [(&str, &str); 3] = [
     ("todo!", "todo! is left: do it or remove it"),
     ("unimplemented!", "unimplemented! is left: implement it or refuse with an error"),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's root folder. Cargo says at run time where this crate lies; the path known at compile time would
+/// The workspace's root folder. Cargo gives the crate's folder at run time; the path known at compile time would
 /// be wrong when several checkouts share one target folder.
 pub(crate) fn root() -> PathBuf {
     let crate_dir = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);

@@ -27,7 +27,7 @@ struct Count {
 }
 
 impl Count {
-    /// Adds what a runner's closing line says, if `line` is one: nextest's `Summary […] 3 tests run: 2 passed, 1
+    /// Adds the counts of a runner's closing line, if `line` is one: nextest's `Summary […] 3 tests run: 2 passed, 1
     /// failed, 0 skipped`, or libtest's `test result: ok. 2 passed; 0 failed; 1 ignored; …`.
     fn add_line(&mut self, line: &str) {
         let line = shell::plain(line);

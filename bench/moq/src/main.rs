@@ -1,5 +1,5 @@
 //! Many viewers of one broadcast of a moq-relay in one process, each on a connection of its own: reads all of every group
-//! of every track that the catalog names, throws it away and counts it. `usher-bench live` starts it and says when to look.
+//! of every track that the catalog names, throws it away and counts it. `usher-bench live` starts it and asks for its counts.
 //!
 //! `usher-bench-moq URL PIN BROADCAST VIEWERS`, where PIN is the SHA-256 of the relay's certificate in hex, prints `joined` once every viewer has had media of every track. To each
 //! line on its standard input it then answers `BYTES GROUPS BROKEN`, so far and of all viewers together; it ends with its
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 /// Viewers that come in at once.
-const AT_THE_DOOR: usize = 16;
+const JOINS_AT_ONCE: usize = 16;
 
 /// How late a group may be and is waited for all the same: nothing is to be thrown away that was paid for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,18 +44,18 @@ async fn main() -> anyhow::Result<()> {
     let mut config = moq_tokio::connect::Config::default();
     config.tls.fingerprint.push(pin.clone());
     config.once = Some(true);
-    let (count, doors) = (Arc::<Count>::default(), Arc::new(Semaphore::new(AT_THE_DOOR)));
+    let (count, permits) = (Arc::<Count>::default(), Arc::new(Semaphore::new(JOINS_AT_ONCE)));
     let (ready, mut seated) = mpsc::channel(viewers.max(1));
     let mut all = JoinSet::new();
     for _ in 0..viewers {
         // As real ones do, each has a socket of its own.
         let client = config.clone().init(Default::default()).context("start QUIC")?;
         let (url, name) = (url.clone(), name.clone());
-        let (count, doors, ready) = (Arc::clone(&count), Arc::clone(&doors), ready.clone());
+        let (count, permits, ready) = (Arc::clone(&count), Arc::clone(&permits), ready.clone());
         all.spawn(async move {
-            let door = doors.acquire_owned().await.context("a place at the door")?;
+            let permit = permits.acquire_owned().await.context("a permit to join")?;
             watch(client, url, &name, &count, async move || {
-                drop(door);
+                drop(permit);
                 ready.send(()).await.context("tell that a viewer is seated")
             })
             .await
@@ -87,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Watches until the connection is lost; `seated` is told when media of every track has come.
+/// Watches until the connection is lost; `seated` is notified when media of every track has come.
 async fn watch(
     client: Client,
     url: url::Url,

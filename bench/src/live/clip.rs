@@ -38,7 +38,7 @@ const PACKET: usize = 188;
 /// Ticks of a transport stream's clock from a picture to the next.
 const TICKS: u64 = 90_000 / PICTURES as u64;
 
-/// The numbers with which ffmpeg marks the pictures' packets, and those that say what is in the stream.
+/// The numbers with which ffmpeg marks the pictures' packets, and those of the stream's tables.
 const PICTURE_PID: u16 = 0x100;
 const TABLE_PIDS: [u16; 3] = [0, 0x11, 0x1000];
 
@@ -210,7 +210,7 @@ impl PictureReader {
         self.again
     }
 
-    /// Takes bytes as they come; `seen` is told the number of each picture that is whole.
+    /// Takes bytes as they come; `seen` gets the number of each whole picture.
     pub(crate) fn see(&mut self, mut bytes: &[u8], mut seen: impl FnMut(usize)) -> anyhow::Result<()> {
         while !bytes.is_empty() {
             let (some, more) = bytes.split_at(bytes.len().min(PACKET - self.rest.len()));

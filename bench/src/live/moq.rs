@@ -84,7 +84,7 @@ impl MoqRelay {
         fs::write(&cert, issued.cert.pem()).context("write a certificate")?;
         fs::write(&key, issued.signing_key.serialize_pem()).context("write a key")?;
         let pin = sha256(issued.cert.der()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        // Free a moment ago; nobody else takes ports here.
+        // Free a moment ago; no other program takes ports here.
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().context("find a free port")?.port();
         let mut relay = Command::new(&programs.relay);
         relay.args(["--listen", &format!("127.0.0.1:{port}"), "--auth-public", "**", "--log-level", "info"]);

@@ -40,7 +40,7 @@ pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow:
     let (bytes, time) = (audience.bytes() - from, began.elapsed());
     let grown = resident(&[node])?.saturating_sub(before);
     audience.is_whole()?;
-    // Those that somebody had whole must have been had by all who were there when they began; the last may be under way.
+    // Every viewer must have had each group that any viewer had whole since it joined; the last group may be under way.
     let groups: Vec<_> = others.iter().map(|seen| seen.groups()).collect();
     let all: BTreeSet<u64> = groups.iter().flat_map(|groups| &groups.whole).copied().collect();
     let newest = all.iter().rev().nth(1).copied().unwrap_or_default();

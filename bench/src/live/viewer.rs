@@ -29,7 +29,7 @@ use super::cluster::{TestCluster, title};
 use crate::peers::viewer::{endpoint, seat, tickets, trust};
 
 /// Viewers that come in at once.
-const AT_THE_DOOR: usize = 16;
+const JOINS_AT_ONCE: usize = 16;
 
 /// How far a viewer may fall behind before groups are given up: what `usher play` asks for.
 const LATENCY: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ pub(crate) struct Groups {
     pub(crate) whole: BTreeSet<u64>,
     /// Broken off.
     pub(crate) broken: BTreeSet<u64>,
-    /// Given up by the node, as it says.
+    /// Given up by the node, by its notice.
     pub(crate) skipped: u64,
 }
 
@@ -85,10 +85,11 @@ impl Audience {
     /// Seats viewers until each has media.
     pub(crate) async fn seat(cluster: &TestCluster, name: &str, viewers: usize) -> anyhow::Result<Self> {
         let mut audience = Self { seen: Vec::new(), tasks: JoinSet::new() };
-        let (tickets, doors) = (tickets(&cluster.address, &cluster.ca()).await?, Arc::new(Semaphore::new(AT_THE_DOOR)));
+        let (tickets, permits) =
+            (tickets(&cluster.address, &cluster.ca()).await?, Arc::new(Semaphore::new(JOINS_AT_ONCE)));
         for _ in 0..viewers {
-            let doors = Arc::clone(&doors);
-            audience.add(tickets.clone(), name, None, Some(doors));
+            let permits = Arc::clone(&permits);
+            audience.add(tickets.clone(), name, None, Some(permits));
         }
         for seen in audience.seen.clone() {
             tokio::select! {
@@ -116,17 +117,17 @@ impl Audience {
         tickets: TicketsClient<Channel>,
         name: &str,
         rate: Option<u64>,
-        doors: Option<Arc<Semaphore>>,
+        permits: Option<Arc<Semaphore>>,
     ) -> Arc<ViewerLog> {
         let (seen, title) = (Arc::<ViewerLog>::default(), title(name));
         self.seen.push(Arc::clone(&seen));
         let viewer = Arc::clone(&seen);
         self.tasks.spawn(async move {
-            let door = match doors {
-                Some(doors) => Some(doors.acquire_owned().await.context("a place at the door")?),
+            let permit = match permits {
+                Some(permits) => Some(permits.acquire_owned().await.context("a permit to join")?),
                 None => None,
             };
-            watch(tickets, &title, rate, viewer, door).await
+            watch(tickets, &title, rate, viewer, permit).await
         });
         seen
     }
@@ -136,7 +137,7 @@ impl Audience {
         self.seen.iter().map(|seen| seen.bytes.load(Relaxed)).sum()
     }
 
-    /// That nobody has left.
+    /// Fails when a viewer has left.
     pub(crate) fn is_whole(&mut self) -> anyhow::Result<()> {
         match self.tasks.try_join_next() {
             None => Ok(()),
@@ -151,7 +152,7 @@ async fn watch(
     title: &str,
     rate: Option<u64>,
     seen: Arc<ViewerLog>,
-    door: Option<impl Send>,
+    permit: Option<impl Send>,
 ) -> anyhow::Result<()> {
     // As real ones do, each has a socket of its own.
     let endpoint = endpoint()?;
@@ -169,18 +170,18 @@ async fn watch(
     send.write_chunk(wire::message(Kind::Open, &open).context("a short ticket")?).await.context("send a ticket")?;
     let (throttle, mut streams) = (Arc::new(Throttle::new(rate)), JoinSet::new());
     let mut control = std::pin::pin!(said(control, &seen));
-    let mut door = door;
+    let mut permit = permit;
     loop {
         tokio::select! {
             stream = connection.accept_uni() => {
                 let (seen, throttle) = (Arc::clone(&seen), Arc::clone(&throttle));
                 streams.spawn(read(stream.context("the connection was lost")?, seen, throttle));
                 // With a first group it is seated.
-                door = None;
+                permit = None;
             }
             Some(read) = streams.join_next(), if !streams.is_empty() => read.context("a stream's task")??,
             ended = &mut control => {
-                drop((door, send));
+                drop((permit, send));
                 return ended;
             }
         }

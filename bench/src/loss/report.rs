@@ -118,7 +118,7 @@ pub(super) fn table(alone: &[Alone], pairs: &[Pair]) -> String {
     text
 }
 
-/// Which controller should be the default, by rules that are told; `None` without the figures for it.
+/// Which controller should be the default, by printed rules; `None` without the figures for it.
 pub(super) fn recommendation(alone: &[Alone], pairs: &[Pair]) -> Option<String> {
     let mean = |lossy: bool| {
         let ratios = alone.iter().filter(|cell| (cell.link.loss_ppm > 0) == lossy).map(|cell| cell.ratio().ln());

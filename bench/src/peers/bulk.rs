@@ -28,7 +28,7 @@ struct Load {
     clients: Vec<Client>,
     /// All clients' bytes.
     bytes: u64,
-    /// Into files, in a folder; Usher wants that for several titles a client.
+    /// Into files, in a folder; Usher needs a folder for several titles.
     files: bool,
 }
 
@@ -148,7 +148,7 @@ impl Load {
     }
 }
 
-/// `usher fetch`, which tells what it got on stderr.
+/// `usher fetch`, which reports its progress on standard error.
 pub(crate) fn fetch(cluster: &Cluster, path: &str, output: &Path) -> anyhow::Result<Command> {
     let mut fetch = Command::new(usher()?);
     fetch.arg("fetch").arg(format!("usher://{}/{path}", cluster.address)).arg("--output").arg(output);

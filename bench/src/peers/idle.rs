@@ -30,7 +30,7 @@ use crate::cluster::{
 const AT_ONCE: u64 = 250;
 
 /// Viewers that come in at once: enough to be quick, few enough to be answered at once.
-const AT_THE_DOOR: usize = 16;
+const JOINS_AT_ONCE: usize = 16;
 
 const FILM: &str = "film.mp4";
 
@@ -54,17 +54,17 @@ async fn usher(testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> 
     let server = [cluster.node_id()];
     let before = resident(&server)?;
     let mut viewers = JoinSet::new();
-    let doors = Arc::new(Semaphore::new(AT_THE_DOOR));
+    let permits = Arc::new(Semaphore::new(JOINS_AT_ONCE));
     let (ready, mut seated) = mpsc::unbounded_channel();
     for _ in 0..testbed.sizes.viewers {
         let (mut tickets, endpoint) = (tickets.clone(), endpoint.clone());
-        let (doors, ready) = (Arc::clone(&doors), ready.clone());
+        let (permits, ready) = (Arc::clone(&permits), ready.clone());
         viewers.spawn(async move {
-            let door = doors.acquire_owned().await.context("a place at the door")?;
+            let permit = permits.acquire_owned().await.context("a permit to join")?;
             let seat = viewer::seat(&mut tickets, FILM).await?;
             let connection = viewer::dial(&endpoint, &seat).await?;
             let mut stream = viewer::open(&connection, &seat.ticket).await?;
-            drop(door);
+            drop(permit);
             ready.send(()).context("tell that a viewer is seated")?;
             viewer::sip(&mut stream, RATE).await
         });

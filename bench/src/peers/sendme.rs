@@ -19,7 +19,7 @@ use super::{
 };
 use crate::cluster::{Run, run_all, start, usage::Meter};
 
-/// How long sendme may take to hash the title and say its ticket.
+/// How long sendme may take to hash the title and print its ticket.
 const OFFER: Duration = Duration::from_secs(120);
 
 /// Options that keep sendme on this machine.
@@ -64,7 +64,7 @@ fn sendme(testbed: &Testbed, program: &Path) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
-/// Waits for the line that tells the receiver what to run.
+/// Waits for the line with the receiver's command.
 #[expect(clippy::disallowed_methods, reason = "another process writes a file when it is ready")]
 fn ticket(sender: &mut Process, offer: &Path) -> anyhow::Result<String> {
     let began = Instant::now();

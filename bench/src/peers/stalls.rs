@@ -1,4 +1,4 @@
-//! A full house: viewers to 95 % of a node's capacity, and beside them fetches that take what they can get. How often a
+//! A full node: viewers to 95 % of a node's capacity, and beside them fetches that take what they can get. How often a
 //! viewer's player would have stood still, how much of the capacity was used, and whether it was ever exceeded.
 
 use std::{
@@ -103,7 +103,7 @@ async fn watch(testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> 
         sessions.spawn_local(receive(stream, move |now, bytes| receipts.borrow_mut().push((now, bytes))));
     }
     let from = Instant::now();
-    tokio::time::sleep(testbed.sizes.house).await;
+    tokio::time::sleep(testbed.sizes.full_node).await;
     let to = Instant::now();
     if let Some(ended) = sessions.try_join_next() {
         ended.context("a session's task")?.context("a session ended early")?;
@@ -144,7 +144,7 @@ async fn admitted(
     viewer::open(&connection, &seat.ticket).await
 }
 
-/// Reads as fast as it comes, and tells of each piece.
+/// Reads as fast as bytes arrive, and reports each piece.
 async fn receive(mut stream: RecvStream, tell: impl Fn(Instant, u64)) -> anyhow::Result<()> {
     let mut all = 0;
     while let Some(chunk) = stream.read_chunk(64 * 1024, true).await.context("read a session")? {

@@ -94,7 +94,7 @@ pub(crate) fn serve(args: &QuicServerArgs) -> anyhow::Result<()> {
     })
 }
 
-/// TLS 1.3, the same cryptography and ALPN as Usher. quinn seals its packets with ring unless told otherwise, and so do
+/// TLS 1.3, the same cryptography and ALPN as Usher. quinn seals its packets with ring by default, and so do
 /// both here where ring is faster.
 fn server_tls(args: &QuicServerArgs) -> anyhow::Result<rustls::ServerConfig> {
     let cert = CertificateDer::from_pem_file(&args.cert).context("read the certificate")?;

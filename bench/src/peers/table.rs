@@ -18,7 +18,7 @@ pub(crate) struct Peer {
 /// Usher itself.
 pub(crate) const SELF: Peer = Peer { name: USHER, suffix: "" };
 
-/// Figures by metric; a metric's name tells its unit.
+/// Figures by metric; a metric's name includes its unit.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
 
 /// All that was measured.
@@ -40,7 +40,7 @@ struct Note {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
     pub(crate) case: String,
-    /// The metric with its unit; less is better unless it says otherwise.
+    /// The metric with its unit; less is better unless the name says otherwise.
     pub(crate) metric: &'static str,
     /// The peer; empty when there was none.
     pub(crate) against: &'static str,

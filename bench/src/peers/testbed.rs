@@ -36,8 +36,8 @@ pub(crate) struct Sizes {
     pub(crate) viewers: u64,
     pub(crate) settle: Duration,
     pub(crate) window: Duration,
-    /// How long a full house is watched.
-    pub(crate) house: Duration,
+    /// How long a full node is watched.
+    pub(crate) full_node: Duration,
 }
 
 /// The size of a small title, in bytes: one group.
@@ -94,7 +94,7 @@ impl Programs {
     }
 }
 
-/// A program on PATH, or where servers lie that are not on everybody's; says loudly when it is missing.
+/// A program on PATH or in the folders of system servers; a missing one is reported on standard error.
 pub(crate) fn find(name: &str, how: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
@@ -106,7 +106,7 @@ pub(crate) fn find(name: &str, how: &str) -> Option<PathBuf> {
 }
 
 impl Testbed {
-    /// Writes the titles and starts everybody.
+    /// Writes the titles and starts all servers.
     pub(crate) fn set(sizes: Sizes, sendme: Option<PathBuf>) -> anyhow::Result<Self> {
         let programs = Programs::find(sendme);
         let dir = tempfile::tempdir().context("make a temporary folder")?;

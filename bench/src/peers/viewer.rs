@@ -59,7 +59,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")
 }
 
-/// A connection to the master's door.
+/// A connection to the master.
 pub(crate) async fn tickets(address: &str, ca: &Path) -> anyhow::Result<TicketsClient<Channel>> {
     let pem = std::fs::read_to_string(ca).with_context(|| format!("read {}", ca.display()))?;
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));

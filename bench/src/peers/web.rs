@@ -162,7 +162,7 @@ pub(crate) fn said(stdout: &[u8]) -> anyhow::Result<(u64, Vec<f64>)> {
     Ok((bytes, first))
 }
 
-/// A TCP address on loopback that nobody has.
+/// A free TCP address on loopback.
 fn free() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
     listener.local_addr().context("find a free port")

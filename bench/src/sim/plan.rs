@@ -55,7 +55,7 @@ pub(crate) enum IncidentKind {
     Crash,
     /// There again, as a new boot.
     Start,
-    /// Takes nobody new.
+    /// Takes no new session.
     Drain,
     /// Leaves in order; whoever still plays there must go.
     Stop,

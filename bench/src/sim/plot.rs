@@ -62,12 +62,12 @@ fn mean(group: &[Outcome], of: impl Fn(&Outcome) -> Vec<f64>) -> Vec<f64> {
 
 fn panel(out: &mut String, (x, y): (f64, f64), title: &str, lines: &[Line<'_>]) {
     let windows = lines.iter().map(|line| line.2.len()).max().unwrap_or(0).max(2);
-    let crest = ceiling(lines.iter().flat_map(|line| &line.2).copied().fold(0.0, f64::max));
+    let peak = ceiling(lines.iter().flat_map(|line| &line.2).copied().fold(0.0, f64::max));
     let mut add = |text: String| writeln!(out, "{text}").expect("a string takes all");
     add(format!("<text x=\"{x}\" y=\"{}\" font-size=\"13\" font-weight=\"bold\">{title}</text>", y - 26.0));
     for step in 0..=4 {
         let at = y + HEIGHT - HEIGHT * f64::from(step) / 4.0;
-        let label = crest * f64::from(step) / 4.0;
+        let label = peak * f64::from(step) / 4.0;
         add(format!("<line x1=\"{x}\" y1=\"{at}\" x2=\"{}\" y2=\"{at}\" stroke=\"#e0e0e0\"/>", x + WIDTH));
         add(format!("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>", x - 6.0, at + 4.0));
         let across = x + WIDTH * f64::from(step) / 4.0;
@@ -81,7 +81,7 @@ fn panel(out: &mut String, (x, y): (f64, f64), title: &str, lines: &[Line<'_>]) 
             .enumerate()
             .map(|(at, value)| {
                 let across = x + WIDTH * at as f64 / (windows - 1) as f64;
-                format!("{across:.1},{:.1}", y + HEIGHT * (1.0 - value / crest))
+                format!("{across:.1},{:.1}", y + HEIGHT * (1.0 - value / peak))
             })
             .collect();
         let points = points.join(" ");

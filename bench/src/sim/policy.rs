@@ -1,6 +1,6 @@
 //! Inputs of a policy and the orders that it may give. Owns the types between it and the simulation, and the list of policies.
 //!
-//! A policy is one master: with several masters there are several instances, and each hears all nodes but only the
+//! A policy is one master: with several masters there are several instances, and each gets the reports of all nodes but only the
 //! requests that came to it. It knows nothing of the simulation but these calls. After every call the simulation takes the
 //! orders; every call comes with the present time, which never goes back.
 
@@ -31,10 +31,10 @@ pub(crate) trait Policy {
     /// A node attached and can be chosen; a new boot number means that it forgot all sessions.
     fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>);
 
-    /// A node left in order, or its channel was seen to break. A crash is not told: it is only silent.
+    /// A node left in order, or its channel broke. A crash is not reported: the node falls silent.
     fn left(&mut self, now: Time, node: NodeIndex);
 
-    /// A node takes nobody new from now on.
+    /// A node takes no new session from now on.
     fn draining(&mut self, now: Time, node: NodeIndex);
 
     /// A periodic report came. Reports can come late, out of order, or not at all.
@@ -46,10 +46,10 @@ pub(crate) trait Policy {
     /// A client asks for a seat.
     fn resolve(&mut self, now: Time, ask: &Ask<'_>) -> Answer;
 
-    /// A client says that it could not reach a node. `client` tells clients apart.
+    /// A client reports that it could not reach a node. `client` is the client's number.
     fn hint(&mut self, _now: Time, _node: NodeIndex, _client: u64) {}
 
-    /// Time passed: at least every 250 ms, and when `deadline` said.
+    /// Time passed: at least every 250 ms, and at `deadline`.
     fn tick(&mut self, now: Time);
 
     /// When `tick` is needed next, if that is before the regular one.
@@ -60,7 +60,7 @@ pub(crate) trait Policy {
     /// Outcome of a `Move` of this instance.
     fn moved(&mut self, _now: Time, _session: SessionNumber, _ok: bool) {}
 
-    /// How a copy comes along; all instances hear of it, whoever ordered it.
+    /// Progress of a copy; every instance gets it, whichever ordered it.
     fn copied(&mut self, _now: Time, _copy: &Copied) {}
 
     /// The answer to a `Probe` of this instance.
@@ -203,7 +203,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) title: Title,
     /// Where it is.
     pub(crate) zone: u32,
-    /// Nodes that it does not want.
+    /// Nodes that it excludes.
     pub(crate) exclude: &'a [NodeIndex],
     /// Those of them that turned it away since they were full.
     pub(crate) full: &'a [NodeIndex],

@@ -47,7 +47,7 @@ pub(crate) struct Scenario {
     pub(crate) abandon: f64,
     /// How many masters share the requests, at random.
     pub(crate) masters: u32,
-    /// How nodes tell of themselves.
+    /// Reports of nodes.
     pub(crate) reports: Reports,
     /// Traffic on the nodes' links that is not the cluster's.
     pub(crate) background: Background,
@@ -110,7 +110,7 @@ pub(crate) enum Durations {
     Long,
 }
 
-/// How nodes tell of themselves.
+/// Reports of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Reports {
@@ -165,7 +165,7 @@ pub(crate) enum Fault {
         /// When it comes back.
         until: f64,
     },
-    /// The node takes nobody new and stops for good at the deadline.
+    /// The node takes no new session and stops for good at the deadline.
     Drain {
         /// When it begins.
         at: f64,

@@ -1,5 +1,5 @@
 //! The simulated cluster: nodes, clients, messages and time, run against one policy. Owns the order of events and
-//! what is true; a policy learns of it only by `policy::Policy`.
+//! the true state; a policy sees it only through `policy::Policy`.
 //!
 //! - Sessions are fluid: a node's sessions share what background leaves of its real capacity (`node`).
 //! - Clients resolve, dial, try alternates, ask once more, and give up (`client`).
@@ -60,7 +60,7 @@ pub(crate) struct Simulation<'a> {
     messages: SmallRng,
 }
 
-/// Runs `policy` through `plan` and says how it went.
+/// Runs `policy` through `plan` and returns its figures.
 pub(crate) fn run(plan: &Plan<'_>, policy: &Named) -> RunFigures {
     let mut simulation = Simulation::new(plan, policy);
     simulation.start();
@@ -144,16 +144,16 @@ impl<'a> Simulation<'a> {
             }
             Event::Fault { index } => self.fault(self.plan.changes[index as usize]),
             Event::Measure { node, boot } => self.measure(node, boot),
-            Event::Report { master, node, report } => self.tell(master as usize, |policy, now| {
+            Event::Report { master, node, report } => self.call(master as usize, |policy, now| {
                 policy.report(now, node, &report);
             }),
             Event::Flush { node, boot } => self.flush(node, boot),
-            Event::Delta { master, node, delta } => self.tell(master as usize, |policy, now| {
+            Event::Delta { master, node, delta } => self.call(master as usize, |policy, now| {
                 policy.delta(now, node, &delta);
             }),
             Event::Move { master, session, from, to } => self.carry_over(master, session, from, to),
             Event::Copy { index } => self.copy_step(index as usize),
-            Event::Probed { master, node, alive } => self.tell(master as usize, |policy, now| {
+            Event::Probed { master, node, alive } => self.call(master as usize, |policy, now| {
                 policy.probed(now, node, alive);
             }),
         }
@@ -166,7 +166,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// Calls one master, then takes its orders and its deadline.
-    fn tell<T>(&mut self, master: usize, call: impl FnOnce(&mut dyn Policy, Time) -> T) -> T {
+    fn call<T>(&mut self, master: usize, call: impl FnOnce(&mut dyn Policy, Time) -> T) -> T {
         let said = call(self.masters[master].as_mut(), self.now);
         self.take_orders(master);
         if let Some(deadline) = self.masters[master].deadline() {
@@ -179,14 +179,14 @@ impl<'a> Simulation<'a> {
         said
     }
 
-    fn tell_all(&mut self, call: impl Fn(&mut dyn Policy, Time)) {
+    fn call_all(&mut self, call: impl Fn(&mut dyn Policy, Time)) {
         for master in 0..self.masters.len() {
-            self.tell(master, &call);
+            self.call(master, &call);
         }
     }
 
     fn tick(&mut self, master: usize) {
-        self.tell(master, |policy, now| policy.tick(now));
+        self.call(master, |policy, now| policy.tick(now));
     }
 
     /// Tells all masters of a node that is there now.
@@ -194,7 +194,7 @@ impl<'a> Simulation<'a> {
         let it = &self.nodes[node as usize];
         let (capacity, zone, boot, replica_bytes) = (it.capacity, it.zone, it.boot, it.replica_bytes);
         let titles = it.held.clone();
-        self.tell_all(|policy, now| {
+        self.call_all(|policy, now| {
             policy.joined(now, node, &Join { capacity, zone, boot, titles: &titles, replica_bytes });
         });
     }

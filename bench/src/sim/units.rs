@@ -37,7 +37,7 @@ pub(crate) enum Stream {
     Policy = 7,
 }
 
-/// The stream of `what` in the run with `seed`; `index` tells several of a kind apart.
+/// The stream of `what` in the run with `seed`; `index` distinguishes several of a kind.
 pub(crate) fn stream(seed: u64, what: Stream, index: u64) -> SmallRng {
     // Odd 64-bit constants spread small numbers over the whole word (Steele, Lea, Flood 2014, splitmix64).
     let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)

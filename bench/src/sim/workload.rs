@@ -152,7 +152,7 @@ pub(crate) struct Arrivals<'a> {
     popularity: Popularity,
     /// Requests per second at a load of 1.
     intensity: f64,
-    crest: f64,
+    peak: f64,
     end: Time,
     rngs: Vec<SmallRng>,
     /// Those who play already when the warm-up starts, the last first.
@@ -168,13 +168,13 @@ impl<'a> Arrivals<'a> {
         let rate: f64 = rates.iter().enumerate().map(|(rank, &rate)| popularity.share(rank) * rate as f64).sum();
         // Only tickets that are redeemed offer bits.
         let bits = rate * scenario.durations.mean() * (1.0 - scenario.abandon);
-        let crest = scenario.load.iter().map(|&(_, level)| level).fold(0.0, f64::max);
+        let peak = scenario.load.iter().map(|&(_, level)| level).fold(0.0, f64::max);
         let sources = 1 + scenario.flash.len() as u64;
         let mut arrivals = Self {
             scenario,
             popularity,
             intensity: capacity as f64 * scenario.background.leaves() / bits,
-            crest,
+            peak,
             end: from_seconds(scenario.warmup + scenario.seconds),
             rngs: (0..sources).map(|index| stream(seed, Stream::Arrivals, index)).collect(),
             next: BinaryHeap::new(),
@@ -221,15 +221,15 @@ impl<'a> Arrivals<'a> {
         let rng = &mut self.rngs[source];
         let mut at = to_seconds(now);
         let at = if source == 0 {
-            let crest = self.crest * self.intensity;
-            if crest <= 0.0 {
+            let peak = self.peak * self.intensity;
+            if peak <= 0.0 {
                 return;
             }
             // Thinning (Lewis and Shedler, 1979).
             loop {
-                at += exponential(rng) / crest;
+                at += exponential(rng) / peak;
                 let level = self.scenario.level((at - self.scenario.warmup).max(0.0));
-                if from_seconds(at) >= self.end || rng.random::<f64>() * self.crest <= level {
+                if from_seconds(at) >= self.end || rng.random::<f64>() * self.peak <= level {
                     break from_seconds(at);
                 }
             }

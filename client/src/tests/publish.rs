@@ -265,9 +265,9 @@ async fn a_silent_node_is_replaced_and_one_that_recovers_is_kept() {
         let (bad, good) =
             (IngestNode::start("bad", IngestBehaviour::Takes), IngestNode::start("good", IngestBehaviour::Takes));
         let relay = usher_relay::UdpRelay::start(Default::default(), Default::default());
-        let door = relay.door().await.expect("a port");
-        door.lead_to(bad.address);
-        let far = TestSeat { addresses: vec![door.address().to_string()], ..TestSeat::from(&bad) };
+        let entrance = relay.entrance().await.expect("a port");
+        entrance.forward_to(bad.address);
+        let far = TestSeat { addresses: vec![entrance.address().to_string()], ..TestSeat::from(&bad) };
         let seats = if others { vec![far, TestSeat::from(&good)] } else { vec![far] };
         let running = TestMaster::start(&Titles::default(), seats, true).await;
         let title = if others { "live/a" } else { "live/once" };

@@ -274,7 +274,7 @@ async fn listen(stderr: ChildStderr, title: String, heard: Arc<Mutex<Heard>>) {
     }
 }
 
-/// The bytes that a line of progress tells.
+/// The bytes in a line of progress.
 fn progress(line: &str) -> Option<u64> {
     if !line.starts_with('{') {
         return None;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tokio::{process::Command, sync::Mutex, time};
 use usher_kit::{Layout, address_in};
-use usher_relay::{Door, Settings as Link, UdpRelay};
+use usher_relay::{Entrance, Settings as Link, UdpRelay};
 
 use crate::{
     core::plan::ROLLING,
@@ -40,7 +40,7 @@ pub(crate) struct Node {
     pub(crate) server: Mutex<Server>,
     /// The relay that clients reach it through.
     pub(crate) relay: UdpRelay,
-    door: Door,
+    entrance: Entrance,
 }
 
 impl Cluster {
@@ -61,9 +61,9 @@ impl Cluster {
                 library.copy(title, &media)?;
             }
             let relay = UdpRelay::start(Link::default(), Link::default());
-            let door = relay.door().await?;
-            let server = start_node(&layout, &name, &door, capacity).await?;
-            nodes.push(Node { name, server: Mutex::new(server), relay, door });
+            let entrance = relay.entrance().await?;
+            let server = start_node(&layout, &name, &entrance, capacity).await?;
+            nodes.push(Node { name, server: Mutex::new(server), relay, entrance });
         }
         let (program, logs) = (settings.usher.clone(), settings.logs.clone());
         if let Some(logs) = &logs {
@@ -99,7 +99,7 @@ impl Cluster {
 
     /// Starts a node that has ended.
     pub(crate) async fn start_again(&self, node: &Node, server: &mut Server) -> anyhow::Result<()> {
-        *server = start_node(&self.layout, &node.name, &node.door, self.capacity).await?;
+        *server = start_node(&self.layout, &node.name, &node.entrance, self.capacity).await?;
         Ok(())
     }
 
@@ -179,12 +179,12 @@ async fn start_master(layout: &Layout) -> anyhow::Result<(Server, String)> {
     Ok((server, address_in(&line)?.to_string()))
 }
 
-async fn start_node(layout: &Layout, name: &str, door: &Door, capacity: u64) -> anyhow::Result<Server> {
-    let (advertise, capacity) = (door.address().to_string(), format!("{capacity}mbit"));
+async fn start_node(layout: &Layout, name: &str, entrance: &Entrance, capacity: u64) -> anyhow::Result<Server> {
+    let (advertise, capacity) = (entrance.address().to_string(), format!("{capacity}mbit"));
     let drain = format!("{}s", ROLLING.as_secs());
     let flags = ["--advertise", &advertise, "--capacity", &capacity, "--drain-timeout", &drain];
     let command = layout.node_command(name, &[&flags[..], &["--replica-quota", "200MB"]].concat())?;
     let (server, line) = Server::start(command, layout.path().join(format!("{name}.log")), "node started").await?;
-    door.lead_to(address_in(&line)?);
+    entrance.forward_to(address_in(&line)?);
     Ok(server)
 }

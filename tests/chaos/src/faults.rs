@@ -176,7 +176,7 @@ impl Faults {
             }
             Fault::Drain { node, lasts } => {
                 let name = &cluster.nodes[node].name;
-                // It tells how far it has come until the node is empty; to leave it stops nothing.
+                // It prints its progress until the node is empty; ending it stops nothing.
                 let mut drain = cluster.operator(&["drain", name, "--deadline", "20s"])?;
                 let drain = drain.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn();
                 let drain = drain.context("run usher drain")?;

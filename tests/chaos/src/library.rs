@@ -33,7 +33,7 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    /// Writes the titles below `truth`, each with bytes of its own, and says who holds them: every second one has three
+    /// Writes the titles below `truth`, each with bytes of its own, and chooses their holders: every second one has three
     /// copies, the others two.
     pub(crate) fn write(truth: &Path, load: &Load, nodes: usize, seed: u64) -> anyhow::Result<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);

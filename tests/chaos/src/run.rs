@@ -35,16 +35,16 @@ use crate::{
 /// After a fault has ended, what goes wrong is still its doing for so long.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// Interruptions that are told one by one.
+/// Interruptions that are listed one by one.
 const WORST: usize = 8;
 
 /// Faults that are named beside a client's failure.
 const LATEST: usize = 6;
 
-/// Failures that are told in full; many at once look alike.
+/// Failures that are printed in full; many at once look alike.
 const FULL: u32 = 4;
 
-/// After a failure a slot waits for so long: a cluster that says no at once would be asked without end.
+/// After a failure a slot waits for so long: a cluster that refuses at once would be asked without end.
 const SULK: Duration = Duration::from_secs(1);
 
 /// Between the starts of two clients at the beginning.

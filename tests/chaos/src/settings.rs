@@ -19,7 +19,7 @@ pub struct Settings {
     pub nodes: usize,
     /// Which faults may come.
     pub kinds: Vec<Kind>,
-    /// Short faults and calms, for a short run.
+    /// Short faults and pauses, for a short run.
     pub brisk: bool,
     /// A folder for all that clients write.
     pub logs: Option<PathBuf>,

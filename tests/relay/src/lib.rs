@@ -13,4 +13,4 @@ pub use core::{
     opening::Opening,
 };
 pub use tcp::TcpRelay;
-pub use udp::{Direction, Door, UdpRelay};
+pub use udp::{Direction, Entrance, UdpRelay};

@@ -1,7 +1,7 @@
 //! A UDP relay: sockets and timers around two lanes, shared by all clients and servers. Each client has a socket of its
 //! own towards the server, as behind a NAT; [`UdpRelay::rebind`] gives each a fresh one.
 //!
-//! Refuses to know what passes. ECN marks are not carried over.
+//! Does not look into datagrams. ECN marks are not carried over.
 
 use std::{
     collections::HashMap,
@@ -29,10 +29,10 @@ const EARLY: Duration = Duration::from_micros(500);
 /// The longest datagram (RFC 768: a length of 16 bits).
 const LONGEST: usize = 65_535;
 
-/// Bytes asked of the kernel for each socket: a relay that drops what no setting asked for is of no use.
+/// Buffer of each socket, in bytes: a relay must drop nothing that no setting asks for.
 const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
-/// Which way.
+/// Direction of datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the clients to the server.
@@ -41,14 +41,14 @@ pub enum Direction {
     Down,
 }
 
-/// A running relay: one link, of which all that passes has its part. It ends when dropped.
+/// A running relay: one link that all clients and servers share. It ends when dropped.
 pub struct UdpRelay {
     shared: Arc<Shared>,
     _pumps: JoinSet<()>,
 }
 
-/// A port of the relay, which leads to one server.
-pub struct Door {
+/// A port of the relay that forwards to one server.
+pub struct Entrance {
     shared: Arc<Shared>,
     number: usize,
     address: SocketAddr,
@@ -58,17 +58,17 @@ pub struct Door {
 type Client = (usize, SocketAddr);
 
 /// One direction.
-struct Way {
+struct OneWay {
     lane: Mutex<Lane<(Client, Vec<u8>)>>,
     /// The next datagram to leave has changed.
     wake: Notify,
 }
 
 /// The server behind an entrance.
-struct Room {
-    /// Where clients send to.
+struct Backend {
+    /// The socket that clients send to.
     front: Arc<UdpSocket>,
-    /// Where it leads to; what comes before that is known is lost when it should leave.
+    /// The server's address. Datagrams that are due before it is known are lost.
     server: Option<SocketAddr>,
 }
 
@@ -80,24 +80,24 @@ struct Flow {
 
 #[derive(Default)]
 struct Flows {
-    rooms: Vec<Room>,
+    backends: Vec<Backend>,
     by_client: HashMap<Client, Flow>,
-    /// Sockets from before a rebinding. They are kept, unread, so that no port comes twice and the server is told nothing.
+    /// Sockets from before a rebinding. They are kept, unread, so that no port is used twice and the server gets no error.
     stale: Vec<Arc<UdpSocket>>,
-    /// They take in what clients send.
+    /// Tasks that receive from clients.
     listeners: JoinSet<()>,
 }
 
 struct Shared {
     flows: Mutex<Flows>,
-    up: Way,
-    down: Way,
+    up: OneWay,
+    down: OneWay,
 }
 
 impl UdpRelay {
-    /// A link without doors.
+    /// Starts a relay without entrances.
     pub fn start(up: Settings, down: Settings) -> Self {
-        let way = |settings| Way { lane: Mutex::new(Lane::new(settings)), wake: Notify::new() };
+        let way = |settings| OneWay { lane: Mutex::new(Lane::new(settings)), wake: Notify::new() };
         let shared = Arc::new(Shared { flows: Mutex::default(), up: way(up), down: way(down) });
         let mut pumps = JoinSet::new();
         pumps.spawn(pump(shared.clone(), Direction::Up));
@@ -105,21 +105,21 @@ impl UdpRelay {
         Self { shared, _pumps: pumps }
     }
 
-    /// Binds a port on loopback for clients of one server, which [`Door::lead_to`] names.
+    /// Binds a port on loopback for clients of one server; [`Entrance::forward_to`] sets the server.
     ///
     /// # Errors
-    /// When there is no port to be had.
-    pub async fn door(&self) -> anyhow::Result<Door> {
+    /// When no port is free.
+    pub async fn entrance(&self) -> anyhow::Result<Entrance> {
         let front = Arc::new(socket().await.context("bind a port of the relay")?);
         let address = front.local_addr().context("read the relay's address")?;
         let mut flows = lock(&self.shared.flows);
-        let number = flows.rooms.len();
-        flows.rooms.push(Room { front: front.clone(), server: None });
+        let number = flows.backends.len();
+        flows.backends.push(Backend { front: front.clone(), server: None });
         flows.listeners.spawn(listen(self.shared.clone(), number, front));
-        Ok(Door { shared: self.shared.clone(), number, address })
+        Ok(Entrance { shared: self.shared.clone(), number, address })
     }
 
-    /// Begins a direction anew with other settings: what is on its way is lost, and the counts are 0.
+    /// Restarts a direction with other settings: datagrams on their way are lost, and the counts are 0.
     pub fn set(&self, direction: Direction, settings: Settings) {
         let way = self.shared.way(direction);
         *lock(&way.lane) = Lane::new(settings);
@@ -131,8 +131,7 @@ impl UdpRelay {
         lock(&self.shared.way(direction).lane).set_hole(hole);
     }
 
-    /// From now on what clients send comes to the servers from fresh ports, and what is sent to the old ones is lost: as
-    /// when a NAT forgets its table.
+    /// Gives each client a fresh port towards its server; datagrams to the old ones are lost, as when a NAT loses its table.
     pub fn rebind(&self) {
         let mut flows = lock(&self.shared.flows);
         let Flows { by_client, stale, .. } = &mut *flows;
@@ -150,26 +149,26 @@ impl UdpRelay {
 
 impl Drop for UdpRelay {
     fn drop(&mut self) {
-        // The pumps end with their set; readers and listeners hold what holds their handles.
+        // The pumps end with their set; readers and listeners hold the state that holds their handles.
         self.rebind();
         lock(&self.shared.flows).listeners.abort_all();
     }
 }
 
-impl Door {
-    /// Where clients find the server.
+impl Entrance {
+    /// The address that clients use for the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Names the server, from now on.
-    pub fn lead_to(&self, server: SocketAddr) {
-        lock(&self.shared.flows).rooms[self.number].server = Some(server);
+    /// Sets the server.
+    pub fn forward_to(&self, server: SocketAddr) {
+        lock(&self.shared.flows).backends[self.number].server = Some(server);
     }
 }
 
 impl Shared {
-    fn way(&self, direction: Direction) -> &Way {
+    fn way(&self, direction: Direction) -> &OneWay {
         match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
@@ -180,7 +179,7 @@ impl Shared {
         match direction {
             Direction::Up => self.send_up(client, data).await,
             Direction::Down => {
-                let front = lock(&self.flows).rooms[client.0].front.clone();
+                let front = lock(&self.flows).backends[client.0].front.clone();
                 front.send_to(data, client.1).await.map(|_| ())
             }
         }
@@ -190,7 +189,7 @@ impl Shared {
     async fn send_up(self: &Arc<Self>, client: Client, data: &[u8]) -> io::Result<()> {
         let (server, known) = {
             let flows = lock(&self.flows);
-            (flows.rooms[client.0].server, flows.by_client.get(&client).map(|flow| flow.socket.clone()))
+            (flows.backends[client.0].server, flows.by_client.get(&client).map(|flow| flow.socket.clone()))
         };
         let Some(server) = server else { return Ok(()) };
         let socket = match known {
@@ -207,7 +206,7 @@ impl Shared {
     }
 }
 
-impl Way {
+impl OneWay {
     fn offer(&self, client: Client, data: &[u8]) {
         let mut lane = lock(&self.lane);
         let idle = lane.deadline().is_none();
@@ -242,13 +241,13 @@ async fn pump(shared: Arc<Shared>, direction: Direction) {
     }
 }
 
-/// Takes in what clients send to a door.
-async fn listen(shared: Arc<Shared>, door: usize, front: Arc<UdpSocket>) {
+/// Receives the datagrams of clients at an entrance.
+async fn listen(shared: Arc<Shared>, entrance: usize, front: Arc<UdpSocket>) {
     let mut buffer = vec![0; LONGEST];
     loop {
         // An error here is about a datagram sent earlier.
         if let Ok((len, client)) = front.recv_from(&mut buffer).await {
-            shared.up.offer((door, client), &buffer[..len]);
+            shared.up.offer((entrance, client), &buffer[..len]);
         }
     }
 }

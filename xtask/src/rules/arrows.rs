@@ -3,7 +3,7 @@
 
 use super::ROLES;
 
-/// The lines of `role`'s manifest that name another role, and what to say of each.
+/// The lines of `role`'s manifest that name another role, and a message for each.
 pub(super) fn check(role: &str, manifest: &str) -> Vec<(usize, String)> {
     let mut findings = Vec::new();
     for (index, line) in manifest.lines().enumerate() {

@@ -33,7 +33,7 @@ impl Paragraph {
     }
 }
 
-/// The lines of `file` with a headless sentence, and what to say of each.
+/// The lines of `file` with a headless sentence, and a message for each.
 pub(super) fn check(file: &Path, source: &Source) -> Vec<(usize, String)> {
     let paragraphs = if file.extension().is_some_and(|extension| extension == "md") {
         let lines = source.text().lines().enumerate().map(|(index, line)| (index + 1, "", line));

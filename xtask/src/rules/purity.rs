@@ -48,7 +48,7 @@ const SHELL: &str = "that belongs to a shell";
 const CLOCK: &str = "time is an argument";
 const RANDOM: &str = "randomness is a passed `&mut impl Rng`";
 
-/// The lines of a core's source that name what a core must not know, and what to say of each.
+/// The lines of a core's source that name a forbidden path, and a message for each.
 pub(super) fn check(source: &Source) -> Vec<(usize, String)> {
     let tokens = tokens(&source.shipped());
     let mut aliases = HashMap::new();

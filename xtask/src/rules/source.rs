@@ -1,5 +1,5 @@
 //! A Rust source as the rules see it: the same text with comments, strings and test modules blanked, line by line
-//! where they were. Not a parser; it knows only what it takes to tell code from prose.
+//! where they were. Not a parser; it only separates code from prose.
 
 /// A source file's text, and its code alone.
 pub(super) struct Source {

@@ -19,7 +19,7 @@ struct Account {
     pending: u64,
     /// Departures per second and committed bit.
     hazard: f64,
-    /// When the node started, as far as its reports tell.
+    /// The node's start, by its reports.
     born: Time,
     /// When the last report was measured.
     measured: Time,

@@ -1,11 +1,11 @@
 //! Behaviour of clients: ask, dial, try the alternates, ask once more without those that refused, and give up.
 //!
 //! - A ticket is redeemed after a log-normal delay, and each further try takes as long again.
-//! - A dial to a node that is gone times out after a second; the client tells its master of it.
+//! - A dial to a node that is gone times out after a second; the client reports it to its master.
 //! - Waiting for a first seat loses nothing: the session plays its whole length once it begins. One that never gets a
 //!   seat is lost from the moment it gives up, for as long as it would have lasted.
 
-use super::{Simulation, node::Shut, queue::Event, session::Place};
+use super::{Simulation, node::Refusal, queue::Event, session::Place};
 use crate::sim::{
     policy::{Answer, Ask, Change},
     units::{SECOND, Time, log_normal},
@@ -23,7 +23,7 @@ impl Simulation<'_> {
         if arrival.abandoned {
             let master = self.any_master();
             let ask = Ask { session, title: arrival.title, zone: arrival.zone, exclude: &[], full: &[] };
-            self.tell(master, |policy, now| policy.resolve(now, &ask));
+            self.call(master, |policy, now| policy.resolve(now, &ask));
             self.sessions.close(session);
         } else {
             self.ask(session, arrival.redeem);
@@ -37,7 +37,7 @@ impl Simulation<'_> {
         let (exclude, full) = (std::mem::take(&mut session.exclude), std::mem::take(&mut session.full));
         let (title, zone) = (session.title, session.zone);
         let ask = Ask { session: id, title, zone, exclude: &exclude, full: &full };
-        let answer = self.tell(master, |policy, now| policy.resolve(now, &ask));
+        let answer = self.call(master, |policy, now| policy.resolve(now, &ask));
         let Some(session) = self.sessions.find(id) else { return };
         (session.exclude, session.full) = (exclude, full);
         match answer {
@@ -52,7 +52,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// A client stands at the door of its next seat.
+    /// A client reaches its next seat.
     pub(super) fn dial(&mut self, id: u64) {
         let Some(session) = self.sessions.find(id) else { return };
         let Some(&node) = session.seats.front() else { return };
@@ -61,12 +61,12 @@ impl Simulation<'_> {
             self.queue.push(self.now + DIAL_PATIENCE, Event::TimedOut { session: id });
             return;
         }
-        match it.door(session.title, session.rate, self.guard, session.burst) {
+        match it.admit(session.title, session.rate, self.guard, session.burst) {
             Ok(()) => self.begin(id, node),
             Err(shut) => {
                 let limit = match shut {
-                    Shut::Closed => None,
-                    Shut::Full(limit) => {
+                    Refusal::Closed => None,
+                    Refusal::Full(limit) => {
                         session.full.push(node);
                         Some(limit)
                     }
@@ -82,7 +82,7 @@ impl Simulation<'_> {
         let Some(session) = self.sessions.find(id) else { return };
         let Some(&node) = session.seats.front() else { return };
         let master = self.any_master();
-        self.tell(master, |policy, now| policy.hint(now, node, id));
+        self.call(master, |policy, now| policy.hint(now, node, id));
         self.next_seat(id);
     }
 
@@ -110,7 +110,7 @@ impl Simulation<'_> {
         }
         if let Some(node) = suspect {
             let master = self.any_master();
-            self.tell(master, |policy, now| policy.hint(now, node, id));
+            self.call(master, |policy, now| policy.hint(now, node, id));
         }
         let travel = log_normal(&mut self.clients, REDEEM, SPREAD);
         self.ask(id, travel);
@@ -132,7 +132,7 @@ impl Simulation<'_> {
                 self.meter.offer(self.now, rate, duration);
                 self.queue.push(self.now + duration, Event::End { session: id });
             }
-            Place::Adrift => self.meter.ashore(self.now, rate),
+            Place::Unserved => self.meter.served(self.now, rate),
             Place::Node(_) => {}
         }
         self.note(node, Change::Begun { session: id, title, rate });
@@ -144,10 +144,10 @@ impl Simulation<'_> {
         self.meter.refused();
         session.seats.clear();
         if session.place == Place::Asking {
-            session.place = Place::Adrift;
+            session.place = Place::Unserved;
             let (rate, duration) = (session.rate, session.duration);
             self.meter.offer(self.now, rate, duration);
-            self.meter.adrift(self.now, rate);
+            self.meter.unserved(self.now, rate);
             self.queue.push(self.now + duration, Event::End { session: id });
         }
     }
@@ -162,7 +162,7 @@ impl Simulation<'_> {
                 self.nodes[node as usize].totals.ended += rate;
                 self.note(node, Change::Ended { session: id });
             }
-            Place::Adrift => self.meter.ashore(self.now, rate),
+            Place::Unserved => self.meter.served(self.now, rate),
             Place::Asking => {}
         }
         self.sessions.close(id);

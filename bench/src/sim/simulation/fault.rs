@@ -21,12 +21,12 @@ impl Simulation<'_> {
             IncidentKind::Crash if it.up => self.down(node, true),
             IncidentKind::Stop if it.up => {
                 self.down(node, false);
-                self.tell_all(|policy, now| policy.left(now, node));
+                self.call_all(|policy, now| policy.left(now, node));
             }
             IncidentKind::Start if !it.up => self.up(node),
             IncidentKind::Drain if it.up => {
                 it.draining = true;
-                self.tell_all(|policy, now| policy.draining(now, node));
+                self.call_all(|policy, now| policy.draining(now, node));
             }
             IncidentKind::Grey(left) => it.real = (it.capacity as f64 * left) as u64,
             // Faults that overlap on one node: it is down, or up, already.
@@ -43,10 +43,10 @@ impl Simulation<'_> {
         it.acknowledged.iter_mut().for_each(Vec::clear);
         for id in std::mem::take(&mut it.sessions) {
             let Some(session) = self.sessions.find(id) else { continue };
-            session.place = Place::Adrift;
+            session.place = Place::Unserved;
             session.retried = false;
             session.exclude = vec![node];
-            self.meter.adrift(self.now, session.rate);
+            self.meter.unserved(self.now, session.rate);
             let (wait, suspect) =
                 if silent { (NOTICE + self.clients.random_range(0..NOTICE / 5), Some(node)) } else { (0, None) };
             self.queue.push(self.now + wait, Event::Again { session: id, suspect });

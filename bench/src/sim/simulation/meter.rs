@@ -43,14 +43,14 @@ pub(super) struct RunMeter {
     to: Time,
     counting: bool,
     settled: Time,
-    /// Bit/s of sessions that are nowhere.
-    adrift: u64,
+    /// Bit/s of sessions without a node.
+    unserved: u64,
     figures: RunFigures,
     at_window: (u128, u128),
     histogram: Vec<u64>,
     /// Sum and count of the highest utilisations: of the run and of the window.
-    crest: (f64, u64),
-    window_crest: (f64, u64),
+    peak: (f64, u64),
+    window_peak: (f64, u64),
     levels: Vec<f64>,
     swings: (f64, u64),
 }
@@ -62,12 +62,12 @@ impl RunMeter {
             to: plan.to,
             counting: false,
             settled: 0,
-            adrift: 0,
+            unserved: 0,
             figures: RunFigures::default(),
             at_window: (0, 0),
             histogram: vec![0; STEPS + 1],
-            crest: (0.0, 0),
-            window_crest: (0.0, 0),
+            peak: (0.0, 0),
+            window_peak: (0.0, 0),
             levels: Vec::new(),
             swings: (0.0, 0),
         }
@@ -91,24 +91,24 @@ impl RunMeter {
         self.figures.offered_sessions += u64::from(self.counting);
     }
 
-    /// Counts up to `now` what is lost by sessions that are nowhere.
+    /// Counts up to `now` what is lost by sessions without a node.
     pub(super) fn settle(&mut self, now: Time) {
         if self.counting {
-            self.figures.lost += u128::from(self.adrift) * u128::from(now - self.settled);
+            self.figures.lost += u128::from(self.unserved) * u128::from(now - self.settled);
         }
         self.settled = now;
     }
 
-    /// A session goes adrift.
-    pub(super) fn adrift(&mut self, now: Time, rate: u64) {
+    /// A session loses its node.
+    pub(super) fn unserved(&mut self, now: Time, rate: u64) {
         self.settle(now);
-        self.adrift += rate;
+        self.unserved += rate;
     }
 
-    /// A session is adrift no more.
-    pub(super) fn ashore(&mut self, now: Time, rate: u64) {
+    /// A session is served again.
+    pub(super) fn served(&mut self, now: Time, rate: u64) {
         self.settle(now);
-        self.adrift -= rate;
+        self.unserved -= rate;
     }
 
     pub(super) fn refused(&mut self) {
@@ -128,13 +128,13 @@ impl RunMeter {
         if !self.counting {
             return;
         }
-        let mut crest: f64 = 0.0;
+        let mut peak: f64 = 0.0;
         for used in nodes {
             self.histogram[(used * STEPS as f64) as usize] += 1;
-            crest = crest.max(used);
+            peak = peak.max(used);
         }
-        self.window_crest.0 += crest;
-        self.window_crest.1 += 1;
+        self.window_peak.0 += peak;
+        self.window_peak.1 += 1;
     }
 
     /// Closes a window, if one is open, and opens the next, if there is one. `levels` are the shares of their capacity that
@@ -142,11 +142,11 @@ impl RunMeter {
     pub(super) fn close_window(&mut self, now: Time, levels: Vec<f64>) {
         if self.counting {
             let (delivered, lost) = (self.figures.delivered, self.figures.lost);
-            let crest = self.window_crest.0 / self.window_crest.1.max(1) as f64;
-            self.figures.windows.push((delivered - self.at_window.0, lost - self.at_window.1, crest));
+            let peak = self.window_peak.0 / self.window_peak.1.max(1) as f64;
+            self.figures.windows.push((delivered - self.at_window.0, lost - self.at_window.1, peak));
             self.at_window = (delivered, lost);
-            self.crest = (self.crest.0 + self.window_crest.0, self.crest.1 + self.window_crest.1);
-            self.window_crest = (0.0, 0);
+            self.peak = (self.peak.0 + self.window_peak.0, self.peak.1 + self.window_peak.1);
+            self.window_peak = (0.0, 0);
             self.swings.0 += self.levels.iter().zip(&levels).map(|(old, new)| (old - new).abs()).sum::<f64>();
             self.swings.1 += levels.len() as u64;
         }
@@ -163,7 +163,7 @@ impl RunMeter {
             below * 100 >= all * 99
         });
         self.figures.p99_util = step.unwrap_or(0) as f64 / STEPS as f64;
-        self.figures.max_util = self.crest.0 / self.crest.1.max(1) as f64;
+        self.figures.max_util = self.peak.0 / self.peak.1.max(1) as f64;
         self.figures.oscillation = 100.0 * self.swings.0 / self.swings.1.max(1) as f64;
         self.figures
     }

@@ -1,4 +1,4 @@
-//! One node as it really is: what it can send, what it sends, what it holds, and its door.
+//! One node as it really is: capacity, sessions, titles, and admission.
 //!
 //! Background takes its part of the real capacity (capacity × grey fraction) first; the sessions share the rest in
 //! proportion to their rates and lose what is missing. All is integrated when something changes, so it is exact.
@@ -57,9 +57,9 @@ pub(super) struct Node {
     pub(super) flush_planned: bool,
 }
 
-/// Why a door stays shut.
+/// Reason of a refused session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shut {
+pub(super) enum Refusal {
     /// Draining, or the title is not here.
     Closed,
     /// Full: bit/s that it can promise in all.
@@ -139,13 +139,13 @@ impl Node {
     }
 
     /// Whether a session may begin here.
-    pub(super) fn door(&self, title: u32, rate: u64, guard: bool, burst: bool) -> Result<(), Shut> {
+    pub(super) fn admit(&self, title: u32, rate: u64, guard: bool, burst: bool) -> Result<(), Refusal> {
         if self.draining || !self.serves(title) {
-            return Err(Shut::Closed);
+            return Err(Refusal::Closed);
         }
         let slack = if burst { self.real / 10 } else { 0 };
         if guard && self.sum + self.background + rate > self.real + slack {
-            return Err(Shut::Full(self.real));
+            return Err(Refusal::Full(self.real));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Carries out the orders of a policy.
 //!
-//! - A move takes about 100 ms; the target's door may be shut, then the session stays. Playback has no gap.
+//! - A move takes about 100 ms; the target may refuse, then the session stays. Playback has no gap.
 //! - A copy of a title (an hour of its bitrate) comes at the ordered rate, but only with what sessions and background
 //!   leave of its source, shared among the copies from there, as seen every quarter second. It serves from its prefix
 //!   once a second of media is there and it has come at least as fast as it plays, else when it is whole.
@@ -59,13 +59,13 @@ impl Simulation<'_> {
         }
     }
 
-    /// A move has come through: the session goes over if it is still there and the target's door is open.
+    /// A move has come through: the session goes over if it is still there and the target admits it.
     pub(super) fn carry_over(&mut self, master: u32, id: u64, from: u32, to: u32) {
         let place = self.sessions.find(id).map(|session| (session.place, session.title, session.rate));
         let target = &self.nodes[to as usize];
         let ok = match place {
             Some((Place::Node(node), title, rate)) if node == from && node != to && target.up => {
-                target.door(title, rate, self.guard, false).is_ok()
+                target.admit(title, rate, self.guard, false).is_ok()
             }
             _ => false,
         };
@@ -75,7 +75,7 @@ impl Simulation<'_> {
             self.begin(id, to);
             self.meter.moved();
         }
-        self.tell(master as usize, |policy, now| policy.moved(now, id, ok));
+        self.call(master as usize, |policy, now| policy.moved(now, id, ok));
     }
 
     fn replicate(&mut self, title: u32, from: u32, to: u32, rate: u64) {
@@ -92,7 +92,7 @@ impl Simulation<'_> {
             && rate > 0
             && target.replica_used + bytes <= target.replica_bytes;
         if !good {
-            // The order reaches nobody who could act on it; told a moment later, as everything is.
+            // The order reaches no running node; the policy learns of it a moment later, as of everything.
             let index = self.keep(Transfer { title, from, to, rate: 0, left: 0, began: self.now, serving: false });
             self.queue.push(self.now + STEP, Event::Copy { index });
             return;
@@ -119,7 +119,7 @@ impl Simulation<'_> {
         let Some(mut copy) = self.transfers[index] else { return };
         if copy.rate == 0 {
             self.transfers[index] = None;
-            self.tell_copied(&copy, CopyStage::Failed);
+            self.report_copied(&copy, CopyStage::Failed);
             return;
         }
         let source = &mut self.nodes[copy.from as usize];
@@ -137,7 +137,7 @@ impl Simulation<'_> {
         self.transfers[index] = (!whole).then_some(copy);
         if begins {
             self.nodes[copy.to as usize].serve(copy.title, true);
-            self.tell_copied(&copy, CopyStage::Serving);
+            self.report_copied(&copy, CopyStage::Serving);
         }
         if whole {
             let held = Held {
@@ -148,7 +148,7 @@ impl Simulation<'_> {
             };
             self.nodes[copy.from as usize].elastic -= copy.rate;
             self.nodes[copy.to as usize].held.push(held);
-            self.tell_copied(&copy, CopyStage::Whole);
+            self.report_copied(&copy, CopyStage::Whole);
         } else {
             self.queue.push(self.now + STEP, Event::Copy { index: index as u32 });
         }
@@ -165,7 +165,7 @@ impl Simulation<'_> {
             let target = &mut self.nodes[copy.to as usize];
             target.replica_used -= self.plan.size(copy.title);
             target.serve(copy.title, false);
-            // Its next step tells the masters.
+            // Its next step reports to the masters.
             copy.rate = 0;
         }
     }
@@ -181,13 +181,13 @@ impl Simulation<'_> {
             it.replica_used -= held.bytes;
         }
         it.serve(title, false);
-        self.tell_all(|policy, now| {
+        self.call_all(|policy, now| {
             policy.copied(now, &Copied { title, from: node, to: node, stage: CopyStage::Evicted });
         });
     }
 
-    fn tell_copied(&mut self, copy: &Transfer, stage: CopyStage) {
+    fn report_copied(&mut self, copy: &Transfer, stage: CopyStage) {
         let copied = Copied { title: copy.title, from: copy.from, to: copy.to, stage };
-        self.tell_all(|policy, now| policy.copied(now, &copied));
+        self.call_all(|policy, now| policy.copied(now, &copied));
     }
 }

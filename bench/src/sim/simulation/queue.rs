@@ -13,7 +13,7 @@ use crate::sim::{
 pub(super) enum Event {
     /// Somebody asks.
     Arrive { arrival: Arrival },
-    /// A client is at the door of its next seat.
+    /// A client reaches its next seat.
     Dial { session: u64 },
     /// Its dial got no answer.
     TimedOut { session: u64 },

@@ -10,7 +10,7 @@ pub(super) enum Place {
     /// Playing from a node.
     Node(u32),
     /// Nowhere: what it should get is lost.
-    Adrift,
+    Unserved,
 }
 
 /// One session.
@@ -28,7 +28,7 @@ pub(super) struct Session {
     pub(super) retried: bool,
     /// The answer's seats; the first is tried next.
     pub(super) seats: std::collections::VecDeque<u32>,
-    /// Nodes that it does not want any more.
+    /// Nodes that it excludes.
     pub(super) exclude: Vec<u32>,
     /// Those of them that were full.
     pub(super) full: Vec<u32>,

@@ -1,4 +1,4 @@
-//! The simulation as a whole: the same by seed, nothing lost in the books, and the guard holds.
+//! The simulation as a whole: the same by seed, nothing lost in the accounts, and the guard holds.
 
 use crate::sim::{
     plan::Plan,
@@ -81,7 +81,7 @@ fn quiet_times_lose_nothing() {
     assert_eq!((figures.lost, figures.refused, figures.above), (0, 0, 0));
 }
 
-/// Sends everybody to node 0, copies every title that comes to node 1, moves every session there, then forgets the
+/// Sends every session to node 0, copies every title that comes to node 1, moves every session there, then forgets the
 /// copy; panics if the simulation breaks its word.
 struct Mover {
     copying: Vec<bool>,

@@ -155,7 +155,7 @@ pub struct Shape {
     pub time: Duration,
     /// Which faults may come.
     pub kinds: Vec<Kind>,
-    /// Short faults and short calms, for a short run.
+    /// Short faults and short pauses, for a short run.
     pub brisk: bool,
 }
 
@@ -164,7 +164,7 @@ pub struct Shape {
 pub fn plan(seed: u64, shape: &Shape) -> Vec<(Duration, Fault)> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut planned = Vec::new();
-    let mut at = calm(&mut rng, shape);
+    let mut at = pause(&mut rng, shape);
     while !shape.kinds.is_empty() && at < shape.time {
         let mut round = shape.kinds.clone();
         round.shuffle(&mut rng);
@@ -181,7 +181,7 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<(Duration, Fault)> {
                 planned.push((at, fault));
                 planned.extend(within(&mut rng, at, fault, shape));
             }
-            at += fault.lasts() + calm(&mut rng, shape);
+            at += fault.lasts() + pause(&mut rng, shape);
         }
     }
     planned.sort_by_key(|(at, _)| *at);
@@ -189,7 +189,7 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<(Duration, Fault)> {
 }
 
 /// Until the next fault, when all is well again.
-fn calm(rng: &mut SmallRng, shape: &Shape) -> Duration {
+fn pause(rng: &mut SmallRng, shape: &Shape) -> Duration {
     millis(rng, shape, 3_000, 6_000)
 }
 

@@ -1,4 +1,4 @@
-//! Many times, and what is told of them. Refuses to know what they are of.
+//! Statistics of many durations. Knows nothing of their meaning.
 
 use std::time::Duration;
 

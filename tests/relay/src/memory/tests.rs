@@ -1,4 +1,4 @@
-//! Two of quinn's endpoints with a network in memory between them. Time passes only while everybody waits.
+//! Two of quinn's endpoints with a network in memory between them. Time passes only while every task waits.
 
 use std::time::Duration;
 

@@ -2,12 +2,12 @@
 
 use super::*;
 
-async fn pair(up: Settings, down: Settings) -> (UdpRelay, Door, UdpSocket, UdpSocket) {
+async fn pair(up: Settings, down: Settings) -> (UdpRelay, Entrance, UdpSocket, UdpSocket) {
     let relay = UdpRelay::start(up, down);
-    let door = relay.door().await.expect("a port");
+    let entrance = relay.entrance().await.expect("a port");
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
-    door.lead_to(server.local_addr().expect("bound"));
-    (relay, door, server, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket"))
+    entrance.forward_to(server.local_addr().expect("bound"));
+    (relay, entrance, server, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket"))
 }
 
 async fn receive(socket: &UdpSocket) -> (u8, SocketAddr) {
@@ -19,16 +19,16 @@ async fn receive(socket: &UdpSocket) -> (u8, SocketAddr) {
 
 #[tokio::test]
 async fn clients_have_ports_of_their_own_and_get_fresh_ones() {
-    let (relay, door, server, one) = pair(Settings::default(), Settings::default()).await;
+    let (relay, entrance, server, one) = pair(Settings::default(), Settings::default()).await;
     let two = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
     let mut ports = Vec::new();
     for _ in 0..3 {
         for (client, byte) in [(&one, 1), (&two, 2)] {
-            client.send_to(&[byte], door.address()).await.expect("sent");
+            client.send_to(&[byte], entrance.address()).await.expect("sent");
             let (got, from) = receive(&server).await;
             assert_eq!(got, byte);
             server.send_to(&[byte + 10], from).await.expect("sent");
-            assert_eq!(receive(client).await, (byte + 10, door.address()));
+            assert_eq!(receive(client).await, (byte + 10, entrance.address()));
             ports.push(from.port());
         }
         relay.rebind();
@@ -43,9 +43,9 @@ async fn clients_have_ports_of_their_own_and_get_fresh_ones() {
 async fn directions_have_settings_of_their_own() {
     let delay = Duration::from_millis(30);
     let lossy = Settings { loss_ppm: 500_000, seed: 3, ..Settings::default() };
-    let (relay, door, server, client) = pair(lossy, Settings { delay, ..Settings::default() }).await;
+    let (relay, entrance, server, client) = pair(lossy, Settings { delay, ..Settings::default() }).await;
     for byte in 0..50 {
-        client.send_to(&[byte], door.address()).await.expect("sent");
+        client.send_to(&[byte], entrance.address()).await.expect("sent");
     }
     let passed: Vec<u8> = (0..50).filter(|n| !lossy.loses(u64::from(*n))).collect();
     let mut from = None;
@@ -71,18 +71,18 @@ async fn directions_have_settings_of_their_own() {
 }
 
 #[tokio::test]
-async fn doors_lead_to_servers_of_their_own_over_one_link() {
+async fn entrances_forward_to_servers_of_their_own_over_one_link() {
     let (relay, _door, _server, client) = pair(Settings::default(), Settings::default()).await;
-    let mut doors = Vec::new();
+    let mut entrances = Vec::new();
     for byte in 0..3 {
-        let (door, server) =
-            (relay.door().await.expect("a port"), UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
-        door.lead_to(server.local_addr().expect("bound"));
-        client.send_to(&[byte], door.address()).await.expect("sent");
+        let (entrance, server) =
+            (relay.entrance().await.expect("a port"), UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+        entrance.forward_to(server.local_addr().expect("bound"));
+        client.send_to(&[byte], entrance.address()).await.expect("sent");
         let (got, from) = receive(&server).await;
         server.send_to(&[got], from).await.expect("sent");
-        assert_eq!(receive(&client).await, (byte, door.address()));
-        doors.push((door, server));
+        assert_eq!(receive(&client).await, (byte, entrance.address()));
+        entrances.push((entrance, server));
     }
     assert_eq!(relay.counts(Direction::Down).datagrams, 3);
     relay.set(Direction::Down, Settings { loss_ppm: 1_000_000, ..Settings::default() });
