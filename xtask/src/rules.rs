@@ -148,7 +148,7 @@ fn inspect(root: &Path) -> Result<Vec<Finding>> {
         sources.push((file, Source::new(text)));
     }
     let mut findings = judge(&sources);
-    for role in ROLES {
+    for role in ROLES.into_iter().chain(["session"]) {
         let file = PathBuf::from(role).join("Cargo.toml");
         let text = fs::read_to_string(root.join(&file)).with_context(|| format!("read {}", file.display()))?;
         findings.extend(arrows::check(role, &text).into_iter().map(|(line, what)| Finding {

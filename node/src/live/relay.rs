@@ -1,5 +1,5 @@
-//! Gets a feed from another node, for as long as somebody here wants it: dials the upstream that the master names, takes
-//! its groups in as a publisher's, and goes on at the next upstream from the first group that is not whole. Refuses to
+//! Relays a feed from another node for as long as it has subscribers here: dials the upstream that the master names,
+//! receives its groups like a publisher's, and continues at the next upstream from the first incomplete group. Does not
 //! know who watches.
 
 use std::{sync::Arc, time::Duration};
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::replica::source::DIAL_TIMEOUT;
 
-/// How long an upstream goes on after its last viewer has left: another may come, or the same one again.
+/// How long a relay continues after its last subscriber has left: another may arrive, or the same one again.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// How long a master may take to name an upstream before it is asked again.
@@ -42,7 +42,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How long an upstream may take for its set-up information, and for the last groups once the feed is over.
 const SETUP: Duration = Duration::from_secs(3);
 
-/// Between two tries, at least and at most.
+/// Waits between two tries, at least and at most.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Silence after which an upstream is gone: three signs of life.
@@ -54,17 +54,17 @@ const STREAMS: u32 = 32;
 /// Tracks of a feed that are passed on.
 const TRACKS_MAX: usize = 64;
 
-/// Why nothing comes from an upstream any more.
+/// How an upstream ended.
 enum Lost {
     /// The feed is over, after the groups before this one.
     Over(u64),
-    /// It goes on from this seat.
+    /// The feed is to go on from this seat.
     Moved(Box<SeatAddress>),
-    /// It failed.
+    /// The upstream failed.
     Failed(Fault),
 }
 
-/// Gets the feed until nobody wants it any more, it is over, or `cancel`.
+/// Relays the feed until it has no subscribers, is over, or `cancel` is cancelled.
 pub(super) async fn run(
     live: Arc<Feeds>,
     feed: Arc<LiveFeed>,
@@ -81,15 +81,15 @@ pub(super) async fn run(
     match ended {
         Some(end) => live.end_feed(&feed, end),
         None => {
-            // Under the lock under which viewers come in.
+            // Viewers subscribe under the same lock.
             let end = feed.lock().cache.newest() + 1;
-            debug!(title = %feed.title, "nobody watches the feed any more");
+            debug!(title = %feed.title, "relay ended: no subscribers");
             live.end_feed(&feed, end);
         }
     }
 }
 
-/// Waits until nobody has wanted the feed for a while.
+/// Waits until the feed has had no subscribers for [`LINGER`].
 async fn unused(feed: &LiveFeed) {
     let mut changed = feed.changed.subscribe();
     loop {
@@ -109,22 +109,22 @@ async fn unused(feed: &LiveFeed) {
     }
 }
 
-/// Gets the feed from one upstream after the other. Returns one past the last group once it is over.
+/// Receives the feed from one upstream after the other. Returns one past the last group once the feed is over.
 async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Receiver<Option<Relay>>) -> u64 {
     let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     let mut failed: Vec<Failed> = Vec::new();
-    // What was said before anyone came is news too.
+    // Upstreams named before the first subscriber count too.
     upstreams.mark_changed();
     loop {
         let relay = named(live, feed, upstreams, &failed).await;
         let seats = match relay.seats {
             Ok(seats) => seats,
             Err(fault) if fault.code == Code::NotFound => {
-                info!(title = %feed.title, %fault, "the feed is not on the air any more");
+                info!(title = %feed.title, error = %fault, "feed is over");
                 return feed.lock().cache.newest() + 1;
             }
             Err(fault) => {
-                debug!(title = %feed.title, %fault, "no upstream yet");
+                debug!(title = %feed.title, error = %fault, "no upstream yet");
                 failed.clear();
                 let wait = backoff.wait(&mut rand::rng()).max(fault.retry_after.unwrap_or_default());
                 time::sleep(wait).await;
@@ -137,11 +137,11 @@ async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Re
             match pull(live, feed, &seat, &relay.request_id).await {
                 Lost::Over(end) => return end,
                 Lost::Moved(to) => {
-                    debug!(title = %feed.title, from = %seat.node, to = %to.node, "the upstream sends on");
+                    debug!(title = %feed.title, from = %seat.node, to = %to.node, "feed moved to another upstream");
                     seats.push_front(*to);
                 }
                 Lost::Failed(fault) => {
-                    warn!(title = %feed.title, upstream = %seat.node, reason = fault.code.reason(), %fault, "upstream lost");
+                    warn!(title = %feed.title, upstream = %seat.node, reason = fault.code.reason(), error = %fault, "upstream lost");
                     if failed.len() >= MAX_FAILED {
                         failed.remove(0);
                     }
@@ -163,7 +163,7 @@ async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Re
     }
 }
 
-/// What the master says of upstreams: what was not heard yet, or what it answers now.
+/// The upstreams that the master names: unread ones, or those of its next answer.
 async fn named(
     live: &Feeds,
     feed: &LiveFeed,
@@ -179,7 +179,7 @@ async fn named(
         live.request_upstream(&feed.title, failed);
         match time::timeout(ANSWER, upstreams.changed()).await {
             Ok(Ok(())) => upstreams.mark_changed(),
-            // It is asked again.
+            // The master is asked again.
             Err(_) => {}
             Ok(Err(_)) => std::future::pending().await,
         }
@@ -202,7 +202,7 @@ async fn pull(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress, reque
     }
     feed.changed.send_replace(());
     live.updates.notify_one();
-    info!(title = %feed.title, upstream = %seat.node, "feed comes from another node");
+    info!(title = %feed.title, upstream = %seat.node, "feed relayed from another node");
     upstream.receive(live, feed, seat).await
 }
 

@@ -1,4 +1,5 @@
-//! The rule of arrows: master, node and client import proto and certs, never one another. Reads manifests as lines;
+//! The rule of arrows: master, node and client share the crates below them, never one another; session, which node and client
+//! share, depends on none of them. Reads manifests as lines;
 //! knows no more TOML than that.
 
 use super::ROLES;
@@ -14,7 +15,7 @@ pub(super) fn check(role: &str, manifest: &str) -> Vec<(usize, String)> {
         }
         for other in ROLES.into_iter().filter(|other| *other != role) {
             if line.contains(&format!("usher-{other}")) || line.contains(&format!("../{other}")) {
-                findings.push((index + 1, format!("{role} depends on {other}: share through proto or certs instead")));
+                findings.push((index + 1, format!("{role} depends on {other}: share through a crate below instead")));
             }
         }
     }
