@@ -1,5 +1,5 @@
-//! `usher demo`: an authority, a master and nodes in one process, and the main job done before the user's eyes.
-//! It uses the roles as anyone could: the same configuration, the same client, the same certificates.
+//! `usher demo`: an authority, a master and nodes in one process, and a fetch from them. Uses the crates as any program
+//! could: the same configuration, client and certificates.
 
 mod clips;
 
@@ -22,23 +22,23 @@ use usher_master::app as master;
 use usher_node::app as node;
 use usher_proto::{Bitrate, MASTER_PORT, pb::v1};
 
-/// The rate that each node of the demo promises at most.
+/// Capacity of each node of the demo.
 const CAPACITY: Bitrate = Bitrate(1_000_000_000);
 
-/// How long the demo waits for its own parts before it says that something is wrong.
+/// Time for the demo's own parts to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Serve this folder instead of the clips that come along; a node for each
+    /// Serve this folder instead of the included clips; repeat it for further nodes
     #[arg(long, value_name = "DIR")]
     media: Vec<PathBuf>,
-    /// End after the fetch
+    /// Exit after the fetch
     #[arg(long)]
     once: bool,
 }
 
-/// Everything that runs; dropped last to first.
+/// The running cluster.
 struct Demo {
     nodes: Vec<node::Running>,
     master: master::MasterHandle,
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Args, mut shutdown: mpsc::Receiver<()>) -> anyhow:
         _ = shutdown.recv() => Ok(()),
     };
     if done.is_ok() && !args.once {
-        eprintln!("\nThe cluster stays up. Ctrl-C ends it.");
+        eprintln!("\nThe cluster keeps running. Press Ctrl-C to stop it.");
         shutdown.recv().await;
         eprintln!();
     }
@@ -63,11 +63,11 @@ pub(crate) async fn run(args: Args, mut shutdown: mpsc::Receiver<()>) -> anyhow:
     done
 }
 
-/// What writes a test picture in real time.
+/// A command that writes a test picture in real time.
 const FEED: &str = "ffmpeg -v error -re -f lavfi -i testsrc2 -c:v libx264 -preset ultrafast -g 50 -f mpegts -";
 
 impl Demo {
-    /// Makes an authority in a temporary folder, starts a master, and a node for each folder.
+    /// Makes an authority in a temporary folder, and starts a master and a node for each folder.
     async fn start(own: &[PathBuf]) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("usher-demo-").tempdir().context("make a temporary folder")?;
         let certs = dir.path().join("certs");
@@ -92,7 +92,7 @@ impl Demo {
         Ok(demo)
     }
 
-    /// The folders to serve: the user's, or those of figure 4 with the clips in them.
+    /// The folders to serve: the user's, or those of figure 4 with the clips.
     fn folders(&self, own: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         if !own.is_empty() {
             return Ok(own.to_vec());
@@ -121,10 +121,10 @@ impl Demo {
         self.dir.path().join("certs").join(files::CA_CERT)
     }
 
-    /// The main job, and what to try next.
+    /// Fetches a title, and suggests commands to try.
     async fn show(&self, once: bool) -> anyhow::Result<()> {
         let titles = tokio::time::timeout(PATIENCE, self.titles()).await;
-        let titles = titles.context("the nodes did not register with the master in time")??;
+        let titles = titles.context("the nodes did not register with the master within 60 s")??;
         eprintln!("A cluster on this machine: master at {}, {} nodes.", self.address(), self.nodes.len());
         for node in &self.nodes {
             let name = node.name().as_str();
@@ -149,7 +149,7 @@ impl Demo {
         Ok(())
     }
 
-    /// What the master knows, once that is all that the nodes have, hashed.
+    /// The master's titles, once it knows all that the nodes hold, with content ids.
     async fn titles(&self) -> anyhow::Result<Vec<v1::Title>> {
         for node in &self.nodes {
             node.attached().await;
@@ -158,7 +158,7 @@ impl Demo {
         let held: u64 = self.nodes.iter().map(|node| node.library().stats().titles).sum();
         let authority = Authority::load(Some(self.ca()))?;
         let client = Client::new(self.address().parse()?, authority, Options::default())?;
-        // The catalog follows within a fraction of a second; the master tells of changes of nodes only.
+        // The master has the catalog within a fraction of a second, but announces changes of nodes only.
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         loop {
             tick.tick().await;
@@ -175,7 +175,7 @@ impl Demo {
         let usher = std::env::current_exe().map_or_else(|_| "usher".to_owned(), |path| shell_word(&path));
         let (ca, address) = (shell_word(&self.ca()), self.address());
         let url = shell_word(Path::new(url));
-        eprintln!("\nIn another terminal, while this one stays up:");
+        eprintln!("\nCommands to try in another terminal while the cluster runs:");
         for command in [
             format!("{usher} ls usher://{address} --ca {ca}"),
             format!("{usher} nodes usher://{address} --ca {ca}"),
@@ -192,7 +192,7 @@ impl Demo {
         }
     }
 
-    /// Nodes first, so that none looks for a master that is gone.
+    /// Stops the nodes first, so that none tries to reach a stopped master.
     async fn stop(self) -> anyhow::Result<()> {
         for node in self.nodes {
             Box::pin(node.shutdown()).await;
@@ -211,17 +211,17 @@ async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::
     };
     match Box::pin(master::start(config(MASTER_PORT), identity.clone())).await {
         Ok(master) => Ok(master),
-        // Somebody runs a master here already; the demo needs no particular port.
+        // Another master may have the port; the demo needs no particular one.
         Err(_) => Box::pin(master::start(config(0), identity)).await.context("start the master"),
     }
 }
 
-/// How many names a list of eight leaves out.
+/// The number of names beyond the first eight.
 fn more(count: usize) -> String {
     if count > 8 { format!("  and {} more", count - 8) } else { String::new() }
 }
 
-/// A word that any POSIX shell takes for itself.
+/// Quotes a path for POSIX shells.
 fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=,@%+".contains(c);

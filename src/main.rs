@@ -1,4 +1,4 @@
-//! The one binary: parses the command line, sets up logs, hands over to a role. Knows nothing about any of them.
+//! The `usher` binary: parses the command line, sets up logs and runs a command. Knows no details of any of them.
 
 mod demo;
 mod limits;
@@ -11,61 +11,77 @@ use tracing_subscriber::EnvFilter;
 use usher_client::cli as client;
 use usher_proto::Code;
 
-/// Usher shows every viewer to the best seat in the house: a QUIC media delivery cluster.
+/// Stream, fetch and publish video over QUIC from a cluster of nodes
 #[derive(Parser)]
-#[command(name = "usher", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "usher", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
-    /// What is logged to stderr, for example `debug` or `usher_node=trace,info`
-    #[arg(long, global = true, env = "USHER_LOG", value_name = "FILTER")]
+    /// Log filter for standard error, for example `debug` or `usher_node=trace,info`
+    ///
+    /// Default: info for `node` and `master`, error for `demo`, warn for the other commands.
+    #[arg(long, global = true, env = "USHER_LOG", value_name = "FILTER", help_heading = "Logging")]
     log: Option<String>,
-    /// How it is logged
-    #[arg(long, global = true, env = "USHER_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORMAT")]
+    /// Log format
+    #[arg(
+        long,
+        global = true,
+        env = "USHER_LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT",
+        help_heading = "Logging"
+    )]
     log_format: LogFormat,
     #[command(subcommand)]
     role: Role,
 }
 
+const AFTER_HELP: &str = "\
+Exit codes: 0 success, 1 other failure, 2 usage, 3 not found, 4 no capacity, 5 denied, 6 network,
+7 interrupted and resumable, 8 timeout, 9 disk, 13 exists, 32 verification failed.
+Try `usher demo` first; `usher help COMMAND` shows all options of a command.";
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
+    /// Lines of text
     Text,
+    /// A JSON object per line
     Json,
 }
 
+// Variants without a comment take the help of their arguments.
 #[derive(Subcommand)]
 enum Role {
-    /// Start a whole cluster on this machine and fetch from it before your eyes
+    /// Run a master and nodes on this machine, and fetch a title from them
     Demo(demo::Args),
-    /// Save titles to files, verified
-    Fetch(client::FetchArgs),
-    /// Watch a title in the player you like
+    Fetch(Box<client::FetchArgs>),
     Play(client::PlayArgs),
-    /// Send a live feed that viewers watch as it is made
     Publish(Box<client::PublishArgs>),
-    /// List titles
     Ls(client::LsArgs),
-    /// Tell which nodes hold a title
     Locate(client::LocateArgs),
-    /// List nodes, their state and bandwidth
     Nodes(client::NodesArgs),
-    /// Tell why a node is chosen for a title, or was
     Explain(client::ExplainArgs),
-    /// Empty a node: its sessions go on at others
     Drain(client::DrainArgs),
-    /// Let a node take sessions again
     Undrain(client::UndrainArgs),
-    /// Spread load evenly over the nodes
     Rebalance(client::RebalanceArgs),
-    /// Run a node: serve folders of media
+    /// Run a node, which serves folders of media
+    ///
+    /// An option beats its environment variable, which beats its key in the TOML file of --config. Example:
+    ///   usher node --master media.example.org --name north-1 --media /srv/films --capacity 2gbit
+    #[command(verbatim_doc_comment)]
     Node(Box<usher_node::cli::Args>),
-    /// Run the master: know the nodes, hand out tickets
-    Master(usher_master::cli::Args),
-    /// Make and show the cluster's certificates
+    /// Run the master, which knows the nodes and assigns viewers to them
+    ///
+    /// An option beats its environment variable, which beats its key in the TOML file of --config.
+    /// The tables [[link]] and [[copies]] exist in the file only.
+    #[command(verbatim_doc_comment)]
+    Master(Box<usher_master::cli::Args>),
+    /// Create and show the cluster's certificates
     Certs(usher_certs::cli::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Servers tell what they do; commands for people speak for themselves and log only trouble.
+    // Servers log events; commands print their results and log only trouble.
     let default = match cli.role {
         Role::Node(_) | Role::Master(_) => "info",
         Role::Demo(_) => "error",
@@ -78,7 +94,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(Code::Internal, &format!("start the runtime: {error}")),
     };
     let code = runtime.block_on(Box::pin(run(cli.role)));
-    // A blocking write to a stalled pipe, or a hung disk, must not hold up the exit.
+    // A blocking write to a stalled pipe, or to a disk that hangs, must not hold up the exit.
     runtime.shutdown_background();
     code
 }
@@ -99,7 +115,7 @@ async fn run(role: Role) -> ExitCode {
             let served = match server {
                 Role::Demo(args) => demo::run(args, signals::shutdown()).await,
                 Role::Node(args) => usher_node::cli::run(*args, signals::shutdown()).await,
-                Role::Master(args) => usher_master::cli::run(args, signals::first(signals::shutdown())).await,
+                Role::Master(args) => usher_master::cli::run(*args, signals::first(signals::shutdown())).await,
                 Role::Certs(args) => usher_certs::cli::run(args),
                 _ => Ok(()),
             };
@@ -109,7 +125,7 @@ async fn run(role: Role) -> ExitCode {
     client.map_or_else(|failure| fail(failure.code, &failure.message), |()| ExitCode::SUCCESS)
 }
 
-/// Most failures of a server have no code of their own.
+/// The exit code of a server's failure; most have none of their own.
 fn code_of(error: &anyhow::Error) -> Code {
     if error.is::<usher_certs::files::Exists>() {
         return Code::Exists;

@@ -1,11 +1,11 @@
-//! Turns SIGINT and SIGTERM into requests to stop. What a first or a second one means is the role's business.
+//! Turns SIGINT and SIGTERM into requests to stop. The commands decide what a first and a second request mean.
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
-/// One message per signal, from now on.
+/// Sends a message for each signal from now on.
 pub(crate) fn shutdown() -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(4);
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
@@ -14,7 +14,7 @@ pub(crate) fn shutdown() -> mpsc::Receiver<()> {
             Ok(mut signals) => {
                 tokio::spawn(async move {
                     while signals.recv().await.is_some() {
-                        // A full queue already says it four times.
+                        // A full queue holds four requests already.
                         if sender.try_send(()).is_err() && sender.is_closed() {
                             break;
                         }
@@ -27,7 +27,7 @@ pub(crate) fn shutdown() -> mpsc::Receiver<()> {
     receiver
 }
 
-/// Resolves at the first request. Without any listener it never does.
+/// Waits for the first request; without any listener, for ever.
 pub(crate) async fn first(mut requests: mpsc::Receiver<()>) {
     if requests.recv().await.is_none() {
         std::future::pending::<()>().await;

@@ -1,12 +1,12 @@
 //! The client as a library: fetch titles, watch and publish feeds, and ask a master what it knows.
 
 mod operate;
+mod options;
 mod retry;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
-use usher_certs::files::PemSet;
 use usher_proto::{
     Bitrate, ContentId, Fault, NodeName, Title,
     model::{Range, What},
@@ -17,7 +17,6 @@ use usher_session::{
     ConnectionSettings, Pool, RateLimit,
     core::rate::{LEAST_BURST, TokenBucket},
 };
-use usher_transport::Congestion;
 
 use crate::{
     core::url::Address,
@@ -28,29 +27,7 @@ use crate::{
     master::{Answer, Authority, Master},
 };
 
-/// Settings of a [`Client`].
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A transfer or call fails after this time without progress.
-    pub timeout: Duration,
-    /// The client's zone; empty if unknown.
-    pub zone: String,
-    /// Rate of all transfers together; `None` for no limit.
-    pub limit: Option<Bitrate>,
-    /// Certificate and key that the master sees; `None` for an anonymous client.
-    pub identity: Option<PemSet>,
-    /// Congestion control towards the nodes.
-    pub congestion: Congestion,
-    /// Nodes that may send a fetched title at once; `None` for as many as make it faster.
-    pub sources: Option<usize>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let (timeout, congestion) = (Duration::from_secs(30), Congestion::default());
-        Self { timeout, zone: String::new(), limit: None, identity: None, congestion, sources: None }
-    }
-}
+pub use self::options::Options;
 
 /// A master's choice of nodes for a title.
 #[derive(Clone, Debug)]
@@ -312,11 +289,11 @@ impl Client {
 
     /// An order under this client's options.
     pub(crate) fn order(&self, what: What, purpose: Purpose, range: Range) -> Order {
-        let Options { timeout, zone, sources, limit, .. } = self.options.clone();
+        let Options { timeout, zone, sources, limit, brokered, .. } = self.options.clone();
         // A viewer's rate is reserved at one node; under a rate limit further nodes do not help.
         let alone = purpose == Purpose::Play || limit.is_some() && sources.is_none();
         let sources = if alone { Some(1) } else { sources };
-        Order { what, purpose, range, zone, timeout, sources }
+        Order { what, purpose, range, zone, timeout, sources, brokered: brokered && purpose == Purpose::Fetch }
     }
 
     /// Runs an order; `first` is the master's answer if it was asked already.
@@ -339,7 +316,7 @@ impl Client {
         latency: Duration,
         duration: Option<Duration>,
     ) -> WatchOrder {
-        let order = self.order(What::Title(title.clone()), purpose, Range::default());
+        let order = Order { brokered: false, ..self.order(What::Title(title.clone()), purpose, Range::default()) };
         WatchOrder { title: title.clone(), order, start, latency, duration }
     }
 

@@ -143,7 +143,7 @@ fn viewers_who_do_not_fit_get_in_when_others_have_left() {
         viewer.line_with("film.mp4: from node-1");
     }
     let mut third = cluster.start_piped(&["play", &url, "--player", "-"]);
-    third.line_with("trying on");
+    third.line_with("trying again");
     eventually("two sessions run", || sessions(&cluster, "node-1") == 2);
     assert!(!third.seen().contains("from node-1"), "{}", third.seen());
     for viewer in &mut viewers {

@@ -81,6 +81,11 @@ fn brokered_answers_carry_the_set_up_information() {
         setup["tracks"].as_array().expect("tracks").iter().filter_map(|t| t["codec"].as_str()).collect();
     assert_eq!(codecs, ["h264", "aac"]);
 
+    let out = cluster.path().join("brokered.mp4");
+    let out = out.to_str().expect("UTF-8");
+    cluster.run(&["fetch", &cluster.url("B.mp4"), "--brokered", "-o", out]).expect(0);
+    assert_eq!(b3(out), b3(clip("B.mp4")));
+
     let request = r#"{"title":"B.mp4","exclude":["node-1","node-2"]}"#;
     let answer = call(&cluster, "usher.v1.Tickets/Resolve", request).expect(0).json();
     assert_eq!(answer["seats"].as_array().map(Vec::len), Some(1));

@@ -1,43 +1,49 @@
-//! `usher explain`: which node a title would be had from now, or was, and why not from the others.
+//! `usher explain`: the node that is chosen for a title now, or was for a request, and why no other.
 
 use usher_proto::{
-    Bitrate, Code, NodeName,
-    model::{Range, What},
+    Bitrate, NodeName,
+    model::Range,
     pb::v1::{self, explain_request::About},
     ticket::Purpose,
 };
 
-use super::{Failure, Operator, admin, print, print_json, zone};
-use crate::core::{
-    table::clean,
-    url::{Url, UrlError},
+use super::{
+    failure::Failure,
+    options::{Operator, url_or_title, what, zone},
+    output::{print, print_json},
 };
+use crate::core::{table::clean, url::Url};
 
-/// Tell why a node is chosen, or was.
+/// Show why a node is chosen for a title, or was chosen for a request
+///
+/// Nothing is reserved. Examples:
+///   usher explain films/dune.mp4 --zone north
+///   usher explain --request 0f8fad5bd9cb469fa165708679f2a4c1
 #[derive(Clone, Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ExplainArgs {
-    /// usher://HOST[:PORT]/TITLE, or a title at the default master; with --request usher://HOST[:PORT] at most
+    /// usher://HOST[:PORT]/TITLE, or a title at the default master; with --request at most usher://HOST[:PORT]
     #[arg(value_name = "URL|TITLE", required_unless_present = "request")]
     what: Option<String>,
-    /// What was decided: the id that `usher fetch -v`, its --json and the logs tell
+    /// Explain the decision of this request; `usher fetch -v`, its --json and the logs show the id
     #[arg(long, value_name = "ID", conflicts_with_all = ["from_id", "fetch", "zone", "exclude", "rate"])]
     request: Option<String>,
-    /// The path is a content id
+    /// Read the path as a content id (BLAKE3 in hex)
     #[arg(long)]
     from_id: bool,
-    /// As for a fetch, not as for a viewer
+    /// Decide as for a fetch instead of a viewer
     #[arg(long)]
     fetch: bool,
-    /// As for a client in this zone
-    #[arg(long, value_name = "ZONE", default_value = "", value_parser = zone)]
+    /// Decide as for a client in this zone [default: none]
+    #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true, value_parser = zone)]
     zone: String,
-    /// As for a client that wants none of these nodes
+    /// Decide without these nodes
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     exclude: Vec<NodeName>,
-    /// As for a client that asks for this rate, for example 25mbit
+    /// Decide as for a client that requests this rate, for example 25mbit [default: the title's own rate]
     #[arg(long, value_name = "RATE")]
     rate: Option<Bitrate>,
-    /// Print one JSON object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -45,54 +51,45 @@ pub struct ExplainArgs {
 }
 
 impl ExplainArgs {
-    /// Explains; reserves nothing.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         let url = self.url()?;
         let client = self.operator.client(url.master.clone(), &self.zone)?;
         let about = match &self.request {
             Some(id) => About::RequestId(id.trim().to_owned()),
             None => {
-                let what = if self.from_id { url.content().map(What::Content) } else { url.title().map(What::Title) };
-                let what = what.map_err(|error| self.wrong(&error))?;
+                let what = what(&url, self.from_id, self.what.as_deref().unwrap_or_default())?;
                 let purpose = if self.fetch { Purpose::Fetch } else { Purpose::Play };
                 let mut request = client.order(what, purpose, Range::default()).request(None, &self.exclude, &[]);
                 request.rate_bps = self.rate.map_or(0, |rate| rate.0);
                 About::Request(request)
             }
         };
-        let told = client.explain(about).await.map_err(admin::failure)?;
-        if self.json { print_json(&json(&told)) } else { print(&text(&told)) }
+        let answer = client.explain(about).await.map_err(Failure::for_operator)?;
+        if self.json { print_json(&json(&answer)) } else { print(&text(&answer)) }
     }
 
     /// The master, and the title if one is named.
     fn url(&self) -> Result<Url, Failure> {
-        let url = match self.what.as_deref() {
-            Some(text) if text.starts_with("usher://") => text.parse::<Url>().map_err(|error| self.wrong(&error))?,
-            named => Url { master: self.operator.master(), path: named.unwrap_or_default().to_owned() },
-        };
+        let url = url_or_title(self.what.as_deref().unwrap_or_default(), self.operator.master())?;
         if self.request.is_some() && !url.path.is_empty() {
-            let text = "a request id stands for its title; give one of both, and the master with --master";
-            return Err(Failure::new(Code::Usage, text));
+            let text = "--request names its title already; drop the title, and name the master with --master";
+            return Err(Failure::usage(text));
         }
         Ok(url)
     }
-
-    fn wrong(&self, error: &UrlError) -> Failure {
-        let text = self.what.as_deref().unwrap_or_default();
-        Failure::new(Code::Usage, format!("`{}`: {error}", clean(text)))
-    }
 }
 
-/// The master's own words, line by line.
-fn text(told: &v1::ExplainResponse) -> String {
-    told.text.lines().map(|line| clean(line).trim_end().to_owned() + "\n").collect()
+/// The master's text, without control characters.
+fn text(answer: &v1::ExplainResponse) -> String {
+    answer.text.lines().map(|line| clean(line).trim_end().to_owned() + "\n").collect()
 }
 
-fn json(told: &v1::ExplainResponse) -> serde_json::Value {
-    let considered = told.considered.iter().map(|one| {
+fn json(answer: &v1::ExplainResponse) -> serde_json::Value {
+    let considered = answer.considered.iter().map(|one| {
         serde_json::json!({
             "node": one.node,
             "zone": one.zone,
@@ -104,14 +101,14 @@ fn json(told: &v1::ExplainResponse) -> serde_json::Value {
         })
     });
     serde_json::json!({
-        "request_id": told.request_id,
-        "decided_at": told.decided_at.as_ref().map(ToString::to_string),
-        "what": told.what,
-        "rate_bps": told.rate_bps,
+        "request_id": answer.request_id,
+        "decided_at": answer.decided_at.as_ref().map(ToString::to_string),
+        "what": answer.what,
+        "rate_bps": answer.rate_bps,
         "considered": considered.collect::<Vec<_>>(),
-        "omitted": told.omitted,
-        "outcome": told.outcome,
-        "text": told.text,
+        "omitted": answer.omitted,
+        "outcome": answer.outcome,
+        "text": answer.text,
     })
 }
 
@@ -121,14 +118,14 @@ mod tests {
 
     #[test]
     fn a_masters_words_cannot_move_the_cursor() {
-        let told =
+        let answer =
             v1::ExplainResponse { text: "one  two \n\u{1b}[2Jthree\r\n".into(), ..v1::ExplainResponse::default() };
-        assert_eq!(text(&told), "one  two\n[2Jthree\n");
+        assert_eq!(text(&answer), "one  two\n[2Jthree\n");
     }
 
     #[test]
     fn every_field_is_in_the_json() {
-        let told = v1::ExplainResponse {
+        let answer = v1::ExplainResponse {
             request_id: "r".into(),
             decided_at: None,
             what: "a.mp4".into(),
@@ -154,6 +151,6 @@ mod tests {
                 "note": "why",
             }],
         });
-        assert_eq!(json(&told), expected);
+        assert_eq!(json(&answer), expected);
     }
 }

@@ -2,22 +2,28 @@
 
 use usher_proto::{Title, model::What, pb::v1, units};
 
-use super::{DefaultMaster, Failure, Reach, print, print_json, state, title_json};
-use crate::core::{
-    table::{self, Align, clean},
-    url::{Url, UrlError},
+use super::{
+    failure::Failure,
+    options::{DefaultMaster, Reach, url_or_title, what},
+    output::{print, print_json, state, title_json},
 };
+use crate::core::table::{self, Align, clean};
 
-/// Tell which nodes hold a title.
+/// Show which nodes hold a title
+///
+/// Examples:
+///   usher locate films/dune.mp4
+///   usher locate usher://media.example.org/films/dune.mp4
 #[derive(Clone, Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct LocateArgs {
     /// usher://HOST[:PORT]/TITLE, or a title at the default master
     #[arg(value_name = "URL|TITLE")]
     what: String,
-    /// The path is a content id
+    /// Read the path as a content id (BLAKE3 in hex)
     #[arg(long)]
     from_id: bool,
-    /// Print one JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -27,21 +33,14 @@ pub struct LocateArgs {
 }
 
 impl LocateArgs {
-    /// Locates.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
-        let usage =
-            |error: UrlError| Failure::new(usher_proto::Code::Usage, format!("`{}`: {error}", clean(&self.what)));
-        let url = if self.what.starts_with("usher://") {
-            self.what.parse::<Url>().map_err(usage)?
-        } else {
-            Url { master: self.master.master.clone(), path: self.what.clone() }
-        };
-        let what = if self.from_id { url.content().map(What::Content) } else { url.title().map(What::Title) };
-        let what = what.map_err(usage)?;
-        let versions = self.reach.asking(url.master.clone())?.locate(&what).await?;
+        let url = url_or_title(&self.what, &self.master.master)?;
+        let what = what(&url, self.from_id, &self.what)?;
+        let versions = self.reach.querying(url.master)?.locate(&what).await?;
         if self.json { print_json(&versions.iter().map(json).collect()) } else { print(&table(&versions, &what)) }
     }
 }
@@ -100,4 +99,38 @@ fn json(version: &v1::Version) -> serde_json::Value {
         "title": version.title.as_ref().map(title_json),
         "copies": copies.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_in_a_table() {
+        let copy = |node: &str, volume, state: v1::NodeState| v1::Copy {
+            node: node.into(),
+            volume,
+            state: state.into(),
+            ..v1::Copy::default()
+        };
+        let title = v1::Title {
+            title: "films/dune.mp4".into(),
+            size: 1_500_000_000,
+            content_id: "0a1b2c".into(),
+            ..v1::Title::default()
+        };
+        let hashed = v1::Version {
+            title: Some(title),
+            copies: vec![copy("north-1", 0, v1::NodeState::Serving), copy("south-1", 1, v1::NodeState::Draining)],
+        };
+        let unhashed = v1::Version { title: None, copies: vec![copy("east-1", 0, v1::NodeState::Stale)] };
+        let what = What::Title(Title::parse("films/dune.mp4").expect("a title"));
+        let expected = "\
+NODE     STATE     VOLUME    SIZE  TITLE           CONTENT
+north-1  serving        0  1.5 GB  films/dune.mp4  0a1b2c
+south-1  draining       1  1.5 GB  films/dune.mp4  0a1b2c
+east-1   stale          0     0 B  films/dune.mp4  not hashed yet
+";
+        assert_eq!(table(&[hashed, unhashed], &what), expected);
+    }
 }

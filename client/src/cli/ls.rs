@@ -4,22 +4,32 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use usher_proto::{Bitrate, pb::v1, units};
 
-use super::{DefaultMaster, Failure, Reach, duration, print, print_json, title_json};
+use super::{
+    failure::Failure,
+    options::{DefaultMaster, Reach},
+    output::{duration, print, print_json, title_json},
+};
 use crate::core::{
     table::{self, Align, clean},
     url::{Address, Url},
 };
 
-/// List titles.
+/// List titles
+///
+/// Examples:
+///   usher ls
+///   usher ls usher://media.example.org/films/
+///   usher ls 'usher://localhost/films/**/*.mp4'
 #[derive(Clone, Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct LsArgs {
-    /// The master, and a prefix or pattern of titles (`*` stays within a folder, `**` crosses folders)
+    /// Master, and a prefix or pattern of titles (`*` stays within a folder, `**` crosses folders)
     #[arg(value_name = "usher://HOST[:PORT][/PREFIX]")]
     url: Option<Url>,
-    /// Print one JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
-    /// Also media type, whether it plays while it comes, and content id
+    /// Add columns: media type, whether the title plays while it is fetched, and content id
     #[arg(short)]
     long: bool,
     #[command(flatten)]
@@ -29,14 +39,14 @@ pub struct LsArgs {
 }
 
 impl LsArgs {
-    /// Lists.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         let none = |master: Address| Url { master, path: String::new() };
         let url = self.url.unwrap_or_else(|| none(self.master.master));
-        let client = self.reach.asking(url.master.clone())?;
+        let client = self.reach.querying(url.master.clone())?;
         // A title may have the characters of a pattern: the literal prefix is tried first.
         let mut titles = client.list(&url.path, usize::MAX).await?;
         if titles.is_empty()
@@ -48,48 +58,91 @@ impl LsArgs {
         if self.json {
             return print_json(&titles.iter().map(title_json).collect());
         }
-        let mut columns = vec![
-            ("TITLE", Align::Left),
-            ("SIZE", Align::Right),
-            ("DURATION", Align::Right),
-            ("RATE", Align::Right),
-            ("NODES", Align::Left),
-        ];
-        let live = titles.iter().any(|title| title.live.is_some());
-        if live {
-            columns.insert(4, ("VIEWERS", Align::Right));
-        }
-        if self.long {
-            columns.extend([("TYPE", Align::Left), ("STREAMABLE", Align::Left), ("CONTENT", Align::Left)]);
-        }
-        let rows = titles.iter().map(|title| {
-            let rate = if title.bitrate_bps > 0 { Bitrate(title.bitrate_bps).to_string() } else { "-".to_owned() };
-            let conflict = if title.conflict { " (other contents elsewhere: see `usher locate`)" } else { "" };
-            let mut row = vec![
-                clean(&title.title),
-                if title.live.is_some() { "-".to_owned() } else { units::bytes(title.size) },
-                title.live.as_ref().map_or_else(|| duration(title.duration_ms), on_air),
-                rate,
-                clean(&title.nodes.join(",")) + conflict,
-            ];
-            if live {
-                row.insert(4, title.live.as_ref().map_or_else(|| "-".to_owned(), |live| live.viewers.to_string()));
-            }
-            if self.long {
-                let content = if title.content_id.is_empty() { "-" } else { &title.content_id };
-                let streamable = if title.streamable { "yes" } else { "no" };
-                row.extend([clean(&title.media_type), streamable.to_owned(), clean(content)]);
-            }
-            row
-        });
-        print(&table::render(&columns, &rows.collect::<Vec<_>>()))
+        print(&table(&titles, self.long))
     }
 }
 
-/// For how long a feed has been on the air.
-fn on_air(live: &v1::Live) -> String {
+fn table(titles: &[v1::Title], long: bool) -> String {
+    let mut columns = vec![
+        ("TITLE", Align::Left),
+        ("SIZE", Align::Right),
+        ("DURATION", Align::Right),
+        ("RATE", Align::Right),
+        ("NODES", Align::Left),
+    ];
+    let live = titles.iter().any(|title| title.live.is_some());
+    if live {
+        columns.insert(4, ("VIEWERS", Align::Right));
+    }
+    if long {
+        columns.extend([("TYPE", Align::Left), ("STREAMABLE", Align::Left), ("CONTENT", Align::Left)]);
+    }
+    let rows = titles.iter().map(|title| {
+        let rate = if title.bitrate_bps > 0 { Bitrate(title.bitrate_bps).to_string() } else { "-".to_owned() };
+        let conflict = if title.conflict { " (nodes hold different contents: see `usher locate`)" } else { "" };
+        let mut row = vec![
+            clean(&title.title),
+            if title.live.is_some() { "-".to_owned() } else { units::bytes(title.size) },
+            title.live.as_ref().map_or_else(|| duration(title.duration_ms), feed_state),
+            rate,
+            clean(&title.nodes.join(",")) + conflict,
+        ];
+        if live {
+            row.insert(4, title.live.as_ref().map_or_else(|| "-".to_owned(), |live| live.viewers.to_string()));
+        }
+        if long {
+            let content = if title.content_id.is_empty() { "-" } else { &title.content_id };
+            let streamable = if title.streamable { "yes" } else { "no" };
+            row.extend([clean(&title.media_type), streamable.to_owned(), clean(content)]);
+        }
+        row
+    });
+    table::render(&columns, &rows.collect::<Vec<_>>())
+}
+
+/// The state of a feed and the time since it started.
+fn feed_state(live: &v1::Live) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = units::millis(now).saturating_sub(u64::try_from(live.started_ms).unwrap_or_default());
     let state = if live.interrupted { "interrupted" } else { "live" };
     format!("{state} {}", duration(since.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_and_feeds_in_a_table() {
+        let film = v1::Title {
+            title: "films/dune.mp4".into(),
+            size: 1_500_000_000,
+            duration_ms: 9_330_000,
+            bitrate_bps: 1_286_000,
+            nodes: vec!["north-1".into(), "south-1".into()],
+            media_type: "video/mp4".into(),
+            streamable: true,
+            ..v1::Title::default()
+        };
+        let clip = v1::Title { title: "a.ts".into(), size: 7, conflict: true, ..v1::Title::default() };
+        let feed = v1::Title {
+            title: "live/cam1".into(),
+            bitrate_bps: 4_000_000,
+            nodes: vec!["north-1".into()],
+            live: Some(v1::Live { viewers: 3, started_ms: i64::MAX, ..v1::Live::default() }),
+            ..v1::Title::default()
+        };
+        let expected = "\
+TITLE             SIZE  DURATION         RATE  NODES
+films/dune.mp4  1.5 GB   2:35:30  1.29 Mbit/s  north-1,south-1
+a.ts               7 B         -            -   (nodes hold different contents: see `usher locate`)
+";
+        assert_eq!(table(&[film.clone(), clip], false), expected);
+        let expected = "\
+TITLE             SIZE   DURATION         RATE  VIEWERS  NODES            TYPE       STREAMABLE  CONTENT
+films/dune.mp4  1.5 GB    2:35:30  1.29 Mbit/s        -  north-1,south-1  video/mp4  yes         -
+live/cam1            -  live 0:00     4 Mbit/s        3  north-1                     no          -
+";
+        assert_eq!(table(&[film, feed], true), expected);
+    }
 }

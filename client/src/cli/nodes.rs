@@ -1,23 +1,33 @@
-//! `usher nodes`: the roster of a cluster, one node's history, or every change as it happens.
+//! `usher nodes`: the nodes of a cluster, one node with its history, or each change as it happens.
 
-use usher_proto::{Bitrate, Code, pb::v1, units};
+use usher_proto::{Bitrate, pb::v1, units};
 
-use super::{Failure, Operator, admin, duration, interrupted, print, print_json, state};
+use super::{
+    failure::Failure,
+    options::{Operator, interrupted},
+    output::{duration, print, print_json, state},
+};
 use crate::core::{
     table::{self, Align, clean},
     url::Address,
 };
 
-/// List nodes, or show one.
+/// List nodes with their state and bandwidth, or show one node
+///
+/// Examples:
+///   usher nodes
+///   usher nodes usher://media.example.org north-1
+///   usher nodes --watch
 #[derive(Clone, Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct NodesArgs {
-    /// The master, a node's name, or both
+    /// Master, name of a node, or both
     #[arg(value_name = "usher://HOST[:PORT] | NAME", num_args = 0..=2)]
     what: Vec<String>,
-    /// Print one JSON array; with --watch one object a line
+    /// Print a JSON array; with --watch a JSON object per line
     #[arg(long)]
     json: bool,
-    /// Stay and print every change
+    /// Keep running and print each change
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -25,19 +35,20 @@ pub struct NodesArgs {
 }
 
 impl NodesArgs {
-    /// Lists, shows or watches.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
-        let usage = |text: String| Failure::new(Code::Usage, text);
         let (urls, names): (Vec<_>, Vec<_>) = self.what.iter().partition(|text| text.starts_with("usher://"));
         if urls.len() > 1 || names.len() > 1 {
-            return Err(usage("give at most one master and one node's name".to_owned()));
+            return Err(Failure::usage("give at most one master and one name of a node"));
         }
         let address = match urls.first() {
-            Some(url) => url.parse::<Address>().map_err(|error| usage(format!("`{}`: {error}", clean(url))))?,
-            None => self.operator.master(),
+            Some(url) => {
+                url.parse::<Address>().map_err(|error| Failure::usage(format!("`{}`: {error}", clean(url))))?
+            }
+            None => self.operator.master().clone(),
         };
         let client = self.operator.client(address, "")?;
         let name = names.first().map(|name| name.as_str());
@@ -54,14 +65,14 @@ impl NodesArgs {
                 failed.is_ok()
             });
             tokio::select! {
-                result = watch => result.map_err(admin::failure)?,
+                result = watch => result.map_err(Failure::for_operator)?,
                 () = interrupted() => {}
             }
             return failed;
         }
         match name {
             Some(name) => {
-                let found = client.node(name).await.map_err(admin::failure)?;
+                let found = client.node(name).await.map_err(Failure::for_operator)?;
                 let node = found.node.unwrap_or_default();
                 let history = found.history.unwrap_or_default();
                 if self.json {
@@ -71,7 +82,7 @@ impl NodesArgs {
                 }
             }
             None => {
-                let nodes = client.nodes().await.map_err(admin::failure)?;
+                let nodes = client.nodes().await.map_err(Failure::for_operator)?;
                 if self.json { print_json(&nodes.iter().map(json).collect()) } else { print(&list(&nodes)) }
             }
         }
@@ -82,7 +93,7 @@ fn rate(bits: u64) -> String {
     Bitrate(bits).to_string()
 }
 
-/// Its state, with what is left of a drain and what ails it.
+/// A node's state, with the time left of a drain and the number of damaged files.
 fn standing(node: &v1::Node) -> String {
     let mut text = state(node.state).to_owned();
     if node.drain_left_ms > 0 {
@@ -165,7 +176,7 @@ fn detail(node: &v1::Node, history: &v1::History) -> String {
         ("sessions", node.sessions.to_string()),
         ("titles", node.titles.to_string()),
         ("rejected files", node.rejected_files.to_string()),
-        ("of them damaged", node.damaged_files.to_string()),
+        ("damaged files", node.damaged_files.to_string()),
         ("sent", units::bytes(node.sent_bytes)),
     ];
     rows.iter().map(|(name, value)| format!("{name:<16} {value}").trim_end().to_owned() + "\n").collect()
@@ -223,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ails_a_node_is_said_beside_its_state() {
+    fn drain_time_and_damage_stand_beside_the_state() {
         let node = |drain_left_ms, damaged_files| v1::Node {
             state: v1::NodeState::Draining.into(),
             drain_left_ms,
@@ -233,5 +244,32 @@ mod tests {
         assert_eq!(standing(&node(0, 0)), "draining");
         assert_eq!(standing(&node(185_000, 0)), "draining, 3:05 left");
         assert_eq!(standing(&node(500, 2)), "draining, 0:00 left, 2 damaged");
+    }
+    #[test]
+    fn nodes_in_a_table_and_one_in_detail() {
+        let node = v1::Node {
+            name: "north-1".into(),
+            state: v1::NodeState::Serving.into(),
+            addresses: vec!["192.0.2.1:7441".into()],
+            capacity_bps: 2_000_000_000,
+            egress_bps: 812_000_000,
+            booked_bps: 900_000_000,
+            headroom_bps: 1_100_000_000,
+            sessions: 203,
+            titles: 1280,
+            report_age_ms: 420,
+            ..v1::Node::default()
+        };
+        let expected = "\
+NODE     STATE    ZONE      EGRESS      BOOKED    HEADROOM  CAPACITY  SESSIONS  TITLES  REPORT  ADDRESSES
+north-1  serving  -     812 Mbit/s  900 Mbit/s  1.1 Gbit/s  2 Gbit/s       203    1280   0.4 s  192.0.2.1:7441
+";
+        assert_eq!(list(std::slice::from_ref(&node)), expected);
+        let changed = "north-1 joined (serving), 812 Mbit/s of 2 Gbit/s sent, 203 sessions, 1280 titles\n";
+        assert_eq!(line(&node, "joined"), changed);
+        let text = detail(&node, &v1::History::default());
+        let beginning = "node             north-1\nstate            serving\nzone\naddresses        192.0.2.1:7441\n";
+        assert!(text.starts_with(beginning), "{text}");
+        assert!(text.ends_with("\nrejected files   0\ndamaged files    0\nsent             0 B\n"), "{text}");
     }
 }

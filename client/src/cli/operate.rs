@@ -1,50 +1,55 @@
-//! `usher drain`, `undrain` and `rebalance`: what operators do to a running cluster. Owns how it is shown; what is done is
-//! the master's and the nodes'. All three need the operator's certificate.
+//! `usher drain`, `undrain` and `rebalance`: an operator's changes to a running cluster. Each needs the operator's
+//! certificate.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::{io::IsTerminal as _, time::Duration};
 
 use usher_proto::{Bitrate, Code, pb::v1};
 
-use super::{Failure, Operator, admin, duration, interrupted, note, print, print_json};
+use super::{
+    failure::Failure,
+    options::{Operator, interrupted, time},
+    output::{duration, note, print, print_json, rewrite},
+};
 use crate::core::table::{self, Align, clean};
 
-/// Empty a node: it takes no new sessions, and those that run go on at other nodes.
+/// Stop new sessions on a node and move its running sessions to other nodes
+///
+/// Ends when the node is empty. The node stays up; `usher undrain` lets it serve again. Example:
+///   usher drain north-1 --deadline 10m
 #[derive(Clone, Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct DrainArgs {
-    /// The node's name
+    /// Name of the node
     node: String,
-    /// Sessions that still run after this long are ended; their clients resume them elsewhere
+    /// End sessions that still run after this time, 1ms to 24h; their clients resume at other nodes
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = deadline)]
     deadline: Duration,
-    /// Print one JSON object a line
+    /// Print a JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     operator: Operator,
 }
 
-/// Let a node take sessions again, at any time.
+/// Let a drained node accept sessions again
 #[derive(Clone, Debug, clap::Args)]
 pub struct UndrainArgs {
-    /// The node's name
+    /// Name of the node
     node: String,
     #[command(flatten)]
     operator: Operator,
 }
 
-/// Send sessions from the fullest nodes to the emptiest, a few a second.
+/// Move running sessions from the fullest nodes to the emptiest, a few per second
 #[derive(Clone, Debug, clap::Args)]
 pub struct RebalanceArgs {
     /// Print the moves without making them
     #[arg(long)]
     dry_run: bool,
-    /// Moves at most
+    /// Maximum number of moves, 1 to 10000
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     most: u32,
-    /// Print one JSON array
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -52,60 +57,60 @@ pub struct RebalanceArgs {
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 60s or 10m"))?;
-    let (least, most) = (Duration::from_millis(1), Duration::from_secs(24 * 3600));
-    if (least..=most).contains(&time) { Ok(time) } else { Err("a deadline is 1ms to 24h".to_owned()) }
+    let time = time(text)?;
+    if time < Duration::from_millis(1) { Err("a deadline is 1ms to 24h".to_owned()) } else { Ok(time) }
 }
 
 impl DrainArgs {
-    /// Drains, and tells how that goes until the node is empty.
+    /// Drains, and shows the progress until the node is empty.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.operator.of_default()?;
-        let mut show = Show { node: clean(&self.node), json: self.json, line: None, first: true, failed: None };
+        let mut progress =
+            DrainProgress { node: clean(&self.node), json: self.json, line: 0, first: true, failed: None };
         let (mut empty, mut ended) = (false, String::new());
         let drain = client.drain(&self.node, self.deadline, |answer| {
             (empty, ended) = (answer.empty, clean(&answer.ended));
-            show.show(&answer);
-            show.failed.is_none()
+            progress.show(&answer);
+            progress.failed.is_none()
         });
         let drained = tokio::select! {
             drained = drain => Some(drained),
             () = interrupted() => None,
         };
-        show.end_line();
-        if let Some(failed) = show.failed {
+        progress.end_line();
+        if let Some(failed) = progress.failed {
             return Err(failed);
         }
-        let node = show.node;
-        let goes_on = format!("the drain of {node} goes on; `usher undrain {node}` takes it back");
+        let node = progress.node;
+        let goes_on = format!("the drain of {node} goes on; `usher undrain {node}` cancels it");
         match drained {
             None => Err(Failure::new(Code::Interrupted, goes_on)),
-            Some(Err(fault)) if show.first => Err(admin::failure(fault)),
-            // It was ordered: only who tells of it is gone.
+            Some(Err(fault)) if progress.first => Err(Failure::for_operator(fault)),
+            // The drain was ordered; only its reports are lost.
             Some(Err(fault)) => Err(Failure::new(fault.code, format!("{}; {goes_on}", fault.message))),
             Some(Ok(())) if empty => Ok(()),
             Some(Ok(())) if ended.is_empty() => {
-                Err(Failure::new(Code::Network, format!("the master tells no more; {goes_on}")))
+                Err(Failure::new(Code::Network, format!("the master ended its reports; {goes_on}")))
             }
             Some(Ok(())) => Err(Failure::new(Code::Unavailable, ended)),
         }
     }
 }
 
-/// How a drain is shown: to a terminal on one line, to others on a line each, to programs as JSON.
-struct Show {
+/// The progress of a drain: on one line of a terminal, on a line per report elsewhere, or as JSON for programs.
+struct DrainProgress {
     node: String,
     json: bool,
-    /// The length of the line that is rewritten.
-    line: Option<usize>,
+    /// Length of the line that is rewritten.
+    line: usize,
     first: bool,
     failed: Option<Failure>,
 }
 
-impl Show {
+impl DrainProgress {
     fn show(&mut self, answer: &v1::DrainResponse) {
         let first = std::mem::replace(&mut self.first, false);
         if self.json {
@@ -121,33 +126,28 @@ impl Show {
             (false, sessions) => format!("{}: {sessions} sessions, {} left", self.node, left(answer.left_ms)),
         };
         if std::io::stderr().is_terminal() {
-            let blank = " ".repeat(self.line.unwrap_or(0).saturating_sub(text.len()));
-            let mut err = std::io::stderr().lock();
-            if write!(err, "\r{text}{blank}").and_then(|()| err.flush()).is_err() {
-                tracing::trace!("standard error is closed");
-            }
-            self.line = Some(text.len());
+            self.line = rewrite(self.line, &text);
         } else {
             note(&text);
         }
     }
 
     fn end_line(&mut self) {
-        if self.line.take().is_some() {
+        if std::mem::take(&mut self.line) > 0 {
             note("");
         }
     }
 }
 
-/// `0:00` of a deadline that has passed, where [`duration`] has a dash.
+/// The time left, `0:00` once the deadline has passed.
 fn left(millis: u64) -> String {
     if millis == 0 { "0:00".to_owned() } else { duration(millis) }
 }
 
 fn only_here(node: &str, titles: &[v1::OnlyHere]) -> String {
-    let mut text = format!("no other node holds these; their sessions run on {node} until the deadline:");
+    let mut text = format!("no other node holds these titles; their sessions stay on {node} until the deadline:");
     for v1::OnlyHere { title, sessions } in titles {
-        let title = if title.is_empty() { "(titles that have left the catalog)".to_owned() } else { clean(title) };
+        let title = if title.is_empty() { "(titles no longer in the catalog)".to_owned() } else { clean(title) };
         let plural = if *sessions == 1 { "" } else { "s" };
         text.push_str(&format!("\n  {title}: {sessions} session{plural}"));
     }
@@ -173,29 +173,29 @@ fn json(node: &str, answer: &v1::DrainResponse, first: bool) -> String {
 }
 
 impl UndrainArgs {
-    /// Lets the node serve.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.operator.of_default()?;
-        client.undrain(&self.node).await.map_err(admin::failure)
+        client.undrain(&self.node).await.map_err(Failure::for_operator)
     }
 }
 
 impl RebalanceArgs {
-    /// Spreads load, and tells by which moves.
+    /// Rebalances, and prints the moves.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.operator.of_default()?;
-        let moves = client.rebalance(self.most, self.dry_run).await.map_err(admin::failure)?;
+        let moves = client.rebalance(self.most, self.dry_run).await.map_err(Failure::for_operator)?;
         if self.json {
             return print_json(&moves.iter().map(planned_json).collect());
         }
         if moves.is_empty() {
-            note("load is even: there is nothing to move");
+            note("load is even; there is nothing to move");
             return Ok(());
         }
         print(&planned(&moves))
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_as_programs_and_people_read_it() {
+    fn drain_reports_for_programs_and_people() {
         let only_here = vec![
             v1::OnlyHere { title: "a\u{1b}[2J.mp4".into(), sessions: 1 },
             v1::OnlyHere { title: String::new(), sessions: 2 },
@@ -261,5 +261,20 @@ mod tests {
         assert_eq!((&line["ended"], line.get("only_here")), (&"why".into(), None));
         let text = super::only_here("n", &answer.only_here);
         assert!(!text.contains('\u{1b}') && text.contains(": 1 session\n") && text.ends_with("2 sessions"), "{text}");
+    }
+    #[test]
+    fn moves_in_a_table() {
+        let one = v1::PlannedMove {
+            session_id: "0f8fad5b".into(),
+            title: "films/dune.mp4".into(),
+            from: "north-1".into(),
+            to: "south-1".into(),
+            rate_bps: 8_000_000,
+        };
+        let expected = "\
+TITLE           FROM     TO         RATE  SESSION
+films/dune.mp4  north-1  south-1  8 Mbit/s  0f8fad5b
+";
+        assert_eq!(planned(&[one]), expected);
     }
 }

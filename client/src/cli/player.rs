@@ -1,8 +1,9 @@
-//! Finds and starts a player. Refuses to know what it plays.
+//! Finds, starts and feeds a media player. Knows nothing of titles.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt,
+    fs::File,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -10,7 +11,7 @@ use std::{
 use tokio::process::{Child, Command};
 use usher_proto::{Code, Fault};
 
-/// The players that are looked for, in this order, and how each is told to read its standard input.
+/// The players to look for, in this order, with the arguments that make each read its standard input.
 const KNOWN: [(&str, &[&str]); 3] = [("mpv", &["-"]), ("ffplay", &["-i", "-"]), ("vlc", &["-"])];
 
 /// An installed player.
@@ -22,14 +23,8 @@ pub(super) struct Player {
     args: Vec<String>,
 }
 
-/// What a player plays.
-pub(super) enum Feed<'a> {
-    Stdin,
-    File(&'a Path),
-}
-
 impl Player {
-    /// The player of this name or path; without one, the first that is installed.
+    /// The player of this name or path; without a name, the first known player that is installed.
     pub(super) fn find(name: Option<&str>) -> Result<Self, Fault> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -61,22 +56,54 @@ impl Player {
         }
     }
 
-    /// The same with the user's arguments, split at blanks.
+    /// Adds the user's arguments, split at spaces.
     pub(super) fn with_args(mut self, args: &[String]) -> Self {
         self.args = args.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
         self
     }
 
-    /// Starts it. Its output goes to standard error: standard output carries data only.
-    pub(super) fn start(&self, feed: &Feed<'_>, stdin: Stdio) -> Result<Child, Fault> {
-        let mut command = Command::new(&self.path);
-        command.args(&self.args);
-        match feed {
-            Feed::Stdin => command.args(&self.stdin),
-            Feed::File(path) => command.arg(path),
+    /// Plays a file until the player ends.
+    pub(super) async fn play_file(&self, path: &Path) -> Result<(), Fault> {
+        let mut child = self.start([path], Stdio::null())?;
+        self.wait(&mut child).await
+    }
+
+    /// Plays what the future made by `feed` writes into the player's standard input, until both end. The future owns its
+    /// end of the pipe, so the player sees the end of the media when the future does. A player that ends early is a
+    /// success if its exit status is.
+    pub(super) async fn play_pipe<F>(&self, feed: impl FnOnce(File) -> F) -> Result<(), Fault>
+    where
+        F: Future<Output = Result<(), Fault>>,
+    {
+        let mut child = self.start(&self.stdin, Stdio::piped())?;
+        let failed = |why: &dyn fmt::Display| Fault::new(Code::Internal, format!("open a pipe to {self}: {why}"));
+        let input = child.stdin.take().ok_or_else(|| failed(&"the player has no standard input"))?;
+        let input = input.into_owned_fd().map_err(|error| failed(&error))?;
+        let fed = tokio::select! {
+            fed = feed(File::from(input)) => fed,
+            result = self.wait(&mut child) => return result,
         };
+        let played = self.wait(&mut child).await;
+        match fed {
+            // The player closed its input before the end; its exit status says whether that was intended.
+            Err(fault) if fault.code == Code::Cancelled => played,
+            Err(fault) => Err(fault),
+            Ok(()) => played,
+        }
+    }
+
+    /// Starts the player. Its output goes to standard error: standard output carries data only.
+    fn start(&self, what: impl IntoIterator<Item = impl AsRef<OsStr>>, stdin: Stdio) -> Result<Child, Fault> {
+        let mut command = Command::new(&self.path);
+        command.args(&self.args).args(what);
         let failed = |error: std::io::Error| Fault::new(Code::Usage, format!("start {self}: {error}"));
         command.stdin(stdin).stdout(std::io::stderr()).kill_on_drop(true).spawn().map_err(failed)
+    }
+
+    async fn wait(&self, child: &mut Child) -> Result<(), Fault> {
+        let failed = |why: String| Fault::new(Code::Internal, why);
+        let status = child.wait().await.map_err(|error| failed(format!("wait for {self}: {error}")))?;
+        if status.success() { Ok(()) } else { Err(failed(format!("{self} failed: {status}"))) }
     }
 }
 

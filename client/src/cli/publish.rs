@@ -1,8 +1,7 @@
-//! `usher publish`: what an encoder writes becomes a feed. Owns the command line, whose certificate is shown, and how it is
-//! told how it goes; what becomes of the feed is the driver's.
+//! `usher publish`: sends what an encoder writes as a live feed. Owns the command line, the choice of the certificate and
+//! the input; the driver publishes.
 
-mod board;
-mod rights;
+mod progress;
 
 use std::{
     fs::File,
@@ -17,76 +16,75 @@ use tokio::{
     sync::mpsc,
 };
 use usher_media::cut::Format;
-use usher_proto::{Bitrate, Code, Fault, Title, id::PublisherId};
-use usher_transport::Congestion;
+use usher_proto::{Bitrate, Code, Title, id::PublisherId};
 
-use self::{board::Board, rights::Rights};
-use super::{DefaultMaster, Failure, Reach, meter::Mode, print, tell_request, zone};
+use self::progress::{PublishProgress, status_json};
+use super::{
+    failure::Failure,
+    options::{Certificate, DefaultMaster, Transfer},
+    output::print_json,
+    progress::ProgressMode,
+};
 use crate::{
-    client::{Client, Options},
+    client::Options,
     core::url::{Address, Url},
     driver::{MediaInput, Publication, PublishEvent},
     master::Authority,
 };
 
-/// Send a live feed: what ffmpeg writes as MPEG-TS or fragmented MP4.
+/// Publish a live feed from MPEG-TS or fragmented MP4
 ///
-/// For example: ffmpeg -re -i FILE -c copy -f mpegts - | usher publish live/cam1 -
+/// Without --cert, the feed's publisher-NAME.pem or the only admin-*.pem beside the authority's certificate is used.
+///
+/// Examples:
+///   ffmpeg -re -i FILE -c copy -f mpegts - | usher publish live/cam1 -
+///   usher publish usher://media.example.org/live/cam1 -i talk.ts --record
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct PublishArgs {
-    /// The feed's name, or where it is published
+    /// Name of the feed, or its URL
     #[arg(value_name = "live/NAME|usher://HOST[:PORT]/live/NAME")]
-    feed: Target,
-    /// Standard input, which is also what is read when nothing is named
+    feed: FeedTarget,
+    /// Read standard input, which is also the default
     #[arg(value_name = "-", conflicts_with = "input", value_parser = ["-"])]
     stdin: Option<String>,
-    /// A file, which is sent at the speed at which it plays, a FIFO or a device, or `-` for standard input
+    /// File to send at the speed at which it plays, FIFO, device, or `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// What the input is [default: as its first bytes tell]
+    /// Format of the input [default: detected]
     #[arg(long, value_enum)]
-    format: Option<Named>,
+    format: Option<FormatName>,
     /// End another publisher of the feed
     #[arg(long)]
     take_over: bool,
-    /// Let the node keep the feed as a title, recordings/NAME/TIME
+    /// Record the feed on its node as the title recordings/NAME/TIME
     #[arg(long)]
     record: bool,
-    /// The rate to expect, for example 8mbit [default: the master's guess]
+    /// Expected rate of the feed, for example 8mbit [default: estimated by the master]
     #[arg(long, value_name = "RATE")]
     rate: Option<Bitrate>,
-    /// How it is shown on standard error how it goes
-    #[arg(long, value_enum, default_value_t = Mode::Auto)]
-    progress: Mode,
+    /// Progress format on standard error
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    progress: ProgressMode,
     /// Print a JSON object about the feed at the end
     #[arg(long)]
     json: bool,
-    /// How congestion is found and answered
-    #[arg(long, env = "USHER_CONGESTION", value_enum, default_value_t)]
-    congestion: Congestion,
-    /// Tell the request id, for `usher explain --request` and to find it in logs
-    #[arg(short, long)]
-    verbose: bool,
-    /// The zone that this publisher is in
-    #[arg(long, value_name = "ZONE", default_value = "", value_parser = zone)]
-    zone: String,
+    #[command(flatten)]
+    transfer: Transfer,
     #[command(flatten)]
     master: DefaultMaster,
     #[command(flatten)]
-    rights: Rights,
-    #[command(flatten)]
-    reach: Reach,
+    certificate: Certificate,
 }
 
-/// A feed, and its master where that is named.
+/// A feed, and its master if the user names it.
 #[derive(Clone, Debug)]
-struct Target {
+struct FeedTarget {
     title: Title,
     master: Option<Address>,
 }
 
-impl FromStr for Target {
+impl FromStr for FeedTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -104,20 +102,20 @@ impl FromStr for Target {
     }
 }
 
-/// The formats by name.
+/// A format by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Named {
+enum FormatName {
     /// Fragmented MP4
     Fmp4,
     /// MPEG transport stream
     Mpegts,
 }
 
-impl From<Named> for Format {
-    fn from(named: Named) -> Self {
-        match named {
-            Named::Fmp4 => Self::Fmp4,
-            Named::Mpegts => Self::Mpegts,
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Fmp4 => Self::Fmp4,
+            FormatName::Mpegts => Self::Mpegts,
         }
     }
 }
@@ -126,7 +124,7 @@ impl PublishArgs {
     /// Publishes until the input ends or a signal comes.
     ///
     /// # Errors
-    /// What to print and exit with.
+    /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         self.run_until(signals()).await
     }
@@ -138,56 +136,54 @@ impl PublishArgs {
             Some(path) => file_input(path)?,
             None => standard_input()?,
         };
-        let authority = Authority::load(self.reach.ca.clone())?;
-        let identity = self.rights.identity(&authority, &self.feed.title)?;
-        let options = Options {
-            timeout: self.reach.timeout,
-            zone: self.zone.clone(),
-            identity,
-            congestion: self.congestion,
-            ..Options::default()
-        };
-        let master = self.feed.master.unwrap_or(self.master.master);
-        let client = Client::new(master, authority, options)?;
-        if self.verbose {
-            tell_request(&client);
-        }
-        let feed = Publication {
-            title: self.feed.title,
+        let Transfer { reach, zone, .. } = &self.transfer;
+        let authority = Authority::load(reach.ca.clone())?;
+        let find = || authority.source.parent().and_then(|folder| find(folder, &self.feed.title));
+        let identity = self.certificate.load(&authority, find)?;
+        let publication = Publication {
+            title: self.feed.title.clone(),
             publisher: PublisherId(rand::random()),
             rate: self.rate.unwrap_or_default(),
-            zone: self.zone,
+            zone: zone.clone(),
             take_over: self.take_over,
             record: self.record,
-            timeout: self.reach.timeout,
+            timeout: reach.timeout,
             format: self.format.map(Format::from),
         };
-        let board = Board::new(self.progress, &feed.title);
-        let observer = |told: &PublishEvent| board.show(told);
-        let result = Box::pin(client.publish(&feed, input, &mut stop, &observer)).await;
+        let master = self.feed.master.unwrap_or(self.master.master);
+        let client = self.transfer.client(master, Options { identity, ..Options::default() })?;
+        let progress = PublishProgress::new(self.progress, &publication.title);
+        let observer = |event: &PublishEvent| progress.show(event);
+        let result = Box::pin(client.publish(&publication, input, &mut stop, &observer)).await;
         client.close().await;
-        let status = result.map_err(|fault| {
-            board.failed(&fault);
-            failure(fault)
+        let stats = result.map_err(|fault| {
+            progress.failed(&fault);
+            Failure::refused(
+                fault,
+                "`usher certs issue publisher NAME` makes one for live/NAME; show it with --cert FILE --key FILE",
+            )
         })?;
-        board.done(&status);
-        if self.json { print(&format!("{:#}\n", board::status_json("done", &feed.title, &status))) } else { Ok(()) }
+        progress.done(&stats);
+        if self.json { print_json(&status_json("done", &publication.title, &stats)) } else { Ok(()) }
     }
 }
 
-/// A no, with what to do about one that wants a certificate.
-fn failure(fault: Fault) -> Failure {
-    match fault.code {
-        Code::Unauthenticated => {
-            let hint =
-                "`usher certs issue publisher NAME` makes one for live/NAME; show it with --cert FILE --key FILE";
-            Failure::new(fault.code, format!("{}; {hint}", fault.message))
-        }
-        _ => fault.into(),
+/// The certificate and key of the feed's own publisher, or else of the only operator in the folder.
+fn find(folder: &Path, title: &Title) -> Option<(PathBuf, PathBuf)> {
+    let pair = |stem: &str| (folder.join(format!("{stem}.pem")), folder.join(format!("{stem}.key")));
+    let is_there = |(cert, key): &(PathBuf, PathBuf)| cert.is_file() && key.is_file();
+    let own = title.parts().nth(1).map(|name| pair(&format!("publisher-{name}")));
+    if let Some(own) = own.filter(is_there) {
+        return Some(own);
     }
+    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let stems = names.filter_map(|name| name.strip_suffix(".pem").map(str::to_owned));
+    let mut admins = stems.filter(|stem| stem.starts_with("admin-")).map(|stem| pair(&stem)).filter(is_there);
+    let first = admins.next()?;
+    admins.next().is_none().then_some(first)
 }
 
-/// One message a signal, from now on.
+/// Sends a message for each SIGINT or SIGTERM from now on.
 fn signals() -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(4);
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
@@ -205,9 +201,9 @@ fn signals() -> mpsc::Receiver<()> {
 fn standard_input() -> Result<MediaInput, Failure> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        let text = "standard input is a terminal; pipe a feed in, for example `ffmpeg -re -i FILE -c copy -f mpegts - | \
+        let text = "standard input is a terminal; pipe media into it, for example `ffmpeg -re -i FILE -c copy -f mpegts - | \
                     usher publish live/NAME -`, or name a file with -i FILE";
-        return Err(Failure::new(Code::Usage, text));
+        return Err(Failure::usage(text));
     }
     // Not through the buffer of the standard library, which is smaller than a pipe.
     let owned = stdin.as_fd().try_clone_to_owned();
@@ -217,7 +213,7 @@ fn standard_input() -> Result<MediaInput, Failure> {
 
 fn file_input(path: &Path) -> Result<MediaInput, Failure> {
     let name = path.display().to_string();
-    let wrong = |error: &dyn std::fmt::Display| Failure::new(Code::Usage, format!("open {name}: {error}"));
+    let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("open {name}: {error}"));
     let about = std::fs::metadata(path).map_err(|error| wrong(&error))?;
     if about.is_dir() {
         return Err(wrong(&"it is a folder; name a file"));
@@ -226,16 +222,16 @@ fn file_input(path: &Path) -> Result<MediaInput, Failure> {
         let file = File::open(path).map_err(|error| wrong(&error))?;
         return Ok(MediaInput::read(file, &name, true)?);
     }
-    Ok(MediaInput::read(Late { path: path.to_owned(), file: None }, &name, false)?)
+    Ok(MediaInput::read(LazyFile { path: path.to_owned(), file: None }, &name, false)?)
 }
 
-/// A FIFO, whose opening waits for a writer.
-struct Late {
+/// A FIFO or device that is opened by its first read: the opening waits for a writer.
+struct LazyFile {
     path: PathBuf,
     file: Option<File>,
 }
 
-impl Read for Late {
+impl Read for LazyFile {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let file = match self.file.take() {
             Some(file) => file,
@@ -251,7 +247,7 @@ mod tests {
 
     #[test]
     fn targets() {
-        let target = |text: &str| text.parse::<Target>().map(|target| (target.title.to_string(), target.master));
+        let target = |text: &str| text.parse::<FeedTarget>().map(|target| (target.title.to_string(), target.master));
         assert_eq!(target("live/cam1"), Ok(("live/cam1".to_owned(), None)));
         let address = Address { host: "h".to_owned(), port: 9 };
         assert_eq!(target("usher://h:9/live/a/b"), Ok(("live/a/b".to_owned(), Some(address))));
@@ -259,5 +255,26 @@ mod tests {
             assert!(target(wrong).is_err(), "{wrong}");
         }
         assert_eq!(target("cam1").err().as_deref(), Some("a feed's name is live/NAME; write for example live/cam1"));
+    }
+    #[test]
+    fn the_publishers_certificate_comes_before_the_only_operators() {
+        let folder = tempfile::tempdir().expect("temp");
+        let title = Title::parse("live/cam1/low").expect("a title");
+        let found = || {
+            let (cert, key) = find(folder.path(), &title)?;
+            assert_eq!(cert.with_extension("key"), key);
+            cert.file_stem()?.to_str().map(str::to_owned)
+        };
+        let add = |names: &[&str]| {
+            names.iter().for_each(|name| std::fs::write(folder.path().join(name), "").expect("writes"));
+        };
+        add(&["ca.pem", "ca.key", "publisher-cam2.pem", "publisher-cam2.key", "admin-a.pem"]);
+        assert_eq!(found(), None);
+        add(&["admin-a.key"]);
+        assert_eq!(found().as_deref(), Some("admin-a"));
+        add(&["admin-b.pem", "admin-b.key"]);
+        assert_eq!(found(), None, "either of the two could be meant");
+        add(&["publisher-cam1.pem", "publisher-cam1.key"]);
+        assert_eq!(found().as_deref(), Some("publisher-cam1"));
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Order {
     pub(crate) timeout: Duration,
     /// Nodes that may send at once; `None` for as many as help.
     pub(crate) sources: Option<usize>,
+    /// The master asks the node to open the title before it answers.
+    pub(crate) brokered: bool,
 }
 
 impl Order {
@@ -44,7 +46,7 @@ impl Order {
             what: Some(what),
             purpose: purpose.into(),
             range: Some(self.range.to_pb()),
-            mode: v1::Mode::Redirect.into(),
+            mode: if self.brokered { v1::Mode::Brokered } else { v1::Mode::Redirect }.into(),
             exclude: exclude.iter().map(ToString::to_string).collect(),
             zone: self.zone.clone(),
             rate_bps: 0,

@@ -95,6 +95,17 @@ async fn a_fetch_overwrites_only_with_force() {
 }
 
 #[tokio::test]
+async fn a_brokered_fetch_has_the_master_prepare_its_session() {
+    let fixture = CommandFixture::new(Behaviour::Honest).await;
+    let mode = || fixture.running.asked.lock().expect("not poisoned").last().map(|(request, _)| request.mode());
+    assert_eq!(fixture.fetch(&["films/b.mp4"], &["-o", &fixture.path("b"), "--brokered"]).await, Ok(()));
+    assert!(fixture.has("b", "films/b.mp4"));
+    assert_eq!(mode(), Some(usher_proto::pb::v1::Mode::Brokered));
+    assert_eq!(fixture.fetch(&["films/b.mp4"], &["-o", &fixture.path("c")]).await, Ok(()));
+    assert_eq!(mode(), Some(usher_proto::pb::v1::Mode::Redirect));
+}
+
+#[tokio::test]
 async fn an_existing_identical_file_is_a_success() {
     let fixture = CommandFixture::new(Behaviour::Honest).await;
     let all = fixture.path("all");

@@ -113,6 +113,7 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[PathFault]) -> 
         zone: String::new(),
         timeout: Duration::from_secs(60),
         sources: Some(1),
+        brokered: false,
     };
     let mut bytes = Vec::new();
     let result = driver::fetch(context, &order, &mut PipeSink::new(&mut bytes), Some(Ok(answer))).await;

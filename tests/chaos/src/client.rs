@@ -365,7 +365,7 @@ mod tests {
             (r#"{"event":"progress","bytes":5,"node":"node-1, node-3"}"#, Some("node-1, node-3")),
             (r#"{"event":"progress","bytes":5,"node":""}"#, None),
             (r#"{"event":"lost","node":"node-1"}"#, None),
-            ("node node-1: the connection was lost; trying on", None),
+            ("node node-1: the connection was lost; trying again", None),
         ] {
             let said = served_by(line, "films/1.mp4");
             assert_eq!(

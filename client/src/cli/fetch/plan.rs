@@ -9,8 +9,8 @@ use std::{
 
 use usher_proto::{Code, Fault, Title, model::What};
 
-use super::super::Failure;
 use crate::{
+    cli::failure::Failure,
     client::Client,
     core::{
         table::clean,

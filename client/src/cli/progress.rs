@@ -1,4 +1,4 @@
-//! Progress on standard error: bars for people, JSON lines for programs, or nothing.
+//! Progress of transfers on standard error: bars for people, JSON lines for programs, or nothing.
 
 use std::{
     io::IsTerminal as _,
@@ -10,44 +10,65 @@ use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 use usher_proto::{Bitrate, Fault, NodeName};
 
-use super::note;
+use super::output::note;
 use crate::driver::{FetchEvent, Outcome};
 
-/// How progress is shown.
+/// Progress format on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Mode {
-    /// Bars on a terminal, else none.
+pub(super) enum ProgressMode {
+    /// Bars on a terminal, otherwise no progress
     Auto,
-    /// Bars.
+    /// Bars
     Bar,
-    /// One JSON object a line on standard error.
+    /// A JSON object per line
     Json,
-    /// No progress.
+    /// No progress
     None,
 }
 
-/// Between two JSON lines of one title: enough for a smooth display, little for a log.
-const JSON_EVERY: Duration = Duration::from_millis(250);
+/// The last failure that was reported; while the same one repeats, there is no news.
+#[derive(Debug, Default)]
+pub(super) struct LastFault(Mutex<String>);
 
-/// Shows the progress of all titles of a command.
+impl LastFault {
+    /// Whether `fault` differs from the last one; it is the last one from now on.
+    pub(super) fn is_new(&self, fault: &Fault) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = *last != fault.message;
+        if new {
+            last.clone_from(&fault.message);
+        }
+        new
+    }
+
+    /// Forgets the last failure, so that it is news if it happens again.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Time between two JSON lines of one title: short enough for a smooth display, long enough for a log.
+pub(super) const JSON_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The progress of all titles of a command.
 #[derive(Clone, Debug)]
-pub(super) enum Board {
+pub(super) enum ProgressView {
     Bars(MultiProgress),
     Json,
     Plain,
 }
 
-impl Board {
-    pub(super) fn new(mode: Mode) -> Self {
+impl ProgressView {
+    pub(super) fn new(mode: ProgressMode) -> Self {
         match mode {
-            Mode::Bar => Self::Bars(MultiProgress::new()),
-            Mode::Auto if std::io::stderr().is_terminal() => Self::Bars(MultiProgress::new()),
-            Mode::Auto | Mode::None => Self::Plain,
-            Mode::Json => Self::Json,
+            ProgressMode::Bar => Self::Bars(MultiProgress::new()),
+            ProgressMode::Auto if std::io::stderr().is_terminal() => Self::Bars(MultiProgress::new()),
+            ProgressMode::Auto | ProgressMode::None => Self::Plain,
+            ProgressMode::Json => Self::Json,
         }
     }
 
-    /// A line for people, above the bars; programs get none.
+    /// Prints a line for people, above the bars; not in JSON mode.
     pub(super) fn note(&self, text: &str) {
         match self {
             Self::Bars(bars) => bars.suspend(|| note(text)),
@@ -56,8 +77,8 @@ impl Board {
         }
     }
 
-    /// The meter of one title.
-    pub(super) fn meter(&self, title: &str) -> Meter {
+    /// Begins the progress of one title.
+    pub(super) fn title(&self, title: &str) -> TitleProgress {
         let bar = match self {
             Self::Bars(bars) => {
                 let bar = bars.add(ProgressBar::new(0).with_style(style()));
@@ -66,8 +87,9 @@ impl Board {
             }
             Self::Json | Self::Plain => None,
         };
-        let state = State { started: Instant::now(), node: String::new(), first: None, said: None, told: None };
-        Meter { board: self.clone(), title: title.to_owned(), bar, state: Mutex::new(state) }
+        let state = TitleState { started: Instant::now(), node: String::new(), first: None, printed: None };
+        let last = LastFault::default();
+        TitleProgress { view: self.clone(), title: title.to_owned(), bar, last, state: Mutex::new(state) }
     }
 }
 
@@ -85,30 +107,30 @@ fn style() -> ProgressStyle {
 }
 
 #[derive(Debug)]
-struct State {
+struct TitleState {
     started: Instant,
     node: String,
-    /// Verified bytes at the first sight: what an earlier run left does not count for the rate.
+    /// Verified bytes of the first report: bytes of an earlier run do not count for the rate.
     first: Option<u64>,
-    said: Option<Instant>,
-    /// The last failure that people were told of: while it repeats, nothing is new.
-    told: Option<String>,
+    /// When the last JSON line was printed.
+    printed: Option<Instant>,
 }
 
-/// Shows one title.
+/// The progress of one title.
 #[derive(Debug)]
-pub(super) struct Meter {
-    board: Board,
+pub(super) struct TitleProgress {
+    view: ProgressView,
     title: String,
     bar: Option<ProgressBar>,
-    state: Mutex<State>,
+    last: LastFault,
+    state: Mutex<TitleState>,
 }
 
-impl Meter {
-    /// Shows what the driver tells.
-    pub(super) fn show(&self, progress: &FetchEvent) {
+impl TitleProgress {
+    /// Shows a report of the driver.
+    pub(super) fn show(&self, event: &FetchEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match progress {
+        match event {
             FetchEvent::Seated { node, .. } => {
                 state.node = node.to_string();
                 if let Some(bar) = &self.bar {
@@ -121,26 +143,25 @@ impl Meter {
                 if let Some(bar) = &self.bar {
                     bar.set_message(format!("from {}", state.node));
                 }
-                if matches!(self.board, Board::Json) {
+                if matches!(self.view, ProgressView::Json) {
                     self.json(&json!({ "event": "sources", "title": self.title, "nodes": names }));
                 }
             }
             FetchEvent::Progress { verified, received, total } => self.moved(&mut state, *verified, *received, *total),
-            FetchEvent::SeatFailed(fault) => match self.board {
-                Board::Json => self.json(&json!({
+            FetchEvent::SeatFailed(fault) => match self.view {
+                ProgressView::Json => self.json(&json!({
                     "event": "lost", "title": self.title, "node": state.node,
                     "reason": fault.code.reason(), "message": fault.message,
                 })),
-                _ if state.told.as_ref() == Some(&fault.message) => {}
-                _ => {
-                    self.board.note(&format!("{}: {fault}; trying on", self.title));
-                    state.told = Some(fault.message.clone());
+                _ if self.last.is_new(fault) => {
+                    self.view.note(&format!("{}: {fault}; trying again", self.title));
                 }
+                _ => {}
             },
         }
     }
 
-    fn moved(&self, state: &mut State, verified: u64, received: u64, total: u64) {
+    fn moved(&self, state: &mut TitleState, verified: u64, received: u64, total: u64) {
         let first = match state.first {
             Some(first) => first,
             None => {
@@ -156,12 +177,12 @@ impl Meter {
         if let Some(bar) = &self.bar {
             bar.set_position(verified);
             if received > verified {
-                bar.set_message(format!("from {} ({received} bytes to be verified)", state.node));
+                bar.set_message(format!("from {} ({received} bytes not yet verified)", state.node));
             }
         }
-        let due = state.said.is_none_or(|said| said.elapsed() >= JSON_EVERY) || verified == total;
-        if matches!(self.board, Board::Json) && due {
-            state.said = Some(Instant::now());
+        let due = state.printed.is_none_or(|printed| printed.elapsed() >= JSON_INTERVAL) || verified == total;
+        if matches!(self.view, ProgressView::Json) && due {
+            state.printed = Some(Instant::now());
             let rate = Bitrate::over(verified.saturating_sub(first), state.started.elapsed());
             self.json(&json!({
                 "event": "progress", "title": self.title, "bytes": verified, "received": received, "total": total,
@@ -170,19 +191,19 @@ impl Meter {
         }
     }
 
-    /// The title is there: one line about it.
+    /// Ends with a line about the finished title.
     pub(super) fn done(&self, outcome: &Outcome, line: &str, output: &str) {
         self.clear();
-        match self.board {
-            Board::Json => self.json(&outcome_json("done", outcome, output)),
-            _ => self.board.note(line),
+        match self.view {
+            ProgressView::Json => self.json(&outcome_json("done", outcome, output)),
+            _ => self.view.note(line),
         }
     }
 
-    /// The title failed. Programs get a line; people get theirs from the command.
+    /// Ends with a failure. In JSON mode it is printed here, otherwise by the command.
     pub(super) fn failed(&self, fault: &Fault) {
         self.clear();
-        if matches!(self.board, Board::Json) {
+        if matches!(self.view, ProgressView::Json) {
             let (reason, exit) = (fault.code.reason(), fault.code.exit());
             self.json(&json!({
                 "event": "error", "title": self.title, "reason": reason, "exit": exit, "message": fault.message,

@@ -1,7 +1,8 @@
-//! Tells on standard error how a feed goes: lines for people, of which one is rewritten on a terminal, and JSON for programs.
+//! Progress of a published feed on standard error: lines for people, one of which is rewritten on a terminal, or JSON lines
+//! for programs.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     sync::{Mutex, PoisonError},
 };
 
@@ -9,101 +10,92 @@ use serde_json::json;
 use usher_proto::{Fault, NodeName, Title};
 
 use crate::{
-    cli::{duration, meter::Mode, note},
+    cli::{
+        output::{duration, note, rewrite},
+        progress::{LastFault, ProgressMode},
+    },
     core::table::clean,
     driver::{PublishEvent, PublishStats},
 };
 
-/// See the module.
-pub(super) struct Board {
+/// The progress of one published feed.
+pub(super) struct PublishProgress {
     title: String,
-    how: How,
-    state: Mutex<State>,
+    format: LineFormat,
+    last: LastFault,
+    /// Length of the line that is rewritten.
+    line: Mutex<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// With a line that is rewritten.
-    Line,
-    /// What happens, and no more.
+enum LineFormat {
+    /// Events, and statistics in a line that is rewritten.
+    Rewritten,
+    /// Events only.
     Events,
     Json,
     None,
 }
 
-#[derive(Default)]
-struct State {
-    /// The length of the line that is rewritten.
-    line: usize,
-    /// The last failure that people were told of: while it repeats, nothing is new.
-    told: String,
-}
-
-impl Board {
-    pub(super) fn new(mode: Mode, title: &Title) -> Self {
-        let how = match mode {
-            Mode::Bar => How::Line,
-            Mode::Auto if std::io::stderr().is_terminal() => How::Line,
-            Mode::Auto => How::Events,
-            Mode::Json => How::Json,
-            Mode::None => How::None,
+impl PublishProgress {
+    pub(super) fn new(mode: ProgressMode, title: &Title) -> Self {
+        let format = match mode {
+            ProgressMode::Bar => LineFormat::Rewritten,
+            ProgressMode::Auto if std::io::stderr().is_terminal() => LineFormat::Rewritten,
+            ProgressMode::Auto => LineFormat::Events,
+            ProgressMode::Json => LineFormat::Json,
+            ProgressMode::None => LineFormat::None,
         };
-        Self { title: clean(title.as_str()), how, state: Mutex::default() }
+        Self { title: clean(title.as_str()), format, last: LastFault::default(), line: Mutex::default() }
     }
 
-    /// Shows what the driver tells.
-    pub(super) fn show(&self, told: &PublishEvent) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.how == How::Json {
-            return note(&event(&self.title, told).to_string());
+    /// Shows an event of the feed.
+    pub(super) fn show(&self, event: &PublishEvent) {
+        if self.format == LineFormat::Json {
+            return note(&event_json(&self.title, event).to_string());
         }
         let title = &self.title;
-        let line = match told {
+        let line = match event {
             PublishEvent::Medium(_) => return,
             PublishEvent::Seated { node, reason } => {
-                state.told.clear();
+                self.last.clear();
                 if reason.is_empty() {
                     format!("{title}: to {node}")
                 } else {
                     format!("{title}: to {node} ({})", clean(reason))
                 }
             }
-            PublishEvent::SeatFailed(fault) if state.told == fault.message => return,
-            PublishEvent::SeatFailed(fault) => {
-                state.told.clone_from(&fault.message);
-                format!("{title}: {fault}; trying on")
-            }
+            PublishEvent::SeatFailed(fault) if self.last.is_new(fault) => format!("{title}: {fault}; trying again"),
+            PublishEvent::SeatFailed(_) => return,
             PublishEvent::Warning(text) => format!("{title}: warning: {text}"),
-            PublishEvent::Progress(status) => {
-                if self.how == How::Line {
-                    rewrite(&mut state, &text(title, status));
+            PublishEvent::Progress(stats) => {
+                if self.format == LineFormat::Rewritten {
+                    self.rewrite(&text(title, stats));
                 }
                 return;
             }
         };
-        // Trouble is told to everybody.
-        if self.how != How::None || !matches!(told, PublishEvent::Seated { .. }) {
-            rewrite(&mut state, "");
+        // Failures and warnings are printed in every mode.
+        if self.format != LineFormat::None || !matches!(event, PublishEvent::Seated { .. }) {
+            self.rewrite("");
             note(&line);
         }
     }
 
-    /// The feed is over.
-    pub(super) fn done(&self, status: &PublishStats) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        rewrite(&mut state, "");
-        match self.how {
-            How::Json => note(&status_json("done", &self.title, status).to_string()),
-            How::None => {}
-            How::Line | How::Events => note(&format!("{}: over", text(&self.title, status))),
+    /// Ends with the statistics of the whole feed.
+    pub(super) fn done(&self, stats: &PublishStats) {
+        self.rewrite("");
+        match self.format {
+            LineFormat::Json => note(&status_json("done", &self.title, stats).to_string()),
+            LineFormat::None => {}
+            LineFormat::Rewritten | LineFormat::Events => note(&format!("{}: ended", text(&self.title, stats))),
         }
     }
 
-    /// It failed. People are told by the command.
+    /// Ends with a failure. In JSON mode it is printed here, otherwise by the command.
     pub(super) fn failed(&self, fault: &Fault) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        rewrite(&mut state, "");
-        if self.how == How::Json {
+        self.rewrite("");
+        if self.format == LineFormat::Json {
             let (reason, exit) = (fault.code.reason(), fault.code.exit());
             let event = json!({
                 "event": "error", "title": self.title, "reason": reason, "exit": exit, "message": fault.message,
@@ -111,27 +103,18 @@ impl Board {
             note(&event.to_string());
         }
     }
-}
 
-/// Writes a line over the one before, if there is any.
-fn rewrite(state: &mut State, text: &str) {
-    if state.line == 0 && text.is_empty() {
-        return;
+    fn rewrite(&self, text: &str) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        *line = rewrite(*line, text);
     }
-    let blank = " ".repeat(state.line.saturating_sub(text.len()));
-    let back = if text.is_empty() { "\r" } else { "" };
-    let mut err = std::io::stderr().lock();
-    if write!(err, "\r{text}{blank}{back}").and_then(|()| err.flush()).is_err() {
-        tracing::trace!("standard error is closed");
-    }
-    state.line = text.len();
 }
 
 fn text(title: &str, status: &PublishStats) -> String {
     let time = duration(usher_proto::units::millis(status.elapsed));
     let PublishStats { node, rate, groups, given_up, waiting, .. } = status;
-    let place = node.as_ref().map_or_else(|| "nowhere yet".to_owned(), |node| format!("to {node}"));
-    let mut text = format!("{title}: {place}, {time}, {rate}, {groups} groups");
+    let to = node.as_ref().map_or_else(|| "no node yet".to_owned(), |node| format!("to {node}"));
+    let mut text = format!("{title}: {to}, {time}, {rate}, {groups} groups");
     if *given_up > 0 {
         text.push_str(&format!(", {given_up} given up"));
     }
@@ -141,8 +124,8 @@ fn text(title: &str, status: &PublishStats) -> String {
     text
 }
 
-fn event(title: &str, told: &PublishEvent) -> serde_json::Value {
-    match told {
+fn event_json(title: &str, event: &PublishEvent) -> serde_json::Value {
+    match event {
         PublishEvent::Medium(medium) => {
             let codecs: Vec<&str> = medium.tracks.iter().map(|track| track.codec.as_str()).collect();
             json!({ "event": "input", "title": title, "media_type": medium.media_type, "codecs": codecs })
@@ -159,7 +142,7 @@ fn event(title: &str, told: &PublishEvent) -> serde_json::Value {
     }
 }
 
-/// How a feed goes, as JSON.
+/// Statistics of a feed as JSON.
 pub(super) fn status_json(event: &str, title: impl std::fmt::Display, status: &PublishStats) -> serde_json::Value {
     json!({
         "event": event,
@@ -183,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_it_goes_for_people_and_programs() {
+    fn lines_for_people_and_programs() {
         let mut status = PublishStats {
             node: NodeName::parse("n1").ok(),
             rate: Bitrate(8_000_000),
@@ -195,9 +178,9 @@ mod tests {
         assert_eq!(text("live/a", &status), format!("live/a: to n1, 1:05, {}, 7 groups", Bitrate(8_000_000)));
         (status.node, status.given_up, status.waiting) = (None, 2, 3 << 20);
         assert!(text("live/a", &status).ends_with("7 groups, 2 given up, 3 MiB waiting"));
-        let line = event("live/a", &PublishEvent::Progress(status));
+        let line = event_json("live/a", &PublishEvent::Progress(status));
         assert_eq!((&line["event"], &line["node"], &line["given_up"]), (&json!("progress"), &json!(null), &json!(2)));
-        let line = event("live/a", &PublishEvent::SeatFailed(Fault::new(Code::Draining, "x")));
+        let line = event_json("live/a", &PublishEvent::SeatFailed(Fault::new(Code::Draining, "x")));
         assert_eq!((&line["event"], &line["reason"]), (&json!("lost"), &json!("DRAINING")));
     }
 }
