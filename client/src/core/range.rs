@@ -1,4 +1,4 @@
-//! `--range A-B`, as HTTP (RFC 9110, section 14.1.2) and curl count: both ends are included. Refuses to know a size.
+//! `--range A-B`, counted as in HTTP (RFC 9110, section 14.1.2) and curl: both ends are included.
 
 use thiserror::Error;
 use usher_proto::model::Range;

@@ -1,6 +1,6 @@
-//! Aligned tables of text for terminals. Refuses to know what is in them and how wide the terminal is.
+//! Aligned tables of text for terminals, whatever their width.
 
-/// How a column is set.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// For words.
@@ -14,8 +14,8 @@ pub fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-/// Lines of a table: a header, then the rows; two spaces between columns, none at the end of a line. Characters are
-/// counted as one column each. Cells are expected to be [`clean`] already where a peer wrote them.
+/// The lines of a table: a header, then the rows, with two spaces between columns and none at the end of a line. Each
+/// character counts as one column. A peer's text must be [`clean`] already.
 pub fn render(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let header: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
     let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(rows).collect();

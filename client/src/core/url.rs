@@ -1,4 +1,4 @@
-//! `usher://host[:port]/title`: a master's address and what is wanted from it. Refuses to know what exists.
+//! `usher://host[:port]/title`: the address of a master, and a title, content id or pattern there.
 
 use std::{fmt, str::FromStr};
 
@@ -10,10 +10,10 @@ use usher_proto::{
     title::{MAX_BYTES, TitleError},
 };
 
-/// The longest URL: a title with every byte written as `%XX`, and room for the host.
+/// Longest URL in bytes: a title with every byte written as `%XX`, and space for the host.
 const MAX_URL: usize = 3 * MAX_BYTES + 512;
 
-/// Why a text is no URL of ours.
+/// Why a text is no `usher://` URL.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UrlError {
     /// Another scheme, or none.
@@ -28,7 +28,7 @@ pub enum UrlError {
     /// A port that is no number from 1 to 65535.
     #[error("`{0}` is no port: write a number from 1 to 65535")]
     Port(String),
-    /// `%XX` that decodes to something else than text.
+    /// A path that is not UTF-8 once its `%XX` are decoded.
     #[error("the path is not UTF-8 once its %XX are decoded")]
     NotUtf8,
     /// No path where a title is needed.
@@ -38,14 +38,14 @@ pub enum UrlError {
     #[error(transparent)]
     Title(#[from] TitleError),
     /// A path that should be a content id.
-    #[error("a content id is wanted after the host: {0}")]
+    #[error("the path is no content id: {0}")]
     Content(#[from] IdError),
     /// A pattern that does not parse.
     #[error("`{0}` is no pattern: {1}")]
     Pattern(String, String),
 }
 
-/// Where a master listens.
+/// The address of a master.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// A DNS name or an IP address, without brackets.
@@ -55,7 +55,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// As the host part of an URL: IPv6 in brackets.
+    /// The host as in a URL: IPv6 in brackets.
     fn bracketed(&self) -> String {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
@@ -116,7 +116,7 @@ impl FromStr for Address {
 pub struct Url {
     /// The master.
     pub master: Address,
-    /// What stands after the slash, with its `%XX` decoded; empty if nothing does.
+    /// The text after the slash, with its `%XX` decoded; may be empty.
     pub path: String,
 }
 
@@ -157,7 +157,7 @@ impl FromStr for Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "usher://{}/", self.master)?;
-        // Only what would be read back otherwise is encoded: the result is for people to paste.
+        // Encodes only characters that would not survive copying and parsing, so that the result stays readable.
         for c in self.path.chars() {
             if c.is_control() || matches!(c, '%' | ' ' | '"' | '\'') {
                 let mut bytes = [0; 4];
@@ -175,7 +175,7 @@ const SPECIAL: [char; 4] = ['*', '?', '[', '{'];
 /// Titles by pattern: `*` and `?` stay between two slashes, `**` crosses them.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    /// What every match begins with.
+    /// The literal text that every match begins with.
     pub prefix: String,
     matcher: GlobMatcher,
 }
@@ -200,7 +200,7 @@ impl Pattern {
     }
 }
 
-/// At most 60 characters of what the user wrote, fit for a terminal.
+/// At most 60 characters of the user's text, without control characters.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(60).collect()
 }
