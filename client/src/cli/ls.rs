@@ -133,15 +133,15 @@ mod tests {
             ..v1::Title::default()
         };
         let expected = "\
-TITLE             SIZE  DURATION         RATE  NODES
-films/dune.mp4  1.5 GB   2:35:30  1.29 Mbit/s  north-1,south-1
-a.ts               7 B         -            -   (nodes hold different contents: see `usher locate`)
+TITLE             SIZE  DURATION        RATE  NODES
+films/dune.mp4  1.5 GB   2:35:30  1.2 Mbit/s  north-1,south-1
+a.ts               7 B         -           -   (nodes hold different contents: see `usher locate`)
 ";
         assert_eq!(table(&[film.clone(), clip], false), expected);
         let expected = "\
-TITLE             SIZE   DURATION         RATE  VIEWERS  NODES            TYPE       STREAMABLE  CONTENT
-films/dune.mp4  1.5 GB    2:35:30  1.29 Mbit/s        -  north-1,south-1  video/mp4  yes         -
-live/cam1            -  live 0:00     4 Mbit/s        3  north-1                     no          -
+TITLE             SIZE   DURATION        RATE  VIEWERS  NODES            TYPE       STREAMABLE  CONTENT
+films/dune.mp4  1.5 GB    2:35:30  1.2 Mbit/s        -  north-1,south-1  video/mp4  yes         -
+live/cam1            -  live 0:00    4 Mbit/s        3  north-1                     no          -
 ";
         assert_eq!(table(&[film, feed], true), expected);
     }

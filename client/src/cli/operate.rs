@@ -272,7 +272,7 @@ mod tests {
             rate_bps: 8_000_000,
         };
         let expected = "\
-TITLE           FROM     TO         RATE  SESSION
+TITLE           FROM     TO           RATE  SESSION
 films/dune.mp4  north-1  south-1  8 Mbit/s  0f8fad5b
 ";
         assert_eq!(planned(&[one]), expected);
