@@ -67,8 +67,8 @@ impl Cluster {
     pub(crate) fn with(media: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let mut cluster = usher_kit::Cluster::start(&usher()?, &["--metrics", "off", "--log", START_ONLY])?;
         cluster.master.ignore_log();
-        let media = media.to_string_lossy();
-        let limits = ["--media", &media, "--max-sessions", "1000000", "--replica-quota", "0", "--log", START_ONLY];
+        cluster.serve("node-1", media);
+        let limits = ["--max-sessions", "1000000", "--replica-quota", "0", "--log", START_ONLY];
         let node = cluster.spawn_node("node-1", &[&limits[..], options].concat())?;
         let (line, _) = node.find_within("library is scanned", HASHES)?;
         let titles = line.split_once(" titles=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());

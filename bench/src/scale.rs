@@ -33,11 +33,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (media, state) = (dir.path().join("media"), dir.path().join("state"));
     fs::create_dir(&media).context("make the media folder")?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let (media_text, state, empty_state) = (text(&media), text(&state), text(&dir.path().join("empty-state")));
-    let node = |state| ["--media", &media_text, "--state", state, "--log", "info"];
+    let (state, empty_state) = (text(&state), text(&dir.path().join("empty-state")));
+    let node = |state| ["--state", state, "--log", "info"];
 
     // An empty pair first: its cost without any title.
     let mut cluster = Cluster::start(&usher()?, &["--log", "info"])?;
+    cluster.serve("node-1", &media);
     cluster.spawn_node("node-1", &node(&empty_state))?.find("library is hashed")?;
     let used = |cluster: &mut Cluster| -> anyhow::Result<(u64, u64)> {
         Ok((resident(&[cluster.master.id()])?, resident(&[cluster.node("node-1").id()])?))

@@ -81,9 +81,6 @@ fn a_session_of_b_makes_way_for_a() {
     cluster.start_node("node-3", &[]);
     cluster.settled(4 + 5 + 4);
     eventually("the master knows of the session", || sessions(&cluster, "node-1") == 1);
-    // A node whose last report is old takes no session of another.
-    let fresh = |node| cluster.seen(node)["report_age_ms"].as_u64().is_some_and(|age| age < 500);
-    eventually("every node has just reported", || ["node-1", "node-2", "node-3"].into_iter().all(fresh));
 
     let fetch = cluster.run(&["fetch", &cluster.url("A.mp4")]).expect(0);
     assert!(fetch.err.contains("a session moves away to make room on node-1"), "{}", fetch.err);

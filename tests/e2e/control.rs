@@ -127,7 +127,7 @@ fn a_second_process_of_a_name_is_told_once_by_both_sides() {
     let line = second.line_with("the name is taken");
     assert!(line.contains("ERROR") && line.contains(&boot) && line.contains(&address), "{line}");
     // It tries on, in silence.
-    eventually("it has tried three times more", || second.seen().matches("still kept out").count() >= 3);
+    eventually("it has tried three times more", || second.seen().matches("still not attached").count() >= 3);
     assert_eq!(second.seen().matches("the name is taken").count(), 1);
     let refused = cluster.master.line_with("attachment refused");
     assert!(refused.contains("WARN") && refused.contains(&boot) && refused.contains(&address), "{refused}");

@@ -1,6 +1,7 @@
 //! The folder of a cluster: certificates, media, state, and the command line of each of its programs. Starts no server.
 
 use std::{
+    collections::HashMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -24,6 +25,8 @@ const OPERATOR: &str = "boss";
 pub struct Layout {
     dir: TempDir,
     program: PathBuf,
+    /// Folders of media outside, by node.
+    folders: HashMap<String, PathBuf>,
     /// HOST:PORT of the master; empty before it listens.
     pub address: String,
 }
@@ -35,7 +38,7 @@ impl Layout {
     /// When a file cannot be written.
     pub fn new(program: &Path) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("usher-").tempdir().context("make a temporary folder")?;
-        let layout = Self { dir, program: program.to_owned(), address: String::new() };
+        let layout = Self { dir, program: program.to_owned(), folders: HashMap::new(), address: String::new() };
         init(&layout.certs(), "test", false)?;
         layout.certify(Role::Master, "master")?;
         Ok(layout)
@@ -62,7 +65,12 @@ impl Layout {
     /// The folder that a node serves.
     #[must_use]
     pub fn media(&self, node: &str) -> PathBuf {
-        self.path().join(node).join("media")
+        self.folders.get(node).cloned().unwrap_or_else(|| self.path().join(node).join("media"))
+    }
+
+    /// Lets a node serve another folder in place of its own.
+    pub fn serve(&mut self, node: &str, folder: &Path) {
+        self.folders.insert(node.to_owned(), folder.to_owned());
     }
 
     /// Issues a certificate, unless it is there. Returns the options that show it: `--cert FILE --key FILE`.
@@ -103,21 +111,18 @@ impl Layout {
         command
     }
 
-    /// The command line of a node, with a certificate of its own. `flags` may name other folders of media or state.
+    /// The command line of a node, with a certificate of its own. `flags` may add folders of media, and name
+    /// another folder of state.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn node_command(&self, node: &str, flags: &[impl AsRef<str>]) -> anyhow::Result<Command> {
         self.certify(Role::Node, node)?;
-        let has = |option| flags.iter().any(|flag| flag.as_ref() == option);
         let mut command = usher(&self.program);
         command.args(["node", "--master", &self.address, "--name", node, "--listen", "127.0.0.1:0"]);
-        command.arg("--certs").arg(self.certs());
-        if !has("--media") {
-            fs::create_dir_all(self.media(node)).context("make a folder of media")?;
-            command.arg("--media").arg(self.media(node));
-        }
-        if !has("--state") {
+        fs::create_dir_all(self.media(node)).context("make a folder of media")?;
+        command.arg("--certs").arg(self.certs()).arg("--media").arg(self.media(node));
+        if !flags.iter().any(|flag| flag.as_ref() == "--state") {
             command.arg("--state").arg(self.path().join(node).join("state"));
         }
         command.args(flags.iter().map(AsRef::as_ref)).env("NO_COLOR", "1");
