@@ -3,14 +3,15 @@
 
 use std::{
     fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use rand::RngExt as _;
 use tracing::{info, warn};
+use usher_files::{Draft, Existing};
 use usher_proto::ticket::ClusterSecret;
 
 /// Name of the file in the state directory.
@@ -43,23 +44,16 @@ pub(crate) fn cluster_secret(dir: &Path) -> anyhow::Result<ClusterSecret> {
     Ok(ClusterSecret::new(secret))
 }
 
-/// Writes a draft and hard-links it into place, so that the file is complete or absent at any time and never
-/// overwritten.
+/// Creates the secret. The file is complete or absent at any time, and never overwritten.
 fn make(dir: &Path, path: &Path) -> anyhow::Result<()> {
     let directory = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     directory.with_context(|| format!("create the state directory {}", dir.display()))?;
-    let draft = dir.join(format!(".{SECRET}.{}", std::process::id()));
     let secret: [u8; 32] = rand::rng().random();
-    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
-    let written = written.and_then(|mut file| file.write_all(&secret).and_then(|()| file.sync_all()));
-    let linked = written.and_then(|()| fs::hard_link(&draft, path));
-    let cleaned = fs::remove_file(&draft);
-    match linked {
+    match Draft::write(path, 0o600, &secret).and_then(|draft| draft.place(path, Existing::Keep)) {
         // Another master on the same directory was faster; its secret is as good.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        other => other.with_context(|| format!("write {}", path.display()))?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        written => written.with_context(|| format!("write {}", path.display()))?,
     }
-    cleaned.with_context(|| format!("remove {}", draft.display()))?;
     ensure!(path.exists(), "{} vanished while it was created", path.display());
     info!(path = %path.display(), "cluster secret created");
     Ok(())

@@ -2,13 +2,13 @@
 //!
 //! It refuses to know what is in the files.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
-use tempfile::NamedTempFile;
+use anyhow::Context as _;
+use usher_files::{Draft, Existing};
 
 /// Mode of a private key's file.
 pub(crate) const SECRET: u32 = 0o600;
@@ -46,10 +46,15 @@ pub(crate) fn directory(dir: &Path) -> anyhow::Result<()> {
 /// Writes every file, or none: all are staged in full beside their places, and synced, before the first is renamed.
 /// Without `force` the rename itself refuses to replace, so that two of these at once cannot undo each other.
 pub(crate) fn files(files: &[File<'_>], force: bool) -> anyhow::Result<()> {
+    let stage = |file: &File<'_>| {
+        let draft = Draft::write(file.path, file.mode, file.text.as_bytes());
+        draft.with_context(|| format!("write {}", file.path.display()))
+    };
     let staged = files.iter().map(stage).collect::<anyhow::Result<Vec<_>>>()?;
+    let existing = if force { Existing::Replace } else { Existing::Keep };
     let mut placed = Vec::new();
-    for (temp, file) in staged.into_iter().zip(files) {
-        if let Err(error) = place(temp, file.path, force) {
+    for (draft, file) in staged.into_iter().zip(files) {
+        if let Err(error) = place(draft, file.path, existing) {
             if !force {
                 // Only what this call has just put there.
                 for path in placed {
@@ -62,41 +67,12 @@ pub(crate) fn files(files: &[File<'_>], force: bool) -> anyhow::Result<()> {
         }
         placed.push(file.path);
     }
-    for file in files {
-        sync_directory(parent(file.path))?;
-    }
     Ok(())
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
-}
-
-fn stage(file: &File<'_>) -> anyhow::Result<NamedTempFile> {
-    let stage = || {
-        // The mode is given to open(2): the file is never readable by others, not even for a moment.
-        let mut temp = tempfile::Builder::new()
-            .prefix(".usher-")
-            .permissions(Permissions::from_mode(file.mode))
-            .tempfile_in(parent(file.path))?;
-        temp.write_all(file.text.as_bytes())?;
-        temp.as_file().sync_all()?;
-        std::io::Result::Ok(temp)
-    };
-    stage().with_context(|| format!("write {}", file.path.display()))
-}
-
-fn place(temp: NamedTempFile, path: &Path, force: bool) -> anyhow::Result<()> {
-    let placed = if force { temp.persist(path) } else { temp.persist_noclobber(path) };
-    match placed {
-        Ok(_) => Ok(()),
-        Err(failed) if failed.error.kind() == std::io::ErrorKind::AlreadyExists => Err(Exists(path.to_owned()).into()),
-        Err(failed) => Err(anyhow!(failed.error).context(format!("put {} in place", path.display()))),
+fn place(draft: Draft, path: &Path, existing: Existing) -> anyhow::Result<()> {
+    match draft.place(path, existing) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Exists(path.to_owned()).into()),
+        placed => placed.with_context(|| format!("put {} in place", path.display())),
     }
-}
-
-/// A rename is on the disk only once its directory is.
-fn sync_directory(dir: &Path) -> anyhow::Result<()> {
-    let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
-    synced.with_context(|| format!("sync directory {}", dir.display()))
 }

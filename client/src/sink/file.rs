@@ -7,14 +7,14 @@ mod part;
 
 use std::{
     ffi::OsString,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::fs::{CWD, RenameFlags};
+use usher_files::Existing;
 use usher_proto::{Code, ContentId, Fault};
 
-pub(super) use self::part::write_all;
 use self::part::{Names, Part, Wanted, fault};
 use super::hop;
 use crate::{
@@ -154,32 +154,23 @@ impl Sink for FileSink {
     }
 
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
-        let whole = |part: &mut Option<Part>| {
-            let Some(mut whole) = part.take() else { return Ok(None) };
-            let synced = whole.flush().and_then(|()| whole.sync());
-            // Kept open, and with it locked, until it is in its place.
-            synced.map(|()| Some(whole))
-        };
-        let Some(_whole) = self.with(whole).await? else { return Ok(()) };
-        let flags = if self.force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        let moved = match rustix::fs::renameat_with(CWD, &self.names.part, CWD, &self.target, flags) {
-            // A file system that cannot refuse to replace: look, then move.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                self.check()?;
-                std::fs::rename(&self.names.part, &self.target)
+        let (draft, target) = (self.names.part.clone(), self.target.clone());
+        let existing = if self.force { Existing::Replace } else { Existing::Keep };
+        let exists = self.exists();
+        let placed = self.with(move |part| {
+            // The file stays open, and with it locked, until it is in its place.
+            let Some(mut whole) = part.take() else { return Ok(false) };
+            whole.flush()?;
+            match usher_files::place(whole.file(), &draft, &target, existing) {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(exists),
+                Err(error) => Err(fault("move into place", &target, &error)),
             }
-            Err(rustix::io::Errno::EXIST) => return Err(self.exists()),
-            other => other.map_err(Into::into),
-        };
-        moved.map_err(|error| fault("move into place", &self.target, &error))?;
-        if let Err(error) = std::fs::remove_file(&self.names.state) {
+        });
+        if placed.await?
+            && let Err(error) = std::fs::remove_file(&self.names.state)
+        {
             tracing::warn!(path = %self.names.state.display(), %error, "the state file could not be removed");
-        }
-        let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or_else(|| Path::new("."));
-        // The name reaches the disk with its folder. Some file systems cannot sync one; the bytes are safe anyway.
-        if let Err(error) = std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
-            tracing::debug!(%error, "the folder could not be written to disk");
         }
         Ok(())
     }

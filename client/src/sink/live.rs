@@ -3,14 +3,14 @@
 
 use std::{
     fs::File,
-    io::{IoSlice, Write as _},
+    io::ErrorKind,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use rustix::fs::{CWD, RenameFlags};
+use usher_files::Existing;
 use usher_proto::{Code, Fault};
 
 use super::{hop, pipe::fault};
@@ -76,15 +76,10 @@ impl LiveSink {
                 return std::fs::remove_file(&part).map_err(failed);
             }
             out.set_len(bytes).map_err(failed)?;
-            out.sync_all().map_err(failed)?;
-            let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-            match rustix::fs::renameat_with(CWD, &part, CWD, &target, flags) {
-                Err(rustix::io::Errno::EXIST) => Err(exists(&target)),
-                // A file system without the flag.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !target.exists() || force => {
-                    std::fs::rename(&part, &target).map_err(failed)
-                }
-                renamed => renamed.map_err(|error| failed(error.into())),
+            let existing = if force { Existing::Replace } else { Existing::Keep };
+            match usher_files::place(&out, &part, &target, existing) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(exists(&target)),
+                placed => placed.map_err(failed),
             }
         })
         .await
@@ -99,23 +94,9 @@ fn exists(target: &Path) -> Fault {
 impl FeedSink for LiveSink {
     async fn write(&mut self, media: Vec<Bytes>) -> Result<(), Fault> {
         let out = Arc::clone(&self.out);
-        hop(move || write_all(&out, &media).map_err(|error| fault(&error))).await
+        let write = move || usher_files::write_all(&mut &*out, media.iter().map(|media| &**media));
+        hop(move || write().map_err(|error| fault(&error))).await
     }
-}
-
-fn write_all(mut out: &File, media: &[Bytes]) -> std::io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = media.iter().map(|media| IoSlice::new(media)).collect();
-    let mut rest = slices.as_mut_slice();
-    IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        match out.write_vectored(rest) {
-            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

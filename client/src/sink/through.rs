@@ -6,7 +6,7 @@ use std::{fs::File, os::fd::AsFd as _, sync::Arc};
 
 use usher_proto::{Code, ContentId, Fault};
 
-use super::{file::write_all, hop, pipe::fault};
+use super::{hop, pipe::fault};
 use crate::{
     core::assembler::Chunk,
     driver::{Sink, TransferInfo},
@@ -47,7 +47,8 @@ impl Sink for ThroughSink {
         let out = Arc::clone(&self.out);
         let write = move || {
             let (chunks, made) = make();
-            write_all(&mut &*out, &chunks).map(|()| made).map_err(|error| fault(&error))
+            let bytes = chunks.iter().map(|chunk| &*chunk.data);
+            usher_files::write_all(&mut &*out, bytes).map(|()| made).map_err(|error| fault(&error))
         };
         hop(write).await
     }

@@ -3,14 +3,14 @@
 mod recovery;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::fs::{CWD, RenameFlags};
+use usher_files::Existing;
 
 use crate::core::record::FOLDER;
 
@@ -45,25 +45,15 @@ impl Recorder {
     }
 }
 
-/// Renames a file to the first of these names that is free, in the same folder. Returns the name.
-pub(super) fn rename(path: &Path, names: impl Iterator<Item = String>) -> io::Result<Option<String>> {
-    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+/// Renames a finished file to the first of these names that is free, in the same folder, when it is on the disk. Returns
+/// the name.
+pub(super) fn rename(file: &File, path: &Path, names: impl Iterator<Item = String>) -> io::Result<Option<String>> {
     for name in names {
-        let target = folder.join(&name);
-        match rustix::fs::renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => continue,
-            // The file system does not support the flag.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                if target.symlink_metadata().is_ok() {
-                    continue;
-                }
-                fs::rename(path, &target)?;
-            }
-            Err(error) => return Err(error.into()),
+        match usher_files::place(file, path, &path.with_file_name(&name), Existing::Keep) {
+            Ok(()) => return Ok(Some(name)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
-        File::open(folder)?.sync_all()?;
-        return Ok(Some(name));
     }
     Err(ErrorKind::AlreadyExists.into())
 }

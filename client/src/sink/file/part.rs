@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{ErrorKind, IoSlice, Read as _, Seek as _, SeekFrom, Write},
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -114,7 +114,8 @@ impl Part {
     /// Appends these chunks. The state follows the bytes, never the other way round.
     pub(super) fn write(&mut self, chunks: &[Chunk]) -> Result<(), Fault> {
         self.empty &= chunks.is_empty();
-        write_all(&mut self.part, chunks).map_err(|error| fault("write", &self.names.part, &error))?;
+        let bytes = chunks.iter().map(|chunk| &*chunk.data);
+        usher_files::write_all(&mut self.part, bytes).map_err(|error| fault("write", &self.names.part, &error))?;
         for chunk in chunks {
             // A gap (groups that waited to be verified) ends what can be recorded: the lines are in the order of groups.
             if self.resumable && !chunk.pending && chunk.number == self.recorded {
@@ -131,25 +132,10 @@ impl Part {
         self.state.write_all(lines.as_bytes()).map_err(|error| fault("write", &self.names.state, &error))
     }
 
-    /// Waits until the disk has it all.
-    pub(super) fn sync(&self) -> Result<(), Fault> {
-        self.part.sync_all().map_err(|error| fault("write to disk", &self.names.part, &error))
+    /// The file with the bytes.
+    pub(super) fn file(&self) -> &File {
+        &self.part
     }
-}
-
-/// Writes the bytes of these chunks, as many at once as the file takes.
-pub(in crate::sink) fn write_all(file: &mut impl Write, chunks: &[Chunk]) -> std::io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(&chunk.data)).collect();
-    let mut rest = slices.as_mut_slice();
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Whether the part holds bytes that no earlier run wrote: one has a state beside it, with our first line or, for content

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, IoSlice, Write as _},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -124,8 +124,7 @@ impl PartFile {
     }
 
     fn append(&mut self, media: &[Bytes]) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = media.iter().map(|media| IoSlice::new(media)).collect();
-        if let Err(error) = write_all(&self.file, &mut slices) {
+        if let Err(error) = usher_files::write_all(&mut &self.file, media.iter().map(|media| &**media)) {
             // A player cannot use a partial group.
             self.file.set_len(self.bytes)?;
             return Err(error);
@@ -144,21 +143,7 @@ impl PartFile {
             fs::remove_file(&self.path)?;
             return Ok(None);
         }
-        self.file.sync_all()?;
         let names = (1..=MAX_FILES).map(|number| target.file(time, number));
-        rename(&self.path, names)
+        rename(&self.file, &self.path, names)
     }
-}
-
-fn write_all(mut file: &File, mut rest: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -68,12 +68,11 @@ fn recover_file(path: &Path) -> io::Result<Option<String>> {
         return Ok(None);
     }
     file.set_len(good)?;
-    file.sync_all()?;
     let names = (1..=MAX_FILES).map(|number| match number {
         1 => format!("{stem}.{end}"),
         number => format!("{stem}-{number}.{end}"),
     });
-    rename(path, names)
+    rename(&file, path, names)
 }
 
 /// The boxes of an MP4 file, up to the first invalid one.

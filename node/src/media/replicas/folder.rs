@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FlockOperation, OFlags, flock, statvfs};
+use usher_files::Existing;
 use usher_media::probe;
 use usher_proto::{
     ContentId, Title,
@@ -247,10 +248,9 @@ impl ReplicaFolder {
 
     /// Renames a complete copy into place; returns when all of it is on the disk.
     pub(super) fn complete(&self, name: &str, files: &ReplicaFiles) -> io::Result<()> {
-        files.data.sync_all()?;
         files.meta.sync_all()?;
-        fs::rename(self.file(name, FileKind::Part), self.file(name, FileKind::Media))?;
-        File::open(&self.path)?.sync_all()
+        let (draft, target) = (self.file(name, FileKind::Part), self.file(name, FileKind::Media));
+        usher_files::place(&files.data, &draft, &target, Existing::Replace)
     }
 
     /// Deletes a copy's files. Sessions that have them open keep them.
