@@ -26,7 +26,7 @@ use tracing::{Instrument as _, debug, debug_span, info};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::{Code, wire::MAX_STREAMS};
 use usher_session::GroupRouter;
-use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Incoming, Threads, ZeroRttAccepted};
+use usher_transport::{Congestion, Connection, Endpoint, INITIAL_RTT, Incoming, Threads, ZeroRttAccepted};
 
 pub(crate) use self::settings::{QuicSettings, UNUSED};
 use self::{ending::code, scope::ConnectionScope, uses::Uses};
@@ -145,7 +145,7 @@ fn server_config(resolver: Arc<MediaCertResolver>, congestion: Congestion) -> an
         .receive_window(CONNECTION_WINDOW.into())
         .max_idle_timeout(Some(IDLE.try_into().context("set the idle timeout")?))
         .datagram_receive_buffer_size(None)
-        .initial_rtt(FIRST_GUESS)
+        .initial_rtt(INITIAL_RTT)
         .congestion_controller_factory(congestion.factory());
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport));
@@ -174,7 +174,7 @@ impl Acceptor {
             } else if let Ok(permit) = handshakes.clone().try_acquire_owned() {
                 let span = debug_span!("connection", peer = %incoming.remote_address());
                 let (services, settings, stop) = (self.services.clone(), self.settings, self.stop.clone());
-                let place = self.threads.place();
+                let place = self.threads.take_slot();
                 let there = place.handle().clone();
                 let connection = async move {
                     // Accepted on its own thread: the driver of a connection runs where it is made.

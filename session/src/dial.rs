@@ -14,7 +14,7 @@ use quinn::{
 use tokio::runtime::Handle;
 use usher_certs::{pin::PinnedVerifier, tls};
 use usher_proto::{Code, Fault, code::printable, model::SeatAddress};
-use usher_transport::{Congestion, Connection, Endpoint, FIRST_GUESS, Threads};
+use usher_transport::{Congestion, Connection, Endpoint, INITIAL_RTT, Threads};
 
 use crate::{core::stall::KEEP_ALIVE, sync::lock};
 
@@ -225,7 +225,7 @@ fn transport(settings: &ConnectionSettings) -> TransportConfig {
     transport
         .keep_alive_interval(Some(settings.keep_alive))
         .max_idle_timeout(IdleTimeout::try_from(settings.idle_timeout).ok())
-        .initial_rtt(FIRST_GUESS)
+        .initial_rtt(INITIAL_RTT)
         .stream_receive_window(VarInt::from_u32(settings.stream_window))
         // Each stream has its own bound; a shared one would let stalled streams hold up the others.
         .receive_window(VarInt::MAX)

@@ -1,15 +1,15 @@
-//! Congestion control as a setting: which of quinn's controllers a side sends by.
+//! The choice of congestion controller.
 
 use std::sync::Arc;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 
-/// Bytes that go out before the first of them is acknowledged: set-up, hashes and the first group of a title, so that a
-/// viewer sees something one round trip after asking. quinn spreads them over a round trip. The ten packets that are
-/// usual (RFC 9002, section 7.2) cost two round trips more, since nothing is played before its whole group is verified.
+/// Bytes sent before the first acknowledgement: set-up, hashes and the first group of a title, so that playing begins one
+/// round trip after the request. quinn paces them over a round trip. The usual ten packets (RFC 9002, section 7.2) cost two
+/// round trips more, since a group plays only once it is verified whole.
 const INITIAL_WINDOW: u64 = 96 * 1024;
 
-/// How congestion is found and answered.
+/// A congestion control algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Congestion {
@@ -21,7 +21,7 @@ pub enum Congestion {
 }
 
 impl Congestion {
-    /// What quinn makes controllers from.
+    /// The factory of the controllers, for quinn's configuration.
     pub fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
         match self {
             Self::Cubic => {

@@ -1,6 +1,14 @@
-//! What lies between quinn's protocol and the kernel, for node and client alike: the threads on which connections live,
-//! the UDP sockets, and the drivers that move connections. The protocol itself (loss recovery, congestion control, retry,
-//! reset) is quinn-proto's; nothing here looks into a datagram.
+//! The layer between quinn's protocol and the kernel, for node and client alike: threads, UDP sockets, and drivers that
+//! move connections.
+//!
+//! ```text
+//! endpoint() ──► Endpoint ──► Connection ──► SendStream, RecvStream
+//!                   │              │
+//!               UDP socket     Threads (a connection stays on one)
+//! ```
+//!
+//! Start at [`endpoint`] (servers, and clients with a socket of their own) or [`endpoint_towards`] (clients). The protocol
+//! itself (loss recovery, congestion control, retry, reset) is quinn-proto's; this crate does not look into datagrams.
 
 pub mod congestion;
 mod quic;
@@ -10,8 +18,8 @@ mod threads;
 pub use crate::{
     congestion::Congestion,
     quic::{Connecting, Connection, Endpoint, Incoming, RecvStream, SendStream, ZeroRttAccepted},
-    socket::{Offload, bind, widen},
-    threads::{Place, Threads},
+    socket::{Offload, bind, enlarge_buffers},
+    threads::{ThreadSlot, Threads},
 };
 
 use std::{
@@ -24,42 +32,43 @@ use quinn::ServerConfig;
 use tokio::runtime::Handle;
 use tracing::debug;
 
-/// The round trip that both sides take for granted before one is measured: what is lost of the first flight is sent again
-/// after three of it. QUIC's own 333 ms (RFC 9002, section 6.2.2) would let a viewer wait for a second; a peer that is
-/// farther away gets the hello twice.
-pub const FIRST_GUESS: Duration = Duration::from_millis(100);
+/// The round-trip time assumed before one is measured: packets lost from the first flight are sent again after three times
+/// that. With QUIC's own 333 ms (RFC 9002, section 6.2.2) a viewer would wait for a second; a peer that is farther away
+/// than this receives the hello twice.
+pub const INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// Makes an endpoint that receives on the runtime `home`. A server's connections live where they are accepted; a
-/// client's at home, whoever dials.
+/// Creates an endpoint that receives on `runtime`. Connections of a server are driven on the runtime that accepts them,
+/// those of a client on `runtime`.
 ///
 /// # Errors
-/// What the kernel has against the socket.
+/// The socket cannot be set up.
 pub fn endpoint(
-    home: &Handle,
+    runtime: &Handle,
     socket: UdpSocket,
     server: Option<ServerConfig>,
     offload: Offload,
 ) -> io::Result<Endpoint> {
     let socket = {
-        let _at_home = home.enter();
+        let _entered = runtime.enter();
         socket::Socket::new(socket, offload)?
     };
-    Endpoint::over(home, socket, server)
+    Endpoint::new(runtime, socket, server)
 }
 
-/// Makes an endpoint that dials peers of the same address family as this one, and receives on the runtime `home`.
+/// Creates a client endpoint for peers of the address family of `peer`. It receives and drives its connections on
+/// `runtime`.
 ///
 /// # Errors
-/// What the kernel has against a socket.
-pub fn endpoint_towards(peer: SocketAddr, home: &Handle) -> io::Result<Endpoint> {
+/// No socket can be opened.
+pub fn endpoint_towards(peer: SocketAddr, runtime: &Handle) -> io::Result<Endpoint> {
     let any = match peer {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_nonblocking(true)?;
-    for (buffer, _, bytes) in widen(&socket) {
-        debug!(buffer, bytes, "the kernel gives the UDP socket less than was asked for");
+    for (buffer, _, bytes) in enlarge_buffers(&socket) {
+        debug!(buffer, bytes, "UDP buffer smaller than requested");
     }
-    endpoint(home, socket, None, Offload::Auto)
+    endpoint(runtime, socket, None, Offload::Auto)
 }

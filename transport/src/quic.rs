@@ -1,23 +1,34 @@
-//! QUIC connections: quinn-proto's state machines, moved by drivers of our own. Quinn's configuration, errors and socket
-//! traits are kept, and its names where they mean the same, so that whoever knows quinn knows these.
+//! QUIC connections: quinn-proto's state machines, moved by drivers of this crate. quinn's configuration, errors and
+//! socket traits are kept, and its names where they mean the same.
 //!
-//! - An [`Endpoint`] owns a socket. Its driver receives, finds whose each datagram is, and puts it into that connection's
+//! ```text
+//! Endpoint, Incoming ─┐                             ┌─ Connection, SendStream, RecvStream
+//!                     ▼                             ▼
+//!  socket ──► EndpointInner ── Mailbox ──► ConnectionInner      (quinn-proto under a lock each)
+//!                     ▲                             ▲
+//!         EndpointDriver: receives     ConnectionDriver: sends, keeps the timer, wakes tasks
+//! ```
+//!
+//! - The driver of an [`Endpoint`] receives, finds the connection of each datagram, and posts it to that connection's
 //!   mailbox.
-//! - A connection's driver empties the mailbox, sends what there is to send, keeps the timers, and wakes who waits.
-//!   What it sends is made in one buffer of the thread, as much at once as a call of the kernel takes.
-//! - [`Connection`] and the streams are what everybody else holds; they touch the state machine under its lock, and ring
-//!   for the driver.
+//! - The driver of a connection empties the mailbox, sends, keeps the timer, and wakes waiting tasks. It assembles packets
+//!   in one buffer of the thread, as many at once as one system call takes.
+//! - [`Connection`] and the streams call the state machine under its lock and wake the driver.
 
-mod bell;
 mod connection;
+mod connection_inner;
 mod driver;
 mod endpoint;
-mod streams;
+mod endpoint_inner;
+mod recv_stream;
+mod send_stream;
+mod waker;
 
 pub use self::{
     connection::{Connecting, Connection, ZeroRttAccepted},
     endpoint::{Endpoint, Incoming},
-    streams::{RecvStream, SendStream},
+    recv_stream::RecvStream,
+    send_stream::SendStream,
 };
 
 use std::{
@@ -27,25 +38,25 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// What a panic left behind is quinn-proto's own state, which checks itself; to go on is better than to panic everywhere.
+/// Locks a mutex also after a panic: the state is quinn-proto's, which checks itself, and one panic must not end all tasks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// tokio's clock, which tests pause.
+/// The present time by tokio's clock, which tests can pause.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Looks again each time that it is told to, until there is an answer.
-async fn until<T>(told: &Notify, look: impl Fn() -> Option<T>) -> T {
+/// Polls `look` at once and after each notification, until it returns a value.
+async fn wait_for<T>(notify: &Notify, look: impl Fn() -> Option<T>) -> T {
     loop {
-        // From before the look, so that nothing is missed after it.
-        let told = told.notified();
+        // Registered before the look, so that no notification is missed after it.
+        let notified = notify.notified();
         if let Some(answer) = look() {
             return answer;
         }
-        told.await;
+        notified.await;
     }
 }
 

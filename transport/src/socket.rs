@@ -1,4 +1,4 @@
-//! The UDP socket: bound with clear errors, and with room for bursts.
+//! The UDP socket: binding with clear errors, large buffers, and readiness for quinn.
 
 use std::{
     fmt,
@@ -19,46 +19,46 @@ use rustix::net::sockopt;
 use tokio::io::{Interest, unix::AsyncFd};
 use tracing::{debug, warn};
 
-/// Asked of the kernel in both directions: 60 ms of 1 Gbit/s, so that a scheduling pause loses nothing.
+/// Bytes of each kernel buffer: 60 ms of 1 Gbit/s, so that a scheduling pause loses no packet.
 const BUFFER: usize = 8 << 20;
 
-/// Whether datagrams leave many a call, for the kernel or the network card to cut apart.
+/// Use of segmentation offload: many datagrams in one system call, which the kernel or the network card cuts apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Offload {
-    /// Where the kernel can.
+    /// Used where the kernel supports it.
     #[default]
     Auto,
-    /// One datagram a call: for drivers that do it wrong.
+    /// One datagram per system call, for faulty network drivers.
     Off,
 }
 
-/// Binds `address`.
+/// Binds `address` with large buffers, and warns when the kernel grants less.
 ///
 /// # Errors
-/// Names the address, and says when its port is in use.
+/// The address cannot be bound; the message names it and the remedy.
 pub fn bind(address: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow!("udp {address} is in use; is another node running? choose another with --listen")
         }
-        io::ErrorKind::AddrNotAvailable => anyhow!("udp {address} is no address of this host; correct --listen"),
+        io::ErrorKind::AddrNotAvailable => anyhow!("udp {address} is not an address of this host; correct --listen"),
         io::ErrorKind::PermissionDenied => anyhow!("udp {address} may not be bound; choose a port above 1023"),
         _ => anyhow::Error::new(error).context(format!("bind udp {address}")),
     })?;
     socket.set_nonblocking(true).with_context(|| format!("set up udp {address}"))?;
-    let short = widen(&socket);
+    let short = enlarge_buffers(&socket);
     for (name, sysctl, size) in short {
         warn!(
-            "the kernel gives the UDP {name} buffer {size} of {BUFFER} bytes; fast sessions may lose packets: raise \
+            "the kernel grants the UDP {name} buffer {size} of {BUFFER} bytes; fast sessions may lose packets: raise \
              net.core.{sysctl}_max"
         );
     }
     Ok(socket)
 }
 
-/// Asks the kernel for large buffers. Tells which are smaller: name, setting, bytes.
-pub fn widen(socket: &UdpSocket) -> Vec<(&'static str, &'static str, usize)> {
+/// Requests large kernel buffers. Returns those that are smaller: name, sysctl prefix, bytes.
+pub fn enlarge_buffers(socket: &UdpSocket) -> Vec<(&'static str, &'static str, usize)> {
     let asked = [
         (
             ("receive", "rmem"),
@@ -73,17 +73,17 @@ pub fn widen(socket: &UdpSocket) -> Vec<(&'static str, &'static str, usize)> {
     ];
     let short = asked.into_iter().filter_map(|((name, sysctl), asked, size)| {
         let size = size.inspect_err(|error| debug!(%error, "size of the UDP {name} buffer")).ok()?;
-        // Linux tells twice what it took, to count its own bookkeeping (socket(7)).
+        // Linux reports twice the size, to account for its own bookkeeping (socket(7)).
         let size = if cfg!(target_os = "linux") { size / 2 } else { size };
         (asked.is_err() || size < BUFFER).then_some((name, sysctl, size))
     });
     short.collect()
 }
 
-/// What quinn sends and receives by.
+/// A UDP socket as quinn uses it.
 ///
-/// It is watched for what arrives, and only who has found no room watches it for room: each datagram that has left makes
-/// some, and would wake the thread to learn of it.
+/// It is registered for readability only. A sender that finds it full registers a second descriptor for writability: each
+/// datagram that leaves makes the socket writable, and would otherwise wake the thread.
 pub(crate) struct Socket {
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
@@ -91,39 +91,41 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Takes a socket over; it belongs to the runtime of the calling thread.
+    /// Registers a socket with the runtime of the calling thread.
     pub(crate) fn new(socket: UdpSocket, offload: Offload) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
         let io = watch(socket, Interest::READABLE)?;
         if offload == Offload::Auto && state.max_gso_segments() == 1 {
-            warn!("this kernel takes one UDP datagram a call (no segmentation offload): sending costs twice the CPU");
+            warn!(
+                "this kernel takes one UDP datagram per call (no segmentation offload): sending costs twice the CPU time"
+            );
         }
         Ok(Arc::new(Self { io, state, offload }))
     }
 
-    /// Datagrams of one call, at most. It becomes 1 when the network card turns out not to cut them.
-    fn most(&self) -> usize {
+    /// Most datagrams of one system call. It becomes 1 when the network card turns out not to segment them.
+    fn max_segments(&self) -> usize {
         match self.offload {
             Offload::Auto => self.state.max_gso_segments(),
             Offload::Off => 1,
         }
     }
 
-    /// Waits until the kernel has room.
-    fn room(&self) -> impl Future<Output = io::Result<()>> + Send + Sync + 'static {
+    /// Waits until the socket is writable.
+    fn writable(&self) -> impl Future<Output = io::Result<()>> + Send + Sync + 'static {
         let watched = self.io.get_ref().try_clone();
         async move {
-            // A second descriptor of the same socket: the first is watched for something else.
+            // A second descriptor of the same socket: the first is registered for readability.
             let watched = watch(watched?, Interest::WRITABLE)?;
-            watched.writable().await.map(|_room| ())
+            watched.writable().await.map(|_ready| ())
         }
     }
 }
 
-/// Has the runtime of the calling thread watch a socket for one thing alone; tokio's own socket is always watched for both.
+/// Registers a socket for one kind of readiness; tokio's own `UdpSocket` is always registered for both.
 #[expect(
     deprecated,
-    reason = "what took its place is unsafe, for types that may change their descriptor; this one does not"
+    reason = "the replacement is unsafe, for types that may change their descriptor; `UdpSocket` does not"
 )]
 fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
     AsyncFd::with_interest(socket, interest)
@@ -131,18 +133,18 @@ fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>
 
 struct Poller {
     socket: Arc<Socket>,
-    /// Until the kernel has room again.
-    waits: Option<Waits>,
+    /// Resolves when the socket is writable again.
+    wait: Option<Wait>,
 }
 
-type Waits = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
+type Wait = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 
 impl UdpPoller for Poller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, waits } = &mut *self;
-        let room = ready!(waits.get_or_insert_with(|| Box::pin(socket.room())).as_mut().poll(cx));
-        *waits = None;
-        Poll::Ready(room)
+        let Self { socket, wait } = &mut *self;
+        let writable = ready!(wait.get_or_insert_with(|| Box::pin(socket.writable())).as_mut().poll(cx));
+        *wait = None;
+        Poll::Ready(writable)
     }
 }
 
@@ -160,7 +162,7 @@ impl fmt::Debug for Socket {
 
 impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Poller { socket: self, waits: None })
+        Box::pin(Poller { socket: self, wait: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -174,11 +176,11 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut there = ready!(self.io.poll_read_ready(cx))?;
-            let Ok(received) = there.try_io(|io| self.state.recv(io.get_ref().into(), bufs, meta)) else { continue };
-            // It gave all there was: another call would only say so.
+            let mut ready = ready!(self.io.poll_read_ready(cx))?;
+            let Ok(received) = ready.try_io(|io| self.state.recv(io.get_ref().into(), bufs, meta)) else { continue };
+            // The socket is empty: another call would only return `WouldBlock`.
             if received.as_ref().is_ok_and(|count| *count < bufs.len().min(BATCH_SIZE)) {
-                there.clear_ready();
+                ready.clear_ready();
             }
             return Poll::Ready(received);
         }
@@ -193,7 +195,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.most()
+        self.max_segments()
     }
 
     fn max_receive_segments(&self) -> usize {

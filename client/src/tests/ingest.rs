@@ -166,7 +166,7 @@ impl IngestNode {
         let quic = QuicServerConfig::try_from(tls.expect("TLS 1.3")).expect("TLS 1.3");
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
-        transport.max_concurrent_uni_streams(VarInt::from_u32(64)).initial_rtt(usher_transport::FIRST_GUESS);
+        transport.max_concurrent_uni_streams(VarInt::from_u32(64)).initial_rtt(usher_transport::INITIAL_RTT);
         if matches!(behaviour, IngestBehaviour::Deaf(_)) {
             // Unread bytes are acknowledged too, up to the window.
             transport.stream_receive_window(VarInt::from_u32(16 * 1024));

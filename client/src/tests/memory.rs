@@ -73,7 +73,7 @@ async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[PathFault]) -> 
         })
         .collect();
     let near = network.host(link(seed * 10 + 9));
-    let endpoint = usher_transport::Endpoint::over(&Handle::current(), near, None).expect("an endpoint");
+    let endpoint = usher_transport::Endpoint::new(&Handle::current(), near, None).expect("an endpoint");
     let pool = Arc::new(Pool::over(ConnectionSettings::default(), endpoint));
     let seats =
         started.iter().map(|(node, _)| TestSeat::from(node).to_pb(TITLE).try_into().expect("a good seat")).collect();

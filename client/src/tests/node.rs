@@ -120,7 +120,7 @@ impl TestNode {
         let quic = QuicServerConfig::try_from(tls.expect("TLS 1.3")).expect("TLS 1.3");
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
-        transport.max_concurrent_bidi_streams(VarInt::from_u32(256)).initial_rtt(usher_transport::FIRST_GUESS);
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(256)).initial_rtt(usher_transport::INITIAL_RTT);
         config.transport_config(Arc::new(transport));
         let endpoint = listen(config);
         let node = Self {

@@ -1,19 +1,15 @@
-//! Moves one connection: brings it what has arrived, sends what it has to send, and keeps its timers.
+//! The driver of a connection: hands it received datagrams, sends its packets, and keeps its timer.
 
 use std::{
     cell::RefCell,
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use quinn::{
-    UdpPoller,
-    udp::{self, EcnCodepoint},
-};
+use quinn::UdpPoller;
 use quinn_proto::{
     ConnectionError, ConnectionHandle, EndpointEvent, Event, StreamEvent, Transmit, TransportError, TransportErrorCode,
 };
@@ -21,65 +17,70 @@ use tokio::time::{Sleep, sleep_until};
 use tracing::debug;
 
 use super::{
-    connection::{Link, Mail, State},
-    endpoint::Hub,
+    connection_inner::{ConnectionInner, ConnectionState, Message},
+    endpoint_inner::EndpointInner,
     now,
 };
 
-/// Bytes of one call: what a UDP datagram may hold over IPv4, since the buffer is one until the kernel cuts it.
-const CALL: usize = 65_507;
+/// Bytes of one system call: the most that a UDP datagram holds over IPv4, since the kernel segments one large datagram.
+const CALL_BYTES: usize = 65_507;
 
-/// Calls of one turn: then others on the thread have theirs.
-const CALLS: usize = 3;
+/// System calls of one poll; then other connections of the thread get their turn.
+const CALLS_PER_POLL: usize = 3;
 
-/// How much too early a timer may ring. Between packets it moves on and on by less; between two mouthfuls of a player by
-/// more, and then setting it costs less than waking up for nothing.
-const EARLY: Duration = Duration::from_millis(200);
+/// How much too early the timer may fire. Between packets, the deadline moves on by less, and resetting the timer each time
+/// costs more than one early wake-up; between two reads of a player it moves by more.
+const TIMER_SLACK: Duration = Duration::from_millis(200);
 
 thread_local! {
-    /// Where the datagrams of a call are made, one after the other.
+    /// The datagrams of one system call, one after the other.
     static OUTGOING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(super) struct Driver {
-    link: Arc<Link>,
-    hub: Arc<Hub>,
+/// A future that drives one connection until it has ended.
+pub(super) struct ConnectionDriver {
+    connection: Arc<ConnectionInner>,
+    endpoint: Arc<EndpointInner>,
     handle: ConnectionHandle,
     timer: Pin<Box<Sleep>>,
-    /// When the timer rings. That may be too early by [`EARLY`]: it is not set anew when it is needed only a little later.
-    rings: Option<Instant>,
-    /// What the kernel had no room for.
+    /// When the timer fires, which may be too early by [`TIMER_SLACK`].
+    timer_at: Option<Instant>,
+    /// Datagrams that did not fit into the socket.
     blocked: Option<Blocked>,
-    /// The endpoint forgot it.
-    over: bool,
+    /// The endpoint has dropped the connection.
+    is_drained: bool,
 }
 
 struct Blocked {
     transmit: Transmit,
     bytes: Vec<u8>,
-    room: Pin<Box<dyn UdpPoller>>,
+    writable: Pin<Box<dyn UdpPoller>>,
 }
 
-impl Driver {
-    /// Must be made within a runtime.
-    pub(super) fn new(link: Arc<Link>, hub: Arc<Hub>, handle: ConnectionHandle) -> Self {
+impl ConnectionDriver {
+    /// Creates the driver; must be called within a runtime.
+    pub(super) fn new(
+        connection: Arc<ConnectionInner>,
+        endpoint: Arc<EndpointInner>,
+        handle: ConnectionHandle,
+    ) -> Self {
         let timer = Box::pin(sleep_until(tokio::time::Instant::now()));
-        Self { link, hub, handle, timer, rings: None, blocked: None, over: false }
+        Self { connection, endpoint, handle, timer, timer_at: None, blocked: None, is_drained: false }
     }
 
-    /// Brings the connection what has arrived. Whether more may come.
-    fn receive(&self, state: &mut State) -> bool {
-        for mail in self.link.mailbox.take() {
-            match mail {
-                Mail::Event(event) => state.machine.handle_event(event),
-                Mail::Close(code, reason) => self.link.end(state, code, reason),
-                Mail::Lost => {
+    /// Hands the connection its messages; `false` when nothing more will arrive.
+    fn receive(&self, state: &mut ConnectionState) -> bool {
+        for message in self.connection.mailbox.take() {
+            match message {
+                Message::Event(event) => state.machine.handle_event(event),
+                Message::Close(code, reason) => self.connection.close_locked(state, code, reason),
+                Message::Lost => {
                     let error = TransportError {
                         code: TransportErrorCode::INTERNAL_ERROR,
                         frame: None,
-                        reason: "the socket is gone".to_owned(),
+                        reason: "the socket is lost".to_owned(),
                     };
-                    self.link.over(state, ConnectionError::TransportError(error));
+                    self.connection.end(state, ConnectionError::TransportError(error));
                     return false;
                 }
             }
@@ -87,23 +88,23 @@ impl Driver {
         true
     }
 
-    /// Sends until there is nothing to send, or no room, or the turn is over. Whether it would go on.
-    fn send(&mut self, state: &mut State, cx: &mut Context<'_>) -> bool {
-        if !self.unblock(cx) {
+    /// Sends until nothing is left, the socket is full, or the limit of a poll is reached; `true` in the last case.
+    fn send(&mut self, state: &mut ConnectionState, cx: &mut Context<'_>) -> bool {
+        if !self.flush(cx) {
             return false;
         }
-        let hub = self.hub.clone();
+        let endpoint = self.endpoint.clone();
         let mtu = usize::from(state.machine.current_mtu());
-        let most = (CALL / mtu).min(hub.socket().max_transmit_segments()).max(1);
+        let segments = (CALL_BYTES / mtu).min(endpoint.socket.max_transmit_segments()).max(1);
         let now = now();
         OUTGOING.with_borrow_mut(|bytes| {
-            for _ in 0..CALLS {
+            for _ in 0..CALLS_PER_POLL {
                 bytes.clear();
-                let Some(transmit) = state.machine.poll_transmit(now, most, bytes) else { return false };
-                if !try_send(&hub, &transmit, bytes) {
-                    let room = hub.socket().clone().create_io_poller();
-                    self.blocked = Some(Blocked { transmit, bytes: std::mem::take(bytes), room });
-                    if !self.unblock(cx) {
+                let Some(transmit) = state.machine.poll_transmit(now, segments, bytes) else { return false };
+                if !endpoint.try_send(&transmit, bytes) {
+                    let writable = endpoint.socket.clone().create_io_poller();
+                    self.blocked = Some(Blocked { transmit, bytes: std::mem::take(bytes), writable });
+                    if !self.flush(cx) {
                         return false;
                     }
                 }
@@ -112,16 +113,16 @@ impl Driver {
         })
     }
 
-    /// Tries again to send what the kernel had no room for. Whether nothing of it is left.
-    fn unblock(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Retries to send datagrams that did not fit into the socket; `true` when none is left.
+    fn flush(&mut self, cx: &mut Context<'_>) -> bool {
         while let Some(blocked) = &mut self.blocked {
-            match blocked.room.as_mut().poll_writable(cx) {
+            match blocked.writable.as_mut().poll_writable(cx) {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(())) if !try_send(&self.hub, &blocked.transmit, &blocked.bytes) => {}
-                Poll::Ready(room) => {
-                    if let Err(error) = room {
-                        // As good as a loss on the way.
-                        debug!(%error, "wait for room in the socket");
+                Poll::Ready(Ok(())) if !self.endpoint.try_send(&blocked.transmit, &blocked.bytes) => {}
+                Poll::Ready(writable) => {
+                    if let Err(error) = writable {
+                        // Counts as a loss in the network.
+                        debug!(%error, "wait for the socket failed");
                     }
                     self.blocked = None;
                 }
@@ -130,8 +131,8 @@ impl Driver {
         true
     }
 
-    /// Sets the timer, or tells the connection that its time has come. Whether it did.
-    fn keep_time(&mut self, state: &mut State, cx: &mut Context<'_>) -> bool {
+    /// Sets the timer, or hands the connection its timeout; `true` in the latter case.
+    fn drive_timer(&mut self, state: &mut ConnectionState, cx: &mut Context<'_>) -> bool {
         loop {
             let Some(due) = state.machine.poll_timeout() else { return false };
             let now = now();
@@ -139,53 +140,55 @@ impl Driver {
                 state.machine.handle_timeout(now);
                 return true;
             }
-            if self.rings.is_none_or(|rings| rings > due || rings + EARLY < due) {
-                self.rings = Some(due);
+            if self.timer_at.is_none_or(|at| at > due || at + TIMER_SLACK < due) {
+                self.timer_at = Some(due);
                 self.timer.as_mut().reset(due.into());
             }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return false;
             }
-            self.rings = None;
+            self.timer_at = None;
         }
     }
 
-    /// Tells the endpoint what it has to know.
-    fn report(&mut self, state: &mut State) {
+    /// Hands the connection's events to the endpoint.
+    fn forward_endpoint_events(&mut self, state: &mut ConnectionState) {
         while let Some(event) = state.machine.poll_endpoint_events() {
-            self.over |= event.is_drained();
-            if let Some(answer) = self.hub.told(self.handle, event) {
+            self.is_drained |= event.is_drained();
+            if let Some(answer) = self.endpoint.handle_event(self.handle, event) {
                 state.machine.handle_event(answer);
             }
         }
     }
 
-    /// Wakes those who wait for what has happened.
-    fn tell(&self, state: &mut State) {
+    /// Wakes the tasks that wait for the connection's events.
+    fn forward_events(&self, state: &mut ConnectionState) {
         while let Some(event) = state.machine.poll() {
             match event {
                 Event::Connected => {
                     let accepted = state.machine.accepted_0rtt();
-                    if let Some(shaking) = state.shaking.take() {
-                        // Perhaps nobody waits for it.
-                        shaking.send(accepted).unwrap_or_default();
+                    if let Some(handshake) = state.handshake.take() {
+                        // The receiver may be dropped.
+                        handshake.send(accepted).unwrap_or_default();
                     }
                     if state.machine.side().is_client() && !accepted {
-                        // What was opened early is none of the peer's.
+                        // Streams opened early do not exist for the peer.
                         state.wake_streams();
                     }
                 }
-                Event::ConnectionLost { reason } => self.link.over(state, reason),
-                Event::Stream(StreamEvent::Opened { dir }) => self.link.comes[dir as usize].notify_waiters(),
-                Event::Stream(StreamEvent::Available { dir }) => self.link.opens[dir as usize].notify_waiters(),
+                Event::ConnectionLost { reason } => self.connection.end(state, reason),
+                Event::Stream(StreamEvent::Opened { dir }) => self.connection.opened[dir as usize].notify_waiters(),
+                Event::Stream(StreamEvent::Available { dir }) => {
+                    self.connection.available[dir as usize].notify_waiters()
+                }
                 Event::Stream(StreamEvent::Readable { id }) => wake(state.readers.remove(&id)),
                 Event::Stream(StreamEvent::Writable { id }) => wake(state.writers.remove(&id)),
-                Event::Stream(StreamEvent::Finished { id }) => state.end(id),
+                Event::Stream(StreamEvent::Finished { id }) => state.notify_end(id),
                 Event::Stream(StreamEvent::Stopped { id, .. }) => {
-                    state.end(id);
+                    state.notify_end(id);
                     wake(state.writers.remove(&id));
                 }
-                // Nobody here waits for these; datagrams are not offered.
+                // No task waits for these; datagrams (RFC 9221) are not offered.
                 Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
             }
         }
@@ -198,46 +201,26 @@ fn wake(waker: Option<std::task::Waker>) {
     }
 }
 
-/// Sends what a state machine has made, if there is room: whether there was. Any other error is as good as a loss on the
-/// way.
-pub(super) fn try_send(hub: &Hub, transmit: &Transmit, bytes: &[u8]) -> bool {
-    let sent = hub.socket().try_send(&udp::Transmit {
-        destination: transmit.destination,
-        ecn: transmit.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8)),
-        contents: &bytes[..transmit.size],
-        segment_size: transmit.segment_size,
-        src_ip: transmit.src_ip,
-    });
-    match sent {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-        Err(error) => {
-            debug!(to = %transmit.destination, %error, "send datagrams");
-            true
-        }
-        Ok(()) => true,
-    }
-}
-
-impl Future for Driver {
+impl Future for ConnectionDriver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let link = this.link.clone();
-        link.mailbox.bell.answer(cx);
-        let mut state = link.lock();
+        let connection = this.connection.clone();
+        connection.mailbox.waker.register(cx);
+        let mut state = connection.lock();
         if !this.receive(&mut state) {
             return Poll::Ready(());
         }
         let mut more = this.send(&mut state, cx);
-        // A timer that has come may let it send more, and what is sent may set a timer.
-        while !more && this.keep_time(&mut state, cx) {
+        // A timeout may allow more to be sent, and sending may set a timer.
+        while !more && this.drive_timer(&mut state, cx) {
             more = this.send(&mut state, cx);
         }
-        this.report(&mut state);
-        this.tell(&mut state);
+        this.forward_endpoint_events(&mut state);
+        this.forward_events(&mut state);
         drop(state);
-        if this.over {
+        if this.is_drained {
             return Poll::Ready(());
         }
         if more {
@@ -247,12 +230,12 @@ impl Future for Driver {
     }
 }
 
-impl Drop for Driver {
-    /// Also when the runtime ends under it: nothing moves this connection any more.
+impl Drop for ConnectionDriver {
+    /// Ends the connection when its runtime ends before it: nothing drives it any more.
     fn drop(&mut self) {
-        if !self.over {
-            self.link.over(&mut self.link.lock(), ConnectionError::LocallyClosed);
-            self.hub.told(self.handle, EndpointEvent::drained());
+        if !self.is_drained {
+            self.connection.end(&mut self.connection.lock(), ConnectionError::LocallyClosed);
+            self.endpoint.handle_event(self.handle, EndpointEvent::drained());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An endpoint: a socket, and the connections over it.
+//! An endpoint: a socket, the connections over it, and the driver that receives for them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,308 +14,237 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::{AsyncUdpSocket, udp::RecvMeta};
 use quinn_proto::{
-    ClientConfig, ConnectError, ConnectionError, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointConfig,
-    EndpointEvent, ServerConfig, Transmit, VarInt,
+    ClientConfig, ConnectError, ConnectionError, ConnectionHandle, EndpointConfig, ServerConfig, VarInt,
 };
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{Instrument as _, error};
 
 use super::{
-    bell::Bell,
-    connection::{Connecting, Link, Mail, Mailbox},
-    driver::{Driver, try_send},
-    lock, now, until,
+    connection::Connecting,
+    connection_inner::{ConnectionInner, Message},
+    driver::ConnectionDriver,
+    endpoint_inner::{EndpointInner, EndpointState},
+    lock, now, wait_for,
+    waker::DriverWaker,
 };
 
-/// What the kernel gives at once: one call's datagrams for each of these.
+/// Messages received in one system call, each of up to [`MESSAGE_BYTES`].
 const BATCH: usize = 16;
 
-/// Calls of one turn: then the connections have theirs.
-const CALLS: usize = 8;
+/// System calls of one poll; then the runtime's connections get their turn.
+const CALLS_PER_POLL: usize = 8;
 
-/// Bytes of the datagrams that the kernel may join (generic receive offload).
-const JOINED: usize = 64 * 1024;
+/// Bytes of datagrams that the kernel may join into one message (generic receive offload).
+const MESSAGE_BYTES: usize = 64 * 1024;
 
-/// A socket and its connections. Without handles it lives on until its last connection is over.
+/// A socket and its connections. It outlives its last handle until its last connection has ended.
 #[derive(Clone)]
-pub struct Endpoint(Arc<Held>);
+pub struct Endpoint(Arc<EndpointRef>);
 
-/// Held by the handles, but not by the driver.
-struct Held(Arc<Hub>);
+/// A reference that the handles hold, and the driver does not.
+struct EndpointRef(Arc<EndpointInner>);
 
-impl Drop for Held {
+impl Drop for EndpointRef {
     fn drop(&mut self) {
-        self.0.unheld.store(true, Ordering::SeqCst);
-        self.0.bell.ring();
+        self.0.is_unreferenced.store(true, Ordering::SeqCst);
+        self.0.waker.wake();
     }
 }
 
-/// What the driver of an endpoint shares with its handles and connections.
-pub(super) struct Hub {
-    socket: Arc<dyn AsyncUdpSocket>,
-    v6: bool,
-    /// Where connections are moved, and who receives.
-    home: Handle,
-    /// Connections are moved where they are accepted.
-    roams: bool,
-    state: Mutex<State>,
-    bell: Bell,
-    unheld: AtomicBool,
-    comes: Notify,
-    idle: Notify,
-}
-
-struct State {
-    machine: quinn_proto::Endpoint,
-    mailboxes: HashMap<ConnectionHandle, Arc<Mailbox>>,
-    /// Who wants in.
-    waiting: VecDeque<quinn_proto::Incoming>,
-    /// Said to all connections that are there and that would begin.
-    closing: Option<(VarInt, Bytes)>,
-    /// Nothing is received any more.
-    lost: bool,
-}
-
-impl Hub {
-    pub(super) fn socket(&self) -> &Arc<dyn AsyncUdpSocket> {
-        &self.socket
+/// Begins a connection and spawns its driver.
+fn begin(
+    endpoint: &Arc<EndpointInner>,
+    mut state: MutexGuard<'_, EndpointState>,
+    handle: ConnectionHandle,
+    machine: quinn_proto::Connection,
+) -> Connecting {
+    let (connection, handshaken) = ConnectionInner::new(machine);
+    if let Some((code, reason)) = &state.closing {
+        connection.mailbox.post(Message::Close(*code, reason.clone()));
     }
-
-    /// A connection tells something; what it is to know then.
-    pub(super) fn told(&self, handle: ConnectionHandle, event: EndpointEvent) -> Option<quinn_proto::ConnectionEvent> {
-        let mut state = lock(&self.state);
-        if event.is_drained() {
-            state.mailboxes.remove(&handle);
-            if state.mailboxes.is_empty() {
-                self.idle.notify_waiters();
-                self.bell.ring();
-            }
-        }
-        state.machine.handle_event(handle, event)
+    if state.is_lost {
+        connection.mailbox.post(Message::Lost);
     }
-
-    /// A connection begins, and is moved from here on.
-    fn begin(
-        self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
-        handle: ConnectionHandle,
-        machine: quinn_proto::Connection,
-    ) -> Connecting {
-        let (link, connecting) = Link::new(machine);
-        if let Some((code, reason)) = &state.closing {
-            link.mailbox.put(Mail::Close(*code, reason.clone()));
-        }
-        if state.lost {
-            link.mailbox.put(Mail::Lost);
-        }
-        state.mailboxes.insert(handle, link.mailbox.clone());
-        // A runtime that has ended drops the driver at once, and that tells the endpoint.
-        drop(state);
-        let home = if self.roams { Handle::current() } else { self.home.clone() };
-        let _at_home = home.enter();
-        drop(home.spawn(Driver::new(link, self.clone(), handle).in_current_span()));
-        connecting
-    }
-
-    /// Answers to what is no connection's. Without room it is dropped, as it might be on the way.
-    fn respond(&self, transmit: &Transmit, bytes: &[u8]) {
-        try_send(self, transmit, bytes);
-    }
-
-    /// Datagrams have arrived.
-    fn arrived(&self, state: &mut State, meta: &RecvMeta, bytes: &[u8]) {
-        let now = now();
-        let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
-        let mut bytes = BytesMut::from(bytes);
-        let mut answer = Vec::new();
-        while !bytes.is_empty() {
-            let datagram = bytes.split_to(meta.stride.clamp(1, bytes.len()));
-            answer.clear();
-            match state.machine.handle(now, meta.addr, meta.dst_ip, ecn, datagram, &mut answer) {
-                Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                    if let Some(mailbox) = state.mailboxes.get(&handle) {
-                        mailbox.put(Mail::Event(event));
-                    }
-                }
-                Some(DatagramEvent::NewConnection(incoming)) if state.closing.is_none() => {
-                    state.waiting.push_back(incoming);
-                    self.comes.notify_waiters();
-                }
-                Some(DatagramEvent::NewConnection(incoming)) => {
-                    let transmit = state.machine.refuse(incoming, &mut answer);
-                    self.respond(&transmit, &answer);
-                }
-                Some(DatagramEvent::Response(transmit)) => self.respond(&transmit, &answer),
-                None => {}
-            }
-        }
-    }
+    state.mailboxes.insert(handle, connection.mailbox.clone());
+    // A runtime that has ended drops the driver at once, which takes the endpoint's lock.
+    drop(state);
+    let runtime = if endpoint.is_server { Handle::current() } else { endpoint.runtime.clone() };
+    let _entered = runtime.enter();
+    let driver = ConnectionDriver::new(connection.clone(), endpoint.clone(), handle);
+    drop(runtime.spawn(driver.in_current_span()));
+    Connecting::new(connection, handshaken)
 }
 
 impl Endpoint {
-    /// An endpoint over a socket, which is received from on the runtime `home`. A server's connections are moved where
-    /// they are accepted; a client's at home, whoever dials.
+    /// Creates an endpoint over a socket that receives on `runtime`. Connections of a server are driven on the runtime that
+    /// accepts them, those of a client on `runtime`.
     ///
     /// # Errors
-    /// What the socket has against telling its address.
-    pub fn over(home: &Handle, socket: Arc<dyn AsyncUdpSocket>, server: Option<ServerConfig>) -> io::Result<Self> {
-        let v6 = socket.local_addr()?.is_ipv6();
-        let roams = server.is_some();
+    /// The socket has no local address.
+    pub fn new(runtime: &Handle, socket: Arc<dyn AsyncUdpSocket>, server: Option<ServerConfig>) -> io::Result<Self> {
+        let is_v6 = socket.local_addr()?.is_ipv6();
+        let is_server = server.is_some();
         let config = EndpointConfig::default();
-        let payload = usize::try_from(config.get_max_udp_payload_size()).unwrap_or(JOINED);
-        let room = if socket.max_receive_segments() > 1 { JOINED } else { payload.min(JOINED) };
+        let payload = usize::try_from(config.get_max_udp_payload_size()).unwrap_or(MESSAGE_BYTES);
+        let size = if socket.max_receive_segments() > 1 { MESSAGE_BYTES } else { payload.min(MESSAGE_BYTES) };
         let machine = quinn_proto::Endpoint::new(Arc::new(config), server.map(Arc::new), !socket.may_fragment(), None);
-        let state = State { machine, mailboxes: HashMap::new(), waiting: VecDeque::new(), closing: None, lost: false };
-        let hub = Arc::new(Hub {
+        let state = EndpointState {
+            machine,
+            mailboxes: HashMap::new(),
+            waiting: VecDeque::new(),
+            closing: None,
+            is_lost: false,
+        };
+        let inner = Arc::new(EndpointInner {
             socket,
-            v6,
-            home: home.clone(),
-            roams,
+            is_v6,
+            runtime: runtime.clone(),
+            is_server,
             state: Mutex::new(state),
-            bell: Bell::default(),
-            unheld: AtomicBool::new(false),
-            comes: Notify::new(),
+            waker: DriverWaker::default(),
+            is_unreferenced: AtomicBool::new(false),
+            incoming: Notify::new(),
             idle: Notify::new(),
         });
-        let driver = Receiver { hub: hub.clone(), buffer: vec![0; room * BATCH].into() };
-        drop(home.spawn(driver.in_current_span()));
-        Ok(Self(Arc::new(Held(hub))))
+        let driver = EndpointDriver { inner: inner.clone(), buffer: vec![0; size * BATCH].into() };
+        drop(runtime.spawn(driver.in_current_span()));
+        Ok(Self(Arc::new(EndpointRef(inner))))
     }
 
-    fn hub(&self) -> &Arc<Hub> {
+    fn inner(&self) -> &Arc<EndpointInner> {
         &self.0.0
     }
 
-    /// Dials. TLS verifies the peer as the configuration says, by this name.
+    /// Dials a peer. TLS verifies it by `name`, as the configuration says.
     ///
     /// # Errors
-    /// What is wrong with the address, the name or the configuration, or that the endpoint is closed.
+    /// The address, the name or the configuration is invalid, or the endpoint is closed.
     pub fn connect_with(&self, config: ClientConfig, to: SocketAddr, name: &str) -> Result<Connecting, ConnectError> {
-        let hub = self.hub();
-        let mut state = lock(&hub.state);
-        if state.lost || state.closing.is_some() {
+        let inner = self.inner();
+        let mut state = lock(&inner.state);
+        if state.is_lost || state.closing.is_some() {
             return Err(ConnectError::EndpointStopping);
         }
         let address = match to {
-            SocketAddr::V6(_) if !hub.v6 => return Err(ConnectError::InvalidRemoteAddress(to)),
-            SocketAddr::V4(v4) if hub.v6 => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
+            SocketAddr::V6(_) if !inner.is_v6 => return Err(ConnectError::InvalidRemoteAddress(to)),
+            SocketAddr::V4(v4) if inner.is_v6 => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
             to => to,
         };
         let (handle, machine) = state.machine.connect(now(), config, address, name)?;
-        Ok(hub.begin(state, handle, machine))
+        Ok(begin(inner, state, handle, machine))
     }
 
-    /// The next peer that wants in; `None` when the endpoint is closed.
+    /// Waits for the next connection attempt; `None` when the endpoint is closed.
     pub async fn accept(&self) -> Option<Incoming> {
-        let hub = self.hub();
+        let inner = self.inner();
         let next = || {
-            let mut state = lock(&hub.state);
+            let mut state = lock(&inner.state);
             let incoming = state.waiting.pop_front();
-            (incoming.is_some() || state.lost || state.closing.is_some()).then_some(incoming)
+            (incoming.is_some() || state.is_lost || state.closing.is_some()).then_some(incoming)
         };
-        let incoming = until(&hub.comes, next).await?;
-        Some(Incoming { incoming: Some(incoming), hub: hub.clone() })
+        let incoming = wait_for(&inner.incoming, next).await?;
+        Some(Incoming { incoming: Some(incoming), inner: inner.clone() })
     }
 
-    /// Closes every connection, and lets nobody in any more.
+    /// Closes every connection and refuses new ones.
     pub fn close(&self, code: VarInt, reason: &[u8]) {
         let reason = Bytes::copy_from_slice(reason);
-        let mut state = lock(&self.hub().state);
+        let mut state = lock(&self.inner().state);
         for mailbox in state.mailboxes.values() {
-            mailbox.put(Mail::Close(code, reason.clone()));
+            mailbox.post(Message::Close(code, reason.clone()));
         }
         state.closing = Some((code, reason));
         drop(state);
-        self.hub().comes.notify_waiters();
+        self.inner().incoming.notify_waiters();
     }
 
-    /// Waits until nothing is left of any connection: until their peers know that they are over, or would know by now.
+    /// Waits until every connection has ended and its peer was informed, or the time for that has passed.
     pub async fn wait_idle(&self) {
-        let hub = self.hub();
-        until(&hub.idle, || lock(&hub.state).mailboxes.is_empty().then_some(())).await;
+        let inner = self.inner();
+        wait_for(&inner.idle, || lock(&inner.state).mailboxes.is_empty().then_some(())).await;
     }
 
-    /// The address that is bound.
+    /// The bound address.
     ///
     /// # Errors
-    /// What the socket has against it.
+    /// The socket has no local address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.hub().socket.local_addr()
+        self.inner().socket.local_addr()
     }
 
-    /// Connections that are not yet over.
+    /// Number of connections that have not ended.
     pub fn open_connections(&self) -> usize {
-        lock(&self.hub().state).machine.open_connections()
+        lock(&self.inner().state).machine.open_connections()
     }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Endpoint").field(&self.hub().socket).finish()
+        f.debug_tuple("Endpoint").field(&self.inner().socket).finish()
     }
 }
 
-/// A peer that wants in. Dropped, it is refused.
+/// A connection attempt. Dropping it refuses the peer.
 pub struct Incoming {
-    /// Until it is decided.
+    /// `None` once it is decided.
     incoming: Option<quinn_proto::Incoming>,
-    hub: Arc<Hub>,
+    inner: Arc<EndpointInner>,
 }
 
 impl Incoming {
     fn get(&self) -> &quinn_proto::Incoming {
-        self.incoming.as_ref().expect("it is decided by those alone who take it")
+        self.incoming.as_ref().expect("only methods that consume it decide it")
     }
 
-    /// Lets it in: its connection is moved on the present runtime.
+    /// Accepts the connection, which is driven on the current runtime.
     ///
     /// # Errors
-    /// Its hello is none.
+    /// The peer's first packet is invalid.
     pub fn accept(mut self) -> Result<Connecting, ConnectionError> {
         let Some(incoming) = self.incoming.take() else { return Err(ConnectionError::LocallyClosed) };
-        let mut state = lock(&self.hub.state);
+        let mut state = lock(&self.inner.state);
         let mut answer = Vec::new();
         match state.machine.accept(incoming, now(), &mut answer, None) {
-            Ok((handle, machine)) => Ok(self.hub.begin(state, handle, machine)),
+            Ok((handle, machine)) => Ok(begin(&self.inner, state, handle, machine)),
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    self.hub.respond(&transmit, &answer);
+                    self.inner.respond(&transmit, &answer);
                 }
                 Err(error.cause)
             }
         }
     }
 
-    /// Says no.
+    /// Refuses the peer.
     pub fn refuse(self) {
         drop(self);
     }
 
-    /// Has it prove its address first. What cannot be asked for that again is refused; see [`Self::may_retry`].
+    /// Asks the peer to prove its address first, or refuses it if it was asked before; see [`Self::may_retry`].
     pub fn retry(mut self) {
         let Some(incoming) = self.incoming.take() else { return };
         let mut answer = Vec::new();
-        let asked = lock(&self.hub.state).machine.retry(incoming, &mut answer);
-        match asked {
-            Ok(transmit) => self.hub.respond(&transmit, &answer),
+        let retried = lock(&self.inner.state).machine.retry(incoming, &mut answer);
+        match retried {
+            Ok(transmit) => self.inner.respond(&transmit, &answer),
             Err(error) => self.incoming = Some(error.into_incoming()),
         }
     }
 
-    /// Whether it may be asked to prove its address.
+    /// Whether the peer may be asked to prove its address.
     pub fn may_retry(&self) -> bool {
         self.get().may_retry()
     }
 
-    /// Whether it has proved its address.
+    /// Whether the peer has proved its address.
     pub fn remote_address_validated(&self) -> bool {
         self.get().remote_address_validated()
     }
 
-    /// Where it says that it is.
+    /// The address that the peer claims.
     pub fn remote_address(&self) -> SocketAddr {
         self.get().remote_address()
     }
@@ -325,72 +254,71 @@ impl Drop for Incoming {
     fn drop(&mut self) {
         if let Some(incoming) = self.incoming.take() {
             let mut answer = Vec::new();
-            let transmit = lock(&self.hub.state).machine.refuse(incoming, &mut answer);
-            self.hub.respond(&transmit, &answer);
+            let transmit = lock(&self.inner.state).machine.refuse(incoming, &mut answer);
+            self.inner.respond(&transmit, &answer);
         }
     }
 }
 
-/// The driver of an endpoint.
-struct Receiver {
-    hub: Arc<Hub>,
+/// The driver of an endpoint: receives and routes datagrams.
+struct EndpointDriver {
+    inner: Arc<EndpointInner>,
     buffer: Box<[u8]>,
 }
 
-impl Receiver {
-    /// Receives until nothing is there, or the turn is over: whether it would go on.
+impl EndpointDriver {
+    /// Receives until nothing is left or the limit of a poll is reached; `true` in the latter case.
     fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Self { hub, buffer } = self;
+        let Self { inner, buffer } = self;
         let mut parts = buffer.chunks_exact_mut(buffer.len() / BATCH).map(IoSliceMut::new);
         let mut parts: [IoSliceMut<'_>; BATCH] = std::array::from_fn(|_| parts.next().expect("as many"));
         let mut metas = [RecvMeta::default(); BATCH];
-        for _ in 0..CALLS {
-            let count = match hub.socket.poll_recv(cx, &mut parts, &mut metas) {
+        for _ in 0..CALLS_PER_POLL {
+            let count = match inner.socket.poll_recv(cx, &mut parts, &mut metas) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(count)) => count,
-                // Anybody can say that of a datagram that was sent.
+                // An unauthenticated ICMP message about a datagram sent earlier.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => continue,
                 Poll::Ready(Err(error)) => return Err(error),
             };
-            let mut state = lock(&hub.state);
+            let mut state = lock(&inner.state);
             for (meta, part) in metas.iter().zip(&parts).take(count) {
-                hub.arrived(&mut state, meta, &part[..meta.len]);
+                inner.handle_datagrams(&mut state, meta, &part[..meta.len]);
             }
         }
         Ok(true)
     }
 }
 
-impl Future for Receiver {
+impl Future for EndpointDriver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.hub.bell.answer(cx);
+        self.inner.waker.register(cx);
         match self.receive(cx) {
             Ok(true) => cx.waker().wake_by_ref(),
             Ok(false) => {}
             Err(error) => {
-                error!(%error, "receive on the QUIC socket");
+                error!(%error, "QUIC socket failed; the endpoint is lost");
                 return Poll::Ready(());
             }
         }
-        let hub = &self.hub;
-        if hub.unheld.load(Ordering::SeqCst) && lock(&hub.state).mailboxes.is_empty() {
+        if self.inner.is_unused() {
             return Poll::Ready(());
         }
         Poll::Pending
     }
 }
 
-impl Drop for Receiver {
+impl Drop for EndpointDriver {
     fn drop(&mut self) {
-        let mut state = lock(&self.hub.state);
-        state.lost = true;
-        state.mailboxes.values().for_each(|mailbox| mailbox.put(Mail::Lost));
+        let mut state = lock(&self.inner.state);
+        state.is_lost = true;
+        state.mailboxes.values().for_each(|mailbox| mailbox.post(Message::Lost));
         while let Some(incoming) = state.waiting.pop_front() {
             state.machine.ignore(incoming);
         }
         drop(state);
-        self.hub.comes.notify_waiters();
+        self.inner.incoming.notify_waiters();
     }
 }

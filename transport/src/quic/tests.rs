@@ -189,7 +189,7 @@ async fn downloads(count: usize, narrow: bool, window: Option<u64>) -> (Arc<Narr
     let link = |seed| Settings { delay: Duration::from_millis(10), seed, ..Settings::default() };
     let (near, far) = (network.host(link(1)), network.host(link(2)));
     let (address, far) = (far.address(), Narrow::new(far, narrow));
-    let server = Endpoint::over(&Handle::current(), far.clone(), Some(server)).expect("an endpoint");
+    let server = Endpoint::new(&Handle::current(), far.clone(), Some(server)).expect("an endpoint");
     tokio::spawn(async move {
         let incoming = server.accept().await.expect("someone");
         let connection = incoming.accept().expect("a hello").await.expect("a handshake");
@@ -209,7 +209,7 @@ async fn downloads(count: usize, narrow: bool, window: Option<u64>) -> (Arc<Narr
         send.finish().expect("finished");
         connection.closed().await;
     });
-    let dialler = Endpoint::over(&Handle::current(), near, None).expect("an endpoint");
+    let dialler = Endpoint::new(&Handle::current(), near, None).expect("an endpoint");
     let connection = dialler.connect_with(client, address, NAME).expect("dials").await.expect("a handshake");
     (far, connection, dialler)
 }
