@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +14,6 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, DnsName};
 
 use crate::certificate::{self, BACKDATE, DAY};
-use crate::files;
 use crate::identity::{Identity, Role};
 
 /// Validity of the authority: ten years, since replacing it means issuing everything again.
@@ -153,14 +151,6 @@ impl Authority {
         );
         let cert = params.self_signed(&key)?;
         Self::from_parts(cert.der(), cert.pem(), key)
-    }
-
-    /// Reads `ca.pem` and `ca.key` of a directory.
-    ///
-    /// # Errors
-    /// When a file is missing (the message names `usher certs init`), is not PEM, or the two do not belong together.
-    pub fn load(dir: &Path) -> anyhow::Result<Self> {
-        files::load_authority(dir)
     }
 
     /// The authority of a certificate and key in PEM.

@@ -14,7 +14,7 @@ use rustls::server::WebPkiClientVerifier;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
-use crate::tls;
+use crate::suite;
 
 /// The last second that X.509 can write: 9999-12-31T23:59:59Z (RFC 5280, 4.1.2.5).
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -103,7 +103,7 @@ pub(crate) fn issued_by(leaf: &[u8], ca: &[u8]) -> bool {
     if roots.add(CertificateDer::from(ca.to_vec())).is_err() {
         return false;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider()).build();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), suite::provider()).build();
     let leaf = CertificateDer::from(leaf);
     verifier.is_ok_and(|verifier| verifier.verify_client_cert(&leaf, &[], unix(at)).is_ok())
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-pub use self::read::{PemSet, read_pem};
-pub(crate) use self::read::{authority as load_authority, certificate as read_certificate};
+pub(crate) use self::read::certificate as read_certificate;
+pub use self::read::{PemSet, authority as read_authority, read_pem};
 pub use self::write::Exists;
 use self::write::{File, PUBLIC, SECRET};
 use crate::authority::{Authority, IDENTITY_LIFETIME, San};
@@ -104,7 +104,7 @@ pub fn issue_for(
     out: &Path,
     force: bool,
 ) -> anyhow::Result<Paths> {
-    let authority = Authority::load(dir)?;
+    let authority = read_authority(dir)?;
     let paths = Paths::of(out, identity);
     let mut fresh = vec![&paths.key, &paths.cert];
     let has_ca = std::fs::read_to_string(&paths.ca).is_ok_and(|there| there == authority.ca_pem());

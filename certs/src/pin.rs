@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, PeerIncompatible, SignatureScheme};
 
-use crate::{certificate, tls};
+use crate::{certificate, suite};
 
 /// How far a viewer's clock may be behind the node's.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
@@ -60,7 +60,7 @@ impl PinnedVerifier {
     /// A verifier for the hashes of one seat (the node's present certificate and the next). With no hash it accepts
     /// nothing.
     pub fn new(hashes: Vec<[u8; 32]>) -> Arc<Self> {
-        Arc::new(Self { hashes, provider: tls::provider() })
+        Arc::new(Self { hashes, provider: suite::provider() })
     }
 
     /// Hash first, then dates: the date of a stranger's certificate is of no interest.

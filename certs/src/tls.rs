@@ -6,28 +6,13 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::server::ServerSessionMemoryCache;
 use rustls::{ClientConfig, KeyLogFile, ServerConfig};
 use usher_proto::ALPN;
 
 use crate::media::MediaCertResolver;
 use crate::pin::PinnedVerifier;
-use crate::suite;
-
-/// aws-lc-rs with the TLS 1.3 suites only and AES-128-GCM first: it is the cheapest per byte where AES is in hardware,
-/// and as strong as the P-256 keys beside it. QUIC's packets are sealed by whichever library is faster here.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            suite::aes_128_gcm(),
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        ],
-        ..aws_lc_rs::default_provider()
-    })
-}
+pub use crate::suite::provider;
 
 /// TLS sessions that a node remembers, so that their clients come back without a round trip.
 const SESSIONS: usize = 4096;

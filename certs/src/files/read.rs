@@ -17,7 +17,7 @@ use rustls::sign::CertifiedKey;
 use super::{CA_CERT, CA_KEY};
 use crate::authority::Authority;
 use crate::identity::{Identity, IdentityError};
-use crate::{certificate as x509, tls};
+use crate::{certificate as x509, suite};
 
 /// A certificate, its private key and the authority's certificate, as PEM texts that belong together and are in date.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ pub(super) fn read_pem_at(cert: &Path, key: &Path, ca: &Path, now: SystemTime) -
     let Ok(key_der) = PrivateKeyDer::from_pem_slice(key_text.as_bytes()) else {
         bail!("{} is not a private key in PEM", key.display());
     };
-    match CertifiedKey::from_der(vec![cert_der], key_der, &tls::provider()) {
+    match CertifiedKey::from_der(vec![cert_der], key_der, &suite::provider()) {
         Ok(_) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
             bail!("the key {} does not match the certificate {}; issue both again", key.display(), cert.display())
@@ -88,7 +88,10 @@ pub(super) fn read_pem_at(cert: &Path, key: &Path, ca: &Path, now: SystemTime) -
 }
 
 /// Reads `ca.pem` and `ca.key` of a directory.
-pub(crate) fn authority(dir: &Path) -> anyhow::Result<Authority> {
+///
+/// # Errors
+/// A file is missing (the message names `usher certs init`) or not PEM, or the two do not belong together.
+pub fn authority(dir: &Path) -> anyhow::Result<Authority> {
     let (cert, key) = (dir.join(CA_CERT), dir.join(CA_KEY));
     for file in [&cert, &key] {
         if matches!(file.try_exists(), Ok(false)) {

@@ -133,7 +133,7 @@ fn wrong_files_are_named_with_what_to_do() {
         fs::write(&other.cert, junk).unwrap();
         assert!(complaint(&other).contains("node-two.pem"), "{}", complaint(&other));
         fs::write(dir.join(CA_CERT), junk).unwrap();
-        assert!(Authority::load(&dir).is_err());
+        assert!(read_authority(&dir).is_err());
     }
 }
 
