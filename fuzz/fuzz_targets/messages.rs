@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
             Some(Body::Prepared(prepared)) => match prepared.result {
                 Some(v1::prepared::Result::Setup(setup)) => drop(SetupInfo::try_from(setup)),
                 Some(v1::prepared::Result::Refusal(no)) => {
-                    drop(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms).to_status());
+                    drop(Fault::from(&no).to_status());
                 }
                 None => {}
             },

@@ -22,6 +22,7 @@ use usher_proto::{
 };
 
 use self::{fmp4::Fmp4, mpegts::Mpegts, output::Output};
+use crate::mp4::begins_fragment;
 
 /// A group without a keyframe is cut after so long: viewers join at groups.
 pub const LONGEST: Duration = Duration::from_secs(30);
@@ -31,9 +32,6 @@ const SOUND: Duration = Duration::from_secs(1);
 
 /// A group of so many bytes is cut at the next good place; what is left to [`MAX_GROUP`] is for finding it.
 const LARGEST: u64 = MAX_GROUP - (1 << 20);
-
-/// Most tracks that are told.
-const MAX_TRACKS: usize = 64;
 
 /// A container that can be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +208,7 @@ fn detect(first: &[u8]) -> Result<Kind, CutError> {
         [b'R', b'I', b'F', b'F', ..] => Err(CutError::Other("RIFF")),
         [b'O', b'g', b'g', b'S', ..] => Err(CutError::Other("Ogg")),
         [0, 0, 0, 1, ..] | [0, 0, 1, ..] => Err(CutError::Other("a bare video stream")),
-        first if fmp4::looks(first) => Ok(Kind::Fmp4(Box::new(Fmp4::new(false)))),
+        first if begins_fragment(first) => Ok(Kind::Fmp4(Box::new(Fmp4::new(false)))),
         _ => Ok(Kind::Mpegts(Box::new(Mpegts::new(false)))),
     }
 }

@@ -4,9 +4,14 @@
 
 pub mod codec;
 pub mod cut;
+mod mp4;
+mod mpegts;
 pub mod probe;
 #[doc(hidden)]
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 
 pub use probe::{Probe, ProbeError};
+
+/// Most tracks described of one file or feed.
+const MAX_TRACKS: usize = 64;

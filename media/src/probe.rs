@@ -15,6 +15,8 @@ use usher_proto::{
     tree,
 };
 
+use crate::MAX_TRACKS;
+
 /// Every media type that a probe tells.
 const MEDIA_TYPES: [&str; 8] = [
     "video/mp4",
@@ -26,9 +28,6 @@ const MEDIA_TYPES: [&str; 8] = [
     "audio/webm",
     "video/mp2t",
 ];
-
-/// Most tracks that are told of one file.
-const MAX_TRACKS: usize = 64;
 
 /// Most reads of one probe. A file of one-second fragments may be ten hours long before its duration stays unknown.
 const MAX_READS: u32 = 100_000;
@@ -86,7 +85,7 @@ pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeE
     let head = &head[..known];
     let mut found = if matroska::looks(head) {
         matroska::probe(&mut source)?
-    } else if mp4::looks(head) {
+    } else if crate::mp4::begins_file(head) {
         mp4::probe(&mut source)?
     } else if let Some(layout) = mpegts::layout(&mut source)? {
         mpegts::probe(&mut source, layout)?
@@ -210,12 +209,6 @@ impl<'a, R: Read + Seek> Source<'a, R> {
         buf.truncate(got);
         Ok(buf)
     }
-}
-
-/// Big-endian number at `at` of `N` bytes; `None` past the end.
-fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
-    let bytes = bytes.get(at..at.checked_add(len)?)?;
-    Some(bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b)))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use usher_proto::{feed::MAX_GROUP, feed::MAX_HEAD, model::Medium, pb::v1::TrackK
 
 use self::boxes::{Fragment, Movie};
 use super::{Cut, CutError, Output, SOUND, Warning, clock::Clock, is_seen_or_heard};
+use crate::mp4::{self, begins_fragment, header_len};
 
 /// The largest `moof`: half a million samples.
 const MAX_MOOF: u64 = 8 << 20;
@@ -24,12 +25,6 @@ const MAX_SKIP: u64 = 64 << 20;
 
 /// Media before the first keyframe that is too much.
 const MAX_BEFORE: u64 = MAX_GROUP;
-
-/// Whether input begins like one of the family: a first box of a known kind.
-pub(super) fn looks(first: &[u8]) -> bool {
-    let kinds: [&[u8]; 10] = [b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"free", b"skip", b"wide", b"pnot"];
-    first.get(4..8).is_some_and(|kind| kinds.contains(&kind))
-}
 
 /// What the next bytes are.
 #[derive(Debug)]
@@ -156,8 +151,8 @@ impl Fmp4 {
 
     /// A box's header came.
     fn header(&mut self, now: Instant, output: &mut Output) -> Result<(), CutError> {
-        let (kind, size) = boxes::header(&self.rest).ok_or(CutError::Malformed("a box shorter than its header"))?;
-        if !self.any && !looks(&self.rest) {
+        let (kind, size) = mp4::header(&self.rest).ok_or(CutError::Malformed("a box shorter than its header"))?;
+        if !self.any && !begins_fragment(&self.rest) {
             return Err(if self.named { CutError::NotMp4 } else { CutError::NotMedia });
         }
         self.any = true;
@@ -299,9 +294,4 @@ impl Fmp4 {
             (Some(since), Some((ticks, scale))) => ticks.abs_diff(since) >= SOUND.as_secs() * scale,
         }
     }
-}
-
-/// Bytes of the header that begins so.
-fn header_len(rest: &[u8]) -> usize {
-    if rest.starts_with(&[0, 0, 0, 1]) { 16 } else { 8 }
 }

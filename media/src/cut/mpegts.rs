@@ -6,7 +6,6 @@
 //! with their continuity counters: packets that ISO/IEC 13818-1 (2.4.3.3) calls duplicates.
 
 mod keyframe;
-mod packet;
 mod tables;
 
 use std::time::{Duration, Instant};
@@ -14,11 +13,12 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use usher_proto::model::Medium;
 
-use self::{
-    keyframe::Scan,
+use self::{keyframe::Scan, tables::Tables};
+use crate::mpegts::{
+    TICKS, WRAP,
     packet::{PACKET, Parsed, SYNC, Ticks},
-    tables::Tables,
 };
+
 use super::{CutError, LARGEST, LONGEST, Output, SOUND, Warning, clock::Clock, is_seen_or_heard};
 
 /// Packets that begin in step where a stream begins, or goes on after damage.
@@ -41,12 +41,6 @@ const PENDING: usize = 64;
 
 /// What these and the next packet may add to a group.
 const MARGIN: u64 = ((HELD + PENDING + 2) * PACKET) as u64;
-
-/// Timestamps are 33 bits of a 90 kHz clock.
-const WRAP: u64 = (1 << 33) - 1;
-
-/// Ticks in a second.
-const TICKS: u64 = 90_000;
 
 type Packet = [u8; PACKET];
 
@@ -242,7 +236,7 @@ impl Mpegts {
             None => parsed.pts,
         };
         if let Some(ticks) = ticks {
-            self.clock.take(ticks, TICKS, WRAP);
+            self.clock.take(ticks, TICKS, WRAP - 1);
         }
     }
 
@@ -270,7 +264,7 @@ impl Mpegts {
         match (self.sound, pts) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(since), Some(pts)) => pts.wrapping_sub(since) & WRAP >= SOUND.as_secs() * TICKS,
+            (Some(since), Some(pts)) => pts.wrapping_sub(since) % WRAP >= SOUND.as_secs() * TICKS,
         }
     }
 

@@ -5,9 +5,12 @@ use std::io::{Read, Seek};
 
 use usher_proto::pb::v1::{Track, TrackKind};
 
-use crate::codec::{language, plain};
-
-use super::{MAX_TRACKS, Probe, ProbeError, Source, number, with_video};
+use super::{Probe, ProbeError, Source, with_video};
+use crate::{
+    MAX_TRACKS,
+    codec::{language, plain},
+    mp4::number,
+};
 
 const EBML: u32 = 0x1A45_DFA3;
 const DOC_TYPE: u32 = 0x4282;
@@ -130,12 +133,12 @@ pub(super) fn probe<R: Read + Seek>(source: &mut Source<'_, R>) -> Result<Probe,
     if end > source.size {
         return Err(ProbeError::Truncated("the end of its segment"));
     }
-    let mut found = Found { scale: 1_000_000, ..Found::default() };
+    let mut found = SegmentInfo { scale: 1_000_000, ..SegmentInfo::default() };
     children(source, (segment.body, end), &mut |source, child, end| found.top(source, child, end))?;
     if found.first_cluster.is_none() {
         return Err(ProbeError::Truncated("its first cluster"));
     }
-    let Found { scale, duration, tracks, .. } = &found;
+    let SegmentInfo { scale, duration, tracks, .. } = &found;
     let mut duration_ms = (*duration * *scale as f64 / 1e6).round() as u64;
     if duration_ms == 0 {
         let last = found.last_timestamp(source)?;
@@ -150,7 +153,7 @@ pub(super) fn probe<R: Read + Seek>(source: &mut Source<'_, R>) -> Result<Probe,
 }
 
 #[derive(Default)]
-struct Found {
+struct SegmentInfo {
     /// Nanoseconds of one tick.
     scale: u64,
     /// Ticks.
@@ -163,7 +166,7 @@ struct Found {
     late: bool,
 }
 
-impl Found {
+impl SegmentInfo {
     /// Takes one element of the segment; goes on past the clusters only for what is still missing.
     fn top<R: Read + Seek>(
         &mut self,

@@ -1,27 +1,27 @@
 //! One packet of a transport stream (ISO/IEC 13818-1, 2.4.3). Trusts no field of it.
 
 /// Bytes of a packet.
-pub(super) const PACKET: usize = 188;
+pub(crate) const PACKET: usize = 188;
 
-/// What each begins with.
-pub(super) const SYNC: u8 = 0x47;
+/// The first byte of every packet.
+pub(crate) const SYNC: u8 = 0x47;
 
 /// A moment on the 90 kHz clock.
-pub(super) type Ticks = u64;
+pub(crate) type Ticks = u64;
 
-/// What of a packet is looked at.
+/// The used fields of a packet.
 #[derive(Debug)]
-pub(super) struct Parsed<'a> {
-    pub(super) pid: u16,
-    /// A unit begins with its payload: a section of a table, or a PES packet.
-    pub(super) starts: bool,
+pub(crate) struct Parsed<'a> {
+    pub(crate) pid: u16,
+    /// Its payload begins a unit: a section of a table, or a PES packet.
+    pub(crate) starts: bool,
     /// A decoder may begin here.
-    pub(super) random_access: bool,
-    pub(super) scrambled: bool,
-    pub(super) pcr: Option<Ticks>,
-    pub(super) pts: Option<Ticks>,
-    /// Empty for none, and for what is known to be damaged.
-    pub(super) payload: &'a [u8],
+    pub(crate) random_access: bool,
+    pub(crate) scrambled: bool,
+    pub(crate) pcr: Option<Ticks>,
+    pub(crate) pts: Option<Ticks>,
+    /// Empty when there is none, and when the packet is marked as damaged.
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> From<&'a [u8; PACKET]> for Parsed<'a> {
