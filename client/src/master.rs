@@ -202,7 +202,7 @@ impl Master {
             }
             answers.extend(response.results.into_iter().map(|result| match result.result {
                 Some(Resolved::Ok(answer)) => answer.try_into(),
-                Some(Resolved::Failure(no)) => Err(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms)),
+                Some(Resolved::Failure(no)) => Err(Fault::from(&no)),
                 None => Err(Fault::new(Code::Internal, "the master gave no answer for a title")),
             }));
         }

@@ -59,21 +59,12 @@ pub(crate) fn settings() -> QuicSettings {
 pub(crate) fn claims(title: &str, content: Option<ContentId>) -> Claims {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let session = SessionId(NEXT.fetch_add(1, Ordering::Relaxed).into());
     Claims {
-        until: None,
-        feed: None,
-        aud: NODE.into(),
-        jti: SessionId(NEXT.fetch_add(1, Ordering::Relaxed).into()).to_string(),
-        title: title.into(),
         cid: content.map(|id| id.to_string()),
-        start: 0,
-        end: None,
-        purpose: Purpose::Fetch,
         rate: 1_000_000,
-        nbf: now,
-        exp: now + 60,
         rid: "request-1".into(),
-        burst: false,
+        ..Claims::new(NODE, session, title, Purpose::Fetch, now)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use tonic::Code as Grpc;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::units;
+use crate::{pb, units};
 
 /// The domain of `ErrorInfo` in gRPC statuses.
 pub const DOMAIN: &str = "usher";
@@ -221,6 +221,30 @@ impl Fault {
             }
         }
         Self { code, message, retry_after: details.retry_info().and_then(|info| info.retry_delay) }
+    }
+}
+
+impl From<Fault> for tonic::Status {
+    fn from(fault: Fault) -> Self {
+        fault.to_status()
+    }
+}
+
+impl From<&pb::wire::Refused> for Fault {
+    fn from(no: &pb::wire::Refused) -> Self {
+        Self::from_parts(&no.reason, &no.message, no.retry_after_ms)
+    }
+}
+
+impl From<&pb::v1::Refusal> for Fault {
+    fn from(no: &pb::v1::Refusal) -> Self {
+        Self::from_parts(&no.reason, &no.message, no.retry_after_ms)
+    }
+}
+
+impl From<&pb::v1::Failure> for Fault {
+    fn from(no: &pb::v1::Failure) -> Self {
+        Self::from_parts(&no.reason, &no.message, no.retry_after_ms)
     }
 }
 

@@ -12,7 +12,6 @@ use crate::{
     id::IdError,
     pb,
     title::Title,
-    wire::{Decoder, Frame},
 };
 
 /// The most media of one piece.
@@ -145,21 +144,6 @@ impl GroupHead {
             at_ms: self.at_ms,
             previous: self.previous.to_vec(),
             head: self.head.to_vec(),
-        }
-    }
-}
-
-impl GroupHead {
-    /// The subscription and the head of the group that a stream begins with; `None` until more is pushed.
-    ///
-    /// # Errors
-    /// `BAD_REQUEST` for what begins with anything else.
-    pub fn read(decoder: &mut Decoder) -> Result<Option<(u64, Self)>, Fault> {
-        match decoder.next_frame() {
-            Ok(Some(Frame::FeedGroup(group))) => Ok(Some((group.subscription, Self::try_from(group)?))),
-            Ok(None) => Ok(None),
-            Ok(Some(_)) => Err(Fault::new(Code::BadRequest, "the stream of a group begins with its head")),
-            Err(error) => Err((&error).into()),
         }
     }
 }

@@ -1,23 +1,24 @@
 //! Validated forms of what arrives over gRPC and in `Setup`: a message becomes one of these or a list of violations.
 //! Nothing past this point sees an unchecked field. Owns the bounds of every field.
 
+mod catalog;
 mod equipment;
 mod feed;
 mod invalid;
 mod moves;
 mod node;
+mod publish;
 mod request;
 mod sessions;
 mod setup;
 
+pub use catalog::{CatalogCopy, CatalogPage, Origin};
 pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
-pub use feed::{
-    EndPublisher, FeedSetupInfo, FeedState, Feeds, LiveInfo, MAX_FEEDS, Medium, Offer, Publish, Published, Relay,
-    RelayWanted, TAKEN_OVER,
-};
+pub use feed::{FeedSetupInfo, FeedState, Feeds, LiveInfo, MAX_FEEDS, Medium, Offer};
 pub use invalid::{Invalid, Violation};
 pub use moves::Move;
-pub use node::{CatalogCopy, CatalogPage, Hello, Origin, Presence, Report};
+pub use node::{Hello, Presence, Report};
+pub use publish::{EndPublisher, Publish, Published, Relay, RelayWanted, TAKEN_OVER};
 pub use request::{Failed, Mode, Range, Renew, Resolve, What};
 pub use sessions::{Begun, Sessions, Turned};
 pub use setup::{SeatAddress, SetupInfo};

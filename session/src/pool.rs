@@ -270,7 +270,7 @@ pub async fn renew(connection: &Connection, node: &NodeName, ticket: String) -> 
     let mut answer = FrameReader::new(node.clone(), connection.clone(), recv, Decoder::default(), None);
     match answer.next(RENEW_TIMEOUT).await? {
         Some(Frame::Renewed(renewed)) => Ok(Duration::from_secs(renewed.lifetime_s)),
-        Some(Frame::Refused(no)) => Err(Fault::from_parts(&no.reason, &no.message, no.retry_after_ms)),
+        Some(Frame::Refused(no)) => Err(Fault::from(&no)),
         _ => Err(fault("the answer to the new ticket is not usher/1")),
     }
 }

@@ -76,7 +76,7 @@ pub fn blame(at: &SeatAddress, fault: Fault) -> Fault {
 
 /// The refusal as a fault.
 pub fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
-    let fault = Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms);
+    let fault = Fault::from(refused);
     Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
 }
 

@@ -119,7 +119,7 @@ impl GroupStream {
     async fn read_head(mut stream: RecvStream) -> Option<(u64, Self)> {
         let mut decoder = Decoder::default();
         loop {
-            if let Some((subscription, head)) = GroupHead::read(&mut decoder).ok()? {
+            if let Some((subscription, head)) = decoder.next_group_head().ok()? {
                 return Some((subscription, Self { head, stream, decoder }));
             }
             decoder.push_chunk(stream.read_chunk(usize::MAX, true).await.ok()??.bytes);

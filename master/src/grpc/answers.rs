@@ -39,18 +39,13 @@ pub(super) fn answer(
     let claims = |contact: &NodeContact| Claims {
         until,
         feed: watch.as_ref().map(FeedGrant::to_claims),
-        aud: contact.node.clone(),
-        jti: decision.session.to_string(),
-        title: decision.title.to_string(),
         cid: decision.content.as_ref().map(ContentId::to_string),
         start: resolve.range.start,
         end: resolve.range.end,
-        purpose: resolve.purpose,
         rate: decision.rate.0,
-        nbf: issued,
-        exp: expires,
         rid: id.to_owned(),
         burst: decision.burst,
+        ..Claims::new(&contact.node, decision.session, &decision.title, resolve.purpose, issued)
     };
     Ok(v1::ResolveResponse {
         session_id: decision.session.to_string(),

@@ -44,7 +44,7 @@ impl Catalog for CatalogService {
             let rule = format!("at most {MAX_BYTES} bytes, without control characters");
             return Err(Invalid::one("prefix", rule).to_status());
         }
-        let after = parse_token(&prefix, &request.page_token).map_err(|invalid| invalid.to_status())?;
+        let after = parse_token(&prefix, &request.page_token)?;
         let size = if request.page_size == 0 { PAGE } else { request.page_size.min(MAX_PAGE) };
         let mut bytes = 0;
         let within = |title: &v1::Title| {
@@ -59,7 +59,7 @@ impl Catalog for CatalogService {
     }
 
     async fn locate(&self, request: Request<v1::LocateRequest>) -> Result<Response<v1::LocateResponse>, Status> {
-        let what = What::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let what = What::try_from(request.into_inner())?;
         let versions = self.state.locate(&what);
         if versions.is_empty() {
             let fault = Fault::from(&self.state.nowhere());

@@ -104,7 +104,7 @@ impl Cluster for ClusterService {
             return Err(Invalid::one("deadline_ms", rule).to_status());
         }
         let permit = self.permit()?;
-        let (drain, first) = self.state.drain(&name, deadline).map_err(|fault| fault.to_status())?;
+        let (drain, first) = self.state.drain(&name, deadline)?;
         let (sender, receiver) = mpsc::channel(TO_WATCHER);
         tokio::spawn(follow(Arc::clone(&self.state), drain, first, sender, permit, self.ending.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -113,7 +113,7 @@ impl Cluster for ClusterService {
     async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainResponse>, Status> {
         operator(&request)?;
         let name = node_name("node", &request.into_inner().node)?;
-        self.state.undrain(&name).await.map_err(|fault| fault.to_status())?;
+        self.state.undrain(&name).await?;
         Ok(Response::new(v1::UndrainResponse {}))
     }
 
@@ -147,7 +147,7 @@ impl Cluster for ClusterService {
         self.allow(&request)?;
         let explained = match request.into_inner().about {
             Some(About::Request(request)) => {
-                let resolve = Resolve::try_from(request).map_err(|invalid| invalid.to_status())?;
+                let resolve = Resolve::try_from(request)?;
                 self.state.explain(&resolve).map_err(|refused| Fault::from(&refused).to_status())?
             }
             Some(About::RequestId(id)) => {

@@ -14,7 +14,7 @@ pub(super) fn identity<T>(request: &Request<T>) -> Result<Option<Identity>, Faul
 
 /// The caller's name, if its certificate has this role. `UNAUTHENTICATED` without a certificate.
 pub(super) fn require<T>(request: &Request<T>, role: Role) -> Result<String, tonic::Status> {
-    match identity(request).map_err(|fault| fault.to_status())? {
+    match identity(request)? {
         Some(identity) if identity.role == role => Ok(identity.name),
         Some(identity) => Err(Fault::new(
             Code::Denied,

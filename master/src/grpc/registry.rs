@@ -213,10 +213,10 @@ impl OpenChannel {
             }
             Some(Body::Probed(_)) => self.state.probed(self.attachment),
             Some(Body::Moved(moved)) => {
-                self.state.moved(self.attachment, moved.id, moved.refusal.map(fault).as_ref());
+                self.state.moved(self.attachment, moved.id, moved.refusal.as_ref().map(Fault::from).as_ref());
             }
             Some(Body::Replicated(copied)) => {
-                self.state.replicated(self.attachment, copied.id, copied.refusal.map(fault).as_ref());
+                self.state.replicated(self.attachment, copied.id, copied.refusal.as_ref().map(Fault::from).as_ref());
             }
             Some(Body::Feeds(feeds)) => self.state.feeds(self.attachment, Feeds::try_from(feeds).map_err(invalid)?),
             Some(Body::RelayWanted(wanted)) => {
@@ -236,14 +236,10 @@ impl OpenChannel {
                 SetupInfo::try_from(setup.clone())?;
                 Ok(setup)
             }
-            Some(Pb::Refusal(refusal)) => Err(fault(refusal)),
+            Some(Pb::Refusal(refusal)) => Err((&refusal).into()),
             None => return Err(Invalid::one("result", "name a setup or a refusal")),
         };
         self.state.prepared(self.attachment, prepared.id, answer);
         Ok(())
     }
-}
-
-fn fault(refusal: v1::Refusal) -> Fault {
-    Fault::from_parts(&refusal.reason, &refusal.message, refusal.retry_after_ms)
 }

@@ -205,7 +205,7 @@ impl TicketsService {
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let client = request.remote_addr().map(|address| address.ip());
         let identity = peer::identity(&request);
-        let publish = Publish::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let publish = Publish::try_from(request.into_inner())?;
         let name = publish::allowed(identity.map_err(failure)?, &publish.title).map_err(failure)?;
         let permit = self.decisions.acquire().await.map_err(failure)?;
         self.hint_unresponsive(&publish.failed, client);
@@ -226,7 +226,7 @@ impl TicketsService {
         request: Request<v1::RenewRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
         let failure = |fault: Fault| request_id::failure(id, &fault);
-        let renew = Renew::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
+        let renew = Renew::try_from(request.into_inner())?;
         // A running session is not refused for lack of capacity: its client retries.
         let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
         let permit = self.decisions.acquire().await.map_err(busy)?;
@@ -247,8 +247,8 @@ impl TicketsService {
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
-        let resolve = Resolve::try_from(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-        redirected(&resolve).map_err(|invalid| invalid.to_status())?;
+        let resolve = Resolve::try_from(request.into_inner())?;
+        redirected(&resolve)?;
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
         let mut permit = queue.acquire().await.map_err(failure)?;

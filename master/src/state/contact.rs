@@ -5,7 +5,7 @@ use usher_proto::{
     code::Code,
     model::Hello,
     pb::v1,
-    ticket::{Claims, FeedGrant, Key, LIFETIME_SECS, Purpose},
+    ticket::{Claims, FeedGrant, Key, Purpose},
 };
 
 use crate::core::Now;
@@ -43,22 +43,11 @@ impl NodeContact {
         grant: &FeedGrant,
         rate: u64,
     ) -> Claims {
-        let issued = now.unix_ms / 1000;
         Claims {
             until,
             feed: Some(grant.to_claims()),
-            aud: self.node.clone(),
-            jti: session.to_string(),
-            title: title.to_string(),
-            cid: None,
-            start: 0,
-            end: None,
-            purpose: Purpose::Play,
             rate,
-            nbf: issued,
-            exp: issued.saturating_add(LIFETIME_SECS),
-            rid: String::new(),
-            burst: false,
+            ..Claims::new(&self.node, session, title, Purpose::Play, now.unix_ms / 1000)
         }
     }
 }

@@ -8,7 +8,7 @@ use usher_proto::{
     Fault, SessionId, Title,
     feed::FeedKey,
     pb::v1::{self, attach_response::Body},
-    ticket::{Claims, FeedGrant, LIFETIME_SECS, Purpose, Right},
+    ticket::{Claims, FeedGrant, Purpose, Right},
 };
 
 use super::{NodeContact, SharedState, StateInner, now, session};
@@ -317,21 +317,7 @@ impl StateInner {
 
 /// Claims to fetch a whole content from a node without a reserved rate or a time limit.
 fn whole(now: Now, contact: &NodeContact, facts: &TitleMetadata<'_>, session: SessionId) -> Claims {
+    let content = facts.content.map(|content| content.to_string());
     let issued = now.unix_ms / 1000;
-    Claims {
-        until: None,
-        feed: None,
-        aud: contact.node.clone(),
-        jti: session.to_string(),
-        title: facts.title.to_string(),
-        cid: facts.content.map(|content| content.to_string()),
-        start: 0,
-        end: None,
-        purpose: Purpose::Fetch,
-        rate: 0,
-        nbf: issued,
-        exp: issued.saturating_add(LIFETIME_SECS),
-        rid: String::new(),
-        burst: false,
-    }
+    Claims { cid: content, ..Claims::new(&contact.node, session, facts.title, Purpose::Fetch, issued) }
 }

@@ -26,22 +26,8 @@ fn check(token: &str, node: &Node) -> Ticket {
 
 /// A ticket issued `ago` seconds ago for a session that may run until `until`.
 fn signed(key: &Key, ago: u64, until: Option<u64>) -> String {
-    let claims = Claims {
-        feed: None,
-        aud: "node-1".into(),
-        jti: usher_proto::SessionId(7).to_string(),
-        title: "a".into(),
-        cid: None,
-        start: 0,
-        end: None,
-        purpose: ticket::Purpose::Play,
-        rate: 1,
-        nbf: now() - ago,
-        exp: now() - ago + 60,
-        rid: String::new(),
-        burst: false,
-        until,
-    };
+    let (session, issued) = (usher_proto::SessionId(7), now() - ago);
+    let claims = Claims { rate: 1, until, ..Claims::new("node-1", session, "a", ticket::Purpose::Play, issued) };
     key.sign(&claims).expect("signs")
 }
 

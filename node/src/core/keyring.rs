@@ -68,22 +68,7 @@ mod tests {
     #[test]
     fn a_replaced_key_lives_for_another_minute() {
         let node = NodeName::parse("n").expect("a name");
-        let claims = Claims {
-            until: None,
-            feed: None,
-            aud: "n".into(),
-            jti: SessionId(1).to_string(),
-            title: "a".into(),
-            cid: None,
-            start: 0,
-            end: None,
-            purpose: Purpose::Play,
-            rate: 1,
-            nbf: 0,
-            exp: 1000,
-            rid: String::new(),
-            burst: false,
-        };
+        let claims = Claims { exp: 1000, ..Claims::new(&node, SessionId(1), "a", Purpose::Play, 0) };
         let (first, second) = (Key::new([1; 32]), Key::new([2; 32]));
         let (by_first, by_second) = (first.sign(&claims).expect("signs"), second.sign(&claims).expect("signs"));
         let now = Instant::now();

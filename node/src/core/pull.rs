@@ -73,7 +73,7 @@ impl Pull {
     pub fn handle_frame(&mut self, frame: Frame) -> Result<Option<VerifiedFrame>, Fault> {
         let piece = match &frame {
             Frame::Refused(refused) => {
-                return Err(Fault::from_parts(&refused.reason, &refused.message, refused.retry_after_ms));
+                return Err(Fault::from(refused));
             }
             Frame::Moved(_) => {
                 return Err(Fault::new(Code::Unavailable, "the source moves its sessions to other nodes"));

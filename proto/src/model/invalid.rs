@@ -42,6 +42,12 @@ impl Invalid {
     }
 }
 
+impl From<Invalid> for tonic::Status {
+    fn from(invalid: Invalid) -> Self {
+        invalid.to_status()
+    }
+}
+
 /// Collects violations while a message is read.
 #[derive(Default)]
 pub(crate) struct Check(Vec<Violation>);

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use super::{
     MAX_ADDRESSES,
+    catalog::is_media_type,
     invalid::{Check, Invalid},
-    node::is_media_type,
 };
 use crate::{
     id::{ContentId, NodeName},

@@ -6,7 +6,11 @@ use std::collections::VecDeque;
 use bytes::{Buf as _, Bytes};
 
 use super::{Frame, HEADER, Kind, WireError, decode};
-use crate::buffers::{Buffer, Buffers};
+use crate::{
+    buffers::{Buffer, Buffers},
+    code::{Code, Fault},
+    feed::GroupHead,
+};
 
 /// Turns received bytes into frames. Holds what was pushed and not yet asked for, and at most one frame's body; looks at
 /// a header before it makes room.
@@ -68,6 +72,19 @@ impl Decoder {
                 self.body = Some(rest);
                 Ok(None)
             }
+        }
+    }
+
+    /// Decodes the start of a group's stream: its subscription and head. `None` until more is pushed.
+    ///
+    /// # Errors
+    /// `BAD_REQUEST` for any other frame and for an invalid head.
+    pub fn next_group_head(&mut self) -> Result<Option<(u64, GroupHead)>, Fault> {
+        match self.next_frame() {
+            Ok(Some(Frame::FeedGroup(group))) => Ok(Some((group.subscription, GroupHead::try_from(group)?))),
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => Err(Fault::new(Code::BadRequest, "the stream of a group begins with its head")),
+            Err(error) => Err((&error).into()),
         }
     }
 
