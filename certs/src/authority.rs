@@ -1,6 +1,5 @@
-//! The cluster's authority: makes itself, and signs the identities of masters, nodes and operators.
-//!
-//! It refuses to know where anything is kept ([`crate::files`] does) and what host it runs on.
+//! The cluster's authority: creates itself and signs the identities of masters, nodes, operators and publishers.
+//! [`crate::files`] owns its files.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,19 +15,19 @@ use rustls::pki_types::{CertificateDer, DnsName};
 use crate::certificate::{self, BACKDATE, DAY};
 use crate::identity::{Identity, Role};
 
-/// Validity of the authority: ten years, since replacing it means issuing everything again.
+/// Validity of the authority: ten years, since a new one means to issue every certificate again.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * DAY);
 
-/// Validity of an identity when nothing else is asked: a year.
+/// Default validity of an identity: a year.
 pub const IDENTITY_LIFETIME: Duration = Duration::from_secs(365 * DAY);
 
-/// X.520's bound of an organization's name, in characters.
+/// Most characters of an organization's name (X.520).
 const MAX_CLUSTER_NAME: usize = 64;
 
-/// Why the authority could not be made or would not sign.
+/// Error of creating an authority or signing with it.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// The cluster's name cannot stand in a certificate.
+    /// The cluster's name is not allowed in a certificate.
     #[error("cluster name {0:?} is not 1 to 64 printable characters")]
     ClusterName(String),
     /// The text is not a certificate in PEM.
@@ -45,7 +44,7 @@ pub enum AuthorityError {
         "the authority has expired; make a new one with `usher certs init --force` and issue every certificate again"
     )]
     Expired,
-    /// Nothing can be valid for no time.
+    /// The lifetime is shorter than a second.
     #[error("a certificate must be valid for at least a second")]
     NoLifetime,
     /// The X.509 library refused; its message never holds key bytes.
@@ -63,7 +62,7 @@ pub enum San {
 }
 
 impl San {
-    /// The names by which a host reaches itself.
+    /// The names of the local host.
     pub fn loopback() -> [Self; 3] {
         [Self::Dns("localhost".into()), Self::Ip(Ipv4Addr::LOCALHOST.into()), Self::Ip(Ipv6Addr::LOCALHOST.into())]
     }
@@ -127,7 +126,7 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Makes a new authority, valid for [`AUTHORITY_LIFETIME`].
+    /// Creates an authority, valid for [`AUTHORITY_LIFETIME`].
     ///
     /// # Errors
     /// [`AuthorityError::ClusterName`] when the name is empty, over 64 characters or unprintable.
@@ -186,7 +185,7 @@ impl Authority {
         &self.cluster
     }
 
-    /// The authority's certificate in PEM: what everyone who is to trust the cluster needs, and no secret.
+    /// The authority's certificate in PEM, which every peer of the cluster needs; not secret.
     pub fn ca_pem(&self) -> &str {
         &self.pem
     }
@@ -196,8 +195,8 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
-    /// Signs a new key for `identity`, valid for [`IDENTITY_LIFETIME`]. `sans` are the names a server answers to; an
-    /// admin needs none.
+    /// Signs a new key for `identity`, valid for [`IDENTITY_LIFETIME`]. `sans` are the names of a server; an admin needs
+    /// none.
     ///
     /// # Errors
     /// [`AuthorityError::Expired`] when the authority itself is not valid any more.
@@ -205,8 +204,7 @@ impl Authority {
         self.issue_for(identity, sans, IDENTITY_LIFETIME, now)
     }
 
-    /// [`Self::issue`] with a lifetime of the caller's. No certificate outlives the authority: a longer lifetime ends
-    /// with it.
+    /// [`Self::issue`] with another lifetime, which is cut to the authority's own.
     ///
     /// # Errors
     /// [`AuthorityError::NoLifetime`] for less than a second, otherwise as [`Self::issue`].
@@ -250,7 +248,7 @@ impl Authority {
     }
 }
 
-/// The identity's URI and then each name once.
+/// The identity's URI, then each name once.
 fn alternative_names(identity: &Identity, sans: &[San]) -> Result<Vec<SanType>, AuthorityError> {
     let mut names = vec![SanType::URI(identity.uri().try_into()?)];
     for san in sans {

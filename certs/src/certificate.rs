@@ -1,6 +1,5 @@
-//! What an X.509 certificate says (names, dates, key) and the dates that are written into a new one.
-//!
-//! It refuses to know files, roles and who is trusted.
+//! Reading X.509 certificates (names, dates, issuer) and writing the validity of new ones. Leaves files, roles and trust to
+//! its callers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,7 +24,7 @@ pub(crate) const BACKDATE: Duration = Duration::from_secs(60 * 60);
 /// Seconds of one day.
 pub(crate) const DAY: u64 = 24 * 60 * 60;
 
-/// The certificate, or nothing when the bytes are not exactly one certificate.
+/// Parses a certificate; `None` when the bytes are not exactly one.
 pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     match x509_parser::parse_x509_certificate(der) {
         Ok(([], cert)) => Some(cert),
@@ -39,39 +38,39 @@ pub(crate) fn validity(cert: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     (wall(validity.not_before.timestamp()), wall(validity.not_after.timestamp()))
 }
 
-/// A moment before 1970 counts as 1970: nothing here is older, and it keeps every date printable.
+/// Times before 1970 count as 1970, which keeps every date printable.
 fn wall(timestamp: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0).min(LAST_SECOND))
 }
 
-/// Seconds since 1970 that X.509 can write.
+/// Seconds since 1970, within the range of X.509.
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
 }
 
-/// `at` later by `by`, or the last second that X.509 knows: an absurd clock gives an absurd date, not a panic.
+/// `at` plus `by`, at most the last second of X.509: an absurd clock gives an absurd date, not a panic.
 pub(crate) fn later(at: SystemTime, by: Duration) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds(at).saturating_add(by.as_secs()).min(LAST_SECOND))
 }
 
-/// `at` earlier by `by`, at the earliest 1970.
+/// `at` minus `by`, at least 1970.
 pub(crate) fn earlier(at: SystemTime, by: Duration) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds(at).saturating_sub(by.as_secs()))
 }
 
-/// `at` as rustls wants it.
+/// `at` in the type of rustls.
 pub(crate) fn unix(at: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds(at)))
 }
 
-/// Writes a validity into the parameters of a new certificate.
+/// Sets the validity of a new certificate.
 pub(crate) fn set_validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_secs(seconds(not_before));
     params.not_after = epoch + Duration::from_secs(seconds(not_after));
 }
 
-/// DNS names and addresses of a certificate, as one writes them.
+/// DNS names and IP addresses of a certificate, as text.
 pub(crate) fn sans(cert: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = cert.subject_alternative_name() else { return Vec::new() };
     let names = extension.value.general_names.iter();
@@ -89,15 +88,15 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
-/// The cluster that an authority's certificate is for: its organization.
+/// The cluster's name in an authority's certificate: its organization.
 pub(crate) fn organization(cert: &X509Certificate<'_>) -> Option<String> {
     cert.subject().iter_organization().next()?.as_str().ok().map(str::to_owned)
 }
 
-/// Whether `leaf` carries the signature of `ca`, whatever the date is now: an expired certificate was still issued.
+/// Whether `ca` signed `leaf`, whatever the present date.
 pub(crate) fn issued_by(leaf: &[u8], ca: &[u8]) -> bool {
     let (Some(parsed), Some(parsed_ca)) = (parse(leaf), parse(ca)) else { return false };
-    // Both are judged at a moment when both were in date.
+    // Checked at a time when both were valid.
     let at = validity(&parsed).0.max(validity(&parsed_ca).0);
     let mut roots = RootCertStore::empty();
     if roots.add(CertificateDer::from(ca.to_vec())).is_err() {

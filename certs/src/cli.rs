@@ -1,6 +1,4 @@
-//! `usher certs init | issue | show`: the operator's hand on the authority.
-//!
-//! Data goes to stdout, notes to stderr, a private key to neither. It refuses to know how keys and files are made.
+//! `usher certs init | issue | show`. Data goes to standard output, notes to standard error, a private key to neither.
 
 mod show;
 
@@ -28,12 +26,12 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make the cluster's authority
+    /// Create the cluster's authority
     Init {
-        /// The cluster's name, for people
+        /// Name of the cluster, as shown in certificates
         #[arg(long, value_name = "NAME", default_value = "usher")]
         cluster: String,
-        /// Replace the authority that is there; nothing that it issued works any more
+        /// Replace an existing authority; every certificate that it issued becomes invalid
         #[arg(long)]
         force: bool,
     },
@@ -42,7 +40,7 @@ enum Command {
         #[command(subcommand)]
         who: Who,
     },
-    /// Say what is in certificates; never shows a key
+    /// Show the contents of certificates; never shows a key
     Show {
         /// A certificate, or a directory of them [default: the certificates' directory]
         #[arg(value_name = "FILE|DIR")]
@@ -69,7 +67,7 @@ enum Who {
         #[command(flatten)]
         options: Options,
     },
-    /// A publisher, who may send the feeds live/NAME and live/NAME/…: writes publisher-NAME.pem and publisher-NAME.key
+    /// A publisher, which may send the feeds live/NAME and live/NAME/…: writes publisher-NAME.pem and publisher-NAME.key
     Publisher {
         /// The feed's name without `live/`: 1 to 63 of a-z, 0-9, `-` and `.`
         name: NodeName,
@@ -81,7 +79,7 @@ enum Who {
         /// The master's name: 1 to 63 of a-z, 0-9, `-` and `.`
         #[arg(default_value = "master")]
         name: NodeName,
-        /// Names and addresses that clients dial, besides localhost and this host's name
+        /// DNS names and IP addresses that clients dial, besides localhost and this host's name
         #[arg(long = "san", value_name = "DNS-OR-IP", num_args = 1.., value_delimiter = ',')]
         sans: Vec<San>,
         #[command(flatten)]
@@ -91,13 +89,13 @@ enum Who {
 
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// Where to write, with a copy of ca.pem [default: the certificates' directory]
+    /// Directory of the new files and a copy of ca.pem [default: the certificates' directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Days until it expires
+    /// Validity in days
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// Replace files that exist
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
@@ -105,7 +103,7 @@ struct Options {
 /// Runs `usher certs`.
 ///
 /// # Errors
-/// What could not be made, read or shown, and why; [`files::Exists`] is in the chain when a file is in the way.
+/// A file could not be created, read or shown; [`files::Exists`] is in the chain when a file is in the way.
 pub fn run(args: Args) -> anyhow::Result<()> {
     execute(args, &mut io::stdout().lock(), &mut io::stderr().lock())
 }
@@ -125,10 +123,10 @@ fn init(dir: &Path, cluster: &str, force: bool, out: &mut impl Write, notes: &mu
     if replaces {
         writeln!(
             notes,
-            "warning: the old authority is gone: nothing that it issued works any more; issue it all again"
+            "warning: the old authority is gone: the certificates that it issued are invalid; issue all of them again"
         )?;
     }
-    writeln!(notes, "made the authority of cluster {cluster}; keep {} secret", paths.key.display())?;
+    writeln!(notes, "created the authority of cluster {cluster}; keep {} secret", paths.key.display())?;
     writeln!(notes, "next: usher certs issue master; usher certs issue node NAME; usher certs issue admin NAME")?;
     print_paths([&paths.cert, &paths.key], out)
 }

@@ -1,8 +1,7 @@
-//! The authority and its identities as files: where they lie, how they are made.
+//! The files of the authority and of identities: paths and creation.
 //!
 //! `ca.pem`, `ca.key`, `master.pem`, `master.key`, `node-NAME.pem`, `node-NAME.key`, `admin-NAME.pem`, `admin-NAME.key`.
-//! Rooms: `write` (atomic, 0600 from the first byte, nothing replaced unasked), `read` (with errors that say what to do).
-//! It refuses to know what the files are used for, and to print.
+//! `write` is atomic, with keys private from the first byte; `read` returns errors with the remedy. Printing is left to the CLI.
 
 mod read;
 mod write;
@@ -39,8 +38,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Where `identity` lies in `dir`. A master is the same two files whatever its name, so that a config need not
-    /// know it.
+    /// The paths of `identity` in `dir`. A master has the same two files whatever its name, so that a config does not
+    /// need it.
     pub fn of(dir: &Path, identity: &Identity) -> Self {
         let stem = match identity.role {
             Role::Master => Role::Master.to_string(),
@@ -51,7 +50,7 @@ impl Paths {
     }
 }
 
-/// The directory when none is given: `USHER_CERTS`, else `usher/certs` in the user's configuration directory.
+/// The default directory: `USHER_CERTS`, else `usher/certs` in the user's configuration directory.
 ///
 /// # Errors
 /// When neither `USHER_CERTS`, `XDG_CONFIG_HOME` nor `HOME` is set.
@@ -62,18 +61,18 @@ pub fn default_dir() -> anyhow::Result<PathBuf> {
     set("USHER_CERTS")
         .or_else(|| config().map(|dir| dir.join("usher/certs")))
         .or_else(|| set("HOME").map(|home| home.join(".config/usher/certs")))
-        .context("find the certificates' directory: HOME is not set; say it with --dir or USHER_CERTS")
+        .context("find the certificates' directory: HOME is not set; name it with --dir or USHER_CERTS")
 }
 
-/// Makes an authority in `dir`, and `dir` itself (0700) when it does not exist. With `force` it replaces the one that
-/// is there, and with it the worth of every certificate that it signed.
+/// Creates an authority in `dir`, and `dir` itself (0700) when it does not exist. `force` replaces an existing authority,
+/// which voids every certificate that it signed.
 ///
 /// # Errors
-/// [`Exists`] when there is one and `force` is not given; otherwise what the disk or the cluster's name had wrong.
+/// [`Exists`] when there is an authority and `force` is not given; an invalid cluster name; errors of the disk.
 pub fn init(dir: &Path, cluster: &str, force: bool) -> anyhow::Result<Paths> {
     let paths = Paths { cert: dir.join(CA_CERT), key: dir.join(CA_KEY), ca: dir.join(CA_CERT) };
     write::refuse_existing([&paths.key, &paths.cert], force)?;
-    let authority = Authority::create(cluster, SystemTime::now()).context("make an authority")?;
+    let authority = Authority::create(cluster, SystemTime::now()).context("create an authority")?;
     write::directory(dir)?;
     let key = File { path: &paths.key, text: &authority.key_pem(), mode: SECRET };
     let cert = File { path: &paths.cert, text: authority.ca_pem(), mode: PUBLIC };
@@ -90,12 +89,12 @@ pub fn issue(dir: &Path, identity: &Identity, sans: &[San], out: &Path, force: b
     issue_for(dir, identity, sans, IDENTITY_LIFETIME, out, force)
 }
 
-/// [`issue`] with a lifetime of the caller's. A master is always valid for `localhost`, `127.0.0.1`, `::1` and this
+/// [`issue`] with another lifetime. A master is always valid for `localhost`, `127.0.0.1`, `::1` and this
 /// host's name as well as for `sans`.
 ///
 /// # Errors
 /// When there is no authority in `dir` or it has expired; [`Exists`] when a file is there and `force` is not given;
-/// otherwise what the disk had wrong.
+/// errors of the disk.
 pub fn issue_for(
     dir: &Path,
     identity: &Identity,
@@ -134,7 +133,7 @@ pub fn issue_for(
     Ok(paths)
 }
 
-/// This host's name, unless it is no DNS name (`my_box!`), which no client could ask for anyway.
+/// This host's name, if it is a DNS name.
 fn host_name() -> Option<San> {
     rustix::system::uname().nodename().to_str().ok()?.parse().ok()
 }

@@ -1,7 +1,5 @@
-//! Who a certificate speaks for: a role and a name, carried in its URI subject alternative name.
-//!
-//! It refuses to know who signed the certificate and whether it is in date: TLS has checked that before a peer's
-//! certificate gets here. It reads bytes that a peer sent, so it never panics.
+//! The identity in a certificate: a role and a name, carried in its URI subject alternative name. TLS has checked issuer and
+//! dates of a peer's certificate before. The bytes come from a peer, so nothing here panics.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,11 +9,11 @@ use x509_parser::extensions::GeneralName;
 
 use crate::certificate;
 
-/// What every identity's URI begins with. The word `cluster` is literal: a certificate is only ever accepted under
-/// its own cluster's authority, so the cluster's name would add nothing to check.
+/// Prefix of every identity's URI. The word `cluster` is literal: a certificate is only accepted under its own cluster's
+/// authority, so the cluster's name would add nothing to check.
 const URI_PREFIX: &str = "usher://cluster/";
 
-/// What the holder of a certificate may do.
+/// Role of a certificate's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Serves the `usher.v1` API.
@@ -24,7 +22,7 @@ pub enum Role {
     Node,
     /// An operator: may call the `Cluster` service.
     Admin,
-    /// Sends feeds: the one of its name, `live/NAME`, and those below it, `live/NAME/…`. It may do nothing else.
+    /// May send the feeds `live/NAME` and `live/NAME/…` of its name, and nothing else.
     Publisher,
 }
 
@@ -63,13 +61,13 @@ impl FromStr for Role {
 /// A role and a name, e.g. `node north-1`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
-    /// What the holder may do.
+    /// Role of the holder.
     pub role: Role,
     /// The holder's name, in the form of [`NodeName`] whatever the role.
     pub name: String,
 }
 
-/// Why a certificate names nobody in this cluster.
+/// Error of reading an identity from a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The bytes are not one whole X.509 certificate.

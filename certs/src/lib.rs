@@ -1,13 +1,19 @@
-//! The cluster's trust: its authority, the identities it signs, their files on disk, the short-lived certificates
-//! that media is served under and the pinning of them, and `usher certs`.
+//! Trust in the cluster: the authority, the identities that it signs, their files, media certificates and their pins, and
+//! the command `usher certs`.
 //!
-//! It refuses to know gRPC, QUIC sessions and titles. Time is an argument everywhere but in [`cli`]
-//! and [`files`], which are the shells of this crate; keys are made with the randomness of aws-lc-rs.
+//! ```text
+//! cli ──► files ──► authority ──► identity      master, node, operator: mutual TLS
+//!                        └───────────┴──► certificate ──► suite
+//! tls ──► media, pin ────────────────────────┘  viewer ↔ node: pinned certificates
+//! ```
 //!
-//! Two kinds of trust live here. Between master, node and operator it is mutual TLS under the cluster's own
-//! [`authority`], with the peer's role and name in the certificate ([`identity`]). Between viewer and node it is a
-//! self-signed certificate ([`media`]) whose SHA-256 the viewer has been told by the master ([`pin`]), so that a viewer
-//! needs no authority at all.
+//! - Between master, node and operator: mutual TLS under the cluster's own [`authority`], with the peer's role and name in the
+//!   certificate ([`identity`]).
+//! - Between viewer and node: a self-signed certificate ([`media`]) whose SHA-256 the master puts into the seat ([`pin`]), so
+//!   that a viewer needs no authority.
+//!
+//! Start at [`files`] for certificates on disk and at [`tls`] for configurations. Time is an argument except in [`cli`] and
+//! [`files`]; keys come from the randomness of aws-lc-rs.
 
 pub mod authority;
 mod certificate;

@@ -1,7 +1,7 @@
-//! The certificates that media is served under: self-signed, short-lived, trusted by hash alone.
+//! Media certificates: self-signed, short-lived, trusted by their hash alone.
 //!
-//! Rooms: [`Rotation`] (when a certificate is announced, switched to and dropped; pure), [`MediaCertResolver`] (which
-//! one a handshake gets), [`Keeper`] (the two together). It refuses to know who is told the hashes, and how.
+//! [`Rotation`] (when a certificate is announced, served and dropped; pure), [`MediaCertResolver`] (the certificate of a
+//! handshake), [`Keeper`] (both together). The caller announces the hashes.
 
 mod keeper;
 mod resolver;
@@ -29,13 +29,13 @@ use crate::pin;
 /// that is valid for more than 14 days (WebTransport, `serverCertificateHashes`), and a day is left for their clocks.
 pub const MAX_MEDIA_LIFETIME: Duration = Duration::from_secs(13 * DAY);
 
-/// Why a media certificate could not be made.
+/// Error of generating a media certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
-    /// The lifetime is none, or more than browsers accept.
+    /// The lifetime is zero, or longer than browsers accept.
     #[error("a media certificate lives for 1 second to 13 days, not {} s", .0.as_secs())]
     Lifetime(Duration),
-    /// The node's name is not one.
+    /// The node's name is invalid.
     #[error("name a media certificate's node: {0}")]
     Name(#[from] IdentityError),
     /// The X.509 library refused; its message never holds key bytes.
@@ -71,7 +71,7 @@ impl fmt::Debug for MediaCertificate {
 }
 
 impl MediaCertificate {
-    /// Makes a certificate for `node` that is good for `lifetime` from `now`. It is backdated by an hour against clock
+    /// Generates a certificate for `node` that is valid for `lifetime` from `now`. It is backdated by an hour against clock
     /// skew, and that hour counts: with the longest lifetime it ends an hour earlier.
     ///
     /// # Errors

@@ -1,6 +1,4 @@
-//! Trust in a media certificate by its SHA-256, which the seat carries.
-//!
-//! It refuses to know authorities, names and chains: the pin says everything that they would.
+//! Trust in a media certificate by its SHA-256, which the seat carries. The pin replaces authorities, names and chains.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +11,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, PeerInc
 
 use crate::{certificate, suite};
 
-/// How far a viewer's clock may be behind the node's.
+/// Allowed lag of a viewer's clock behind the node's.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// SHA-256 of a certificate in DER: what a seat pins, and what a browser takes in `serverCertificateHashes`.
@@ -24,14 +22,14 @@ pub fn sha256(der: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// Why a pinned certificate was refused, where rustls has no word of its own for it. Dates are reported as
+/// Error of a pinned certificate that rustls has no variant for. Dates are reported as
 /// [`CertificateError::ExpiredContext`] and [`CertificateError::NotValidYetContext`].
 ///
-/// Where only the TLS alert is left of an error, as in QUIC, a wrong hash is `certificate_unknown` (46) and a wrong date
+/// Where only the TLS alert of an error is known, as in QUIC, a wrong hash is `certificate_unknown` (46) and a wrong date
 /// `certificate_expired` (45).
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PinError {
-    /// The node showed a certificate that the seat does not name.
+    /// The node's certificate is not among the seat's pins.
     #[error("the node's certificate {} is none of the {expected} that the seat pins; ask the master again", hex::encode(.presented))]
     WrongHash {
         /// SHA-256 of what the node showed.
@@ -41,15 +39,14 @@ pub enum PinError {
     },
 }
 
-/// The same words as in `Display`, because rustls prints what is inside its own error with `Debug`, and QUIC keeps no
-/// more of it than that text.
+/// The text of `Display`, because rustls prints its inner error with `Debug`, and QUIC keeps only that text.
 impl fmt::Debug for PinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Accepts exactly the certificates it was told the SHA-256 of, while they are in date.
+/// Accepts certificates with the given SHA-256 hashes while they are valid.
 #[derive(Debug)]
 pub struct PinnedVerifier {
     hashes: Vec<[u8; 32]>,
@@ -63,7 +60,7 @@ impl PinnedVerifier {
         Arc::new(Self { hashes, provider: suite::provider() })
     }
 
-    /// Hash first, then dates: the date of a stranger's certificate is of no interest.
+    /// Checks the hash first, then the dates.
     fn check(&self, der: &[u8], now: UnixTime) -> Result<(), CertificateError> {
         let presented = sha256(der);
         if !self.hashes.contains(&presented) {

@@ -1,5 +1,5 @@
-//! The cipher suite that media travels under: AES-128-GCM of aws-lc-rs, but for the protection of QUIC's packets on those
-//! processors where ring does it faster.
+//! The TLS provider and its first cipher suite: AES-128-GCM of aws-lc-rs, with QUIC packets protected by ring on processors
+//! where it is faster.
 //!
 //! Both use the instructions that take several AES blocks at once where they come with AVX-512; ring alone also where
 //! they come with AVX2 (AMD Zen 3, Intel's client processors since 2021): there it takes 40 % less time for a packet.
@@ -35,7 +35,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// The suite, as it is fastest here.
+/// The faster implementation of the suite on this processor.
 fn aes_128_gcm() -> SupportedCipherSuite {
     match &*RING {
         Some(suite) if ring_is_faster() => SupportedCipherSuite::Tls13(suite),
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// What one side of a connection seals with, and what the other opens with.
+    /// The sealing key of one side of a connection and the opening key of the other.
     fn keys(
         connection: &[u8],
         from: &'static Tls13CipherSuite,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        /// What one library seals the other opens, and neither opens what was changed.
+        /// Each library opens packets of the other, and neither opens a changed packet.
         #[test]
         fn both_libraries_seal_alike(
             connection in prop::collection::vec(any::<u8>(), 1..20),

@@ -1,7 +1,5 @@
-//! The rustls configurations that media travels under, with aws-lc-rs named explicitly so that no process-wide default
-//! is needed.
-//!
-//! It refuses to know QUIC and gRPC: the shells wrap what they get here (tonic builds its own from the PEM files).
+//! The rustls configurations for media, with an explicit provider so that no process-wide default is needed. Shells wrap them
+//! for QUIC; tonic builds its own from the PEM files.
 
 use std::sync::Arc;
 
@@ -14,14 +12,13 @@ use crate::media::MediaCertResolver;
 use crate::pin::PinnedVerifier;
 pub use crate::suite::provider;
 
-/// TLS sessions that a node remembers, so that their clients come back without a round trip.
+/// TLS sessions that a node remembers, so that their clients reconnect without a round trip.
 const SESSIONS: usize = 4096;
 
 /// The server side of media: TLS 1.3, ALPN `usher/1`, no client certificate (the ticket is the viewer's right).
 ///
-/// A client that comes back may send its first Open along with its hello (early data). Whoever records that and sends it
-/// again gets nothing: rustls takes each session out of its memory when it is resumed, and the node redeems each ticket
-/// once.
+/// A returning client may send its first Open along with its hello (early data). A replay of that gains nothing: rustls
+/// removes each session from its memory when it is resumed, and the node redeems each ticket once.
 ///
 /// # Errors
 /// A rustls error when the provider cannot do TLS 1.3, which aws-lc-rs can.

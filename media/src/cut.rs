@@ -1,7 +1,7 @@
-//! Cuts what an encoder writes into the groups of a feed: each begins at a keyframe, with what a decoder needs before it.
+//! Splits an encoder's output into the groups of a feed. Each group begins at a keyframe, with the head that a decoder needs.
 //!
-//! Bytes go in as they were read, however they are cut; events come out. Trusts nothing in them: work and memory are
-//! bounded whatever a header says. Refuses to know where the bytes come from, and who gets the groups.
+//! Bytes go in in chunks of any size; events come out. Trusts nothing in them: work and memory are bounded whatever a header
+//! says.
 
 mod clock;
 mod fmp4;
@@ -24,13 +24,13 @@ use usher_proto::{
 use self::{fmp4::Fmp4, mpegts::Mpegts, output::Output};
 use crate::mp4::begins_fragment;
 
-/// A group without a keyframe is cut after so long: viewers join at groups.
+/// Longest group without a keyframe: viewers join at groups.
 pub const LONGEST: Duration = Duration::from_secs(30);
 
-/// Where a group of sound alone is cut: a keyframe's usual distance.
+/// Length of a group of sound alone: the usual distance of keyframes.
 const SOUND: Duration = Duration::from_secs(1);
 
-/// A group of so many bytes is cut at the next good place; what is left to [`MAX_GROUP`] is for finding it.
+/// A group of this many bytes ends at the next good position; the rest up to [`MAX_GROUP`] is the margin to find it.
 const LARGEST: u64 = MAX_GROUP - (1 << 20);
 
 /// A container that can be cut.
@@ -42,7 +42,7 @@ pub enum Format {
     Fmp4,
 }
 
-/// Why the input is no feed.
+/// Error of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CutError {
     /// None of the known containers.
@@ -80,10 +80,10 @@ pub enum CutError {
     Empty,
 }
 
-/// What ffmpeg must be told to write fragments.
+/// Options of ffmpeg for fragmented MP4.
 const MOVFLAGS: &str = "-movflags +frag_keyframe+empty_moov+default_base_moof";
 
-/// What is odd about the input, for people; each is told once.
+/// A problem of the input that does not end it; each is reported once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Warning {
     /// A group was cut without one.
@@ -94,15 +94,15 @@ pub enum Warning {
     /// Bytes were passed over.
     #[error("a part of the input is damaged and was left out")]
     Damaged,
-    /// What is before the first keyframe helps nobody.
+    /// Input before the first keyframe was left out.
     #[error("the input does not begin at a keyframe; waiting for the first one")]
     Waiting,
 }
 
-/// What was cut.
+/// An event of the cutter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cut {
-    /// What the input consists of; first, and once.
+    /// Format of the input; the first event, and once.
     Medium(Medium),
     /// A group begins with this head, and the one before has ended.
     Group(Bytes),
@@ -117,7 +117,7 @@ pub enum Cut {
     Warning(Warning),
 }
 
-/// See the module.
+/// Splits an encoder's output into groups.
 #[derive(Debug)]
 pub struct Cutter {
     kind: Kind,
@@ -132,7 +132,7 @@ enum Kind {
     Fmp4(Box<Fmp4>),
 }
 
-/// Bytes that tell the formats apart.
+/// Bytes that distinguish the formats.
 const TELLING: usize = 12;
 
 impl Cutter {
@@ -146,10 +146,10 @@ impl Cutter {
         Self { kind, output: Output::default() }
     }
 
-    /// Takes what was read next.
+    /// Takes the next bytes.
     ///
     /// # Errors
-    /// What is wrong with the input; it is of no use after that.
+    /// The input is unusable from there on.
     pub fn push(&mut self, now: Instant, bytes: &[u8]) -> Result<(), CutError> {
         match &mut self.kind {
             Kind::Mpegts(cutter) => cutter.push(now, bytes, &mut self.output),
@@ -166,12 +166,12 @@ impl Cutter {
         }
     }
 
-    /// The input pauses: what is there is handed on.
+    /// Emits buffered media, at a pause of the input.
     pub fn flush(&mut self) {
         self.output.flush();
     }
 
-    /// The input has ended.
+    /// Ends the input.
     ///
     /// # Errors
     /// [`CutError::Empty`] and the like when there was no group at all.
@@ -186,12 +186,12 @@ impl Cutter {
         if self.output.has_begun() { Ok(()) } else { Err(CutError::Empty) }
     }
 
-    /// What was cut next.
+    /// Takes the next event.
     pub fn next_cut(&mut self) -> Option<Cut> {
         self.output.cuts.pop_front()
     }
 
-    /// How long the media lasts so far, by its own timestamps; jumps do not count.
+    /// Duration of the media so far, by its own timestamps without jumps.
     pub fn clock(&self) -> Duration {
         match &self.kind {
             Kind::Mpegts(cutter) => cutter.clock(),
@@ -213,10 +213,10 @@ fn detect(first: &[u8]) -> Result<Kind, CutError> {
     }
 }
 
-/// All cuts there are.
+/// Events that were not taken yet.
 type Cuts = VecDeque<Cut>;
 
-/// Whether a track is seen or heard.
+/// Whether a track is video or audio.
 fn is_seen_or_heard(track: &Track) -> bool {
     matches!(track.kind(), TrackKind::Video | TrackKind::Audio)
 }

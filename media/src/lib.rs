@@ -1,6 +1,12 @@
-//! Media containers, pure: [`probe`] tells what a file holds, and [`cut`] divides what an encoder writes into groups.
+//! Media containers, pure: [`probe`] describes a file, and [`cut`] splits an encoder's output into the groups of a feed.
 //!
-//! No socket, file, clock or thread: bytes and times are arguments.
+//! ```text
+//! file (Read + Seek) ──► probe::probe ──► Probe: media type, duration, tracks
+//! encoder's bytes ─────► cut::Cutter ───► Cut: format, groups, pieces
+//!          both use: mp4 (boxes), mpegts (packets, program tables), codec (names)
+//! ```
+//!
+//! Bytes and times are arguments: no socket, file, clock or thread. Trusts nothing in the bytes: work and memory are bounded.
 
 pub mod codec;
 pub mod cut;

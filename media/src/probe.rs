@@ -1,7 +1,6 @@
-//! What a file is, told from its content and never from its name. Pure parsers over `Read + Seek` that trust
-//! nothing: work and memory are bounded whatever a header says. They read headers only and no sample tables, so a
-//! film costs as little as a clip. Own parsers rather than demuxing crates: those decode whole sample tables and refuse
-//! a file for one odd box that no one needs.
+//! The type of a file, by its content and never by its name. Parsers over `Read + Seek` that trust nothing: work and memory
+//! are bounded whatever a header says. They read headers and no sample tables, so a film costs as little as a clip. Demuxing
+//! crates decode whole sample tables, and reject a file for one odd box that is not needed here.
 
 mod matroska;
 mod mp4;
@@ -17,7 +16,7 @@ use usher_proto::{
 
 use crate::MAX_TRACKS;
 
-/// Every media type that a probe tells.
+/// Every media type of a probe.
 const MEDIA_TYPES: [&str; 8] = [
     "video/mp4",
     "audio/mp4",
@@ -32,7 +31,7 @@ const MEDIA_TYPES: [&str; 8] = [
 /// Most reads of one probe. A file of one-second fragments may be ten hours long before its duration stays unknown.
 const MAX_READS: u32 = 100_000;
 
-/// What a file was found to be.
+/// Description of a media file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
     /// For example `video/mp4`.
@@ -45,7 +44,7 @@ pub struct Probe {
     pub tracks: Vec<Track>,
 }
 
-/// Why a file is not offered.
+/// Error of a file that cannot be offered.
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// No byte in it.
@@ -71,7 +70,10 @@ pub enum ProbeError {
     Io(#[from] io::Error),
 }
 
-/// Tells what a file of `size` bytes is. Never panics; reads headers only, in small pieces.
+/// Describes a file of `size` bytes. Never panics; reads headers only, in small parts.
+///
+/// # Errors
+/// The file is no media file that can be offered, or cannot be read.
 pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeError> {
     if size == 0 {
         return Err(ProbeError::Empty);
@@ -100,7 +102,7 @@ pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeE
     Ok(found)
 }
 
-/// The constant equal to a media type that was stored; `None` for one that no probe tells.
+/// The constant equal to a stored media type; `None` for an unknown one.
 pub fn media_type(text: &str) -> Option<&'static str> {
     MEDIA_TYPES.into_iter().find(|known| *known == text)
 }
@@ -110,7 +112,7 @@ pub fn media_type(text: &str) -> Option<&'static str> {
 pub struct MediaType(u8);
 
 impl MediaType {
-    /// Of a text that a probe told.
+    /// From the text of a probe.
     pub fn of(text: &str) -> Self {
         Self((0..).zip(MEDIA_TYPES).find(|(_, known)| *known == text).map_or(0, |(at, _)| at))
     }
@@ -132,7 +134,7 @@ fn millis(value: u64, scale: u64) -> u64 {
     u64::try_from(ms).unwrap_or(0)
 }
 
-/// Reads anywhere in the file through one small window, and counts how often the disk was asked.
+/// Reads anywhere in the file through one small window, and counts the reads.
 struct Source<'a, R> {
     reader: &'a mut R,
     size: u64,
@@ -142,19 +144,19 @@ struct Source<'a, R> {
 }
 
 impl<'a, R: Read + Seek> Source<'a, R> {
-    /// What one read of a header brings along: most files have all of theirs in one or two.
+    /// Bytes of one read: most files have all headers in one or two.
     const WINDOW: usize = 4096;
 
     fn new(reader: &'a mut R, size: u64) -> Self {
         Self { reader, size, window: Vec::new(), start: 0, reads: 0 }
     }
 
-    /// Whether the probe may go on asking the disk.
+    /// Whether the limit of reads is reached.
     fn spent(&self) -> bool {
         self.reads >= MAX_READS
     }
 
-    /// Reads what there is at `offset`, less than asked for only at the end.
+    /// Reads at `offset`; fewer bytes than `buf` holds only at the end of the file.
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, ProbeError> {
         let room = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let want = buf.len().min(room);

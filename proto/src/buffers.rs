@@ -49,12 +49,12 @@ impl Buffers {
 }
 
 impl Buffer {
-    /// What counts.
+    /// The filled bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
     }
 
-    /// What counts, to be shared.
+    /// The filled bytes, as a shared buffer that returns to its pool with its last reference.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }

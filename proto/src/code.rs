@@ -1,5 +1,5 @@
-//! The one table of errors: reason → gRPC status → QUIC application code → exit code → retry or not.
-//! Every part of the cluster maps through it, so that one failure has one name everywhere.
+//! The table of errors: reason → gRPC status → QUIC application code → exit code → retry or not. All parts of the cluster map
+//! errors through it, so that a failure has one name everywhere.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -11,26 +11,26 @@ use crate::{pb, units};
 /// The domain of `ErrorInfo` in gRPC statuses.
 pub const DOMAIN: &str = "usher";
 
-/// What went wrong, in words that all three roles share.
+/// Kind of a failure, shared by all three roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
     /// No node holds the title or content.
     NotFound,
     /// Every holder, or the request queue, is full.
     NoCapacity,
-    /// The holders are known but none can serve now.
+    /// Holders exist, but none can serve now.
     Unavailable,
     /// No holder can do what the request needs.
     Unequipped,
-    /// The node finishes its sessions and takes no new ones.
+    /// The node finishes its sessions and accepts no new ones.
     Draining,
-    /// The caller has no right to this.
+    /// The caller lacks the right to this.
     Denied,
-    /// The caller must say who it is, with a certificate.
+    /// The caller must authenticate with a certificate.
     Unauthenticated,
     /// The ticket is altered, or signed with a key the node does not have.
     TicketInvalid,
-    /// The ticket ran out, or is not valid yet.
+    /// The ticket has expired, or is not valid yet.
     TicketExpired,
     /// The ticket was redeemed before.
     TicketReplayed,
@@ -50,7 +50,7 @@ pub enum Code {
     Network,
     /// A disk is full or failed.
     Disk,
-    /// Interrupted by the user; what is there can be resumed.
+    /// Interrupted by the user; the partial result can be resumed.
     Interrupted,
     /// The output exists.
     Exists,
@@ -150,33 +150,34 @@ impl Code {
 /// A failure as it travels between the roles and to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What kind.
+    /// Kind of the failure.
     pub code: Code,
     /// A lowercase fragment: what was wrong, with what, and what to do.
     pub message: String,
-    /// When to try again, if that can help.
+    /// Delay before a retry, if a retry can help.
     pub retry_after: Option<Duration>,
 }
 
 impl Fault {
-    /// A fault without a time to try again.
+    /// Creates a fault without a retry delay.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retry_after: None }
     }
 
-    /// The same with a time to try again.
+    /// Sets the retry delay.
     #[must_use]
     pub fn after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// The wait in whole milliseconds, 0 for none, as messages carry it.
+    /// The retry delay in whole milliseconds, at least 1; 0 for none.
     pub fn retry_after_ms(&self) -> u64 {
         self.retry_after.map_or(0, |wait| units::millis(wait).max(1))
     }
 
-    /// From a peer's message. The text is bounded, and stripped of control characters: it ends up on a terminal.
+    /// Creates a fault from a peer's message. The text is bounded and stripped of control characters, since it is printed on
+    /// terminals.
     pub fn from_parts(reason: &str, message: &str, retry_after_ms: u64) -> Self {
         Self {
             code: Code::from_reason(reason),
@@ -185,7 +186,7 @@ impl Fault {
         }
     }
 
-    /// As a gRPC status with `ErrorInfo`, and `RetryInfo` where a wait is known.
+    /// Converts to a gRPC status with `ErrorInfo`, and `RetryInfo` where a retry delay is known.
     pub fn to_status(&self) -> tonic::Status {
         let mut details = ErrorDetails::new();
         details.set_error_info(self.code.reason(), DOMAIN, HashMap::<String, String>::new());
@@ -195,7 +196,7 @@ impl Fault {
         tonic::Status::with_error_details(self.code.grpc(), self.message.clone(), details)
     }
 
-    /// From a gRPC status: by its `ErrorInfo` when it is ours, else by its code.
+    /// Converts from a gRPC status: by its `ErrorInfo` of domain [`DOMAIN`], else by its status code.
     pub fn from_status(status: &tonic::Status) -> Self {
         let details = status.get_error_details();
         let code = match details.error_info() {

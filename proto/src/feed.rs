@@ -1,6 +1,6 @@
-//! The groups of a feed and their proof: a chain of BLAKE3 through the pieces of a group and from group to group, signed
-//! piece by piece with the feed's key (Ed25519). Who has the key from the master needs to trust no node in between.
-//! Owns the order of what is hashed, told in `usher/wire/v1/wire.proto`. Knows no stream, no clock, and not the media.
+//! The groups of a feed and their signatures: a chain of BLAKE3 through the pieces of a group and from group to group, signed
+//! piece by piece with the feed's key (Ed25519). A viewer with the key from the master needs to trust no node in between.
+//! Owns the order of the hashed fields, which `usher/wire/v1/wire.proto` documents.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -14,22 +14,22 @@ use crate::{
     title::Title,
 };
 
-/// The most media of one piece.
+/// Most media bytes of one piece.
 pub const MAX_PIECE: usize = 65536;
 
-/// The most that a decoder may need before a group.
+/// Most bytes of a group's head.
 pub const MAX_HEAD: usize = 65536;
 
-/// The most media of one group.
+/// Most media bytes of one group.
 pub const MAX_GROUP: u64 = 64 << 20;
 
 /// Bytes of a signature.
 pub const SIGNATURE: usize = 64;
 
-/// A place in the chain.
+/// A value of the chain.
 pub type Link = [u8; 32];
 
-/// The key that the groups of one feed are checked with; no secret.
+/// The public key of a feed's signatures.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FeedKey(pub [u8; 32]);
 
@@ -63,12 +63,12 @@ impl TryFrom<&[u8]> for FeedKey {
     }
 }
 
-/// A publisher's key.
+/// The private key of a feed, held by its publisher.
 #[derive(Clone)]
 pub struct FeedSigner(Arc<Ed25519KeyPair>);
 
 impl FeedSigner {
-    /// From the seed that the master gives a publisher.
+    /// Creates the key from the seed that the master gives a publisher.
     ///
     /// # Panics
     /// Never: each 32 bytes are a seed.
@@ -76,7 +76,7 @@ impl FeedSigner {
         Self(Arc::new(Ed25519KeyPair::from_seed_unchecked(seed).expect("32 bytes are a seed")))
     }
 
-    /// What its signatures are checked with.
+    /// The public key that checks its signatures.
     pub fn key(&self) -> FeedKey {
         let mut key = [0; 32];
         key.copy_from_slice(self.0.public_key().as_ref());
@@ -90,53 +90,53 @@ impl fmt::Debug for FeedSigner {
     }
 }
 
-/// What a piece is within its group.
+/// Position of a piece within its group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// The media may end after it without harm.
+    /// A player can play the media up to here.
     pub whole: bool,
-    /// It ends the group.
+    /// Last piece of the group.
     pub last: bool,
 }
 
 impl Flags {
-    /// As on the wire.
+    /// Encodes for the wire.
     pub fn to_byte(self) -> u8 {
         u8::from(self.whole) | u8::from(self.last) << 1
     }
 
-    /// From the wire; `None` for bits that mean nothing.
+    /// Decodes from the wire; `None` for unknown bits.
     pub fn from_byte(byte: u8) -> Option<Self> {
         (byte < 4).then_some(Self { whole: byte & 1 != 0, last: byte & 2 != 0 })
     }
 }
 
-/// A part of a group.
+/// A signed part of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// What it is within its group.
+    /// Position within the group.
     pub flags: Flags,
-    /// Of the chain until its end.
+    /// Signature of the chain up to the end of this piece.
     pub signature: [u8; SIGNATURE],
     /// At most [`MAX_PIECE`] bytes; empty only in the last one.
     pub media: Bytes,
 }
 
-/// What a group is, before its media.
+/// The head of a group, before its media.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupHead {
-    /// Its number; more than that of the group before.
+    /// Number, larger than that of the group before.
     pub sequence: u64,
-    /// When it began, in milliseconds of the publisher's clock.
+    /// Start, in milliseconds of the publisher's clock.
     pub at_ms: u64,
-    /// The last link of the group before; zero when there is none.
+    /// The last link of the group before; all zero when there is none.
     pub previous: Link,
-    /// What a decoder needs before the media.
+    /// Bytes that a decoder needs before the media, at most [`MAX_HEAD`].
     pub head: Bytes,
 }
 
 impl GroupHead {
-    /// As it is sent to a subscription.
+    /// Converts to the message for a subscription.
     pub fn to_pb(&self, subscription: u64) -> pb::wire::FeedGroup {
         pb::wire::FeedGroup {
             subscription,
@@ -164,7 +164,7 @@ impl TryFrom<pb::wire::FeedGroup> for GroupHead {
     }
 }
 
-/// The links of one group, as its pieces come.
+/// The chain of one group, extended piece by piece.
 #[derive(Clone, Debug)]
 pub struct Chain {
     link: Link,
@@ -173,7 +173,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Before the first piece.
+    /// Starts the chain of a group.
     pub fn begin(title: &Title, group: &GroupHead) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("usher 2026 first link of a feed's group");
         let name = title.as_str().as_bytes();
@@ -183,10 +183,10 @@ impl Chain {
         Self { link: *hasher.finalize().as_bytes(), bytes: 0, ended: false }
     }
 
-    /// Goes on with a piece.
+    /// Extends the chain with a piece.
     ///
     /// # Errors
-    /// `BAD_REQUEST` for a piece that no group may have.
+    /// `BAD_REQUEST` for a piece that breaks the limits of a group.
     pub fn take(&mut self, flags: Flags, media: &[u8]) -> Result<(), Fault> {
         let bad = |what: &str| Err(Fault::new(Code::BadRequest, format!("a piece of a feed {what}")));
         if self.ended {
@@ -219,7 +219,7 @@ impl Chain {
         self.ended
     }
 
-    /// Media so far.
+    /// Media bytes so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -231,7 +231,7 @@ impl Chain {
         signature
     }
 
-    /// Whether the group so far is what the holder of the key has signed. One check is good for all pieces until there.
+    /// Whether `signature` of the holder of `key` covers the group so far. One check covers all pieces up to here.
     pub fn is_signed(&self, key: &FeedKey, signature: &[u8; SIGNATURE]) -> bool {
         UnparsedPublicKey::new(&ED25519, key.0).verify(&self.link, signature).is_ok()
     }

@@ -1,5 +1,15 @@
-//! What master, node and client say to one another: the gRPC API `usher.v1`, the QUIC framing `usher/1`,
-//! tickets, units, identifiers and the one table of errors. Pure: no sockets, no clock, no disk.
+//! The protocol between master, node and client: the gRPC API `usher.v1`, the QUIC framing `usher/1`, tickets, units,
+//! identifiers and the table of errors.
+//!
+//! ```text
+//! bytes of gRPC ──► pb ──► model         validated requests, reports, catalogs
+//! bytes of QUIC ──► wire::Decoder ──► Frame ──► verify::Verifier (titles) or feed::Chain (feeds)
+//! ticket::Key::sign ──► token ──► ticket::verify
+//! any failure   ──► Fault ──► gRPC status, QUIC code, exit code
+//! ```
+//!
+//! Start at [`model`] for messages, [`wire`] for frames, [`ticket`] for rights and [`code`] for errors. Pure: no sockets, no
+//! clock, no disk.
 
 pub mod backoff;
 pub mod buffers;

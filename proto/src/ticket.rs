@@ -1,5 +1,5 @@
-//! Tickets: the signed right to one title on one node, a compact JWT (RFC 7519) under HS256.
-//! Owns keys, claims, signing and offline checking. Knows no replay memory and no clock: the caller has both.
+//! Tickets: the signed right to one title on one node, a compact JWT (RFC 7519) under HS256. Owns checking and renewal;
+//! [`Key`] signs, [`Claims`] are what is signed. The caller owns the clock and the memory of redeemed tickets.
 
 mod claims;
 mod key;
@@ -16,17 +16,17 @@ use crate::{
     title::Title,
 };
 
-/// Longest token that is looked at, in bytes: a title of 1024 bytes, escaped, in base64, and the other claims.
+/// Longest accepted token, in bytes: a title of 1024 bytes, escaped, in base64, and the other claims.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
-/// How far the clocks of master and node may differ, in seconds.
+/// Allowed difference between the clocks of master and node, in seconds.
 pub const LEEWAY_SECS: u64 = 10;
 
-/// How long after its `until` a ticket may still be renewed, in seconds: a client that could not reach a master for a
-/// while finds one again.
+/// Seconds after its `until` for which a ticket can still be renewed, for a client that could not reach a master for a
+/// while.
 pub const RENEWABLE_SECS: u64 = 3600;
 
-/// A ticket that was checked: the claims in their own types.
+/// A verified ticket: the claims in their own types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// The session.
@@ -43,7 +43,7 @@ pub struct Ticket {
     pub purpose: Purpose,
     /// Bit/s reserved.
     pub rate: u64,
-    /// Unix seconds from which on it may be forgotten by a replay memory.
+    /// Unix seconds after which a replay memory can drop it.
     pub forget_at: u64,
     /// For logs.
     pub request_id: String,
@@ -51,7 +51,7 @@ pub struct Ticket {
     pub burst: bool,
     /// Unix seconds until which the session may run; `None` for ever.
     pub until: Option<u64>,
-    /// What of a feed it grants; `None` for what is not live.
+    /// Rights to a feed; `None` for a title that is not live.
     pub feed: Option<FeedGrant>,
 }
 
@@ -64,8 +64,7 @@ pub fn verify(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ti
     Ticket::try_from(claims)
 }
 
-/// Checks a token that is to let a running session run on. The time to open a session with it may be over; the time that
-/// it gives must not be.
+/// Checks a token that renews a running session. Its time to open a session may be over; its `until` must not be.
 pub fn verify_renewal(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ticket, TicketError> {
     let claims = read(keys, node, now, token)?;
     if let Some(until) = claims.until.filter(|until| now >= until.saturating_add(LEEWAY_SECS)) {
@@ -74,19 +73,19 @@ pub fn verify_renewal(keys: &[Key], node: &NodeName, now: u64, token: &str) -> R
     Ticket::try_from(claims)
 }
 
-/// Why a ticket is not renewed.
+/// Error of a renewal.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RenewError {
-    /// It was signed for another start of the node, whose sessions are gone; or for another node.
+    /// Signed for an earlier start of the node, whose sessions are gone, or for another node.
     #[error("the ticket is not of this start of the node; resolve again")]
     Restarted,
-    /// It is no good ticket, or ran out too long ago.
+    /// An invalid ticket, or one that expired too long ago.
     #[error(transparent)]
     Ticket(#[from] TicketError),
 }
 
-/// Signs a ticket of a node again, by the key of the start of it that is known now: with the same claims, until `until`
-/// (`None` for ever). `now` in Unix seconds.
+/// Signs a ticket again with the key of the node's present start: with the same claims, valid until `until` (`None`: no
+/// limit). `now` in Unix seconds.
 pub fn renew(key: &Key, node: &NodeName, now: u64, until: Option<u64>, token: &str) -> Result<String, RenewError> {
     let header = header(token)?;
     if header.kid.as_deref() != Some(key.kid()) {
@@ -111,7 +110,7 @@ fn header(token: &str) -> Result<Header, TicketError> {
 fn read(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Claims, TicketError> {
     let header = header(token)?;
     let key = keys.iter().find(|key| Some(key.kid()) == header.kid.as_deref()).ok_or(TicketError::Signature)?;
-    // Time and audience are checked here and by the callers, with the caller's clock and better words.
+    // Time and audience are checked here and by the callers, with the caller's clock and clearer errors.
     let mut rules = Validation::new(Algorithm::HS256);
     rules.set_required_spec_claims(&["exp"]);
     rules.validate_exp = false;

@@ -21,9 +21,9 @@ pub enum VerifyError {
     /// A frame that does not belong here.
     #[error("got {got} where {expected} should be")]
     Order {
-        /// What came.
+        /// The received frame.
         got: &'static str,
-        /// What should have come.
+        /// The expected frame.
         expected: String,
     },
     /// Hashes or media of another length than the title's size demands.
@@ -55,9 +55,9 @@ pub enum VerifyError {
     /// Another content than was asked for or announced.
     #[error("the node has content {got}, not {expected}")]
     Content {
-        /// What was asked for or announced.
+        /// The requested or announced content.
         expected: ContentId,
-        /// What the node says; empty if it has hashed nothing.
+        /// The node's content id; empty if it has none.
         got: String,
     },
 }
@@ -99,7 +99,7 @@ pub struct Group {
     pub pending: bool,
 }
 
-/// What a frame led to.
+/// Result of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing to hand out.
@@ -110,7 +110,7 @@ pub enum Step {
     Done(ContentId),
 }
 
-/// What may come next.
+/// Frames that may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
     Pages,
@@ -228,7 +228,7 @@ impl Verifier {
         }
     }
 
-    /// What should come next, in words: for the error when the stream ends too early.
+    /// Describes the expected next frame, for the error of a stream that ends too early.
     pub fn wanted(&self) -> String {
         match self.expect {
             Expect::Pages => "the page values".to_owned(),

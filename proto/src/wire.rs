@@ -1,5 +1,5 @@
 //! `usher/1`, the frames on a session's QUIC stream: type, length, body. Encodes and decodes; reads no socket.
-//! The sequence of frames is told in `usher/wire/v1/wire.proto`.
+//! `usher/wire/v1/wire.proto` documents the sequence of frames.
 
 mod decoder;
 
@@ -36,7 +36,7 @@ pub const MAX_RENEWED: usize = 64;
 /// The largest `FeedGroup` body: a head, and room for the rest.
 pub const MAX_FEED_GROUP: usize = MAX_HEAD + 1024;
 
-/// What a `Piece` body has before the media.
+/// Bytes of a `Piece` body before the media.
 pub const PIECE_HEAD: usize = 1 + SIGNATURE;
 
 /// The largest `Skipped` body: two numbers of at most ten bytes, their tags, and room.
@@ -48,15 +48,15 @@ pub const MAX_WAITING: usize = 4;
 /// Sessions that a node serves on one connection at a time.
 pub const MAX_STREAMS: u32 = 100;
 
-/// What a frame's body is.
+/// Type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
     /// The client's ticket and range.
     Open = 1,
-    /// What is coming.
+    /// Description of the coming frames.
     Setup = 2,
-    /// The node's no.
+    /// The node's refusal.
     Refused = 3,
     /// Values of all pages.
     Pages = 4,
@@ -64,21 +64,21 @@ pub enum Kind {
     Hashes = 5,
     /// One group of media.
     Group = 6,
-    /// The end.
+    /// The end of the session.
     Finish = 7,
-    /// Another seat to go on at.
+    /// Another seat for the rest of the session.
     Moved = 8,
-    /// More bytes that the client wants.
+    /// A further range.
     Range = 9,
     /// A new ticket of a session.
     Renew = 10,
-    /// The session may run on.
+    /// The session's lifetime is extended.
     Renewed = 11,
-    /// The beginning of a feed's group.
+    /// The head of a feed's group.
     FeedGroup = 12,
     /// A part of a feed's group.
     Piece = 13,
-    /// Groups of a feed that were given up.
+    /// Groups of a feed that are not sent.
     Skipped = 14,
 }
 
@@ -110,7 +110,7 @@ impl Kind {
     }
 }
 
-/// Bytes that are not `usher/1`.
+/// Error of the framing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
     /// An unknown type.
@@ -121,9 +121,9 @@ pub enum WireError {
     TooLong {
         /// The frame's type.
         kind: Kind,
-        /// What the header says.
+        /// Bytes, as in the header.
         len: usize,
-        /// What is allowed.
+        /// Allowed bytes.
         max: usize,
     },
     /// A body that does not decode.

@@ -1,6 +1,5 @@
-//! `usher certs show`: what certificates say, for people and as JSON.
-//!
-//! It reads certificates only, so that it cannot show a key.
+//! `usher certs show`: the contents of certificates, as text and as JSON. Reads certificates only, so that it cannot show a
+//! key.
 
 use std::fs;
 use std::io::Write;

@@ -13,7 +13,7 @@ struct Line {
     args: Args,
 }
 
-/// What a run says on stdout and stderr, and how it ends.
+/// Runs a command: standard output, standard error and the result.
 fn usher_certs(dir: &Path, words: &[&str]) -> (String, String, anyhow::Result<()>) {
     let dir = dir.to_str().unwrap();
     let line = Line::try_parse_from(["certs"].iter().chain(words).copied().chain(["--dir", dir])).unwrap();
@@ -85,7 +85,7 @@ fn replacing_the_authority_warns_and_shows() {
     assert!(usher_certs(temp.path(), &["init"]).2.unwrap_err().is::<files::Exists>());
     let (_, notes, end) = usher_certs(temp.path(), &["init", "--force"]);
     end.unwrap();
-    assert!(notes.contains("warning") && notes.contains("nothing that it issued works"), "{notes}");
+    assert!(notes.contains("warning") && notes.contains("certificates that it issued are invalid"), "{notes}");
     let (out, _, end) = usher_certs(temp.path(), &["show"]);
     end.unwrap();
     assert!(out.contains("NOT the ca.pem beside it"), "{out}");

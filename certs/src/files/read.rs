@@ -1,6 +1,4 @@
-//! Reading keys and certificates, with errors that say which file is wrong, how, and what to do.
-//!
-//! It refuses to know what they are used for. Nothing in a file panics.
+//! Reading keys and certificates, with errors that name the file, the problem and the remedy. No content of a file panics.
 
 use std::fmt;
 use std::fs;
@@ -19,7 +17,7 @@ use crate::authority::Authority;
 use crate::identity::{Identity, IdentityError};
 use crate::{certificate as x509, suite};
 
-/// A certificate, its private key and the authority's certificate, as PEM texts that belong together and are in date.
+/// A certificate, its private key and the authority's certificate, as PEM texts that match and are valid.
 #[derive(Clone)]
 pub struct PemSet {
     /// The certificate.
@@ -31,7 +29,7 @@ pub struct PemSet {
 }
 
 impl PemSet {
-    /// Whom the certificate speaks for.
+    /// The identity in the certificate.
     ///
     /// # Errors
     /// As [`Identity::from_der`].
@@ -47,11 +45,11 @@ impl fmt::Debug for PemSet {
     }
 }
 
-/// Reads a certificate, its key and the authority's certificate, and checks that they are what they should be: PEM, the
-/// key the certificate's, the certificate signed by the authority, both in date.
+/// Reads a certificate, its key and the authority's certificate, and checks that they are PEM, that key and certificate
+/// match, that the authority signed the certificate, and that both are valid now.
 ///
 /// # Errors
-/// Names the file that is missing or wrong and what to do about it.
+/// A file is missing or wrong; the message names it and the remedy.
 pub fn read_pem(cert: &Path, key: &Path, ca: &Path) -> anyhow::Result<PemSet> {
     read_pem_at(cert, key, ca, SystemTime::now())
 }

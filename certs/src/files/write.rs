@@ -1,6 +1,4 @@
-//! Writing keys and certificates: whole or not at all, private from the first byte, nothing replaced unasked.
-//!
-//! It refuses to know what is in the files.
+//! Writing keys and certificates: all or none, private from the first byte, and replacing files only when asked to.
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -16,19 +14,19 @@ pub(crate) const SECRET: u32 = 0o600;
 /// Mode of a certificate's file, less the process's umask.
 pub(crate) const PUBLIC: u32 = 0o644;
 
-/// There is a file already, and nobody said to replace it.
+/// A file exists and is not to be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} exists; use --force to replace it", .0.display())]
 pub struct Exists(pub PathBuf);
 
-/// A file to be.
+/// A file to write.
 pub(crate) struct File<'a> {
     pub(crate) path: &'a Path,
     pub(crate) text: &'a str,
     pub(crate) mode: u32,
 }
 
-/// Fails with [`Exists`] for the first path that is there, even as a dangling link.
+/// Fails with [`Exists`] for the first path that exists, also as a dangling link, unless `force`.
 pub(crate) fn refuse_existing<'a>(paths: impl IntoIterator<Item = &'a PathBuf>, force: bool) -> Result<(), Exists> {
     let mut there = paths.into_iter().filter(|path| path.symlink_metadata().is_ok());
     match there.next() {
@@ -37,14 +35,14 @@ pub(crate) fn refuse_existing<'a>(paths: impl IntoIterator<Item = &'a PathBuf>, 
     }
 }
 
-/// Makes `dir` and its parents, readable by their owner only. One that exists keeps its mode.
+/// Creates `dir` and its parents, readable by their owner only. Existing ones keep their mode.
 pub(crate) fn directory(dir: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.with_context(|| format!("create directory {}", dir.display()))
 }
 
-/// Writes every file, or none: all are staged in full beside their places, and synced, before the first is renamed.
-/// Without `force` the rename itself refuses to replace, so that two of these at once cannot undo each other.
+/// Writes all files or none: drafts of all are written and synced before the first is renamed. Without `force` the rename
+/// itself refuses to replace, so that two concurrent calls cannot undo each other.
 pub(crate) fn files(files: &[File<'_>], force: bool) -> anyhow::Result<()> {
     let stage = |file: &File<'_>| {
         let draft = Draft::write(file.path, file.mode, file.text.as_bytes());
@@ -56,10 +54,10 @@ pub(crate) fn files(files: &[File<'_>], force: bool) -> anyhow::Result<()> {
     for (draft, file) in staged.into_iter().zip(files) {
         if let Err(error) = place(draft, file.path, existing) {
             if !force {
-                // Only what this call has just put there.
+                // Only files that this call has put in place.
                 for path in placed {
                     if let Err(error) = fs::remove_file(path) {
-                        tracing::warn!(path = %Path::display(path), %error, "could not take back a file");
+                        tracing::warn!(path = %Path::display(path), %error, "file of a failed command not removed");
                     }
                 }
             }

@@ -1,7 +1,6 @@
-//! A node's media certificates over time: makes them when they are due, switches the resolver, says what to announce.
-//!
-//! It refuses to know clocks and the way the hashes reach the master: the shell calls [`Keeper::poll`] at
-//! [`Keeper::deadline`] and reports [`Keeper::hashes`] when told that they changed.
+//! A node's media certificates over time: generates them when due, switches the resolver, and lists the hashes to announce.
+//! The caller owns the clock: it calls [`Keeper::poll`] at [`Keeper::deadline`] and announces [`Keeper::hashes`] when they
+//! changed.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,7 +21,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Makes the first certificate. `lifetime` is each certificate's, `ticket_life` how long a seat may be dialled.
+    /// Generates the first certificate. `lifetime` is that of each certificate, `ticket_life` the time for which a seat can be
+    /// dialled.
     ///
     /// # Errors
     /// As [`MediaCertificate::generate`].
@@ -41,29 +41,29 @@ impl Keeper {
         })
     }
 
-    /// What the server serves from, for [`crate::tls::media_server_config`].
+    /// The resolver of the server, for [`crate::tls::media_server_config`].
     pub fn resolver(&self) -> Arc<MediaCertResolver> {
         Arc::clone(&self.resolver)
     }
 
-    /// SHA-256 of every certificate that a viewer may meet, the one that is served at present first.
+    /// SHA-256 of every certificate that a viewer may be shown, the present one first.
     pub fn hashes(&self) -> Vec<[u8; 32]> {
         [Some(&self.current), self.next.as_ref(), self.old.as_ref()].into_iter().flatten().map(|c| c.sha256).collect()
     }
 
-    /// When to call [`Self::poll`] next.
+    /// Time of the next call of [`Self::poll`].
     pub fn deadline(&self) -> SystemTime {
         self.rotation.deadline()
     }
 
-    /// Does everything that is due at `now` and says whether [`Self::hashes`] changed.
+    /// Performs every action due at `now` and returns whether [`Self::hashes`] changed.
     ///
     /// # Errors
-    /// As [`MediaCertificate::generate`]; the announcement stays due, and what is served does not change.
+    /// As [`MediaCertificate::generate`]; the announcement stays due, and the served certificate does not change.
     pub fn poll(&mut self, now: SystemTime) -> Result<bool, MediaError> {
         let before = self.hashes();
         loop {
-            // Made before it is taken as done: a failure leaves it due.
+            // Generated before the action counts as done: a failure leaves it due.
             if self.rotation.due(now) == Action::Announce {
                 self.next = Some(MediaCertificate::generate(&self.node, self.lifetime, now)?);
             }

@@ -1,6 +1,4 @@
-//! Which media certificate a handshake gets.
-//!
-//! It refuses to know dates: whoever holds it decides when to switch.
+//! The media certificate of a handshake. Its owner decides when to switch.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -8,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// The certificate that is served at present. It is shared by the whole server and can be switched while serving: a
-/// handshake that has begun keeps the one it got, a running connection notices nothing.
+/// The served certificate, shared by the whole server. It can be switched while serving: a handshake that has begun keeps
+/// its certificate, and connections are unaffected.
 pub struct MediaCertResolver {
     current: RwLock<Arc<CertifiedKey>>,
 }
@@ -26,7 +24,7 @@ impl MediaCertResolver {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
-    /// What the next handshake gets.
+    /// The certificate of the next handshake.
     pub fn current(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }

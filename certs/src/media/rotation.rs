@@ -1,6 +1,6 @@
 //! When a node's media certificate is replaced, as a pure function of time.
 //!
-//! It refuses to know certificates, keys and clocks: it is told the dates and says what is due.
+//! Certificates, keys and clocks are left to the caller: times go in, due actions come out.
 //!
 //! ```text
 //! born                half                 three quarters        expiry
@@ -12,16 +12,16 @@
 
 use std::time::{Duration, SystemTime};
 
-/// What is due.
+/// A due action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Nothing until [`Rotation::deadline`].
     Nothing,
-    /// Make the next certificate, and announce its hash beside the current one.
+    /// Generate the next certificate and announce its hash beside the current one.
     Announce,
     /// Serve the next certificate: it is the current one from here on.
     Switch,
-    /// Announce the old certificate's hash no longer.
+    /// Stop announcing the old certificate's hash.
     Drop,
 }
 
@@ -51,13 +51,13 @@ impl Rotation {
         Self { lifetime, ticket_life, current, next: None, old_drop: None }
     }
 
-    /// What is due at `now`, without taking it as done.
+    /// The action due at `now`, which stays due.
     pub fn due(&self, now: SystemTime) -> Action {
         let (at, action) = self.upcoming();
         if now >= at { action } else { Action::Nothing }
     }
 
-    /// What is due at `now`, taken as done at `now`. After a long silence several things are due: call until
+    /// The action due at `now`, which counts as done from then on. After a long pause several actions are due: call until
     /// [`Action::Nothing`].
     pub fn poll(&mut self, now: SystemTime) -> Action {
         let action = self.due(now);
@@ -75,12 +75,12 @@ impl Rotation {
         action
     }
 
-    /// When something is due next. There always is something.
+    /// Time of the next action; there always is one.
     pub fn deadline(&self) -> SystemTime {
         self.upcoming().0
     }
 
-    /// The old one goes before the next one comes, so that never more than two are announced.
+    /// The old certificate is dropped before the next is announced, so that at most two are announced.
     fn upcoming(&self) -> (SystemTime, Action) {
         match (self.old_drop, self.next) {
             (Some(drop), _) => (drop, Action::Drop),

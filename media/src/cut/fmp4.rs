@@ -1,7 +1,7 @@
 //! Fragmented MP4: groups begin at fragments whose first picture is a keyframe; the head of a group is `ftyp` and `moov`.
 //!
-//! What is neither index, fragment nor message for the player (`sidx`, `styp`, `mfra`, free space) is left out: it tells of
-//! places in a file that there is not. A group's media is whole after each fragment.
+//! Boxes that are neither index, fragment nor message for the player (`sidx`, `styp`, `mfra`, free space) are left out: they
+//! refer to offsets in a file. A group's media can end after each fragment.
 
 mod boxes;
 
@@ -26,7 +26,7 @@ const MAX_SKIP: u64 = 64 << 20;
 /// Media before the first keyframe that is too much.
 const MAX_BEFORE: u64 = MAX_GROUP;
 
-/// What the next bytes are.
+/// Meaning of the next bytes.
 #[derive(Debug)]
 enum At {
     /// A box's header.
@@ -39,13 +39,13 @@ enum At {
     Skip(u64),
 }
 
-/// See the module.
+/// Splits fragmented MP4 into groups.
 #[derive(Debug)]
 pub(super) struct Fmp4 {
     /// The format was named, not found out.
     named: bool,
     at: At,
-    /// What came of the next header or box.
+    /// Received bytes of the next header or box.
     rest: BytesMut,
     ftyp: Vec<u8>,
     /// `ftyp` and `moov`.

@@ -39,17 +39,17 @@ const HELD: usize = 64;
 /// Packets of tables in a row whose group is not known yet.
 const PENDING: usize = 64;
 
-/// What these and the next packet may add to a group.
+/// Bytes that these and the next packet may add to a group.
 const MARGIN: u64 = ((HELD + PENDING + 2) * PACKET) as u64;
 
 type Packet = [u8; PACKET];
 
-/// See the module.
+/// Splits a transport stream into groups.
 #[derive(Debug)]
 pub(super) struct Mpegts {
     /// The format was named, not found out.
     named: bool,
-    /// What came of the next packets.
+    /// Received bytes of the next packets.
     rest: BytesMut,
     synced: bool,
     /// Bytes passed over since the last packet, or the beginning.

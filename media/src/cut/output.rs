@@ -1,4 +1,4 @@
-//! Gathers media into pieces, and counts what a group has.
+//! Collects media into pieces and counts the bytes of a group.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use usher_proto::feed::{MAX_GROUP, MAX_PIECE};
 
 use super::{Cut, Cuts, LARGEST, LONGEST, Warning};
 
-/// What was cut and not yet taken.
+/// Events that were not taken yet, and the present group.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     pub(super) cuts: Cuts,

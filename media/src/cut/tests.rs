@@ -1,4 +1,4 @@
-//! What ffmpeg writes, cut anywhere, damaged, and noise.
+//! Output of ffmpeg in chunks of any size, damaged input, and noise.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +10,7 @@ use usher_proto::feed::{MAX_HEAD, MAX_PIECE};
 
 use super::*;
 
-/// What ffmpeg makes of three seconds of pictures and sound with a keyframe each second.
+/// Output of ffmpeg: three seconds of pictures and sound with a keyframe each second.
 fn ffmpeg(options: &str) -> Vec<u8> {
     let (sources, options): (&[&str], _) = match options.strip_prefix("sound ") {
         Some(options) => (&["-f", "lavfi", "-i", "sine=440:sample_rate=48000"], options),

@@ -93,7 +93,7 @@ pub(super) fn probe<R: Read + Seek>(source: &mut Source<'_, R>) -> Result<Probe,
     if duration_ms == 0 {
         duration_ms = tracks.iter().map(|track| millis(track.duration, track.scale)).max().unwrap_or(0);
     }
-    // What the headers say of a fragmented file may be that of its first part only.
+    // The headers of a fragmented file may describe its first part only.
     if let Some(first) = first_moof {
         let begin = fragment(source, first, &tracks)?.map_or(0, |span| span.0);
         for moof in moofs {

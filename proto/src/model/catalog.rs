@@ -31,26 +31,26 @@ pub struct CatalogCopy {
     pub duration_ms: u64,
     /// For example `video/mp4`.
     pub media_type: String,
-    /// Whether it plays before it is whole.
+    /// Whether playing can begin before all of it has arrived.
     pub streamable: bool,
-    /// How it came to the node.
+    /// Origin of the copy.
     pub origin: Origin,
 }
 
-/// How a copy came to its node.
+/// Origin of a copy on its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// The operator put it there.
+    /// Placed by the operator.
     #[default]
     Operator,
-    /// Ordered by the master, and whole.
+    /// Replica ordered by the master, complete.
     Replica,
-    /// Ordered by the master; its beginning is served while the rest arrives.
+    /// Replica ordered by the master, served from its start while the rest arrives.
     Growing,
 }
 
 impl Origin {
-    /// As a message; one of a newer node is taken for the operator's, and left alone.
+    /// Converts from a message. An unknown origin of a newer node counts as the operator's, which is never evicted.
     fn from_pb(origin: i32) -> Self {
         match v1::Origin::try_from(origin) {
             Ok(v1::Origin::Replica) => Self::Replica,
@@ -127,7 +127,7 @@ impl TryFrom<v1::CatalogCopy> for CatalogCopy {
     }
 }
 
-/// A part of a catalog, or a change of it.
+/// A page of a catalog, or of changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CatalogPage {
     /// Starts a whole new catalog.
@@ -140,7 +140,7 @@ pub struct CatalogPage {
     pub removals: Vec<(Title, u16)>,
     /// Files that are not offered.
     pub rejected_files: u32,
-    /// Those of them whose bytes are not what they were when they were hashed.
+    /// Files among them whose bytes have changed since they were hashed.
     pub damaged_files: u32,
 }
 

@@ -1,4 +1,4 @@
-//! What a node can do and what a request needs, validated, and whether the one is enough for the other.
+//! The capabilities of a node and the requirements of a request, validated and compared.
 
 use super::invalid::{Check, Invalid};
 use crate::{
@@ -12,7 +12,7 @@ pub const MAX_LABELS: usize = 32;
 /// The protocol that is meant when none is named.
 pub const PROTOCOL: &str = "usher/1";
 
-/// What a node can do.
+/// Capabilities of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Equipment {
     /// Protocols that it speaks; none means [`PROTOCOL`].
@@ -27,7 +27,7 @@ pub struct Equipment {
     pub max_session: Option<Bitrate>,
 }
 
-/// What a request needs of a node; the default is what every node has.
+/// Requirements of a request; every node meets the default ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     /// `None` means [`PROTOCOL`].
@@ -59,7 +59,7 @@ impl Equipment {
     }
 }
 
-/// What a node lacks.
+/// A requirement that a node does not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lack<'a> {
     /// It does not speak this.

@@ -28,7 +28,7 @@ pub(super) fn publisher(bytes: &[u8]) -> Result<PublisherId, &'static str> {
     bytes.try_into().map(|bytes| PublisherId(u128::from_be_bytes(bytes))).map_err(|_| "expected 16 bytes")
 }
 
-/// What a feed consists of.
+/// Format of a feed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Medium {
     /// For example `video/mp2t`.
@@ -48,10 +48,10 @@ impl Medium {
     }
 }
 
-/// What a publisher is about to send.
+/// A publisher's description of its feed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
-    /// What it consists of.
+    /// Its format.
     pub medium: Medium,
     /// Unix milliseconds when it began.
     pub started_ms: i64,
@@ -72,25 +72,25 @@ impl TryFrom<wire::FeedOffer> for Offer {
 pub struct FeedState {
     /// Its name.
     pub title: Title,
-    /// Who sends it here; `None` when it comes from another node.
+    /// The publisher that sends it to this node; `None` when it comes from another node.
     pub publisher: Option<PublisherId>,
     /// The node that it comes from; `None` when it is sent here, or there is none now.
     pub upstream: Option<NodeName>,
-    /// The publisher, or the upstream, is away.
+    /// The publisher or the upstream is disconnected.
     pub interrupted: bool,
-    /// Sessions that watch it here.
+    /// Number of sessions that watch it on this node.
     pub viewers: u32,
-    /// Other nodes that get it from here.
+    /// Number of nodes that receive it from this node.
     pub relays: u32,
     /// The newest group that has begun; 0 for none.
     pub newest: u64,
     /// Unix milliseconds when its publisher began.
     pub started_ms: i64,
-    /// As measured.
+    /// Measured rate.
     pub bitrate: Bitrate,
-    /// What it consists of.
+    /// Its format.
     pub medium: Medium,
-    /// Milliseconds of it that the node keeps.
+    /// Milliseconds of media that the node keeps.
     pub window_ms: u64,
 }
 
@@ -170,10 +170,10 @@ impl TryFrom<v1::Feeds> for Feeds {
     }
 }
 
-/// What of a feed a viewer is told before it dials.
+/// Description of a feed for a viewer, before it dials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveInfo {
-    /// What its groups are checked with.
+    /// Public key of the groups' signatures.
     pub key: FeedKey,
     /// Unix milliseconds.
     pub started_ms: i64,
@@ -198,7 +198,7 @@ pub struct FeedSetupInfo {
     pub title: Title,
     /// For example `video/mp2t`.
     pub media_type: String,
-    /// As measured.
+    /// Measured rate.
     pub bitrate: Bitrate,
     /// Names the streams of the session's groups.
     pub subscription: u64,

@@ -1,4 +1,4 @@
-//! Violations: which field was wrong, and how it should be.
+//! Violations: the invalid fields of a message and the expected values.
 
 use std::collections::HashMap;
 
@@ -6,16 +6,16 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::code::{Code, DOMAIN};
 
-/// One wrong field.
+/// One invalid field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The field's path, as in `exclude[3]`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The problem and the expected value.
     pub description: String,
 }
 
-/// A message that breaks rules; at least one.
+/// A message with at least one invalid field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 pub struct Invalid(pub Vec<Violation>);
@@ -26,7 +26,7 @@ impl Invalid {
         Self(vec![Violation { field: field.into(), description: description.to_string() }])
     }
 
-    /// As `INVALID_ARGUMENT` with `BadRequest` and `ErrorInfo`.
+    /// Converts to `INVALID_ARGUMENT` with `BadRequest` and `ErrorInfo`.
     pub fn to_status(&self) -> tonic::Status {
         let mut details = ErrorDetails::new();
         details.set_error_info(Code::BadRequest.reason(), DOMAIN, HashMap::<String, String>::new());
@@ -53,12 +53,12 @@ impl From<Invalid> for tonic::Status {
 pub(crate) struct Check(Vec<Violation>);
 
 impl Check {
-    /// Keeps a good value, notes a bad one.
+    /// Returns a valid value; records an invalid one as a violation.
     pub(crate) fn take<T, E: ToString>(&mut self, field: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|error| self.note(field, error.to_string())).ok()
     }
 
-    /// Notes a violation unless `ok`.
+    /// Records a violation unless `ok`.
     pub(crate) fn require(&mut self, ok: bool, field: &str, description: impl FnOnce() -> String) {
         if !ok {
             self.note(field, description());
@@ -66,13 +66,13 @@ impl Check {
     }
 
     pub(crate) fn note(&mut self, field: &str, description: String) {
-        // A hostile list of thousands of wrong items needs no thousands of answers.
+        // Bounded: a hostile list may hold thousands of invalid items.
         if self.0.len() < 16 {
             self.0.push(Violation { field: field.to_owned(), description });
         }
     }
 
-    /// The value, if nothing was noted; it is `None` only when something was.
+    /// Returns the value unless a violation was recorded; `value` is `None` only in that case.
     pub(crate) fn done<T>(self, value: Option<T>) -> Result<T, Invalid> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),

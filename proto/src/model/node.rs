@@ -13,39 +13,39 @@ use crate::{
     units::{self, Bitrate, MAX_RATE},
 };
 
-/// A node introduces itself.
+/// A node's introduction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Its name; the caller compares it with the certificate.
     pub node: NodeName,
-    /// This start of it.
+    /// Identifier of this start of the process.
     pub boot: BootId,
     /// Its software.
     pub version: String,
     /// Its zone, empty for none.
     pub zone: String,
-    /// What the operator allows.
+    /// Most media bit/s, as the operator allows.
     pub capacity: Bitrate,
-    /// Where and how to dial it.
+    /// Addresses and certificates to dial.
     pub presence: Presence,
     /// Counts the attachments of this start, from 1.
     pub attachment: u64,
-    /// What it can do.
+    /// Its capabilities.
     pub equipment: Equipment,
     /// Bytes of disk for copies that the master orders.
     pub replica_bytes: u64,
 }
 
-/// Where and how to dial a node, and whether it wants to be.
+/// Addresses and certificates of a node, and its drain state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presence {
     /// QUIC addresses, best first.
     pub addresses: Vec<SocketAddr>,
     /// SHA-256 of the media certificates, current first.
     pub certificates: Vec<[u8; 32]>,
-    /// Takes no new sessions.
+    /// It accepts no new sessions.
     pub draining: bool,
-    /// How long the sessions that still run then may do so.
+    /// Time until a drain ends the remaining sessions.
     pub drain_left: Duration,
 }
 
@@ -140,17 +140,17 @@ pub struct Report {
     pub sent_bytes: u64,
     /// Bit/s since the last report.
     pub egress: Bitrate,
-    /// The part that fetches would give up; at most `egress`.
+    /// Bit/s that fetches would give up; at most `egress`.
     pub elastic: Bitrate,
     /// Bit/s promised to running sessions.
     pub committed: Bitrate,
     /// Sessions that run.
     pub sessions: u32,
-    /// Bit/s that others took of its link.
+    /// Bit/s of other traffic on its link.
     pub background: Bitrate,
-    /// Bit/s that its reserved sessions would have taken from a node that is fast enough.
+    /// Bit/s that its reserved sessions would have taken had the node been fast enough.
     pub demand: Bitrate,
-    /// Bit/s of `demand` that they got; at most that.
+    /// Bit/s of `demand` that was sent; at most `demand`.
     pub delivered: Bitrate,
     /// Bytes free for copies that the master orders.
     pub replica_free: u64,

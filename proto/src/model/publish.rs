@@ -23,13 +23,13 @@ pub struct Publish {
     pub title: Title,
     /// This run of the publisher.
     pub publisher: PublisherId,
-    /// What is expected of it, if known.
+    /// Expected rate, if known.
     pub rate: Option<Bitrate>,
     /// The publisher's zone, empty if unknown.
     pub zone: String,
     /// Nodes not to choose.
     pub exclude: Vec<NodeName>,
-    /// Seats that did not serve; their nodes are in `exclude` too, unless they were full.
+    /// Seats that failed; their nodes are in `exclude` too, unless they were full.
     pub failed: Vec<Failed>,
     /// It ends another publisher.
     pub take_over: bool,
@@ -60,7 +60,7 @@ impl TryFrom<v1::PublishRequest> for Publish {
     }
 }
 
-/// Where a publisher may send its feed.
+/// Seats for a publisher.
 #[derive(Clone)]
 pub struct Published {
     /// Names the session.
@@ -87,12 +87,12 @@ impl TryFrom<v1::PublishResponse> for Published {
     }
 }
 
-/// A node's need of an upstream.
+/// A node's request for an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayWanted {
     /// Of which feed.
     pub title: Title,
-    /// Upstreams that did not serve.
+    /// Upstreams that failed.
     pub failed: Vec<Failed>,
 }
 
@@ -112,9 +112,9 @@ impl TryFrom<v1::RelayWanted> for RelayWanted {
 pub struct Relay {
     /// Of which feed.
     pub title: Title,
-    /// What its groups are checked with.
+    /// Public key of the groups' signatures.
     pub key: FeedKey,
-    /// Best first; or why there is none.
+    /// Best first, or the reason that there is none.
     pub seats: Result<Vec<SeatAddress>, Fault>,
     /// For logs.
     pub request_id: String,

@@ -56,7 +56,7 @@ impl TryFrom<v1::LocateRequest> for What {
     }
 }
 
-/// Who carries the set-up information.
+/// The way in which set-up information reaches the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The node, first on the stream.
@@ -116,7 +116,7 @@ pub struct Resolve {
     pub rate: Option<Bitrate>,
     /// Seats that did not serve; their nodes are in `exclude` too, unless they were full.
     pub failed: Vec<Failed>,
-    /// What the node must be able to do.
+    /// Required capabilities of the node.
     pub needs: Requirements,
 }
 

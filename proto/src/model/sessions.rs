@@ -1,4 +1,4 @@
-//! What a node tells of its sessions as it happens, validated.
+//! A node's events of its sessions, validated.
 
 use super::{
     MAX_SETTLED,
@@ -18,7 +18,7 @@ use crate::{
 pub struct Begun {
     /// Its id.
     pub session: SessionId,
-    /// What it plays.
+    /// Its title.
     pub title: Title,
     /// The content, once hashed.
     pub content: Option<ContentId>,
@@ -35,7 +35,7 @@ pub struct Turned {
     pub session: SessionId,
     /// Why.
     pub code: Code,
-    /// What the node can promise in all, if it was full.
+    /// Bit/s that a full node can promise in total.
     pub limit: Option<Bitrate>,
 }
 

@@ -1,4 +1,4 @@
-//! What a client is told about a session and a seat, validated: a client trusts neither master nor node blindly.
+//! Set-up information and seats, validated: a client checks messages of the master and of nodes.
 
 use std::{net::SocketAddr, ops::Range, time::Duration};
 

@@ -11,23 +11,23 @@ use crate::{
     id::{PublisherId, SessionId},
 };
 
-/// How long a ticket may be redeemed, in seconds. A session that has begun runs until its claim `until`.
+/// Seconds for which a ticket can be redeemed. A session that has begun runs until its claim `until`.
 pub const LIFETIME_SECS: u64 = 60;
 
-/// What a title is wanted for.
+/// Purpose of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
-    /// The rate must be held.
+    /// Watching: the rate must be held.
     Play,
-    /// Takes what viewers leave.
+    /// Downloading: takes the bandwidth that viewers leave.
     Fetch,
 }
 
-/// What a ticket grants.
+/// The claims of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// The node that may honour it.
+    /// The node that accepts it.
     pub aud: String,
     /// The session, in hex.
     pub jti: String,
@@ -53,14 +53,14 @@ pub struct Claims {
     /// Request id, for logs.
     #[serde(default)]
     pub rid: String,
-    /// Given in the belief that what fills the node is a short burst of others' traffic: the node may promise a tenth
-    /// more than its capacity for it.
+    /// The node counts as full only because of a short burst of other traffic: it may promise a tenth more than its
+    /// capacity for this ticket.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub burst: bool,
-    /// A session that was begun with it may run until then, Unix seconds; absent means for ever.
+    /// End of the session's lifetime, Unix seconds; absent means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
-    /// What of a feed it grants; absent for what is not live.
+    /// Rights to a feed; absent for a title that is not live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed: Option<FeedClaims>,
 }
@@ -94,19 +94,19 @@ impl Claims {
     }
 }
 
-/// What may be done with a feed.
+/// A right to a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
-    /// Get its groups, to show them.
+    /// Receive its groups to show them.
     Watch,
-    /// Get its groups, to hand them on.
+    /// Receive its groups to relay them.
     Relay,
     /// Send it.
     Publish,
 }
 
-/// What of a feed a ticket grants.
+/// The claims of a ticket for a feed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedClaims {
     /// To watch, to relay or to publish.
@@ -119,38 +119,38 @@ pub struct FeedClaims {
     /// To publish: the least number of its first group.
     #[serde(default)]
     pub first: u64,
-    /// To publish: it ends another publisher of the title.
+    /// To publish: replaces another publisher of the title.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take_over: bool,
-    /// To publish: the node keeps it as a title.
+    /// To publish: the node records the feed as a title.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub record: bool,
 }
 
-/// The same in its own types.
+/// [`FeedClaims`] in their own types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedGrant {
     /// To watch, to relay or to publish.
     pub right: Right,
     /// The key that its groups are signed with.
     pub key: FeedKey,
-    /// Who publishes; all zero but for a ticket to publish.
+    /// The publisher; all zero unless the right is to publish.
     pub publisher: PublisherId,
     /// The least number of a publisher's first group.
     pub first: u64,
-    /// It ends another publisher of the title.
+    /// It replaces another publisher of the title.
     pub take_over: bool,
-    /// The node keeps it as a title.
+    /// The node records the feed as a title.
     pub record: bool,
 }
 
 impl FeedGrant {
-    /// To watch or to relay a feed.
+    /// A grant to watch or to relay a feed.
     pub fn to_get(right: Right, key: FeedKey) -> Self {
         Self { right, key, publisher: PublisherId(0), first: 0, take_over: false, record: false }
     }
 
-    /// As claims.
+    /// Converts to claims.
     pub fn to_claims(&self) -> FeedClaims {
         let publisher = if self.right == Right::Publish { self.publisher.to_string() } else { String::new() };
         let Self { right, first, take_over, record, .. } = *self;
@@ -172,10 +172,10 @@ impl TryFrom<FeedClaims> for FeedGrant {
     }
 }
 
-/// Why a ticket is not honoured.
+/// Error of a ticket check.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TicketError {
-    /// Not a token, too long, or claims of the wrong shape.
+    /// Not a token, too long, or with malformed claims.
     #[error("the ticket is malformed; ask the master for one with Tickets/Resolve")]
     Malformed,
     /// Signed with another key, or altered.

@@ -11,18 +11,18 @@ use crate::{
     title::Title,
 };
 
-/// The secret of the whole cluster; it never leaves the master's key store.
+/// The secret of the whole cluster, kept by the master.
 #[derive(Clone)]
 pub struct ClusterSecret([u8; 32]);
 
 impl ClusterSecret {
-    /// From 32 random bytes.
+    /// Creates the secret from 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The ticket key of one start of one node. A node can forge only for itself, and a restart of it ends every
-    /// ticket that its lost replay memory could no longer tell apart.
+    /// Derives the ticket key of one start of one node. A node can forge tickets only for itself, and its restart, which
+    /// loses the replay memory, voids all earlier tickets.
     pub fn node_key(&self, node: &NodeName, boot: BootId) -> Key {
         let mut hasher = blake3::Hasher::new_derive_key("usher 2026 ticket key of one node and boot");
         hasher.update(&self.0).update(&boot.0.to_be_bytes()).update(node.as_str().as_bytes());
@@ -32,15 +32,15 @@ impl ClusterSecret {
 }
 
 impl ClusterSecret {
-    /// The seed of the key that a feed's groups are signed with: the same whoever publishes the title, so that a
-    /// publisher that was started again goes on with the same feed.
+    /// Derives the seed of a feed's signing key. It depends on the title only, so that a restarted publisher continues the
+    /// same feed.
     pub fn feed_seed(&self, title: &Title) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("usher 2026 seed of a feed's key");
         hasher.update(&self.0).update(title.as_str().as_bytes());
         *hasher.finalize().as_bytes()
     }
 
-    /// The key of a feed's groups. About 40 microseconds: to be kept.
+    /// Derives the public key of a feed, in about 40 microseconds: callers keep it.
     pub fn feed_key(&self, title: &Title) -> FeedKey {
         FeedSigner::from_seed(&self.feed_seed(title)).key()
     }
@@ -62,7 +62,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// From 32 secret bytes.
+    /// Creates the key from 32 secret bytes.
     pub fn new(secret: [u8; 32]) -> Self {
         let kid = blake3::derive_key("usher 2026 name of a ticket key", &secret);
         Self {
@@ -73,17 +73,17 @@ impl Key {
         }
     }
 
-    /// Names the key without telling it.
+    /// Identifies the key without revealing it.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The bytes, for the mutual-TLS channel to the node only.
+    /// The secret bytes, for the mutual-TLS channel to the node only.
     pub fn secret(&self) -> &[u8; 32] {
         &self.secret
     }
 
-    /// Signs claims. About a microsecond.
+    /// Signs claims, in about a microsecond.
     pub fn sign(&self, claims: &Claims) -> Result<String, TicketError> {
         let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::HS256) };
         jsonwebtoken::encode(&header, claims, &self.sign).map_err(|_| TicketError::Malformed)

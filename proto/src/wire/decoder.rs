@@ -1,5 +1,5 @@
-//! Received bytes to frames. A body that arrived in one piece is handed on as it lies; any other is gathered by one copy
-//! into room of exactly its size. Refuses to know where the bytes come from.
+//! Decodes received bytes into frames. A body that arrived in one chunk is returned without a copy; any other is copied once
+//! into a buffer of its size.
 
 use std::collections::VecDeque;
 
@@ -12,8 +12,8 @@ use crate::{
     feed::GroupHead,
 };
 
-/// Turns received bytes into frames. Holds what was pushed and not yet asked for, and at most one frame's body; looks at
-/// a header before it makes room.
+/// Decodes received bytes into frames. Holds the pushed bytes and at most one frame's body; checks a header before it
+/// allocates.
 #[derive(Debug, Default)]
 pub struct Decoder {
     chunks: VecDeque<Bytes>,
@@ -22,41 +22,41 @@ pub struct Decoder {
     buffers: Option<Buffers>,
 }
 
-/// The bytes of a header that came.
+/// The received bytes of a header.
 #[derive(Debug, Default)]
 struct Head {
     bytes: [u8; HEADER],
     len: usize,
 }
 
-/// A body on its way.
+/// A body that is arriving.
 #[derive(Debug)]
 struct Body {
     kind: Kind,
     len: usize,
-    /// What came of it, once it is known to come in several pieces: where, and how much.
+    /// Its received part and the number of bytes, once it arrives in several chunks.
     room: Option<(Buffer, usize)>,
 }
 
 impl Decoder {
-    /// Gathers groups into these buffers.
+    /// Creates a decoder that copies groups into these buffers.
     pub fn into_buffers(buffers: Buffers) -> Self {
         Self { buffers: Some(buffers), ..Self::default() }
     }
 
-    /// Takes what was received, in order.
+    /// Takes received bytes, in order.
     pub fn push(&mut self, data: &[u8]) {
         self.push_chunk(Bytes::copy_from_slice(data));
     }
 
-    /// The same without a copy.
+    /// Takes received bytes, in order, without a copy.
     pub fn push_chunk(&mut self, data: Bytes) {
         if !data.is_empty() {
             self.chunks.push_back(data);
         }
     }
 
-    /// The next whole frame; `None` until more is pushed. After an error the stream is of no use.
+    /// The next whole frame; `None` until more is pushed. After an error the stream is unusable.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         let body = match self.body.take() {
             Some(body) => body,
@@ -88,7 +88,7 @@ impl Decoder {
         }
     }
 
-    /// Checks, at the stream's end, that no frame was cut.
+    /// Checks at the end of the stream that no frame was truncated.
     pub fn finish(&self) -> Result<(), WireError> {
         let idle = self.chunks.is_empty() && self.head.len == 0 && self.body.is_none();
         if idle { Ok(()) } else { Err(WireError::Truncated) }

@@ -229,7 +229,7 @@ async fn a_socket_without_room_loses_nothing() {
     let mut stream = connection.accept_uni().await.expect("a stream");
     assert!(stream.read_to_end(2 << 20).await.expect("all of it") == bytes(2 << 20));
     assert!(socket.calls.load(Ordering::Relaxed) > 30);
-    // What was lost would have come again: a third.
+    // Lost frames would have been sent again: a third of them.
     let frames = connection.stats().frame_rx.stream;
     assert!(frames < (2 << 20) / 1000, "{frames} frames of 1,100 to 1,400 bytes");
 }

@@ -1,4 +1,4 @@
-//! What is read of boxes: tracks, and whether a fragment begins with a keyframe. Trusts no length in them.
+//! The boxes that decide about groups: tracks, and whether a fragment begins with a keyframe. Trusts no length in them.
 
 use std::convert::Infallible;
 
@@ -16,7 +16,7 @@ const MAX_FIELDS: usize = 64;
 /// Bit of a sample's flags: it is no keyframe (ISO/IEC 14496-12, 8.8.3.1).
 const NON_SYNC: u32 = 0x1_0000;
 
-/// What a `moov` says.
+/// The used fields of a `moov`.
 #[derive(Debug)]
 pub(super) struct Movie {
     pub(super) tracks: Vec<MovieTrack>,
@@ -36,7 +36,7 @@ pub(super) struct MovieTrack {
     pub(super) about: Option<Track>,
 }
 
-/// What a `moof` says.
+/// The used fields of a `moof`.
 #[derive(Debug, Default)]
 pub(super) struct Fragment {
     /// Whether its first picture is a keyframe; `None` for a fragment without pictures.

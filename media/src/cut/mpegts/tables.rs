@@ -1,4 +1,4 @@
-//! The first program's tables (ISO/IEC 13818-1, 2.4.4): what it consists of, and the packets that say so.
+//! The first program's tables: its streams, and the packets of the tables.
 
 use bytes::Bytes;
 use usher_proto::pb::v1::{Track, TrackKind};
@@ -97,7 +97,7 @@ impl Tables {
         (packets.map(|(number, _)| *number).collect(), head.into())
     }
 
-    /// What the program consists of.
+    /// The program's streams.
     pub(super) fn tracks(&self) -> Vec<Track> {
         self.tracks.iter().map(|(_, track)| track.clone()).collect()
     }
