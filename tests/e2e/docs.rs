@@ -166,7 +166,7 @@ fn the_configuration_files_of_the_pages_are_valid() {
 }
 
 #[test]
-fn the_links_between_pages_lead_somewhere() {
+fn the_links_and_source_paths_of_the_pages_exist() {
     let architecture = root().join("ARCHITECTURE.md");
     for page in pages().into_iter().chain([architecture]) {
         let text = fs::read_to_string(&page).expect("the page can be read");
@@ -175,6 +175,12 @@ fn the_links_between_pages_lead_somewhere() {
             let file = link.split('#').next().unwrap_or_default();
             let local = !link.contains("://") && !file.is_empty();
             assert!(!local || folder.join(file).exists(), "{}: {link} leads nowhere", page.display());
+        }
+        // Every other part between backticks is code; a source file's path is named from the root.
+        for path in
+            text.split('`').skip(1).step_by(2).filter(|code| code.contains("/src/") && !code.contains(['{', '*', ' ']))
+        {
+            assert!(root().join(path).exists(), "{}: there is no {path}", page.display());
         }
     }
 }
