@@ -401,7 +401,7 @@ fn a_killed_publisher_may_come_again_and_an_interrupted_recording_is_whole() {
     for (args, word) in [
         (&["fetch", "live/*"][..], "by its name"),
         (&["fetch", "live/cam1", "--limit-rate", "1mbit"], "--limit-rate"),
-        (&["fetch", "live/cam1", "--duration", "0s"], "longer than nothing"),
+        (&["fetch", "live/cam1", "--duration", "0s"], "longer than 0s"),
         (&["fetch", "live/cam1", "--range", "0-9"], "--from"),
     ] {
         let said = cluster.run(args);
