@@ -172,19 +172,20 @@ impl Demo {
     }
 
     fn suggest(&self, url: &str) {
-        let usher = std::env::current_exe().map_or_else(|_| "usher".to_owned(), |path| shell_word(&path));
-        let (ca, address) = (shell_word(&self.ca()), self.address());
-        let url = shell_word(Path::new(url));
+        let folder = std::env::current_exe().ok().and_then(|path| path.parent().map(shell_word)).unwrap_or_default();
+        let (ca, address, url) = (shell_word(&self.ca()), self.address(), shell_word(Path::new(url)));
         eprintln!("\nCommands to try in another terminal while the cluster runs:");
         for command in [
-            format!("{usher} ls usher://{address} --ca {ca}"),
-            format!("{usher} nodes usher://{address} --ca {ca}"),
-            format!("{usher} locate {url} --ca {ca}"),
-            format!("{usher} fetch {url} --ca {ca} --force"),
-            format!("{usher} fetch 'usher://{address}/*' --ca {ca} -o ./usher-demo/ --force"),
-            format!("{usher} play {url} --ca {ca}"),
-            format!("{FEED} | {usher} publish usher://{address}/live/demo - --ca {ca}"),
-            format!("{usher} play usher://{address}/live/demo --ca {ca}"),
+            // The other commands need no path, master or authority after this one.
+            format!("export PATH={folder}:$PATH USHER_MASTER={address} USHER_CA={ca}"),
+            "usher ls".to_owned(),
+            "usher nodes".to_owned(),
+            format!("usher locate {url}"),
+            format!("usher fetch {url} --force"),
+            format!("usher fetch 'usher://{address}/*' -o ./usher-demo/ --force"),
+            format!("usher play {url}"),
+            format!("{FEED} | usher publish live/demo -"),
+            "usher play live/demo".to_owned(),
             format!("grpcurl -cacert {ca} {address} list"),
             format!("grpcurl -cacert {ca} {address} usher.v1.Cluster/ListNodes"),
         ] {

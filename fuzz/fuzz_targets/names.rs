@@ -1,4 +1,4 @@
-//! What people and disks name things: titles, rates, ids, URLs. What parses must print and parse again.
+//! Titles, rates, ids and URLs from people and disks: a parsed value must print and parse again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

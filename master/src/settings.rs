@@ -23,10 +23,10 @@ const METRICS_PORT: u16 = 7441;
 /// Most connections, and most waiting requests, that can be set.
 const MAX_WAITING: usize = 1_000_000;
 
-/// What a session's lifetime may be. Tickets count whole seconds; a month is as good as for ever.
+/// Range of a session's lifetime. Tickets count whole seconds; a month is as good as for ever.
 const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 
-/// What a master runs with.
+/// Settings of a master.
 #[derive(Clone, Debug, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {

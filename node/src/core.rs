@@ -1,5 +1,5 @@
-//! What a node decides, without doing it: time is an argument, an output is a value.
-//! No socket, disk, clock, environment or hidden randomness is known here.
+//! Decisions of a node, without their execution: time is an argument, an output is a value. There is no socket, disk,
+//! clock, environment or hidden randomness here.
 
 pub mod admission;
 pub mod background;

@@ -33,7 +33,7 @@ use crate::{
 /// The port of the media listener when none is given.
 pub const PORT: u16 = 7441;
 
-/// What a node runs with.
+/// Settings of a node.
 #[derive(Clone, Debug, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
@@ -266,7 +266,7 @@ impl Config {
         self.interface.as_deref().map(Interface::find).transpose()
     }
 
-    /// What the node reports about itself, as the master will check it.
+    /// The node's own description in its Hello, checked as the master will check it.
     pub(crate) fn equipment(&self) -> anyhow::Result<Equipment> {
         let ingest = !self.no_ingest;
         let equipment = Equipment {

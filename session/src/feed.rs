@@ -53,7 +53,7 @@ impl FeedSignal {
     }
 }
 
-/// What a feed's session brings.
+/// Input from a feed's session.
 pub enum FeedInput {
     /// A group that begins.
     Group(GroupStream),
@@ -152,7 +152,7 @@ async fn control(frames: &mut FrameReader) -> FeedSignal {
 pub struct SessionEvent {
     /// The number that the caller gave the session.
     pub session: u64,
-    /// What happened.
+    /// The event on the group's stream.
     pub event: StreamEvent,
 }
 

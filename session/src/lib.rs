@@ -7,7 +7,7 @@
 //! - [`replies`] turns the first frames of a session into set-up information or a fault.
 //! - [`core`] is pure: when a node has stalled, and how fast to read.
 //!
-//! What to ask for, where to go after a loss, and what becomes of the bytes is left to the caller.
+//! The caller decides on requests, on the next seat after a loss, and on the use of the bytes.
 
 pub mod batch;
 pub mod clock;

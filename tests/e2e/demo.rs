@@ -20,14 +20,13 @@ fn its_commands_work_in_another_terminal_and_ctrl_c_ends_it() {
     let commands: Vec<String> = demo.seen().lines().filter_map(|l| l.strip_prefix("  $ ")).map(str::to_owned).collect();
     assert!(commands.len() >= 5, "{commands:?}");
     let dir = tempfile::TempDir::new().expect("a temporary folder");
-    for command in &commands {
-        // A player needs a screen, a feed has no end and grpcurl its own test; the other lines are pasted as they are.
-        if command.contains(" play ") || command.contains(" publish ") || command.starts_with("grpcurl") {
-            continue;
-        }
-        let said: Output = run(std::process::Command::new("sh").args(["-c", command]).current_dir(dir.path()));
-        said.expect(0);
-    }
+    // A player needs a screen, a feed has no end and grpcurl its own test; the other lines are pasted as they are.
+    let apart = |command: &&String| {
+        !(command.contains(" play ") || command.contains(" publish ") || command.starts_with("grpcurl"))
+    };
+    let lines: Vec<&str> = commands.iter().filter(apart).map(String::as_str).collect();
+    let said: Output = run(std::process::Command::new("sh").args(["-ec", &lines.join("\n")]).current_dir(dir.path()));
+    said.expect(0);
     demo.signal(Signal::INT);
     assert_eq!(demo.wait(), 0, "{}", demo.seen());
 }

@@ -5,35 +5,27 @@ use anyhow::{Result, bail};
 
 use crate::{doc, rules, shell};
 
-/// How much to check.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Check every rule in every folder, also where it is not in force yet
-    #[arg(long)]
-    strict: bool,
-}
-
 /// One check.
-type Step = fn(&Args) -> Result<()>;
+type Step = fn() -> Result<()>;
 
 /// Runs every step and fails with the names of those that failed.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let steps: [(&str, Step); 4] = [
-        ("format", |_| shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
-        ("clippy", |_| {
+        ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
+        ("clippy", || {
             let mut clippy = shell::cargo();
             clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
             shell::run(&mut clippy)
         }),
-        ("rustdoc", |_| doc::build(false)),
-        ("rules", |args| {
+        ("rustdoc", || doc::build(false)),
+        ("rules", || {
             eprintln!("xtask: the project's rules");
-            rules::check(args.strict)
+            rules::check()
         }),
     ];
     let mut failed = Vec::new();
     for (name, step) in steps {
-        if let Err(error) = step(args) {
+        if let Err(error) = step() {
             eprintln!("xtask: {name}: {error:#}");
             failed.push(name);
         }

@@ -28,7 +28,7 @@ enum Recipe {
     /// Provide the real parts that tests start (ffmpeg, mpv, grpcurl…), then build and run every test
     Test(test::Args),
     /// Formatting, clippy, rustdoc and the project's own rules, each with warnings as errors
-    Lint(lint::Args),
+    Lint,
     /// Print or count the findings of the project's own rules
     Rules(rules::Args),
     /// Build the documentation of every crate, warnings as errors
@@ -42,7 +42,7 @@ enum Recipe {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().recipe {
         Recipe::Test(args) => test::run(&args),
-        Recipe::Lint(args) => lint::run(&args),
+        Recipe::Lint => lint::run(),
         Recipe::Rules(args) => rules::run(&args),
         Recipe::Doc(args) => doc::run(&args),
         Recipe::Fuzz(args) => fuzz::run(&args),

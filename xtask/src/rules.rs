@@ -28,17 +28,6 @@ const FOREIGN: [&str; 5] = ["target", ".git", "corpus", "artifacts", "node_modul
 /// Lines of a product source at most: a longer file holds two ideas.
 const LENGTH: usize = 400;
 
-/// Rules that some areas do not keep yet, with those areas: their findings are counted, and fail only under `--strict`.
-const NOT_YET: [(Rule, &[&str]); 4] = [
-    (Rule::Circles, &["certs", "client", "proto", "transport"]),
-    (Rule::Names, &["client", "media", "transport"]),
-    (
-        Rule::Prose,
-        &["", "certs", "client", "docs", "fuzz", "master", "media", "node", "proto", "session", "src", "transport"],
-    ),
-    (Rule::Length, &["client", "proto", "transport"]),
-];
-
 /// Words that leave work for later, and a message for each.
 const UNFINISHED: [(&str, &str); 3] = [
     ("todo!", "todo! is left: do it or remove it"),
@@ -81,11 +70,6 @@ impl Finding {
             _ => "",
         }
     }
-
-    /// Whether it fails a check that is not strict.
-    fn is_enforced(&self) -> bool {
-        !NOT_YET.iter().any(|(rule, areas)| *rule == self.rule && areas.contains(&self.area()))
-    }
 }
 
 /// Findings to print and count.
@@ -123,10 +107,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Fails with the findings of the rules in force; `strict` puts all of them in force everywhere.
-pub(crate) fn check(strict: bool) -> Result<()> {
-    let mut findings = inspect(&crate::shell::root())?;
-    findings.retain(|finding| strict || finding.is_enforced());
+/// Fails with the findings of every rule.
+pub(crate) fn check() -> Result<()> {
+    let findings = inspect(&crate::shell::root())?;
     findings.iter().for_each(|finding| println!("{finding}"));
     anyhow::ensure!(findings.is_empty(), "{} findings", findings.len());
     Ok(())
@@ -262,9 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_in_force_hold() {
-        let mut findings = inspect(&crate::shell::root()).expect("the sources can be read");
-        findings.retain(Finding::is_enforced);
+    fn the_rules_hold() {
+        let findings = inspect(&crate::shell::root()).expect("the sources can be read");
         let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
         assert!(lines.is_empty(), "\n{}", lines.join("\n"));
     }

@@ -17,7 +17,7 @@ use self::{
 use super::{
     failure::Failure,
     live::{self, LiveArgs, Recording},
-    options::{Reach, Transfer, interrupted},
+    options::{Reach, TransferOptions, interrupted},
     output::print_json,
     progress::{ProgressMode, ProgressView, outcome_json},
 };
@@ -72,7 +72,7 @@ pub struct FetchArgs {
     #[arg(long)]
     brokered: bool,
     #[command(flatten)]
-    transfer: Transfer,
+    transfer: TransferOptions,
     /// Record this length of a feed; without it, until the feed ends or Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = live::duration, allow_hyphen_values = true, help_heading = "Feeds (live/NAME)")]
     duration: Option<Duration>,
@@ -111,7 +111,7 @@ impl FetchArgs {
             json: false,
             sources: SourceCount(None),
             brokered: false,
-            transfer: Transfer {
+            transfer: TransferOptions {
                 congestion: Congestion::default(),
                 verbose: false,
                 zone: String::new(),

@@ -113,7 +113,7 @@ impl Operator {
 
 /// Options of the commands that transfer media.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Transfer {
+pub(super) struct TransferOptions {
     /// Congestion controller of the connections to nodes
     #[arg(long, env = "USHER_CONGESTION", value_enum, default_value_t)]
     pub(super) congestion: Congestion,
@@ -127,7 +127,7 @@ pub(super) struct Transfer {
     pub(super) reach: Reach,
 }
 
-impl Transfer {
+impl TransferOptions {
     /// A client of the master at `address`; these options replace those of `options`.
     pub(super) fn client(&self, address: Address, options: Options) -> Result<Client, Failure> {
         let options = Options { zone: self.zone.clone(), congestion: self.congestion, ..options };

@@ -1,4 +1,4 @@
-//! What commands print: finished texts and JSON to standard output, lines about progress to standard error, and the forms
+//! Output of the commands: finished texts and JSON to standard output, lines about progress to standard error, and the forms
 //! that several commands share.
 
 use std::io::Write as _;

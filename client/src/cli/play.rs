@@ -7,7 +7,7 @@ use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose
 use super::{
     failure::Failure,
     live::{self, LiveArgs},
-    options::{Transfer, interrupted, what},
+    options::{TransferOptions, interrupted, what},
     output::note,
     player::Player,
     progress::LastFault,
@@ -43,7 +43,7 @@ pub struct PlayArgs {
     #[arg(long)]
     from_id: bool,
     #[command(flatten)]
-    transfer: Transfer,
+    transfer: TransferOptions,
     #[command(flatten)]
     live: LiveArgs,
 }

@@ -21,7 +21,7 @@ use usher_proto::{Bitrate, Code, Title, id::PublisherId};
 use self::progress::{PublishProgress, status_json};
 use super::{
     failure::Failure,
-    options::{Certificate, DefaultMaster, Transfer},
+    options::{Certificate, DefaultMaster, TransferOptions},
     output::print_json,
     progress::ProgressMode,
 };
@@ -70,7 +70,7 @@ pub struct PublishArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    transfer: Transfer,
+    transfer: TransferOptions,
     #[command(flatten)]
     master: DefaultMaster,
     #[command(flatten)]
@@ -136,7 +136,7 @@ impl PublishArgs {
             Some(path) => file_input(path)?,
             None => standard_input()?,
         };
-        let Transfer { reach, zone, .. } = &self.transfer;
+        let TransferOptions { reach, zone, .. } = &self.transfer;
         let authority = Authority::load(reach.ca.clone())?;
         let find = || authority.source.parent().and_then(|folder| find(folder, &self.feed.title));
         let identity = self.certificate.load(&authority, find)?;

@@ -1,7 +1,7 @@
 //! A file: written as `NAME.part` beside its place, with `NAME.part.state` beside that, and moved there when every byte
 //! is verified. A second run takes up where the first left off.
 //!
-//! Refuses to know titles and nodes. What the state claims is checked against the bytes on the disk before it is used.
+//! Knows no titles and no nodes. The claims of the state are checked against the bytes on the disk before they are used.
 
 mod part;
 
@@ -28,7 +28,7 @@ pub struct FileSink {
     target: PathBuf,
     force: bool,
     names: Names,
-    /// What the hops to threads that may block share; one at a time is under way, but one may outlive its waiter.
+    /// Shared with the blocking threads; one call at a time is running, but it may outlive its waiter.
     part: Arc<Mutex<Option<Part>>>,
     notices: Vec<String>,
 }
@@ -56,7 +56,7 @@ impl FileSink {
         &self.target
     }
 
-    /// What the user should know about an earlier run's part; each is told once.
+    /// Notices for the user about an earlier run's part; each is returned once.
     pub fn notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
     }
@@ -99,7 +99,7 @@ impl FileSink {
     }
 }
 
-/// What the names of the part and its state begin with: the file's name, cut and made unique again if it is so long
+/// The common start of the names of the part and its state: the file's name, cut and made unique again if it is so long
 /// that a file system, which allows 255 bytes, would not take it with `.part.state` behind.
 fn stem(target: &Path) -> OsString {
     const LONGEST: usize = 255 - ".part.state".len();

@@ -1,6 +1,6 @@
-//! A pipe, device or standard output as the system has it, written to without a copy. Refuses to know who reads it.
+//! A pipe, device or standard output as the system has it, written to without a copy. Knows no reader.
 //!
-//! What is not verified yet is written too; see [`super::PipeSink`].
+//! Unverified bytes are written, too; see [`super::PipeSink`].
 
 use std::{fs::File, os::fd::AsFd as _, sync::Arc};
 

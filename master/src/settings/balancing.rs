@@ -49,7 +49,7 @@ pub struct LinkPrice {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CopyRule {
-    /// What the titles begin with.
+    /// Prefix of the titles.
     pub prefix: String,
     /// Copies that they should have.
     pub min: u32,

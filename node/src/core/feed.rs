@@ -51,7 +51,7 @@ pub enum GroupStatus {
     Known,
 }
 
-/// What to send next to a viewer of a group.
+/// Next thing to send to a viewer of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextPiece {
     /// This piece.
@@ -231,7 +231,7 @@ impl FeedCache {
         self.groups.get(at).map(|group| &group.head)
     }
 
-    /// What to send next to a viewer that received `sent` pieces of a group.
+    /// Next thing to send to a viewer that received `sent` pieces of a group.
     pub fn next_piece(&self, sequence: u64, sent: usize) -> NextPiece {
         match self.group(sequence) {
             None => NextPiece::Gone,

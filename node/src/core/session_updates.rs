@@ -230,7 +230,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, and however slow the channel is: the messages describe the active sessions.
+        /// For every sequence of events and every speed of the channel, the messages describe the active sessions.
         #[test]
         fn messages_describe_the_active_sessions(steps in prop::collection::vec((0_u8..8, 0_usize..50), 1..200)) {
             let mut now = Instant::now();

@@ -3,7 +3,7 @@
 //! Two signs are watched. Nothing at all arrives on the connection, though each side asks for a sign of life at least
 //! every [`KEEP_ALIVE`]: the node, or the path to it, is gone. Or the connection lives, and the stream brings nothing, or
 //! too little, for longer than a paced node ever pauses. Time in which this side did not read, was not scheduled, or had
-//! requested nothing does not count. Each false alarm delays the next one. What follows an alarm is the caller's.
+//! requested nothing does not count. Each false alarm delays the next one. The caller decides what follows an alarm.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ const ALARMS_MAX: u32 = 4;
 /// Time without an alarm after which earlier ones are forgotten.
 const FORGET: Duration = Duration::from_secs(20);
 
-/// What a stream is expected to bring.
+/// Bytes and rate that a stream is expected to deliver.
 #[derive(Clone, Copy, Debug)]
 pub struct Expectation {
     /// The longest pause of a stream of this rate between two pieces.

@@ -115,7 +115,7 @@ pub(super) fn outputs(jobs: &mut [Job], output: Option<&Path>) -> Result<(), Fai
     Ok(())
 }
 
-/// What a path that is no folder stands for: a device or FIFO is never replaced by a file.
+/// The output at a path that is not a folder: a device or FIFO is never replaced by a file.
 fn place(path: &Path) -> Result<Output, Failure> {
     let Ok(kind) = path.metadata().map(|meta| meta.file_type()) else { return Ok(Output::File(path.to_owned())) };
     if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {

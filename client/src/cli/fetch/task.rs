@@ -20,7 +20,7 @@ use crate::{
     sink::{FileSink, ThroughSink},
 };
 
-/// What fetching one title takes.
+/// One title to fetch, with everything that its task needs.
 pub(super) struct FetchTask {
     pub(super) job: Job,
     pub(super) order: Order,

@@ -1,4 +1,4 @@
-//! What URLs mean, what is refused, and that no text panics.
+//! The meaning of URLs, the refused ones, and that no text panics.
 
 use proptest::prelude::*;
 

@@ -29,12 +29,12 @@ pub(super) struct Names {
     pub(super) state: PathBuf,
 }
 
-/// What is to be there.
+/// The content that the part is to have.
 pub(super) struct Wanted {
     /// None for content that is not known yet.
     pub(super) header: Option<Header>,
     pub(super) range: Range<u64>,
-    /// Whatever is there may be overwritten.
+    /// Existing files may be overwritten.
     pub(super) force: bool,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Part {
     waiting: String,
 }
 
-/// What went wrong with a file, and what to do.
+/// The fault of a failed file operation, with a hint for the user.
 pub(super) fn fault(verb: &str, path: &Path, error: &std::io::Error) -> Fault {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
@@ -147,7 +147,7 @@ fn foreign(names: &Names, part: &File) -> bool {
     !empty && (read.is_err() || !(start.is_empty() || start == state::MARK))
 }
 
-/// What an earlier run left that is of use.
+/// The reusable part of an earlier run's files.
 fn earlier(names: &Names, wanted: &Wanted, notices: &mut Vec<String>) -> Earlier {
     let Some(header) = &wanted.header else { return Earlier::default() };
     match check_part(&names.part, &names.state, header, &wanted.range) {
@@ -160,7 +160,7 @@ fn earlier(names: &Names, wanted: &Wanted, notices: &mut Vec<String>) -> Earlier
     }
 }
 
-/// What an earlier run left: good groups, the bytes they take, and the bytes of the state that tell of them.
+/// The reusable part of an earlier run: verified groups, their bytes, and the bytes of the state that describe them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Earlier {
     groups: u64,

@@ -1,4 +1,4 @@
-//! What a second run finds, and what it must not trust.
+//! The files that a second run finds, and those that it must not trust.
 
 use bytes::Bytes;
 use usher_proto::{

@@ -4,7 +4,7 @@ use usher_proto::{ContentId, model::Origin};
 
 use crate::core::NodeId;
 
-/// What identifies the content of a copy.
+/// Identity of a copy's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContentIdentity {
     /// Content id. Sorts before `Sized`.

@@ -152,7 +152,7 @@ fn sessions_are_known_while_the_ledger_has_them() {
 }
 
 proptest! {
-    /// Whatever nodes report and are ordered, following upstreams leads to the ingest node.
+    /// For every sequence of reports and orders, following upstreams leads to the ingest node.
     #[test]
     fn no_order_makes_a_circle(
         steps in proptest::collection::vec((0..6_u32, 0..6_u32, 0..4_u8), 0..80),

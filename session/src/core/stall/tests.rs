@@ -130,7 +130,7 @@ fn time_that_this_side_slept_through_does_not_count() {
     bench.bytes(1);
     assert_eq!(bench.until(300, false, RTT), None);
     bench.at += 30_000;
-    // What came meanwhile is read next.
+    // Bytes that arrived meanwhile are read next.
     assert_eq!(bench.detector.poll_health(bench.now(), bench.datagrams, RTT), Health::Good);
     assert!(bench.until(10_000, false, RTT).is_some());
     // Nor does time in which it did not read, if signs of life came.

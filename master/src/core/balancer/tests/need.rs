@@ -164,7 +164,7 @@ fn a_burst_of_other_traffic_admits_a_tenth_more_at_most() {
         chosen.push((background, ranked[0].verdict, fits, burst_choice(&view, &need(10), ranked).is_some()));
     }
     let (fit, cold, full) = (Verdict::Fit, Verdict::Cold, Verdict::Full);
-    // What fits into the capacity needs the variance reserve, not the burst rule.
+    // A rate that fits into the capacity needs the variance reserve, not the burst rule.
     assert_eq!(chosen[..2], [(150, fit, true, false), (185, cold, true, false)]);
     assert_eq!(chosen[2..4], [(195, full, true, true), (250, full, true, true)]);
     assert_eq!(chosen[4..], [(270, full, false, false), (290, full, false, false)]);
