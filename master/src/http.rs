@@ -1,6 +1,6 @@
 //! The HTTP listener for monitoring: `/metrics`, `/livez` and `/readyz`. It is unauthenticated and meant for loopback.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::{
@@ -41,8 +41,10 @@ pub(crate) async fn listen(at: MetricsAt) -> anyhow::Result<Option<TcpListener>>
 
 /// Serves until the master ends.
 pub(crate) fn serve(listener: TcpListener, state: Arc<SharedState>, ending: CancellationToken) -> JoinHandle<()> {
-    let address: Option<SocketAddr> = listener.local_addr().ok();
-    info!(?address, "metrics listener started");
+    match listener.local_addr() {
+        Ok(address) => info!(%address, "metrics listener started"),
+        Err(error) => warn!(%error, "metrics listener started at an unknown address"),
+    }
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/livez", get(|| async { "ok\n" }))
