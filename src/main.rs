@@ -72,7 +72,7 @@ enum Role {
     /// Run the master, which knows the nodes and assigns viewers to them
     ///
     /// An option beats its environment variable, which beats its key in the TOML file of --config.
-    /// The tables [[link]] and [[copies]] exist in the file only.
+    /// The tables `[[link]]` and `[[copies]]` exist in the file only.
     #[command(verbatim_doc_comment)]
     Master(Box<usher_master::cli::Args>),
     /// Create and show the cluster's certificates

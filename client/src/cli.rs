@@ -1,5 +1,5 @@
 //! The commands of a client: `fetch`, `play`, `publish`, `ls`, `locate`, `nodes` and `explain`, and those of operators:
-//! `drain`, `undrain` and `rebalance`. Each command is a file; [`options`] holds the options that they share, [`output`]
+//! `drain`, `undrain` and `rebalance`. Each command is a file; `options` holds the options that they share, `output`
 //! how they print. Standard output carries data only.
 
 mod explain;

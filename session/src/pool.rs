@@ -47,12 +47,15 @@ const GROUP_STREAMS: u32 = 32;
 /// Groups kept of sessions that are not known yet.
 const PARKED_GROUPS: usize = 16;
 
+/// A node's connection, dialled by one caller at a time.
+type SharedNode = Arc<tokio::sync::Mutex<Node>>;
+
 /// The connections of a process. They close when the pool and their last session are dropped.
 pub struct Pool {
     dialer: Dialer,
     buffers: Buffers,
     /// By the name of the cluster, and the node's name there.
-    nodes: Mutex<HashMap<(String, NodeName), Arc<tokio::sync::Mutex<Node>>>>,
+    nodes: Mutex<HashMap<(String, NodeName), SharedNode>>,
     /// The routers of the feeds' groups, by connection.
     routers: Mutex<HashMap<usize, GroupRouter>>,
 }

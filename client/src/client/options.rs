@@ -6,7 +6,7 @@ use usher_certs::files::PemSet;
 use usher_proto::Bitrate;
 use usher_transport::Congestion;
 
-/// Settings of a [`Client`].
+/// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Options {
     /// A transfer or call fails after this time without progress.

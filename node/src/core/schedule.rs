@@ -2,9 +2,9 @@
 //! wait for a turn, and turns are given in this order:
 //!
 //! 1. owed bytes: sessions with a reserved rate that are less than [`LEAD`] ahead of it, earliest deadline first. The
-//! deadline of a byte of a viewer is when it is played;
+//!    deadline of a byte of a viewer is when it is played;
 //! 2. spare capacity, in equal parts to fetches and to viewers that are further ahead, by session. A client's sessions
-//! of higher priority take the turns of its other ones.
+//!    of higher priority take the turns of its other ones.
 //!
 //! A viewer gets at most its lead at once, and five quarters of its rate from then on. A session that requests nothing
 //! saves up no credit beyond the lead. As long as the rates of all sessions are within the capacity, which admission
