@@ -100,29 +100,30 @@ fn main() -> ExitCode {
 }
 
 async fn run(role: Role) -> ExitCode {
-    let client = match role {
-        Role::Fetch(args) => args.run().await,
-        Role::Play(args) => args.run().await,
-        Role::Publish(args) => args.run().await,
-        Role::Ls(args) => args.run().await,
-        Role::Locate(args) => args.run().await,
-        Role::Nodes(args) => args.run().await,
-        Role::Explain(args) => args.run().await,
-        Role::Drain(args) => args.run().await,
-        Role::Undrain(args) => args.run().await,
-        Role::Rebalance(args) => args.run().await,
-        server => {
-            let served = match server {
-                Role::Demo(args) => demo::run(args, signals::shutdown()).await,
-                Role::Node(args) => usher_node::cli::run(*args, signals::shutdown()).await,
-                Role::Master(args) => usher_master::cli::run(*args, signals::first(signals::shutdown())).await,
-                Role::Certs(args) => usher_certs::cli::run(args),
-                _ => Ok(()),
-            };
-            return served.map_or_else(|error| fail(code_of(&error), &format!("{error:#}")), |()| ExitCode::SUCCESS);
-        }
-    };
-    client.map_or_else(|failure| fail(failure.code, &failure.message), |()| ExitCode::SUCCESS)
+    match role {
+        Role::Fetch(args) => client_exit(args.run().await),
+        Role::Play(args) => client_exit(args.run().await),
+        Role::Publish(args) => client_exit(args.run().await),
+        Role::Ls(args) => client_exit(args.run().await),
+        Role::Locate(args) => client_exit(args.run().await),
+        Role::Nodes(args) => client_exit(args.run().await),
+        Role::Explain(args) => client_exit(args.run().await),
+        Role::Drain(args) => client_exit(args.run().await),
+        Role::Undrain(args) => client_exit(args.run().await),
+        Role::Rebalance(args) => client_exit(args.run().await),
+        Role::Demo(args) => server_exit(demo::run(args, signals::shutdown()).await),
+        Role::Node(args) => server_exit(usher_node::cli::run(*args, signals::shutdown()).await),
+        Role::Master(args) => server_exit(usher_master::cli::run(*args, signals::first(signals::shutdown())).await),
+        Role::Certs(args) => server_exit(usher_certs::cli::run(args)),
+    }
+}
+
+fn client_exit(result: Result<(), client::Failure>) -> ExitCode {
+    result.map_or_else(|failure| fail(failure.code, &failure.message), |()| ExitCode::SUCCESS)
+}
+
+fn server_exit(result: anyhow::Result<()>) -> ExitCode {
+    result.map_or_else(|error| fail(code_of(&error), &format!("{error:#}")), |()| ExitCode::SUCCESS)
 }
 
 /// The exit code of a server's failure; most have none of their own.

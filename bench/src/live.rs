@@ -1,5 +1,5 @@
 //! Live feeds: what they cost, their latency, and the effect of slow viewers and lost nodes on other viewers. Owns which cases
-//! there are and how large they are; each case lies in a room of its own.
+//! there are and how large they are; each case has a file of its own.
 
 mod clip;
 mod cluster;

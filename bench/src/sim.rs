@@ -1,5 +1,5 @@
 //! `sim`: the balancer in a simulated cluster. Owns the command line and the order of the work: scenarios × seeds ×
-//! policies as jobs on all cores, then a table, JSON and a plot. Knows nothing of how a simulation works.
+//! policies as jobs on all cores, then a table, JSON and a plot. The simulation itself is left to `simulation`.
 
 mod flow;
 mod jobs;

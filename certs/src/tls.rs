@@ -28,7 +28,7 @@ pub fn media_server_config(resolver: Arc<MediaCertResolver>) -> Result<ServerCon
         .with_no_client_auth()
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // QUIC has its own limits; this is its way to say yes (RFC 9001, section 4.6.1).
+    // 0xffff_ffff enables early data for QUIC (RFC 9001, section 4.6.1).
     config.max_early_data_size = u32::MAX;
     config.send_tls13_tickets = 1;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);

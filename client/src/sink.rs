@@ -12,7 +12,7 @@ pub use live::LiveSink;
 pub use pipe::PipeSink;
 pub use through::ThroughSink;
 
-/// Runs what blocks where it may.
+/// Runs `work` on a blocking thread.
 async fn hop<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

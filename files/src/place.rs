@@ -42,7 +42,8 @@ pub fn place(file: &File, draft: &Path, target: &Path, existing: Existing) -> io
     sync_folder(folder_of(target))
 }
 
-/// Renames without replacing: by `rename`, else by `link`, else by looking first.
+/// Renames without replacing: with `rename`, otherwise with `link`, otherwise after a check that the target does not
+/// exist.
 fn rename_new(
     draft: &Path,
     target: &Path,

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, IoSlice, Write};
 pub fn write_all<'a>(out: &mut impl Write, parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = parts.into_iter().map(IoSlice::new).collect();
     let mut rest = slices.as_mut_slice();
-    // Skips empty buffers: a write of 0 bytes could not be told from an output that takes no more.
+    // Skips empty buffers: a write of 0 bytes would look like an output that accepts no more.
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
         match out.write_vectored(rest) {

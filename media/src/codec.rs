@@ -1,5 +1,5 @@
 //! The names of codecs and languages in a [`Track`], out of what containers call them: what is told of a file and of a feed
-//! is the same. Trusts nothing in the bytes, and refuses to know where they are in a container.
+//! is the same. Validates all bytes; their place in a container is left to the caller.
 
 use usher_proto::pb::v1::{Track, TrackKind};
 

@@ -66,7 +66,7 @@ pub enum CutError {
     /// A transport stream that does not tell what is in it.
     #[error("the MPEG-TS has no program tables (PAT and PMT) in its first {0} bytes; let ffmpeg write `-f mpegts -`")]
     NoTables(u64),
-    /// Nothing to see or hear.
+    /// No video and no audio.
     #[error("the input has neither video nor audio that is known here")]
     NoTracks,
     /// It breaks its container's rules.

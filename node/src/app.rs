@@ -55,7 +55,7 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
     let state = config.state(name.as_str())?;
     std::fs::create_dir_all(&state).with_context(|| format!("make state folder {}", state.display()))?;
     let (admission, interface, equipment) = (config.admission(), config.interface()?, config.equipment()?);
-    // Before the library: a port in use is told at once.
+    // Before the library, so that a port in use is reported at once.
     let sockets = quic::bind(&config.listen)?;
     let recorder = match &config.recordings {
         Some(folder) => Some(recorder(folder.clone()).await?),

@@ -7,7 +7,7 @@ mod session;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -30,6 +30,7 @@ use crate::{
     core::{admission::AdmissionControl, keyring::Keyring, meter::Meter, replay::ReplayFilter, schedule::MAX_QUANTUM},
     media::Library,
     scheduler::Scheduler,
+    sync::lock,
 };
 
 /// Unused read buffers that are kept for reuse, each of one scheduler quantum: 32 MiB in all.
@@ -55,12 +56,6 @@ pub(crate) struct NodeContext {
     disconnects: watch::Sender<()>,
     /// Wakes the task that reports session events to the master.
     session_events: Notify,
-}
-
-/// Locks `mutex`. Every change under these locks is one call of a pure type, so a panicking holder leaves nothing half
-/// done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Current time in Unix seconds.

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     future::pending,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use usher_proto::{Code, Fault, SessionId, Title, ticket::Ticket};
 use crate::{
     context::unix_now,
     core::lease::{self, MasterState},
+    sync::lock,
 };
 
 /// No end, where a number is needed.
@@ -75,7 +76,7 @@ impl Leases {
 
     /// Held for one call of the map, so a panicking holder cannot have left it half changed.
     fn running(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Lease>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

@@ -4,14 +4,14 @@
 use std::{
     collections::HashMap,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::oneshot;
 use tracing::{debug, info};
 use usher_proto::{Code, Fault, NodeName, SessionId, model, pb::v1};
 
-use crate::context::NodeContext;
+use crate::{context::NodeContext, sync::lock};
 
 /// The sessions that can be moved.
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Moves {
 
     /// Held for one call of the map, so a panicking holder cannot have left it half changed.
     fn running(&self) -> MutexGuard<'_, HashMap<SessionId, oneshot::Sender<MoveOrder>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

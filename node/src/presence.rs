@@ -3,7 +3,7 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,6 +12,8 @@ use tokio::{sync::watch, time};
 use tracing::{debug, error, info, warn};
 use usher_certs::media::{Keeper, MediaCertResolver};
 use usher_proto::{model, pb::v1, ticket::LIFETIME_SECS};
+
+use crate::sync::lock;
 
 /// Maximum sleep of the rotation, since people and NTP may set the clock.
 const LOOK: Duration = Duration::from_secs(60);
@@ -49,7 +51,7 @@ impl Presence {
 
     /// Certificate resolver for the QUIC server.
     pub(crate) fn resolver(&self) -> Arc<MediaCertResolver> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).resolver()
+        lock(&self.keeper).resolver()
     }
 
     /// Watches the presence.
@@ -59,7 +61,7 @@ impl Presence {
 
     /// The message for the master, with the time left of a drain from now.
     pub(crate) fn to_pb(&self, state: &model::Presence) -> v1::Presence {
-        let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = *lock(&self.ends);
         let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
         // At least 1 ms: 0 would mean that the drain has ended.
         let drain_left = left.map_or(Duration::ZERO, |left| left.max(Duration::from_millis(1)));
@@ -82,7 +84,7 @@ impl Presence {
     }
 
     fn turn(&self, draining: bool, ends: Option<Instant>) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        *lock(&self.ends) = ends;
         self.state.send_modify(|state| state.draining = draining);
     }
 
@@ -114,14 +116,14 @@ impl Presence {
             changed
         });
         if changed && loopback {
-            warn!(%master, "clients are told to dial this node at a loopback address; set --advertise");
+            warn!(%master, "clients are sent to a loopback address of this node; set --advertise");
         }
         Ok(())
     }
 
     /// Performs the rotation that is due at `now`. Returns the time of the next step.
     pub(crate) fn rotate(&self, now: SystemTime) -> SystemTime {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = lock(&self.keeper);
         match keeper.poll(now) {
             Ok(true) => {
                 info!(announced = keeper.hashes().len(), "media certificate rotation");

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
@@ -16,7 +16,10 @@ use futures::task::AtomicWaker;
 use tokio::{sync::Notify, time};
 use usher_proto::Bitrate;
 
-use crate::core::schedule::{Schedule, SessionKey, Terms, TurnRequest};
+use crate::{
+    core::schedule::{Schedule, SessionKey, Terms, TurnRequest},
+    sync::lock,
+};
 
 /// The scheduler of a node.
 pub(crate) struct Scheduler {
@@ -58,7 +61,7 @@ impl Scheduler {
 
     /// Every change is one call of a pure type, so a panicking holder leaves nothing half done.
     fn lock(&self) -> MutexGuard<'_, SchedulerState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Adds a session.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -10,7 +10,10 @@ use std::{
 
 use usher_transport::Connection;
 
-use crate::core::send_window::{self, Senders, WindowSize};
+use crate::{
+    core::send_window::{self, Senders, WindowSize},
+    sync::lock,
+};
 
 /// The send window of one connection, shared by all of its sessions.
 pub(crate) struct SendWindow {
@@ -55,7 +58,7 @@ impl SendWindow {
 
     /// Each change is one of numbers or of a pure type, so a panicking holder leaves nothing half done.
     fn lock(&self) -> MutexGuard<'_, WindowState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn senders(&self, state: &WindowState) -> Senders {

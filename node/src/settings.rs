@@ -117,7 +117,7 @@ pub struct Config {
     #[arg(long, env = "USHER_OPEN_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "de::duration")]
     pub open_timeout: Duration,
-    /// Time without progress after which the session of a reader that takes nothing is closed [default: 5m]
+    /// Time without progress after which the session of a client that reads nothing is closed [default: 5m]
     #[arg(long, env = "USHER_STALL_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "de::duration")]
     pub stall_timeout: Duration,

@@ -1,6 +1,6 @@
 //! How long to wait before the next try: exponential with full jitter, so that a hundred nodes that lost their master
 //! at once do not return at once. Source: Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015.
-//! Refuses to know what is tried.
+//! Independent of the operation that is retried.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Backoff {
         bound.mul_f64(rng.random_range(0.0..=1.0))
     }
 
-    /// It worked: begins anew.
+    /// Resets the bound to the first one, after a success.
     pub fn reset(&mut self) {
         self.tries = 0;
     }

@@ -35,7 +35,7 @@ impl Shelf {
 }
 
 impl Buffers {
-    /// Buffers of so many bytes, of which at most so many are kept while they are not in use.
+    /// A pool of buffers of `size` bytes that keeps at most `keep` unused ones.
     pub fn new(size: usize, keep: usize) -> Self {
         Self(Arc::new(Shelf { size, keep, spare: Mutex::default() }))
     }

@@ -26,7 +26,7 @@ pub use setup::{SeatAddress, SetupInfo};
 /// Most nodes that a request may exclude.
 pub const MAX_EXCLUDE: usize = 64;
 
-/// Most seats that a request may tell as failed.
+/// Maximum number of failed seats that a request may report.
 pub const MAX_FAILED: usize = 16;
 
 /// Most requests of one `ResolveMany`.

@@ -1,7 +1,7 @@
-//! Checks what a node sends against the content id, group by group, before anything else sees it.
+//! Verifies received frames against the content id, group by group, before any other code uses them.
 //!
-//! Owns the order of frames after `Setup`, also of further ranges, and the hashes that are still needed. Refuses to know
-//! where bytes go, and who sent them. Memory: 32 bytes a page and one page's groups; for a title that its node has
+//! Owns the order of frames after `Setup`, also of further ranges, and the hashes that are still needed. Independent of
+//! the bytes' source and destination. Memory: 32 bytes a page and one page's groups; for a title that its node has
 //! not hashed yet, 32 bytes a group of the range.
 
 use std::{collections::VecDeque, ops::Range};
@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use thiserror::Error;
 
-/// Why a stream is not to be believed.
+/// Why a stream failed verification.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum VerifyError {
     /// A frame that does not belong here.
@@ -126,7 +126,7 @@ pub struct Verifier {
     size: u64,
     /// Groups of the range that comes now.
     range: Range<u64>,
-    /// Whether something of it came, or it was the Open's.
+    /// Whether a frame of this range was received, or the range is that of the Open message.
     begun: bool,
     /// Groups of the ranges that come after it.
     further: VecDeque<Range<u64>>,
@@ -321,7 +321,8 @@ impl Verifier {
         Ok(Step::Done(expected))
     }
 
-    /// Whether this may be the content: it is what `Setup` named, or what `Finish` will have to name.
+    /// Whether `root` is the expected content id; remembers it when `Setup` named none, for the comparison with
+    /// `Finish`.
     fn believe(&mut self, root: ContentId) -> bool {
         match self.content {
             Some(content) => content == root,

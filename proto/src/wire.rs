@@ -21,7 +21,7 @@ pub const HEADER: usize = 5;
 /// The largest `Open`, `Moved` or `Renew` body: a ticket of 4096 bytes and room for the rest.
 pub const MAX_OPEN: usize = 8 * 1024;
 
-/// The largest `Setup` body: titles, and tracks by the hundred.
+/// The largest `Setup` body: the longest title and several hundred tracks.
 pub const MAX_SETUP: usize = 64 * 1024;
 
 /// The largest `Refused` or `Finish` body.

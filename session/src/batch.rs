@@ -39,7 +39,7 @@ pub struct Batch {
     pub stream: u32,
     /// The frames, in order.
     pub frames: Vec<Frame>,
-    /// The node owes bytes and is silent, or sends too few; it may yet send more.
+    /// A stall of the stream, which may end.
     pub alarm: Option<Alarm>,
     /// The stream's end, or its failure.
     pub end: Option<Result<(), Fault>>,

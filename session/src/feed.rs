@@ -41,7 +41,7 @@ pub enum FeedSignal {
     Finish(u64),
     /// The node refused the session. This is the last signal.
     Refused(Box<Refused>),
-    /// Nothing arrives on the connection; it may come back to life.
+    /// Nothing arrives on the connection; it may recover.
     Silent(Fault),
     /// The session ended or failed. This is the last signal.
     Lost(Fault),
@@ -61,7 +61,7 @@ pub enum FeedInput {
     Signal(FeedSignal),
 }
 
-/// An open session of a feed. Dropped, it tells the node that nobody watches any more.
+/// An open session of a feed. Dropping it stops the streams, which ends the session at the node.
 pub struct FeedSession {
     frames: FrameReader,
     groups: mpsc::Receiver<GroupStream>,

@@ -257,7 +257,7 @@ impl Pool {
     }
 }
 
-/// Lets a session at a node run on under a new ticket. Returns for how long.
+/// Renews the ticket of a session. Returns the time for which the session may continue.
 ///
 /// # Errors
 /// The node's refusal, or the connection's failure.

@@ -41,7 +41,7 @@ fn two_hundred_viewers_at_once_are_promised_no_more_than_each_node_has() {
     for (node, mbit) in capacities {
         let promised = promised.get(node).copied().unwrap_or_default();
         assert!(promised <= mbit * 1_000_000, "{promised} bit/s of {mbit} Mbit/s on {node}");
-        // Nobody is turned away while there is room.
+        // No request is refused while the node has capacity for it.
         assert!(promised + request.rate_bps > mbit * 1_000_000, "{promised} bit/s of {mbit} Mbit/s on {node}");
     }
 }

@@ -1,4 +1,4 @@
-//! Clients' words about nodes: useful when a node is dead, and no weapon when it is not.
+//! Clients' reports about nodes: they exclude a dead node, and cannot exclude a healthy one.
 
 use usher_proto::pb::v1::SeatFailure;
 

@@ -1,4 +1,4 @@
-//! Bad networks: real fetches through relays that lose, forget and swallow what passes. Every promised byte still arrives.
+//! Bad networks: real fetches through relays that drop datagrams, rebind ports and black-hole a direction.
 
 use std::time::Duration;
 

@@ -166,7 +166,10 @@ fn judge(sources: &[(PathBuf, Source)]) -> Vec<Finding> {
             report(1, "mod.rs: name the file after its module, beside the folder".to_owned());
         }
         if !source.text().starts_with("//!") {
-            report(1, "the file does not open with a //! doc: say what it owns and what it refuses to know".to_owned());
+            report(
+                1,
+                "the file does not open with a //! doc: say what it owns and what it leaves to others".to_owned(),
+            );
         }
         for (word, what) in UNFINISHED {
             source.lines_with(word).for_each(|line| report(line, what.to_owned()));

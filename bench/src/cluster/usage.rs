@@ -1,4 +1,4 @@
-//! Processor time and memory of processes, by the kernel's count. Knows nothing of their work.
+//! Processor time and memory of processes, by the kernel's count. Independent of their work.
 
 use std::{
     collections::BTreeMap,

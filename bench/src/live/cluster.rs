@@ -13,7 +13,7 @@ use super::clip::{Clip, Playing};
 use crate::cluster::{FAST, start_fed, usher};
 
 /// Log filter: starts, and faults.
-const LOG: &str = "warn,usher_master::app=info,usher_node::app=info,usher_node::control=info";
+const LOG: &str = "warn,usher_master::app=info,usher_node::app=info,usher_node::report=info,usher_node::attach=info";
 
 /// The certificate that publishes here.
 const PUBLISHER: &str = "bench";

@@ -1,4 +1,4 @@
-//! Measured goodput, as tables, rows and one line of advice. Knows nothing of how it was measured.
+//! Measured goodput, as tables, rows and one line of advice. The measurement is left to `loss`.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! Maximum flow by Dinic's algorithm (1970), in integers. Knows nothing of titles or nodes.
+//! Maximum flow by Dinic's algorithm (1970), in integers. Independent of titles and nodes.
 
 /// A network of directed edges with capacities.
 #[derive(Clone, Debug, Default)]

@@ -37,7 +37,7 @@ pub(crate) struct Plan<'a> {
     background: Vec<u64>,
 }
 
-/// Something befalls a node.
+/// A change of a node's state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Incident {
     /// When.

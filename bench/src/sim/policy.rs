@@ -275,7 +275,7 @@ pub(crate) struct Copied {
     pub(crate) stage: CopyStage,
 }
 
-/// CopyStage of a copy.
+/// Stage of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CopyStage {
     /// Its beginning is there: sessions may begin.

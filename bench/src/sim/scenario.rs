@@ -1,5 +1,5 @@
 //! A scenario file: its keys, their defaults (the base of the public scenarios), and what makes no sense in it.
-//! Knows nothing of how a scenario is run.
+//! Running it is left to `simulation`.
 
 mod check;
 mod public;

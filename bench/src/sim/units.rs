@@ -1,4 +1,4 @@
-//! Simulated time and the random streams. Knows nothing of what happens in it.
+//! Simulated time and the random streams. Independent of the simulated events.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 

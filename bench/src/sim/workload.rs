@@ -4,7 +4,7 @@
 //! them, over their whole life, are `load(t)` of what the cluster can send in a second beside its mean background. (A
 //! load of 0.98 of all capacity would leave no optimum without loss, and the published one has none.) The audience of
 //! the first level is there from the start of the warm-up; later levels are reached as sessions turn over. The same
-//! seed gives the same arrivals to every policy. Knows nothing of nodes.
+//! seed gives the same arrivals to every policy. Independent of nodes.
 
 use std::collections::BinaryHeap;
 

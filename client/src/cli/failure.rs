@@ -33,7 +33,7 @@ impl Failure {
 
     /// The master's refusal of an operator's command.
     pub(super) fn for_operator(fault: Fault) -> Self {
-        Self::refused(fault, "show it with --cert FILE --key FILE")
+        Self::refused(fault, "pass it with --cert FILE --key FILE")
     }
 }
 

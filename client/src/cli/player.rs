@@ -1,4 +1,4 @@
-//! Finds, starts and feeds a media player. Knows nothing of titles.
+//! Finds, starts and feeds a media player. Independent of titles.
 
 use std::{
     ffi::{OsStr, OsString},

@@ -160,7 +160,7 @@ impl PublishArgs {
             progress.failed(&fault);
             Failure::refused(
                 fault,
-                "`usher certs issue publisher NAME` makes one for live/NAME; show it with --cert FILE --key FILE",
+                "`usher certs issue publisher NAME` makes one for live/NAME; pass it with --cert FILE --key FILE",
             )
         })?;
         progress.done(&stats);

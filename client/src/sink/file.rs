@@ -33,7 +33,7 @@ pub struct FileSink {
     notices: Vec<String>,
 }
 
-/// A hop that panicked leaves files that the next run checks; what it left in memory is as good.
+/// Locks the part. After a panic its state is usable: the next run checks the files.
 fn lock(part: &Mutex<Option<Part>>) -> MutexGuard<'_, Option<Part>> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -71,7 +71,7 @@ impl FileSink {
         Fault::new(Code::Exists, text)
     }
 
-    /// Does this with the open part, on a thread that may block.
+    /// Runs `work` with the open part on a blocking thread.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Option<Part>) -> Result<T, Fault> + Send + 'static,

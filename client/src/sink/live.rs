@@ -1,5 +1,5 @@
 //! Where the media of a feed goes: a pipe or device as it comes, or a file that has its name once it is whole, however
-//! short the recording was. Refuses to know groups and nodes.
+//! short the recording was. Independent of groups and nodes.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use usher_proto::{Code, Fault};
 use super::{hop, pipe::fault};
 use crate::driver::FeedSink;
 
-/// See the module.
+/// Writes a feed to a file, pipe or device.
 #[derive(Debug)]
 pub struct LiveSink {
     out: Arc<File>,
@@ -63,7 +63,7 @@ impl LiveSink {
         Ok(Self { out: Arc::new(made), place: Some(Place { part, target, force }) })
     }
 
-    /// So much of what was written is to be kept: a file gets its name, or, when that is nothing, goes.
+    /// Keeps the first `bytes` bytes and gives the file its name; removes the file when `bytes` is 0.
     ///
     /// # Errors
     /// [`Code::Exists`] for a file that was made meanwhile, [`Code::Disk`].

@@ -1,4 +1,4 @@
-//! Anything that takes bytes in order. Refuses to know who reads it.
+//! Anything that takes bytes in order. Independent of the reader.
 //!
 //! Bytes of a title that its node has not hashed yet are written as they come, before they can be verified: waiting for
 //! the hashes would mean waiting for the whole title. The command fails at the end if they were wrong.

@@ -93,7 +93,7 @@ pub(super) fn log_decision(resolve: &Resolve, done: &Result<v1::ResolveResponse,
             "request resolved"
         ),
         Err(fault) => {
-            debug!(title = %resolve.what, code = fault.code.reason(), error = %fault, "request refused");
+            debug!(title = %resolve.what, reason = fault.code.reason(), error = %fault, "request refused");
         }
     }
 }

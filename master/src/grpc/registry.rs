@@ -200,7 +200,7 @@ impl OpenChannel {
             Some(Body::Report(report)) => {
                 if !self.queue.report(self.attachment, Report::try_from(report).map_err(invalid)?) {
                     self.state.metrics().report("dropped");
-                    debug!(node = %self.name, "report dropped: the load queue is full");
+                    debug!(node = %self.name, "report dropped: the update queue is full");
                 }
             }
             Some(Body::Presence(presence)) => {

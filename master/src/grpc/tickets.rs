@@ -114,7 +114,7 @@ impl TicketsService {
                 Err(fault) => fault,
             };
             drop(reserved);
-            debug!(%node, code = fault.code.reason(), error = %fault, "node refused to prepare");
+            debug!(%node, reason = fault.code.reason(), error = %fault, "node refused to prepare");
             resolve.exclude.extend(NodeName::parse(&node));
             seated = match self.state.resolve(session(), &resolve, tag) {
                 Ok(seated) => seated,
@@ -235,7 +235,7 @@ impl TicketsService {
         match &renewed {
             Ok(_) => debug!(node = %renew.node, "ticket renewed"),
             Err(fault) => {
-                debug!(node = %renew.node, code = fault.code.reason(), error = %fault, "ticket not renewed");
+                debug!(node = %renew.node, reason = fault.code.reason(), error = %fault, "ticket not renewed");
             }
         }
         renewed.map(|response| request_id::answer(id, response)).map_err(failure)

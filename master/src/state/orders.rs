@@ -209,7 +209,7 @@ impl SharedState {
         let Some(sent) = inner.sent.remove(&id) else { return };
         self.metrics.order(sent.what.name(), if refusal.is_none() { "done" } else { "refused" });
         if let Some(refusal) = refusal {
-            debug!(order = sent.what.name(), id, code = refusal.code.reason(), error = %refusal, "order refused");
+            debug!(order = sent.what.name(), id, reason = refusal.code.reason(), error = %refusal, "order refused");
         }
     }
 

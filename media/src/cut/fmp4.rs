@@ -271,7 +271,7 @@ impl Fmp4 {
             output.begin(now, self.head.clone().into());
             (self.takes, self.fresh) = (true, false);
         } else if self.fresh {
-            // Nothing of it can be decoded by who has the index before, nor by who has this one.
+            // A viewer with the previous index cannot decode it, and a viewer with this index cannot either.
             self.takes = false;
             self.before += size;
             self.messages.clear();

@@ -24,7 +24,7 @@ use super::{CutError, LARGEST, LONGEST, Output, SOUND, Warning, clock::Clock, is
 /// Packets that begin in step where a stream begins, or goes on after damage.
 const IN_STEP: usize = 3;
 
-/// Bytes that are searched for packets at the beginning: a shell's greeting is shorter.
+/// Bytes searched for packets at the beginning: more than the banner that a login shell prints into the pipe.
 const REACH_FIRST: usize = 64 * 1024;
 
 /// The same later: what is lost is a moment.
@@ -69,7 +69,7 @@ pub(super) struct Mpegts {
     /// Packets since a picture began of which it is not known whether it is a keyframe.
     held: Vec<Packet>,
     scan: Option<Scan>,
-    /// The video's packets tell keyframes.
+    /// The packets mark keyframes (random access indicator).
     indicated: bool,
     /// When the present group of sound began.
     sound: Option<Ticks>,

@@ -53,7 +53,7 @@ pub struct Meter {
 struct Usage {
     /// Sent beyond the reserved rates, which would have waited had others needed the capacity.
     elastic: u64,
-    /// Sent within the reserved rates.
+    /// Bytes sent within the reserved rates.
     delivered: u64,
     /// Owed by the node within the reserved rates, while readers would have accepted it.
     lacking: u64,

@@ -1,5 +1,5 @@
 //! One volume: a folder that holds titles. Owns the rule that nothing outside it is ever opened: each part of a path is
-//! opened relative to the directory before it, and no link is followed. Knows nothing of the files' content.
+//! opened relative to the directory before it, and no link is followed. The files' content is left to others.
 
 use std::{
     fs::File,

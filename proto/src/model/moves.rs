@@ -20,12 +20,12 @@ pub struct Move {
     pub session: SessionId,
     /// The node of the seat.
     pub to: NodeName,
-    /// One that a client can use, and that fits the frame which tells it.
+    /// The new seat: usable by a client, and short enough for a `Moved` frame.
     pub seat: v1::Seat,
 }
 
 impl Move {
-    /// The frame that tells the client, encoded: what comes from byte `until` on is had from the new seat.
+    /// The encoded `Moved` frame: the new seat sends the bytes from `until` on.
     pub fn frame(&self, until: u64) -> bytes::Bytes {
         // Any number fits, as was tried when this was made.
         message(Kind::Moved, &wire::Moved { seat: Some(self.seat.clone()), until }).unwrap_or_default()

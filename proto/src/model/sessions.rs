@@ -28,7 +28,7 @@ pub struct Begun {
     pub purpose: Purpose,
 }
 
-/// A session that was refused at the door.
+/// A session that the node refused although its ticket was valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turned {
     /// Its id.

@@ -19,7 +19,7 @@ pub struct TokenBucket {
     rate: Bitrate,
     /// The least that the bucket holds, bytes.
     least_burst: u64,
-    /// When the bytes taken so far are paid for. A debt is a moment in the future.
+    /// Time at which the rate has covered the bytes taken so far; in the future while the bucket is overdrawn.
     paid: Option<Instant>,
 }
 

@@ -1,5 +1,5 @@
 //! One client of a run, a real `usher play` or `usher fetch`: started, listened to, and judged by its exit code and by
-//! every byte that it gave out. Refuses to know which faults come.
+//! every byte that it gave out. Faults are left to `faults`.
 
 use std::{
     fs,

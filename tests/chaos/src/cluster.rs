@@ -1,5 +1,5 @@
-//! A master and nodes as real processes, each node behind a relay of its own, and what they are asked. Refuses to know
-//! which fault comes when.
+//! A master and nodes as real processes, each node behind a relay of its own, and what they are asked. Faults are
+//! left to `faults`.
 
 use std::{
     fs,

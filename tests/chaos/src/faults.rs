@@ -1,5 +1,5 @@
 //! Makes the faults of a plan, each at its time, and remembers when each began and ended and whom it hit. An outage waits
-//! until the cluster has got over the one before. Refuses to know what clients make of it.
+//! until the cluster has got over the one before. The effect on clients is left to `run`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

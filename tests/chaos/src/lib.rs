@@ -1,6 +1,6 @@
 //! For tests and benchmarks: a whole cluster of real processes under faults, and clients that judge it by their own bytes.
 //!
-//! Rooms: [`core`] (which fault comes when, how long delivery stood still, a player: pure), [`media`] (titles),
+//! Modules: [`core`] (which fault comes when, how long delivery stood still, a player: pure), [`media`] (titles),
 //! [`settings`] and [`report`] (what goes in and comes out), and the shells: `library`, `process`, `cluster`, `faults`,
 //! `client`, and [`run`](run()) around them.
 

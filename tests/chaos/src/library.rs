@@ -1,5 +1,5 @@
 //! The titles of a run: what they are called, how they play, who holds them and what their bytes must hash to. Writes
-//! them once and copies them to each holder; damages a copy and repairs it. Refuses to know when.
+//! them once and copies them to each holder; damages a copy and repairs it. The time is left to the caller.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
 //! Titles to test and measure with: a container that a node offers, around random bytes. Written piece by piece, so that
-//! a large title needs no memory. Refuses to know who holds them.
+//! a large title needs no memory. Their holders are left to `library`.
 
 use std::{
     fs::{self, File},

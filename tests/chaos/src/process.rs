@@ -1,4 +1,4 @@
-//! Servers of a run: the kit's processes, with waits that hold up no other task. Knows nothing of their command lines.
+//! Servers of a run: the kit's processes, with waits that hold up no other task. Command lines are left to `cluster`.
 
 use std::{
     path::{Path, PathBuf},

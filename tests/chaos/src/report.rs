@@ -1,4 +1,4 @@
-//! The findings of a run, as text and as JSON. Knows nothing of how they were found.
+//! The findings of a run, as text and as JSON. Finding them is left to `run`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -31,7 +31,7 @@ pub struct Report {
     pub skipped: BTreeMap<&'static str, u64>,
     /// Faults that could not be made or undone.
     pub broken: Vec<String>,
-    /// Interruptions of those who played and were hit, beyond the spacing of a paced session.
+    /// Interruptions of affected players, beyond the spacing of a paced session.
     pub gap_ms: BTreeMap<&'static str, Spread>,
     /// Of those who fetched and were hit, as far as lines of progress tell, which come each 250 ms.
     pub fetch_gap_ms: BTreeMap<&'static str, Spread>,

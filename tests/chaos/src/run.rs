@@ -32,7 +32,7 @@ use crate::{
     settings::{Load, Settings},
 };
 
-/// After a fault has ended, what goes wrong is still its doing for so long.
+/// Time after the end of a fault during which a failure is attributed to it.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
 /// Interruptions that are listed one by one.

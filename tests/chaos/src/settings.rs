@@ -1,4 +1,4 @@
-//! The settings of a run. Knows nothing of how it is run.
+//! The settings of a run. The run itself is left to `run`.
 
 use std::{ops::Range, path::PathBuf, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Relays on loopback that impair what passes, as real networks do: for tests and benchmarks, between real binaries.
 //!
-//! Rooms: [`core`] (which datagram is lost and when it leaves, pure), [`udp`] and [`tcp`] (sockets), [`memory`] (the same
+//! Modules: [`core`] (which datagram is lost and when it leaves, pure), [`udp`] and [`tcp`] (sockets), [`memory`] (the same
 //! for quinn without sockets, on tokio's clock).
 
 pub mod core;

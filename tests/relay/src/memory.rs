@@ -1,7 +1,7 @@
 //! A network in memory: sockets for quinn whose datagrams pass a lane each way, on tokio's clock. With the clock paused
 //! minutes pass in no time, and the same seeds give the same times.
 //!
-//! Refuses to know what passes. Sends one datagram a call, without ECN.
+//! Independent of the datagrams' content. Sends one datagram a call, without ECN.
 
 use std::{
     collections::HashMap,
@@ -56,7 +56,7 @@ impl Network {
     /// Adds a host; what comes to it passes a link of these settings. Must be called within a runtime.
     pub fn host(&self, link: Settings) -> Arc<Socket> {
         let mut hosts = lock(&self.hosts);
-        // The loopback network has no address that anyone could be hurt by.
+        // The network is in memory, so any address may be used.
         let number = u8::try_from(hosts.len() + 1).unwrap_or(u8::MAX);
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 77, 0, number)), 7441);
         let timer = Box::pin(sleep_until(Instant::now()));

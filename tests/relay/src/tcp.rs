@@ -1,5 +1,5 @@
 //! A TCP relay with a delay: what a connection of a round trip's length feels like to those who speak through it.
-//! Refuses to know what passes; when it passes is decided in `core::opening`.
+//! Independent of the forwarded bytes; `core::opening` decides when they are forwarded.
 
 use std::{
     io,

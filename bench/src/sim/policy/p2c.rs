@@ -10,7 +10,7 @@ struct TwoChoices {
     roster: Roster,
     ledger: Ledger,
     rng: SmallRng,
-    /// NodeIndex, utilisation in parts of a million, and whether the title fits.
+    /// Node, utilisation in parts of a million, and whether the title fits.
     open: Vec<(NodeIndex, u64, bool)>,
 }
 

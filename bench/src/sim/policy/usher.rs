@@ -1,4 +1,4 @@
-//! The real thing: the master's own core, driven by the simulated simulation instead of by gRPC. Translates between the two
+//! The real thing: the master's own core, driven by the simulation instead of by gRPC. Translates between the two
 //! and decides nothing. Its ablations are the same core with parts switched off.
 
 use std::{

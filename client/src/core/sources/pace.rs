@@ -43,7 +43,7 @@ impl Pace {
         (self.groups > 0).then(|| self.elapsed / self.groups)
     }
 
-    /// The same for a source that owes groups: its present silence counts where it is longer than the average.
+    /// Expected time of the next group: the average, or the present silence if that is longer.
     pub(super) fn expected(&self, now: Instant) -> Duration {
         let with_silence = (self.elapsed + self.silence(now)) / (self.groups + 1);
         self.per_group().unwrap_or_default().max(with_silence)

@@ -1,5 +1,5 @@
 //! The part and its state on the disk, as long as they are open. Everything here blocks, and is called from a thread that
-//! may. Refuses to know where the file goes in the end.
+//! may. The final name is left to the caller.
 
 use std::{
     fs::{File, OpenOptions},

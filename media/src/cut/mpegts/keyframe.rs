@@ -11,7 +11,7 @@ pub(super) enum Units {
     Hevc,
 }
 
-/// Reads one picture until its first slice tells.
+/// Scans one picture up to its first slice, which shows whether it is a keyframe.
 #[derive(Debug)]
 pub(super) struct Scan {
     units: Units,

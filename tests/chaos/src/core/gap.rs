@@ -1,4 +1,4 @@
-//! How long delivery stood still around a fault, by when bytes arrived. Refuses to know what the fault was.
+//! How long delivery stood still around a fault, by when bytes arrived. Independent of the kind of fault.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ pub fn paced_spacing(title: Bitrate) -> Duration {
     Bitrate(title.0.saturating_mul(5) / 4).time_for(GROUP).unwrap_or_default()
 }
 
-/// So long beyond its spacing a delivery is late already, by something else.
+/// A delivery this late before the fault was interrupted by something else.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The longest time without an arrival that overlaps `from..to`, beyond the spacing that there is anyway. A time that

@@ -1,5 +1,5 @@
 //! A player with a buffer: it begins once enough is in hand, plays at the title's rate, stands still when it runs dry and
-//! goes on once it has a little again. Refuses to know where bytes come from.
+//! goes on once it has a little again. Independent of the bytes' source.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Statistics of many durations. Knows nothing of their meaning.
+//! Statistics of many durations. Their meaning is left to the caller.
 
 use std::time::Duration;
 

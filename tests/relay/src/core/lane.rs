@@ -1,6 +1,6 @@
 //! One direction of a link: a serial line of a rate behind a drop-tail queue, then loss by chance, then a delay.
 //!
-//! Owns what is on its way and when it leaves. Refuses to know what a datagram is and where it goes: a `T` with a length.
+//! Owns what is on its way and when it leaves. A datagram is any `T` with a length; its destination is left to the caller.
 
 use std::{
     collections::VecDeque,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// One accepted connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
-    /// When the client dialled, and believed itself connected.
+    /// When the client dialled; its kernel reported the connection as open at once.
     pub accepted: Instant,
     /// One way.
     pub delay: Duration,
