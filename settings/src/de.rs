@@ -34,7 +34,7 @@ pub fn texts<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Re
 /// A length of time, such as `90s` or `1h`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The error of a text that does not parse.
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     humantime::parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
 }
