@@ -18,6 +18,8 @@ pub enum Code {
     NotFound,
     /// Every holder, or the request queue, is full.
     NoCapacity,
+    /// The caller, or its network, has its share of what there is.
+    BudgetExceeded,
     /// Holders exist, but none can serve now.
     Unavailable,
     /// No holder can do what the request needs.
@@ -79,7 +81,7 @@ const fn row(code: Code, reason: &'static str, grpc: Grpc, quic: u32, exit: u8, 
     Row { code, reason, grpc, quic, exit, retry }
 }
 
-const TABLE: [Row; 23] = [
+const TABLE: [Row; 24] = [
     row(Code::NotFound, "NOT_FOUND", Grpc::NotFound, 0x10, 3, false),
     row(Code::NoCapacity, "NO_CAPACITY", Grpc::ResourceExhausted, 0x11, 4, true),
     row(Code::Unavailable, "UNAVAILABLE", Grpc::Unavailable, 0x12, 6, true),
@@ -102,6 +104,7 @@ const TABLE: [Row; 23] = [
     row(Code::Cancelled, "CANCELLED", Grpc::Cancelled, 0x23, 1, false),
     row(Code::Unauthenticated, "UNAUTHENTICATED", Grpc::Unauthenticated, 0x25, 5, false),
     row(Code::Unequipped, "UNEQUIPPED", Grpc::FailedPrecondition, 0x26, 4, false),
+    row(Code::BudgetExceeded, "BUDGET_EXCEEDED", Grpc::ResourceExhausted, 0x27, 4, true),
     row(Code::Internal, "INTERNAL", Grpc::Internal, 0x24, 1, true),
 ];
 
@@ -284,8 +287,9 @@ mod tests {
             Code::BadRequest | Code::BadRange | Code::ContentChanged | Code::VerificationFailed => 1,
             Code::Timeout | Code::Network | Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => 1,
             Code::Cancelled | Code::Internal | Code::Unauthenticated | Code::Denied => 1,
+            Code::BudgetExceeded => 1,
         };
-        assert_eq!(TABLE.iter().map(|row| count(row.code)).sum::<usize>(), 23);
+        assert_eq!(TABLE.iter().map(|row| count(row.code)).sum::<usize>(), 24);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn remedy(code: Code) -> Remedy {
         Code::VerificationFailed | Code::Timeout | Code::Network | Code::Internal | Code::Cancelled => Remedy::NextSeat,
         Code::TicketInvalid | Code::TicketExpired | Code::TicketReplayed => Remedy::NewTicket,
         Code::Denied | Code::Unauthenticated | Code::TicketMismatch | Code::BadRequest | Code::BadRange => Remedy::Fail,
-        Code::Unequipped => Remedy::NextSeat,
+        Code::Unequipped | Code::BudgetExceeded => Remedy::NextSeat,
         // A node sends these about itself, or by mistake; failures of this side never come from a node.
         Code::Disk | Code::Interrupted | Code::Exists | Code::Usage => Remedy::NextSeat,
     }
@@ -50,7 +50,7 @@ pub fn remedy(code: Code) -> Remedy {
 fn is_temporary(fault: &Fault) -> bool {
     match fault.code {
         // Without a time to retry after, the title's rate exceeds what its holders can ever send.
-        Code::NoCapacity => fault.retry_after.is_some(),
+        Code::NoCapacity | Code::BudgetExceeded => fault.retry_after.is_some(),
         code => matches!(code, Code::Unavailable | Code::Draining | Code::Timeout | Code::Network | Code::Internal),
     }
 }

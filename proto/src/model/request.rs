@@ -148,7 +148,7 @@ pub(super) fn failures(
         let Some(node) = check.take(&format!("failed[{i}].node"), NodeName::parse(&seat.node)) else { continue };
         let code = Code::from_reason(&seat.reason);
         // A full node may have room by now, or be given some.
-        if code != Code::NoCapacity && !exclude.contains(&node) {
+        if !matches!(code, Code::NoCapacity | Code::BudgetExceeded) && !exclude.contains(&node) {
             exclude.push(node.clone());
         }
         failed.push(Failed { node, code });

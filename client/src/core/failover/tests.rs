@@ -60,6 +60,7 @@ fn every_code_has_its_remedy() {
     for (code, expected) in [
         (Code::NotFound, Remedy::NextSeat),
         (Code::NoCapacity, Remedy::NextSeat),
+        (Code::BudgetExceeded, Remedy::NextSeat),
         (Code::Unavailable, Remedy::NextSeat),
         (Code::Draining, Remedy::NextSeat),
         (Code::Unequipped, Remedy::NextSeat),
@@ -183,6 +184,7 @@ fn refusals_of_the_master() {
         (Code::Denied, false),
         (Code::BadRequest, false),
         (Code::NoCapacity, false),
+        (Code::BudgetExceeded, false),
         (Code::Unequipped, false),
         (Code::Unavailable, true),
         (Code::Network, true),

@@ -194,7 +194,8 @@ impl Cluster {
         }
         let rate = self.rate(now, request, &first);
         self.scratch.exclude(request.exclude.iter().filter_map(|name| self.roster.id(name)));
-        let full = request.failed.iter().filter(|failed| failed.code == Code::NoCapacity);
+        let failed = request.failed.iter();
+        let full = failed.filter(|failed| matches!(failed.code, Code::NoCapacity | Code::BudgetExceeded));
         self.scratch.full.clear();
         self.scratch.full.extend(full.filter_map(|failed| self.roster.id(&failed.node)));
         let mut scratch = std::mem::take(&mut self.scratch);
