@@ -10,11 +10,15 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+use tracing::debug;
 use usher_proto::{
     Bitrate, Code, Fault, NodeName, SessionId,
     buffers::Buffers,
@@ -35,6 +39,9 @@ use crate::{
 
 /// Unused read buffers that are kept for reuse, each of one scheduler quantum: 32 MiB in all.
 const SPARE_BUFFERS: usize = 128;
+
+/// Interval at which the readers of all sessions are looked at.
+const FOLLOW: Duration = Duration::from_millis(500);
 
 /// Shared state of one node.
 pub(crate) struct NodeContext {
@@ -151,6 +158,24 @@ impl NodeContext {
     pub(crate) async fn idle(&self) {
         // Fails only when the sender is gone, which is in `self`.
         drop(self.sessions().wait_for(|count| *count == 0).await);
+    }
+
+    /// Gives back the rates that readers do not take, and reserves them again, for as long as the node runs. For one
+    /// caller.
+    pub(crate) async fn follow_readers(&self) {
+        let mut ticks = time::interval(FOLLOW);
+        ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let changes = self.meter().poll_rates(Instant::now());
+            for change in &changes {
+                debug!(session = %change.session, rate = %change.rate, "reserved rate changed by its reader");
+                self.scheduler.reserve(change.session, change.rate);
+            }
+            if !changes.is_empty() {
+                self.session_events.notify_one();
+            }
+        }
     }
 
     /// Verifies a ticket without redeeming it.

@@ -16,4 +16,5 @@ pub mod schedule;
 pub mod send_window;
 pub mod session;
 pub mod session_updates;
+pub mod uptake;
 pub mod volumes;

@@ -79,8 +79,11 @@ impl Server {
         };
         server.tasks.spawn_on(
             {
-                let (scheduler, stop) = (services.context.scheduler.clone(), server.stop.clone());
-                async move { stop.run_until_cancelled(scheduler.run()).await.unwrap_or_default() }
+                let (context, stop) = (services.context.clone(), server.stop.clone());
+                async move {
+                    let run = async { tokio::join!(context.scheduler.run(), context.follow_readers()) };
+                    stop.run_until_cancelled(run).await.unwrap_or_default()
+                }
             },
             threads.handle(0),
         );

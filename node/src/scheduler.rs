@@ -14,7 +14,7 @@ use std::{
 
 use futures::task::AtomicWaker;
 use tokio::{sync::Notify, time};
-use usher_proto::Bitrate;
+use usher_proto::{Bitrate, SessionId};
 
 use crate::{
     core::schedule::{Schedule, SessionKey, Terms, TurnRequest},
@@ -31,6 +31,7 @@ pub(crate) struct Scheduler {
 struct SchedulerState {
     schedule: Schedule,
     waiting: HashMap<SessionKey, Arc<Gate>>,
+    keys: HashMap<SessionId, SessionKey>,
     /// Timeout of [`Scheduler::run`].
     timeout: Option<Instant>,
 }
@@ -46,6 +47,7 @@ struct Gate {
 /// The place of one session in the schedule, until it drops.
 pub(crate) struct Slot {
     scheduler: Arc<Scheduler>,
+    session: SessionId,
     key: SessionKey,
     gate: Arc<Gate>,
     quantum: u64,
@@ -55,7 +57,7 @@ pub(crate) struct Slot {
 impl Scheduler {
     pub(crate) fn new(capacity: Bitrate) -> Arc<Self> {
         let schedule = Schedule::new(Instant::now(), capacity);
-        let inner = SchedulerState { schedule, waiting: HashMap::new(), timeout: None };
+        let inner = SchedulerState { schedule, waiting: HashMap::new(), keys: HashMap::new(), timeout: None };
         Arc::new(Self { inner: Mutex::new(inner), earlier: Notify::new() })
     }
 
@@ -64,12 +66,23 @@ impl Scheduler {
         lock(&self.inner)
     }
 
-    /// Adds a session.
-    pub(crate) fn join(self: &Arc<Self>, terms: Terms) -> Slot {
+    /// Adds a session that is not in the schedule.
+    pub(crate) fn join(self: &Arc<Self>, session: SessionId, terms: Terms) -> Slot {
         let mut inner = self.lock();
         let key = inner.schedule.handle_join(Instant::now(), terms);
+        inner.keys.insert(session, key);
         let quantum = inner.schedule.quantum(&terms);
-        Slot { scheduler: self.clone(), key, gate: Arc::default(), quantum, paced: terms.paced() }
+        Slot { scheduler: self.clone(), session, key, gate: Arc::default(), quantum, paced: terms.paced() }
+    }
+
+    /// Sets the rate that is owed to a session.
+    pub(crate) fn reserve(&self, session: SessionId, rate: Bitrate) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        if let Some(key) = inner.keys.get(&session).copied() {
+            inner.schedule.handle_reserved(now, key, rate);
+            self.give(inner, now);
+        }
     }
 
     /// Gives turns as time passes, for as long as the node runs. For one caller.
@@ -164,6 +177,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut inner = self.scheduler.lock();
         inner.waiting.remove(&self.key);
+        if inner.keys.get(&self.session) == Some(&self.key) {
+            inner.keys.remove(&self.session);
+        }
         inner.schedule.handle_leave(self.key);
         self.scheduler.give(inner, Instant::now());
     }
@@ -187,7 +203,7 @@ mod tests {
             async move { scheduler.run().await }
         });
         // The bucket, and then four times as much.
-        let (first, second) = (scheduler.join(fetch()), scheduler.join(fetch()));
+        let (first, second) = (scheduler.join(SessionId(1), fetch()), scheduler.join(SessionId(2), fetch()));
         // A bucketful, and then four times as much.
         for _ in 0..5 {
             first.turn(5000).await;
@@ -198,7 +214,7 @@ mod tests {
         drop(first);
         second.turn(10_000).await;
         drop(second);
-        assert!(scheduler.lock().waiting.is_empty());
+        assert!(scheduler.lock().waiting.is_empty() && scheduler.lock().keys.is_empty());
         driver.abort();
     }
 }

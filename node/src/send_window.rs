@@ -91,6 +91,11 @@ impl SendWindow {
 }
 
 impl WindowShare<'_> {
+    /// Bytes that may have been written to the connection and not have arrived.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.window.lock().window.bytes()
+    }
+
     /// Counts bytes written to a stream.
     pub(crate) fn wrote(&self, bytes: u64) {
         let now = Instant::now();

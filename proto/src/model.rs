@@ -20,7 +20,7 @@ pub use moves::Move;
 pub use node::{Hello, Presence, Report};
 pub use publish::{EndPublisher, Publish, Published, Relay, RelayWanted, TAKEN_OVER};
 pub use request::{Failed, Mode, Range, Renew, Resolve, What};
-pub use sessions::{Begun, Sessions, Turned};
+pub use sessions::{Begun, RateChange, Sessions, Turned};
 pub use setup::{SeatAddress, SetupInfo};
 
 /// Most nodes that a request may exclude.

@@ -93,8 +93,8 @@ impl Ledger {
         self.release(session);
         let expires = now.instant + RESERVATION;
         self.promise(node, rate);
-        let slot =
-            Slot { session, node, rate, state: SessionState::Reserved, moves: 0, purpose, expires: Some(expires) };
+        let (state, moves) = (SessionState::Reserved, 0);
+        let slot = Slot { session, node, rate, reserved: rate, state, moves, purpose, expires: Some(expires) };
         self.table.insert(slot, content);
         self.order.push_back((expires, session));
     }
@@ -121,18 +121,27 @@ impl Ledger {
     ) {
         let moves = self.table.find(session).map_or(0, |slot| slot.moves);
         self.release(session);
-        let slot = Slot { session, node, rate, state: SessionState::Running, moves, purpose, expires: None };
+        let state = SessionState::Running;
+        let slot = Slot { session, node, rate, reserved: rate, state, moves, purpose, expires: None };
         self.table.insert(slot, content);
     }
 
-    /// Handles a session's end on a node. Returns its rate if it was running there.
+    /// Handles a change of the bit/s that a node reserves for a session that runs there.
+    pub fn handle_rate_changed(&mut self, node: NodeId, session: SessionId, rate: u64) {
+        let here = |slot: &&Slot| slot.node == node && slot.state == SessionState::Running;
+        if self.table.find(session).filter(here).is_some() {
+            self.table.change(session, |slot| slot.reserved = rate.min(slot.rate));
+        }
+    }
+
+    /// Handles a session's end on a node. Returns its reserved rate if it was running there.
     pub fn handle_ended(&mut self, node: NodeId, session: SessionId) -> Option<u64> {
         let left = self.leaving.get(&session).is_some_and(|leaving| leaving.node == node);
         if left {
             self.end_departure(session);
         }
         let slot = self.table.find(session).filter(|slot| slot.node == node)?;
-        let (rate, state) = (slot.rate, slot.state);
+        let (rate, state) = (slot.reserved, slot.state);
         match state {
             // The ticket may have been for an alternate, and the reservation belongs to that.
             SessionState::Reserved => return None,
@@ -163,7 +172,7 @@ impl Ledger {
         let Some(slot) = self.table.find(session).filter(|slot| slot.state == SessionState::Running) else {
             return false;
         };
-        let (from, rate) = (slot.node, slot.rate);
+        let (from, rate, leaving) = (slot.node, slot.rate, slot.reserved);
         let expires = now.instant + RESERVATION;
         self.table.change(session, |slot| {
             slot.state = SessionState::Moving(to);
@@ -173,8 +182,8 @@ impl Ledger {
         self.promise(to, rate);
         // An earlier move of the session whose end was not reported.
         self.end_departure(session);
-        self.promised_mut(from).leaving += rate;
-        self.leaving.insert(session, Departure { node: from, rate, expires });
+        self.promised_mut(from).leaving += leaving;
+        self.leaving.insert(session, Departure { node: from, rate: leaving, expires });
         self.order.push_back((expires, session));
         true
     }

@@ -26,7 +26,9 @@ pub(crate) enum NodeUpdate {
 impl NodeUpdate {
     pub(crate) fn entries(&self) -> usize {
         match self {
-            Self::Sessions(_, sessions) => 1 + sessions.begun.len() + sessions.ended.len() + sessions.turned.len(),
+            Self::Sessions(_, sessions) => {
+                1 + sessions.begun.len() + sessions.ended.len() + sessions.turned.len() + sessions.rates.len()
+            }
             Self::Report(..) | Self::Presence(..) | Self::Fence(_) => 1,
         }
     }

@@ -73,7 +73,7 @@ impl NodeContext {
         self.meter().handle_begin(now, begun, volume, ticket.burst)?;
         self.session_events.notify_one();
         self.sessions.send_modify(|count| *count += 1);
-        let slot = self.scheduler.join(terms);
+        let slot = self.scheduler.join(session, terms);
         Ok(ActiveSession { context: self.clone(), id: session, slot, began: now, bytes: 0 })
     }
 }
@@ -99,10 +99,21 @@ impl ActiveSession {
         self.context.meter().handle_waiting_for_reader(Instant::now(), self.id);
     }
 
+    /// Marks that the session waits for data from elsewhere, until the next mark.
+    pub(crate) fn await_source(&self) {
+        self.context.meter().handle_waiting_for_source(Instant::now(), self.id);
+    }
+
     /// Counts written bytes.
     pub(crate) fn sent(&mut self, bytes: u64) {
+        self.sent_and_taken(bytes, bytes);
+    }
+
+    /// Counts written bytes where a reset may discard some of them: the reader has `taken` so many of all that was
+    /// written.
+    pub(crate) fn sent_and_taken(&mut self, bytes: u64, taken: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
-        self.context.meter().handle_sent(Instant::now(), self.id, bytes);
+        self.context.meter().handle_sent(Instant::now(), self.id, bytes, taken);
     }
 
     /// Bytes written so far.

@@ -96,6 +96,14 @@ impl AdmissionControl {
         if load.sessions >= self.sessions {
             return Err(AdmissionError::Sessions(self.sessions));
         }
+        self.check_rate(load, rate, burst)
+    }
+
+    /// Checks whether this rate may be reserved, for a session that is counted or not.
+    ///
+    /// # Errors
+    /// [`AdmissionError::Capacity`].
+    pub fn check_rate(&self, load: NodeLoad, rate: Bitrate, burst: bool) -> Result<(), AdmissionError> {
         let (most, taken) = (self.capacity(burst), load.committed.saturating_add(load.background));
         if rate.0 > 0 && taken.saturating_add(rate.0) > most {
             return Err(AdmissionError::Capacity { limit: Bitrate(most), taken: Bitrate(taken) });

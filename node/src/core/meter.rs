@@ -9,7 +9,7 @@ use std::{
 
 use usher_proto::{
     Bitrate, Code, SessionId,
-    model::{Begun, Report, Sessions, Turned},
+    model::{Begun, RateChange, Report, Sessions, Turned},
     units::{self, MAX_RATE},
 };
 
@@ -17,6 +17,7 @@ use super::{
     admission::{AdmissionControl, AdmissionError, NodeLoad},
     background::Background,
     session_updates::SessionUpdates,
+    uptake::{Adjustment, Uptake},
     volumes::VolumeLoads,
 };
 
@@ -70,7 +71,11 @@ impl Usage {
 /// Counters of one session.
 #[derive(Debug)]
 struct SessionMeter {
+    /// Its start, with its whole rate.
     begun: Begun,
+    /// Rate reserved now, at most the whole rate.
+    reserved: Bitrate,
+    uptake: Uptake,
     volume: u16,
     /// Time from which on waiting for the node counts.
     open: Instant,
@@ -97,7 +102,7 @@ impl SessionMeter {
     /// Ends the current period and starts the next.
     fn settle(&mut self, now: Instant) -> Usage {
         self.set_waiting(now, self.waits.is_some());
-        let rate = self.begun.rate;
+        let rate = self.reserved;
         let owed = rate.bytes_in(now.saturating_duration_since(self.since));
         let have = self.bytes.saturating_add(self.ahead);
         let delivered = owed.min(have);
@@ -151,9 +156,18 @@ impl Meter {
         self.committed = self.committed.saturating_add(begun.rate.0);
         self.volumes.add(volume, begun.rate);
         self.updates.handle_begun(begun.clone());
-        let (bytes, ahead, held) = (0, 0, Duration::ZERO);
-        let open = now + OPENING;
-        let running = SessionMeter { volume, open, since: now, bytes, ahead, held, waits: Some(now), begun };
+        let running = SessionMeter {
+            reserved: begun.rate,
+            uptake: Uptake::new(now),
+            volume,
+            open: now + OPENING,
+            since: now,
+            bytes: 0,
+            ahead: 0,
+            held: Duration::ZERO,
+            waits: Some(now),
+            begun,
+        };
         self.running.insert(running.begun.session, running);
         Ok(())
     }
@@ -168,33 +182,79 @@ impl Meter {
     pub fn handle_waiting_for_reader(&mut self, now: Instant, id: SessionId) {
         if let Some(running) = self.running.get_mut(&id) {
             running.set_waiting(now, false);
+            running.uptake.handle_waiting(now);
         }
     }
 
-    /// A session has written bytes and waits for the node again.
-    pub fn handle_sent(&mut self, now: Instant, id: SessionId, bytes: u64) {
+    /// A session waits for data from elsewhere, such as the next piece of a feed.
+    pub fn handle_waiting_for_source(&mut self, now: Instant, id: SessionId) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.set_waiting(now, false);
+            running.uptake.handle_busy(now);
+        }
+    }
+
+    /// A session has written bytes, its reader has `taken` so many of all that was written, and it waits for the node
+    /// again.
+    pub fn handle_sent(&mut self, now: Instant, id: SessionId, bytes: u64, taken: u64) {
         self.sent = self.sent.saturating_add(bytes);
         if let Some(running) = self.running.get_mut(&id) {
             running.bytes = running.bytes.saturating_add(bytes);
             running.set_waiting(now, true);
+            running.uptake.handle_taken(now, running.begun.rate, taken);
+            running.uptake.handle_busy(now);
         }
     }
 
     /// A session moves to another node: releases its rate, and counts what it still sends as elastic.
     pub fn handle_move(&mut self, id: SessionId) {
         if let Some(running) = self.running.get_mut(&id) {
-            let rate = std::mem::take(&mut running.begun.rate);
+            running.begun.rate = Bitrate(0);
+            let rate = std::mem::take(&mut running.reserved);
             self.committed = self.committed.saturating_sub(rate.0);
             self.volumes.remove(running.volume, rate);
         }
+    }
+
+    /// Gives back the rates that readers do not take, and reserves those again that they do, as far as there is room.
+    /// Returns each change. To be called about twice a second.
+    pub fn poll_rates(&mut self, now: Instant) -> Vec<RateChange> {
+        let (mut changes, mut wanted) = (Vec::new(), Vec::new());
+        for (id, running) in self.running.iter_mut().filter(|(_, running)| running.begun.rate.0 > 0) {
+            match running.uptake.poll_adjustment(now, running.begun.rate, running.reserved) {
+                Some(Adjustment::Lower(rate)) => changes.push(RateChange { session: *id, rate }),
+                Some(Adjustment::Restore) => wanted.push(RateChange { session: *id, rate: running.begun.rate }),
+                None => {}
+            }
+        }
+        changes.iter().for_each(|change| self.reserve(now, *change));
+        for change in wanted {
+            let reserved = self.running.get(&change.session).map_or(0, |running| running.reserved.0);
+            let others = NodeLoad { committed: self.committed.saturating_sub(reserved), ..self.load() };
+            if self.admission.check_rate(others, change.rate, false).is_ok() {
+                self.reserve(now, change);
+                changes.push(change);
+            }
+        }
+        changes
+    }
+
+    fn reserve(&mut self, now: Instant, change: RateChange) {
+        let Some(running) = self.running.get_mut(&change.session) else { return };
+        self.ended.add(running.settle(now));
+        let before = std::mem::replace(&mut running.reserved, change.rate);
+        self.committed = self.committed.saturating_sub(before.0).saturating_add(change.rate.0);
+        self.volumes.remove(running.volume, before);
+        self.volumes.add(running.volume, change.rate);
+        self.updates.handle_rate(change);
     }
 
     /// A session has ended.
     pub fn handle_end(&mut self, now: Instant, id: SessionId) {
         if let Some(mut running) = self.running.remove(&id) {
             self.ended.add(running.settle(now));
-            self.committed = self.committed.saturating_sub(running.begun.rate.0);
-            self.volumes.remove(running.volume, running.begun.rate);
+            self.committed = self.committed.saturating_sub(running.reserved.0);
+            self.volumes.remove(running.volume, running.reserved);
             self.updates.handle_ended(id);
         }
     }
@@ -270,8 +330,8 @@ impl Meter {
     /// The next session updates.
     pub fn poll_sessions(&mut self, now: Instant) -> Option<Sessions> {
         let running = &self.running;
-        let told =
-            self.updates.poll_message(now, || running.values().map(|running| running.begun.clone()).collect())?;
+        let list = || running.values().map(|running| (running.begun.clone(), running.reserved)).collect();
+        let told = self.updates.poll_message(now, list)?;
         let committed = Bitrate(self.committed.min(MAX_RATE));
         Some(Sessions { uptime_ms: self.uptime_ms(now), committed, ..told })
     }

@@ -112,6 +112,8 @@ pub struct Schedule {
 #[derive(Debug)]
 struct ScheduledSession {
     terms: Terms,
+    /// The part of its rate that is owed to it now.
+    reserved: Bitrate,
     /// Deadline of its next byte.
     late: i64,
     /// Time since when a viewer's own bucket fills, at its pace.
@@ -194,8 +196,21 @@ impl Schedule {
         self.joined += 1;
         let empty = if terms.paced() { now.saturating_sub(fill(terms.rate)) } else { now };
         let late = if terms.purpose == Purpose::Play { now } else { now.saturating_add(PATIENCE) };
-        self.sessions.insert(key, ScheduledSession { terms, late, empty, had: self.round, wants: 0 });
+        let reserved = terms.rate;
+        self.sessions.insert(key, ScheduledSession { terms, reserved, late, empty, had: self.round, wants: 0 });
         key
+    }
+
+    /// Sets the rate that is owed to a session; beyond it, the session gets spare capacity. Its pace stays.
+    pub fn handle_reserved(&mut self, now: Instant, key: SessionKey, reserved: Bitrate) {
+        let now = self.since(now);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        self.owed.remove(&(session.late, key));
+        session.reserved = reserved;
+        session.late = session.late.max(now);
+        if session.wants > 0 && reserved.0 > 0 {
+            self.owed.insert((session.late, key));
+        }
     }
 
     /// A session requests a turn for up to [`Schedule::quantum`] bytes. A waiting session continues to wait.
@@ -216,7 +231,7 @@ impl Schedule {
         }
         session.wants = bytes;
         session.had = session.had.max(self.round);
-        if terms.rate.0 > 0 {
+        if session.reserved.0 > 0 {
             self.owed.insert((session.late, key));
         }
         self.left.insert((session.had, key));
@@ -238,13 +253,13 @@ impl Schedule {
         self.tokens -= cost;
         self.stop_waiting(key);
         let session = self.sessions.get_mut(&key)?;
-        let rate = session.terms.rate;
-        if session.terms.paced() {
-            session.late = session.late.saturating_add(time(rate, bytes));
-            session.empty = session.empty.saturating_add(time(pace(rate), bytes));
-        } else if rate.0 > 0 {
+        let (rate, paced) = (session.reserved, session.terms.paced());
+        if paced {
+            session.empty = session.empty.saturating_add(time(pace(session.terms.rate), bytes));
+        }
+        if rate.0 > 0 {
             // Bytes that a fetch got beyond its rate do not count against it when others need the capacity back.
-            let late = session.late.min(now.saturating_add(nanos(LEAD)));
+            let late = if paced { session.late } else { session.late.min(now.saturating_add(nanos(LEAD))) };
             session.late = late.saturating_add(time(rate, bytes));
         }
         if let Some(owner) = owner {

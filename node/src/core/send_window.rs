@@ -84,6 +84,11 @@ impl WindowSize {
         Self { bytes: LEAST, since: now, written: 0, shortest: None }
     }
 
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Counts written bytes. Returns whether [`WindowSize::handle_round_trip`] is due.
     pub fn handle_written(&mut self, now: Instant, bytes: u64, senders: Senders) -> bool {
         self.written = self.written.saturating_add(bytes);

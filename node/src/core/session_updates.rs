@@ -7,8 +7,8 @@ use std::{
 };
 
 use usher_proto::{
-    SessionId,
-    model::{Begun, MAX_SETTLED, Sessions, Turned},
+    Bitrate, SessionId,
+    model::{Begun, MAX_SETTLED, RateChange, Sessions, Turned},
 };
 
 /// Minimum time between two messages, and the longest that a change waits.
@@ -20,6 +20,9 @@ const BEGUN: usize = 1000;
 /// Maximum number of waiting changes on a slow channel: beyond it the whole list is shorter.
 const WAITING: usize = 4 * MAX_SETTLED;
 
+/// An active session with its whole rate, and the rate that is reserved for it now.
+type ListedSession = (Begun, Bitrate);
+
 /// Pending updates of one node.
 #[derive(Debug, Default)]
 pub struct SessionUpdates {
@@ -28,8 +31,9 @@ pub struct SessionUpdates {
     /// The whole list is due. It is made when it is sent, and includes all changes until then.
     restart: bool,
     /// Rest of a whole list that is being sent; changes follow it.
-    list: VecDeque<Begun>,
+    list: VecDeque<ListedSession>,
     begun: VecDeque<Begun>,
+    rates: VecDeque<RateChange>,
     ended: VecDeque<SessionId>,
     turned: VecDeque<Turned>,
     /// Time when everything was sent last.
@@ -61,6 +65,13 @@ impl SessionUpdates {
         }
     }
 
+    /// The reserved rate of a session has changed.
+    pub fn handle_rate(&mut self, change: RateChange) {
+        if self.follows() {
+            self.rates.push_back(change);
+        }
+    }
+
     /// A session has ended.
     pub fn handle_ended(&mut self, session: SessionId) {
         if self.follows() {
@@ -84,14 +95,15 @@ impl SessionUpdates {
 
     /// Replaces too many changes by the whole list. Refusals are dropped too: the reservation at the master expires.
     fn bound(&mut self) {
-        if self.begun.len() + self.ended.len() + self.turned.len() >= WAITING {
+        if self.begun.len() + self.rates.len() + self.ended.len() + self.turned.len() >= WAITING {
             let last = self.last;
             *self = Self { listening: self.listening, restart: true, last, ..Self::default() };
         }
     }
 
     fn waiting(&self) -> bool {
-        let changes = !(self.begun.is_empty() && self.ended.is_empty() && self.turned.is_empty());
+        let changes =
+            !(self.begun.is_empty() && self.rates.is_empty() && self.ended.is_empty() && self.turned.is_empty());
         self.listening && (self.restart || changes || !self.list.is_empty())
     }
 
@@ -102,7 +114,11 @@ impl SessionUpdates {
 
     /// The next message, a bounded part of all updates; the rest is due at once. `running` lists all active sessions.
     /// The caller fills in the time and the committed rate.
-    pub fn poll_message(&mut self, now: Instant, running: impl FnOnce() -> VecDeque<Begun>) -> Option<Sessions> {
+    pub fn poll_message(
+        &mut self,
+        now: Instant,
+        running: impl FnOnce() -> VecDeque<ListedSession>,
+    ) -> Option<Sessions> {
         if !self.waiting() {
             return None;
         }
@@ -112,15 +128,19 @@ impl SessionUpdates {
         }
         let mut room = BEGUN;
         let told = if restart || !self.list.is_empty() {
-            let begun = take(&mut self.list, &mut room);
-            Sessions { restart, complete: self.list.is_empty(), begun, ..Sessions::default() }
+            let listed = take(&mut self.list, &mut room);
+            let lowered = listed.iter().filter(|(begun, reserved)| *reserved < begun.rate);
+            let rates = lowered.map(|(begun, rate)| RateChange { session: begun.session, rate: *rate }).collect();
+            let begun = listed.into_iter().map(|(begun, _)| begun).collect();
+            Sessions { restart, complete: self.list.is_empty(), begun, rates, ..Sessions::default() }
         } else {
             // In this order the start of a short session precedes its end, wherever the message is cut.
             let begun = take(&mut self.begun, &mut room);
             room = if self.begun.is_empty() { MAX_SETTLED - begun.len() } else { 0 };
+            let rates = take(&mut self.rates, &mut room);
             let ended = take(&mut self.ended, &mut room);
             let turned = take(&mut self.turned, &mut room);
-            Sessions { complete: true, begun, ended, turned, ..Sessions::default() }
+            Sessions { complete: true, begun, rates, ended, turned, ..Sessions::default() }
         };
         if !self.waiting() {
             self.last = Some(now);
@@ -143,8 +163,16 @@ mod tests {
         Begun { session: SessionId(id), title, content: None, rate: Bitrate(1), purpose: Purpose::Play }
     }
 
+    fn listed(id: u128) -> ListedSession {
+        (begun(id), Bitrate(1))
+    }
+
     fn turned(id: u128) -> Turned {
         Turned { session: SessionId(id), code: Code::NoCapacity, limit: None }
+    }
+
+    fn rate(id: u128, rate: u64) -> RateChange {
+        RateChange { session: SessionId(id), rate: Bitrate(rate) }
     }
 
     fn ids(begun: &[Begun]) -> Vec<u128> {
@@ -166,18 +194,23 @@ mod tests {
         updates.handle_begun(begun(1));
         updates.handle_refused(turned(2));
         assert_eq!(updates.next_timeout(start), Some(start));
-        let list = updates.poll_message(start, || [begun(0), begun(1)].into()).expect("the list");
+        let list = updates.poll_message(start, || [listed(0), (begun(1), Bitrate(0))].into()).expect("the list");
         assert_eq!((list.restart, list.complete, ids(&list.begun)), (true, true, vec![0, 1]));
+        assert_eq!(list.rates, [rate(1, 0)]);
         let after = updates.poll_message(start, VecDeque::new).expect("what is in no list");
         assert_eq!((after.restart, after.complete, after.turned), (false, true, vec![turned(2)]));
         assert_eq!(updates.next_timeout(at(1)), None);
 
         updates.handle_begun(begun(3));
+        updates.handle_rate(rate(1, 1));
         updates.handle_ended(SessionId(1));
         assert_eq!(updates.next_timeout(at(1)), Some(at(200)));
         updates.handle_ended(SessionId(3));
         let told = updates.poll_message(at(200), VecDeque::new).expect("changes");
-        assert_eq!((ids(&told.begun), told.ended), (vec![3], vec![SessionId(1), SessionId(3)]));
+        assert_eq!(
+            (ids(&told.begun), told.rates, told.ended),
+            (vec![3], vec![rate(1, 1)], vec![SessionId(1), SessionId(3)])
+        );
         updates.handle_ended(SessionId(0));
         assert!(updates.next_timeout(at(1000)).is_some_and(|due| due <= at(1000)), "the last is long ago");
         updates.handle_detached();
@@ -189,7 +222,7 @@ mod tests {
         let now = Instant::now();
         let mut updates = SessionUpdates::default();
         updates.handle_attached();
-        let all: VecDeque<_> = (0..2 * BEGUN as u128 + 1).map(begun).collect();
+        let all: VecDeque<_> = (0..2 * BEGUN as u128 + 1).map(listed).collect();
         let first = updates.poll_message(now, || all).expect("a part");
         updates.handle_ended(SessionId(7));
         let rest: Vec<_> = std::iter::from_fn(|| updates.poll_message(now, VecDeque::new)).collect();
@@ -218,10 +251,12 @@ mod tests {
         for id in 0..10 * WAITING as u128 {
             updates.handle_begun(begun(id));
             updates.handle_ended(SessionId(id));
+            updates.handle_rate(rate(id, 0));
             updates.handle_refused(turned(id));
-            assert!(updates.begun.len() + updates.ended.len() + updates.turned.len() <= WAITING);
+            let waiting = updates.begun.len() + updates.rates.len() + updates.ended.len() + updates.turned.len();
+            assert!(waiting <= WAITING);
         }
-        let told = updates.poll_message(now, || [begun(9)].into()).expect("the list");
+        let told = updates.poll_message(now, || [listed(9)].into()).expect("the list");
         assert_eq!((told.restart, told.complete, ids(&told.begun)), (true, true, vec![9]));
         // An hour without a master costs no memory.
         updates.handle_detached();
@@ -244,7 +279,7 @@ mod tests {
             };
             for (step, count) in steps {
                 now += Duration::from_millis(count as u64);
-                let list = || runs.iter().copied().map(begun).collect();
+                let list = || runs.iter().copied().map(listed).collect();
                 match step {
                     0 => updates.handle_detached(),
                     1 => updates.handle_attached(),
@@ -260,7 +295,7 @@ mod tests {
                 }
             }
             updates.handle_attached();
-            while let Some(told) = updates.poll_message(now, || runs.iter().copied().map(begun).collect()) {
+            while let Some(told) = updates.poll_message(now, || runs.iter().copied().map(listed).collect()) {
                 hear(told, &mut known);
             }
             prop_assert_eq!(&known, &runs);

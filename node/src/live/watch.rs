@@ -56,6 +56,26 @@ pub(crate) struct WatchSession<'a> {
     pub(crate) stall: Duration,
 }
 
+/// Bytes of one group.
+#[derive(Clone, Copy, Default)]
+struct GroupBytes {
+    written: u64,
+    /// Bytes that its viewer has certainly taken, and that were counted. The rest is discarded when the group is
+    /// abandoned.
+    taken: u64,
+}
+
+impl GroupBytes {
+    /// Counts written bytes, of which up to `in_flight` may not have arrived. Returns those that the viewer has taken
+    /// since the last call.
+    fn write(&mut self, bytes: u64, in_flight: u64) -> u64 {
+        self.written += bytes;
+        let taken = self.written.saturating_sub(in_flight).saturating_sub(self.taken);
+        self.taken += taken;
+        taken
+    }
+}
+
 /// The outcome of sending a group.
 enum GroupOutcome {
     /// All of it was written, or the rest will not arrive.
@@ -115,7 +135,7 @@ impl WatchSession<'_> {
 
     /// Waits for a change of the feed or an order to move.
     async fn wait(&mut self, changed: &mut signal::Receiver<()>, until: &mut Option<u64>) -> Result<(), WatchError> {
-        self.active.await_reader();
+        self.active.await_source();
         tokio::select! {
             changed = changed.changed() => drop(changed),
             order = self.movable.ordered(), if until.is_none() => *until = Some(self.leave(order).await?),
@@ -147,14 +167,19 @@ impl WatchSession<'_> {
         let frame = wire::message(Kind::FeedGroup, &head.to_pb(self.subscription));
         let mut next =
             NextPiece::Piece(frame.ok_or_else(|| WatchError::Fault(Fault::new(Code::Internal, "a head is too long")))?);
-        let mut sent = 0;
+        let (mut sent, mut bytes) = (0, GroupBytes::default());
         loop {
             match next {
-                NextPiece::Piece(frame) => match self.write(&mut stream, frame, sequence, changed).await? {
+                NextPiece::Piece(frame) => match self.write((&mut stream, &mut bytes), frame, sequence, changed).await?
+                {
                     GroupOutcome::Whole => {}
                     other => return Ok(other),
                 },
-                NextPiece::Complete => return Ok(finish(&mut stream)),
+                NextPiece::Complete => {
+                    // Nothing of a whole group is discarded.
+                    self.active.sent_and_taken(0, bytes.write(0, 0));
+                    return Ok(finish(&mut stream));
+                }
                 NextPiece::Wait => self.wait(changed, until).await?,
                 NextPiece::Gone => {
                     give_up(&mut stream);
@@ -183,7 +208,7 @@ impl WatchSession<'_> {
     /// Writes a frame of a group. Abandons the group when the viewer is too far behind.
     async fn write(
         &mut self,
-        stream: &mut SendStream,
+        (stream, bytes): (&mut SendStream, &mut GroupBytes),
         frame: Bytes,
         sequence: u64,
         changed: &mut signal::Receiver<()>,
@@ -198,8 +223,9 @@ impl WatchSession<'_> {
                 written = stream.write_chunks(&mut chunks) => match written {
                     // `write_chunks` leaves the unsent rest in each chunk.
                     Ok(written) => {
-                        self.active.sent(written.bytes as u64);
-                        self.share.wrote(written.bytes as u64);
+                        let written = written.bytes as u64;
+                        self.active.sent_and_taken(written, bytes.write(written, self.share.in_flight()));
+                        self.share.wrote(written);
                         moved = Instant::now();
                     }
                     Err(WriteError::Stopped(_)) => return Ok(GroupOutcome::Unwanted),

@@ -132,7 +132,7 @@ async fn deliver(
                 let ready = async {
                     if media.groups() < groups.end {
                         // Waiting for a copy that still grows does not count as slow delivery.
-                        writer.mark_waiting();
+                        writer.await_source();
                         media.ready(groups.end).await?;
                     }
                     writer.turn_of(&media, &groups).await;
@@ -151,7 +151,7 @@ async fn deliver(
                 writer.groups(&media, groups).await?;
             }
             SendStep::AwaitRange => {
-                writer.mark_waiting();
+                writer.await_reader();
                 tokio::select! {
                     request = time::timeout(settings.stall_timeout, ranges::next(&mut requests)) => {
                         let late = |_| Fault::new(Code::Timeout, "no other range was asked for");

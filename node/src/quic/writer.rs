@@ -57,9 +57,14 @@ impl<'a> FrameWriter<'a> {
         Self { stream, share, active, buffers, stall, read_len: READ_MAX }
     }
 
-    /// Marks that the session waits for something other than this node.
-    pub(super) fn mark_waiting(&self) {
+    /// Marks that the session waits for its client to take or to request something.
+    pub(super) fn await_reader(&self) {
         self.active.await_reader();
+    }
+
+    /// Marks that the session waits for bytes that are not here yet.
+    pub(super) fn await_source(&self) {
+        self.active.await_source();
     }
 
     /// Sends `data`, each quantum of it in a turn.

@@ -39,6 +39,15 @@ pub struct Turned {
     pub limit: Option<Bitrate>,
 }
 
+/// A new reserved rate of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateChange {
+    /// Its id.
+    pub session: SessionId,
+    /// Bit/s reserved from now on, at most those that it began with.
+    pub rate: Bitrate,
+}
+
 /// Changes of a node's sessions, or all of them after an attachment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
@@ -56,6 +65,8 @@ pub struct Sessions {
     pub ended: Vec<SessionId>,
     /// Sessions that were refused.
     pub turned: Vec<Turned>,
+    /// Sessions whose reserved rate differs from before.
+    pub rates: Vec<RateChange>,
 }
 
 pub(super) fn id(bytes: &[u8]) -> Result<SessionId, &'static str> {
@@ -67,7 +78,7 @@ impl TryFrom<v1::Sessions> for Sessions {
 
     fn try_from(sessions: v1::Sessions) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let entries = sessions.begun.len() + sessions.ended.len() + sessions.turned.len();
+        let entries = sessions.begun.len() + sessions.ended.len() + sessions.turned.len() + sessions.rates.len();
         if entries > MAX_SETTLED {
             return Err(Invalid::one("sessions", format!("at most {MAX_SETTLED} at a time, not {entries}")));
         }
@@ -99,6 +110,12 @@ impl TryFrom<v1::Sessions> for Sessions {
             let limit = (limit.0 > 0).then_some(limit);
             turned.extend(session.map(|session| Turned { session, code: Code::from_reason(&one.reason), limit }));
         }
+        let mut rates = Vec::with_capacity(sessions.rates.len());
+        for (i, one) in sessions.rates.iter().enumerate() {
+            let session = check.take(&format!("rates[{i}].session_id"), id(&one.session_id));
+            let rate = rate(&mut check, &format!("rates[{i}].rate_bps"), one.rate_bps);
+            rates.extend(session.map(|session| RateChange { session, rate }));
+        }
         check.done(Some(Self {
             restart: sessions.restart,
             complete: sessions.complete,
@@ -107,6 +124,7 @@ impl TryFrom<v1::Sessions> for Sessions {
             begun,
             ended,
             turned,
+            rates,
         }))
     }
 }
@@ -130,6 +148,8 @@ impl Sessions {
             reason: one.code.reason().to_owned(),
             limit_bps: one.limit.map_or(0, |limit| limit.0),
         });
+        let rates =
+            self.rates.iter().map(|one| v1::RateChange { session_id: bytes(&one.session), rate_bps: one.rate.0 });
         v1::Sessions {
             restart: self.restart,
             complete: self.complete,
@@ -138,6 +158,7 @@ impl Sessions {
             begun: begun.collect(),
             ended: self.ended.iter().map(bytes).collect(),
             turned: turned.collect(),
+            rates: rates.collect(),
         }
     }
 }
@@ -161,6 +182,7 @@ mod tests {
             }],
             ended: vec![SessionId(2)],
             turned: vec![Turned { session: SessionId(3), code: Code::NoCapacity, limit: Some(Bitrate(5)) }],
+            rates: vec![RateChange { session: SessionId(4), rate: Bitrate(2) }],
         }
     }
 
@@ -178,6 +200,8 @@ mod tests {
         wrong.begun.push(v1::Begun { title: "../a".into(), session_id: vec![0; 16], ..v1::Begun::default() });
         wrong.ended[0].push(1);
         wrong.turned[0].limit_bps = u64::MAX;
+        wrong.rates[0].session_id.push(0);
+        wrong.rates.push(v1::RateChange { session_id: vec![0; 16], rate_bps: u64::MAX });
         let Err(Invalid(violations)) = Sessions::try_from(wrong) else { panic!("taken") };
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
         let expected = [
@@ -187,6 +211,8 @@ mod tests {
             "begun[1].title",
             "ended[0]",
             "turned[0].limit_bps",
+            "rates[0].session_id",
+            "rates[1].rate_bps",
         ];
         assert_eq!(fields, expected);
         let many = v1::Sessions { ended: vec![Vec::new(); MAX_SETTLED + 1], ..v1::Sessions::default() };

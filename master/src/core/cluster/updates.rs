@@ -58,6 +58,9 @@ impl Cluster {
                 listed.insert(begun.session);
             }
         }
+        for change in &sessions.rates {
+            self.ledger.handle_rate_changed(node, change.session, change.rate.0);
+        }
         // Applied after new sessions: a short one starts and ends within one message.
         let mut ended = 0_u64;
         for session in &sessions.ended {

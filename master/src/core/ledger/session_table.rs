@@ -14,7 +14,10 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Slot {
     pub(super) session: SessionId,
     pub(super) node: NodeId,
+    /// Bit/s of its ticket, which it needs elsewhere.
     pub(super) rate: u64,
+    /// Bit/s that its node reserves for it; less than `rate` while its reader takes less.
+    pub(super) reserved: u64,
     pub(super) state: SessionState,
     pub(super) moves: u8,
     pub(super) purpose: Purpose,
@@ -66,11 +69,14 @@ impl NodeSessions<'_> {
         fit.min_by_key(|(session, rate)| (*rate, *session))
     }
 
-    /// Running sessions that are not being moved and were moved fewer than `moves` times; `None` is unlimited.
+    /// Running sessions that are not being moved, were moved fewer than `moves` times and hold their whole rate, which
+    /// a move would free; `None` stands for all that run.
     pub fn movable(&self, moves: impl Into<Option<u8>>) -> impl Iterator<Item = (SessionId, u64)> {
         let moves = moves.into();
-        let fit =
-            move |slot: &&Slot| slot.state == SessionState::Running && moves.is_none_or(|moves| slot.moves < moves);
+        let fit = move |slot: &&Slot| {
+            let frees = |moves| slot.moves < moves && slot.reserved == slot.rate;
+            slot.state == SessionState::Running && moves.is_none_or(frees)
+        };
         self.slots().filter(fit).map(|slot| (slot.session, slot.rate))
     }
 

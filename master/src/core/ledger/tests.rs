@@ -36,6 +36,7 @@ fn start() -> Now {
 struct ModelSession {
     node: u32,
     rate: u64,
+    reserved: u64,
     state: SessionState,
     moves: u8,
     content: Option<ContentKey>,
@@ -92,6 +93,7 @@ impl LedgerModel {
 enum LedgerStep {
     Reserve(u128, u32, usize, u64),
     Begun(u128, u32, usize, u64),
+    Rate(u128, u32, u64),
     Ended(u128, u32),
     Turned(u128, u32),
     Release(u128),
@@ -107,6 +109,7 @@ fn steps() -> impl Strategy<Value = Vec<LedgerStep>> {
     let one = prop_oneof![
         4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| LedgerStep::Reserve(s, n, w, r)),
         4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| LedgerStep::Begun(s, n, w, r)),
+        3 => (session.clone(), node.clone(), 0_u64..100).prop_map(|(s, n, r)| LedgerStep::Rate(s, n, r)),
         2 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Ended(s, n)),
         2 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Turned(s, n)),
         1 => session.clone().prop_map(LedgerStep::Release),
@@ -133,6 +136,7 @@ fn make(
             let one = ModelSession {
                 node,
                 rate,
+                reserved: rate,
                 state: SessionState::Reserved,
                 moves: 0,
                 content: contents[content],
@@ -146,12 +150,20 @@ fn make(
             let one = ModelSession {
                 node,
                 rate,
+                reserved: rate,
                 state: SessionState::Running,
                 moves,
                 content: contents[content],
                 expires: None,
             };
             model.sessions.insert(session, one);
+        }
+        LedgerStep::Rate(session, node, rate) => {
+            ledger.handle_rate_changed(NodeId(node), SessionId(session), rate);
+            let runs = |one: &&mut ModelSession| one.node == node && one.state == SessionState::Running;
+            if let Some(one) = model.sessions.get_mut(&session).filter(runs) {
+                one.reserved = rate.min(one.rate);
+            }
         }
         LedgerStep::Ended(session, node) => {
             ledger.handle_ended(NodeId(node), SessionId(session));
@@ -176,7 +188,7 @@ fn make(
             let Some(one) = runs else { return };
             (one.state, one.expires) = (SessionState::Moving(NodeId(to)), Some(due));
             one.moves = one.moves.saturating_add(1);
-            model.leaving.insert(session, (one.node, one.rate, due));
+            model.leaving.insert(session, (one.node, one.reserved, due));
         }
         LedgerStep::Stays(session) => {
             let moving =
@@ -247,7 +259,10 @@ fn compare(ledger: &Ledger, model: &LedgerModel) -> Result<(), TestCaseError> {
             prop_assert!(contents.contains(&place.content));
             for moves in [1, 2, u8::MAX] {
                 let fit = here().filter(|(_, one)| {
-                    one.content == place.content && one.state == SessionState::Running && one.moves < moves
+                    one.content == place.content
+                        && one.state == SessionState::Running
+                        && one.moves < moves
+                        && one.reserved == one.rate
                 });
                 let fit: BTreeSet<(u64, u128)> = fit.map(|(session, one)| (one.rate, *session)).collect();
                 let found: BTreeSet<(u64, u128)> = place.movable(moves).map(|(one, rate)| (rate, one.0)).collect();
@@ -294,6 +309,27 @@ fn a_session_that_started_elsewhere_moves_there() {
     assert_eq!((ledger.pending_load(NodeId(0)), ledger.pending_load(NodeId(1))), Default::default());
     assert_eq!(ledger.handle_ended(NodeId(0), SessionId(1)), None, "the seat was never taken");
     assert_eq!(ledger.handle_ended(NodeId(1), SessionId(1)), Some(8));
+}
+
+#[test]
+fn a_lowered_rate_is_what_a_session_frees_and_its_whole_rate_what_it_needs() {
+    let (now, mut ledger) = (start(), Ledger::default());
+    let session = SessionId(1);
+    ledger.handle_begun(NodeId(0), session, None, 8, Purpose::Play);
+    ledger.handle_rate_changed(NodeId(1), session, 1);
+    assert_eq!(ledger.session(session).map(|one| one.rate), Some(8), "it does not run there");
+    let movable = |ledger: &Ledger, moves: Option<u8>| {
+        let content = ledger.contents(NodeId(0))[0];
+        let sessions = ledger.sessions_of(NodeId(0), content).expect("one");
+        sessions.movable(moves).collect::<Vec<_>>()
+    };
+    assert_eq!(movable(&ledger, Some(2)), [(session, 8)]);
+    ledger.handle_rate_changed(NodeId(0), session, 3);
+    assert_eq!((movable(&ledger, Some(2)), movable(&ledger, None)), (vec![], vec![(session, 8)]));
+    assert!(ledger.start_move(now, session, NodeId(1)));
+    assert_eq!((ledger.pending_load(NodeId(0)).leaving, ledger.pending_load(NodeId(1)).rate), (3, 8));
+    assert!(ledger.cancel_move(session));
+    assert_eq!(ledger.handle_ended(NodeId(0), session), Some(3));
 }
 
 #[test]

@@ -31,8 +31,8 @@ fn a_report_has_sent_bytes_and_reserved_rates() {
     for id in [ID[0], ID[1]] {
         meter.handle_begin(start, begun(id, 8_000), 0, false).expect("room");
     }
-    meter.handle_sent(start, ID[0], 5_000);
-    meter.handle_sent(start, ID[1], 4_000);
+    meter.handle_sent(start, ID[0], 5_000, 5_000);
+    meter.handle_sent(start, ID[1], 4_000, 4_000);
     meter.handle_link_bytes(start + seconds(1), 10_007);
     let report = meter.poll_report(start + seconds(1));
     let expected = Report {
@@ -54,7 +54,7 @@ fn a_report_has_sent_bytes_and_reserved_rates() {
     // A fetch that ended after half a second still counts; totals never decrease.
     let then = start + Duration::from_millis(1500);
     meter.handle_begin(then, begun(ID[3], 8_000), 0, false).expect("room");
-    meter.handle_sent(then, ID[3], 2_000);
+    meter.handle_sent(then, ID[3], 2_000, 2_000);
     meter.handle_end(start + seconds(2), ID[3]);
     meter.handle_end(start + seconds(2), ID[0]);
     let report = meter.poll_report(start + seconds(2));
@@ -86,7 +86,7 @@ fn only_bytes_that_the_node_held_back_are_lacking() {
         meter.handle_begin(began, begun(ID[0], rate), 0, false).expect("room");
         meter.poll_report(start);
         meter.handle_waiting_for_reader(at(reader.start), ID[0]);
-        meter.handle_sent(at(reader.end), ID[0], bytes);
+        meter.handle_sent(at(reader.end), ID[0], bytes, bytes);
         let report = meter.poll_report(at(1000));
         let expected = (Bitrate(demand * 1_000_000), Bitrate(delivered * 1_000_000));
         assert_eq!((report.demand, report.delivered), expected, "{bytes} {reader:?}");
@@ -120,7 +120,7 @@ fn a_slow_session_with_large_quanta_lacks_nothing() {
     for second in 0..60_u64 {
         let now = start + seconds(second);
         if second % 4 == 0 {
-            meter.handle_sent(now, ID[0], 512 << 10);
+            meter.handle_sent(now, ID[0], 512 << 10, 512 << 10);
         }
         let report = meter.poll_report(now + seconds(1));
         assert_eq!((report.demand, report.delivered), (Bitrate(1_000_000), Bitrate(1_000_000)), "second {second}");
@@ -140,7 +140,7 @@ fn demand_never_exceeds_the_reserved_rate() {
     }
     meter.poll_report(start);
     for id in [ID[0], ID[1]] {
-        meter.handle_sent(start, id, 500);
+        meter.handle_sent(start, id, 500, 500);
     }
     meter.handle_end(start + seconds(1), ID[0]);
     let report = meter.poll_report(start + seconds(1));
@@ -239,9 +239,83 @@ fn a_moving_session_releases_its_rate_at_once() {
     meter.handle_move(ID[0]);
     meter.handle_move(ID[3]);
     meter.handle_begin(start, begun(ID[2], 8_000), 0, false).expect("room at once");
-    meter.handle_sent(start, ID[0], 1_000);
+    meter.handle_sent(start, ID[0], 1_000, 1_000);
     let report = meter.poll_report(start + seconds(1));
     assert_eq!((report.committed.0, report.sessions, report.elastic.0), (16_000, 3, 8_000));
     meter.handle_end(start + seconds(1), ID[0]);
     assert_eq!(meter.poll_report(start + seconds(2)).committed.0, 16_000, "given back once");
+}
+
+#[test]
+fn readers_that_stand_still_make_room_and_get_their_rates_back_when_there_is_some() {
+    let start = Instant::now();
+    let at = |tenth: u64| start + Duration::from_millis(100 * tenth);
+    let mut meter = meter(start, Bitrate(16_000_000));
+    meter.handle_attached();
+    for id in [ID[0], ID[1]] {
+        meter.handle_begin(start, begun(id, 8_000_000), 0, false).expect("room");
+    }
+    meter.poll_sessions(start).expect("the list");
+    let change = |id, rate| RateChange { session: id, rate: Bitrate(rate) };
+    // The reader of one takes nothing from the start, that of the other plays.
+    let play = |meter: &mut Meter, id, tenth| {
+        meter.handle_waiting_for_reader(at(tenth), id);
+        meter.handle_sent(at(tenth), id, 100_000, 100_000);
+    };
+    meter.handle_waiting_for_reader(start, ID[0]);
+    for tenth in 0..30 {
+        play(&mut meter, ID[1], tenth);
+        assert_eq!(meter.poll_rates(at(tenth)), []);
+    }
+    assert!(meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false).is_err(), "full");
+    assert_eq!(meter.poll_rates(at(30)), [change(ID[0], 0)]);
+    let told = meter.poll_sessions(at(30)).expect("the change");
+    assert_eq!((told.rates, told.committed), (vec![change(ID[0], 0)], Bitrate(8_000_000)));
+    meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false).expect("room");
+    // What the first takes now is spare capacity, and its rate has to wait for room.
+    meter.poll_report(at(30));
+    for tenth in 31..60 {
+        for id in [ID[0], ID[1], ID[2]] {
+            play(&mut meter, id, tenth);
+        }
+        assert_eq!(meter.poll_rates(at(tenth)), []);
+    }
+    let report = meter.poll_report(at(60));
+    assert_eq!((report.committed, report.sessions), (Bitrate(16_000_000), 3));
+    assert!((7_000_000..9_000_000).contains(&report.elastic.0), "{}", report.elastic);
+    meter.handle_end(at(60), ID[2]);
+    let mut changes = Vec::new();
+    for tenth in 60..80 {
+        for id in [ID[0], ID[1]] {
+            play(&mut meter, id, tenth);
+        }
+        changes.extend(meter.poll_rates(at(tenth)));
+    }
+    assert_eq!(changes, [change(ID[0], 8_000_000)]);
+    // A master that attaches now or later has the same view.
+    meter.handle_waiting_for_reader(at(80), ID[1]);
+    assert_eq!(meter.poll_rates(at(150)), [change(ID[1], 0)]);
+    meter.handle_attached();
+    let list = meter.poll_sessions(at(150)).expect("the list");
+    assert_eq!((list.begun.len(), list.rates, list.committed.0), (2, vec![change(ID[1], 0)], 8_000_000));
+    assert_eq!(meter.volumes().of(0), 8_000_000);
+    // Each rate is given back once.
+    meter.handle_move(ID[1]);
+    for id in [ID[0], ID[1]] {
+        meter.handle_end(at(150), id);
+    }
+    assert_eq!((meter.load().committed, meter.volumes().of(0)), (0, 0));
+}
+
+#[test]
+fn a_session_that_moves_asks_for_nothing_again() {
+    let start = Instant::now();
+    let mut meter = meter(start, Bitrate(16_000_000));
+    meter.handle_begin(start, begun(ID[0], 8_000_000), 0, false).expect("room");
+    meter.handle_move(ID[0]);
+    meter.handle_waiting_for_reader(start, ID[0]);
+    for second in 1..10 {
+        assert_eq!(meter.poll_rates(start + seconds(second)), []);
+    }
+    assert_eq!(meter.load().committed, 0);
 }

@@ -276,3 +276,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_session_without_its_rate_gets_spare_capacity_at_its_pace() {
+    let (start, capacity) = (Instant::now(), 80 * MBIT);
+    let mut schedule = Schedule::new(start, Bitrate(capacity));
+    let [demoted, viewer, other] = [play(8 * MBIT), play(40 * MBIT), fetch(0)]
+        .map(|terms| (schedule.handle_join(start, terms), schedule.quantum(&terms)));
+    // Bytes of each from one millisecond to another, while all want as much as they get.
+    let run = |schedule: &mut Schedule, millis: std::ops::Range<u64>, among: &[(SessionKey, u64)]| {
+        let mut counts = HashMap::new();
+        for now in millis.map(|millis| start + Duration::from_millis(millis)) {
+            for (key, quantum) in among {
+                schedule.handle_request(now, *key, *quantum);
+            }
+            while let Some((key, bytes)) = schedule.poll_turn(now) {
+                *counts.entry(key).or_insert(0) += bytes;
+                let (_, quantum) = among.iter().find(|one| one.0 == key).expect("one of them");
+                schedule.handle_request(now, key, *quantum);
+            }
+        }
+        move |key: (SessionKey, u64)| counts.get(&key.0).copied().unwrap_or(0)
+    };
+    // While it waits, its rate goes, and comes back.
+    schedule.handle_request(start, demoted.0, demoted.1);
+    schedule.handle_reserved(start, demoted.0, Bitrate(0));
+    // All of the capacity is owed to the viewer for the first second.
+    let had = run(&mut schedule, 0..1000, &[demoted, viewer]);
+    assert!(had(viewer) >= 9_500_000 && had(demoted) <= 300_000, "{} {}", had(viewer), had(demoted));
+    let had = run(&mut schedule, 1000..20_000, &[demoted, viewer, other]);
+    // Of the half that is spare it could have a third, and needs less after its lead.
+    assert!(had(demoted) >= 19 * 1_000_000, "{}", had(demoted));
+    assert!(had(demoted) <= 19 * 1_250_000 + 5_300_000, "it is paced: {}", had(demoted));
+    schedule.handle_reserved(start + Duration::from_secs(20), demoted.0, Bitrate(8 * MBIT));
+    let many: Vec<_> = (0..50).map(|_| (schedule.handle_join(start, fetch(0)), other.1)).collect();
+    let had = run(&mut schedule, 20_000..30_000, &[&[demoted, viewer, other][..], &many].concat());
+    assert!(had(demoted) >= 9_900_000, "it is owed its rate again: {}", had(demoted));
+}
