@@ -1,5 +1,5 @@
-//! Chaos: a whole cluster under faults for minutes, and clients that judge it. The harness is `usher-chaos`, which the
-//! tests share; what is here is its command line.
+//! The command line of `usher-chaos`: a cluster under faults for minutes, and clients whose output is compared with its
+//! source. The tests use the same harness.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::cluster::usher;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long faults come
+    /// Duration of the faults, in minutes
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// Which faults come when, and what clients choose [default: a fresh one]
+    /// Seed of the plan of faults and of the clients' choices [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// Where to write the report as JSON too
+    /// Write the report as JSON to this file too
     #[arg(long)]
     json: Option<PathBuf>,
     /// Clients at any time; every second one plays, the others fetch
@@ -28,10 +28,10 @@ pub(crate) struct Args {
     /// Only faults of these kinds: crash, freeze, drain, rolling, rebalance, blackhole, master, rebind, corrupt
     #[arg(long, value_delimiter = ',')]
     only: Vec<Kind>,
-    /// A folder for all that clients write, down to what they decide
+    /// Write the clients' debug logs to this folder
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
-    /// The program under test [default: the one beside this one]
+    /// The program under test [default: `usher` beside this program]
     #[arg(long)]
     usher: Option<PathBuf>,
 }

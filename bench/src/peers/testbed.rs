@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use tempfile::TempDir;
-use usher_chaos::media;
+use usher_chaos::test_title;
 
 use super::{
     stock::Stock,
@@ -112,7 +112,7 @@ impl Testbed {
         let dir = tempfile::tempdir().context("make a temporary folder")?;
         let media = dir.path().join("media");
         write_titles(&sizes, &media)?;
-        media::write(&dir.path().join("films/film.mp4"), FILM, RATE, 0)?;
+        test_title::write(&dir.path().join("films/film.mp4"), FILM, RATE, 0)?;
         let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
         fs::write(&cert, issued.cert.pem()).context("write a certificate")?;
@@ -176,12 +176,12 @@ fn scratch() -> std::io::Result<TempDir> {
 }
 
 fn write_titles(sizes: &Sizes, media: &Path) -> anyhow::Result<()> {
-    media::write(&media.join("one.mp4"), sizes.one, RATE, 1)?;
+    test_title::write(&media.join("one.mp4"), sizes.one, RATE, 1)?;
     for i in 0..sizes.titles {
-        media::write(&media.join(middle(i)), sizes.title, RATE, 1000 + i)?;
+        test_title::write(&media.join(middle(i)), sizes.title, RATE, 1000 + i)?;
     }
     for i in 0..sizes.smalls {
-        media::write(&media.join(small(i)), SMALL, LOW_RATE, 2000 + i)?;
+        test_title::write(&media.join(small(i)), SMALL, LOW_RATE, 2000 + i)?;
     }
     Ok(())
 }

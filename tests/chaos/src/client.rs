@@ -1,19 +1,19 @@
-//! One client of a run, a real `usher play` or `usher fetch`: started, listened to, and judged by its exit code and by
-//! every byte that it gave out. Faults are left to `faults`.
+//! One client of a run, a real `usher play` or `usher fetch`: starts it, reads its standard error, and checks its exit code
+//! and every byte of its output. Faults are left to `faults`.
 
 use std::{
     fs,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    process::Stdio,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    process::{Child, ChildStderr, ChildStdout, Command},
+    process::{ChildStderr, ChildStdout, Command},
     task, time,
 };
 use usher_proto::{Bitrate, tree::GROUP};
@@ -22,62 +22,62 @@ use crate::{
     cluster::Cluster,
     core::{gap, playout::Player},
     library::{self, Title},
+    sync::lock,
 };
 
-/// After this long a client has been forgotten: each may go without progress for [`TIMEOUT`], more than once.
-const FORGOTTEN: Duration = Duration::from_secs(240);
+/// A client that has not ended by then has failed: each may go without progress for [`TIMEOUT`], more than once.
+const CLIENT_LIMIT: Duration = Duration::from_secs(240);
 
-/// Limit that a client is given.
+/// The `--timeout` of a client.
 const TIMEOUT: &str = "60s";
 
-/// Between two lines of progress of a fetch.
+/// Time between two lines of progress of a fetch.
 const PROGRESS: Duration = Duration::from_millis(250);
 
 /// Lines of a client's standard error that are kept.
 const LINES: usize = 200;
 
-/// A client's task.
+/// Task of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Paced, to its standard output.
+    /// Plays: paced, to its standard output.
     Play,
-    /// To a file, no faster than this.
+    /// Fetches to a file, at most at this rate.
     Fetch(Bitrate),
 }
 
-/// A client to be.
+/// The parameters of one client.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Job {
+pub(crate) struct ClientSpec {
     pub(crate) slot: usize,
     pub(crate) round: usize,
     pub(crate) task: Task,
-    /// Its number.
+    /// The title's number.
     pub(crate) title: usize,
 }
 
-/// A client that was.
-pub(crate) struct Life {
-    pub(crate) job: Job,
+/// The result of one client.
+pub(crate) struct ClientRun {
+    pub(crate) spec: ClientSpec,
     /// The title's name.
     pub(crate) title: String,
-    /// When bytes came.
+    /// Times at which bytes arrived.
     pub(crate) arrivals: Vec<Instant>,
-    /// The time between arrivals that there is without any fault.
+    /// The time between arrivals without any fault.
     pub(crate) spacing: Duration,
-    /// Which node served it from when on, and why; several names for a fetch from several.
+    /// The serving node since each time, and the reason; several names for a fetch from several nodes.
     pub(crate) nodes: Vec<(Instant, String)>,
     pub(crate) stalls: u32,
-    pub(crate) still: Duration,
-    /// The kind of failure.
-    pub(crate) wrong: Option<Wrong>,
+    pub(crate) stalled_for: Duration,
+    pub(crate) failure: Option<Failure>,
 }
 
-/// Why a client failed.
+/// Failure of a client.
 #[derive(Debug)]
-pub(crate) struct Wrong {
-    pub(crate) kind: WrongKind,
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
     pub(crate) what: String,
-    /// How to start it.
+    /// The client's command line.
     pub(crate) command: String,
     /// The last lines of its standard error, with times since its start.
     pub(crate) tail: String,
@@ -85,30 +85,30 @@ pub(crate) struct Wrong {
     pub(crate) folder: PathBuf,
 }
 
-/// Kind of wrong outcome.
+/// Kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WrongKind {
-    /// Its output is not its source.
+pub(crate) enum FailureKind {
+    /// Its output differs from its source.
     Bytes,
-    /// It did not end well.
+    /// It ended with an error, or did not end.
     End,
 }
 
-impl Life {
+impl ClientRun {
     /// Whether this node served it at that time.
     pub(crate) fn was_served_by(&self, node: &str, at: Instant) -> bool {
         let last = self.nodes.partition_point(|(since, _)| *since <= at).checked_sub(1);
         last.is_some_and(|last| names(&self.nodes[last].1).any(|name| name == node))
     }
 
-    /// Whether this node served it at any time in between.
-    pub(crate) fn met(&self, node: &str, from: Instant, to: Instant) -> bool {
+    /// Whether this node served it at any time of `from..=to`.
+    pub(crate) fn was_served_by_between(&self, node: &str, from: Instant, to: Instant) -> bool {
         let within = |at: &Instant| (from..=to).contains(at);
         self.was_served_by(node, from)
-            || self.nodes.iter().any(|(at, who)| within(at) && names(who).any(|name| name == node))
+            || self.nodes.iter().any(|(at, text)| within(at) && names(text).any(|name| name == node))
     }
 
-    /// Whether it went from one node to another in between.
+    /// Whether it changed from one node to another within `from..=to`.
     pub(crate) fn changed(&self, from: Instant, to: Instant) -> bool {
         self.nodes.windows(2).any(|pair| pair[0].1 != pair[1].1 && (from..=to).contains(&pair[1].0))
     }
@@ -119,105 +119,105 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('(').next().unwrap_or_default().split(',').map(str::trim)
 }
 
-/// The node that serves a client, by the client's standard error.
+/// The node that serves a client, from a line of the client's standard error.
 fn served_by(line: &str, title: &str) -> Option<String> {
     if line.starts_with('{') {
         let event: serde_json::Value = serde_json::from_str(line).ok()?;
-        let told = matches!(event["event"].as_str(), Some("progress"));
-        return event["node"].as_str().filter(|node| told && !node.is_empty()).map(str::to_owned);
+        let node = event["node"].as_str().filter(|node| event["event"] == "progress" && !node.is_empty());
+        return node.map(str::to_owned);
     }
     line.strip_prefix(title)?.strip_prefix(": from ").map(str::to_owned)
 }
 
-/// The lines of a client's standard error.
+/// Findings in a client's standard error, and its last lines.
 #[derive(Default)]
-struct Heard {
+struct StderrLog {
     nodes: Vec<(Instant, String)>,
-    /// Times and bytes of a fetch's progress.
+    /// Progress of a fetch: times and bytes.
     progress: Vec<(Instant, u64)>,
     lines: std::collections::VecDeque<(Instant, String)>,
 }
 
 /// Runs a client to its end.
-pub(crate) async fn live(cluster: &Cluster, job: Job, startup: Duration) -> anyhow::Result<Life> {
-    let title = &cluster.library.titles[job.title];
-    let folder = cluster.path().join(format!("clients/{}-{}", job.slot, job.round));
+pub(crate) async fn run_client(cluster: &Cluster, spec: ClientSpec, startup: Duration) -> anyhow::Result<ClientRun> {
+    let title = &cluster.library.titles[spec.title];
+    let folder = cluster.path().join(format!("clients/{}-{}", spec.slot, spec.round));
     fs::create_dir_all(&folder).context("make a client's folder")?;
     let output = folder.join("output");
-    let mut command = command(cluster, job, title, &output);
-    let written = words(&command);
+    let mut command = command(cluster, spec, title, &output);
+    let command_line = shell_command(&command);
     let began = Instant::now();
     let mut child = command.stderr(Stdio::piped()).spawn().context("start a client")?;
-    let heard = Arc::new(Mutex::new(Heard::default()));
-    let listens = listen(child.stderr.take().context("a client's standard error")?, title.name.clone(), heard.clone());
-    let listener = tokio::spawn(listens);
+    let log = Arc::new(Mutex::new(StderrLog::default()));
+    let stderr = child.stderr.take().context("a client's standard error")?;
+    let reader = tokio::spawn(read_stderr(stderr, title.name.clone(), log.clone()));
     let mut player = Player::new(title.rate, title.size, startup);
     let (truth, out) = (cluster.library.truth(title), child.stdout.take());
     let runs = async {
-        let seen = match out {
-            Some(out) => Some(watch(out, &truth, &mut player).await?),
+        let played = match out {
+            Some(out) => Some(compare(out, &truth, &mut player).await?),
             None => None,
         };
-        anyhow::Ok((seen, end(&mut child).await?))
+        anyhow::Ok((played, child.wait().await.context("wait for a client")?))
     };
-    let ran = time::timeout(FORGOTTEN, runs).await;
+    let ran = time::timeout(CLIENT_LIMIT, runs).await;
     if ran.is_err() {
         child.kill().await.context("end a client")?;
     }
     // It ends with the pipe, when the client has ended.
-    listener.await.context("listen to a client")?;
-    let mut heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
-    let tail = heard.lines.iter().map(|(at, line)| format!("{:8.3} {line}\n", (*at - began).as_secs_f64()));
+    reader.await.context("read a client's standard error")?;
+    let mut log = std::mem::take(&mut *lock(&log));
+    let tail = log.lines.iter().map(|(at, line)| format!("{:8.3} {line}\n", (*at - began).as_secs_f64()));
     let tail: String = tail.collect();
     if let Some(logs) = &cluster.logs {
-        let file = logs.join(format!("{}-{}", job.slot, job.round));
-        fs::write(&file, format!("{written}\n{tail}")).with_context(|| format!("write {}", file.display()))?;
+        let file = logs.join(format!("{}-{}", spec.slot, spec.round));
+        fs::write(&file, format!("{command_line}\n{tail}")).with_context(|| format!("write {}", file.display()))?;
     }
     let (kind, what, arrivals) = match ran {
         Err(_) => {
-            let text = format!("it did not end within {} s", FORGOTTEN.as_secs());
-            (WrongKind::End, Some(text), Vec::new())
+            let text = format!("it did not end within {} s", CLIENT_LIMIT.as_secs());
+            (FailureKind::End, Some(text), Vec::new())
         }
         Ok(ran) => {
-            let (seen, status) = ran?;
+            let (played, status) = ran?;
             let ended = (!status.success()).then(|| format!("it ended with {status}"));
-            let (arrivals, wrong) = match seen {
-                Some(seen) => seen.judge(title),
-                None => (moved(&heard.progress), check(output.clone(), title).await?),
+            let (arrivals, difference) = match played {
+                Some(played) => played.check(title),
+                None => (advances(&log.progress), check_file(output.clone(), title).await?),
             };
             match ended {
-                Some(text) => (WrongKind::End, Some(text), arrivals),
-                None => (WrongKind::Bytes, wrong, arrivals),
+                Some(text) => (FailureKind::End, Some(text), arrivals),
+                None => (FailureKind::Bytes, difference, arrivals),
             }
         }
     };
-    let wrong = match what {
+    let failure = match what {
         Some(what) => {
-            fs::write(folder.join("stderr"), &tail).context("keep what a client wrote")?;
-            Some(Wrong { kind, what, command: written, tail, folder })
+            fs::write(folder.join("stderr"), &tail).context("keep a client's standard error")?;
+            Some(Failure { kind, what, command: command_line, tail, folder })
         }
         None => {
             fs::remove_dir_all(&folder).context("remove a client's folder")?;
             None
         }
     };
-    heard.nodes.dedup_by(|next, last| next.1 == last.1);
-    Ok(Life {
-        job,
+    log.nodes.dedup_by(|next, last| next.1 == last.1);
+    Ok(ClientRun {
+        spec,
         title: title.name.clone(),
         arrivals,
-        spacing: spacing(job.task, title),
-        nodes: heard.nodes,
+        spacing: spacing(spec.task, title),
+        nodes: log.nodes,
         stalls: player.stalls(),
-        still: player.still(),
-        wrong,
+        stalled_for: player.stalled_for(),
+        failure,
     })
 }
 
-fn command(cluster: &Cluster, job: Job, title: &Title, output: &Path) -> Command {
+fn command(cluster: &Cluster, spec: ClientSpec, title: &Title, output: &Path) -> Command {
     let mut command = cluster.client();
     let url = cluster.url(&title.name);
-    match job.task {
+    match spec.task {
         Task::Play => command.args(["play", &url, "--player", "-"]).stdout(Stdio::piped()),
         Task::Fetch(rate) => {
             let rate = format!("{}kbit", rate.0 / 1000);
@@ -232,8 +232,8 @@ fn command(cluster: &Cluster, job: Job, title: &Title, output: &Path) -> Command
     command
 }
 
-/// A command line to paste.
-fn words(command: &Command) -> String {
+/// The command as a line for a shell.
+fn shell_command(command: &Command) -> String {
     let command = command.as_std();
     let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned());
     let program = command.get_program().to_string_lossy().into_owned();
@@ -248,33 +248,29 @@ fn spacing(task: Task, title: &Title) -> Duration {
     }
 }
 
-async fn end(child: &mut Child) -> anyhow::Result<ExitStatus> {
-    child.wait().await.context("wait for a client")
-}
-
 /// Reads lines to the end.
-async fn listen(stderr: ChildStderr, title: String, heard: Arc<Mutex<Heard>>) {
+async fn read_stderr(stderr: ChildStderr, title: String, log: Arc<Mutex<StderrLog>>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let now = Instant::now();
-        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = lock(&log);
         if let Some(node) = served_by(&line, &title) {
-            let known = heard.nodes.last().is_some_and(|(_, last)| *last == node);
+            let known = log.nodes.last().is_some_and(|(_, last)| *last == node);
             if !known {
-                heard.nodes.push((now, node));
+                log.nodes.push((now, node));
             }
         }
         if let Some(bytes) = progress(&line) {
-            heard.progress.push((now, bytes));
+            log.progress.push((now, bytes));
         }
-        if heard.lines.len() == LINES {
-            heard.lines.pop_front();
+        if log.lines.len() == LINES {
+            log.lines.pop_front();
         }
-        heard.lines.push_back((now, line));
+        log.lines.push_back((now, line));
     }
 }
 
-/// The bytes in a line of progress.
+/// The byte count of a line of progress.
 fn progress(line: &str) -> Option<u64> {
     if !line.starts_with('{') {
         return None;
@@ -283,8 +279,8 @@ fn progress(line: &str) -> Option<u64> {
     (event["event"] == "progress").then(|| event["bytes"].as_u64()).flatten()
 }
 
-/// When the bytes of a fetch became more.
-fn moved(progress: &[(Instant, u64)]) -> Vec<Instant> {
+/// Times at which a fetch had more bytes than ever before.
+fn advances(progress: &[(Instant, u64)]) -> Vec<Instant> {
     let mut most = 0;
     let more = progress.iter().filter(|(_, bytes)| {
         let more = *bytes > most;
@@ -294,61 +290,62 @@ fn moved(progress: &[(Instant, u64)]) -> Vec<Instant> {
     more.map(|(at, _)| *at).collect()
 }
 
-/// The output of a player's pipe.
-struct Seen {
+/// The output of a client that plays into a pipe.
+struct PlayedOutput {
     arrivals: Vec<Instant>,
     bytes: u64,
     hash: String,
-    /// The first byte that is not the source's.
+    /// Position of the first byte that differs from the source.
     differs: Option<u64>,
 }
 
-impl Seen {
-    fn judge(self, title: &Title) -> (Vec<Instant>, Option<String>) {
-        let whole = self.bytes == title.size && self.hash == title.content;
+impl PlayedOutput {
+    /// The arrivals, and the difference from the source if there is one.
+    fn check(self, title: &Title) -> (Vec<Instant>, Option<String>) {
+        let same = self.bytes == title.size && self.hash == title.content;
         let differs = self.differs.map_or_else(|| "none".to_owned(), |at| at.to_string());
         let text = || format!("{} bytes of {}, the first that differs: {differs}", self.bytes, title.size);
-        let wrong = (!whole).then(text);
-        (self.arrivals, wrong)
+        let difference = (!same).then(text);
+        (self.arrivals, difference)
     }
 }
 
-/// Reads a player's input to its end, beside the source.
-async fn watch(mut out: ChildStdout, truth: &Path, player: &mut Player) -> anyhow::Result<Seen> {
+/// Reads a client's output to its end and compares it with the source.
+async fn compare(mut out: ChildStdout, truth: &Path, player: &mut Player) -> anyhow::Result<PlayedOutput> {
     let truth = fs::File::open(truth).context("open a title's source")?;
     let (mut got, mut expected) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let mut hasher = blake3::Hasher::new();
-    let mut seen = Seen { arrivals: Vec::new(), bytes: 0, hash: String::new(), differs: None };
+    let mut played = PlayedOutput { arrivals: Vec::new(), bytes: 0, hash: String::new(), differs: None };
     loop {
         let len = out.read(&mut got).await.context("read a client's output")?;
         if len == 0 {
             break;
         }
         let now = Instant::now();
-        seen.arrivals.push(now);
-        player.take(now, len as u64);
+        played.arrivals.push(now);
+        player.receive(now, len as u64);
         hasher.update(&got[..len]);
-        if seen.differs.is_none() {
-            let known = truth.read_at(&mut expected[..len], seen.bytes).context("read a title's source")?;
+        if played.differs.is_none() {
+            let known = truth.read_at(&mut expected[..len], played.bytes).context("read a title's source")?;
             let differs = (0..len).find(|at| *at >= known || got[*at] != expected[*at]);
-            seen.differs = differs.map(|at| seen.bytes + at as u64);
+            played.differs = differs.map(|at| played.bytes + at as u64);
         }
-        seen.bytes += len as u64;
+        played.bytes += len as u64;
     }
-    seen.hash = hasher.finalize().to_hex().to_string();
-    Ok(seen)
+    played.hash = hasher.finalize().to_hex().to_string();
+    Ok(played)
 }
 
-/// The fault of a fetched file, if it has one.
-async fn check(output: PathBuf, title: &Title) -> anyhow::Result<Option<String>> {
+/// The difference between a fetched file and its source, if there is one.
+async fn check_file(output: PathBuf, title: &Title) -> anyhow::Result<Option<String>> {
     let (content, size) = (title.content.clone(), title.size);
     let checks = move || {
         if !output.is_file() {
             return Ok(Some("there is no file".to_owned()));
         }
-        let (len, hash) = (fs::metadata(&output).context("look at a file")?.len(), library::hash(&output)?);
-        let wrong = len != size || hash != content;
-        Ok(wrong.then(|| format!("{len} bytes of {size} with the hash {hash}, not {content}")))
+        let (len, hash) = (fs::metadata(&output).context("read a file's size")?.len(), library::hash(&output)?);
+        let differs = len != size || hash != content;
+        Ok(differs.then(|| format!("{len} bytes of {size} with the hash {hash}, not {content}")))
     };
     task::spawn_blocking(checks).await.context("check a file")?
 }
@@ -358,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_serves_is_read_from_what_is_said() {
+    fn the_serving_node_is_read_from_standard_error() {
         for (line, node) in [
             ("films/1.mp4: from node-1", Some("node-1")),
             ("films/1.mp4: from node-2 (alternate after node-1 failed)", Some("node-2")),
@@ -367,9 +364,9 @@ mod tests {
             (r#"{"event":"lost","node":"node-1"}"#, None),
             ("node node-1: the connection was lost; trying again", None),
         ] {
-            let said = served_by(line, "films/1.mp4");
+            let text = served_by(line, "films/1.mp4");
             assert_eq!(
-                said.as_deref().map(|said| names(said).next().unwrap_or_default().to_owned()).as_deref(),
+                text.as_deref().map(|text| names(text).next().unwrap_or_default().to_owned()).as_deref(),
                 node.map(|node| node.split(',').next().unwrap_or_default()),
                 "{line}"
             );
@@ -378,11 +375,11 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_what_becomes_more() {
+    fn only_advances_count_as_progress() {
         let start = Instant::now();
         let at = |n: u64| start + Duration::from_secs(n);
-        let told = [(at(0), 0), (at(1), 5), (at(2), 5), (at(3), 4), (at(4), 6)];
-        assert_eq!(moved(&told), [at(1), at(4)]);
+        let lines = [(at(0), 0), (at(1), 5), (at(2), 5), (at(3), 4), (at(4), 6)];
+        assert_eq!(advances(&lines), [at(1), at(4)]);
         assert_eq!(progress(r#"{"event":"progress","bytes":5}"#), Some(5));
         assert_eq!(progress("hello"), None);
     }

@@ -1,5 +1,5 @@
-//! A master and nodes as real processes, each node behind a relay of its own, and what they are asked. Faults are
-//! left to `faults`.
+//! A master and nodes as real processes, each node behind its own relay, and the commands that query them. Faults are left
+//! to `faults`.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use crate::{
     settings::Settings,
 };
 
-/// Between two looks at what the master knows.
-const LOOK: Duration = Duration::from_millis(250);
+/// Interval of queries to the master.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// All processes of a run but its clients, and their folder. It goes when dropped.
+/// The master and the nodes of a run, and their folder, which is removed on drop.
 pub(crate) struct Cluster {
     layout: Layout,
     program: PathBuf,
@@ -30,7 +30,7 @@ pub(crate) struct Cluster {
     master: Mutex<Server>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) library: Library,
-    /// Where all that clients write is kept.
+    /// A folder for the standard error of clients.
     pub(crate) logs: Option<PathBuf>,
 }
 
@@ -70,7 +70,7 @@ impl Cluster {
             fs::create_dir_all(logs).context("make a folder for logs")?;
         }
         let cluster = Self { layout, program, capacity, master: Mutex::new(master), nodes, library, logs };
-        ensure!(cluster.settled(Duration::from_secs(120)).await, "the master never knew every copy");
+        ensure!(cluster.settled(Duration::from_secs(120)).await, "the master does not know every copy after 120 s");
         Ok(cluster)
     }
 
@@ -88,7 +88,7 @@ impl Cluster {
         self.layout.media(&self.nodes[node].name)
     }
 
-    /// Kills the master, and starts it again after a while, with nothing but its key store.
+    /// Kills the master and starts it again after `down`; only its key store survives.
     pub(crate) async fn restart_master(&self, down: Duration) -> anyhow::Result<()> {
         let mut master = self.master.lock().await;
         master.kill().await?;
@@ -125,17 +125,17 @@ impl Cluster {
     /// Whether the program knows a command.
     pub(crate) async fn knows(&self, command: &str) -> bool {
         let help = client(&self.program).args([command, "--help"]).output().await;
-        help.is_ok_and(|said| said.status.success())
+        help.is_ok_and(|output| output.status.success())
     }
 
-    /// Waits until every node serves and every copy is known, whole. Whether that came in time.
-    pub(crate) async fn settled(&self, patience: Duration) -> bool {
+    /// Waits until every node serves and the master knows every copy with its content id; `false` after `limit`.
+    pub(crate) async fn settled(&self, limit: Duration) -> bool {
         let settles = async {
             while !self.is_settled().await.unwrap_or(false) {
-                time::sleep(LOOK).await;
+                time::sleep(POLL_INTERVAL).await;
             }
         };
-        time::timeout(patience, settles).await.is_ok()
+        time::timeout(limit, settles).await.is_ok()
     }
 
     async fn is_settled(&self) -> anyhow::Result<bool> {
@@ -159,12 +159,12 @@ impl Cluster {
     }
 
     async fn ask(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
-        let said = self.client().args(args).output().await.context("run usher")?;
-        ensure!(said.status.success(), "usher {}: {}", args.join(" "), String::from_utf8_lossy(&said.stderr));
-        serde_json::from_slice(&said.stdout).context("read an answer")
+        let output = self.client().args(args).output().await.context("run usher")?;
+        ensure!(output.status.success(), "usher {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).context("read an answer")
     }
 
-    /// Ends all of it, and waits until it has ended.
+    /// Kills all servers and waits until they have ended.
     pub(crate) async fn end(&self) -> anyhow::Result<()> {
         for node in &self.nodes {
             node.server.lock().await.kill().await?;

@@ -1,8 +1,8 @@
-//! Makes the faults of a plan, each at its time, and remembers when each began and ended and whom it hit. An outage waits
-//! until the cluster has got over the one before. The effect on clients is left to `run`.
+//! Injects the faults of a plan, each at its time, and records its start, end and node. An outage waits until the cluster
+//! has recovered from the one before. The effect on clients is left to `run`.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -15,39 +15,40 @@ use crate::{
     cluster::Cluster,
     core::plan::{Fault, Kind, Way},
     library,
+    sync::lock,
 };
 
-/// How long an outage waits for the end of the one before.
-const SETTLES: Duration = Duration::from_secs(40);
+/// Limit for the recovery of the cluster before an outage.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(40);
 
-/// How long an operator's command may take.
-const OPERATOR: Duration = Duration::from_secs(20);
+/// Limit for an operator's command.
+const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a node may take to end that was asked to, beyond what it may drain.
-const ENDS: Duration = Duration::from_secs(30);
+/// Limit for the exit of a node after SIGTERM, beyond its drain timeout.
+const EXIT_LIMIT: Duration = Duration::from_secs(30);
 
-/// A fault that was made.
+/// A fault of this run.
 #[derive(Clone, Debug)]
-pub(crate) struct Made {
+pub(crate) struct InjectedFault {
     pub(crate) fault: Fault,
-    /// The name of the node that it hit.
+    /// The name of its node.
     pub(crate) node: Option<String>,
     pub(crate) began: Instant,
     /// `None` while it lasts.
     pub(crate) ended: Option<Instant>,
 }
 
-/// Faults that were made, and those that were not.
+/// Injected and skipped faults.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
-    pub(crate) made: Vec<Made>,
+    pub(crate) injected: Vec<InjectedFault>,
     pub(crate) skipped: Vec<Kind>,
-    /// Faults that could not be made or undone.
+    /// Faults that could not be injected or undone.
     pub(crate) broken: Vec<String>,
 }
 
-/// All that makes faults.
-pub(crate) struct Faults {
+/// Injects faults into a cluster.
+pub(crate) struct FaultInjector {
     cluster: Arc<Cluster>,
     began: Instant,
     log: Mutex<Log>,
@@ -57,47 +58,47 @@ pub(crate) struct Faults {
     operator: bool,
 }
 
-impl Faults {
+impl FaultInjector {
     pub(crate) async fn new(cluster: Arc<Cluster>, began: Instant) -> Arc<Self> {
         let operator = cluster.knows("drain").await && cluster.knows("rebalance").await;
         let (outage, damage) = (sync::Mutex::new(()), sync::Mutex::new(()));
         Arc::new(Self { cluster, began, log: Mutex::default(), outage, damage, operator })
     }
 
-    /// Makes all of a plan, and returns when the last one is over.
-    pub(crate) async fn make(self: Arc<Self>, plan: Vec<(Duration, Fault)>) {
+    /// Injects all faults of a plan, and returns when the last one has ended.
+    pub(crate) async fn run_plan(self: Arc<Self>, plan: Vec<(Duration, Fault)>) {
         let mut tasks = JoinSet::new();
         for (at, fault) in plan {
             time::sleep_until((self.began + at).into()).await;
             let this = self.clone();
-            tasks.spawn(async move { this.one(fault).await });
+            tasks.spawn(async move { this.inject(fault).await });
         }
         while tasks.join_next().await.is_some() {}
     }
 
     /// Reads the log.
-    pub(crate) fn log<T>(&self, tell: impl FnOnce(&Log) -> T) -> T {
-        tell(&self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn log<T>(&self, read: impl FnOnce(&Log) -> T) -> T {
+        read(&lock(&self.log))
     }
 
     fn note<T>(&self, change: impl FnOnce(&mut Log) -> T) -> T {
-        change(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.log))
     }
 
-    async fn one(&self, fault: Fault) {
+    async fn inject(&self, fault: Fault) {
         let kind = fault.kind();
         if matches!(kind, Kind::Drain | Kind::Rebalance) && !self.operator {
             self.note(|log| log.skipped.push(kind));
             return;
         }
-        // A title of two copies bears one fault: that of a copy, or of a node.
+        // A title with two copies tolerates one fault: of a copy, or of a node.
         let scarce =
             matches!(fault, Fault::Corrupt { title, .. } if self.cluster.library.titles[title].holders.len() < 3);
         let alone = fault.is_outage() || scarce;
         let _alone = if alone { Some(self.outage.lock().await) } else { None };
         let _damage = if kind == Kind::Corrupt { Some(self.damage.lock().await) } else { None };
-        if alone && !self.cluster.settled(SETTLES).await {
-            eprintln!("{:6.1} s: {kind} is left out: the cluster has not got over what was before", self.now());
+        if alone && !self.cluster.settled(RECOVERY_LIMIT).await {
+            eprintln!("{:6.1} s: {kind} skipped: the cluster has not recovered from the previous fault", self.now());
             self.note(|log| log.skipped.push(kind));
             return;
         }
@@ -109,21 +110,21 @@ impl Faults {
             fault.lasts().as_secs_f64()
         );
         let number = self.note(|log| {
-            log.made.push(Made { fault, node, began: Instant::now(), ended: None });
-            log.made.len() - 1
+            log.injected.push(InjectedFault { fault, node, began: Instant::now(), ended: None });
+            log.injected.len() - 1
         });
-        if let Err(error) = self.act(fault).await {
+        if let Err(error) = self.cause(fault).await {
             eprintln!("{:6.1} s: {kind}: {error:#}", self.now());
             self.note(|log| log.broken.push(format!("{kind}: {error:#}")));
         }
-        self.note(|log| log.made[number].ended = Some(Instant::now()));
+        self.note(|log| log.injected[number].ended = Some(Instant::now()));
     }
 
     fn now(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
 
-    async fn act(&self, fault: Fault) -> anyhow::Result<()> {
+    async fn cause(&self, fault: Fault) -> anyhow::Result<()> {
         let cluster = &*self.cluster;
         match fault {
             Fault::Crash { node, down } => {
@@ -143,12 +144,12 @@ impl Faults {
                 let node = &cluster.nodes[node];
                 let mut server = node.server.lock().await;
                 server.signal(Signal::TERM)?;
-                let ended = time::timeout(fault.lasts() + ENDS, server.wait()).await;
+                let ended = time::timeout(fault.lasts() + EXIT_LIMIT, server.wait()).await;
                 if ended.is_err() {
                     server.kill().await?;
                 }
                 cluster.start_again(node, &mut server).await?;
-                let status = ended.context("the node did not end when it was asked to")??;
+                let status = ended.context("the node did not exit after SIGTERM")??;
                 ensure!(status.success(), "the node ended with {status}");
                 Ok(())
             }
@@ -158,7 +159,7 @@ impl Faults {
                 let copy = cluster.copy_of(title, node);
                 library::damage(&copy, cluster.path())?;
                 time::sleep(lasts).await;
-                // Sessions that run have the old file open: it would rot on beneath them, into the next outage.
+                // Running sessions have the old file open: its damage would last into the next outage.
                 library::damage(&copy, cluster.path())?;
                 cluster.library.copy(title, &cluster.media_of(node))
             }
@@ -181,10 +182,10 @@ impl Faults {
                 let drain = drain.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn();
                 let drain = drain.context("run usher drain")?;
                 let began = Instant::now();
-                if let Ok(said) = time::timeout(lasts, drain.wait_with_output()).await {
-                    let said = said.context("wait for usher drain")?;
-                    let why = String::from_utf8_lossy(&said.stderr).into_owned();
-                    ensure!(said.status.success(), "usher drain: {}", why.trim_end());
+                if let Ok(output) = time::timeout(lasts, drain.wait_with_output()).await {
+                    let output = output.context("wait for usher drain")?;
+                    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                    ensure!(output.status.success(), "usher drain: {}", error.trim_end());
                 }
                 time::sleep(lasts.saturating_sub(began.elapsed())).await;
                 self.operate(&["undrain", name]).await
@@ -195,10 +196,10 @@ impl Faults {
 
     async fn operate(&self, args: &[&str]) -> anyhow::Result<()> {
         let command = args.join(" ");
-        let said = time::timeout(OPERATOR, self.cluster.operator(args)?.output()).await;
-        let said = said.with_context(|| format!("usher {command} did not end"))?.context("run usher")?;
-        let why = String::from_utf8_lossy(&said.stderr);
-        ensure!(said.status.success(), "usher {command}: {}", why.trim_end());
+        let output = time::timeout(COMMAND_LIMIT, self.cluster.operator(args)?.output()).await;
+        let output = output.with_context(|| format!("usher {command} did not end"))?.context("run usher")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "usher {command}: {}", error.trim_end());
         Ok(())
     }
 }

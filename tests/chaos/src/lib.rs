@@ -1,19 +1,19 @@
-//! For tests and benchmarks: a whole cluster of real processes under faults, and clients that judge it by their own bytes.
+//! For tests and benchmarks: a cluster of real processes under faults, and clients whose output is compared with its source.
 //!
-//! Modules: [`core`] (which fault comes when, how long delivery stood still, a player: pure), [`media`] (titles),
-//! [`settings`] and [`report`] (what goes in and comes out), and the shells: `library`, `process`, `cluster`, `faults`,
-//! `client`, and [`run`](run()) around them.
+//! Modules: [`core`] (plan of faults, gaps of delivery, simulated player: pure), [`test_title`] (media files), [`settings`]
+//! and [`report`], and the shells: `library`, `process`, `cluster`, `faults`, `client`, and [`run`](run()) around them.
 
 mod client;
 mod cluster;
 pub mod core;
 mod faults;
 mod library;
-pub mod media;
 mod process;
 pub mod report;
 mod run;
 pub mod settings;
+mod sync;
+pub mod test_title;
 
 pub use core::plan::Kind;
 pub use report::Report;

@@ -1,4 +1,4 @@
-//! Servers of a run: the kit's processes, with waits that hold up no other task. Command lines are left to `cluster`.
+//! Servers of a run: the kit's processes with asynchronous waits. Command lines are left to `cluster`.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use tokio::{task, time};
 use usher_kit::{Process, Signal};
 
-/// Pause between two looks at a server that is to end.
-const PAUSE: Duration = Duration::from_millis(25);
+/// Interval of checks whether a server has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// A running server. It is killed when dropped.
 pub(crate) struct Server(Process);
@@ -43,7 +43,7 @@ impl Server {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
             }
-            time::sleep(PAUSE).await;
+            time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// The program under test, without the settings of the user that runs this; killed when dropped.
+/// The program under test, without the settings of the current user; killed on drop.
 pub(crate) fn client(program: &Path) -> tokio::process::Command {
     let mut command = tokio::process::Command::from(usher_kit::usher(program));
     command.env("NO_COLOR", "1").kill_on_drop(true);

@@ -1,4 +1,4 @@
-//! The findings of a run, as text and as JSON. Finding them is left to `run`.
+//! The report of a run, as text and as JSON. The evaluation is left to `run`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,40 +9,40 @@ use crate::core::{plan::Kind, tally::Spread};
 /// One run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// Of the plan and all choices.
+    /// Seed of the plan and of all choices.
     pub seed: u64,
-    /// How long faults came.
+    /// Duration of the faults.
     pub minutes: f64,
-    /// Clients that ended.
+    /// Number of clients that ended.
     pub outputs: u64,
-    /// Those of them that played.
+    /// Number of those that played.
     pub plays: u64,
-    /// Outputs that are not their sources.
+    /// Outputs that differ from their sources.
     pub wrong_bytes: u64,
-    /// Clients that did not end well.
+    /// Clients that ended with an error, or did not end.
     pub client_errors: u64,
-    /// How often a player would have stood still.
+    /// Stalls of all players.
     pub stalls: u64,
-    /// How long all players together.
-    pub still_ms: u64,
-    /// Faults that were made.
+    /// Sum of the stalls' durations.
+    pub stalled_ms: u64,
+    /// Injected faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Faults that were not: what makes them is missing, or the cluster was not well enough.
+    /// Skipped faults by kind: the program lacks the command, or the cluster had not recovered.
     pub skipped: BTreeMap<&'static str, u64>,
-    /// Faults that could not be made or undone.
+    /// Faults that could not be injected or undone.
     pub broken: Vec<String>,
     /// Interruptions of affected players, beyond the spacing of a paced session.
     pub gap_ms: BTreeMap<&'static str, Spread>,
-    /// Of those who fetched and were hit, as far as lines of progress tell, which come each 250 ms.
+    /// Interruptions of affected fetches; progress lines come every 250 ms.
     pub fetch_gap_ms: BTreeMap<&'static str, Spread>,
-    /// Of those who played at the same times and were not hit: what this machine and the harness add.
-    pub spared_gap_ms: Spread,
-    /// The longest interruptions of those who played.
+    /// Gaps of unaffected players at the same times: the noise of machine and harness.
+    pub unaffected_gap_ms: Spread,
+    /// The longest interruptions of players.
     pub worst: Vec<String>,
 }
 
 impl Report {
-    /// Whether every client got every byte.
+    /// Whether every client received every byte.
     pub fn is_good(&self) -> bool {
         self.wrong_bytes == 0 && self.client_errors == 0
     }
@@ -60,20 +60,20 @@ impl fmt::Display for Report {
             self.wrong_bytes,
             self.client_errors,
             self.stalls,
-            self.still_ms as f64 / 1000.0,
+            self.stalled_ms as f64 / 1000.0,
         )?;
         writeln!(f, "{:<10} {:>6}  {:^27}  {:^27}", "", "", "gaps of plays, ms", "gaps of fetches, ms")?;
         let head = ["n", "p50", "p99", "max"].map(|name| format!("{name:>6}")).concat();
         writeln!(f, "{:<10} {:>6}  {:<27}  {head}", "fault", "times", head)?;
         for kind in Kind::ALL.map(Kind::name) {
             let times = self.faults.get(kind).copied().unwrap_or_default();
-            let skipped = self.skipped.get(kind).map_or_else(String::new, |skipped| format!("  {skipped} left out"));
+            let skipped = self.skipped.get(kind).map_or_else(String::new, |skipped| format!("  {skipped} skipped"));
             if times > 0 || !skipped.is_empty() {
                 let of = |gaps: &BTreeMap<_, Spread>| cells(&gaps.get(kind).copied().unwrap_or_default());
                 writeln!(f, "{kind:<10} {times:>6}  {:<27}  {}{skipped}", of(&self.gap_ms), of(&self.fetch_gap_ms))?;
             }
         }
-        writeln!(f, "{:<10} {:>6}  {}", "spared", "", cells(&self.spared_gap_ms))?;
+        writeln!(f, "{:<10} {:>6}  {}", "unaffected", "", cells(&self.unaffected_gap_ms))?;
         for line in &self.worst {
             writeln!(f, "  {line}")?;
         }

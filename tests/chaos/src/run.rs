@@ -1,5 +1,5 @@
-//! A whole run: the cluster, the plan's faults, clients that replace one another, and what is found at the end. Owns
-//! nothing once it has returned: all that was started has ended.
+//! One run: the cluster, the plan's faults, clients one after another in each slot, and the evaluation at the end. All
+//! processes and tasks of a run have ended when it returns.
 
 use std::{
     collections::BTreeMap,
@@ -20,14 +20,14 @@ use tokio::{
 use usher_proto::{Bitrate, units};
 
 use crate::{
-    client::{self, Job, Life, Task, WrongKind},
+    client::{self, ClientRun, ClientSpec, FailureKind, Task},
     cluster::Cluster,
     core::{
         gap,
         plan::{Fault, Kind, Shape, plan},
         tally::Spread,
     },
-    faults::{Faults, Made},
+    faults::{FaultInjector, InjectedFault},
     report::Report,
     settings::{Load, Settings},
 };
@@ -35,36 +35,36 @@ use crate::{
 /// Time after the end of a fault during which a failure is attributed to it.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// Interruptions that are listed one by one.
+/// Number of the longest interruptions in the report.
 const WORST: usize = 8;
 
-/// Faults that are named beside a client's failure.
-const LATEST: usize = 6;
+/// Number of recent faults that are printed with a client's failure.
+const RECENT: usize = 6;
 
-/// Failures that are printed in full; many at once look alike.
+/// Number of failures that are printed in full; many at once look alike.
 const FULL: u32 = 4;
 
-/// After a failure a slot waits for so long: a cluster that refuses at once would be asked without end.
-const SULK: Duration = Duration::from_secs(1);
+/// Pause of a slot after a failed client, so that a cluster that refuses at once is not asked without end.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Between the starts of two clients at the beginning.
+/// Time between the starts of two slots.
 const STAGGER: Duration = Duration::from_millis(100);
 
-/// Runs chaos. Tells of each fault and each failure on standard error as it happens.
+/// Runs chaos. Prints each fault and each failure to standard error as it happens.
 ///
 /// # Errors
-/// When the cluster cannot be started or a part of the harness fails, and when it is interrupted. Failures of clients
-/// are in the report.
+/// The cluster cannot be started, a part of the harness fails, or a signal interrupts the run. Failures of clients are in
+/// the report.
 pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
     tokio::select! {
-        report = whole(settings) => report,
+        report = run_uninterrupted(settings) => report,
         _ = terminate.recv() => bail!("interrupted"),
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     }
 }
 
-async fn whole(settings: &Settings) -> anyhow::Result<Report> {
+async fn run_uninterrupted(settings: &Settings) -> anyhow::Result<Report> {
     let starting = Instant::now();
     let cluster = Arc::new(Cluster::start(settings).await?);
     eprintln!("seed {}: the cluster is up after {:.1} s", settings.seed, starting.elapsed().as_secs_f64());
@@ -72,37 +72,37 @@ async fn whole(settings: &Settings) -> anyhow::Result<Report> {
     let holders = cluster.library.titles.iter().map(|title| title.holders.clone()).collect();
     let Settings { nodes, time, brisk, .. } = *settings;
     let plan = plan(settings.seed, &Shape { nodes, holders, time, kinds: settings.kinds.clone(), brisk });
-    let faults = Faults::new(cluster.clone(), began).await;
-    let mut made = JoinSet::new();
-    made.spawn(faults.clone().make(plan));
+    let faults = FaultInjector::new(cluster.clone(), began).await;
+    let mut injection = JoinSet::new();
+    injection.spawn(faults.clone().run_plan(plan));
     let (send, mut ended) = mpsc::channel(settings.clients.max(1));
     let mut slots = JoinSet::new();
     for slot in 0..settings.clients {
-        slots.spawn(one_after_another(cluster.clone(), settings.clone(), slot, began, send.clone()));
+        slots.spawn(run_slot(cluster.clone(), settings.clone(), slot, began, send.clone()));
     }
     drop(send);
-    let (mut lives, mut failures, mut keep) = (Vec::new(), 0, Keep::new(settings.seed));
-    while let Some(life) = ended.recv().await {
-        if let Some(wrong) = &life.wrong {
+    let (mut runs, mut failures, mut kept) = (Vec::new(), 0, KeptFiles::new(settings.seed));
+    while let Some(run) = ended.recv().await {
+        if let Some(failure) = &run.failure {
             let full = failures < FULL;
             failures += 1;
-            eprint!("{:6.1} s: {}", began.elapsed().as_secs_f64(), failure(settings.seed, &life, wrong, full));
+            eprint!("{:6.1} s: {}", began.elapsed().as_secs_f64(), failure_text(settings.seed, &run, failure, full));
             if full {
-                eprint!("{}", faults.log(|log| latest(&log.made, began)));
+                eprint!("{}", faults.log(|log| recent_faults(&log.injected, began)));
             }
-            keep.folder(&wrong.folder)?;
+            kept.keep_folder(&failure.folder)?;
         }
-        lives.push(life);
+        runs.push(run);
     }
     while let Some(slot) = slots.join_next().await {
         slot.context("a client's task")??;
     }
-    while let Some(all) = made.join_next().await {
+    while let Some(all) = injection.join_next().await {
         all.context("the faults' task")?;
     }
     cluster.end().await?;
-    keep.logs(cluster.path())?;
-    let mut report = faults.log(|log| found(&lives, &log.made, began));
+    kept.keep_logs(cluster.path())?;
+    let mut report = faults.log(|log| evaluate(&runs, &log.injected, began));
     let counted = |kinds: &mut dyn Iterator<Item = Kind>| {
         let mut counts = BTreeMap::new();
         kinds.for_each(|kind| *counts.entry(kind.name()).or_default() += 1);
@@ -110,20 +110,20 @@ async fn whole(settings: &Settings) -> anyhow::Result<Report> {
     };
     (report.seed, report.minutes) = (settings.seed, settings.time.as_secs_f64() / 60.0);
     faults.log(|log| {
-        report.faults = counted(&mut log.made.iter().map(|made| made.fault.kind()));
+        report.faults = counted(&mut log.injected.iter().map(|injected| injected.fault.kind()));
         report.skipped = counted(&mut log.skipped.iter().copied());
         report.broken.clone_from(&log.broken);
     });
     Ok(report)
 }
 
-/// Clients of one slot until time is up. The same seed makes the same choices.
-async fn one_after_another(
+/// Runs clients one after another until the time is up. The same seed makes the same choices.
+async fn run_slot(
     cluster: Arc<Cluster>,
     settings: Settings,
     slot: usize,
     began: Instant,
-    ended: mpsc::Sender<Life>,
+    ended: mpsc::Sender<ClientRun>,
 ) -> anyhow::Result<()> {
     let mut rng = SmallRng::seed_from_u64(settings.seed ^ ((slot as u64 + 1) << 32));
     time::sleep(STAGGER * u32::try_from(slot).unwrap_or_default()).await;
@@ -131,51 +131,51 @@ async fn one_after_another(
         if began.elapsed() >= settings.time {
             break;
         }
-        let job = choose(&mut rng, &settings.load, slot, round);
-        let life = Box::pin(client::live(&cluster, job, settings.load.startup)).await?;
-        let failed = life.wrong.is_some();
-        if ended.send(life).await.is_err() {
+        let spec = choose(&mut rng, &settings.load, slot, round);
+        let run = Box::pin(client::run_client(&cluster, spec, settings.load.startup)).await?;
+        let failed = run.failure.is_some();
+        if ended.send(run).await.is_err() {
             break;
         }
         if failed {
-            time::sleep(SULK).await;
+            time::sleep(RETRY_PAUSE).await;
         }
     }
     Ok(())
 }
 
-fn choose(rng: &mut SmallRng, load: &Load, slot: usize, round: usize) -> Job {
+fn choose(rng: &mut SmallRng, load: &Load, slot: usize, round: usize) -> ClientSpec {
     if slot.is_multiple_of(2) {
-        return Job { slot, round, task: Task::Play, title: rng.random_range(0..load.titles) };
+        return ClientSpec { slot, round, task: Task::Play, title: rng.random_range(0..load.titles) };
     }
     let rate = Bitrate(1000 * rng.random_range(load.fetch_kbits.clone()));
-    Job { slot, round, task: Task::Fetch(rate), title: rng.random_range(0..load.titles + load.large) }
+    ClientSpec { slot, round, task: Task::Fetch(rate), title: rng.random_range(0..load.titles + load.large) }
 }
 
-/// Folders of clients that failed, and the logs beside them.
-struct Keep {
+/// The folder that keeps the files of failed clients, and the servers' logs if a client failed.
+struct KeptFiles {
     folder: PathBuf,
     used: bool,
 }
 
-impl Keep {
+impl KeptFiles {
     fn new(seed: u64) -> Self {
         Self { folder: std::env::temp_dir().join(format!("usher-chaos-kept-{seed}")), used: false }
     }
 
-    fn folder(&mut self, of: &Path) -> anyhow::Result<()> {
+    fn keep_folder(&mut self, of: &Path) -> anyhow::Result<()> {
         self.used = true;
-        fs::create_dir_all(&self.folder).context("make a folder for what is kept")?;
+        fs::create_dir_all(&self.folder).context("make a folder for kept files")?;
         let target = self.folder.join(of.file_name().context("a client's folder")?);
         if target.exists() {
-            fs::remove_dir_all(&target).context("remove what an earlier run kept")?;
+            fs::remove_dir_all(&target).context("remove the files that an earlier run kept")?;
         }
         fs::rename(of, &target).context("keep a client's files")?;
         eprintln!("          its files are kept in {}", target.display());
         Ok(())
     }
 
-    fn logs(&self, dir: &Path) -> anyhow::Result<()> {
+    fn keep_logs(&self, dir: &Path) -> anyhow::Result<()> {
         for entry in fs::read_dir(dir).context("look for logs")?.filter(|_| self.used) {
             let path = entry.context("look for logs")?.path();
             if path.extension().is_some_and(|extension| extension == "log") {
@@ -186,42 +186,43 @@ impl Keep {
     }
 }
 
-fn failure(seed: u64, life: &Life, wrong: &client::Wrong, full: bool) -> String {
-    let what = if wrong.kind == WrongKind::Bytes { "WRONG BYTES" } else { "CLIENT ERROR" };
+fn failure_text(seed: u64, run: &ClientRun, failure: &client::Failure, full: bool) -> String {
+    let what = if failure.kind == FailureKind::Bytes { "WRONG BYTES" } else { "CLIENT ERROR" };
     if !full {
-        let last = wrong.tail.lines().last().unwrap_or_default();
-        return format!("{what} of {}: {}: {}\n", life.title, wrong.what, last.trim_start());
+        let last = failure.tail.lines().last().unwrap_or_default();
+        return format!("{what} of {}: {}: {}\n", run.title, failure.what, last.trim_start());
     }
-    let tail: Vec<&str> = wrong.tail.lines().rev().filter(|line| !line.contains(r#""progress""#)).take(12).collect();
+    let tail: Vec<&str> = failure.tail.lines().rev().filter(|line| !line.contains(r#""progress""#)).take(12).collect();
     let tail: String = tail.iter().rev().map(|line| format!("          | {line}\n")).collect();
-    format!("{what} of {}: {}\n          seed {seed}: {}\n{tail}", life.title, wrong.what, wrong.command)
+    format!("{what} of {}: {}\n          seed {seed}: {}\n{tail}", run.title, failure.what, failure.command)
 }
 
-fn latest(made: &[Made], began: Instant) -> String {
+fn recent_faults(all: &[InjectedFault], began: Instant) -> String {
     let since = |at: Instant| format!("{:.1}", at.saturating_duration_since(began).as_secs_f64());
-    let line = |made: &Made| {
-        let (node, end) = (made.node.as_deref().unwrap_or("-"), made.ended.map_or_else(|| "now".to_owned(), since));
-        format!("          {} {node}: {} s to {end} s\n", made.fault.kind(), since(made.began))
+    let line = |injected: &InjectedFault| {
+        let end = injected.ended.map_or_else(|| "now".to_owned(), since);
+        let node = injected.node.as_deref().unwrap_or("-");
+        format!("          {} {node}: {} s to {end} s\n", injected.fault.kind(), since(injected.began))
     };
-    made.iter().rev().take(LATEST).map(line).collect()
+    all.iter().rev().take(RECENT).map(line).collect()
 }
 
 /// The effect of the faults, by the clients' times.
-fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
+fn evaluate(runs: &[ClientRun], all: &[InjectedFault], began: Instant) -> Report {
     let (mut plays, mut fetches) = (BTreeMap::<&str, Vec<Duration>>::new(), BTreeMap::<&str, Vec<Duration>>::new());
-    let (mut spared, mut worst) = (Vec::new(), Vec::new());
-    for made in all {
-        let (kind, from) = (made.fault.kind(), made.began);
-        let to = made.ended.unwrap_or(from) + AFTERMATH;
-        for life in lives {
-            let Some(gap) = gap::longest(&life.arrivals, from, to, life.spacing) else { continue };
-            let is_play = life.job.task == Task::Play;
-            if hits(made, life, to) {
+    let (mut unaffected, mut worst) = (Vec::new(), Vec::new());
+    for injected in all {
+        let (kind, from) = (injected.fault.kind(), injected.began);
+        let to = injected.ended.unwrap_or(from) + AFTERMATH;
+        for run in runs {
+            let Some(gap) = gap::longest(&run.arrivals, from, to, run.spacing) else { continue };
+            let is_play = run.spec.task == Task::Play;
+            if affects(injected, run, to) {
                 let gaps = if is_play { &mut plays } else { &mut fetches };
                 gaps.entry(kind.name()).or_default().push(gap);
-                worst.extend(is_play.then(|| (gap, told(made, life, gap, to, began))));
-            } else if is_play && all.iter().all(|other| !touches(other, life, from, to)) {
-                spared.push(gap);
+                worst.extend(is_play.then(|| (gap, gap_line(injected, run, gap, to, began))));
+            } else if is_play && all.iter().all(|other| !may_affect(other, run, from, to)) {
+                unaffected.push(gap);
             }
         }
     }
@@ -229,48 +230,50 @@ fn found(lives: &[Life], all: &[Made], began: Instant) -> Report {
     let of = |gaps: BTreeMap<&'static str, Vec<Duration>>| {
         gaps.into_iter().map(|(kind, gaps)| (kind, Spread::of(gaps))).collect::<BTreeMap<_, _>>()
     };
-    let wrong = |kind: WrongKind| {
-        lives.iter().filter(|life| life.wrong.as_ref().is_some_and(|wrong| wrong.kind == kind)).count() as u64
+    let failed = |kind: FailureKind| {
+        runs.iter().filter(|run| run.failure.as_ref().is_some_and(|failure| failure.kind == kind)).count() as u64
     };
-    let still: Duration = lives.iter().map(|life| life.still).sum();
+    let stalled_for: Duration = runs.iter().map(|run| run.stalled_for).sum();
     Report {
-        outputs: lives.len() as u64,
-        plays: lives.iter().filter(|life| life.job.task == Task::Play).count() as u64,
-        wrong_bytes: wrong(WrongKind::Bytes),
-        client_errors: wrong(WrongKind::End),
-        stalls: lives.iter().map(|life| u64::from(life.stalls)).sum(),
-        still_ms: units::millis(still),
+        outputs: runs.len() as u64,
+        plays: runs.iter().filter(|run| run.spec.task == Task::Play).count() as u64,
+        wrong_bytes: failed(FailureKind::Bytes),
+        client_errors: failed(FailureKind::End),
+        stalls: runs.iter().map(|run| u64::from(run.stalls)).sum(),
+        stalled_ms: units::millis(stalled_for),
         gap_ms: of(plays),
         fetch_gap_ms: of(fetches),
-        spared_gap_ms: Spread::of(spared),
+        unaffected_gap_ms: Spread::of(unaffected),
         worst: worst.into_iter().take(WORST).map(|(_, line)| line).collect(),
         ..Report::default()
     }
 }
 
-/// Whether a fault hit a client: its node was the one, or it had to move, or all were hit.
-fn hits(made: &Made, life: &Life, to: Instant) -> bool {
-    let served = made.node.as_deref().is_some_and(|node| life.was_served_by(node, made.began));
-    match made.fault.kind() {
+/// Whether a fault affects a client: the client's node has the fault, or the client had to move, or the fault affects all.
+fn affects(injected: &InjectedFault, run: &ClientRun, to: Instant) -> bool {
+    let served = injected.node.as_deref().is_some_and(|node| run.was_served_by(node, injected.began));
+    match injected.fault.kind() {
         Kind::Master => true,
-        Kind::Rebalance => life.changed(made.began, to),
-        Kind::Corrupt => served && matches!(made.fault, Fault::Corrupt { title, .. } if title == life.job.title),
+        Kind::Rebalance => run.changed(injected.began, to),
+        Kind::Corrupt => served && matches!(injected.fault, Fault::Corrupt { title, .. } if title == run.spec.title),
         _ => served,
     }
 }
 
-/// Whether a fault may have had any part in what a client saw in this time.
-fn touches(made: &Made, life: &Life, from: Instant, to: Instant) -> bool {
-    let until = made.ended.map_or(to, |ended| ended + AFTERMATH);
-    let overlaps = made.began <= to && from <= until;
-    overlaps && made.node.as_deref().is_none_or(|node| life.met(node, made.began.max(from), until.min(to)))
+/// Whether a fault may have affected a client's delivery within `from..=to`.
+fn may_affect(injected: &InjectedFault, run: &ClientRun, from: Instant, to: Instant) -> bool {
+    let until = injected.ended.map_or(to, |ended| ended + AFTERMATH);
+    let overlaps = injected.began <= to && from <= until;
+    let (from, to) = (injected.began.max(from), until.min(to));
+    overlaps && injected.node.as_deref().is_none_or(|node| run.was_served_by_between(node, from, to))
 }
 
-fn told(made: &Made, life: &Life, gap: Duration, to: Instant, began: Instant) -> String {
+/// The report's line about an interruption.
+fn gap_line(injected: &InjectedFault, run: &ClientRun, gap: Duration, to: Instant, began: Instant) -> String {
     let since = |at: Instant| at.saturating_duration_since(began).as_secs_f64();
-    let then = life.nodes.iter().filter(|(at, _)| (made.began..=to + gap).contains(at));
+    let then = run.nodes.iter().filter(|(at, _)| (injected.began..=to + gap).contains(at));
     let then: Vec<String> = then.map(|(at, node)| format!("{:.1} s {node}", since(*at))).collect();
-    let (kind, node) = (made.fault.kind(), made.node.as_deref().unwrap_or("-"));
-    let from = since(made.began);
-    format!("{} ms: {kind} {node} at {from:.1} s, {}; then: {}", gap.as_millis(), life.title, then.join(", "))
+    let (kind, node) = (injected.fault.kind(), injected.node.as_deref().unwrap_or("-"));
+    let from = since(injected.began);
+    format!("{} ms: {kind} {node} at {from:.1} s, {}; then: {}", gap.as_millis(), run.title, then.join(", "))
 }

@@ -9,47 +9,47 @@ use crate::core::plan::Kind;
 pub struct Settings {
     /// The program under test.
     pub usher: PathBuf,
-    /// Which titles, which faults and which choices.
+    /// Seed of titles, faults and choices.
     pub seed: u64,
-    /// Faults come, and clients are replaced, for so long.
+    /// Duration of the faults, and of starting new clients.
     pub time: Duration,
-    /// At any time; every second one plays, the others fetch.
+    /// Clients at any time; every second one plays, the others fetch.
     pub clients: usize,
-    /// Three at least.
+    /// Number of nodes, at least three.
     pub nodes: usize,
-    /// Which faults may come.
+    /// Kinds of faults to inject.
     pub kinds: Vec<Kind>,
     /// Short faults and pauses, for a short run.
     pub brisk: bool,
-    /// A folder for all that clients write.
+    /// A folder for the standard error of clients.
     pub logs: Option<PathBuf>,
     /// The titles, and their load.
     pub load: Load,
 }
 
-/// How much there is to send, and how fast.
+/// Number, size and rate of the titles, and the nodes' capacity.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Titles that are played, and fetched.
+    /// Number of titles that are played and fetched.
     pub titles: usize,
-    /// Titles that are fetched only.
+    /// Number of titles that are only fetched.
     pub large: usize,
-    /// Their bytes.
+    /// Size of those in bytes.
     pub large_size: u64,
     /// Rates of titles, in kbit/s.
     pub kbits: Range<u64>,
-    /// How long they play, in seconds.
+    /// Durations of titles, in seconds.
     pub secs: Range<u64>,
     /// Rate limits of fetches, in kbit/s.
     pub fetch_kbits: Range<u64>,
-    /// Of a node, in Mbit/s.
+    /// Capacity of a node, in Mbit/s.
     pub capacity: u64,
     /// Media that a player buffers before it plays.
     pub startup: Duration,
 }
 
 impl Load {
-    /// For an optimised program.
+    /// The load for an optimised program.
     pub fn release() -> Self {
         Self {
             titles: 14,
@@ -63,7 +63,7 @@ impl Load {
         }
     }
 
-    /// For a program with checks, which encrypts slowly: less of everything.
+    /// The load for a debug build, which encrypts slowly: less of everything.
     pub fn debug() -> Self {
         Self {
             titles: 8,

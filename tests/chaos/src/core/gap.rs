@@ -1,10 +1,10 @@
-//! How long delivery stood still around a fault, by when bytes arrived. Independent of the kind of fault.
+//! The interruption of a delivery around a fault, from the times at which bytes arrived. Independent of the kind of fault.
 
 use std::time::{Duration, Instant};
 
 use usher_proto::{Bitrate, tree::GROUP};
 
-/// The time between two groups of a viewer who is well ahead: it gets five quarters of the title's rate, group by group.
+/// The time between two groups of a viewer with a full buffer: it receives five quarters of the title's rate, in groups.
 pub fn paced_spacing(title: Bitrate) -> Duration {
     Bitrate(title.0.saturating_mul(5) / 4).time_for(GROUP).unwrap_or_default()
 }
@@ -12,9 +12,9 @@ pub fn paced_spacing(title: Bitrate) -> Duration {
 /// A delivery this late before the fault was interrupted by something else.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The longest time without an arrival that overlaps `from..to`, beyond the spacing that there is anyway. A time that
-/// began in the window counts to its end, wherever that is. `None` when there was no delivery to interrupt: nothing had
-/// arrived before the window, or for long, or nothing did after `from`.
+/// The longest time without an arrival that overlaps `from..to`, minus the usual spacing. A time that began in the window
+/// counts to its end, even after the window. `None` when there was no delivery to interrupt: no byte arrived shortly before
+/// the window, or none arrived after `from`.
 pub fn longest(arrivals: &[Instant], from: Instant, to: Instant, spacing: Duration) -> Option<Duration> {
     let first = arrivals.partition_point(|at| *at <= from).checked_sub(1)?;
     if from > *arrivals.get(first)? + spacing + LATE {
@@ -33,7 +33,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let arrivals: Vec<Instant> = [100, 200, 300, 900, 1000, 3000, 3100].into_iter().map(at).collect();
-        // Window, then what is found with a spacing of 100 ms, in ms.
+        // Window, then the result with a spacing of 100 ms, in ms.
         for (from, to, gap) in [
             (50, 400, None),
             (100, 150, Some(0)),

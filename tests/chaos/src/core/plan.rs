@@ -1,6 +1,5 @@
-//! Which fault comes when: from a seed and the shape of a cluster, the same plan each time. One node at a time is out of
-//! the choice; what may come in the middle of that leaves every title a node that runs and has it whole. Refuses to
-//! know how a fault is made.
+//! The plan of faults: a function of a seed and the shape of a cluster. At most one node is unavailable at a time; a second
+//! fault during that outage leaves every title one running node with a complete copy. The injection is left to `faults`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -11,21 +10,21 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _}
 pub enum Kind {
     /// A node is killed and started again.
     Crash,
-    /// A node stands still and goes on.
+    /// A node is stopped and continued.
     Freeze,
-    /// An operator drains a node and takes it back.
+    /// An operator drains a node and undrains it.
     Drain,
-    /// A node is asked to end, and started again when it has.
+    /// A node gets SIGTERM, and is started again after its exit.
     Rolling,
     /// The master is killed and started again.
     Master,
     /// Bits of a copy flip on a node's disk.
     Corrupt,
-    /// Datagrams from or to a node's clients vanish.
+    /// Datagrams from or to a node's clients are lost.
     Blackhole,
-    /// A node's clients come from fresh ports.
+    /// A node's clients get new ports.
     Rebind,
-    /// An operator has the sessions spread anew.
+    /// An operator rebalances the sessions.
     Rebalance,
 }
 
@@ -43,7 +42,7 @@ impl Kind {
         Self::Corrupt,
     ];
 
-    /// As it is written.
+    /// The name on command lines and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
@@ -70,11 +69,14 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let names = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| format!("write some of {}", names()))
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| format!("`{text}` is no kind of fault: use {}", names()))
     }
 }
 
-/// The direction whose datagrams vanish.
+/// The direction whose datagrams are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Those from clients to the node.
@@ -114,7 +116,7 @@ impl Fault {
         }
     }
 
-    /// The node that it hits.
+    /// Its node.
     pub fn node(self) -> Option<usize> {
         match self {
             Self::Crash { node, .. } | Self::Freeze { node, .. } | Self::Drain { node, .. } => Some(node),
@@ -124,7 +126,7 @@ impl Fault {
         }
     }
 
-    /// How long it lasts by the plan.
+    /// Its planned duration.
     pub fn lasts(self) -> Duration {
         match self {
             Self::Crash { down: lasts, .. } | Self::Master { down: lasts } => lasts,
@@ -135,32 +137,32 @@ impl Fault {
         }
     }
 
-    /// Whether a node is out of the choice, or the master is, so that nothing else may be.
+    /// Whether a node or the master is unavailable, so that no other may be.
     pub fn is_outage(self) -> bool {
         !matches!(self, Self::Rebind { .. } | Self::Corrupt { .. })
     }
 }
 
-/// Limit for the end of a node: the time that the harness lets it drain.
+/// Drain timeout of the nodes.
 pub const ROLLING: Duration = Duration::from_secs(10);
 
 /// The run that a plan is made for.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Of the cluster.
+    /// Number of nodes.
     pub nodes: usize,
-    /// Of each title: the nodes that have it, two at least.
+    /// The holders of each title, at least two.
     pub holders: Vec<Vec<usize>>,
-    /// Nothing begins later, and nothing ends later.
+    /// Duration of the plan: every fault ends by then.
     pub time: Duration,
-    /// Which faults may come.
+    /// Kinds of faults to plan.
     pub kinds: Vec<Kind>,
     /// Short faults and short pauses, for a short run.
     pub brisk: bool,
 }
 
-/// Faults and when each begins, in their order. Kinds come in rounds, each in an order of its own, so that all have come
-/// after a round; a rebalancing comes behind the crash, if there is one.
+/// The faults in order of their start times. Each round contains every kind once, shuffled; a rebalancing follows the
+/// crash, if there is one.
 pub fn plan(seed: u64, shape: &Shape) -> Vec<(Duration, Fault)> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut planned = Vec::new();
@@ -188,7 +190,7 @@ pub fn plan(seed: u64, shape: &Shape) -> Vec<(Duration, Fault)> {
     planned
 }
 
-/// Until the next fault, when all is well again.
+/// Pause after a fault.
 fn pause(rng: &mut SmallRng, shape: &Shape) -> Duration {
     millis(rng, shape, 3_000, 6_000)
 }
@@ -225,8 +227,8 @@ fn corrupt(rng: &mut SmallRng, title: usize, shape: &Shape) -> Fault {
     Fault::Corrupt { title, node, lasts: millis(rng, shape, 6_000, 12_000) }
 }
 
-/// A second fault that sometimes comes in the middle of an outage: another node's clients get fresh ports, or one of three copies is
-/// damaged, and is whole again before the outage ends.
+/// A second fault that sometimes comes during an outage: the clients of another node get new ports, or one of three copies
+/// is damaged, and is repaired before the outage ends.
 fn within(rng: &mut SmallRng, at: Duration, outage: Fault, shape: &Shape) -> Option<(Duration, Fault)> {
     let wanted = outage.is_outage() && rng.random_bool(0.4);
     let middle = at + outage.lasts() / 4;
@@ -255,36 +257,36 @@ mod tests {
         Shape { nodes: 4, holders, time: Duration::from_secs(secs), kinds: Kind::ALL.to_vec(), brisk }
     }
 
-    /// When a fault has begun and is not over, with the time that its node takes to come back.
-    fn wrong_at(planned: &[(Duration, Fault)], now: Duration) -> impl Iterator<Item = Fault> {
+    /// The faults at `now`, each extended by the time in which its node restarts.
+    fn active_at(planned: &[(Duration, Fault)], now: Duration) -> impl Iterator<Item = Fault> {
         let back = |fault: &Fault| fault.lasts() + Duration::from_millis(500);
-        let wrong = move |(at, fault): &&(Duration, Fault)| *at <= now && now < *at + back(fault);
-        planned.iter().filter(wrong).map(|(_, fault)| *fault)
+        let active = move |(at, fault): &&(Duration, Fault)| *at <= now && now < *at + back(fault);
+        planned.iter().filter(active).map(|(_, fault)| *fault)
     }
 
     proptest! {
         #[test]
-        fn a_title_always_has_a_node_that_runs_and_has_it_whole(seed: u64, brisk: bool) {
+        fn every_title_has_a_running_node_with_a_complete_copy(seed: u64, brisk: bool) {
             let shape = shape(300, brisk);
             let planned = plan(seed, &shape);
             prop_assert_eq!(&planned, &plan(seed, &shape));
             prop_assert!(planned.is_sorted_by_key(|(at, _)| *at));
             for now in (0..3000).map(|tenth| Duration::from_millis(tenth * 100)) {
-                let wrong: Vec<Fault> = wrong_at(&planned, now).collect();
-                prop_assert!(wrong.iter().filter(|fault| fault.is_outage()).count() <= 1, "{:?}", wrong);
+                let active: Vec<Fault> = active_at(&planned, now).collect();
+                prop_assert!(active.iter().filter(|fault| fault.is_outage()).count() <= 1, "{:?}", active);
                 for (title, holders) in shape.holders.iter().enumerate() {
-                    let bad = |node: usize| wrong.iter().any(|fault| match *fault {
+                    let bad = |node: usize| active.iter().any(|fault| match *fault {
                         Fault::Rebind { .. } => false,
                         Fault::Corrupt { title: of, node: at, .. } => of == title && at == node,
                         fault => fault.node() == Some(node),
                     });
-                    prop_assert!(holders.iter().any(|node| !bad(*node)), "title {}: {:?}", title, wrong);
+                    prop_assert!(holders.iter().any(|node| !bad(*node)), "title {}: {:?}", title, active);
                 }
             }
         }
 
         #[test]
-        fn every_kind_comes(seed: u64) {
+        fn every_kind_is_planned(seed: u64) {
             for (secs, brisk) in [(180, false), (100, true)] {
                 let planned = plan(seed, &shape(secs, brisk));
                 for kind in Kind::ALL {
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_differ_and_only_what_is_wanted_comes() {
+    fn seeds_differ_and_only_wanted_kinds_are_planned() {
         let all = shape(120, false);
         assert_ne!(plan(1, &all), plan(2, &all));
         let kills = Shape { kinds: vec![Kind::Crash, Kind::Freeze], ..all.clone() };
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_read_as_they_are_written() {
+    fn kinds_parse_from_their_names() {
         for kind in Kind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }

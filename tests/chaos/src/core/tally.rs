@@ -8,7 +8,7 @@ use usher_proto::units;
 /// Times, in whole milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Spread {
-    /// How many.
+    /// Number of values.
     pub n: usize,
     /// Half of them are at most this.
     pub p50: u64,
@@ -19,7 +19,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these; all zero when there is none.
+    /// The statistics of these times; all zero when there is none.
     pub fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let millis = |time: &Duration| units::millis(*time);

@@ -1,5 +1,5 @@
-//! Titles to test and measure with: a container that a node offers, around random bytes. Written piece by piece, so that
-//! a large title needs no memory. Their holders are left to `library`.
+//! Media files for tests and measurements: an MP4 with random bytes as its media. Written in pieces, so that a large title
+//! needs no memory. The holders are left to `library`.
 
 use std::{
     fs::{self, File},
@@ -10,40 +10,17 @@ use std::{
 
 use anyhow::Context as _;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use usher_media::samples::{boxed, moov};
 
-/// A box of MP4 (ISO/IEC 14496-12) around these parts.
-fn boxed(kind: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
-    let body = parts.concat();
-    let len = u32::try_from(8 + body.len()).expect("headers are small");
-    [&len.to_be_bytes(), &kind[..], &body].concat()
-}
-
-/// All before the media of a film of `duration` ms: one H.264 track of 640x360.
-fn head(duration: u32) -> Vec<u8> {
-    let times = [&[0; 12], &1000_u32.to_be_bytes()[..], &duration.to_be_bytes(), &[0; 4]].concat();
-    let mut entry = vec![0; 70];
-    entry[7] = 1;
-    entry[24..26].copy_from_slice(&640_u16.to_be_bytes());
-    entry[26..28].copy_from_slice(&360_u16.to_be_bytes());
-    let stsd = boxed(b"stsd", &[&[0, 0, 0, 0, 0, 0, 0, 1], &boxed(b"avc1", &[&entry])]);
-    let minf = boxed(b"minf", &[&boxed(b"stbl", &[&stsd])]);
-    let hdlr = boxed(b"hdlr", &[&[0; 8], b"vide", &[0; 13]]);
-    let mdia = boxed(b"mdia", &[&boxed(b"mdhd", &[&times]), &hdlr, &minf]);
-    let mut tkhd = vec![0; 84];
-    tkhd[15] = 1;
-    let trak = boxed(b"trak", &[&boxed(b"tkhd", &[&tkhd]), &mdia]);
-    let moov = boxed(b"moov", &[&boxed(b"mvhd", &[&times, &[0; 76]]), &trak]);
-    [boxed(b"ftyp", &[b"isom", &[0; 4]]), moov].concat()
-}
-
-/// Writes a title of `size` bytes that plays at `rate` bits per second. No two have the same bytes: the seed must differ.
+/// Writes a title of `size` bytes that plays at `rate` bits per second. Different seeds give different bytes.
 ///
 /// # Errors
-/// When it cannot be written, or is too small for its headers, or too large or too long for their fields.
+/// The file cannot be written, or the size is too small for the headers, or size or duration too large for their fields.
 pub fn write(path: &Path, size: u64, rate: u64, seed: u64) -> anyhow::Result<()> {
     let what = || format!("write {}", path.display());
     fs::create_dir_all(path.parent().context("a folder")?).with_context(what)?;
-    let head = head(u32::try_from(size * 8 * 1000 / rate).context("a film that is too long")?);
+    let duration = u32::try_from(size * 8 * 1000 / rate).context("a film that is too long")?;
+    let head = [boxed(b"ftyp", &[b"isom", &[0; 4]]), moov(duration, false)].concat();
     let media = size.checked_sub(head.len() as u64).context("a title that is too small")?;
     let mut file = BufWriter::new(File::create(path).with_context(what)?);
     file.write_all(&head).with_context(what)?;
@@ -68,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_title_has_its_size_and_whole_boxes() {
+    fn a_title_has_its_size_and_complete_boxes() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("many/1.mp4");
         write(&path, 300_000, 2_000_000, 7).expect("written");
