@@ -1,10 +1,11 @@
-//! Relays on loopback that impair what passes, as real networks do: for tests and benchmarks, between real binaries.
+//! Relays on loopback with loss, delay and a limited rate, for tests and benchmarks between real binaries.
 //!
-//! Modules: [`core`] (which datagram is lost and when it leaves, pure), [`udp`] and [`tcp`] (sockets), [`memory`] (the same
-//! for quinn without sockets, on tokio's clock).
+//! Modules: [`core`] (loss and delay of each datagram, pure), [`udp`] and [`tcp`] (sockets), [`memory`] (the same for quinn
+//! without sockets, on tokio's clock).
 
 pub mod core;
 pub mod memory;
+mod sync;
 pub mod tcp;
 pub mod udp;
 

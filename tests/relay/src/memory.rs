@@ -1,5 +1,5 @@
 //! A network in memory: sockets for quinn whose datagrams pass a lane each way, on tokio's clock. With the clock paused
-//! minutes pass in no time, and the same seeds give the same times.
+//! minutes pass at once, and the same seeds give the same times.
 //!
 //! Independent of the datagrams' content. Sends one datagram a call, without ECN.
 
@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -22,7 +22,10 @@ use quinn::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::core::lane::{Counts, Lane, Settings};
+use crate::{
+    core::lane::{Counts, Lane, Settings},
+    sync::lock,
+};
 
 /// Hosts that reach one another.
 #[derive(Clone, Default)]
@@ -46,14 +49,14 @@ struct Inbox {
 
 struct Inflow {
     lane: Lane<(SocketAddr, Vec<u8>)>,
-    /// Rings when the next datagram arrives.
+    /// Expires when the next datagram arrives.
     timer: Pin<Box<Sleep>>,
     /// The task that waits for it.
     reader: Option<Waker>,
 }
 
 impl Network {
-    /// Adds a host; what comes to it passes a link of these settings. Must be called within a runtime.
+    /// Adds a host; datagrams to it pass a link of these settings. Must be called within a runtime.
     pub fn host(&self, link: Settings) -> Arc<Socket> {
         let mut hosts = lock(&self.hosts);
         // The network is in memory, so any address may be used.
@@ -75,7 +78,7 @@ impl Network {
         }
     }
 
-    /// Freezes a host, or lets it go on: nothing comes to it, and nothing from it.
+    /// Freezes or unfreezes a host: a frozen host receives and sends nothing.
     pub fn set_frozen(&self, host: SocketAddr, frozen: bool) {
         if let Some(inbox) = self.inbox(host) {
             inbox.mute.store(frozen, Ordering::Relaxed);
@@ -94,7 +97,7 @@ impl Network {
 }
 
 impl Socket {
-    /// Where others find it.
+    /// The host's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -120,7 +123,7 @@ impl AsyncUdpSocket for Socket {
         for datagram in transmit.contents.chunks(segment) {
             inflow.lane.offer(now, datagram.len(), (self.address, datagram.to_vec()));
         }
-        // It looks when the next one arrives, and sets its timer.
+        // The reader sets its timer for the next datagram.
         if let Some(reader) = inflow.reader.take() {
             reader.wake();
         }
@@ -162,7 +165,7 @@ impl AsyncUdpSocket for Socket {
     }
 }
 
-/// A lane takes what it is offered, or drops it.
+/// A socket that is always writable: a full lane drops datagrams.
 #[derive(Debug)]
 struct Writable;
 
@@ -170,11 +173,6 @@ impl UdpPoller for Writable {
     fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
-}
-
-/// Each lock is held for a look-up only, so a panic elsewhere cannot have left it half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

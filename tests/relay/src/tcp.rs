@@ -1,5 +1,5 @@
-//! A TCP relay with a delay: what a connection of a round trip's length feels like to those who speak through it.
-//! Independent of the forwarded bytes; `core::opening` decides when they are forwarded.
+//! A TCP relay that adds a delay in each direction. Independent of the forwarded bytes; `core::opening` decides when they are
+//! forwarded.
 
 use std::{
     io,
@@ -25,20 +25,20 @@ use crate::core::opening::Opening;
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// Chunks on their way at once in a direction: 1 MiB, which is 80 Mbit/s at 100 ms.
-const FLYING: usize = 64;
+/// Chunks in flight in one direction: 1 MiB, which is 80 Mbit/s at 100 ms.
+const MAX_IN_FLIGHT: usize = 64;
 
-/// A running relay. It ends when dropped, and its connections with it.
+/// A running relay. Dropping it ends it and its connections.
 pub struct TcpRelay {
     address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl TcpRelay {
-    /// Binds a port on loopback that leads to `server`, `delay` away each way.
+    /// Binds a port on loopback that forwards to `server` with `delay` in each direction.
     ///
     /// # Errors
-    /// When there is no port to be had.
+    /// No port is free.
     pub async fn start(server: SocketAddr, delay: Duration) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind the relay's port for clients")?;
@@ -49,7 +49,7 @@ impl TcpRelay {
             while let Ok((client, _)) = listener.accept().await {
                 let opening = Opening { accepted: Instant::now(), delay };
                 connections.spawn(async move {
-                    // A connection that fails is closed on both sides, which is all that they would learn.
+                    // A connection that fails is closed on both sides.
                     drop(serve(client, server, opening).await);
                 });
             }
@@ -57,7 +57,7 @@ impl TcpRelay {
         Ok(Self { address, _tasks: tasks })
     }
 
-    /// Where clients find the server.
+    /// The relay's address, which clients use for the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -69,28 +69,28 @@ async fn serve(client: TcpStream, server: SocketAddr, opening: Opening) -> io::R
     upstream.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), upstream.into_split());
     tokio::try_join!(
-        carry(from_client, to_server, |now| opening.to_server(now)),
-        carry(from_server, to_client, |now| opening.to_client(now)),
+        forward(from_client, to_server, |now| opening.to_server(now)),
+        forward(from_server, to_client, |now| opening.to_client(now)),
     )?;
     Ok(())
 }
 
-/// Passes bytes on when they are due, to the end of the stream and with it.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, due: impl Fn(Instant) -> Instant) -> io::Result<()> {
-    let (flying, mut arriving) = mpsc::channel::<(Instant, Bytes)>(FLYING);
+/// Forwards bytes when they are due, and then the end of the stream.
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, due: impl Fn(Instant) -> Instant) -> io::Result<()> {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(MAX_IN_FLIGHT);
     let read = async move {
         let mut buffer = vec![0; CHUNK];
         loop {
             let len = from.read(&mut buffer).await?;
             let chunk = Bytes::copy_from_slice(&buffer[..len]);
-            // An empty chunk is the end, which travels no faster than the rest.
-            if flying.send((due(Instant::now()), chunk)).await.is_err() || len == 0 {
+            // An empty chunk is the end of the stream, which has the same delay.
+            if sender.send((due(Instant::now()), chunk)).await.is_err() || len == 0 {
                 return Ok(());
             }
         }
     };
     let write = async move {
-        while let Some((at, chunk)) = arriving.recv().await {
+        while let Some((at, chunk)) = receiver.recv().await {
             time::sleep_until(at.into()).await;
             if chunk.is_empty() {
                 return to.shutdown().await;
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_pass_in_order_after_their_delay_to_the_end() {
+    async fn bytes_and_the_end_arrive_in_order_after_their_delay() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let delay = Duration::from_millis(20);
         let relay = TcpRelay::start(listener.local_addr().expect("bound"), delay).await.expect("a relay");
@@ -127,7 +127,7 @@ mod tests {
         let (mut server, _) = listener.accept().await.expect("accepted");
         let mut got = vec![0];
         server.read_exact(&mut got).await.expect("read");
-        assert!(dialled.elapsed() >= 3 * delay, "a handshake and the way");
+        assert!(dialled.elapsed() >= 3 * delay, "a handshake and one way");
         server.read_to_end(&mut got).await.expect("read");
         assert!(got == data);
         server.write_all(b"bye").await.expect("written");

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -20,16 +20,19 @@ use tokio::{
     time,
 };
 
-use crate::core::lane::{Counts, Lane, Settings};
+use crate::{
+    core::lane::{Counts, Lane, Settings},
+    sync::lock,
+};
 
-/// A datagram that is due so soon is sent at once: tokio's timers are late by up to 1 ms, so that it leaves early or late by
-/// half of that, and on time in the mean.
+/// A datagram that is due within this time is sent at once. Tokio's timers are late by up to 1 ms; with this, datagrams leave
+/// up to 0.5 ms early or late, and on time on average.
 const EARLY: Duration = Duration::from_micros(500);
 
 /// The longest datagram (RFC 768: a length of 16 bits).
 const LONGEST: usize = 65_535;
 
-/// Buffer of each socket, in bytes: a relay must drop nothing that no setting asks for.
+/// Buffer of each socket, in bytes: a relay must drop only the datagrams that its settings say.
 const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
 /// Direction of datagrams.
@@ -185,7 +188,7 @@ impl Shared {
         }
     }
 
-    /// Sends from the client's own socket towards the server, which is made when there is none.
+    /// Sends from the client's own socket to the server; the first datagram of a client creates the socket.
     async fn send_up(self: &Arc<Self>, client: Client, data: &[u8]) -> io::Result<()> {
         let (server, known) = {
             let flows = lock(&self.flows);
@@ -197,7 +200,7 @@ impl Shared {
             None => {
                 let socket = Arc::new(socket().await?);
                 let reader = tokio::spawn(answers(self.clone(), client, socket.clone())).abort_handle();
-                // Nobody else makes flows: there is one pump in this direction.
+                // No other task creates flows: there is one pump in this direction.
                 lock(&self.flows).by_client.insert(client, Flow { socket: socket.clone(), reader });
                 socket
             }
@@ -218,19 +221,19 @@ impl OneWay {
         }
     }
 
-    /// The next datagram that is due, or when to look again.
+    /// The next datagram that is due, or the time at which one will be.
     fn next(&self) -> Result<(Client, Vec<u8>), Option<Instant>> {
         let mut lane = lock(&self.lane);
         lane.poll(Instant::now() + EARLY).ok_or_else(|| lane.deadline())
     }
 }
 
-/// Sends what is due, for ever.
+/// Sends datagrams when they are due, without end.
 async fn pump(shared: Arc<Shared>, direction: Direction) {
     let way = shared.way(direction);
     loop {
         match way.next() {
-            // A datagram that cannot be sent is a datagram lost, as on any network.
+            // A datagram that cannot be sent is lost, as on any network.
             Ok((client, data)) => drop(shared.send(direction, client, &data).await),
             Err(Some(at)) => tokio::select! {
                 () = time::sleep_until(at.into()) => {}
@@ -245,14 +248,14 @@ async fn pump(shared: Arc<Shared>, direction: Direction) {
 async fn listen(shared: Arc<Shared>, entrance: usize, front: Arc<UdpSocket>) {
     let mut buffer = vec![0; LONGEST];
     loop {
-        // An error here is about a datagram sent earlier.
+        // An error here concerns a datagram sent earlier.
         if let Ok((len, client)) = front.recv_from(&mut buffer).await {
             shared.up.offer((entrance, client), &buffer[..len]);
         }
     }
 }
 
-/// Takes in what the server sends to one client.
+/// Receives the server's datagrams to one client.
 async fn answers(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0; LONGEST];
     loop {
@@ -262,20 +265,15 @@ async fn answers(shared: Arc<Shared>, client: Client, socket: Arc<UdpSocket>) {
     }
 }
 
-/// A socket on a port of its own, with large buffers.
+/// A socket on a new port, with large buffers.
 async fn socket() -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    // Only a privileged process may go beyond the kernel's limit; others get what it gives.
+    // Only a privileged process may exceed the kernel's limit; others get that limit.
     if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
         sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
     }
     sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
     Ok(socket)
-}
-
-/// Each lock is held for a look-up only, so a panic elsewhere cannot have left it half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! One direction of a link: a serial line of a rate behind a drop-tail queue, then loss by chance, then a delay.
+//! One direction of a link: a serial line with a rate behind a drop-tail queue, then random loss, then a delay.
 //!
-//! Owns what is on its way and when it leaves. A datagram is any `T` with a length; its destination is left to the caller.
+//! Owns the datagrams in flight and their arrival times. A datagram is any `T` with a length; its destination is left to the
+//! caller.
 
 use std::{
     collections::VecDeque,
@@ -9,36 +10,36 @@ use std::{
 
 use usher_proto::Bitrate;
 
-/// Bytes on the wire before each datagram's own: the headers of IPv4 and UDP. They take their time on the line too.
+/// Bytes of the IPv4 and UDP headers of each datagram. The line sends them too.
 pub const HEADERS: u64 = 28;
 
 /// Impairments of one direction. The default has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// From the end of the line to the other side, one way.
+    /// Delay from the end of the line to the other side.
     pub delay: Duration,
-    /// Of the line; `None` for one that takes no time.
+    /// Rate of the line; `None` for an unlimited one.
     pub rate: Option<Bitrate>,
-    /// Bytes that may wait for the line, with [`HEADERS`] and with what is on the line just then. An empty queue takes a
+    /// Bytes that may wait for the line, including [`HEADERS`] and the datagram on the line. An empty queue accepts a
     /// datagram of any length.
     pub queue: u64,
-    /// Datagrams lost by chance on the line, of a million.
+    /// Datagrams lost at random, of a million.
     pub loss_ppm: u32,
-    /// Which of them: the same seed always loses the same datagrams by number.
+    /// Seed of the loss: the same seed always loses the same datagrams by number.
     pub seed: u64,
 }
 
 impl Settings {
-    /// Whether the `n`th datagram of this direction is lost by chance, counted from 0.
+    /// Whether the `n`th datagram of this direction is lost at random, counted from 0.
     pub fn loses(&self, n: u64) -> bool {
-        // Scaled to the million without a remainder to speak of: the high half of a product.
+        // Scales to a million: the high half of the product.
         let chance = (u128::from(mix(self.seed, n)) * 1_000_000) >> 64;
         chance < u128::from(self.loss_ppm)
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) at its `n`th step: a
-/// generator that can be asked for any step without the ones before.
+/// The `n`th value of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014), which
+/// computes any step without the ones before.
 fn mix(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -46,41 +47,42 @@ fn mix(seed: u64, n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Counts of datagrams so far. A datagram in none of the last three was passed on, or is on its way.
+/// Counts of datagrams so far. A datagram in none of `lost`, `dropped` and `swallowed` was delivered or is in
+/// flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Datagrams that came in.
+    /// Offered datagrams.
     pub datagrams: u64,
     /// Their bytes, without [`HEADERS`].
     pub bytes: u64,
-    /// Datagrams lost by chance.
+    /// Datagrams lost at random.
     pub lost: u64,
-    /// Datagrams that found the queue full.
+    /// Datagrams dropped because the queue was full.
     pub dropped: u64,
-    /// Datagrams that a black hole took.
+    /// Datagrams lost in a black hole.
     pub swallowed: u64,
-    /// When the first of all came in.
+    /// Time of the first offered datagram.
     pub first: Option<Instant>,
 }
 
-/// One direction and what is on its way.
+/// One direction and its datagrams in flight.
 #[derive(Debug)]
 pub struct Lane<T> {
     settings: Settings,
     hole: bool,
     counts: Counts,
-    /// When the line has sent what waits for it.
+    /// When the line has sent all waiting datagrams.
     free_at: Option<Instant>,
-    /// Datagrams that wait for the line: when each will have been sent, and its bytes with headers.
+    /// Datagrams that wait for the line: the end of each one's transmission, and its bytes with headers.
     waiting: VecDeque<(Instant, u64)>,
     /// The sum of their bytes.
     backlog: u64,
-    /// Datagrams that arrive, and when.
-    flying: VecDeque<(Instant, T)>,
+    /// Datagrams in flight with their arrival times.
+    in_flight: VecDeque<(Instant, T)>,
 }
 
 impl<T> Lane<T> {
-    /// Nothing is on its way.
+    /// A lane without datagrams.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
@@ -89,16 +91,16 @@ impl<T> Lane<T> {
             free_at: None,
             waiting: VecDeque::new(),
             backlog: 0,
-            flying: VecDeque::new(),
+            in_flight: VecDeque::new(),
         }
     }
 
-    /// From now on everything that comes in vanishes, or nothing any more. Datagrams on their way go on.
+    /// Begins or ends a black hole, which loses every offered datagram. Datagrams in flight are not affected.
     pub fn set_hole(&mut self, hole: bool) {
         self.hole = hole;
     }
 
-    /// A datagram of `len` bytes comes in. Times never go back.
+    /// Offers a datagram of `len` bytes. Times never go back.
     pub fn offer(&mut self, now: Instant, len: usize, what: T) {
         let n = self.counts.datagrams;
         self.counts.first.get_or_insert(now);
@@ -108,20 +110,20 @@ impl<T> Lane<T> {
             self.counts.swallowed += 1;
             return;
         }
-        let Some(sent) = self.line(now, len as u64 + HEADERS) else {
+        let Some(sent) = self.enqueue(now, len as u64 + HEADERS) else {
             self.counts.dropped += 1;
             return;
         };
-        // After the line: what is lost on the way has taken its time there all the same.
+        // After the line, since a lost datagram takes its time there too.
         if self.settings.loses(n) {
             self.counts.lost += 1;
             return;
         }
-        self.flying.push_back((sent + self.settings.delay, what));
+        self.in_flight.push_back((sent + self.settings.delay, what));
     }
 
-    /// When the line will have sent `bytes` more; `None` if there is no room for them.
-    fn line(&mut self, now: Instant, bytes: u64) -> Option<Instant> {
+    /// Adds `bytes` to the queue; returns the end of their transmission, or `None` when the queue is full.
+    fn enqueue(&mut self, now: Instant, bytes: u64) -> Option<Instant> {
         let Some(rate) = self.settings.rate else { return Some(now) };
         while let Some(sent) = pop_due(&mut self.waiting, now) {
             self.backlog -= sent;
@@ -139,12 +141,12 @@ impl<T> Lane<T> {
 
     /// The next datagram that has arrived by `now`.
     pub fn poll(&mut self, now: Instant) -> Option<T> {
-        pop_due(&mut self.flying, now)
+        pop_due(&mut self.in_flight, now)
     }
 
     /// When the next datagram arrives.
     pub fn deadline(&self) -> Option<Instant> {
-        self.flying.front().map(|(at, _)| *at)
+        self.in_flight.front().map(|(at, _)| *at)
     }
 
     /// Counts of datagrams so far.
@@ -153,7 +155,7 @@ impl<T> Lane<T> {
     }
 }
 
-/// Takes the first of what is in the order of its times, if its time has come.
+/// Takes the first item of a queue in order of time, if it is due.
 fn pop_due<T>(queue: &mut VecDeque<(Instant, T)>, now: Instant) -> Option<T> {
     let due = queue.front().is_some_and(|(at, _)| *at <= now);
     due.then(|| queue.pop_front()).flatten().map(|(_, what)| what)

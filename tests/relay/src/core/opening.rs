@@ -1,6 +1,6 @@
-//! When bytes of a TCP connection arrive through a relay. The kernels of two ends on one machine shake hands in no time,
-//! so a relay must charge what the handshake would have cost. Congestion windows are not modelled: the first flights of
-//! a TLS and HTTP/2 client fit into an initial window (RFC 6928: ten segments).
+//! Arrival times of a TCP connection's bytes through a relay. The handshake with a relay on the same machine takes no time,
+//! so the relay adds the time of a handshake with the server. Congestion windows are not modelled: the first flights of a TLS
+//! and HTTP/2 client fit into an initial window (RFC 6928: ten segments).
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 pub struct Opening {
     /// When the client dialled; its kernel reported the connection as open at once.
     pub accepted: Instant,
-    /// One way.
+    /// Delay of one direction.
     pub delay: Duration,
 }
 
 impl Opening {
-    /// When bytes arrive at the server that the client wrote at `now`. Those that it could not have written yet, for its
-    /// SYN had not been answered, count as written then.
+    /// The time at which bytes that the client wrote at `now` arrive at the server. Bytes written before the SYN would have
+    /// been answered count as written at that answer.
     pub fn to_server(self, now: Instant) -> Instant {
         now.max(self.accepted + 2 * self.delay) + self.delay
     }
 
-    /// When bytes arrive at the client that the server wrote at `now`.
+    /// The time at which bytes that the server wrote at `now` arrive at the client.
     pub fn to_client(self, now: Instant) -> Instant {
         now + self.delay
     }
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_pay_for_the_handshake() {
+    fn the_first_bytes_include_the_time_of_the_handshake() {
         let (accepted, ms) = (Instant::now(), Duration::from_millis);
         let opening = Opening { accepted, delay: ms(100) };
         // Written, arrives at the server, at the client; in ms since the connection was accepted.
