@@ -1,5 +1,5 @@
-//! The names of codecs and languages in a [`Track`], out of what containers call them: what is told of a file and of a feed
-//! is the same. Validates all bytes; their place in a container is left to the caller.
+//! Codec and language names of a [`Track`], derived from the names that containers use; the same for files and feeds.
+//! Validates all bytes; their place in a container is left to the caller.
 
 use usher_proto::pb::v1::{Track, TrackKind};
 
@@ -21,11 +21,11 @@ pub fn of_mpegts(kind: u8, descriptors: &[u8]) -> Option<Track> {
         0x90 => Some((TrackKind::Subtitle, "pgs")),
         _ => None,
     };
-    let (mut spoken, mut rest) = (String::new(), descriptors);
+    let (mut track_language, mut rest) = (String::new(), descriptors);
     while let [tag, len, tail @ ..] = rest {
         let Some((data, after)) = tail.split_at_checked((*len).into()) else { break };
         match (*tag, data) {
-            (0x0a, _) => spoken = language(data.get(..3).unwrap_or_default()),
+            (0x0a, _) => track_language = language(data.get(..3).unwrap_or_default()),
             (0x05, b"Opus") => found = Some((TrackKind::Audio, "opus")),
             (0x05, [b'A', b'V', b'0', b'1', ..]) => found = Some((TrackKind::Video, "av1")),
             (0x05, [b'H', b'E', b'V', b'C', ..]) => found = Some((TrackKind::Video, "hevc")),
@@ -34,14 +34,14 @@ pub fn of_mpegts(kind: u8, descriptors: &[u8]) -> Option<Track> {
             (0x56, _) => found = found.or(Some((TrackKind::Subtitle, "teletext"))),
             (0x59, _) => {
                 found = found.or(Some((TrackKind::Subtitle, "dvb_subtitle")));
-                spoken = language(data.get(..3).unwrap_or_default());
+                track_language = language(data.get(..3).unwrap_or_default());
             }
             _ => {}
         }
         rest = after;
     }
     let (kind, codec) = found?;
-    let mut track = Track { codec: codec.to_owned(), language: spoken, ..Track::default() };
+    let mut track = Track { codec: codec.to_owned(), language: track_language, ..Track::default() };
     track.set_kind(kind);
     Some(track)
 }
@@ -60,7 +60,7 @@ pub fn of_sample_entry(entry: &[u8]) -> String {
         entry.get(at + 12..)
     };
     let kind = match entry.get(4..8) {
-        // Encrypted: the original format is told inside.
+        // Encrypted: the original format is in a nested box.
         Some(b"encv" | b"enca") => after(b"frma").and_then(|rest| rest.get(..4)),
         kind => kind,
     };
@@ -97,13 +97,18 @@ fn mpeg4_audio(esds: &[u8]) -> &'static str {
     if matches!(object, Some(0x69 | 0x6b)) { "mp3" } else { "aac" }
 }
 
-/// A short codec name from foreign bytes: lower case letters, digits, `_` and `-` only.
+/// Whether a track is video or audio.
+pub(crate) fn is_audio_or_video(track: &Track) -> bool {
+    matches!(track.kind(), TrackKind::Video | TrackKind::Audio)
+}
+
+/// A short codec name from untrusted bytes: lower case letters, digits, `_` and `-` only.
 pub fn plain(name: &[u8]) -> String {
     let plain = name.iter().filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')).take(32);
     plain.map(|b| char::from(b.to_ascii_lowercase())).collect()
 }
 
-/// A language tag from foreign bytes; empty for none, and for ISO 639's "undetermined".
+/// A language tag from untrusted bytes; empty for none, and for ISO 639's "undetermined".
 pub fn language(tag: &[u8]) -> String {
     let plain: String =
         tag.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').take(35).map(|b| char::from(*b)).collect();

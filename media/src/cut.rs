@@ -1,7 +1,7 @@
 //! Splits an encoder's output into the groups of a feed. Each group begins at a keyframe, with the head that a decoder needs.
 //!
-//! Bytes go in in chunks of any size; events come out. Trusts nothing in them: work and memory are bounded whatever a header
-//! says.
+//! Input is bytes in chunks of any size, output is events. The input is untrusted: work and memory are bounded whatever a
+//! header says.
 
 mod clock;
 mod fmp4;
@@ -15,11 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use thiserror::Error;
-use usher_proto::{
-    feed::MAX_GROUP,
-    model::Medium,
-    pb::v1::{Track, TrackKind},
-};
+use usher_proto::{feed::MAX_GROUP, model::Medium};
 
 use self::{fmp4::Fmp4, mpegts::Mpegts, output::Output};
 use crate::mp4::begins_fragment;
@@ -60,14 +56,17 @@ pub enum CutError {
     /// An MP4 whose index comes once.
     #[error("the MP4 is not fragmented as a feed must be; let ffmpeg write `-f mp4 {MOVFLAGS} -`")]
     NotFragmented,
-    /// Too much of a transport stream is something else.
-    #[error("no MPEG-TS packet in {0} bytes; what writes the input has failed, or something else writes there too")]
+    /// A long part of a transport stream has no packets.
+    #[error(
+        "no MPEG-TS packet in {0} bytes; the program that writes the input has failed, or a second \
+         program writes to it"
+    )]
     OutOfSync(usize),
-    /// A transport stream that does not tell what is in it.
+    /// A transport stream without program tables.
     #[error("the MPEG-TS has no program tables (PAT and PMT) in its first {0} bytes; let ffmpeg write `-f mpegts -`")]
     NoTables(u64),
     /// No video and no audio.
-    #[error("the input has neither video nor audio that is known here")]
+    #[error("the input has neither video nor audio of a known codec")]
     NoTracks,
     /// It breaks its container's rules.
     #[error("the input is damaged: {0}")]
@@ -75,8 +74,10 @@ pub enum CutError {
     /// A part of it is larger than a feed allows.
     #[error("the input has {0} of {1} bytes, and a feed allows {2}; let the encoder make keyframes more often")]
     TooLarge(&'static str, u64, u64),
-    /// It ended before there was a group.
-    #[error("the input ended before its first keyframe; does what writes it run? let ffmpeg write `-f mpegts -`")]
+    /// It ended before the first group.
+    #[error(
+        "the input ended before its first keyframe; check the program that writes it; with ffmpeg, use `-f mpegts -`"
+    )]
     Empty,
 }
 
@@ -110,10 +111,10 @@ pub enum Cut {
     Piece {
         /// 1 to 65536 bytes.
         media: Bytes,
-        /// The media may end after it without harm.
-        whole: bool,
+        /// A group may end after this piece: no packet or fragment continues in the next one.
+        is_boundary: bool,
     },
-    /// Something is odd.
+    /// A problem that does not end the input.
     Warning(Warning),
 }
 
@@ -126,17 +127,17 @@ pub struct Cutter {
 
 #[derive(Debug)]
 enum Kind {
-    /// The first bytes, while there are too few to tell.
+    /// The first bytes, while there are too few to detect the format.
     Unknown(Vec<u8>),
     Mpegts(Box<Mpegts>),
     Fmp4(Box<Fmp4>),
 }
 
 /// Bytes that distinguish the formats.
-const TELLING: usize = 12;
+const DETECTION_BYTES: usize = 12;
 
 impl Cutter {
-    /// For input of this format; `None` to find out.
+    /// A cutter for input of this format; `None` detects it.
     pub fn new(format: Option<Format>) -> Self {
         let kind = match format {
             None => Kind::Unknown(Vec::new()),
@@ -156,7 +157,7 @@ impl Cutter {
             Kind::Fmp4(cutter) => cutter.push(now, bytes, &mut self.output),
             Kind::Unknown(first) => {
                 first.extend_from_slice(bytes);
-                if first.len() < TELLING {
+                if first.len() < DETECTION_BYTES {
                     return Ok(());
                 }
                 let first = std::mem::take(first);
@@ -215,11 +216,6 @@ fn detect(first: &[u8]) -> Result<Kind, CutError> {
 
 /// Events that were not taken yet.
 type Cuts = VecDeque<Cut>;
-
-/// Whether a track is video or audio.
-fn is_seen_or_heard(track: &Track) -> bool {
-    matches!(track.kind(), TrackKind::Video | TrackKind::Audio)
-}
 
 #[cfg(test)]
 mod tests;

@@ -13,13 +13,13 @@ const MAX_ENTRY: usize = 1024;
 
 /// Bytes to walk over.
 pub(crate) trait Boxes {
-    /// Why walking ends early.
+    /// Error that ends walking.
     type Error;
 
     /// Reads at `offset` until `buf` is full or the bytes end, and returns the number of bytes read.
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, Self::Error>;
 
-    /// Takes note of a box that breaks the rules, and ends the list of boxes unless it is an error.
+    /// Handles a box that breaks the rules: an error, or the end of the list of boxes.
     fn damaged(&self, what: Damage) -> Result<(), Self::Error>;
 
     /// Whether the limit of reads is reached.
@@ -77,7 +77,7 @@ pub(crate) fn begins_fragment(head: &[u8]) -> bool {
     begins_file(head) || matches!(head.get(4..8), Some(b"moof" | b"sidx"))
 }
 
-/// Bytes of the header that begins so.
+/// Size of the header of which these are the first bytes.
 pub(crate) fn header_len(bytes: &[u8]) -> usize {
     if bytes.starts_with(&[0, 0, 0, 1]) { 16 } else { 8 }
 }

@@ -1,6 +1,6 @@
-//! The type of a file, by its content and never by its name. Parsers over `Read + Seek` that trust nothing: work and memory
-//! are bounded whatever a header says. They read headers and no sample tables, so a film costs as little as a clip. Demuxing
-//! crates decode whole sample tables, and reject a file for one odd box that is not needed here.
+//! The type of a file, by its content and never by its name. Parsers over `Read + Seek` for untrusted files: work and
+//! memory are bounded whatever a header says. They read headers and no sample tables, so a film costs as little as a clip.
+//! Demuxing crates decode all sample tables, and reject a file for one unusual box that is not needed here.
 
 mod matroska;
 mod mp4;
@@ -14,9 +14,9 @@ use usher_proto::{
     tree,
 };
 
-use crate::MAX_TRACKS;
+use crate::{MAX_TRACKS, codec::is_audio_or_video};
 
-/// Every media type of a probe.
+/// Every media type that a probe returns.
 const MEDIA_TYPES: [&str; 8] = [
     "video/mp4",
     "audio/mp4",
@@ -36,9 +36,9 @@ const MAX_READS: u32 = 100_000;
 pub struct Probe {
     /// For example `video/mp4`.
     pub media_type: &'static str,
-    /// Milliseconds; 0 when the container does not say.
+    /// Duration in milliseconds; 0 when unknown.
     pub duration_ms: u64,
-    /// Whether playing can begin before the whole file is there.
+    /// Whether a player can start before the file is complete.
     pub streamable: bool,
     /// The elementary streams of video, audio and subtitles; at least one of video or audio.
     pub tracks: Vec<Track>,
@@ -47,7 +47,7 @@ pub struct Probe {
 /// Error of a file that cannot be offered.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// No byte in it.
+    /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
     /// Too large for a title.
@@ -56,13 +56,13 @@ pub enum ProbeError {
     /// None of the known containers.
     #[error("not MP4, Matroska, WebM or MPEG-TS")]
     NotMedia,
-    /// It ends before what it announces; probably an unfinished copy.
+    /// It is shorter than its headers say; probably an unfinished copy.
     #[error("the file ends before {0}; copy it again")]
     Truncated(&'static str),
     /// It breaks its container's rules.
     #[error("damaged: {0}")]
     Malformed(&'static str),
-    /// Nothing to see or hear.
+    /// No video and no audio.
     #[error("neither video nor audio in it")]
     NoTracks,
     /// Reading failed.
@@ -85,7 +85,7 @@ pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeE
     let mut head = [0; 12];
     let known = source.read_at(0, &mut head)?;
     let head = &head[..known];
-    let mut found = if matroska::looks(head) {
+    let mut found = if matroska::is_ebml(head) {
         matroska::probe(&mut source)?
     } else if crate::mp4::begins_file(head) {
         mp4::probe(&mut source)?
@@ -94,8 +94,7 @@ pub fn probe(reader: &mut (impl Read + Seek), size: u64) -> Result<Probe, ProbeE
     } else {
         return Err(ProbeError::NotMedia);
     };
-    let heard = |track: &Track| matches!(track.kind(), TrackKind::Video | TrackKind::Audio);
-    if !found.tracks.iter().any(heard) {
+    if !found.tracks.iter().any(is_audio_or_video) {
         return Err(ProbeError::NoTracks);
     }
     found.tracks.truncate(MAX_TRACKS);
@@ -123,7 +122,7 @@ impl MediaType {
     }
 }
 
-/// Picks the audio form of a media type when there is no video.
+/// The media type `video` if a track is video, otherwise `audio`.
 fn with_video(tracks: &[Track], video: &'static str, audio: &'static str) -> &'static str {
     if tracks.iter().any(|track| track.kind() == TrackKind::Video) { video } else { audio }
 }

@@ -9,6 +9,11 @@ pub fn boxed(kind: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// The MP4 file `clip` with a free box behind it, which readers skip.
+pub fn padded(clip: &[u8], padding: &[u8]) -> Vec<u8> {
+    [clip, &boxed(b"free", &[padding])].concat()
+}
+
 /// The header of a movie or track of `duration` ms; ends with the language "deu" where a track's is.
 fn times(duration: u32) -> Vec<u8> {
     let mut out = vec![0; 12];

@@ -41,13 +41,13 @@ use crate::{
 const STEADY: Duration = Duration::from_secs(2);
 
 /// Time that a slow node may delay the input, before the oldest groups are given up.
-const HOLD: Duration = Duration::from_secs(2);
+const MAX_INPUT_DELAY: Duration = Duration::from_secs(2);
 
 /// Time that the input's writer has to end by itself after a request to stop.
 const LAST_INPUT: Duration = Duration::from_millis(500);
 
 /// Time that a node has to acknowledge the end of the feed.
-const GOODBYE: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of statistics.
 const STATS: Duration = Duration::from_secs(1);
@@ -174,7 +174,7 @@ impl Publisher<'_> {
             return true;
         }
         let now = clock::now();
-        now.saturating_duration_since(*self.held.get_or_insert(now)) >= HOLD
+        now.saturating_duration_since(*self.held.get_or_insert(now)) >= MAX_INPUT_DELAY
     }
 
     fn read(&mut self, read: Result<Option<bytes::Bytes>, Fault>) -> Result<(), Fault> {
@@ -233,7 +233,7 @@ impl Publisher<'_> {
                     let elapsed = units::millis(now.saturating_duration_since(self.started));
                     self.outbox.handle_group(now, self.started_ms.saturating_add(elapsed), head)?;
                 }
-                Cut::Piece { media, whole } => self.outbox.handle_piece(media, whole)?,
+                Cut::Piece { media, is_boundary } => self.outbox.handle_piece(media, is_boundary)?,
                 Cut::Warning(warning) => (self.observer)(&PublishEvent::Warning(warning.to_string())),
             }
         }
@@ -245,7 +245,7 @@ impl Publisher<'_> {
         let given_up = self.outbox.handle_timeout(now);
         if given_up > 0 {
             let total = self.outbox.given_up();
-            let text = format!("no node takes the feed fast enough; groups given up: {given_up} ({total} in all)");
+            let text = format!("no node receives the feed fast enough; {given_up} groups dropped ({total} in all)");
             (self.observer)(&PublishEvent::Warning(text));
         }
     }
@@ -262,8 +262,8 @@ impl Publisher<'_> {
     }
 
     fn stop(&mut self) {
-        let patience = if self.input.is_paced() { Duration::ZERO } else { LAST_INPUT };
-        self.stopping = Some(time::Instant::now() + patience);
+        let wait = if self.input.is_paced() { Duration::ZERO } else { LAST_INPUT };
+        self.stopping = Some(time::Instant::now() + wait);
     }
 
     fn tick(&mut self) -> Result<(), Fault> {
@@ -304,7 +304,7 @@ impl Publisher<'_> {
         let stats = self.stats();
         if let Some(session) = self.session.take() {
             tokio::select! {
-                () = session.finish(GOODBYE) => {}
+                () = session.finish(END_TIMEOUT) => {}
                 Some(()) = stop.recv(), if self.stopping.is_some() => {}
             }
         }

@@ -1,4 +1,4 @@
-//! How long media lasts, out of timestamps that wrap, jump and come out of order.
+//! Duration of media, from timestamps that wrap, jump and come out of order.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Clock {
         Self { last: None, elapsed: Duration::ZERO }
     }
 
-    /// A timestamp in ticks of which `scale` are a second, with the bits of `mask`.
+    /// Takes a timestamp in ticks of 1/`scale` s that wraps at `mask`.
     pub(super) fn take(&mut self, ticks: u64, scale: u64, mask: u64) {
         let Some(last) = self.last else {
             self.last = Some(ticks);

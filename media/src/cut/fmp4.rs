@@ -11,19 +11,22 @@ use bytes::BytesMut;
 use usher_proto::{feed::MAX_GROUP, feed::MAX_HEAD, model::Medium, pb::v1::TrackKind};
 
 use self::boxes::{Fragment, Movie};
-use super::{Cut, CutError, Output, SOUND, Warning, clock::Clock, is_seen_or_heard};
-use crate::mp4::{self, begins_fragment, header_len};
+use super::{Cut, CutError, Output, SOUND, Warning, clock::Clock};
+use crate::{
+    codec::is_audio_or_video,
+    mp4::{self, begins_fragment, header_len},
+};
 
 /// The largest `moof`: half a million samples.
 const MAX_MOOF: u64 = 8 << 20;
 
-/// The most of messages before one fragment.
+/// Limit of the messages before one fragment, in bytes.
 const MAX_MESSAGES: usize = 64 * 1024;
 
 /// The largest box that is left out: an index of a long recording.
 const MAX_SKIP: u64 = 64 << 20;
 
-/// Media before the first keyframe that is too much.
+/// Limit of the media before the first keyframe, in bytes.
 const MAX_BEFORE: u64 = MAX_GROUP;
 
 /// Meaning of the next bytes.
@@ -31,18 +34,18 @@ const MAX_BEFORE: u64 = MAX_GROUP;
 enum At {
     /// A box's header.
     Header,
-    /// A box that is looked at whole; bytes with its header.
-    Whole([u8; 4], usize),
+    /// A box that is buffered; its size includes the header.
+    Buffered([u8; 4], usize),
     /// Media of the present fragment.
     Media(u64),
-    /// Nothing of use.
+    /// Bytes that are left out.
     Skip(u64),
 }
 
 /// Splits fragmented MP4 into groups.
 #[derive(Debug)]
 pub(super) struct Fmp4 {
-    /// The format was named, not found out.
+    /// The format was given, not detected.
     named: bool,
     at: At,
     /// Received bytes of the next header or box.
@@ -51,13 +54,13 @@ pub(super) struct Fmp4 {
     /// `ftyp` and `moov`.
     head: Vec<u8>,
     movie: Option<Movie>,
-    told: bool,
+    format_emitted: bool,
     /// Messages for the player that go with the next fragment.
     messages: Vec<u8>,
     /// The last `moof`, whose media is next.
     fragment: Option<(Vec<u8>, Fragment)>,
-    /// Whether media belongs to a group, rather than before the first.
-    takes: bool,
+    /// Whether media belongs to a group; `false` before the first.
+    in_group: bool,
     /// The next group must begin at a keyframe: the index is another one.
     fresh: bool,
     /// Bytes before the first group.
@@ -78,10 +81,10 @@ impl Fmp4 {
             ftyp: Vec::new(),
             head: Vec::new(),
             movie: None,
-            told: false,
+            format_emitted: false,
             messages: Vec::new(),
             fragment: None,
-            takes: false,
+            in_group: false,
             fresh: true,
             before: 0,
             since: None,
@@ -104,10 +107,10 @@ impl Fmp4 {
                     let (some, rest) = bytes.split_at(len);
                     *left -= len as u64;
                     let (ends, is_media) = (*left == 0, matches!(self.at, At::Media(_)));
-                    if is_media && self.takes {
+                    if is_media && self.in_group {
                         output.media(some);
                         if ends {
-                            output.whole();
+                            output.mark_boundary();
                         }
                     }
                     if ends {
@@ -122,18 +125,18 @@ impl Fmp4 {
                     self.rest.extend_from_slice(some);
                     bytes = rest;
                     if self.rest.len() == header_len(&self.rest) && self.rest.len() >= 8 {
-                        self.header(now, output)?;
+                        self.handle_header(now, output)?;
                     }
                 }
-                At::Whole(kind, len) => {
+                At::Buffered(kind, len) => {
                     let (kind, len) = (*kind, *len);
                     let (some, rest) = bytes.split_at((len - self.rest.len()).min(bytes.len()));
                     self.rest.extend_from_slice(some);
                     bytes = rest;
                     if self.rest.len() == len {
                         self.at = At::Header;
-                        let whole = self.rest.split().to_vec();
-                        self.whole(kind, whole, output)?;
+                        let bytes = self.rest.split().to_vec();
+                        self.handle_box(kind, bytes, output)?;
                     }
                 }
             }
@@ -149,8 +152,8 @@ impl Fmp4 {
         }
     }
 
-    /// A box's header came.
-    fn header(&mut self, now: Instant, output: &mut Output) -> Result<(), CutError> {
+    /// Handles the header of a box.
+    fn handle_header(&mut self, now: Instant, output: &mut Output) -> Result<(), CutError> {
         let (kind, size) = mp4::header(&self.rest).ok_or(CutError::Malformed("a box shorter than its header"))?;
         if !self.any && !begins_fragment(&self.rest) {
             return Err(if self.named { CutError::NotMp4 } else { CutError::NotMedia });
@@ -170,11 +173,11 @@ impl Fmp4 {
             b"moof" => most("a `moof` box", MAX_MOOF)?,
             b"emsg" | b"prft" if size <= MAX_MESSAGES as u64 => {}
             b"mdat" => {
-                self.mdat(now, body, output)?;
-                if self.takes {
+                self.begin_mdat(now, body, output)?;
+                if self.in_group {
                     output.media(&self.rest);
                     if body == 0 {
-                        output.whole();
+                        output.mark_boundary();
                     }
                 }
                 self.rest.clear();
@@ -195,44 +198,44 @@ impl Fmp4 {
             return Err(CutError::Malformed("an empty box"));
         }
         // The limits above are far below 4 GiB.
-        self.at = At::Whole(kind, header + usize::try_from(body).unwrap_or(usize::MAX));
+        self.at = At::Buffered(kind, header + usize::try_from(body).unwrap_or(usize::MAX));
         Ok(())
     }
 
-    /// A box came whole.
-    fn whole(&mut self, kind: [u8; 4], whole: Vec<u8>, output: &mut Output) -> Result<(), CutError> {
+    /// Handles a complete box.
+    fn handle_box(&mut self, kind: [u8; 4], bytes: Vec<u8>, output: &mut Output) -> Result<(), CutError> {
         match &kind {
-            b"ftyp" => self.ftyp = whole,
+            b"ftyp" => self.ftyp = bytes,
             b"moov" => {
-                let movie = boxes::movie(&whole).ok_or(CutError::NotFragmented)?;
-                let head = [self.ftyp.as_slice(), &whole].concat();
+                let movie = boxes::movie(&bytes).ok_or(CutError::NotFragmented)?;
+                let head = [self.ftyp.as_slice(), &bytes].concat();
                 if head.len() > MAX_HEAD {
                     return Err(CutError::NotFragmented);
                 }
-                self.tell(&movie, output)?;
+                self.emit_format(&movie, output)?;
                 self.fresh |= self.head != head;
                 (self.head, self.movie) = (head, Some(movie));
             }
             b"moof" => {
                 let movie = self.movie.as_ref().ok_or(CutError::NotFragmented)?;
-                let fragment = boxes::fragment(&whole, movie)?;
+                let fragment = boxes::fragment(&bytes, movie)?;
                 if let Some((ticks, scale)) = fragment.time {
                     self.clock.take(ticks, scale, u64::MAX);
                 }
-                self.fragment = Some((whole, fragment));
+                self.fragment = Some((bytes, fragment));
             }
-            _ if self.messages.len() + whole.len() <= MAX_MESSAGES => self.messages.extend_from_slice(&whole),
+            _ if self.messages.len() + bytes.len() <= MAX_MESSAGES => self.messages.extend_from_slice(&bytes),
             _ => {}
         }
         Ok(())
     }
 
-    fn tell(&mut self, movie: &Movie, output: &mut Output) -> Result<(), CutError> {
-        if std::mem::replace(&mut self.told, true) {
+    fn emit_format(&mut self, movie: &Movie, output: &mut Output) -> Result<(), CutError> {
+        if std::mem::replace(&mut self.format_emitted, true) {
             return Ok(());
         }
         let tracks: Vec<_> = movie.tracks.iter().filter_map(|track| track.about.clone()).collect();
-        if !tracks.iter().any(is_seen_or_heard) {
+        if !tracks.iter().any(is_audio_or_video) {
             return Err(CutError::NoTracks);
         }
         let video = tracks.iter().any(|track| track.kind() == TrackKind::Video);
@@ -241,11 +244,11 @@ impl Fmp4 {
         Ok(())
     }
 
-    /// The media of a fragment begins: the fragment has its group.
-    fn mdat(&mut self, now: Instant, body: u64, output: &mut Output) -> Result<(), CutError> {
+    /// Handles the beginning of a fragment's media, and with it the fragment: begins a group where one is due.
+    fn begin_mdat(&mut self, now: Instant, body: u64, output: &mut Output) -> Result<(), CutError> {
         let Some((moof, fragment)) = self.fragment.take() else {
-            // More media of the same fragment, or an index that tells of media outside of fragments.
-            return match self.takes || self.before > 0 {
+            // More media of the same fragment, or an index of media outside of fragments.
+            return match self.in_group || self.before > 0 {
                 true if output.is_too_much(body + 16) => Err(CutError::TooLarge("a fragment", body, MAX_GROUP)),
                 true => Ok(()),
                 false => Err(CutError::NotFragmented),
@@ -269,17 +272,17 @@ impl Fmp4 {
             }
             self.sound = fragment.time.map(|(ticks, _)| ticks);
             output.begin(now, self.head.clone().into());
-            (self.takes, self.fresh) = (true, false);
+            (self.in_group, self.fresh) = (true, false);
         } else if self.fresh {
             // A viewer with the previous index cannot decode it, and a viewer with this index cannot either.
-            self.takes = false;
+            self.in_group = false;
             self.before += size;
             self.messages.clear();
             if fragment.key.is_some() {
                 output.warn(Warning::Waiting);
             }
         }
-        if self.takes {
+        if self.in_group {
             output.media(&std::mem::take(&mut self.messages));
             output.media(&moof);
         }

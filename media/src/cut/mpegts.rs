@@ -14,23 +14,26 @@ use bytes::BytesMut;
 use usher_proto::model::Medium;
 
 use self::{keyframe::Scan, tables::Tables};
-use crate::mpegts::{
-    TICKS, WRAP,
-    packet::{PACKET, Parsed, SYNC, Ticks},
+use crate::{
+    codec::is_audio_or_video,
+    mpegts::{
+        TICKS, WRAP,
+        packet::{PACKET, Parsed, SYNC, Ticks},
+    },
 };
 
-use super::{CutError, LARGEST, LONGEST, Output, SOUND, Warning, clock::Clock, is_seen_or_heard};
+use super::{CutError, LARGEST, LONGEST, Output, SOUND, Warning, clock::Clock};
 
-/// Packets that begin in step where a stream begins, or goes on after damage.
+/// Number of consecutive sync bytes that locate packets at the start and after damage.
 const IN_STEP: usize = 3;
 
 /// Bytes searched for packets at the beginning: more than the banner that a login shell prints into the pipe.
 const REACH_FIRST: usize = 64 * 1024;
 
-/// The same later: what is lost is a moment.
+/// The same after damage: a short loss.
 const REACH: usize = 1 << 20;
 
-/// Bytes without tables after which there are none: at the least once in 0.1 s they should come (DVB, TR 101 290).
+/// Bytes without tables after which the input is refused. Tables come at least every 0.1 s (DVB, TR 101 290).
 const REACH_TABLES: u64 = 8 << 20;
 
 /// Packets that a decision about a keyframe may wait for.
@@ -47,26 +50,26 @@ type Packet = [u8; PACKET];
 /// Splits a transport stream into groups.
 #[derive(Debug)]
 pub(super) struct Mpegts {
-    /// The format was named, not found out.
+    /// The format was given, not detected.
     named: bool,
     /// Received bytes of the next packets.
     rest: BytesMut,
     synced: bool,
     /// Bytes passed over since the last packet, or the beginning.
     skipped: usize,
-    /// Whether a packet was ever seen.
+    /// Whether any packet was found.
     begun: bool,
     /// Bytes of packets so far, while there were no tables.
     before: u64,
     /// The number of the next packet.
     number: u64,
     tables: Tables,
-    told: bool,
+    format_emitted: bool,
     clock: Clock,
     since: Option<Instant>,
-    /// Tables' packets that belong to the group of what comes next.
+    /// Packets of tables whose group is that of the next other packet.
     pending: Vec<(u64, Packet)>,
-    /// Packets since a picture began of which it is not known whether it is a keyframe.
+    /// Packets since the start of a picture that may be a keyframe.
     held: Vec<Packet>,
     scan: Option<Scan>,
     /// The packets mark keyframes (random access indicator).
@@ -86,7 +89,7 @@ impl Mpegts {
             before: 0,
             number: 0,
             tables: Tables::default(),
-            told: false,
+            format_emitted: false,
             clock: Clock::new(),
             since: None,
             pending: Vec::new(),
@@ -122,11 +125,11 @@ impl Mpegts {
         if !self.begun {
             return Err(if self.skipped + self.rest.len() == 0 { CutError::Empty } else { self.not_media() });
         }
-        if !self.told {
+        if !self.format_emitted {
             return Err(CutError::NoTables(self.before));
         }
         self.release(output);
-        self.settle(output);
+        self.add_pending_tables(output);
         Ok(())
     }
 
@@ -163,37 +166,37 @@ impl Mpegts {
         let parsed = Parsed::from(&packet);
         if self.tables.are_of(parsed.pid) {
             self.tables.take(number, &packet, &parsed);
-            if !self.told && self.tables.is_known() {
-                self.tell(output)?;
+            if !self.format_emitted && self.tables.is_known() {
+                self.emit_format(output)?;
             }
             if !self.held.is_empty() {
                 self.hold(packet, output);
                 return Ok(());
             }
             if self.pending.len() >= PENDING {
-                self.settle(output);
+                self.add_pending_tables(output);
             }
             self.pending.push((number, packet));
             return Ok(());
         }
-        if !self.told {
+        if !self.format_emitted {
             self.before += PACKET as u64;
             let late = self.before > REACH_TABLES || now.saturating_duration_since(since) > LONGEST;
             return if late { Err(CutError::NoTables(self.before)) } else { Ok(()) };
         }
-        self.time(&parsed);
+        self.update_clock(&parsed);
         if self.scan.is_some() {
             if self.tables.video_pid() != Some(parsed.pid) {
                 self.hold(packet, output);
                 return Ok(());
             }
             if !parsed.starts {
-                let decided = self.scan.as_mut().and_then(|scan| scan.take(parsed.payload));
+                let is_keyframe = self.scan.as_mut().and_then(|scan| scan.take(parsed.payload));
                 self.hold(packet, output);
-                self.decide(now, decided, output);
+                self.handle_scan_result(now, is_keyframe, output);
                 return Ok(());
             }
-            // The picture before ended without telling.
+            // The previous picture ended before its type was known.
             self.release(output);
         }
         let waited = if output.has_begun() {
@@ -207,30 +210,30 @@ impl Mpegts {
             self.sound = parsed.pts;
             self.begin(now, output);
         } else if parsed.starts && self.tables.video_pid() == Some(parsed.pid) {
-            if self.picture(now, &packet, &parsed, output) {
+            if self.handle_picture_start(now, &packet, &parsed, output) {
                 return Ok(());
             }
         } else if parsed.starts && self.tables.sound_pid() == Some(parsed.pid) && self.is_next_sound(parsed.pts) {
             self.sound = parsed.pts;
             self.begin(now, output);
         }
-        self.settle(output);
+        self.add_pending_tables(output);
         self.media(&packet, output);
         Ok(())
     }
 
-    fn tell(&mut self, output: &mut Output) -> Result<(), CutError> {
+    fn emit_format(&mut self, output: &mut Output) -> Result<(), CutError> {
         let tracks = self.tables.tracks();
-        if !tracks.iter().any(is_seen_or_heard) {
+        if !tracks.iter().any(is_audio_or_video) {
             return Err(CutError::NoTracks);
         }
-        (self.told, self.before) = (true, 0);
+        (self.format_emitted, self.before) = (true, 0);
         let medium = Medium { media_type: "video/mp2t".to_owned(), tracks };
         output.cuts.push_back(super::Cut::Medium(medium));
         Ok(())
     }
 
-    fn time(&mut self, parsed: &Parsed<'_>) {
+    fn update_clock(&mut self, parsed: &Parsed<'_>) {
         let ticks = match self.tables.clock_pid() {
             Some(pid) => parsed.pcr.filter(|_| parsed.pid == pid),
             None => parsed.pts,
@@ -240,23 +243,30 @@ impl Mpegts {
         }
     }
 
-    /// A packet begins a picture: whether that is a keyframe is known, or is found out, and then the packet is kept.
-    fn picture(&mut self, now: Instant, packet: &Packet, parsed: &Parsed<'_>, output: &mut Output) -> bool {
+    /// Handles the first packet of a picture: begins a group if the picture is known to be a keyframe. Returns `true` if the
+    /// packet is held until that is known.
+    fn handle_picture_start(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        parsed: &Parsed<'_>,
+        output: &mut Output,
+    ) -> bool {
         self.indicated |= parsed.random_access;
         let scan = Scan::new(self.tables.video_codec()).filter(|_| !self.indicated && !parsed.scrambled);
-        let keeps = scan.is_some();
+        let is_held = scan.is_some();
         match scan {
             Some(mut scan) => {
-                let decided = scan.take(parsed.payload);
+                let is_keyframe = scan.take(parsed.payload);
                 self.scan = Some(scan);
                 self.held.push(*packet);
-                self.decide(now, decided, output);
+                self.handle_scan_result(now, is_keyframe, output);
             }
             None if parsed.random_access => self.begin(now, output),
             None if !output.has_begun() => output.warn(Warning::Waiting),
             None => {}
         }
-        keeps
+        is_held
     }
 
     /// Whether sound that begins here begins a group.
@@ -268,12 +278,12 @@ impl Mpegts {
         }
     }
 
-    fn decide(&mut self, now: Instant, decided: Option<bool>, output: &mut Output) {
-        let Some(key) = decided else { return };
+    fn handle_scan_result(&mut self, now: Instant, is_keyframe: Option<bool>, output: &mut Output) {
+        let Some(is_keyframe) = is_keyframe else { return };
         if self.scan.is_none() {
             return;
         }
-        if key {
+        if is_keyframe {
             self.begin(now, output);
         } else if !output.has_begun() {
             output.warn(Warning::Waiting);
@@ -281,7 +291,7 @@ impl Mpegts {
         self.release(output);
     }
 
-    /// Keeps a packet until it is known whether a group begins before it.
+    /// Holds a packet until it is known whether a group begins before it.
     fn hold(&mut self, packet: Packet, output: &mut Output) {
         self.held.push(packet);
         if self.held.len() >= HELD {
@@ -294,13 +304,13 @@ impl Mpegts {
         if self.held.is_empty() {
             return;
         }
-        self.settle(output);
+        self.add_pending_tables(output);
         for packet in std::mem::take(&mut self.held) {
             self.media(&packet, output);
         }
     }
 
-    /// A group begins with the packets that come next.
+    /// Begins a group.
     fn begin(&mut self, now: Instant, output: &mut Output) {
         let (numbers, head) = self.tables.head();
         let pending = std::mem::take(&mut self.pending);
@@ -310,8 +320,8 @@ impl Mpegts {
         output.begin(now, head);
     }
 
-    /// Tables that came belong to the present group.
-    fn settle(&mut self, output: &mut Output) {
+    /// Adds the pending packets of tables to the present group.
+    fn add_pending_tables(&mut self, output: &mut Output) {
         for (_, packet) in std::mem::take(&mut self.pending) {
             self.media(&packet, output);
         }
@@ -320,7 +330,7 @@ impl Mpegts {
     fn media(&self, packet: &Packet, output: &mut Output) {
         if output.has_begun() {
             output.media(packet);
-            output.whole();
+            output.mark_boundary();
         }
     }
 }

@@ -13,8 +13,8 @@ pub(super) struct Output {
     pub(super) cuts: Cuts,
     /// Media of the present group.
     buffer: BytesMut,
-    /// Where in it the media may end without harm.
-    whole: usize,
+    /// The last position in it where a group may end.
+    boundary: usize,
     /// When the present group began.
     began: Option<Instant>,
     /// Its media so far.
@@ -23,17 +23,17 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Whether there was a group.
+    /// Whether a group has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.began.is_some()
     }
 
-    /// Whether the present group should end at the next good place.
+    /// Whether the present group should end at the next possible position.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.bytes >= LARGEST || self.began.is_some_and(|began| now.saturating_duration_since(began) >= LONGEST)
     }
 
-    /// Whether so much more is too much for one group.
+    /// Whether `bytes` more would exceed the largest group.
     pub(super) fn is_too_much(&self, bytes: u64) -> bool {
         self.bytes.saturating_add(bytes) > MAX_GROUP
     }
@@ -44,12 +44,12 @@ impl Output {
         self.cuts.push_back(Cut::Group(head));
     }
 
-    /// Media of the present group, which there is.
+    /// Adds media to the present group, which must have begun.
     pub(super) fn media(&mut self, mut media: &[u8]) {
         self.bytes += media.len() as u64;
         while self.buffer.len() + media.len() > MAX_PIECE {
-            if self.whole > 0 {
-                self.part(self.whole);
+            if self.boundary > 0 {
+                self.part(self.boundary);
                 continue;
             }
             let (some, rest) = media.split_at(MAX_PIECE - self.buffer.len());
@@ -60,14 +60,14 @@ impl Output {
         self.buffer.extend_from_slice(media);
     }
 
-    /// The media may end here.
-    pub(super) fn whole(&mut self) {
-        self.whole = self.buffer.len();
+    /// Marks that a group may end here.
+    pub(super) fn mark_boundary(&mut self) {
+        self.boundary = self.buffer.len();
     }
 
     pub(super) fn flush(&mut self) {
-        if self.whole > 0 {
-            self.part(self.whole);
+        if self.boundary > 0 {
+            self.part(self.boundary);
         }
         if !self.buffer.is_empty() {
             self.part(self.buffer.len());
@@ -83,7 +83,7 @@ impl Output {
 
     fn part(&mut self, len: usize) {
         let media = self.buffer.split_to(len).freeze();
-        let whole = std::mem::take(&mut self.whole) == len;
-        self.cuts.push_back(Cut::Piece { media, whole });
+        let is_boundary = std::mem::take(&mut self.boundary) == len;
+        self.cuts.push_back(Cut::Piece { media, is_boundary });
     }
 }

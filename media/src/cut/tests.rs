@@ -6,7 +6,10 @@ use std::{
 };
 
 use proptest::prelude::*;
-use usher_proto::feed::{MAX_HEAD, MAX_PIECE};
+use usher_proto::{
+    feed::{MAX_HEAD, MAX_PIECE},
+    pb::v1::TrackKind,
+};
 
 use super::*;
 
@@ -74,12 +77,12 @@ impl Cuts {
                     assert!(self.medium.is_some() && !head.is_empty() && head.len() <= MAX_HEAD);
                     self.groups.push(Group { head, ..Group::default() });
                 }
-                Cut::Piece { media, whole } => {
+                Cut::Piece { media, is_boundary } => {
                     assert!((1..=MAX_PIECE).contains(&media.len()));
                     let group = self.groups.last_mut().expect("a group began");
                     group.media.extend_from_slice(&media);
                     assert!(group.media.len() as u64 <= MAX_GROUP);
-                    group.whole = if whole { group.media.len() } else { group.whole };
+                    group.whole = if is_boundary { group.media.len() } else { group.whole };
                     self.pieces += 1;
                 }
                 Cut::Warning(warning) => self.warnings.push(warning),
@@ -300,7 +303,7 @@ fn no_group_is_larger_than_a_feed_allows() {
 }
 
 #[test]
-fn what_is_no_feed_is_told_what_to_do() {
+fn errors_of_the_input_name_the_remedy() {
     let mp4 = ffmpeg("-c:v libx264 -movflags frag_keyframe -f mp4");
     let progressive = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/samples/A.mp4")).expect("a clip");
     let webm = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/samples/F.webm")).expect("a clip");

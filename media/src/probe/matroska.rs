@@ -1,5 +1,5 @@
 //! Matroska and WebM (RFC 9559 on RFC 8794): EBML elements up to the first cluster, and the last cluster when the
-//! header tells no duration.
+//! header has no duration.
 
 use std::io::{Read, Seek};
 
@@ -30,7 +30,7 @@ const SIMPLE_BLOCK: u32 = 0xA3;
 const MAX_CHILDREN: usize = 100_000;
 
 /// Whether a file begins with an EBML header.
-pub(super) fn looks(head: &[u8]) -> bool {
+pub(super) fn is_ebml(head: &[u8]) -> bool {
     head.starts_with(&EBML.to_be_bytes())
 }
 
@@ -64,10 +64,10 @@ fn element<R: Read + Seek>(source: &mut Source<'_, R>, at: u64) -> Result<Option
     Ok(Some(Element { id, body, end: (size != mask).then(|| body.saturating_add(size)) }))
 }
 
-/// Takes a child and where it ends; says whether to go on.
+/// Takes a child and the position of its end; returns whether to continue.
 type Visit<'a, R> = dyn FnMut(&mut Source<'_, R>, Element, u64) -> Result<bool, ProbeError> + 'a;
 
-/// Calls `visit` for each child of a master element of known size, until it says stop.
+/// Calls `visit` for each child of a master element of known size, until it returns `false`.
 fn children<R: Read + Seek>(
     source: &mut Source<'_, R>,
     (mut at, end): (u64, u64),

@@ -13,7 +13,7 @@ use crate::mpegts::{
 
 use super::{Probe, ProbeError, Source, millis};
 
-/// Bytes looked at from each end, more than any sane distance between two tables or two PTS.
+/// Bytes looked at from each end, more than any usual distance between two tables or two PTS.
 const REACH: u64 = 1 << 20;
 
 /// How packets lie in the file.
@@ -64,7 +64,7 @@ pub(super) fn probe<R: Read + Seek>(source: &mut Source<'_, R>, layout: Layout) 
         (Some(first), Some(last)) => last.wrapping_sub(first) % WRAP,
         _ => 0,
     };
-    // A clock that seems to run backwards was reset on the way: no duration can be told.
+    // The clock was reset in the file if it seems to run backwards: the duration is unknown.
     let ticks = if ticks > WRAP / 2 && range.first < tail_range.last { 0 } else { ticks };
     Ok(Probe { media_type: "video/mp2t", duration_ms: millis(ticks, TICKS), streamable: true, tracks })
 }

@@ -125,7 +125,7 @@ fn what_is_not_offered_and_why() {
 }
 
 #[test]
-fn only_known_media_types_are_told() {
+fn only_known_media_types_are_returned() {
     for name in MEDIA_TYPES {
         assert_eq!(media_type(name), Some(name));
         assert_eq!(MediaType::of(name).name(), name);
@@ -133,7 +133,7 @@ fn only_known_media_types_are_told() {
     assert_eq!(media_type("text/html"), None);
 }
 
-/// Beginnings of real files: headers are where a parser can be led astray.
+/// Beginnings of real files, since parsers read headers.
 fn seeds() -> Vec<Vec<u8>> {
     let fragmented = [boxed(b"ftyp", &[b"iso5", &[0; 4]]), moov(0, true), moof(7, 9), moof(9, 9)].concat();
     let short = |name: &str| clip(name).into_iter().take(6000).collect();

@@ -1,6 +1,6 @@
-//! Whether a picture is a keyframe, by its first units, for muxers that do not say. Refuses to decode.
+//! Detects keyframes by the first units of a picture, for muxers that do not mark them. Decodes nothing else.
 
-/// Video whose units are known: each begins with 00 00 01.
+/// Codecs whose units are known. Each unit begins with 00 00 01.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Units {
     /// ISO/IEC 13818-2.
@@ -17,12 +17,12 @@ pub(super) struct Scan {
     units: Units,
     /// The last three bytes.
     window: u32,
-    /// The PES header is passed over.
+    /// Whether the PES header was skipped.
     within: bool,
 }
 
 impl Scan {
-    /// For a codec by name; `None` when its units are not known.
+    /// A scan for a codec by name; `None` for an unknown one.
     pub(super) fn new(codec: &str) -> Option<Self> {
         let units = match codec {
             "mpeg1" | "mpeg2" => Units::Mpeg2,
@@ -33,18 +33,18 @@ impl Scan {
         Some(Self { units, window: u32::MAX, within: false })
     }
 
-    /// Takes the payload of the next packet; whether it is a keyframe, once that is known.
+    /// Takes the payload of the next packet; returns whether the picture is a keyframe, once that is known.
     pub(super) fn take(&mut self, payload: &[u8]) -> Option<bool> {
         let mut bytes = payload;
         if !self.within {
             self.within = true;
-            // Nine bytes, of which the last tells how many follow.
+            // Nine bytes; the last is the number of bytes that follow.
             let len = payload.get(8).map_or(payload.len(), |more| 9 + usize::from(*more));
             bytes = payload.get(len..).unwrap_or_default();
         }
         for byte in bytes {
             if self.window & 0xff_ffff == 1
-                && let Some(key) = self.tells(*byte)
+                && let Some(key) = self.is_keyframe_unit(*byte)
             {
                 return Some(key);
             }
@@ -53,7 +53,7 @@ impl Scan {
         None
     }
 
-    fn tells(&self, unit: u8) -> Option<bool> {
+    fn is_keyframe_unit(&self, unit: u8) -> Option<bool> {
         match (self.units, unit) {
             (Units::Mpeg2, 0xb3 | 0xb8) => Some(true),
             (Units::Mpeg2, 0) => Some(false),
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_slice_tells() {
+    fn the_first_slice_shows_a_keyframe() {
         let pes = [0, 0, 1, 0xe0, 0, 0, 0x80, 0x80, 2, 0, 0];
         let access: [(&str, &[u8], Option<bool>); 9] = [
             ("h264", &[0, 0, 0, 1, 9, 0xf0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x65], Some(true)),

@@ -9,7 +9,7 @@ use crate::mpegts::{
     tables::{PAT, Sections, first_program, is_intact, streams},
 };
 
-/// The most packets of one: each brings a little at least.
+/// Limit of the packets of one section.
 const MAX_PACKETS: usize = 64;
 
 /// One table and its packets.
@@ -18,7 +18,7 @@ struct Table {
     sections: Sections,
     /// The packets of the section that is arriving, with their numbers.
     packets: Vec<(u64, Packet)>,
-    /// The packets of the last whole section.
+    /// The packets of the last complete section.
     current: Vec<(u64, Packet)>,
     /// Its body without header and checksum.
     body: Vec<u8>,
@@ -49,7 +49,7 @@ impl Table {
 pub(super) struct Tables {
     pat: Table,
     pmt: Table,
-    /// The first program's number and where its table is.
+    /// Number of the first program, and the PID of its table.
     program: Option<(u16, u16)>,
     clock: Option<u16>,
     tracks: Vec<(u16, Track)>,
@@ -61,7 +61,7 @@ impl Tables {
         pid == PAT || self.program.is_some_and(|(_, pmt)| pmt == pid)
     }
 
-    /// Takes such a packet.
+    /// Takes a packet of a table.
     pub(super) fn take(&mut self, number: u64, packet: &Packet, parsed: &Parsed<'_>) {
         if parsed.pid == PAT {
             // Bit 0 of the sixth byte: it applies now.
@@ -85,7 +85,7 @@ impl Tables {
         }
     }
 
-    /// Whether it is known what the program consists of.
+    /// Whether the program's streams are known.
     pub(super) fn is_known(&self) -> bool {
         !self.pmt.current.is_empty()
     }
@@ -102,7 +102,7 @@ impl Tables {
         self.tracks.iter().map(|(_, track)| track.clone()).collect()
     }
 
-    /// Where its clock is, if it has one.
+    /// The PID of its clock, if it has one.
     pub(super) fn clock_pid(&self) -> Option<u16> {
         self.clock
     }
@@ -111,17 +111,17 @@ impl Tables {
         self.tracks.iter().find(|(_, track)| track.kind() == kind)
     }
 
-    /// Where its pictures are.
+    /// The PID of its video.
     pub(super) fn video_pid(&self) -> Option<u16> {
         self.first(TrackKind::Video).map(|(pid, _)| *pid)
     }
 
-    /// How they are coded; empty when there are none.
+    /// The video's codec; empty without video.
     pub(super) fn video_codec(&self) -> &str {
         self.first(TrackKind::Video).map_or("", |(_, track)| &track.codec)
     }
 
-    /// Where its sound is, when there are no pictures.
+    /// The PID of its audio, if there is no video.
     pub(super) fn sound_pid(&self) -> Option<u16> {
         self.first(TrackKind::Audio).map(|(pid, _)| *pid).filter(|_| self.video_pid().is_none())
     }
