@@ -2,7 +2,7 @@
 //!
 //! Owns the request to the master, the seats being opened, the pending switch of a session that its node moves, and the
 //! reports of failed seats. Fetch, watch and publish decide what to ask for, how to open a seat and what counts as
-//! progress; `core::failover` decides which seat comes next and when patience ends.
+//! progress; `core::failover` decides which seat comes next and when the timeout ends.
 
 use std::{future::pending, time::Duration};
 
@@ -165,7 +165,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
                 self.asking = None;
                 Ok(Update::Answer(answer))
             }
-            () = until(late) => Ok(Update::Late(self.late())),
+            () = clock::sleep_until(late.map(Into::into)) => Ok(Update::Late(self.late())),
         }
     }
 
@@ -192,7 +192,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
             self.newest = None;
             return self.lost(fault);
         }
-        // A newer attempt or the master is pending, or the verdict waits for the last late seat.
+        // A newer attempt or the master is pending, or the failure is returned once the last late seat fails.
         match self.verdict.take() {
             Some(verdict) => self.fail(verdict),
             None => Next::Wait,
@@ -230,7 +230,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
         }
     }
 
-    /// The session made progress: patience starts anew.
+    /// The session made progress: the timeout starts again.
     pub(crate) fn progress(&mut self) {
         self.policy.handle_event(clock::now(), SeatEvent::Progress, &mut self.rng);
     }
@@ -256,7 +256,7 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
         self.switch = switch;
     }
 
-    /// The newest seat is late: the next one is opened beside it. Nobody is told, since it may still open.
+    /// The newest seat is late: the next one is opened beside it. No failure is reported, since it may still open.
     fn late(&mut self) -> Next {
         self.newest = None;
         let fault = match self.policy.seat() {
@@ -316,14 +316,6 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
 async fn answered<A>(asking: &mut Option<BoxFuture<'static, Result<A, Fault>>>) -> Result<A, Fault> {
     match asking {
         Some(asking) => asking.await,
-        None => pending().await,
-    }
-}
-
-/// Waits until a time, or forever.
-pub(crate) async fn until(time: Option<time::Instant>) {
-    match time {
-        Some(time) => time::sleep_until(time).await,
         None => pending().await,
     }
 }

@@ -6,7 +6,7 @@
 //!       ┌───────────┼───────────┐
 //!     fetch       watch      publish     one driver for each kind of transfer
 //!       └───────────┼───────────┘
-//!                failover                next seat, hedging, moves, patience
+//!                failover                next seat, hedging, moves, timeout
 //!            ┌──────┴──────┐
 //!          master       sessions         gRPC to the master, QUIC to the nodes
 //! ```

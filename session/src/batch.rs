@@ -1,5 +1,5 @@
-//! Gathers the frames of a stream into batches for another thread, and watches the stream for stalls meanwhile. Does not
-//! know what the frames mean.
+//! Gathers the frames of a stream into batches for another thread, and detects stalls of the stream. The meaning of the
+//! frames is left to the caller.
 
 use std::{
     sync::{
@@ -19,20 +19,20 @@ use crate::{
     frames::FrameReader,
 };
 
-/// Batches that may wait in a channel, besides the one that is gathered.
+/// Batches that may wait in a channel, besides the one that is being gathered.
 pub const QUEUED_BATCHES: usize = 1;
 
 /// Groups handed on together, 768 KiB: waking another thread then costs little beside hashing them.
 const BATCH_GROUPS: usize = 12;
 
-/// How long a group may wait for others to be handed on with: less than a viewer notices, and long enough for several to
-/// arrive where many streams share a fast link.
+/// How long a group may wait for others of its batch: less than a viewer notices, and long enough for several to arrive
+/// where many streams share a fast link.
 const LINGER: Duration = Duration::from_millis(20);
 
 /// The same for the first groups of a stream, for which a viewer waits.
 const FIRST_LINGER: Duration = Duration::from_millis(2);
 
-/// Consecutive frames of a stream, and why no more follow.
+/// Consecutive frames of a stream, and the stall or end after them.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The number of the stream, as its caller counts them.
@@ -50,11 +50,11 @@ pub struct Batch {
 pub struct Alarm {
     /// The stall as a fault.
     pub fault: Fault,
-    /// Whether a sign of life ends the alarm; a slow node gives some all the time.
+    /// Whether any received byte ends the alarm; a slow node sends some all the time.
     pub silent: bool,
 }
 
-/// Number of groups that a node still owes; while it owes none, silence is no failure.
+/// Number of requested groups that have not arrived; while there are none, silence is no failure.
 pub type DueGroups = Arc<AtomicU64>;
 
 /// How long a node may send nothing.
@@ -104,7 +104,7 @@ impl BatchReader {
                     Ok(Some(frame)) => {
                         if matches!(frame, Frame::Group(_)) {
                             groups += 1;
-                            // Never below zero, even where a node sends groups that nobody requested.
+                            // Never below zero, even if a node sends groups that were not requested.
                             let one_less = |due: u64| Some(due.saturating_sub(1));
                             let due = &self.timeouts.groups;
                             let _before = due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
@@ -169,7 +169,7 @@ impl BatchReader {
         };
         match tokio::time::timeout(wait, self.frames.read()).await {
             Err(_) if empty && due => self.check(),
-            // Groups requested meanwhile are owed from now on.
+            // Groups requested meanwhile are due from now on.
             Err(_) if empty && self.has_due() => {
                 self.resume();
                 None
@@ -190,7 +190,7 @@ impl BatchReader {
         }
     }
 
-    /// Nothing arrived for a while, and groups are owed.
+    /// Checks the stream after a time without bytes while groups are due.
     fn check(&mut self) -> Option<Step> {
         let (now, node) = (clock::now(), self.frames.node());
         let health = self.detector.poll_health(now, self.frames.datagrams(), self.frames.connection().rtt());

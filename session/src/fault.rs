@@ -5,9 +5,9 @@ use std::{fmt::Display, time::Duration};
 use quinn::{ConnectionError, ReadError};
 use usher_proto::{Code, Fault, NodeName, code::printable};
 
-/// `TIMEOUT`: `node` sent nothing for `patience`.
-pub fn silent(node: &NodeName, patience: Duration) -> Fault {
-    Fault::new(Code::Timeout, format!("node {node} sent nothing for {} s", patience.as_secs_f32()))
+/// `TIMEOUT`: `node` sent nothing for `timeout`.
+pub fn silent(node: &NodeName, timeout: Duration) -> Fault {
+    Fault::new(Code::Timeout, format!("node {node} sent nothing for {} s", timeout.as_secs_f32()))
 }
 
 /// The code that the node closed the connection with, or `NETWORK` when the connection failed.

@@ -1,5 +1,5 @@
-//! A session of a feed as the side sees it that receives the groups: a viewer, or a node that relays. Joins the control
-//! frames, the groups' streams and the health of the connection. Does not verify pieces.
+//! A feed's session on the side that receives the groups: a viewer, or a node that relays. Joins the control frames, the
+//! groups' streams and the health of the connection. Does not verify pieces.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -33,9 +33,9 @@ static STREAM: AtomicU64 = AtomicU64::new(0);
 /// A control frame of a feed's session, or the state of its connection.
 #[derive(Debug)]
 pub enum FeedSignal {
-    /// The node gave up the groups from the first to before the second.
+    /// The node dropped the groups from the first to before the second.
     Skipped(u64, u64),
-    /// The session is to go on at another seat.
+    /// The session moves to another seat.
     Moved(Box<Moved>),
     /// The feed is over, after the groups before this one. No control frame follows; open groups may still arrive.
     Finish(u64),
@@ -129,7 +129,7 @@ impl FeedSession {
     }
 }
 
-/// The next control frame. The connection's health is watched apart, so that this may take any time.
+/// The next control frame. The connection's health is checked elsewhere, so that this may take any time.
 async fn control(frames: &mut FrameReader) -> FeedSignal {
     let next = frames.next(Duration::MAX).await;
     let node = frames.node();
@@ -139,7 +139,7 @@ async fn control(frames: &mut FrameReader) -> FeedSignal {
         Ok(Some(Frame::Finish(finish))) => FeedSignal::Finish(finish.end_group),
         Ok(Some(Frame::Refused(refused))) => FeedSignal::Refused(Box::new(refused)),
         Ok(Some(_)) => {
-            let text = format!("node {node} sent a frame that does not belong into the session of a feed");
+            let text = format!("node {node} sent a frame that a feed's session does not have");
             FeedSignal::Lost(Fault::new(Code::Internal, text))
         }
         Ok(None) => FeedSignal::Lost(Fault::new(Code::Network, format!("node {node} ended the session"))),
@@ -163,7 +163,7 @@ pub enum StreamEvent {
     Group(u64, GroupHead),
     /// The stream with this number brings a piece.
     Piece(u64, Piece),
-    /// The stream with this number ended; `true` when the node gave its group up.
+    /// The stream with this number ended; `true` when the node dropped its group.
     End(u64, bool),
     /// Anything else.
     Signal(FeedSignal),

@@ -1,4 +1,4 @@
-//! The frames that a node sends on one stream, one at a time. Does not know what they mean; [`batch`](crate::batch)
+//! The frames that a node sends on one stream, one at a time. Their meaning is left to the caller; [`batch`](crate::batch)
 //! gathers them.
 
 use std::{
@@ -72,14 +72,14 @@ impl FrameReader {
     /// The next frame; `None` at the end of the stream. Dropping the future loses no bytes.
     ///
     /// # Errors
-    /// `TIMEOUT` when nothing arrives for `patience`, not counting the waits of the rate limit; `INTERNAL` for bytes that
+    /// `TIMEOUT` when nothing arrives for `timeout`, not counting the waits of the rate limit; `INTERNAL` for bytes that
     /// are not usher/1; otherwise the node's code or `NETWORK`.
-    pub async fn next(&mut self, patience: Duration) -> Result<Option<Frame>, Fault> {
+    pub async fn next(&mut self, timeout: Duration) -> Result<Option<Frame>, Fault> {
         loop {
             if let Some(frame) = self.decoded()? {
                 return Ok(Some(frame));
             }
-            match tokio::time::timeout(patience, self.read()).await.map_err(|_| silent(&self.node, patience))?? {
+            match tokio::time::timeout(timeout, self.read()).await.map_err(|_| silent(&self.node, timeout))?? {
                 Some(bytes) => tokio::time::sleep(self.rate_delay(bytes)).await,
                 None => return self.check_end().map(|()| None),
             }

@@ -5,12 +5,11 @@
 //! - [`FeedSession`] joins a feed's control frames, its groups and the health of its connection;
 //!   [`GroupRouter`] brings each group's stream to its session.
 //! - [`replies`] turns the first frames of a session into set-up information or a fault.
-//! - [`core`] is pure: when a node has stalled, and how fast to read.
+//! - [`core`] is pure: detection of stalled nodes, and the rate limit.
 //!
 //! The caller decides on requests, on the next seat after a loss, and on the use of the bytes.
 
 pub mod batch;
-pub mod clock;
 pub mod core;
 mod dial;
 mod early;
@@ -21,6 +20,8 @@ mod pool;
 pub mod replies;
 mod router;
 mod sync;
+
+pub use usher_transport::clock;
 
 pub use self::{
     dial::ConnectionSettings,

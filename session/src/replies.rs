@@ -1,5 +1,5 @@
-//! The replies of a node besides media: set-up information, refusals, and the seat where a session is to go on. Does not
-//! know what follows from them.
+//! The replies of a node besides media: set-up information, refusals, and the seat to which a session moves. Their
+//! consequences are left to the caller.
 
 use std::{ops::Range, time::Duration};
 
@@ -15,7 +15,7 @@ use usher_proto::{
 
 use crate::frames::FrameReader;
 
-/// Takes the set-up information of a title, which must have `size` bytes, of which `range` comes.
+/// Takes the set-up information of a title of `size` bytes, of which `range` was requested.
 ///
 /// # Errors
 /// The node's refusal; `CONTENT_CHANGED` for another size; the failure of the stream.
@@ -27,14 +27,14 @@ pub async fn title_setup(
     range: Range<u64>,
 ) -> Result<SetupInfo, Fault> {
     let setup = SetupInfo::try_from(setup(frames, at, timeout).await?)
-        .map_err(|error| blame(at, Fault::new(Code::Internal, format!("set-up information: {error}"))))?;
+        .map_err(|error| with_node(at, Fault::new(Code::Internal, format!("set-up information: {error}"))))?;
     if setup.size != size {
         let text = format!("has {} bytes of {title}, not {size}", setup.size);
-        return Err(blame(at, Fault::new(Code::ContentChanged, text)));
+        return Err(with_node(at, Fault::new(Code::ContentChanged, text)));
     }
     if setup.range != range {
         let text = format!("sends bytes {:?} where {range:?} were requested", setup.range);
-        return Err(blame(at, Fault::new(Code::Internal, text)));
+        return Err(with_node(at, Fault::new(Code::Internal, text)));
     }
     Ok(setup)
 }
@@ -49,7 +49,7 @@ pub async fn feed_setup(
     timeout: Duration,
     title: &Title,
 ) -> Result<(FeedSetupInfo, Vec<v1::Track>), Fault> {
-    let wrong = |text: String| blame(at, Fault::new(Code::Internal, text));
+    let wrong = |text: String| with_node(at, Fault::new(Code::Internal, text));
     let mut setup = setup(frames, at, timeout).await?;
     let tracks = std::mem::take(&mut setup.tracks);
     let setup = FeedSetupInfo::try_from(setup).map_err(|error| wrong(format!("set-up information: {error}")))?;
@@ -66,11 +66,11 @@ async fn setup(frames: &mut FrameReader, at: &SeatAddress, timeout: Duration) ->
         Some(_) => (Code::Internal, "another frame came before the set-up information"),
         None => (Code::Network, "the stream ended before the set-up information"),
     };
-    Err(blame(at, Fault::new(code, text)))
+    Err(with_node(at, Fault::new(code, text)))
 }
 
 /// The fault with the node's name before it.
-pub fn blame(at: &SeatAddress, fault: Fault) -> Fault {
+pub fn with_node(at: &SeatAddress, fault: Fault) -> Fault {
     Fault { message: format!("node {}: {}", at.node, fault.message), ..fault }
 }
 
@@ -80,13 +80,13 @@ pub fn refusal(at: &SeatAddress, refused: &Refused) -> Fault {
     Fault { message: format!("node {} refused: {}", at.node, fault.message), ..fault }
 }
 
-/// The seat where a session is to go on.
+/// The seat to which a session moves.
 ///
 /// # Errors
 /// `INTERNAL` for a seat that cannot be used.
 pub fn moved_seat(at: &SeatAddress, moved: Moved) -> Result<SeatAddress, Fault> {
     SeatAddress::try_from(moved.seat.unwrap_or_default()).map_err(|error| {
         let text = format!("moves the session to a seat that cannot be used: {error}");
-        blame(at, Fault::new(Code::Internal, text))
+        with_node(at, Fault::new(Code::Internal, text))
     })
 }

@@ -10,6 +10,7 @@
 //! Start at [`endpoint`] (servers, and clients with a socket of their own) or [`endpoint_towards`] (clients). The protocol
 //! itself (loss recovery, congestion control, retry, reset) is quinn-proto's; this crate does not look into datagrams.
 
+pub mod clock;
 pub mod congestion;
 mod quic;
 mod socket;

@@ -31,10 +31,7 @@ pub use self::{
     send_stream::SendStream,
 };
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -43,17 +40,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The present time by tokio's clock, which tests can pause.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// Polls `look` at once and after each notification, until it returns a value.
-async fn wait_for<T>(notify: &Notify, look: impl Fn() -> Option<T>) -> T {
+/// Polls `poll` at once and after each notification, until it returns a value.
+async fn wait_for<T>(notify: &Notify, poll: impl Fn() -> Option<T>) -> T {
     loop {
-        // Registered before the look, so that no notification is missed after it.
+        // Registered before the poll, so that no later notification is missed.
         let notified = notify.notified();
-        if let Some(answer) = look() {
+        if let Some(answer) = poll() {
             return answer;
         }
         notified.await;

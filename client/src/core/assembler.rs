@@ -68,7 +68,7 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Wants the bytes `want` of a title of `size` bytes, of which the first `groups` groups are written and verified.
+    /// An assembler for the range `want` of a title of `size` bytes, whose first `groups` groups are written and verified.
     pub fn new(size: u64, want: Range<u64>, groups: u64) -> Self {
         let want = want.start.min(want.end).min(size)..want.end.min(size);
         let first = (want.start / GROUP).saturating_add(groups).min(tree::groups(want.end));

@@ -74,7 +74,7 @@ impl OutgoingGroup {
     }
 }
 
-/// See the module.
+/// Signed groups that wait for acknowledgement.
 #[derive(Debug)]
 pub struct Outbox {
     title: Title,

@@ -50,7 +50,7 @@ struct VerifiedGroup {
     given_up: bool,
 }
 
-/// See the module.
+/// Orders and verifies the groups of a feed.
 pub struct Playout {
     title: Title,
     key: FeedKey,
@@ -254,7 +254,7 @@ impl Playout {
     }
 
     /// Bytes written up to the end of the last complete group.
-    pub fn whole(&self) -> u64 {
+    pub fn complete_bytes(&self) -> u64 {
         self.whole
     }
 

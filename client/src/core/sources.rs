@@ -78,7 +78,7 @@ pub struct Assignments {
 }
 
 impl Assignments {
-    /// Wants these groups of a title.
+    /// Assignments for these groups.
     pub fn new(groups: Range<u64>) -> Self {
         let Range { start, end } = groups;
         let budget = end.saturating_sub(start) / 512 + MIN_RUN;

@@ -44,7 +44,7 @@ impl Connector {
     }
 
     /// Opens no further session on this connection to a seat: it seems to be dead.
-    pub(super) fn distrust(&self, at: &SeatAddress, connection: &Connection) {
+    pub(super) fn retire(&self, at: &SeatAddress, connection: &Connection) {
         self.pool.retire(self.master.address(), &at.node, connection);
     }
 }

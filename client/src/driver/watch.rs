@@ -9,7 +9,7 @@ mod session;
 
 use tokio::sync::mpsc;
 use usher_proto::{Code, Fault, model::SeatAddress};
-use usher_session::{SessionEvent, replies::blame};
+use usher_session::{SessionEvent, replies::with_node};
 
 pub(crate) use self::interface::WatchOrder;
 pub use self::interface::{FeedEvent, FeedSink, FeedStats, StartAt};
@@ -18,7 +18,7 @@ use super::Connector;
 use crate::{
     clock,
     core::playout::Playout,
-    failover::{Attempt, Failover, Next, Query, Update, until},
+    failover::{Attempt, Failover, Next, Query, Update},
     master::Answer,
 };
 
@@ -84,7 +84,7 @@ impl Watcher<'_> {
                     }
                     Update::Late(next) => self.act(next)?,
                 },
-                () = until(deadline.map(Into::into)) => {}
+                () = clock::sleep_until(deadline) => {}
             }
             if self.write(sink).await? {
                 return Ok(self.stats());
@@ -104,7 +104,7 @@ impl Watcher<'_> {
     }
 
     fn stats(&self) -> FeedStats {
-        let counts = |playout: &Playout| (playout.played(), playout.dropped(), playout.whole());
+        let counts = |playout: &Playout| (playout.played(), playout.dropped(), playout.complete_bytes());
         let (groups, dropped, whole) = self.playout.as_ref().map_or((0, 0, 0), counts);
         FeedStats { groups, dropped, bytes: self.bytes, whole }
     }
@@ -192,7 +192,7 @@ impl Watcher<'_> {
             return Ok(());
         }
         self.failover.seated(&at);
-        let next = if forged { self.failover.lost(&blame(&at, fault.clone())) } else { self.failover.lost(fault) };
+        let next = if forged { self.failover.lost(&with_node(&at, fault.clone())) } else { self.failover.lost(fault) };
         self.act(next)
     }
 

@@ -16,7 +16,7 @@ use usher_files::Existing;
 use usher_proto::{Code, ContentId, Fault};
 
 use self::part::{Names, Part, Wanted, fault};
-use super::hop;
+use super::{exists, run_blocking};
 use crate::{
     core::{assembler::Chunk, state::Header},
     driver::{Sink, TransferInfo},
@@ -66,21 +66,16 @@ impl FileSink {
         lock(&self.part).as_ref().is_some_and(Part::is_resumable)
     }
 
-    fn exists(&self) -> Fault {
-        let text = format!("{} exists; overwrite it with --force, or choose another -o", self.target.display());
-        Fault::new(Code::Exists, text)
-    }
-
     /// Runs `work` with the open part on a blocking thread.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Option<Part>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let part = Arc::clone(&self.part);
-        hop(move || work(&mut lock(&part))).await
+        run_blocking(move || work(&mut lock(&part))).await
     }
 
-    /// Refuses early what would be refused at the end.
+    /// Checks that the target can be written, before any byte is fetched.
     pub fn check(&self) -> Result<(), Fault> {
         // The name itself counts, even where it is a link to nowhere.
         match self.target.symlink_metadata() {
@@ -93,7 +88,7 @@ impl FileSink {
                     format!("{} is no regular file and is not replaced; choose another -o", self.target.display());
                 Err(Fault::new(Code::Exists, text))
             }
-            Ok(_) if !self.force => Err(self.exists()),
+            Ok(_) if !self.force => Err(exists(&self.target)),
             _ => Ok(()),
         }
     }
@@ -156,7 +151,7 @@ impl Sink for FileSink {
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {
         let (draft, target) = (self.names.part.clone(), self.target.clone());
         let existing = if self.force { Existing::Replace } else { Existing::Keep };
-        let exists = self.exists();
+        let exists = exists(&self.target);
         let placed = self.with(move |part| {
             // The file stays open, and with it locked, until it is in its place.
             let Some(mut whole) = part.take() else { return Ok(false) };

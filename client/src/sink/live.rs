@@ -1,19 +1,13 @@
-//! Where the media of a feed goes: a pipe or device as it comes, or a file that has its name once it is whole, however
-//! short the recording was. Independent of groups and nodes.
+//! Destination of a feed's media: a pipe or device, written at once, or a file that gets its name when the recording is
+//! complete. Independent of groups and nodes.
 
-use std::{
-    fs::File,
-    io::ErrorKind,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs::File, io::ErrorKind, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use usher_files::Existing;
 use usher_proto::{Code, Fault};
 
-use super::{hop, pipe::fault};
+use super::{exists, pipe::fault, run_blocking};
 use crate::driver::FeedSink;
 
 /// Writes a feed to a file, pipe or device.
@@ -32,7 +26,7 @@ struct Place {
 }
 
 impl LiveSink {
-    /// Writes to `out`, which blocks as its reader pleases. A reader that left is [`Code::Cancelled`].
+    /// Writes to `out`, which may block. A reader that left is [`Code::Cancelled`].
     pub fn through(out: File) -> Self {
         Self { out: Arc::new(out), place: None }
     }
@@ -70,7 +64,7 @@ impl LiveSink {
     pub async fn keep(self, bytes: u64) -> Result<(), Fault> {
         let Self { out, place } = self;
         let Some(Place { part, target, force }) = place else { return Ok(()) };
-        hop(move || {
+        run_blocking(move || {
             let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("{}: {error}", target.display()));
             if bytes == 0 {
                 return std::fs::remove_file(&part).map_err(failed);
@@ -86,16 +80,11 @@ impl LiveSink {
     }
 }
 
-fn exists(target: &Path) -> Fault {
-    let text = format!("{} exists; overwrite it with --force, or choose another -o", target.display());
-    Fault::new(Code::Exists, text)
-}
-
 impl FeedSink for LiveSink {
     async fn write(&mut self, media: Vec<Bytes>) -> Result<(), Fault> {
         let out = Arc::clone(&self.out);
         let write = move || usher_files::write_all(&mut &*out, media.iter().map(|media| &**media));
-        hop(move || write().map_err(|error| fault(&error))).await
+        run_blocking(move || write().map_err(|error| fault(&error))).await
     }
 }
 

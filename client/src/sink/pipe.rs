@@ -6,7 +6,7 @@
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use usher_proto::{Code, ContentId, Fault};
 
-use super::hop;
+use super::run_blocking;
 use crate::{core::assembler::Chunk, driver::Sink, driver::TransferInfo};
 
 /// Writes bytes in order. A reader that left is [`Code::Cancelled`].
@@ -38,7 +38,7 @@ impl<W: AsyncWrite + Send + Unpin> Sink for PipeSink<W> {
         &mut self,
         make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> Result<T, Fault> {
-        let (chunks, made) = hop(|| Ok(make())).await?;
+        let (chunks, made) = run_blocking(|| Ok(make())).await?;
         for chunk in chunks {
             self.out.write_all(&chunk.data).await.map_err(|error| fault(&error))?;
         }

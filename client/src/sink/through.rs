@@ -6,7 +6,7 @@ use std::{fs::File, os::fd::AsFd as _, sync::Arc};
 
 use usher_proto::{Code, ContentId, Fault};
 
-use super::{hop, pipe::fault};
+use super::{pipe::fault, run_blocking};
 use crate::{
     core::assembler::Chunk,
     driver::{Sink, TransferInfo},
@@ -50,7 +50,7 @@ impl Sink for ThroughSink {
             let bytes = chunks.iter().map(|chunk| &*chunk.data);
             usher_files::write_all(&mut &*out, bytes).map(|()| made).map_err(|error| fault(&error))
         };
-        hop(write).await
+        run_blocking(write).await
     }
 
     async fn finish(&mut self, _content: ContentId) -> Result<(), Fault> {

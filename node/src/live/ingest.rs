@@ -1,7 +1,7 @@
 //! A publisher's session: receives its groups until the feed is over, or the publisher leaves or is moved elsewhere. Does
 //! not know how it was admitted.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use quinn::VarInt;
 use tokio::{task::JoinSet, time};
@@ -74,7 +74,7 @@ pub(crate) async fn run(
                 Err(_) => return Ended::Refused(Fault::new(Code::Internal, "the task that receives a group panicked")),
             },
             end = control.next(), if last.is_none() => match end {
-                Ok(Some(end)) => last = Some((end, time::Instant::now() + LAST_GROUPS)),
+                Ok(Some(end)) => last = Some((end, clock::now() + LAST_GROUPS)),
                 Ok(None) => return Ended::Left,
                 Err(fault) => return Ended::Refused(fault),
             },
@@ -86,7 +86,7 @@ pub(crate) async fn run(
                     return Ended::Left;
                 }
             }
-            () = until(last.map(|(_, until)| until)) => {
+            () = clock::sleep_until(last.map(|(_, until)| until)) => {
                 debug!(title = %feed.title, "the last groups of the feed did not arrive");
                 let end = feed.lock().cache.newest() + 1;
                 publisher.finish(end);
@@ -100,14 +100,6 @@ pub(crate) async fn run(
             publisher.finish(end);
             return Ended::Finished;
         }
-    }
-}
-
-/// Waits for `deadline`, forever if there is none.
-pub(super) async fn until(deadline: Option<time::Instant>) {
-    match deadline {
-        Some(deadline) => time::sleep_until(deadline).await,
-        None => pending().await,
     }
 }
 

@@ -2,14 +2,13 @@
 //! receives its groups like a publisher's, and continues at the next upstream from the first incomplete group. Does not
 //! know who watches.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quinn::VarInt;
-use tokio::{
-    sync::watch as signal,
-    task::JoinSet,
-    time::{self, Instant},
-};
+use tokio::{sync::watch as signal, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use usher_proto::{
@@ -19,7 +18,7 @@ use usher_proto::{
     pb::wire::{FeedStart, Open},
 };
 use usher_session::{
-    ConnectionSettings, FeedInput, FeedSession, FeedSignal, Pool,
+    ConnectionSettings, FeedInput, FeedSession, FeedSignal, Pool, clock,
     core::stall::Expectation,
     fault::connection_lost,
     replies::{feed_setup, moved_seat, refusal},
@@ -29,7 +28,6 @@ use super::{
     feed::{FeedOrigin, LiveFeed},
     feeds::Feeds,
     groups,
-    ingest::until,
 };
 use crate::replica::source::DIAL_TIMEOUT;
 
@@ -45,7 +43,7 @@ const SETUP: Duration = Duration::from_secs(3);
 /// Waits between two tries, at least and at most.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Silence after which an upstream is gone: three signs of life.
+/// Silence after which an upstream is lost: three keep-alive intervals.
 const GONE: Duration = Duration::from_millis(900);
 
 /// Groups that an upstream may send at once.
@@ -55,10 +53,10 @@ const STREAMS: u32 = 32;
 const TRACKS_MAX: usize = 64;
 
 /// How an upstream ended.
-enum Lost {
+enum UpstreamEnd {
     /// The feed is over, after the groups before this one.
     Over(u64),
-    /// The feed is to go on from this seat.
+    /// The feed moves to this seat.
     Moved(Box<SeatAddress>),
     /// The upstream failed.
     Failed(Fault),
@@ -73,7 +71,7 @@ pub(super) async fn run(
 ) {
     let work = async {
         tokio::select! {
-            end = get(&live, &feed, &mut upstreams) => Some(end),
+            end = follow_upstreams(&live, &feed, &mut upstreams) => Some(end),
             () = unused(&feed) => None,
         }
     };
@@ -110,13 +108,17 @@ async fn unused(feed: &LiveFeed) {
 }
 
 /// Receives the feed from one upstream after the other. Returns one past the last group once the feed is over.
-async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Receiver<Option<Relay>>) -> u64 {
+async fn follow_upstreams(
+    live: &Arc<Feeds>,
+    feed: &Arc<LiveFeed>,
+    upstreams: &mut signal::Receiver<Option<Relay>>,
+) -> u64 {
     let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     let mut failed: Vec<Failed> = Vec::new();
     // Upstreams named before the first subscriber count too.
     upstreams.mark_changed();
     loop {
-        let relay = named(live, feed, upstreams, &failed).await;
+        let relay = next_upstreams(live, feed, upstreams, &failed).await;
         let seats = match relay.seats {
             Ok(seats) => seats,
             Err(fault) if fault.code == Code::NotFound => {
@@ -134,13 +136,13 @@ async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Re
         let mut seats: std::collections::VecDeque<SeatAddress> = seats.into();
         while let Some(seat) = seats.pop_front() {
             let before = feed.lock().cache.newest();
-            match pull(live, feed, &seat, &relay.request_id).await {
-                Lost::Over(end) => return end,
-                Lost::Moved(to) => {
+            match relay_from(live, feed, &seat, &relay.request_id).await {
+                UpstreamEnd::Over(end) => return end,
+                UpstreamEnd::Moved(to) => {
                     debug!(title = %feed.title, from = %seat.node, to = %to.node, "feed moved to another upstream");
                     seats.push_front(*to);
                 }
-                Lost::Failed(fault) => {
+                UpstreamEnd::Failed(fault) => {
                     warn!(title = %feed.title, upstream = %seat.node, reason = fault.code.reason(), error = %fault, "upstream lost");
                     if failed.len() >= MAX_FAILED {
                         failed.remove(0);
@@ -164,7 +166,7 @@ async fn get(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, upstreams: &mut signal::Re
 }
 
 /// The upstreams that the master names: unread ones, or those of its next answer.
-async fn named(
+async fn next_upstreams(
     live: &Feeds,
     feed: &LiveFeed,
     upstreams: &mut signal::Receiver<Option<Relay>>,
@@ -187,15 +189,15 @@ async fn named(
 }
 
 /// Receives the feed from one upstream until that ends.
-async fn pull(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress, request_id: &str) -> Lost {
+async fn relay_from(live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress, request_id: &str) -> UpstreamEnd {
     let (mut upstream, medium) = match Upstream::open(feed, seat, request_id).await {
         Ok(opened) => opened,
-        Err(fault) => return Lost::Failed(fault),
+        Err(fault) => return UpstreamEnd::Failed(fault),
     };
     {
         let mut inner = feed.lock();
         if !matches!(inner.origin, FeedOrigin::None) || inner.ended.is_some() {
-            return Lost::Failed(Fault::new(Code::Cancelled, "the feed has another source by now"));
+            return UpstreamEnd::Failed(Fault::new(Code::Cancelled, "the feed has another source by now"));
         }
         inner.origin = FeedOrigin::Upstream(seat.node.clone());
         inner.medium = Some(medium);
@@ -231,14 +233,14 @@ impl Upstream {
         // A connection for each upstream: the session's end is the connection's.
         let pool = Arc::new(Pool::in_runtime(settings));
         let (mut frames, send) = pool.open(&feed.title, seat, &open, None).await?;
-        let send = send.ok_or_else(|| Fault::new(Code::Internal, "our side of the stream is closed"))?;
+        let send = send.ok_or_else(|| Fault::new(Code::Internal, "the stream's sending side is closed"))?;
         let (setup, mut tracks) = feed_setup(&mut frames, seat, SETUP, &feed.title).await?;
         tracks.truncate(TRACKS_MAX);
         let session = pool.feed(frames, send, setup.subscription, Expectation::feed_within(GONE))?;
         Ok((Self(session), Medium { media_type: setup.media_type, tracks }))
     }
 
-    async fn receive(&mut self, live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress) -> Lost {
+    async fn receive(&mut self, live: &Arc<Feeds>, feed: &Arc<LiveFeed>, seat: &SeatAddress) -> UpstreamEnd {
         let connection = self.0.connection().clone();
         let mut receiving: JoinSet<Result<(), Fault>> = JoinSet::new();
         let mut over: Option<(u64, Instant)> = None;
@@ -250,34 +252,34 @@ impl Upstream {
                         let (live, feed) = (Arc::clone(live), Arc::clone(feed));
                         receiving.spawn(async move { groups::receive(&live, &feed, group).await });
                     }
-                    FeedInput::Signal(FeedSignal::Finish(end)) => over = Some((end, Instant::now() + SETUP)),
+                    FeedInput::Signal(FeedSignal::Finish(end)) => over = Some((end, clock::now() + SETUP)),
                     // From the first incomplete group on: the upstream may never complete it.
                     FeedInput::Signal(FeedSignal::Moved(moved)) => match moved_seat(seat, *moved) {
-                        Ok(to) => return Lost::Moved(Box::new(to)),
-                        Err(fault) => return Lost::Failed(fault),
+                        Ok(to) => return UpstreamEnd::Moved(Box::new(to)),
+                        Err(fault) => return UpstreamEnd::Failed(fault),
                     },
                     // Groups that the upstream gave up for this node are missing for all of its viewers.
                     FeedInput::Signal(FeedSignal::Skipped(first, end)) => {
                         debug!(title = %feed.title, first, end, "groups were skipped");
                     }
-                    FeedInput::Signal(FeedSignal::Refused(refused)) => return Lost::Failed(refusal(seat, &refused)),
-                    FeedInput::Signal(FeedSignal::Silent(fault) | FeedSignal::Lost(fault)) => return Lost::Failed(fault),
+                    FeedInput::Signal(FeedSignal::Refused(refused)) => return UpstreamEnd::Failed(refusal(seat, &refused)),
+                    FeedInput::Signal(FeedSignal::Silent(fault) | FeedSignal::Lost(fault)) => return UpstreamEnd::Failed(fault),
                 },
                 Some(received) = receiving.join_next(), if !receiving.is_empty() => match received {
                     Ok(Ok(())) => {}
-                    Ok(Err(fault)) => return Lost::Failed(Fault { code: Code::VerificationFailed, ..fault }),
+                    Ok(Err(fault)) => return UpstreamEnd::Failed(Fault { code: Code::VerificationFailed, ..fault }),
                     Err(_) => {
-                        return Lost::Failed(Fault::new(Code::Internal, "the task that receives a group panicked"));
+                        return UpstreamEnd::Failed(Fault::new(Code::Internal, "the task that receives a group panicked"));
                     }
                 },
                 // The control frames have ended, and report no loss any more.
-                error = connection.closed(), if over.is_some() => return Lost::Failed(connection_lost(&seat.node, &error)),
-                () = until(deadline) => return Lost::Over(over.map_or(0, |(end, _)| end)),
+                error = connection.closed(), if over.is_some() => return UpstreamEnd::Failed(connection_lost(&seat.node, &error)),
+                () = clock::sleep_until(deadline) => return UpstreamEnd::Over(over.map_or(0, |(end, _)| end)),
             }
             if let Some((end, _)) = over
                 && feed.lock().cache.resume_from() >= end
             {
-                return Lost::Over(end);
+                return UpstreamEnd::Over(end);
             }
         }
     }

@@ -60,13 +60,13 @@ async fn fetch(
     frames: mpsc::Sender<VerifiedFrame>,
 ) -> Result<u64, Fault> {
     let node = &order.seat.node;
-    let blame = |fault: Fault| Fault { message: format!("node {node}: {}", fault.message), ..fault };
+    let with_node = |fault: Fault| Fault { message: format!("node {node}: {}", fault.message), ..fault };
     let mut source = Source::open(order, pull.range(), stall).await?;
     loop {
         let frame = source.next().await?.ok_or_else(|| {
-            blame(Fault::new(Code::Network, format!("the stream ended instead of {}", pull.expected())))
+            with_node(Fault::new(Code::Network, format!("the stream ended instead of {}", pull.expected())))
         })?;
-        let Some(verified) = pull.handle_frame(frame).map_err(blame)? else { continue };
+        let Some(verified) = pull.handle_frame(frame).map_err(with_node)? else { continue };
         let complete = verified == VerifiedFrame::Finish;
         if frames.send(verified).await.is_err() || complete {
             // The writer reports the disk's error.

@@ -1,4 +1,4 @@
-//! A token bucket: says how long to wait after each read, so that flow control slows the sender. Does not know who reads.
+//! A token bucket: returns how long to wait after each read, so that flow control slows the sender.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ const BURST: Duration = Duration::from_millis(100);
 /// The least burst of a viewer's limit, bytes: one read.
 pub const LEAST_BURST: u64 = 16 * 1024;
 
-/// The longest wait. A rate that never pays for a read is a stopped one; the caller can give up meanwhile.
+/// The longest wait, for a rate that is practically zero; the caller can stop meanwhile.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// A rate shared by everything that takes from it.
+/// A rate that several readers can share.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: Bitrate,

@@ -39,7 +39,7 @@ const WINDOW: Duration = Duration::from_secs(4);
 /// The least of that window in spacings.
 const WINDOW_SPACINGS: u32 = 6;
 
-/// Alarms in a row beyond which the patience does not grow.
+/// Alarms in a row beyond which the timeouts do not grow.
 const ALARMS_MAX: u32 = 4;
 
 /// Time without an alarm after which earlier ones are forgotten.
@@ -69,7 +69,7 @@ impl Expectation {
         Self { spacing, silence, answer: ANSWER, promised }
     }
 
-    /// A session of a feed, whose stream is silent while its publisher is: only the connection's signs of life count.
+    /// A session of a feed, whose stream is silent while its publisher is: only the connection's datagrams count.
     pub fn feed() -> Self {
         Self { spacing: Duration::ZERO, silence: Duration::MAX, answer: ANSWER, promised: None }
     }
@@ -87,11 +87,11 @@ pub enum Health {
     Good,
     /// Nothing arrives.
     Silent,
-    /// Less arrives than was promised.
+    /// Fewer bytes arrive than were promised.
     Slow,
 }
 
-/// Detects the stall of one stream. See the module.
+/// Detects the stall of one stream.
 #[derive(Debug)]
 pub struct StallDetector {
     expected: Expectation,
@@ -143,7 +143,7 @@ impl StallDetector {
         (self.datagrams.1, self.fresh) = (now, true);
     }
 
-    /// How long nothing has arrived while bytes were owed.
+    /// How long no bytes have arrived while some were due.
     pub fn silence(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.silent_since)
     }
@@ -186,9 +186,9 @@ impl StallDetector {
         health
     }
 
-    /// The patience after the alarms so far.
-    fn grown(&self, patience: Duration) -> Duration {
-        patience.saturating_mul(1 << self.alarms)
+    /// The timeout after the alarms so far.
+    fn grown(&self, timeout: Duration) -> Duration {
+        timeout.saturating_mul(1 << self.alarms)
     }
 
     /// Whether a window is full in which less than half of the promised bytes arrived.

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use quinn_proto::{ConnectionError, StreamId, VarInt};
 use tokio::sync::{Notify, oneshot};
 
-use super::{lock, now, waker::DriverWaker};
+use super::{lock, waker::DriverWaker};
+use crate::clock::now;
 
 /// A reference that users of a connection hold, and its driver does not. Dropping the last one closes the connection with
 /// code 0.

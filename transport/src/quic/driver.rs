@@ -19,8 +19,8 @@ use tracing::debug;
 use super::{
     connection_inner::{ConnectionInner, ConnectionState, Message},
     endpoint_inner::EndpointInner,
-    now,
 };
+use crate::clock::now;
 
 /// Bytes of one system call: the most that a UDP datagram holds over IPv4, since the kernel segments one large datagram.
 const CALL_BYTES: usize = 65_507;

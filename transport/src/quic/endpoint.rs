@@ -27,9 +27,10 @@ use super::{
     connection_inner::{ConnectionInner, Message},
     driver::ConnectionDriver,
     endpoint_inner::{EndpointInner, EndpointState},
-    lock, now, wait_for,
+    lock, wait_for,
     waker::DriverWaker,
 };
+use crate::clock::now;
 
 /// Messages received in one system call, each of up to [`MESSAGE_BYTES`].
 const BATCH: usize = 16;

@@ -21,9 +21,10 @@ use tracing::debug;
 
 use super::{
     connection_inner::{Mailbox, Message},
-    lock, now,
+    lock,
     waker::DriverWaker,
 };
+use crate::clock::now;
 
 /// A socket and its connections, shared by the endpoint's driver, its handles and the connections' drivers.
 pub(super) struct EndpointInner {

@@ -66,7 +66,7 @@ fn loopback(server: Option<ServerConfig>, offload: Offload) -> Endpoint {
 }
 
 #[tokio::test]
-async fn what_is_said_comes_back_whole() {
+async fn echoed_bytes_are_complete() {
     let said = bytes(3 << 20);
     for offload in [Offload::Auto, Offload::Off] {
         let (server, client) = configs();
@@ -295,7 +295,7 @@ async fn whoever_drops_the_last_handle_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn who_is_refused_or_ignored_is_told() {
+async fn a_refused_peer_receives_an_error() {
     let (server, client) = configs();
     let server = loopback(Some(server), Offload::Auto);
     let address = server.local_addr().expect("an address");

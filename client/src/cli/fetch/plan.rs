@@ -124,7 +124,7 @@ fn place(path: &Path) -> Result<Output, Failure> {
     if kind.is_file() {
         return Ok(Output::File(path.to_owned()));
     }
-    let text = format!("{} is a socket or the like, which cannot be written; choose another -o", path.display());
+    let text = format!("{} is neither a file, a device nor a FIFO; choose another -o", path.display());
     Err(Failure::new(Code::Usage, text))
 }
 

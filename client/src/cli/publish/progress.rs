@@ -116,7 +116,7 @@ fn text(title: &str, status: &PublishStats) -> String {
     let to = node.as_ref().map_or_else(|| "no node yet".to_owned(), |node| format!("to {node}"));
     let mut text = format!("{title}: {to}, {time}, {rate}, {groups} groups");
     if *given_up > 0 {
-        text.push_str(&format!(", {given_up} given up"));
+        text.push_str(&format!(", {given_up} dropped"));
     }
     if *waiting >= 1 << 20 {
         text.push_str(&format!(", {} MiB waiting", waiting >> 20));
@@ -177,7 +177,7 @@ mod tests {
         };
         assert_eq!(text("live/a", &status), format!("live/a: to n1, 1:05, {}, 7 groups", Bitrate(8_000_000)));
         (status.node, status.given_up, status.waiting) = (None, 2, 3 << 20);
-        assert!(text("live/a", &status).ends_with("7 groups, 2 given up, 3 MiB waiting"));
+        assert!(text("live/a", &status).ends_with("7 groups, 2 dropped, 3 MiB waiting"));
         let line = event_json("live/a", &PublishEvent::Progress(status));
         assert_eq!((&line["event"], &line["node"], &line["given_up"]), (&json!("progress"), &json!(null), &json!(2)));
         let line = event_json("live/a", &PublishEvent::SeatFailed(Fault::new(Code::Draining, "x")));

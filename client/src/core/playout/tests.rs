@@ -101,12 +101,12 @@ fn an_incomplete_end_is_not_written_and_complete_bytes_are_counted() {
     let one = source.simple(1);
     let torn = source.make(2, &[(WHOLE, "2a"), (PART, "2b"), (Flags { whole: false, last: true }, "")]);
     bring(&mut playout, now, 1, &one);
-    assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("<h>1a1b", 7));
+    assert_eq!((text(&mut playout, now).as_str(), playout.complete_bytes()), ("<h>1a1b", 7));
     assert!(playout.handle_group(2, torn.head.clone()).expect("may begin"));
     playout.handle_pieces(now, 2, torn.pieces[..1].to_vec()).expect("verified");
-    assert_eq!((text(&mut playout, now).as_str(), playout.whole()), ("2a", 7), "it may still be incomplete");
+    assert_eq!((text(&mut playout, now).as_str(), playout.complete_bytes()), ("2a", 7), "it may still be incomplete");
     playout.handle_pieces(now, 2, torn.pieces[1..].to_vec()).expect("verified");
-    assert_eq!((text(&mut playout, now).as_str(), playout.whole(), playout.resume_from()), ("", 9, Some(3)));
+    assert_eq!((text(&mut playout, now).as_str(), playout.complete_bytes(), playout.resume_from()), ("", 9, Some(3)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use usher_proto::{
 };
 use usher_session::{
     batch::{Alarm, Batch},
-    replies::{blame, refusal},
+    replies::{refusal, with_node},
 };
 
 /// Why a stream brings no more groups.
@@ -36,7 +36,7 @@ impl StreamEnd {
         let network = |text: String| Fault::new(Code::Network, format!("node {} {text}", at.node));
         match self {
             Self::Refused(refused) => refusal(at, &refused),
-            Self::Wrong(error) => blame(at, error.into()),
+            Self::Wrong(error) => with_node(at, error.into()),
             Self::Lost(fault) => fault,
             Self::Early(wanted) => network(format!("ended the stream where {wanted} should be")),
             // The ticket is used up; under another one the node serves the missing bytes in one range.

@@ -10,7 +10,7 @@ use usher_proto::{
 };
 use usher_session::{
     FrameReader,
-    replies::{blame, title_setup},
+    replies::{title_setup, with_node},
 };
 use usher_transport::SendStream;
 
@@ -53,6 +53,6 @@ pub(super) async fn join(
     let open = Open { ticket: at.ticket.clone(), range, request_id, more, ..Open::default() };
     let (mut frames, send) = connector.open(at, &open, timeout).await?;
     let setup = title_setup(&mut frames, at, timeout, (&info.title, info.size), wide).await?;
-    let verifier = Verifier::new(&setup, info.content).map_err(|error| blame(at, error.into()))?;
+    let verifier = Verifier::new(&setup, info.content).map_err(|error| with_node(at, error.into()))?;
     Ok(OpenTransfer { frames, send, setup, verifier })
 }

@@ -138,7 +138,7 @@ impl Fetch<'_> {
             return Step::WAIT;
         }
         if alarm.silent {
-            self.context.connector.distrust(&at, &connection);
+            self.context.connector.retire(&at, &connection);
         }
         // A seat that was opened for a later byte is dropped too: the current stream may never get there.
         self.seated(&at);

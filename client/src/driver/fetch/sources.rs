@@ -45,13 +45,13 @@ use crate::{
 };
 
 /// Missing groups from which on several sources are used by default: below 16 MiB the first source is done too soon.
-const FROM: u64 = 4 * RUN;
+const MIN_GROUPS: u64 = 4 * RUN;
 
 /// Interval of decisions while nothing happens: a source that falls silent is noticed after a second.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Time that nodes have to end complete sessions; it only serves their statistics.
-const GOODBYE: Duration = Duration::from_millis(300);
+const END_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The sources of a transfer.
 struct SourceSet<'a> {
@@ -86,7 +86,7 @@ impl Fetch<'_> {
         let enough = match self.order.sources {
             Some(0 | 1) => return false,
             Some(_) => left > 1,
-            None => left >= FROM,
+            None => left >= MIN_GROUPS,
         };
         transfer.info.content.is_some() && (enough || transfer.spread.is_some())
     }
@@ -132,7 +132,7 @@ impl Fetch<'_> {
         };
         if result.is_ok() {
             // A node that does not answer is not waited for: every byte is there.
-            drop(time::timeout(GOODBYE, set.finish(&mut batches)).await);
+            drop(time::timeout(END_TIMEOUT, set.finish(&mut batches)).await);
         } else {
             set.release();
             transfer.one_range = set.one_range;

@@ -17,7 +17,7 @@ use usher_session::{
     ReaderTask,
     batch::{Alarm, Batch, QUEUED_BATCHES, ReadTimeouts},
     core::stall::Expectation,
-    replies::{blame, moved_seat},
+    replies::{moved_seat, with_node},
 };
 use usher_transport::Connection;
 
@@ -139,7 +139,7 @@ impl Stream {
             (moved_seat(&self.at, moved), until)
         });
         let end = match (wrong, last) {
-            (Some(error), _) => Some(StreamOutcome::Lost(blame(&self.at, error.into()))),
+            (Some(error), _) => Some(StreamOutcome::Lost(with_node(&self.at, error.into()))),
             (None, last) => last.map(|last| self.ended(last, transfer)),
         };
         let progress = before != (transfer.assembler.progress(), transfer.received);

@@ -51,9 +51,9 @@ impl Publisher<'_> {
                     tracks: medium.tracks,
                     started_ms: i64::try_from(self.started_ms).unwrap_or(i64::MAX),
                 };
-                let patience = LATE.saturating_mul(1 << self.failures.min(4)).min(LATEST).min(self.feed.timeout);
+                let timeout = LATE.saturating_mul(1 << self.failures.min(4)).min(LATEST).min(self.feed.timeout);
                 let (connector, at, title) = (self.connector.clone(), attempt.at.clone(), self.feed.title.clone());
-                self.failover.open(attempt, async move { join(&connector, &at, offer, &title, patience).await });
+                self.failover.open(attempt, async move { join(&connector, &at, offer, &title, timeout).await });
             }
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Publisher<'_> {
                 Ok(to) => self.moved(&at, to),
                 Err(fault) => self.lost(&fault),
             },
-            Ok(Some(_)) => self.lost(&replies::blame(&at, Fault::new(Code::Internal, "sends an unexpected frame"))),
+            Ok(Some(_)) => self.lost(&replies::with_node(&at, Fault::new(Code::Internal, "sends an unexpected frame"))),
             Ok(None) => self.lost(&Fault::new(Code::Network, format!("node {} ended the session", at.node))),
             Err(fault) if fault.code == TAKEN_OVER && alone => Err(fault),
             Err(fault) => self.lost(&fault),
@@ -151,7 +151,7 @@ impl Publisher<'_> {
         } else if look == Health::Silent && !session.silent {
             session.silent = true;
             let fault = silent(&at.node, session.silence(now));
-            self.connector.distrust(&at, session.incoming.connection());
+            self.connector.retire(&at, session.incoming.connection());
             if !self.failover.is_pending() {
                 let next = self.failover.lost(&fault);
                 return self.act(next);

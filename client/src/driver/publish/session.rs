@@ -39,7 +39,7 @@ pub(super) async fn join(
     at: &SeatAddress,
     offer: FeedOffer,
     title: &Title,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<OpenIngest, Fault> {
     let open = Open {
         ticket: at.ticket.clone(),
@@ -48,12 +48,12 @@ pub(super) async fn join(
         ..Open::default()
     };
     let joined = async {
-        let (mut incoming, control) = connector.open(at, &open, patience).await?;
+        let (mut incoming, control) = connector.open(at, &open, timeout).await?;
         let control = control.ok_or_else(|| Fault::new(Code::Internal, "a feed's session has two sides"))?;
-        let (info, _) = feed_setup(&mut incoming, at, patience, title).await?;
+        let (info, _) = feed_setup(&mut incoming, at, timeout, title).await?;
         Ok(OpenIngest { incoming, control, info })
     };
-    time::timeout(patience, joined).await.unwrap_or_else(|_| Err(silent(&at.node, patience)))
+    time::timeout(timeout, joined).await.unwrap_or_else(|_| Err(silent(&at.node, timeout)))
 }
 
 /// A session in which a node receives the feed.
@@ -109,16 +109,16 @@ impl IngestSession {
     }
 
     /// Ends the feed, and waits for the node to acknowledge that.
-    pub(super) async fn finish(mut self, patience: Duration) {
+    pub(super) async fn finish(mut self, timeout: Duration) {
         let Some(frame) = wire::message(Kind::Finish, &Finish::default()) else { return };
         let acknowledged = async {
             self.control.write_chunk(frame).await.ok()?;
             self.control.finish().ok()?;
             // Once the node has ended its side too, it does not take the end of the connection for a failure.
-            while let Ok(Some(_)) = self.incoming.next(patience).await {}
+            while let Ok(Some(_)) = self.incoming.next(timeout).await {}
             Some(())
         };
-        if time::timeout(patience, acknowledged).await.is_err() {
+        if time::timeout(timeout, acknowledged).await.is_err() {
             tracing::debug!(node = %self.at.node, "end of the feed not acknowledged");
         }
     }

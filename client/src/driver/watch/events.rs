@@ -106,7 +106,7 @@ impl Watcher<'_> {
             }
             FeedSignal::Silent(fault) => {
                 session.silent = true;
-                self.connector.distrust(&at, &session.connection);
+                self.connector.retire(&at, &session.connection);
                 if self.current == Some(number) && !self.failover.is_pending() {
                     self.failover.seated(&at);
                     let next = self.failover.lost(&fault);

@@ -12,7 +12,7 @@ use usher_proto::{
 };
 use usher_session::{
     FrameReader, ReaderTask, SessionEvent,
-    replies::{blame, feed_setup},
+    replies::{feed_setup, with_node},
 };
 use usher_transport::{Connection, SendStream};
 
@@ -123,7 +123,7 @@ async fn join(
     timeout: Duration,
 ) -> Result<OpenFeed, Fault> {
     let (mut incoming, send) = connector.open(at, open, timeout).await?;
-    let send = send.ok_or_else(|| blame(at, Fault::new(Code::Internal, "our side of the stream is closed")))?;
+    let send = send.ok_or_else(|| with_node(at, Fault::new(Code::Internal, "the stream's sending side is closed")))?;
     let (setup, _) = feed_setup(&mut incoming, at, timeout, title).await?;
     Ok(OpenFeed { incoming, send, setup })
 }

@@ -152,7 +152,7 @@ fn a_connection_that_died_while_nobody_read_is_noticed_at_once() {
 }
 
 #[test]
-fn silence_is_told_whatever_alarms_there_were() {
+fn silence_is_reported_after_earlier_alarms() {
     let mut bench = Bench::new(Purpose::Play, PLAY);
     bench.bytes(1);
     for _ in 0..3 {

@@ -132,7 +132,7 @@ impl SourceSet<'_> {
     fn alarmed(&mut self, id: Id, alarm: Alarm) {
         let Some(source) = self.live.iter().find(|source| source.id == id) else { return };
         if alarm.silent {
-            self.context.connector.distrust(&source.at, &source.connection);
+            self.context.connector.retire(&source.at, &source.connection);
         }
         let others = self.live.iter().any(|one| one.id != id && !self.spread.assignments.is_silent(one.id));
         if others {
