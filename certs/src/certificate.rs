@@ -10,13 +10,11 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use usher_proto::units::LAST_UNIX_SECOND;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use crate::suite;
-
-/// The last second that X.509 can write: 9999-12-31T23:59:59Z (RFC 5280, 4.1.2.5).
-const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Backdating of everything that is issued, so that a peer whose clock is behind accepts it at once.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(60 * 60);
@@ -40,17 +38,17 @@ pub(crate) fn validity(cert: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
 
 /// Times before 1970 count as 1970, which keeps every date printable.
 fn wall(timestamp: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0).min(LAST_SECOND))
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0).min(LAST_UNIX_SECOND))
 }
 
 /// Seconds since 1970, within the range of X.509.
 fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_UNIX_SECOND))
 }
 
 /// `at` plus `by`, at most the last second of X.509: an absurd clock gives an absurd date, not a panic.
 pub(crate) fn later(at: SystemTime, by: Duration) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds(at).saturating_add(by.as_secs()).min(LAST_SECOND))
+    UNIX_EPOCH + Duration::from_secs(seconds(at).saturating_add(by.as_secs()).min(LAST_UNIX_SECOND))
 }
 
 /// `at` minus `by`, at least 1970.

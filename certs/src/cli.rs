@@ -38,7 +38,7 @@ enum Command {
     /// Sign a certificate for a node, an operator, a publisher or a master
     Issue {
         #[command(subcommand)]
-        who: Who,
+        subject: IssueArgs,
     },
     /// Show the contents of certificates; never shows a key
     Show {
@@ -52,7 +52,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Who {
+enum IssueArgs {
     /// A node: writes node-NAME.pem and node-NAME.key
     Node {
         /// The node's name: 1 to 63 of a-z, 0-9, `-` and `.`
@@ -112,7 +112,7 @@ fn execute(args: Args, out: &mut impl Write, notes: &mut impl Write) -> anyhow::
     let dir = args.dir.map_or_else(files::default_dir, Ok)?;
     match args.command {
         Command::Init { cluster, force } => init(&dir, &cluster, force, out, notes),
-        Command::Issue { who } => issue(&dir, who, out, notes),
+        Command::Issue { subject } => issue(&dir, subject, out, notes),
         Command::Show { path, json } => show::run(&path.unwrap_or(dir), json, out, notes),
     }
 }
@@ -131,12 +131,12 @@ fn init(dir: &Path, cluster: &str, force: bool, out: &mut impl Write, notes: &mu
     print_paths([&paths.cert, &paths.key], out)
 }
 
-fn issue(dir: &Path, who: Who, out: &mut impl Write, notes: &mut impl Write) -> anyhow::Result<()> {
-    let (role, name, sans, options) = match who {
-        Who::Node { name, options } => (Role::Node, name, Vec::new(), options),
-        Who::Admin { name, options } => (Role::Admin, name, Vec::new(), options),
-        Who::Publisher { name, options } => (Role::Publisher, name, Vec::new(), options),
-        Who::Master { name, sans, options } => (Role::Master, name, sans, options),
+fn issue(dir: &Path, subject: IssueArgs, out: &mut impl Write, notes: &mut impl Write) -> anyhow::Result<()> {
+    let (role, name, sans, options) = match subject {
+        IssueArgs::Node { name, options } => (Role::Node, name, Vec::new(), options),
+        IssueArgs::Admin { name, options } => (Role::Admin, name, Vec::new(), options),
+        IssueArgs::Publisher { name, options } => (Role::Publisher, name, Vec::new(), options),
+        IssueArgs::Master { name, sans, options } => (Role::Master, name, sans, options),
     };
     let identity =
         Identity::new(role, name.as_str()).with_context(|| format!("issue a certificate for {role} {name}"))?;

@@ -1,20 +1,20 @@
-//! Buffers between disk and network, used again and again: a fresh one costs the kernel a fault for every page. A buffer
-//! comes back by itself when nobody holds a byte of it any more, such as when the last one is acknowledged. Refuses to
-//! know what is in them.
+//! A pool of buffers between disk and network: a new buffer costs the kernel a fault for every page. A buffer returns to the
+//! pool with the last reference to its bytes, for example when they are acknowledged. Independent of the content. It is
+//! here because the decoder of `wire` reads into it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// Where buffers of one size wait. Clones share them.
+/// A pool of buffers of one size. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Buffers(Arc<Shelf>);
+pub struct Buffers(Arc<PoolInner>);
 
 #[derive(Debug, Default)]
-struct Shelf {
+struct PoolInner {
     size: usize,
     keep: usize,
-    /// The one that came back last goes first: it may still be in the processor's cache.
+    /// The last returned buffer is used first: it may still be in the processor's cache.
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -22,12 +22,12 @@ struct Shelf {
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    /// Bytes of it that count.
+    /// Number of used bytes.
     len: usize,
-    home: Arc<Shelf>,
+    pool: Arc<PoolInner>,
 }
 
-impl Shelf {
+impl PoolInner {
     /// Held for one call of the list, so a panic elsewhere cannot have left it half changed.
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
@@ -37,14 +37,14 @@ impl Shelf {
 impl Buffers {
     /// A pool of buffers of `size` bytes that keeps at most `keep` unused ones.
     pub fn new(size: usize, keep: usize) -> Self {
-        Self(Arc::new(Shelf { size, keep, spare: Mutex::default() }))
+        Self(Arc::new(PoolInner { size, keep, spare: Mutex::default() }))
     }
 
-    /// A buffer of `len` bytes, which hold anything. One that is larger than the others is made, and not kept.
+    /// A buffer of `len` bytes with unspecified content. A buffer larger than the pool's size is allocated and not kept.
     pub fn take(&self, len: usize) -> Buffer {
         let spare = if len <= self.0.size { self.0.spare().pop() } else { None };
         let bytes = spare.unwrap_or_else(|| vec![0; len.max(self.0.size)]);
-        Buffer { bytes, len, home: Arc::clone(&self.0) }
+        Buffer { bytes, len, pool: Arc::clone(&self.0) }
     }
 }
 
@@ -68,8 +68,8 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut spare = self.home.spare();
-        if self.bytes.len() == self.home.size && spare.len() < self.home.keep {
+        let mut spare = self.pool.spare();
+        if self.bytes.len() == self.pool.size && spare.len() < self.pool.keep {
             spare.push(std::mem::take(&mut self.bytes));
         }
     }
@@ -81,9 +81,9 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_when_nothing_of_it_is_used() {
-        let home = Buffers::new(8, 2);
-        let spare = || home.0.spare().len();
-        let mut buffer = home.take(3);
+        let pool = Buffers::new(8, 2);
+        let spare = || pool.0.spare().len();
+        let mut buffer = pool.take(3);
         buffer.bytes_mut().copy_from_slice(b"abc");
         let sent = buffer.freeze();
         assert_eq!(&sent[..], b"abc");
@@ -92,10 +92,10 @@ mod tests {
         assert_eq!((&part[..], spare()), (&b"b"[..], 0));
         drop(part);
         assert_eq!(spare(), 1);
-        assert_eq!(home.take(8).as_ref(), b"abc\0\0\0\0\0", "the same one");
-        drop(home.take(9));
+        assert_eq!(pool.take(8).as_ref(), b"abc\0\0\0\0\0", "the same one");
+        drop(pool.take(9));
         assert_eq!(spare(), 1, "a larger one is not kept");
-        drop([home.take(1), home.take(1), home.take(1)]);
+        drop([pool.take(1), pool.take(1), pool.take(1)]);
         assert_eq!(spare(), 2, "no more than are to be kept");
     }
 }

@@ -52,7 +52,7 @@ impl Title {
         Ok(Self(name.into()))
     }
 
-    /// The same from bytes, for names from a disk.
+    /// Checks a name read from a file system, as [`Self::parse`].
     pub fn from_bytes(name: &[u8]) -> Result<Self, TitleError> {
         Self::parse(std::str::from_utf8(name).map_err(|_| TitleError::NotUtf8)?)
     }

@@ -103,7 +103,7 @@ pub struct Hashes {
 #[derive(Default)]
 pub struct Builder {
     groups: Vec<Value>,
-    /// Kept for the case that it stays the only group.
+    /// The first group, needed when the title has no second one.
     first: Option<ContentId>,
 }
 

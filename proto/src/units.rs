@@ -24,8 +24,11 @@ pub enum RateError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bitrate(pub u64);
 
-/// The highest rate that is taken from anyone, 1 Pbit/s: sums of thousands of them still fit.
+/// The highest accepted rate, 1 Pbit/s: a sum of thousands of such rates fits into 64 bits.
 pub const MAX_RATE: u64 = 1_000_000_000_000_000;
+
+/// The last second that X.509 and RFC 3339 can write, in Unix seconds: 9999-12-31T23:59:59Z (RFC 5280, 4.1.2.5).
+pub const LAST_UNIX_SECOND: u64 = 253_402_300_799;
 
 impl Bitrate {
     /// The rate at which `bytes` pass in `time`; 0 for no time.

@@ -242,7 +242,7 @@ impl Verifier {
     fn pages(&mut self, values: Vec<Value>) -> Result<Step, VerifyError> {
         length(|| "the list of page values".to_owned(), values.len(), tree::pages(self.size), "values")?;
         let root = tree::root(&values).ok_or(VerifyError::Pages)?;
-        self.believe(root).then_some(()).ok_or(VerifyError::Pages)?;
+        self.check_root(root).then_some(()).ok_or(VerifyError::Pages)?;
         self.pages = values;
         self.expect = Expect::Hashes(self.range.start / PAGE_GROUPS);
         Ok(Step::More)
@@ -257,7 +257,7 @@ impl Verifier {
             "values",
         )?;
         let good = if self.pages.is_empty() {
-            tree::root(&values).is_some_and(|root| self.believe(root))
+            tree::root(&values).is_some_and(|root| self.check_root(root))
         } else {
             let expected = usize::try_from(page).ok().and_then(|page| self.pages.get(page));
             expected == Some(&tree::page_value(&values))
@@ -288,7 +288,7 @@ impl Verifier {
         let groups = tree::groups(self.size);
         let value = tree::group_value(index, &data);
         let good = if groups == 1 {
-            self.believe(tree::single(&data))
+            self.check_root(tree::single(&data))
         } else if self.content.is_none() {
             true
         } else {
@@ -323,7 +323,7 @@ impl Verifier {
 
     /// Whether `root` is the expected content id; remembers it when `Setup` named none, for the comparison with
     /// `Finish`.
-    fn believe(&mut self, root: ContentId) -> bool {
+    fn check_root(&mut self, root: ContentId) -> bool {
         match self.content {
             Some(content) => content == root,
             None => {

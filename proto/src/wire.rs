@@ -114,7 +114,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
     /// An unknown type.
-    #[error("frame of unknown type {0:#04x}; the peer does not speak usher/1")]
+    #[error("frame of unknown type {0:#04x}; the peer does not use usher/1")]
     Kind(u8),
     /// A body longer than its type allows.
     #[error("{kind:?} frame of {len} bytes is longer than the {max} allowed")]

@@ -1,5 +1,4 @@
-//! `usher certs show`: the contents of certificates, as text and as JSON. Reads certificates only, so that it cannot show a
-//! key.
+//! `usher certs show`: the contents of certificates, as text and as JSON. Reads no keys, so that it cannot show one.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +16,7 @@ use crate::pin;
 
 /// One certificate. Field names are the JSON's.
 #[derive(Debug, Serialize)]
-struct Shown {
+struct CertificateSummary {
     file: PathBuf,
     /// `authority`, `master`, `node`, `admin`, `publisher`, or `none` for a certificate without an identity.
     role: &'static str,
@@ -38,8 +37,8 @@ pub(super) fn run(path: &Path, json: bool, out: &mut impl Write, notes: &mut imp
     let now = SystemTime::now();
     let (mut all, mut broken) = (Vec::new(), 0_usize);
     for file in certificates(path)? {
-        match look(&file, now) {
-            Ok(shown) => all.push(shown),
+        match read_summary(&file, now) {
+            Ok(summary) => all.push(summary),
             Err(error) => {
                 broken += 1;
                 writeln!(notes, "error: {error:#}")?;
@@ -50,8 +49,8 @@ pub(super) fn run(path: &Path, json: bool, out: &mut impl Write, notes: &mut imp
         serde_json::to_writer_pretty(&mut *out, &all).context("write to stdout")?;
         writeln!(out).context("write to stdout")?;
     } else {
-        for shown in &all {
-            print(shown, out).context("write to stdout")?;
+        for summary in &all {
+            print(summary, out).context("write to stdout")?;
         }
     }
     match broken {
@@ -63,7 +62,7 @@ pub(super) fn run(path: &Path, json: bool, out: &mut impl Write, notes: &mut imp
 /// The file itself, or every `.pem` of a directory by name.
 fn certificates(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let metadata = fs::metadata(path)
-        .with_context(|| format!("look at {}; make certificates with `usher certs init`", path.display()))?;
+        .with_context(|| format!("read {}; make certificates with `usher certs init`", path.display()))?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -81,7 +80,7 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn look(file: &Path, now: SystemTime) -> anyhow::Result<Shown> {
+fn read_summary(file: &Path, now: SystemTime) -> anyhow::Result<CertificateSummary> {
     let der = files::read_certificate(file)?;
     let cert = x509::parse(&der).with_context(|| format!("parse {}", file.display()))?;
     let (role, name) = match Identity::from_der(&der) {
@@ -95,7 +94,7 @@ fn look(file: &Path, now: SystemTime) -> anyhow::Result<Shown> {
         Ok(true) => Some(files::read_certificate(&ca).is_ok_and(|ca| *ca == *der || x509::issued_by(&der, &ca))),
         _ => None,
     };
-    Ok(Shown {
+    Ok(CertificateSummary {
         file: file.to_owned(),
         role,
         name,
@@ -109,22 +108,22 @@ fn look(file: &Path, now: SystemTime) -> anyhow::Result<Shown> {
     })
 }
 
-fn print(shown: &Shown, out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(out, "{}", shown.file.display())?;
+fn print(summary: &CertificateSummary, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{}", summary.file.display())?;
     // Names come out of a file that anyone may have written: escaped, they cannot steer a terminal.
-    writeln!(out, "  {:<12} {}", shown.role, shown.name.escape_debug())?;
-    if !shown.sans.is_empty() {
-        writeln!(out, "  {:<12} {}", "names", shown.sans.join(", ").escape_debug())?;
+    writeln!(out, "  {:<12} {}", summary.role, summary.name.escape_debug())?;
+    if !summary.sans.is_empty() {
+        writeln!(out, "  {:<12} {}", "names", summary.sans.join(", ").escape_debug())?;
     }
-    let left = match (shown.expired, shown.days_left) {
+    let left = match (summary.expired, summary.days_left) {
         (true, _) => "EXPIRED".to_owned(),
         (false, 1) => "expires in 1 day".to_owned(),
         (false, days) => format!("expires in {days} days"),
     };
-    writeln!(out, "  {:<12} {} to {}, {left}", "valid", shown.not_before, shown.not_after)?;
-    writeln!(out, "  {:<12} {}", "sha-256", shown.sha256)?;
-    let issuer = match shown.issued_by_ca {
-        Some(true) if shown.role == "authority" => "itself",
+    writeln!(out, "  {:<12} {} to {}, {left}", "valid", summary.not_before, summary.not_after)?;
+    writeln!(out, "  {:<12} {}", "sha-256", summary.sha256)?;
+    let issuer = match summary.issued_by_ca {
+        Some(true) if summary.role == "authority" => "itself",
         Some(true) => "the ca.pem beside it",
         Some(false) => "NOT the ca.pem beside it",
         None => "unknown: no ca.pem beside it",

@@ -1,11 +1,11 @@
 //! When a node's media certificate is replaced, as a pure function of time.
 //!
-//! Certificates, keys and clocks are left to the caller: times go in, due actions come out.
+//! Certificates, keys and clocks are left to the caller: times are arguments, due actions are results.
 //!
 //! ```text
-//! born                half                 three quarters        expiry
+//! issued              half                 three quarters        expiry
 //!   |------ current ----|------ current -----|==== next serves ====|
-//!                       announce next        switch     drop (a ticket's life after the switch)
+//!                       announce next        switch     drop (a ticket's lifetime after the switch)
 //! ```
 //! Between announcement and drop, every new seat names both hashes, so a viewer with a ticket from just before the
 //! switch can still dial just after it.
@@ -26,8 +26,8 @@ pub enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Life {
-    born: SystemTime,
+struct Validity {
+    not_before: SystemTime,
     expiry: SystemTime,
 }
 
@@ -35,20 +35,20 @@ struct Life {
 #[derive(Debug, Clone)]
 pub struct Rotation {
     lifetime: Duration,
-    ticket_life: Duration,
-    current: Life,
-    next: Option<Life>,
+    ticket_lifetime: Duration,
+    current: Validity,
+    next: Option<Validity>,
     old_drop: Option<SystemTime>,
 }
 
 impl Rotation {
-    /// A rotation whose current certificate was made at `born` and is good for `lifetime`; every later one lives as
-    /// long. `ticket_life` is how long a seat may be dialled after it was given.
-    pub fn new(lifetime: Duration, ticket_life: Duration, born: SystemTime) -> Self {
-        // With no life at all, something would be due for ever.
+    /// A rotation whose current certificate was issued at `not_before` and is valid for `lifetime`, as every later one.
+    /// `ticket_lifetime` is how long a ticket may be used.
+    pub fn new(lifetime: Duration, ticket_lifetime: Duration, not_before: SystemTime) -> Self {
+        // With a lifetime of 0 an action would always be due.
         let lifetime = lifetime.max(Duration::from_secs(1));
-        let current = Life { born, expiry: later(born, lifetime) };
-        Self { lifetime, ticket_life, current, next: None, old_drop: None }
+        let current = Validity { not_before, expiry: later(not_before, lifetime) };
+        Self { lifetime, ticket_lifetime, current, next: None, old_drop: None }
     }
 
     /// The action due at `now`, which stays due.
@@ -63,10 +63,10 @@ impl Rotation {
         let action = self.due(now);
         match action {
             Action::Nothing => {}
-            Action::Announce => self.next = Some(Life { born: now, expiry: later(now, self.lifetime) }),
+            Action::Announce => self.next = Some(Validity { not_before: now, expiry: later(now, self.lifetime) }),
             Action::Switch => {
                 if let Some(next) = self.next.take() {
-                    self.old_drop = Some(later(now, self.ticket_life).min(self.current.expiry));
+                    self.old_drop = Some(later(now, self.ticket_lifetime).min(self.current.expiry));
                     self.current = next;
                 }
             }
@@ -84,20 +84,20 @@ impl Rotation {
     fn upcoming(&self) -> (SystemTime, Action) {
         match (self.old_drop, self.next) {
             (Some(drop), _) => (drop, Action::Drop),
-            (None, None) => (later(self.current.born, self.lifetime / 2), Action::Announce),
+            (None, None) => (later(self.current.not_before, self.lifetime / 2), Action::Announce),
             (None, Some(next)) => (self.switch_at(next), Action::Switch),
         }
     }
 
-    /// Three quarters into the current one's life. An announcement that came late still gets a ticket's life before
-    /// the switch, as long as the current certificate is in date.
-    fn switch_at(&self, next: Life) -> SystemTime {
-        let planned = later(self.current.born, self.lifetime / 4 * 3);
-        planned.max(later(next.born, self.ticket_life)).min(self.current.expiry)
+    /// Three quarters of the current certificate's lifetime. After a late announcement, a ticket's lifetime before the switch
+    /// is kept, as long as the current certificate is valid.
+    fn switch_at(&self, next: Validity) -> SystemTime {
+        let planned = later(self.current.not_before, self.lifetime / 4 * 3);
+        planned.max(later(next.not_before, self.ticket_lifetime)).min(self.current.expiry)
     }
 }
 
-/// A clock so far off that the sum does not exist has no later moment to wait for.
+/// The sum; `at` itself where it cannot be represented.
 fn later(at: SystemTime, by: Duration) -> SystemTime {
     at.checked_add(by).unwrap_or(at)
 }
@@ -114,8 +114,8 @@ mod tests {
     }
 
     /// Polls at each time and compares what is done there and when the next thing is due.
-    fn run(ticket_life: u64, table: &[(u64, Action, u64)]) {
-        let mut rotation = Rotation::new(Duration::from_secs(400), Duration::from_secs(ticket_life), at(0));
+    fn run(ticket_lifetime: u64, table: &[(u64, Action, u64)]) {
+        let mut rotation = Rotation::new(Duration::from_secs(400), Duration::from_secs(ticket_lifetime), at(0));
         for (now, action, deadline) in table {
             assert_eq!(rotation.due(at(*now)), *action, "due at {now}");
             assert_eq!(rotation.poll(at(*now)), *action, "at {now}");
@@ -136,7 +136,7 @@ mod tests {
                 (300, Switch, 330),
                 (329, Nothing, 330),
                 (330, Drop, 400),
-                // The second certificate was born at 200.
+                // The second certificate was issued at 200.
                 (399, Nothing, 400),
                 (400, Announce, 500),
                 (500, Switch, 530),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_announcement_still_has_a_tickets_life() {
+    fn a_late_announcement_still_precedes_the_switch_by_a_tickets_lifetime() {
         run(30, &[(290, Announce, 320), (300, Nothing, 320), (320, Switch, 350), (350, Drop, 490)]);
         run(30, &[(390, Announce, 400), (400, Switch, 400), (400, Drop, 590)]);
     }

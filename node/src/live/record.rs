@@ -15,7 +15,7 @@ use std::{
 };
 
 use tracing::{error, info, warn};
-use usher_proto::{Code, Fault, Title, feed::Link, model::Offer, ticket::FeedGrant};
+use usher_proto::{Code, Fault, Title, feed::Link, model::Offer, ticket::FeedGrant, units::LAST_UNIX_SECOND};
 
 use self::file::RecordingWriter;
 use super::{
@@ -23,9 +23,6 @@ use super::{
     feeds::Feeds,
 };
 use crate::core::{feed::CompleteGroup, record::RecordingTarget};
-
-/// The last second of the year 9999 in Unix milliseconds.
-const LAST_SECOND: i64 = 253_402_300_799_000;
 
 impl Feeds {
     /// Records, from now on, the feeds that ask for it.
@@ -156,6 +153,6 @@ async fn blocking<T: Send + 'static>(
 
 /// A publisher's time in the form used in file names.
 fn time(unix_ms: i64) -> String {
-    let since = Duration::from_millis(u64::try_from(unix_ms.clamp(0, LAST_SECOND)).unwrap_or(0));
+    let since = Duration::from_millis(u64::try_from(unix_ms).unwrap_or(0).min(LAST_UNIX_SECOND * 1000));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string().replace(['-', ':'], "")
 }

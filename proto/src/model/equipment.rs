@@ -15,13 +15,13 @@ pub const PROTOCOL: &str = "usher/1";
 /// Capabilities of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Equipment {
-    /// Protocols that it speaks; none means [`PROTOCOL`].
+    /// Supported protocols; an empty list means [`PROTOCOL`].
     pub protocols: Vec<String>,
     /// The operator's labels.
     pub labels: Vec<String>,
-    /// It takes feeds in.
+    /// Whether the node ingests feeds.
     pub live_ingest: bool,
-    /// It can keep feeds as titles.
+    /// Whether the node records feeds as titles.
     pub records: bool,
     /// The highest rate of one session, if below its capacity.
     pub max_session: Option<Bitrate>,
@@ -32,17 +32,17 @@ pub struct Equipment {
 pub struct Requirements {
     /// `None` means [`PROTOCOL`].
     pub protocol: Option<String>,
-    /// All of them.
+    /// Labels that the node must have, all of them.
     pub labels: Vec<String>,
-    /// Taking feeds in.
+    /// Whether the node must ingest feeds.
     pub live_ingest: bool,
-    /// Keeping feeds as titles.
+    /// Whether the node must record feeds as titles.
     pub records: bool,
 }
 
 impl Equipment {
-    /// The first thing that is needed and not there, in words; `None` when the node is equipped. The rate is compared
-    /// elsewhere, with the capacity.
+    /// The first requirement that the node does not meet; `None` when it meets all. The rate is compared elsewhere, with the
+    /// capacity.
     pub fn lacks<'a>(&self, needs: &'a Requirements) -> Option<Lack<'a>> {
         let protocol = needs.protocol.as_deref().unwrap_or(PROTOCOL);
         let speaks = self.protocols.iter().any(|one| one == protocol);
@@ -62,21 +62,21 @@ impl Equipment {
 /// A requirement that a node does not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lack<'a> {
-    /// It does not speak this.
-    #[error("does not speak {0}")]
+    /// It does not support this protocol.
+    #[error("does not support protocol {0}")]
     Protocol(&'a str),
     /// It does not have this label.
     #[error("has no label `{0}`")]
     Label(&'a str),
-    /// It takes no feeds in.
-    #[error("takes no live feeds in")]
+    /// It does not ingest feeds.
+    #[error("does not ingest live feeds")]
     LiveIngest,
-    /// It keeps no feeds.
-    #[error("records no live feeds")]
+    /// It does not record feeds.
+    #[error("does not record live feeds")]
     Records,
 }
 
-fn word(text: &str) -> Result<String, &'static str> {
+fn label(text: &str) -> Result<String, &'static str> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b'=' | b':');
     if (1..=63).contains(&text.len()) && text.bytes().all(good) {
         Ok(text.to_owned())
@@ -85,10 +85,10 @@ fn word(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn words(check: &mut Check, field: &str, list: &[String]) -> Vec<String> {
+fn labels(check: &mut Check, field: &str, list: &[String]) -> Vec<String> {
     check.require(list.len() <= MAX_LABELS, field, || format!("at most {MAX_LABELS}, not {}", list.len()));
     let list = list.iter().take(MAX_LABELS).enumerate();
-    list.filter_map(|(i, text)| check.take(&format!("{field}[{i}]"), word(text))).collect()
+    list.filter_map(|(i, text)| check.take(&format!("{field}[{i}]"), label(text))).collect()
 }
 
 impl TryFrom<v1::Equipment> for Equipment {
@@ -96,8 +96,8 @@ impl TryFrom<v1::Equipment> for Equipment {
 
     fn try_from(equipment: v1::Equipment) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let protocols = words(&mut check, "protocols", &equipment.protocols);
-        let labels = words(&mut check, "labels", &equipment.labels);
+        let protocols = labels(&mut check, "protocols", &equipment.protocols);
+        let labels = labels(&mut check, "labels", &equipment.labels);
         let max = equipment.max_session_bps;
         check.require(max <= MAX_RATE, "max_session_bps", || format!("at most {MAX_RATE} bit/s"));
         let max_session = (max > 0).then_some(Bitrate(max));
@@ -130,8 +130,8 @@ impl TryFrom<v1::Requirements> for Requirements {
     fn try_from(needs: v1::Requirements) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let named = !needs.protocol.is_empty();
-        let protocol = if named { check.take("protocol", word(&needs.protocol)) } else { None };
-        let labels = words(&mut check, "labels", &needs.labels);
+        let protocol = if named { check.take("protocol", label(&needs.protocol)) } else { None };
+        let labels = labels(&mut check, "labels", &needs.labels);
         check.done(Some(Self { protocol, labels, live_ingest: needs.live_ingest, records: needs.records }))
     }
 }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lacking_is_named() {
+    fn the_first_missing_capability_is_named() {
         let plain = Equipment::default();
         assert_eq!(plain.lacks(&Requirements::default()), None);
         let needs = Requirements { protocol: Some("moq/1".into()), ..Requirements::default() };

@@ -1,4 +1,4 @@
-//! A master's order to send a session elsewhere, validated.
+//! A master's order to move a session, validated.
 
 use super::{
     SeatAddress,
@@ -11,12 +11,12 @@ use crate::{
     wire::{Kind, message},
 };
 
-/// A session that is to go on at another seat.
+/// An order to move a session to another seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Pairs the answer.
+    /// Identifies the answer.
     pub id: u64,
-    /// Which.
+    /// The session.
     pub session: SessionId,
     /// The node of the seat.
     pub to: NodeName,
@@ -27,7 +27,7 @@ pub struct Move {
 impl Move {
     /// The encoded `Moved` frame: the new seat sends the bytes from `until` on.
     pub fn frame(&self, until: u64) -> bytes::Bytes {
-        // Any number fits, as was tried when this was made.
+        // Cannot fail: `try_from` has encoded the frame with the longest number.
         message(Kind::Moved, &wire::Moved { seat: Some(self.seat.clone()), until }).unwrap_or_default()
     }
 }

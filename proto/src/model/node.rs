@@ -24,7 +24,7 @@ pub struct Hello {
     pub version: String,
     /// Its zone, empty for none.
     pub zone: String,
-    /// Most media bit/s, as the operator allows.
+    /// Capacity: media bit/s that the operator allows.
     pub capacity: Bitrate,
     /// Addresses and certificates to dial.
     pub presence: Presence,
@@ -142,7 +142,7 @@ pub struct Report {
     pub egress: Bitrate,
     /// Bit/s that fetches would give up; at most `egress`.
     pub elastic: Bitrate,
-    /// Bit/s promised to running sessions.
+    /// Sum of the reserved rates of running sessions, bit/s.
     pub committed: Bitrate,
     /// Sessions that run.
     pub sessions: u32,

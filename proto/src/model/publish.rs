@@ -69,7 +69,7 @@ pub struct Published {
     pub seats: Vec<SeatAddress>,
     /// The seed of the key to sign groups with; a secret.
     pub seed: [u8; 32],
-    /// Why the first seat.
+    /// Why the first seat was chosen.
     pub reason: String,
 }
 
@@ -90,7 +90,7 @@ impl TryFrom<v1::PublishResponse> for Published {
 /// A node's request for an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayWanted {
-    /// Of which feed.
+    /// The feed.
     pub title: Title,
     /// Upstreams that failed.
     pub failed: Vec<Failed>,
@@ -110,13 +110,13 @@ impl TryFrom<v1::RelayWanted> for RelayWanted {
 /// The upstreams of a feed.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    /// Of which feed.
+    /// The feed.
     pub title: Title,
     /// Public key of the groups' signatures.
     pub key: FeedKey,
     /// Best first, or the reason that there is none.
     pub seats: Result<Vec<SeatAddress>, Fault>,
-    /// For logs.
+    /// The request id, for logs.
     pub request_id: String,
 }
 
@@ -144,9 +144,9 @@ impl TryFrom<v1::Relay> for Relay {
 /// A publisher's session to be ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndPublisher {
-    /// Of which feed.
+    /// The feed.
     pub title: Title,
-    /// Whose.
+    /// The publisher.
     pub publisher: PublisherId,
 }
 

@@ -100,11 +100,11 @@ impl Range {
 /// A request for one title.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolve {
-    /// Which.
+    /// The requested title.
     pub what: What,
     /// Play or fetch.
     pub purpose: Purpose,
-    /// Which bytes of it.
+    /// The requested bytes of it.
     pub range: Range,
     /// Redirect or brokered.
     pub mode: Mode,

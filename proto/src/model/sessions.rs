@@ -22,7 +22,7 @@ pub struct Begun {
     pub title: Title,
     /// The content, once hashed.
     pub content: Option<ContentId>,
-    /// Bit/s promised to it.
+    /// Its reserved rate, bit/s.
     pub rate: Bitrate,
     /// Play or fetch.
     pub purpose: Purpose,
@@ -33,9 +33,9 @@ pub struct Begun {
 pub struct Turned {
     /// Its id.
     pub session: SessionId,
-    /// Why.
+    /// The node's reason.
     pub code: Code,
-    /// Bit/s that a full node can promise in total.
+    /// Bit/s that a full node can reserve in total.
     pub limit: Option<Bitrate>,
 }
 
@@ -57,7 +57,7 @@ pub struct Sessions {
     pub complete: bool,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
-    /// Bit/s promised to the sessions that run after these changes.
+    /// Sum of the reserved rates after these changes, bit/s.
     pub committed: Bitrate,
     /// Sessions that began.
     pub begun: Vec<Begun>,

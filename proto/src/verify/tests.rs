@@ -156,7 +156,7 @@ fn a_further_range_needs_its_own_hashes_and_no_pages() {
 }
 
 #[test]
-fn a_node_that_knows_no_further_ranges_is_told_from_a_liar() {
+fn an_old_node_is_distinguished_from_a_forger() {
     for size in [9, 5 * GROUP] {
         let data = sample(size);
         let content = Some(hash(&data).content);
