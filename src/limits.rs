@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Raises the number of open files to the system's maximum: each session and each connection takes one, and the usual
-/// first limit of 1024 exists only for programs that use `select`.
+/// Raises the soft limit of open files to the hard limit: each session and each connection uses one descriptor, and the
+/// default of 1024 exists only for programs that use `select`.
 pub(crate) fn raise() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

@@ -23,7 +23,7 @@ pub enum Existing {
 }
 
 /// Renames the finished `file` from `draft` to `target`, which is on the same file system. Syncs the file before and the
-/// directory after, so that after a crash `target` is either whole or as it was.
+/// directory after, so that after a crash `target` is either complete or unchanged.
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] when `target` exists and is to be kept: `draft` stays then. Other errors of the disk: when
@@ -88,7 +88,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A whole file beside its place, under a temporary name. Dropping it removes the file.
+/// A complete file beside its target, under a temporary name. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Draft {
     file: File,

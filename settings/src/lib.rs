@@ -2,17 +2,19 @@
 //! order of precedence, and [`Default`] provides the rest.
 //!
 //! A server derives [`clap::Args`] and [`serde::Deserialize`] for its struct and takes [`Layered`] as its arguments. The
-//! [`de`] module reads values from TOML as the command line reads them. Knows no server and no setting.
+//! [`de`] module reads values from TOML as the command line reads them. Independent of any server.
 
 pub mod de;
+mod dirs;
 mod size;
 
-use std::{env, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde::de::DeserializeOwned;
 
+pub use dirs::state_dir;
 pub use size::{SizeError, size};
 
 /// A server's settings. The derived `Args` never has to produce a value from nothing: it updates one.
@@ -45,10 +47,10 @@ impl<T: Settings> Layered<T> {
         self.source.check_config
     }
 
-    /// Options and environment over the file over the defaults.
+    /// The settings: options and environment variables override the file, which overrides the defaults.
     ///
     /// # Errors
-    /// The file that cannot be read, with the line that is wrong.
+    /// The file cannot be read, or a line is wrong; the error names it.
     pub fn load(&self) -> anyhow::Result<T> {
         let mut settings = match &self.source.config {
             Some(path) => fs::read_to_string(path)
@@ -84,18 +86,6 @@ impl<T: Settings> Args for Layered<T> {
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
-}
-
-/// The user's directory for state that a program can make again, after the XDG base directory specification.
-///
-/// # Errors
-/// When neither `XDG_STATE_HOME` nor `HOME` is set.
-pub fn state_dir() -> anyhow::Result<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("XDG_STATE_HOME")
-        .filter(|dir| dir.is_absolute())
-        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
-        .context("find the state directory: HOME is not set; name a directory with --state or USHER_STATE")
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ fn load(file: &str, words: &[&str]) -> anyhow::Result<Server> {
 }
 
 #[test]
-fn an_option_beats_the_file_which_beats_the_default() {
+fn options_override_the_file_which_overrides_the_default() {
     assert_eq!(load("", &[]).expect("good"), Server::default());
     let file =
         "queue = 8\nnames = ['b', 'c']\nmax-age = '1m'\nquota = '2kB'\nquiet = true\nonly-in-file = [1]\nkey = 'k'";

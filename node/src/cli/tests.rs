@@ -36,7 +36,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn a_flag_beats_the_file_which_beats_the_default() {
+fn flags_override_the_file_which_overrides_the_default() {
     let dir = certs(&["north-1"]);
     let file = dir.path().join("node.toml");
     fs::write(
