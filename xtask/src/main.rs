@@ -1,10 +1,10 @@
-//! `cargo xtask`: the project's recipes. Owns what a recipe does and in which order; knows nothing of the product.
+//! `cargo xtask`: the project's recipes. Owns the steps of each recipe; independent of the product.
 
 mod busy;
+mod clips;
 mod doc;
 mod fuzz;
 mod lint;
-mod media;
 mod parts;
 mod rules;
 mod shell;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Recipe::Rules(args) => rules::run(&args),
         Recipe::Doc(args) => doc::run(&args),
         Recipe::Fuzz(args) => fuzz::run(&args),
-        Recipe::Media => media::run(),
+        Recipe::Media => clips::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

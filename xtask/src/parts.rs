@@ -47,17 +47,17 @@ pub(crate) const FOR_MEDIA: [Part; 2] = [FFMPEG, FFPROBE];
 /// How this machine installs packages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Machine {
-    /// apt-get, and we are root.
+    /// apt-get, and the current user is root.
     AptAsRoot,
     /// apt-get, but this user may not run it.
     Apt,
     /// Homebrew.
     Brew,
-    /// None that we know.
+    /// No known package manager.
     Other,
 }
 
-/// The folder that holds the parts we installed ourselves.
+/// The private folder of parts that `xtask` installed.
 fn folder() -> PathBuf {
     shell::target_dir().join("parts")
 }
@@ -67,7 +67,7 @@ fn venv() -> PathBuf {
     folder().join("venv")
 }
 
-/// The environment that tests need to find the parts: a `PATH` with our own folder first, and grpcurl's full path.
+/// The environment that tests need to find the parts: a `PATH` with the private folder first, and grpcurl's full path.
 pub(crate) struct Provided {
     path: OsString,
     grpcurl: Option<PathBuf>,
@@ -83,8 +83,8 @@ impl Provided {
     }
 }
 
-/// Makes sure that every one of `parts` is here and runs; installs what lacks if this machine lets us, else fails
-/// with the one line that would.
+/// Makes sure that each of `parts` is installed and runs. Installs missing ones if the current user may; otherwise fails and
+/// names the command that would.
 pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
     let machine = machine();
     let mut lacking = lacking(parts);
@@ -94,7 +94,7 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
         apt_get_install(&packages)?;
         lacking = self::lacking(parts);
     }
-    // The virtual environment is our own folder: no permission is needed for it, only the rest must be complete.
+    // The virtual environment is in the private folder: it needs no permission, but all other parts.
     if lacking == [GRPCURL] && machine != Machine::Brew {
         install_grpcurl(machine)?;
         lacking = self::lacking(parts);
@@ -102,7 +102,7 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
     if !lacking.is_empty() {
         let tools: Vec<_> = lacking.iter().map(|part| part.tool).collect();
         bail!(
-            "{} not found here, and needed. This installs all that lacks:\n{}",
+            "{} not found, and needed. This installs everything that is missing:\n{}",
             tools.join(", "),
             line(&lacking, machine, &venv())
         );
@@ -116,13 +116,13 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
     Ok(Provided { path: shell::path_with(&folder().join("bin"))?, grpcurl })
 }
 
-/// The file to start for `part`: where the user points, ours, or what is on `PATH`; it must run.
+/// The file to start for `part`: the one that the user names, the private one, or the one on `PATH`; it must run.
 fn locate(part: Part) -> Option<PathBuf> {
     let named = (part == GRPCURL).then(|| std::env::var_os("USHER_GRPCURL").map(PathBuf::from)).flatten();
-    let ours = folder().join("bin").join(part.tool);
-    // Where the line that we print would have put it.
+    let private = folder().join("bin").join(part.tool);
+    // The printed command would have installed it here.
     let by_hand = venv().join("bin").join(part.tool);
-    [named, Some(ours), Some(by_hand), shell::find(part.tool)]
+    [named, Some(private), Some(by_hand), shell::find(part.tool)]
         .into_iter()
         .flatten()
         .find(|file| file.is_file() && runs(file, part.version))

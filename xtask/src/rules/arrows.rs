@@ -1,6 +1,5 @@
-//! The rule of arrows: master, node and client share the crates below them, never one another; session, which node and client
-//! share, depends on none of them. Reads manifests as lines;
-//! knows no more TOML than that.
+//! The rule of arrows: master, node and client never depend on one another, and session, which node and client share, depends
+//! on none of them. Reads manifests line by line, not as TOML.
 
 use super::ROLES;
 
@@ -9,7 +8,7 @@ pub(super) fn check(role: &str, manifest: &str) -> Vec<(usize, String)> {
     let mut findings = Vec::new();
     for (index, line) in manifest.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default();
-        // A description may name whom it likes; only keys and paths draw an arrow.
+        // A description may name other roles; only keys and paths are dependencies.
         if line.trim_start().starts_with("description") {
             continue;
         }

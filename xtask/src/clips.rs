@@ -1,5 +1,5 @@
-//! Remakes the clips of `media/samples/`: pictures and tones that ffmpeg generates, nothing recorded, nothing borrowed.
-//! Owns which title looks like what; the demo owns which node holds which title.
+//! Generates the clips of `media/samples/` with ffmpeg: pictures and tones, no recorded material. Owns the content of each
+//! title; the demo decides which node holds it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -155,7 +155,7 @@ pub(crate) fn run() -> Result<()> {
     }
     println!("all     {total:>13} bytes of {BUDGET}");
     if total > BUDGET {
-        bail!("the clips weigh {total} bytes, more than {BUDGET}: lower a `kbit` in xtask/src/media.rs");
+        bail!("the clips weigh {total} bytes, more than {BUDGET}: lower a `kbit` in xtask/src/clips.rs");
     }
     Ok(())
 }
