@@ -1,4 +1,4 @@
-//! The programs that are measured: a cluster of one node, other servers, and clients that run at once. [`usage`]
+//! The measured programs: a cluster of one node, other servers, and clients that run at once. [`usage`]
 //! measures them; [`usher_kit`] starts them.
 
 pub(crate) mod usage;
@@ -40,10 +40,10 @@ pub(crate) fn output(process: &mut Process) -> anyhow::Result<ChildStdout> {
     process.child().stdout.take().context("its output is piped, and not taken yet")
 }
 
-/// The capacity of a node that may send far more than one machine can: the machine is measured, not a limit.
+/// A capacity far above that of one machine, so that the machine is measured and not the limit.
 pub(crate) const FAST: &str = "100gbit";
 
-/// Log filter: the start of a server, and nothing after it.
+/// Log filter: only the start of a server.
 const START_ONLY: &str = "warn,usher_master::app=info,usher_node::app=info";
 
 /// A master and one node that has hashed its library. Both log their start only.
@@ -112,7 +112,7 @@ pub(crate) struct Run {
     pub(crate) busy: f64,
 }
 
-/// Runs programs at once, to their ends. One that fails fails all.
+/// Runs programs in parallel to their ends. Fails if one fails.
 pub(crate) fn run_all(commands: Vec<Command>) -> anyhow::Result<Run> {
     let (before, began) = (usage::children()?, Instant::now());
     let mut running = Vec::new();

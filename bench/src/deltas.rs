@@ -29,7 +29,7 @@ use crate::cluster::{usage::Meter, usher};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many nodes
+    /// Number of nodes
     #[arg(long, default_value_t = 300)]
     nodes: u32,
     /// Sessions that begin or end on all of them together, a second
@@ -38,15 +38,15 @@ pub(crate) struct Args {
     /// Seconds to measure
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Where to write the figures as JSON too
+    /// Write the figures as JSON to this file too
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// Between two messages of a node.
+/// Time between two messages of a node.
 const BATCH: Duration = Duration::from_millis(200);
 
-/// Sessions that one node runs before the measuring begins.
+/// Sessions of one node before the measurement begins.
 const RUNNING: u32 = 300;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {

@@ -1,5 +1,4 @@
-//! A cluster that is far away: a master and nodes as real processes, reached through relays on loopback. And the shape
-//! of what is written of it as JSON.
+//! A distant cluster: a master and nodes as real processes behind relays on loopback. Also the row type of the JSON reports.
 
 use std::{
     fs,
@@ -71,7 +70,7 @@ impl Far {
         self.cluster.ca()
     }
 
-    /// Where the master listens, without a relay.
+    /// The master's own address, without a relay.
     pub(crate) fn master(&self) -> SocketAddr {
         self.master
     }
@@ -82,7 +81,7 @@ impl Far {
     }
 }
 
-/// A clip with a free box behind it, which readers of MP4 skip. Its content is its title's own, and most of it a hole.
+/// A clip with a free box behind it, which readers of MP4 skip. Each title has its own content; most of it is a hole.
 fn write_film(path: &Path, title: &str, size: u32) -> anyhow::Result<()> {
     let mut head = CLIP.to_vec();
     let clip = u32::try_from(head.len()).context("a short clip")?;
@@ -96,7 +95,7 @@ fn write_film(path: &Path, title: &str, size: u32) -> anyhow::Result<()> {
     Ok(fs::rename(draft, path)?)
 }
 
-/// One figure beside what it is held against.
+/// One figure and the figure that it is compared with.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RatioRow {
     pub(crate) case: String,
@@ -111,7 +110,7 @@ pub(crate) struct RatioRow {
     pub(crate) peer: f64,
 }
 
-/// Writes the rows, if that is wanted.
+/// Writes the rows to `path`, if there is one.
 pub(crate) fn write_json(path: Option<&Path>, rows: &[RatioRow]) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     ensure!(!rows.is_empty(), "there is something to write");

@@ -1,5 +1,5 @@
-//! Live feeds: what they cost, their latency, and the effect of slow viewers and lost nodes on other viewers. Owns which cases
-//! there are and how large they are; each case has a file of its own.
+//! Live feeds: cost, latency, and the effect of slow viewers and lost nodes on other viewers. Owns the list of cases and their
+//! sizes; each case has its own file.
 
 mod clip;
 mod cluster;
@@ -16,7 +16,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use crate::peers::table::{self, Book};
+use crate::peers::table::{self, Results};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// The folder of moq-relay and moq, if they are not on PATH
     #[arg(long, value_name = "DIR")]
     moq: Option<PathBuf>,
-    /// Where to write the rows as JSON too
+    /// Write the rows as JSON to this file too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -59,7 +59,7 @@ impl LiveCase {
     const ALL: [Self; 5] = [Self::Fanout, Self::Handoff, Self::Join, Self::Slow, Self::Lost];
 }
 
-/// How large the cases are.
+/// Sizes of the cases.
 struct Timing {
     /// Viewers of `fanout`, how long they settle and how long they are watched.
     viewers: usize,
@@ -67,7 +67,7 @@ struct Timing {
     window: Duration,
     /// The clip of `fanout`: longer than its viewers come in, settle and watch.
     fanout: Duration,
-    /// How long pictures are timed.
+    /// Time for which pictures are timed.
     handoff: Duration,
     /// Late joiners.
     joins: usize,
@@ -110,28 +110,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("start a runtime")?;
     let cases = if args.case.is_empty() { &LiveCase::ALL[..] } else { &args.case[..] };
-    let (mut book, mut failed) = (Book::default(), Vec::new());
+    let (mut results, mut failed) = (Results::default(), Vec::new());
     for case in cases {
-        let book = &mut book;
+        let results = &mut results;
         let outcome = runtime.block_on(async {
             match case {
                 LiveCase::Fanout => {
                     let peer = (!args.quick || args.moq.is_some()).then_some(args.moq.as_deref());
-                    fanout::run(&timing, peer, dir.path(), reps, book).await
+                    fanout::run(&timing, peer, dir.path(), reps, results).await
                 }
-                LiveCase::Handoff => handoff::run(&timing, dir.path(), book).await,
-                LiveCase::Join => join::run(&timing, dir.path(), book).await,
-                LiveCase::Slow => slow::run(&timing, dir.path(), book).await,
-                LiveCase::Lost => lost::run(&timing, dir.path(), reps, book).await,
+                LiveCase::Handoff => handoff::run(&timing, dir.path(), results).await,
+                LiveCase::Join => join::run(&timing, dir.path(), results).await,
+                LiveCase::Slow => slow::run(&timing, dir.path(), results).await,
+                LiveCase::Lost => lost::run(&timing, dir.path(), reps, results).await,
             }
         });
-        // The other cases are worth their time all the same.
+        // The other cases still run.
         if let Err(error) = outcome {
             eprintln!("FAILED: {case:?}: {error:#}");
             failed.push(format!("{case:?}"));
         }
     }
-    let rows = book.rows();
+    let rows = results.rows();
     print!("{}", table::text(&rows));
     print!("{}", goals::text(&rows));
     if let Some(path) = &args.json {

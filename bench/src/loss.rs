@@ -1,5 +1,5 @@
 //! Goodput of a real fetch from a real node over links that queue, delay and lose, with each congestion controller, and
-//! what two flows make of one link. Each pair of figures is measured at the same time, over two equal links.
+//! of two flows that share one link. Each pair of figures is measured at the same time, over two equal links.
 
 mod flow;
 mod report;
@@ -21,10 +21,10 @@ pub(crate) struct Args {
     /// One cell, for a few seconds
     #[arg(long)]
     quick: bool,
-    /// Where to write the figures as JSON too
+    /// Write the figures as JSON to this file too
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Which datagrams are lost by chance
+    /// Seed of the random loss
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -60,7 +60,7 @@ struct Span {
 
 const ALONE: Span = Span { before: Duration::from_secs(2), watched: Duration::from_secs(8) };
 
-/// Two flows take longer to find their parts.
+/// Two flows take longer to find their shares.
 const TOGETHER: Span = Span { before: Duration::from_secs(4), watched: Duration::from_secs(12) };
 
 const QUICK: Span = Span { before: Duration::from_secs(1), watched: Duration::from_secs(3) };
@@ -78,7 +78,7 @@ impl Link {
         Self { rate: Bitrate(rate), rtt: Duration::from_millis(rtt), loss_ppm }
     }
 
-    /// Begins a relay anew as this link. Each direction loses datagrams of its own.
+    /// Restarts a relay as this link. Each direction loses datagrams of its own.
     fn lay(self, relay: &UdpRelay, seed: u64) {
         let Self { rate, rtt, loss_ppm } = self;
         let queue = rate.bytes_in(rtt).max(MIN_QUEUE);

@@ -1,5 +1,5 @@
-//! Usher beside its peers: the real binaries on one machine, in turns within one run, and the ratios between them. Owns
-//! which cases there are, how large they are and in which order they run; each case lies in a room of its own.
+//! Usher and its peers: the real binaries on one machine, alternately within one run, and the ratios between them. Owns the
+//! list of cases, their sizes and their order; each case has its own file.
 
 mod bulk;
 mod handshakes;
@@ -18,7 +18,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use table::Book;
+use table::Results;
 use testbed::{Sizes, Testbed};
 
 #[derive(clap::Args)]
@@ -83,19 +83,19 @@ impl Case {
     ];
 
     /// Every contender once.
-    fn run(self, testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    fn run(self, testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
         match self {
-            Self::One => bulk::one(testbed, rep, book),
-            Self::File => bulk::file(testbed, rep, book),
-            Self::Titles => bulk::titles(testbed, rep, book),
-            Self::Connections => bulk::connections(testbed, rep, book),
-            Self::Threads => bulk::threads(testbed, rep, book),
-            Self::Small => small::run(testbed, rep, book),
-            Self::Handshakes => handshakes::run(testbed, rep, book),
-            Self::Tickets => tickets::run(testbed, rep, book),
-            Self::Idle => idle::run(testbed, rep, book),
-            Self::Stalls => stalls::run(testbed, rep, book),
-            Self::Verified => sendme::run(testbed, rep, book),
+            Self::One => bulk::one(testbed, rep, results),
+            Self::File => bulk::file(testbed, rep, results),
+            Self::Titles => bulk::titles(testbed, rep, results),
+            Self::Connections => bulk::connections(testbed, rep, results),
+            Self::Threads => bulk::threads(testbed, rep, results),
+            Self::Small => small::run(testbed, rep, results),
+            Self::Handshakes => handshakes::run(testbed, rep, results),
+            Self::Tickets => tickets::run(testbed, rep, results),
+            Self::Idle => idle::run(testbed, rep, results),
+            Self::Stalls => stalls::run(testbed, rep, results),
+            Self::Verified => sendme::run(testbed, rep, results),
         }
     }
 }
@@ -137,12 +137,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let reps = args.reps.map_or(reps, usize::from);
     let testbed = Testbed::set(sizes, args.sendme.clone())?;
     let cases = if args.case.is_empty() { &Case::ALL[..] } else { &args.case[..] };
-    let mut book = Book::default();
+    let mut results = Results::default();
     let mut failed = Vec::new();
     for case in cases {
         let outcome = (0..reps).try_for_each(|rep| {
             eprintln!("{case:?}: {} of {reps}", rep + 1);
-            case.run(&testbed, rep, &mut book)
+            case.run(&testbed, rep, &mut results)
         });
         // The other cases are worth their time all the same.
         if let Err(error) = outcome {
@@ -150,7 +150,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             failed.push(format!("{case:?}"));
         }
     }
-    let rows = book.rows();
+    let rows = results.rows();
     print!("{}", table::text(&rows));
     if let Some(path) = &args.json {
         fs::write(path, format!("{}\n", table::json(&rows))).with_context(|| format!("write {}", path.display()))?;

@@ -14,10 +14,10 @@ use crate::cluster::{HASHES, usage::resident, usher, wait_for_hashes, wait_for_t
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many titles
+    /// Number of titles
     #[arg(long, default_value_t = 100_000)]
     titles: u32,
-    /// Where to write the figures as JSON too
+    /// Write the figures as JSON to this file too
     #[arg(long)]
     json: Option<std::path::PathBuf>,
 }

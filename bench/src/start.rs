@@ -1,5 +1,5 @@
-//! How long the first byte of a title takes to come from a cluster that is far away, in round trips. The delay is put in
-//! by relays; what the programs themselves take is measured without it and taken off.
+//! The time to the first byte of a title from a distant cluster, in round trips. Relays add the delay; the programs' own time
+//! is measured without the delay and subtracted.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -24,12 +24,12 @@ pub(crate) struct Args {
     /// Two runs of each case
     #[arg(long)]
     quick: bool,
-    /// Where to write the figures as JSON too
+    /// Write the figures as JSON to this file too
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// One way.
+/// Delay of one direction.
 const DELAY: Duration = Duration::from_millis(100);
 
 /// Runs of each case, with the delay and without. The shortest counts: a busy machine only ever adds to it.
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (cold, warm) = runtime.block_on(measure(&mut far, runs))?;
     let rtt = DELAY * 2;
     println!("first byte of a title at a round trip of {} ms, the shortest of {runs}", rtt.as_millis());
-    let rows: Vec<RatioRow> = [cold, warm].iter().map(|case| case.tell(rtt)).collect();
+    let rows: Vec<RatioRow> = [cold, warm].iter().map(|case| case.print(rtt)).collect();
     write_json(args.json.as_deref(), &rows)
 }
 
@@ -143,7 +143,7 @@ async fn second(ca: &Path, address: &str) -> anyhow::Result<Marks> {
     Ok(Marks { dialled: None, seated, first })
 }
 
-/// Sees when the first bytes come, and may have seen enough then.
+/// Records when the first bytes arrive; may stop the transfer then.
 struct FirstByte {
     until_first: bool,
     first: Option<Instant>,
@@ -179,7 +179,7 @@ impl Sink for FirstByte {
 
 impl StartCase {
     /// Prints the case; its row.
-    fn tell(&self, rtt: Duration) -> RatioRow {
+    fn print(&self, rtt: Duration) -> RatioRow {
         let seconds = |runs: &[Marks], of: &dyn Fn(&Marks) -> Duration| -> Vec<f64> {
             runs.iter().map(|marks| of(marks).as_secs_f64()).collect()
         };
@@ -187,7 +187,7 @@ impl StartCase {
         let trips = |of: &dyn Fn(&Marks) -> Duration| {
             let near = least(&seconds(&self.near, of));
             let all: Vec<f64> = seconds(&self.runs, of).iter().map(|far| (far - near) / rtt.as_secs_f64()).collect();
-            // Less than nothing is noise.
+            // A negative value is noise.
             (least(&all).max(0.0), all)
         };
         let (whole, all) = trips(&|marks| marks.first);

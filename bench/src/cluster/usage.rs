@@ -35,12 +35,12 @@ impl Meter {
         Ok(Self { began: Instant::now(), used })
     }
 
-    /// Seconds used since, by all of them together.
+    /// Seconds used since then by all of them.
     pub(crate) fn seconds(&self) -> anyhow::Result<f64> {
         self.used.iter().map(|(id, before)| Ok(Used::read(*id)?.since(before))).sum()
     }
 
-    /// Time gone by since.
+    /// Time since then.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
@@ -80,7 +80,7 @@ pub(crate) fn children() -> anyhow::Result<f64> {
     Ok(ticks("self", 16)? as f64 / TICKS)
 }
 
-/// Anonymous resident memory of processes together, in bytes: what is mapped from files is not theirs.
+/// Sum of the anonymous resident memory of processes, in bytes; mapped files are not included.
 pub(crate) fn resident(processes: &[u32]) -> anyhow::Result<u64> {
     processes.iter().map(|id| resident_one(*id)).sum()
 }
@@ -97,7 +97,7 @@ pub(crate) fn children_of(process: u32) -> anyhow::Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("list /proc")?.filter_map(Result::ok) {
         let Ok(id) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        // It may end while it is looked at. Field 4 of proc(5) is the parent.
+        // It may end meanwhile. Field 4 of proc(5) is the parent.
         if field(&id.to_string(), 4).is_ok_and(|parent| parent == u64::from(process)) {
             found.push(id);
         }

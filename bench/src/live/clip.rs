@@ -1,5 +1,5 @@
-//! A clip as ffmpeg makes it, once, and its frames: what is written to a publisher at which time, and what of it comes out
-//! of a player. Knows MPEG-TS as far as that needs, and no cluster.
+//! A clip as ffmpeg makes it, once, and its frames: when each is written to a publisher, and which come out of a
+//! player. Parses MPEG-TS as far as that needs; independent of clusters.
 
 use std::{
     io::Write as _,
@@ -175,12 +175,12 @@ impl Packet {
     }
 }
 
-/// Sees which pictures of a clip come whole out of a player.
+/// Finds the complete pictures of a clip in a player's output.
 pub(crate) struct PictureReader {
     clip: Arc<Clip>,
     packets: Arc<Vec<usize>>,
     rest: Vec<u8>,
-    /// The picture that is coming, and how many of its packets are here.
+    /// The present picture, and the number of its packets so far.
     now: Option<(usize, usize)>,
     /// The newest that has begun.
     newest: Option<usize>,
@@ -205,7 +205,7 @@ impl PictureReader {
         Self { clip, packets, rest: Vec::new(), now: None, newest: None, again: 0 }
     }
 
-    /// How many pictures began that were not newer than all before them.
+    /// Number of pictures that were not newer than all before them.
     pub(crate) fn again(&self) -> u64 {
         self.again
     }

@@ -1,5 +1,5 @@
-//! One feed and many viewers: what they cost the process that relays it, beside moq-relay. Each viewer has a connection of
-//! its own, reads all and throws it away.
+//! One feed and many viewers: their cost for the process that relays it, beside moq-relay. Each viewer has its own connection,
+//! reads everything and discards it.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,12 +13,12 @@ use super::{
 use crate::{
     cluster::usage::Meter,
     peers::{
-        table::{Book, Figures, Peer, SELF},
+        table::{Figures, Peer, Results, SELF},
         testbed::enter,
     },
 };
 
-/// The one that is held against Usher.
+/// The peer that Usher is compared with.
 pub(super) const MOQ: Peer = Peer { name: "moq-relay", suffix: "" };
 
 pub(super) const CASE: &str = "fanout";
@@ -31,7 +31,7 @@ pub(super) async fn run(
     peer: Option<Option<&Path>>,
     dir: &Path,
     reps: usize,
-    book: &mut Book,
+    results: &mut Results,
 ) -> anyhow::Result<()> {
     let programs = peer.and_then(moq::MoqPrograms::find);
     let clip = Clip::make(dir, timing.fanout, RATE)?;
@@ -39,9 +39,9 @@ pub(super) async fn run(
     for rep in 0..reps {
         eprintln!("{CASE}: {} of {reps}", rep + 1);
         if let Some(programs) = &programs {
-            enter(book, CASE, MOQ, rep, relay(timing, programs, &clip).await);
+            enter(results, CASE, MOQ, rep, relay(timing, programs, &clip).await);
         }
-        book.enter(CASE, SELF, rep, usher(timing, &cluster, &format!("fanout-{rep}"), &clip).await?);
+        results.enter(CASE, SELF, rep, usher(timing, &cluster, &format!("fanout-{rep}"), &clip).await?);
     }
     Ok(())
 }

@@ -54,16 +54,16 @@ pub(super) fn text(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::table::{Book, SELF};
+    use crate::peers::table::{Results, SELF};
 
     #[test]
     fn goals_are_judged() {
-        let mut book = Book::default();
+        let mut results = Results::default();
         for (peer, cost) in [(fanout::MOQ, 2.0), (SELF, 0.8)] {
-            book.enter(fanout::CASE, peer, 0, vec![(fanout::COST, cost)]);
+            results.enter(fanout::CASE, peer, 0, vec![(fanout::COST, cost)]);
         }
-        book.enter(slow::CASE, SELF, 0, vec![(slow::MISSED, 1.0), ("another metric", 1.0)]);
-        let text = text(&book.rows());
+        results.enter(slow::CASE, SELF, 0, vec![(slow::MISSED, 1.0), ("another metric", 1.0)]);
+        let text = text(&results.rows());
         let lines: Vec<&str> = text.lines().collect();
         let met = "goal met:    fanout: relay CPU-s per viewer-Gbit: 0.40 times moq-relay's, at most 0.5";
         assert_eq!(lines[0], met);
@@ -72,8 +72,8 @@ mod tests {
 
     #[test]
     fn without_the_peer_nothing_is_judged() {
-        let mut book = Book::default();
-        book.enter(fanout::CASE, SELF, 0, vec![(fanout::COST, 0.8)]);
-        assert_eq!(text(&book.rows()), "");
+        let mut results = Results::default();
+        results.enter(fanout::CASE, SELF, 0, vec![(fanout::COST, 0.8)]);
+        assert_eq!(text(&results.rows()), "");
     }
 }

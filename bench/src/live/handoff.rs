@@ -1,5 +1,5 @@
-//! How old a picture is when a viewer has it: from the writing of it to `usher publish`, which reads a pipe as it would
-//! ffmpeg's, until all of it has come out of `usher play --player -`, proven.
+//! The age of a picture when a viewer has it: from its writing to `usher publish`, which reads a pipe as it would
+//! ffmpeg's, until all of it has come out of `usher play --player -`, verified.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::{output, start, usher},
-    peers::table::{Book, SELF},
+    peers::table::{Results, SELF},
 };
 
 pub(super) const CASE: &str = "handoff";
@@ -30,7 +30,7 @@ pub(super) const HALF: &str = "written to handed out, p50 ms";
 /// Time that is not measured: the player joins with a group that is over.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, results: &mut Results) -> anyhow::Result<()> {
     eprintln!("{CASE}");
     let clip = Clip::make(dir, timing.handoff + SETTLE + Duration::from_secs(10), RATE)?;
     let cluster = TestCluster::start(&[&[]])?;
@@ -63,7 +63,7 @@ pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow:
         ("written to handed out, p99 ms", quantile(&mut ages, 0.99)),
         ("written to handed out, most ms", quantile(&mut ages, 1.0)),
     ];
-    book.enter(CASE, SELF, 0, figures);
+    results.enter(CASE, SELF, 0, figures);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! How long a viewer waits who comes late: from the start of a new `usher play --player -`, with all that a process must do
+//! The waiting time of a late viewer: from the start of a new `usher play --player -`, with all that a process must do
 //! first, to the first byte that comes out of it.
 
 use std::{
@@ -16,19 +16,19 @@ use super::{
     handoff::play,
     quantile,
 };
-use crate::peers::table::{Book, SELF};
+use crate::peers::table::{Results, SELF};
 
 pub(super) const CASE: &str = "join";
 
 pub(super) const HALF: &str = "start to first byte, p50 ms";
 
-/// Before the first joiner there is a whole group.
+/// Time before the first joiner, in which a group is completed.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// Between joiners: no divisor of a group's 2 s, so that they come at all places of it.
+/// Time between joiners: no divisor of a group's 2 s, so that they join at all positions of a group.
 const APART: Duration = Duration::from_millis(270);
 
-pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, results: &mut Results) -> anyhow::Result<()> {
     eprintln!("{CASE}");
     let count = u32::try_from(timing.joins)?;
     let clip = Clip::make(dir, FIRST + (APART + Duration::from_secs(1)) * count + Duration::from_secs(5), RATE)?;
@@ -47,6 +47,6 @@ pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow:
         waits.push(waited.as_secs_f64() * 1e3);
     }
     let figures = vec![(HALF, quantile(&mut waits, 0.5)), ("start to first byte, most ms", quantile(&mut waits, 1.0))];
-    book.enter(CASE, SELF, 0, figures);
+    results.enter(CASE, SELF, 0, figures);
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A node dies under its viewers, killed without a word: how long each stands still, and what it sees of it. The viewers are
-//! the client as a library, with all its proofs, each with connections of its own; they are on one of two nodes that pull
-//! the feed from a third, and find their way to the others by themselves.
+//! A node with viewers is killed: the stall of each viewer, and the pictures that it misses. The viewers use the client
+//! library with all of its checks, each with its own connections; they are on one of two nodes that relay the feed from a
+//! third, and fail over to the others by themselves.
 
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ use super::{
     cluster::{TestCluster, title},
     quantile,
 };
-use crate::peers::table::{Book, SELF};
+use crate::peers::table::{Results, SELF};
 
 pub(super) const CASE: &str = "lost";
 
@@ -35,12 +35,12 @@ pub(super) const FAILED: &str = "viewers that failed";
 /// How far a viewer may fall behind: what `usher play` takes.
 const LATENCY: Duration = Duration::from_secs(10);
 
-/// How long the viewers may take to come in, how long they watch then, and how long they have afterwards.
+/// Limit for the viewers to join, the time that they watch then, and their time afterwards.
 const ENTRANCE: Duration = Duration::from_secs(30);
 const BEFORE: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(timing: &Timing, dir: &Path, reps: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, reps: usize, results: &mut Results) -> anyhow::Result<()> {
     let clip = Clip::make(dir, ENTRANCE + BEFORE + AFTER, RATE)?;
     let (mut waits, mut sums) = (Vec::new(), [0.0; 3]);
     for rep in 0..reps {
@@ -58,11 +58,11 @@ pub(super) async fn run(timing: &Timing, dir: &Path, reps: usize, book: &mut Boo
         (FAILED, failed),
     ];
     // The worst figure of all repetitions counts.
-    book.enter(CASE, SELF, 0, figures);
+    results.enter(CASE, SELF, 0, figures);
     Ok(())
 }
 
-/// How long each viewer stood still, in ms, and what is counted of all.
+/// Duration of each viewer's stall in ms, and counts of all viewers.
 async fn once(timing: &Timing, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(Vec<f64>, [f64; 3])> {
     let mut cluster = TestCluster::start(&[
         &["--zone", "source"],
@@ -98,7 +98,7 @@ async fn once(timing: &Timing, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(
     let killed = Instant::now();
     cluster.kill_node(1);
     tokio::time::sleep(AFTER).await;
-    // Pictures that were written a while ago have to be there.
+    // Pictures that were written earlier must have arrived.
     let written = publisher.playing.times();
     let last = written.partition_point(|at| *at < killed + AFTER / 2);
     over.send_replace(true);
@@ -116,7 +116,7 @@ async fn once(timing: &Timing, clip: &Arc<Clip>, name: &str) -> anyhow::Result<(
         let had: std::collections::BTreeSet<usize> = seen.pictures.iter().map(|(picture, _)| *picture).collect();
         missed += (first..last).filter(|picture| !had.contains(picture)).count();
         let again = seen.pictures.iter().find(|(picture, _)| written.get(*picture).is_some_and(|at| *at >= killed));
-        // One that never plays again has waited until the end.
+        // A viewer that never continues has waited until the end.
         let again = again.map_or(killed + AFTER, |(_, at)| *at);
         waits.push(again.saturating_duration_since(killed).as_secs_f64() * 1e3);
     }
@@ -137,11 +137,11 @@ async fn play(address: &str, ca: &Path, name: &str, mut drain: Screen, viewer: &
     Ok(client.play(&title, StartAt::LastWhole, LATENCY, &mut drain, &observer).await?)
 }
 
-/// One who watches.
+/// A viewer.
 #[derive(Default)]
 struct Viewer(Mutex<SeenPictures>);
 
-/// Pictures that one viewer has seen.
+/// Pictures that one viewer received.
 #[derive(Default)]
 struct SeenPictures {
     /// Whole pictures, and when they were.

@@ -1,5 +1,5 @@
-//! The peer: moq-relay, moq as its publisher, and viewers that are a program of their own, because what they are made of is
-//! no part of Usher's dependencies.
+//! The peer: moq-relay, moq as its publisher, and viewers in a separate program, because their libraries are not
+//! among Usher's dependencies.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ pub(crate) struct MoqPrograms {
 }
 
 impl MoqPrograms {
-    /// Those in `folder`, or on PATH, and builds the viewers. Says loudly what is missing.
+    /// The programs in `folder` or on PATH, and the viewers, which it builds. Reports missing ones on standard error.
     pub(crate) fn find(folder: Option<&Path>) -> Option<Self> {
         let there = |name: &str, how: &str| match folder {
             Some(folder) => Some(folder.join(name)).filter(|file| file.is_file()).or_else(|| find(name, how)),
@@ -113,7 +113,7 @@ impl MoqRelay {
     }
 }
 
-/// Viewers that are seated.
+/// Viewers with a seat.
 pub(crate) struct MoqViewers {
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -121,7 +121,7 @@ pub(crate) struct MoqViewers {
 }
 
 impl MoqViewers {
-    /// Media that all have got so far, in bytes, and groups that broke off.
+    /// Media that all viewers have received, in bytes, and incomplete groups.
     pub(crate) fn bytes(&mut self) -> anyhow::Result<(u64, u64)> {
         self.ask.write_all(b"\n").context("ask the viewers")?;
         let mut line = String::new();

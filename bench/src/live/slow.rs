@@ -1,4 +1,4 @@
-//! Many viewers, of whom one takes a tenth of the rate: the others miss nothing, and what the slow one costs is bounded.
+//! Many viewers, one of which reads at a tenth of the rate: the others miss nothing, and the cost of the slow one is bounded.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cluster::usage::resident,
-    peers::table::{Book, SELF},
+    peers::table::{Results, SELF},
 };
 
 pub(super) const CASE: &str = "slow";
@@ -19,13 +19,13 @@ pub(super) const MISSED: &str = "groups that the others missed";
 
 pub(super) const MEMORY: &str = "node's memory growth MB";
 
-/// How much of the rate the slow one takes.
+/// Share of the rate that the slow viewer reads.
 const PART: u64 = 10;
 
-/// How long viewers may take to come in.
+/// Limit for the viewers to join.
 const ENTRANCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow::Result<()> {
+pub(super) async fn run(timing: &Timing, dir: &Path, results: &mut Results) -> anyhow::Result<()> {
     eprintln!("{CASE}");
     let clip = Clip::make(dir, timing.crowded + ENTRANCE, RATE)?;
     let cluster = TestCluster::start(&[&[]])?;
@@ -61,6 +61,6 @@ pub(super) async fn run(timing: &Timing, dir: &Path, book: &mut Book) -> anyhow:
             bytes as f64 * 8.0 / 1e6 / time.as_secs_f64() / timing.crowd as f64,
         ),
     ];
-    book.enter(CASE, SELF, 0, figures);
+    results.enter(CASE, SELF, 0, figures);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A viewer of a feed inside this process that costs as little as it can: it asks the master, watches on a connection of
-//! its own, reads and counts. It does not verify; the cases that look at what is handed out do.
+//! A cheap viewer of a feed inside this process: it asks the master, watches on its own connection, reads and counts. It does
+//! not verify; the cases that check the media do.
 
 use std::{
     collections::BTreeSet,
@@ -28,10 +28,10 @@ use usher_proto::{
 use super::cluster::{TestCluster, title};
 use crate::peers::viewer::{endpoint, seat, tickets, trust};
 
-/// Viewers that come in at once.
+/// Viewers that join at once.
 const JOINS_AT_ONCE: usize = 16;
 
-/// How far a viewer may fall behind before groups are given up: what `usher play` asks for.
+/// How far a viewer may fall behind before groups are dropped: as `usher play` requests.
 const LATENCY: Duration = Duration::from_secs(10);
 
 /// Receive window of a slow viewer, in bytes: less than its node would wait for.
@@ -50,16 +50,16 @@ pub(crate) struct ViewerLog {
 /// Groups by their numbers.
 #[derive(Clone, Default)]
 pub(crate) struct Groups {
-    /// Whole.
+    /// Complete.
     pub(crate) whole: BTreeSet<u64>,
-    /// Broken off.
+    /// Incomplete.
     pub(crate) broken: BTreeSet<u64>,
-    /// Given up by the node, by its notice.
+    /// Dropped by the node, as it announced.
     pub(crate) skipped: u64,
 }
 
 impl Groups {
-    /// How many did not come whole.
+    /// Number of groups that are not complete.
     pub(crate) fn lost(&self) -> u64 {
         self.broken.len() as u64 + self.skipped
     }
@@ -75,7 +75,7 @@ impl ViewerLog {
     }
 }
 
-/// Viewers that are seated.
+/// Viewers with a seat.
 pub(crate) struct Audience {
     pub(crate) seen: Vec<Arc<ViewerLog>>,
     tasks: JoinSet<anyhow::Result<()>>,
@@ -100,7 +100,7 @@ impl Audience {
         Ok(audience)
     }
 
-    /// Adds one that takes no more than `rate` bits per second.
+    /// Adds a viewer that reads no more than `rate` bits per second.
     pub(crate) async fn add_slow(
         &mut self,
         cluster: &TestCluster,
@@ -132,12 +132,12 @@ impl Audience {
         seen
     }
 
-    /// Media that all have got so far, in bytes.
+    /// Media that all viewers have received, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.seen.iter().map(|seen| seen.bytes.load(Relaxed)).sum()
     }
 
-    /// Fails when a viewer has left.
+    /// Fails when a viewer's session has ended.
     pub(crate) fn is_whole(&mut self) -> anyhow::Result<()> {
         match self.tasks.try_join_next() {
             None => Ok(()),
@@ -154,7 +154,7 @@ async fn watch(
     seen: Arc<ViewerLog>,
     permit: Option<impl Send>,
 ) -> anyhow::Result<()> {
-    // As real ones do, each has a socket of its own.
+    // Each has its own socket, as real viewers do.
     let endpoint = endpoint()?;
     let seat = seat(&mut tickets, title).await?;
     let mut transport = TransportConfig::default();
@@ -169,14 +169,14 @@ async fn watch(
     let (mut send, control) = connection.open_bi().await.context("open a stream")?;
     send.write_chunk(wire::message(Kind::Open, &open).context("a short ticket")?).await.context("send a ticket")?;
     let (throttle, mut streams) = (Arc::new(Throttle::new(rate)), JoinSet::new());
-    let mut control = std::pin::pin!(said(control, &seen));
+    let mut control = std::pin::pin!(read_control(control, &seen));
     let mut permit = permit;
     loop {
         tokio::select! {
             stream = connection.accept_uni() => {
                 let (seen, throttle) = (Arc::clone(&seen), Arc::clone(&throttle));
                 streams.spawn(read(stream.context("the connection was lost")?, seen, throttle));
-                // With a first group it is seated.
+                // It has its seat with the first group.
                 permit = None;
             }
             Some(read) = streams.join_next(), if !streams.is_empty() => read.context("a stream's task")??,
@@ -189,7 +189,7 @@ async fn watch(
 }
 
 /// Reads the session's own stream.
-async fn said(mut stream: RecvStream, seen: &ViewerLog) -> anyhow::Result<()> {
+async fn read_control(mut stream: RecvStream, seen: &ViewerLog) -> anyhow::Result<()> {
     let mut decoder = Decoder::default();
     while let Some(chunk) = stream.read_chunk(usize::MAX, true).await.context("read a session")? {
         decoder.push_chunk(chunk.bytes);
@@ -198,7 +198,7 @@ async fn said(mut stream: RecvStream, seen: &ViewerLog) -> anyhow::Result<()> {
                 Frame::Setup(_) => {}
                 Frame::Skipped(skipped) => seen.lock().skipped += skipped.end.saturating_sub(skipped.first),
                 Frame::Refused(refused) => bail!("the node refused: {} {}", refused.reason, refused.message),
-                other => bail!("the node said {other:?}"),
+                other => bail!("the node sent {other:?}"),
             }
         }
     }
@@ -208,7 +208,7 @@ async fn said(mut stream: RecvStream, seen: &ViewerLog) -> anyhow::Result<()> {
 /// Reads a group.
 async fn read(mut stream: RecvStream, seen: Arc<ViewerLog>, throttle: Arc<Throttle>) -> anyhow::Result<()> {
     let (mut decoder, mut sequence, mut whole) = (Decoder::default(), None, false);
-    // A stream that the node gives up ends in an error.
+    // A stream that the node drops ends in an error.
     while let Ok(Some(chunk)) = stream.read_chunk(64 * 1024, true).await {
         let (before, len) = (seen.bytes.load(Relaxed), chunk.bytes.len());
         decoder.push_chunk(chunk.bytes);
@@ -239,10 +239,10 @@ async fn read(mut stream: RecvStream, seen: Arc<ViewerLog>, throttle: Arc<Thrott
     Ok(())
 }
 
-/// Lets all streams of a viewer together have no more than a rate.
+/// Limits the rate of all streams of a viewer together.
 struct Throttle {
     rate: Option<u64>,
-    /// When what was taken is paid for.
+    /// When the rate has covered the bytes taken so far.
     paid: tokio::sync::Mutex<Instant>,
 }
 

@@ -30,7 +30,7 @@ impl Controller {
 pub(super) struct Alone {
     pub(super) link: Link,
     pub(super) goodput: [Bitrate; 2],
-    /// The part of the datagrams that found the queue full.
+    /// Share of the datagrams that a full queue dropped.
     pub(super) dropped: [f64; 2],
 }
 
@@ -41,16 +41,16 @@ pub(super) struct Pair {
     pub(super) goodput: [Bitrate; 2],
 }
 
-/// At least so much of Cubic's goodput on links that lose nothing is what a controller must bring to be the default.
+/// Share of Cubic's goodput on links without loss that the default controller must reach.
 const AS_GOOD: f64 = 0.95;
 
-/// At least so many times Cubic's goodput where datagrams are lost makes another controller worth having.
+/// Ratio to Cubic's goodput on links with loss from which another controller is worth having.
 const WORTH: f64 = 1.2;
 
-/// A flow beside one of the other controller must leave it at least this part of what both have.
+/// Share of a common link that a flow must leave to one with the other controller.
 const LEFT: f64 = 0.25;
 
-/// More of its datagrams than this must not be dropped from the queue where nothing is lost by chance.
+/// Limit of the share of datagrams that a full queue drops on links without random loss.
 const WASTE: f64 = 0.05;
 
 impl Alone {
@@ -104,7 +104,7 @@ fn share(rate: Bitrate, link: Link) -> f64 {
     rate.0 as f64 / link.rate.0 as f64
 }
 
-/// All of it for people.
+/// The report as text.
 pub(super) fn table(alone: &[Alone], pairs: &[Pair]) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -142,7 +142,7 @@ pub(super) fn recommendation(alone: &[Alone], pairs: &[Pair]) -> Option<String> 
     Some(format!("recommended default: {name}. What bbr must do to be it: {}", told.join("; ")))
 }
 
-/// All of it for programs: BBR against Cubic.
+/// The report as rows: BBR against Cubic.
 pub(super) fn rows(alone: &[Alone], pairs: &[Pair]) -> Vec<RatioRow> {
     let row = |case, metric, against, [peer, usher]: [f64; 2]| {
         let ratio = usher / peer.max(1e-9);

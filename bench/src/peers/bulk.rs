@@ -1,5 +1,5 @@
 //! Many bytes: one large title, many on one connection, many connections. The same files from every server; each client
-//! says, or shows in files, that it got all of them.
+//! reports, or proves by its files, that it received all of them.
 
 use std::{
     path::Path,
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
-    table::{Book, Figures, Peer, SELF},
+    table::{Figures, Peer, Results, SELF},
     testbed::{Testbed, enter, middle},
     web::{self, Http, Web},
 };
@@ -26,38 +26,38 @@ struct Client {
 struct Load {
     case: &'static str,
     clients: Vec<Client>,
-    /// All clients' bytes.
+    /// Bytes of all clients.
     bytes: u64,
     /// Into files, in a folder; Usher needs a folder for several titles.
     files: bool,
 }
 
-pub(crate) fn one(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    Load::one(testbed, "one", false).run(testbed, rep, book)
+pub(crate) fn one(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
+    Load::one(testbed, "one", false).run(testbed, rep, results)
 }
 
-pub(crate) fn file(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    Load::one(testbed, "file", true).run(testbed, rep, book)
+pub(crate) fn file(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
+    Load::one(testbed, "file", true).run(testbed, rep, results)
 }
 
-pub(crate) fn titles(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn titles(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     let titles = testbed.sizes.titles;
     let curl = format!("many/[00-{:02}].mp4", titles - 1);
     let client = Client { usher: "many/*".to_owned(), curl, stock: (0..titles).map(middle).collect() };
     let bytes = titles * testbed.sizes.title;
-    Load { case: "titles", clients: vec![client], bytes, files: true }.run(testbed, rep, book)
+    Load { case: "titles", clients: vec![client], bytes, files: true }.run(testbed, rep, results)
 }
 
-pub(crate) fn connections(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
-    Load::connections(testbed, "connections").run(testbed, rep, book)
+pub(crate) fn connections(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
+    Load::connections(testbed, "connections").run(testbed, rep, results)
 }
 
 /// A node that sends by one thread beside the node of all cases, which has one on each core.
-pub(crate) fn threads(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn threads(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     let load = Load::connections(testbed, "threads");
     let single = Cluster::with(&testbed.media, &["--capacity", FAST, "--threads", "1"])?;
-    book.enter(load.case, Peer { name: "one thread", suffix: "" }, rep, load.usher(testbed, &single)?);
-    book.enter(load.case, SELF, rep, load.usher(testbed, &testbed.cluster)?);
+    results.enter(load.case, Peer { name: "one thread", suffix: "" }, rep, load.usher(testbed, &single)?);
+    results.enter(load.case, SELF, rep, load.usher(testbed, &testbed.cluster)?);
     Ok(())
 }
 
@@ -74,15 +74,15 @@ impl Load {
         Self { case, clients, bytes: testbed.sizes.titles * testbed.sizes.title, files: false }
     }
 
-    fn run(&self, testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+    fn run(&self, testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
         for server in [&testbed.nginx, &testbed.caddy].into_iter().flatten() {
             for http in [Http::One, Http::Two] {
                 let peer = Peer { name: server.name, suffix: http.suffix() };
-                enter(book, self.case, peer, rep, self.web(testbed, server, http));
+                enter(results, self.case, peer, rep, self.web(testbed, server, http));
             }
         }
-        enter(book, self.case, Peer { name: "stock quinn", suffix: "" }, rep, self.stock(testbed));
-        book.enter(self.case, SELF, rep, self.usher(testbed, &testbed.cluster)?);
+        enter(results, self.case, Peer { name: "stock quinn", suffix: "" }, rep, self.stock(testbed));
+        results.enter(self.case, SELF, rep, self.usher(testbed, &testbed.cluster)?);
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl Load {
         let place = if self.files { output.path() } else { Path::new("/dev/null") };
         let commands = self.clients.iter().map(|client| fetch(cluster, &client.usher, place));
         let (figures, run) = self.measure(&[cluster.node_id()], commands.collect::<anyhow::Result<_>>()?)?;
-        let bytes = if self.files { in_files(place)? } else { told(&run)? };
+        let bytes = if self.files { in_files(place)? } else { verified_bytes(&run)? };
         ensure!(bytes == self.bytes, "usher got {bytes} bytes of {}", self.bytes);
         Ok(figures)
     }
@@ -157,7 +157,7 @@ pub(crate) fn fetch(cluster: &Cluster, path: &str, output: &Path) -> anyhow::Res
 }
 
 /// Bytes that finished fetches verified, by their output.
-pub(crate) fn told(run: &Run) -> anyhow::Result<u64> {
+pub(crate) fn verified_bytes(run: &Run) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for output in &run.outputs {
         for line in String::from_utf8_lossy(&output.stderr).lines() {

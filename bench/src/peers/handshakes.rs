@@ -15,21 +15,21 @@ use usher_certs::{
 
 use super::{
     stock,
-    table::{Book, Figures, Peer, SELF},
+    table::{Figures, Peer, Results, SELF},
     testbed::{Testbed, enter, small},
     viewer,
     web::Web,
 };
 use crate::cluster::usage::Meter;
 
-pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     let count = testbed.sizes.handshakes;
     if let Some(nginx) = &testbed.nginx {
-        enter(book, "handshakes", Peer { name: "nginx", suffix: "" }, rep, web(nginx, count));
+        enter(results, "handshakes", Peer { name: "nginx", suffix: "" }, rep, web(nginx, count));
     }
     let runtime = viewer::runtime()?;
-    enter(book, "handshakes", Peer { name: "stock quinn", suffix: "" }, rep, runtime.block_on(bare(testbed)));
-    book.enter("handshakes", SELF, rep, runtime.block_on(usher(testbed))?);
+    enter(results, "handshakes", Peer { name: "stock quinn", suffix: "" }, rep, runtime.block_on(bare(testbed)));
+    results.enter("handshakes", SELF, rep, runtime.block_on(usher(testbed))?);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! A thousand viewers who take a film at its rate: what one costs a server that has just started. Usher's viewers are
+//! A thousand viewers that receive a film at its rate: the cost of one for a server that has just started. Usher's viewers are
 //! connections of this process; nginx paces by `limit_rate`, and its clients are a few curl processes.
 
 use std::{
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    table::{Book, Figures, Peer, SELF},
+    table::{Figures, Peer, Results, SELF},
     testbed::{RATE, Testbed, enter},
     viewer,
     web::{Http, Web},
@@ -34,13 +34,13 @@ const JOINS_AT_ONCE: usize = 16;
 
 const FILM: &str = "film.mp4";
 
-pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     if let (Some(program), Some(curl)) = (&testbed.programs.nginx, &testbed.programs.curl) {
         let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
-        enter(book, "idle", peer, rep, nginx(testbed, program, curl));
+        enter(results, "idle", peer, rep, nginx(testbed, program, curl));
     }
     let cluster = Cluster::start(&testbed.films())?;
-    book.enter("idle", SELF, rep, viewer::runtime()?.block_on(usher(testbed, &cluster))?);
+    results.enter("idle", SELF, rep, viewer::runtime()?.block_on(usher(testbed, &cluster))?);
     Ok(())
 }
 

@@ -13,8 +13,8 @@ use anyhow::{Context as _, ensure};
 use usher_kit::Process;
 
 use super::{
-    bulk::{fetch, in_files, told},
-    table::{Book, Figures, Peer, SELF},
+    bulk::{fetch, in_files, verified_bytes},
+    table::{Figures, Peer, Results, SELF},
     testbed::{Testbed, enter},
 };
 use crate::cluster::{Run, run_all, start, usage::Meter};
@@ -25,9 +25,9 @@ const OFFER: Duration = Duration::from_secs(120);
 /// Options that keep sendme on this machine.
 const LOCAL: [&str; 5] = ["--relay", "disabled", "--magic-ipv4-addr", "127.0.0.1:0", "--no-progress"];
 
-pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     if let Some(program) = &testbed.programs.sendme {
-        enter(book, "verified", Peer { name: "sendme", suffix: "" }, rep, sendme(testbed, program));
+        enter(results, "verified", Peer { name: "sendme", suffix: "" }, rep, sendme(testbed, program));
     }
     let output = testbed.output()?;
     let file = output.path().join("one.mp4");
@@ -35,8 +35,12 @@ pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Res
     let run = run_all(vec![fetch(&testbed.cluster, "one.mp4", &file)?])?;
     let figures = figures(testbed, &meter, &run)?;
     let bytes = fs::metadata(&file).context("look at what was fetched")?.len();
-    ensure!(bytes == testbed.sizes.one && told(&run)? == bytes, "usher got {bytes} bytes of {}", testbed.sizes.one);
-    book.enter("verified", SELF, rep, figures);
+    ensure!(
+        bytes == testbed.sizes.one && verified_bytes(&run)? == bytes,
+        "usher got {bytes} bytes of {}",
+        testbed.sizes.one
+    );
+    results.enter("verified", SELF, rep, figures);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Small titles, one after the other on warm connections: what a request costs beside its bytes. Usher's request is a
+//! Small titles, one after the other on warm connections: the cost of a request beside its bytes. Usher's request is a
 //! ticket from the master and a session at the node, and both processes are counted; nginx's is a GET.
 
 use std::{path::Path, time::Instant};
@@ -6,19 +6,19 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context as _, ensure};
 
 use super::{
-    table::{Book, Figures, Peer, SELF, median},
+    table::{Figures, Peer, Results, SELF, median},
     testbed::{SMALL, Testbed, enter, small},
     viewer,
     web::{self, Http, Web},
 };
 use crate::cluster::{run_all, usage::Meter};
 
-pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     if let (Some(server), Some(curl)) = (&testbed.nginx, &testbed.programs.curl) {
         let peer = Peer { name: "nginx", suffix: Http::One.suffix() };
-        enter(book, "small", peer, rep, nginx(testbed, server, curl));
+        enter(results, "small", peer, rep, nginx(testbed, server, curl));
     }
-    book.enter("small", SELF, rep, viewer::runtime()?.block_on(usher(testbed))?);
+    results.enter("small", SELF, rep, viewer::runtime()?.block_on(usher(testbed))?);
     Ok(())
 }
 

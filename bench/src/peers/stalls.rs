@@ -1,5 +1,5 @@
-//! A full node: viewers to 95 % of a node's capacity, and beside them fetches that take what they can get. How often a
-//! viewer's player would have stood still, how much of the capacity was used, and whether it was ever exceeded.
+//! A full node: viewers to 95 % of a node's capacity, and beside them fetches that take what they can get. Measures the
+//! stalls of the viewers' players, the used share of the capacity, and whether the capacity was ever exceeded.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,13 +14,13 @@ use tonic::transport::Channel;
 use usher_proto::pb::v1::{Purpose, ResolveRequest, tickets_client::TicketsClient};
 
 use super::{
-    table::{Book, Figures, SELF},
+    table::{Figures, Results, SELF},
     testbed::{RATE, Testbed},
     viewer,
 };
 use crate::cluster::Cluster;
 
-/// The node's, in bit/s: so little that this machine is never the limit.
+/// The node's capacity, in bit/s: low enough that the machine is never the limit.
 const CAPACITY: u64 = 200_000_000;
 
 /// Media that a player buffers before it plays, counted from the first byte.
@@ -36,28 +36,28 @@ const FILM: &str = "film.mp4";
 /// The width of the windows in which the capacity must not be exceeded.
 const SECOND: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     let capacity = format!("{}mbit", CAPACITY / 1_000_000);
     let cluster = Cluster::with(&testbed.films(), &["--capacity", &capacity])?;
     let figures = viewer::runtime()?.block_on(LocalSet::new().run_until(watch(testbed, &cluster)))?;
-    book.enter("stalls", SELF, rep, figures);
+    results.enter("stalls", SELF, rep, figures);
     Ok(())
 }
 
-/// One who plays.
+/// A simulated player.
 #[derive(Default)]
 struct Player {
     bytes: Cell<u64>,
     first: Cell<Option<Instant>>,
     stalls: Cell<u64>,
-    /// When the picture stands still: since when.
+    /// Start of the present stall.
     still: Cell<Option<Instant>>,
-    /// How long it stood still in all.
+    /// Total duration of the stalls.
     lost: Cell<Duration>,
 }
 
 impl Player {
-    /// Bytes came; had they been played all before?
+    /// Adds received bytes, after a check for a stall.
     fn take(&self, now: Instant, bytes: u64) {
         self.look(now);
         let first = self.first.get().unwrap_or(now);
@@ -68,7 +68,7 @@ impl Player {
         }
     }
 
-    /// Whether it has anything left to play.
+    /// Starts a stall if the buffer is empty.
     fn look(&self, now: Instant) {
         let Some(first) = self.first.get() else { return };
         let lasts = Duration::from_secs_f64(self.bytes.get() as f64 * 8.0 / RATE as f64);
@@ -80,7 +80,7 @@ impl Player {
     }
 }
 
-/// Bytes that all of them received, and when.
+/// Bytes that all sessions received, with times.
 type Receipts = Rc<RefCell<Vec<(Instant, u64)>>>;
 
 async fn watch(testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> {
@@ -120,7 +120,7 @@ async fn watch(testbed: &Testbed, cluster: &Cluster) -> anyhow::Result<Figures> 
     ])
 }
 
-/// The most that came in any second.
+/// The most bytes received in any second.
 fn busiest(received: &[(Instant, u64)]) -> u64 {
     let (mut first, mut within, mut most) = (0, 0, 0);
     for (at, bytes) in received {

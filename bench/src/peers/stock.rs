@@ -27,7 +27,7 @@ use crate::cluster::start;
 /// Bytes read from a file at once, into fresh memory that quinn then owns.
 const PIECE: usize = 512 * 1024;
 
-/// The longest path that is asked for, in bytes.
+/// The longest requested path, in bytes.
 const MAX_PATH: usize = 4096;
 
 /// Serves files over bare QUIC: a path on a stream, then the file.
@@ -82,7 +82,7 @@ pub(crate) fn serve(args: &QuicServerArgs) -> anyhow::Result<()> {
         while let Some(incoming) = endpoint.accept().await {
             let root = args.root.clone();
             tokio::spawn(async move {
-                // A client that leaves is no concern of a bare loop.
+                // Errors of a client that leaves are ignored.
                 if let Ok(connection) = incoming.await {
                     while let Ok((send, receive)) = connection.accept_bi().await {
                         tokio::spawn(send_file(root.clone(), send, receive));
@@ -149,7 +149,7 @@ pub(crate) fn fetch(args: &QuicClientArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Dials a bare server that shows this certificate.
+/// Dials a bare server that has this certificate.
 pub(crate) async fn dial(endpoint: &Endpoint, server: SocketAddr, cert: &Path) -> anyhow::Result<Connection> {
     if server.ip() != Ipv4Addr::LOCALHOST {
         bail!("{server} is not on loopback");

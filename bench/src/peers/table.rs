@@ -1,10 +1,10 @@
-//! Figures of contenders, held against one another. Pure: what was measured comes in, rows come out.
+//! Comparison of the contenders' figures. Pure: measurements are the input, rows the output.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-/// The contender that all others are held against.
+/// The contender that all others are compared with.
 pub(crate) const USHER: &str = "usher";
 
 /// A measured program, and the suffix of the case when Usher is compared with it.
@@ -21,14 +21,14 @@ pub(crate) const SELF: Peer = Peer { name: USHER, suffix: "" };
 /// Figures by metric; a metric's name includes its unit.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
 
-/// All that was measured.
+/// All measurements.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
-    notes: Vec<Note>,
+pub(crate) struct Results {
+    measurements: Vec<Measurement>,
 }
 
 #[derive(Debug)]
-struct Note {
+struct Measurement {
     case: &'static str,
     peer: Peer,
     rep: usize,
@@ -56,39 +56,46 @@ pub(crate) struct Row {
     pub(crate) peer: Option<f64>,
 }
 
-impl Book {
-    /// Enters what one contender took in one repetition.
+impl Results {
+    /// Adds the figures of one contender in one repetition.
     pub(crate) fn enter(&mut self, case: &'static str, peer: Peer, rep: usize, figures: Figures) {
-        self.notes.extend(figures.into_iter().map(|(metric, value)| Note { case, peer, rep, metric, value }));
+        self.measurements.extend(figures.into_iter().map(|(metric, value)| Measurement {
+            case,
+            peer,
+            rep,
+            metric,
+            value,
+        }));
     }
 
-    /// One row for each of Usher's metrics and each peer that has it, in the order of their entering. A metric that no
+    /// One row for each of Usher's metrics and each peer that has it, in the order of their addition. A metric that no
     /// peer has gets a row without ratios.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         let mut seen = Vec::new();
-        for note in self.notes.iter().filter(|note| note.peer == SELF) {
-            let key = (note.case, note.metric);
+        for entry in self.measurements.iter().filter(|entry| entry.peer == SELF) {
+            let key = (entry.case, entry.metric);
             if !seen.contains(&key) {
                 seen.push(key);
-                rows.extend(self.held_against(note.case, note.metric));
+                rows.extend(self.compared_with(entry.case, entry.metric));
             }
         }
         rows
     }
 
-    fn held_against(&self, case: &str, metric: &'static str) -> Vec<Row> {
+    fn compared_with(&self, case: &str, metric: &'static str) -> Vec<Row> {
         let of = |peer: Peer| -> Vec<(usize, f64)> {
-            let notes = self.notes.iter().filter(|note| (note.case, note.metric, note.peer) == (case, metric, peer));
-            notes.map(|note| (note.rep, note.value)).collect()
+            let measurements =
+                self.measurements.iter().filter(|entry| (entry.case, entry.metric, entry.peer) == (case, metric, peer));
+            measurements.map(|entry| (entry.rep, entry.value)).collect()
         };
         let usher = of(SELF);
-        let values = |notes: &[(usize, f64)]| notes.iter().map(|(_, value)| *value).collect::<Vec<_>>();
+        let values = |measurements: &[(usize, f64)]| measurements.iter().map(|(_, value)| *value).collect::<Vec<_>>();
         let mine = median(values(&usher)).unwrap_or_default();
         let mut peers: Vec<Peer> = Vec::new();
-        for note in self.notes.iter().filter(|note| (note.case, note.metric) == (case, metric)) {
-            if note.peer != SELF && !peers.contains(&note.peer) {
-                peers.push(note.peer);
+        for entry in self.measurements.iter().filter(|entry| (entry.case, entry.metric) == (case, metric)) {
+            if entry.peer != SELF && !peers.contains(&entry.peer) {
+                peers.push(entry.peer);
             }
         }
         if peers.is_empty() {
@@ -175,13 +182,13 @@ mod tests {
 
     const NGINX: Peer = Peer { name: "nginx", suffix: "h1" };
 
-    fn book() -> Book {
-        let mut book = Book::default();
+    fn results() -> Results {
+        let mut results = Results::default();
         for (rep, (theirs, ours)) in [(1.0, 2.0), (2.0, 1.0), (4.0, 6.0)].into_iter().enumerate() {
-            book.enter("one", NGINX, rep, vec![("wall s", theirs)]);
-            book.enter("one", SELF, rep, vec![("wall s", ours), ("memory kB", 5.0)]);
+            results.enter("one", NGINX, rep, vec![("wall s", theirs)]);
+            results.enter("one", SELF, rep, vec![("wall s", ours), ("memory kB", 5.0)]);
         }
-        book
+        results
     }
 
     #[test]
@@ -194,7 +201,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_one_repetition_each() {
-        let rows = book().rows();
+        let rows = results().rows();
         let wall = Row {
             case: "one-h1".to_owned(),
             metric: "wall s",
@@ -211,17 +218,17 @@ mod tests {
 
     #[test]
     fn nothing_is_divided_by_nothing() {
-        let mut book = Book::default();
-        book.enter("one", NGINX, 0, vec![("CPU s", 0.0)]);
-        book.enter("one", SELF, 0, vec![("CPU s", 1.0)]);
-        book.enter("one", SELF, 1, vec![("CPU s", 3.0)]);
-        let rows = book.rows();
+        let mut results = Results::default();
+        results.enter("one", NGINX, 0, vec![("CPU s", 0.0)]);
+        results.enter("one", SELF, 0, vec![("CPU s", 1.0)]);
+        results.enter("one", SELF, 1, vec![("CPU s", 3.0)]);
+        let rows = results.rows();
         assert_eq!((rows[0].ratio, rows[0].usher, rows[0].peer), (None, 2.0, Some(0.0)));
     }
 
     #[test]
     fn json_has_the_agreed_keys() {
-        let rows = book().rows();
+        let rows = results().rows();
         let expected = serde_json::json!({"rows": [
             {"case": "one-h1", "metric": "wall s", "against": "nginx", "ratio": 1.5, "min": 0.5, "max": 2.0,
              "usher": 2.0, "peer": 2.0},
@@ -233,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_each_row() {
-        let text = text(&book().rows());
+        let text = text(&results().rows());
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
         assert!(lines[1].contains("1.50    0.50    2.00        2.00        2.00"), "{text}");

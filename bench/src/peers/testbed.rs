@@ -1,5 +1,5 @@
 //! The parts that all cases share: titles on disk, Usher's cluster, and the peers that this machine has, all running at once and
-//! idle while it is not their turn.
+//! idle outside their turns.
 
 use std::{
     env, fs,
@@ -13,19 +13,19 @@ use usher_chaos::test_title;
 
 use super::{
     stock::Stock,
-    table::{Book, Figures, Peer},
+    table::{Figures, Peer, Results},
     web::{Site, Web},
 };
 use crate::cluster::Cluster;
 
-/// How large the cases are; sizes in bytes.
+/// Sizes of the cases, in bytes.
 pub(crate) struct Sizes {
     /// The one large title.
     pub(crate) one: u64,
-    /// How many of middle size, at most 100, and their size.
+    /// Number of titles of middle size, at most 100, and their size.
     pub(crate) titles: u64,
     pub(crate) title: u64,
-    /// How many of 64 KiB.
+    /// Number of titles of 64 KiB.
     pub(crate) smalls: u64,
     /// Requests for small ones.
     pub(crate) requests: u64,
@@ -149,26 +149,32 @@ impl Testbed {
         (certs.join("master.pem"), certs.join("master.key"))
     }
 
-    /// An empty folder for state, gone when dropped.
+    /// An empty folder for state, removed on drop.
     pub(crate) fn state(&self) -> anyhow::Result<TempDir> {
         TempDir::new_in(self.dir.path()).context("make a folder")
     }
 
-    /// An empty folder for what is fetched, gone when dropped.
+    /// An empty folder for fetched files, removed on drop.
     pub(crate) fn output(&self) -> anyhow::Result<TempDir> {
         TempDir::new_in(self.scratch.path()).context("make a folder")
     }
 }
 
-/// Enters what a peer took. One that fails is left out, loudly: it is not what is tested here.
-pub(crate) fn enter(book: &mut Book, case: &'static str, peer: Peer, rep: usize, outcome: anyhow::Result<Figures>) {
+/// Adds a peer's figures. A peer that fails is reported and left out.
+pub(crate) fn enter(
+    results: &mut Results,
+    case: &'static str,
+    peer: Peer,
+    rep: usize,
+    outcome: anyhow::Result<Figures>,
+) {
     match outcome {
-        Ok(figures) => book.enter(case, peer, rep, figures),
+        Ok(figures) => results.enter(case, peer, rep, figures),
         Err(error) => eprintln!("FAILED PEER: {} {}: {error:#}; going on without it", peer.name, peer.suffix),
     }
 }
 
-/// In memory where there is plenty, else where temporary files go.
+/// In memory if there is enough, otherwise in the folder of temporary files.
 fn scratch() -> std::io::Result<TempDir> {
     let memory = Path::new("/dev/shm");
     let roomy = rustix::fs::statvfs(memory).is_ok_and(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >= ROOMY);

@@ -24,7 +24,7 @@ use usher_proto::pb::v1::{
 };
 
 use super::{
-    table::{Book, Figures, Peer, SELF},
+    table::{Figures, Peer, Results, SELF},
     testbed::{Testbed, enter, small},
     viewer,
 };
@@ -79,7 +79,7 @@ pub(crate) fn serve(args: &TicketServerArgs) -> anyhow::Result<()> {
     })
 }
 
-pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Result<()> {
+pub(crate) fn run(testbed: &Testbed, rep: usize, results: &mut Results) -> anyhow::Result<()> {
     let runtime = viewer::runtime()?;
     let title = small(0);
     let answer = runtime.block_on(async {
@@ -97,8 +97,8 @@ pub(crate) fn run(testbed: &Testbed, rep: usize, book: &mut Book) -> anyhow::Res
     let _: SocketAddr = address.parse().context("an address")?;
     bare.ignore_log();
     let drive = |address, server| runtime.block_on(LocalSet::new().run_until(drive(testbed, address, server)));
-    enter(book, "tickets", Peer { name: "bare tonic", suffix: "" }, rep, drive(address, bare.id()));
-    book.enter("tickets", SELF, rep, drive(&testbed.cluster.address, testbed.cluster.master.id())?);
+    enter(results, "tickets", Peer { name: "bare tonic", suffix: "" }, rep, drive(address, bare.id()));
+    results.enter("tickets", SELF, rep, drive(&testbed.cluster.address, testbed.cluster.master.id())?);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! A viewer of usher/1 inside this process, for what thousands of `usher` processes would be too heavy for: it asks the
-//! master, dials nodes, reads and counts. It does not verify; the cases that fetch do.
+//! A viewer of usher/1 inside this process, for cases with thousands of viewers: it asks the master, dials nodes, reads and
+//! counts. It does not verify; the cases that fetch do.
 
 use std::{
     net::{Ipv4Addr, UdpSocket},

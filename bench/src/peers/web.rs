@@ -16,7 +16,7 @@ use crate::cluster::{start, usage};
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
 
-/// Which version of HTTP curl speaks.
+/// Version of HTTP that curl uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Http {
     One,
@@ -40,7 +40,7 @@ pub(crate) struct Web {
     process: Process,
 }
 
-/// The needs of every server: where the titles are, and a certificate for loopback.
+/// Inputs of every server: the folder of the titles, and a certificate for loopback.
 pub(crate) struct Site<'a> {
     pub(crate) root: &'a Path,
     pub(crate) cert: &'a Path,
@@ -123,7 +123,7 @@ impl Web {
         Ok(all)
     }
 
-    /// Where a path is had.
+    /// URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("https://{}/{path}", self.address)
     }

@@ -1,7 +1,7 @@
 //! Bits that no router could deliver: the fluid optimum with free, unlimited migration, over the copies as placed and over
-//! any copies. Owns the sampling; sessions are water here. Independent of policies.
+//! any copies. Owns the sampling; sessions are treated as fluid. Independent of policies.
 //!
-//! Demand is that of all sessions that would run then if everybody were served at the first redemption. Capacity is
+//! Demand is that of all sessions that would run then if each were served at the first redemption. Capacity is
 //! what grey and background leave; a crashed node has none, a draining one all of it up to its deadline.
 
 use std::collections::HashMap;

@@ -15,7 +15,7 @@ const MEMORY: f64 = 60.0;
 /// Seconds of every title. A file's size is its bitrate times this; sessions that last longer play it again.
 const TITLE_SECONDS: u64 = 3600;
 
-/// One run's givens.
+/// The inputs of one run.
 pub(crate) struct Plan<'a> {
     /// The scenario.
     pub(crate) scenario: &'a Scenario,
@@ -40,31 +40,31 @@ pub(crate) struct Plan<'a> {
 /// A change of a node's state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Incident {
-    /// When.
+    /// The time.
     pub(crate) at: Time,
-    /// Whom.
+    /// The node.
     pub(crate) node: u32,
-    /// What.
+    /// The change.
     pub(crate) what: IncidentKind,
 }
 
 /// Kind of incident.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum IncidentKind {
-    /// Gone without a word.
+    /// Crashes.
     Crash,
-    /// There again, as a new boot.
+    /// Starts again, as a new boot.
     Start,
-    /// Takes no new session.
+    /// Drains: accepts no new session.
     Drain,
-    /// Leaves in order; whoever still plays there must go.
+    /// Shuts down in order; its sessions must move.
     Stop,
-    /// Delivers this share of its capacity; 1 is well again.
+    /// Delivers this share of its capacity; 1 is the full capacity.
     Grey(f64),
 }
 
 impl<'a> Plan<'a> {
-    /// The givens of `scenario` with `seed`.
+    /// The plan of `scenario` with `seed`.
     pub(crate) fn new(scenario: &'a Scenario, seed: u64) -> Self {
         let capacities: Vec<u64> = scenario
             .nodes
@@ -90,7 +90,7 @@ impl<'a> Plan<'a> {
         self.capacities.iter().sum()
     }
 
-    /// Everybody who asks, in order of time.
+    /// All arrivals, in order of time.
     pub(crate) fn arrivals(&self) -> Arrivals<'_> {
         Arrivals::new(self.scenario, self.seed, self.capacity(), &self.rates)
     }

@@ -1,7 +1,7 @@
 //! Inputs of a policy and the orders that it may give. Owns the types between it and the simulation, and the list of policies.
 //!
 //! A policy is one master: with several masters there are several instances, and each gets the reports of all nodes but only the
-//! requests that came to it. It knows nothing of the simulation but these calls. After every call the simulation takes the
+//! requests that came to it. It has no other access to the simulation. After every call the simulation takes the
 //! orders; every call comes with the present time, which never goes back.
 
 mod baseline;
@@ -28,13 +28,13 @@ pub(crate) type Rate = u64;
 
 /// One way to choose, as one master runs it.
 pub(crate) trait Policy {
-    /// A node attached and can be chosen; a new boot number means that it forgot all sessions.
+    /// A node attached and can be chosen; a new boot number means that it has no sessions any more.
     fn joined(&mut self, now: Time, node: NodeIndex, join: &Join<'_>);
 
     /// A node left in order, or its channel broke. A crash is not reported: the node falls silent.
     fn left(&mut self, now: Time, node: NodeIndex);
 
-    /// A node takes no new session from now on.
+    /// A node accepts no new session from now on.
     fn draining(&mut self, now: Time, node: NodeIndex);
 
     /// A periodic report came. Reports can come late, out of order, or not at all.
@@ -66,7 +66,7 @@ pub(crate) trait Policy {
     /// The answer to a `Probe` of this instance.
     fn probed(&mut self, _now: Time, _node: NodeIndex, _alive: bool) {}
 
-    /// Gives the orders that came up since the last call.
+    /// Returns the orders since the last call.
     fn orders(&mut self, _orders: &mut Vec<Order>) {}
 }
 
@@ -84,11 +84,11 @@ pub(crate) struct Flags {
 pub(crate) struct Setup {
     /// The run's seed.
     pub(crate) seed: u64,
-    /// Which of the masters this is, from 0.
+    /// Number of this master, from 0.
     pub(crate) index: u32,
-    /// How many masters there are.
+    /// Number of masters.
     pub(crate) masters: u32,
-    /// How many titles there are.
+    /// Number of titles.
     pub(crate) titles: u32,
     /// Time between two reports of a node.
     pub(crate) report_interval: Time,
@@ -105,7 +105,7 @@ pub(crate) struct Join<'a> {
     pub(crate) boot: u64,
     /// Titles that it can serve.
     pub(crate) titles: &'a [Held],
-    /// Bytes that it gives to copies which a policy orders.
+    /// Bytes for copies that a policy orders.
     pub(crate) replica_bytes: u64,
 }
 
@@ -118,7 +118,7 @@ pub(crate) struct Held {
     pub(crate) rate: Rate,
     /// Its size in bytes.
     pub(crate) bytes: u64,
-    /// Came by an order, not at the start.
+    /// Whether an order created it.
     pub(crate) replica: bool,
 }
 
@@ -133,9 +133,9 @@ pub(crate) struct Report {
     pub(crate) uptime_ms: u64,
     /// Milliseconds that the means below are over.
     pub(crate) window_ms: u64,
-    /// Bit/s of the sessions that run at that instant.
+    /// Bit/s of the running sessions.
     pub(crate) committed: Rate,
-    /// How many they are.
+    /// Number of running sessions.
     pub(crate) sessions: u32,
     /// Mean bit/s on the link, without what copies took.
     pub(crate) egress: Rate,
@@ -162,7 +162,7 @@ pub(crate) struct Delta {
     pub(crate) boot: u64,
     /// Milliseconds since that start when all of this was true.
     pub(crate) uptime_ms: u64,
-    /// Bit/s of the sessions that ran then.
+    /// Bit/s of the running sessions at that time.
     pub(crate) committed: Rate,
     /// Changes, in order.
     pub(crate) changes: Vec<Change>,
@@ -175,9 +175,9 @@ pub(crate) enum Change {
     Begun {
         /// Which.
         session: SessionNumber,
-        /// Of what.
+        /// The title.
         title: Title,
-        /// Its bit/s.
+        /// Its rate, bit/s.
         rate: Rate,
     },
     /// A session is over here: at its end, or moved away.
@@ -187,9 +187,9 @@ pub(crate) enum Change {
     },
     /// A ticket was refused.
     Refused {
-        /// Of which session.
+        /// The session.
         session: SessionNumber,
-        /// With a full node: the bit/s that it can promise in all.
+        /// For a full node: bit/s that it can reserve in total.
         limit: Option<Rate>,
     },
 }
@@ -201,11 +201,11 @@ pub(crate) struct Ask<'a> {
     pub(crate) session: SessionNumber,
     /// The title.
     pub(crate) title: Title,
-    /// Where it is.
+    /// The client's zone.
     pub(crate) zone: u32,
     /// Nodes that it excludes.
     pub(crate) exclude: &'a [NodeIndex],
-    /// Those of them that turned it away since they were full.
+    /// Those of them that refused it because they were full.
     pub(crate) full: &'a [NodeIndex],
 }
 
@@ -214,62 +214,62 @@ pub(crate) struct Ask<'a> {
 pub(crate) enum Answer {
     /// The node, and others that it may try without asking again.
     Seat {
-        /// Where the rate was reserved.
+        /// The node where the rate was reserved.
         node: NodeIndex,
-        /// Where to go next, in order.
+        /// The next nodes to try, in order.
         alternates: Vec<NodeIndex>,
         /// A guard may let it in up to a tenth above the node's capacity.
         burst: bool,
     },
-    /// There is no room.
+    /// No node has capacity.
     Refused,
 }
 
 /// An order of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Let a session go on elsewhere.
+    /// Move a session.
     Move {
         /// Which.
         session: SessionNumber,
-        /// Where it plays.
+        /// The node that serves it.
         from: NodeIndex,
-        /// Where it shall play.
+        /// The new node.
         to: NodeIndex,
     },
     /// Copy a title.
     Replicate {
         /// Which.
         title: Title,
-        /// The node that has it.
+        /// The source.
         from: NodeIndex,
-        /// The node that shall have it.
+        /// The target.
         to: NodeIndex,
-        /// At most so many bit/s.
+        /// Upper limit, bit/s.
         rate: Rate,
     },
-    /// Forget a copy; the last one anywhere stays.
+    /// Remove a copy; the last copy of a title stays.
     Evict {
-        /// Where.
+        /// The node.
         node: NodeIndex,
         /// Which.
         title: Title,
     },
-    /// Ask a node for a sign of life.
+    /// Probe a node.
     Probe {
         /// Which.
         node: NodeIndex,
     },
 }
 
-/// How a copy comes along.
+/// Progress of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Copied {
-    /// Of what.
+    /// The title.
     pub(crate) title: Title,
-    /// From where.
+    /// The source.
     pub(crate) from: NodeIndex,
-    /// To where.
+    /// The target.
     pub(crate) to: NodeIndex,
     /// The new stage.
     pub(crate) stage: CopyStage,
@@ -278,11 +278,11 @@ pub(crate) struct Copied {
 /// Stage of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CopyStage {
-    /// Its beginning is there: sessions may begin.
+    /// Its first bytes have arrived: sessions may begin.
     Serving,
-    /// All of it is there.
+    /// It is complete.
     Whole,
-    /// It will not come: no room, or an end of it is gone. Titles served from it are served no more.
+    /// It failed: no room, or its source or target is gone. Its sessions end.
     Failed,
     /// It was evicted.
     Evicted,
@@ -295,7 +295,7 @@ pub(crate) struct Named {
     pub(crate) name: &'static str,
     /// Properties that the simulation needs.
     pub(crate) flags: Flags,
-    /// Makes one master.
+    /// Creates one master.
     pub(crate) make: fn(Setup) -> Box<dyn Policy>,
 }
 

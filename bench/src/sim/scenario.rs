@@ -1,4 +1,4 @@
-//! A scenario file: its keys, their defaults (the base of the public scenarios), and what makes no sense in it.
+//! A scenario file: its keys, their defaults (the base of the public scenarios), and the checks of its values.
 //! Running it is left to `simulation`.
 
 mod check;
@@ -23,7 +23,7 @@ pub(crate) struct Scenario {
     pub(crate) nodes: Vec<NodeKind>,
     /// Node i lies in zone i mod `zones`; clients come from all zones alike.
     pub(crate) zones: u32,
-    /// How many titles there are; a title's number is its rank.
+    /// Number of titles; a title's number is its rank.
     pub(crate) titles: u32,
     /// Exponent of the titles' popularity.
     pub(crate) zipf: f64,
@@ -31,7 +31,7 @@ pub(crate) struct Scenario {
     pub(crate) placement: Placement,
     /// Whether the placement was made when a fifth of the top 200 ranked elsewhere.
     pub(crate) stale_popularity: bool,
-    /// How long sessions last.
+    /// Durations of sessions.
     pub(crate) durations: Durations,
     /// The bitrates of titles, in Mbit/s.
     pub(crate) bitrates_mbps: Vec<f64>,
@@ -45,7 +45,7 @@ pub(crate) struct Scenario {
     pub(crate) seconds: f64,
     /// Share of tickets that are never redeemed.
     pub(crate) abandon: f64,
-    /// How many masters share the requests, at random.
+    /// Number of masters; each request goes to a random one.
     pub(crate) masters: u32,
     /// Reports of nodes.
     pub(crate) reports: Reports,
@@ -63,7 +63,7 @@ pub(crate) struct Scenario {
 pub(crate) struct NodeKind {
     /// Capacity in Gbit/s.
     pub(crate) gbps: f64,
-    /// How many.
+    /// Number of nodes.
     pub(crate) count: u32,
 }
 
@@ -98,7 +98,7 @@ fn min_copies() -> u32 {
     2
 }
 
-/// How long sessions last.
+/// Durations of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Durations {
@@ -142,9 +142,9 @@ pub(crate) struct Background {
 pub(crate) struct Flash {
     /// Second at which it begins.
     pub(crate) at: f64,
-    /// How many seconds requests come.
+    /// Its duration in seconds.
     pub(crate) seconds: f64,
-    /// How many titles it is about, each as likely.
+    /// Number of titles that it concerns, with equal probability.
     pub(crate) titles: u32,
     /// Rank of the first of them, from 0; the others follow.
     pub(crate) first_rank: u32,
@@ -156,55 +156,55 @@ pub(crate) struct Flash {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Fault {
-    /// The node is gone without a word until it comes back cold.
+    /// The node crashes, and starts again without sessions.
     Crash {
-        /// When it goes.
+        /// Second of the crash.
         at: f64,
-        /// Which node.
+        /// The node's number.
         node: u32,
-        /// When it comes back.
+        /// Second of the start.
         until: f64,
     },
-    /// The node takes no new session and stops for good at the deadline.
+    /// The node drains, and stops for good at the deadline.
     Drain {
-        /// When it begins.
+        /// Second at which it begins.
         at: f64,
-        /// Which node.
+        /// The node's number.
         node: u32,
-        /// When it stops.
+        /// Second at which it stops.
         deadline: f64,
     },
     /// The node delivers less than it claims.
     Grey {
-        /// When it begins.
+        /// Second at which it begins.
         at: f64,
-        /// Which node.
+        /// The node's number.
         node: u32,
-        /// When it ends.
+        /// Second at which it ends.
         until: f64,
         /// The share of its capacity that is left.
         fraction: f64,
     },
     /// The node crashes at the start of every period and is back at half of it.
     Flap {
-        /// When the first period begins.
+        /// Second at which the first period begins.
         at: f64,
-        /// Which node.
+        /// The node's number.
         node: u32,
         /// Seconds of a period.
         period: f64,
-        /// How many periods.
+        /// Number of periods.
         times: u32,
     },
-    /// The node drains, is down, and comes back cold.
+    /// The node drains, stops, and starts again without sessions.
     Upgrade {
-        /// When it begins to drain.
+        /// Second at which it begins to drain.
         at: f64,
-        /// Which node.
+        /// The node's number.
         node: u32,
-        /// When it stops.
+        /// Second at which it stops.
         down: f64,
-        /// When it is back.
+        /// Second at which it is back.
         back: f64,
     },
 }
@@ -284,7 +284,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// How many nodes there are.
+    /// Number of nodes.
     pub(crate) fn node_count(&self) -> u32 {
         self.nodes.iter().map(|kind| kind.count).sum()
     }

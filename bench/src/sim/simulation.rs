@@ -37,7 +37,7 @@ use super::{
 /// Regular ticks of a policy.
 const TICK: Time = 250_000;
 
-/// A deadline that lies in the past is kept so much later, so that time goes on.
+/// Delay of a deadline that lies in the past, so that time advances.
 const LEAST_WAIT: Time = 1_000;
 
 /// One run.
@@ -189,7 +189,7 @@ impl<'a> Simulation<'a> {
         self.call(master, |policy, now| policy.tick(now));
     }
 
-    /// Tells all masters of a node that is there now.
+    /// Attaches a node to all masters.
     fn attach(&mut self, node: u32) {
         let it = &self.nodes[node as usize];
         let (capacity, zone, boot, replica_bytes) = (it.capacity, it.zone, it.boot, it.replica_bytes);

@@ -21,19 +21,19 @@ pub(crate) const REDEEM: f64 = 0.08;
 /// Spread of such delays: 95 % lie within a factor of 2.7.
 pub(crate) const SPREAD: f64 = 0.5;
 
-/// Seconds at the start of the warm-up in which those come who play already.
+/// Seconds at the start of the warm-up in which the initial sessions arrive.
 const SEATING: f64 = 5.0;
 
-/// Somebody who asks.
+/// An arriving client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arrival {
-    /// When.
+    /// The time.
     pub(crate) at: Time,
-    /// For which title.
+    /// The title.
     pub(crate) title: u32,
-    /// How long it will be watched.
+    /// The duration of its session.
     pub(crate) duration: Time,
-    /// From which zone.
+    /// The zone.
     pub(crate) zone: u32,
     /// Time from the first ticket to its redemption.
     pub(crate) redeem: Time,
@@ -155,7 +155,7 @@ pub(crate) struct Arrivals<'a> {
     peak: f64,
     end: Time,
     rngs: Vec<SmallRng>,
-    /// Those who play already when the warm-up starts, the last first.
+    /// Sessions that run already when the warm-up starts, the last first.
     audience: Vec<Arrival>,
     /// The next arrival of each source: 0 is the load, the others are flashes.
     next: BinaryHeap<std::cmp::Reverse<(Time, usize)>>,
@@ -188,7 +188,7 @@ impl<'a> Arrivals<'a> {
         arrivals
     }
 
-    /// Draws those who would play already, with what is left of their time, so that the load is there from the start.
+    /// Draws the initial sessions with their remaining durations, so that the load is reached from the start.
     fn seat_audience(&mut self) {
         let durations = self.scenario.durations;
         let mean = self.scenario.level(0.0) * self.intensity * durations.mean();

@@ -1,6 +1,6 @@
 //! State that the baselines share: holders of titles, attached nodes, and their last reports. Chooses nothing.
 //!
-//! A node is there from its attachment until it leaves, drains, or was silent for three report intervals.
+//! A node is available from its attachment until it leaves, drains, or was silent for three report intervals.
 
 use super::{Copied, CopyStage, Join, NodeIndex, Report, Title};
 use crate::sim::units::Time;
@@ -13,11 +13,11 @@ const SILENT: u64 = 3;
 pub(super) struct NodeView {
     /// Bit/s that it claims.
     pub(super) capacity: u64,
-    /// Which start it is.
+    /// Its boot number.
     pub(super) boot: u64,
     /// Attached and not draining.
     pub(super) open: bool,
-    /// The last sign of life.
+    /// Time of the last message.
     pub(super) heard: Time,
     /// The last report of this start, without its acknowledgements.
     pub(super) report: Option<Report>,
@@ -60,7 +60,7 @@ impl Roster {
         self.nodes[node as usize].open = false;
     }
 
-    /// Keeps a report; false if it is of an older start or older than the last.
+    /// Stores a report; false if it is of an older start or older than the last.
     pub(super) fn report(&mut self, now: Time, node: NodeIndex, report: &Report) -> bool {
         let seen = &mut self.nodes[node as usize];
         let last = seen.report.as_ref().map_or(0, |last| last.sequence);
@@ -89,7 +89,7 @@ impl Roster {
         self.rates[title as usize]
     }
 
-    /// The holders of `title` that are there and not excluded.
+    /// The holders of `title` that are available and not excluded.
     pub(super) fn holders<'a>(
         &'a self,
         now: Time,

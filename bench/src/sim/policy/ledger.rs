@@ -10,7 +10,7 @@ const EXPIRY: Time = 5 * SECOND;
 /// Seconds over which the rate of departures is averaged.
 const HAZARD_SECONDS: f64 = 60.0;
 
-/// Debt to one node.
+/// Tickets and departures of one node.
 #[derive(Clone, Debug, Default)]
 struct Account {
     /// Tickets that are not acknowledged: session, bit/s, when given.
@@ -25,7 +25,7 @@ struct Account {
     measured: Time,
 }
 
-/// Debts to all nodes.
+/// The ledgers of all nodes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     accounts: Vec<Account>,

@@ -1,5 +1,5 @@
-//! Any holder that is there, with equal odds. Looks at no load, so nothing ever seems full to it: it refuses only when
-//! no holder is there.
+//! Any available holder, with equal probability. Looks at no load, so nothing ever seems full to it: it refuses only when
+//! no holder is available.
 
 use rand::{RngExt as _, rngs::SmallRng};
 

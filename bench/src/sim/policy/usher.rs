@@ -1,4 +1,4 @@
-//! The real thing: the master's own core, driven by the simulation instead of by gRPC. Translates between the two
+//! The master's own core, driven by the simulation instead of by gRPC. Translates between the two
 //! and decides nothing. Its ablations are the same core with parts switched off.
 
 use std::{
@@ -29,17 +29,17 @@ use super::{
 };
 use crate::sim::units::Time;
 
-/// All of it.
+/// The complete core.
 pub(super) fn make(setup: Setup) -> Box<dyn Policy> {
     Box::new(Usher::new(setup, Settings::default()))
 }
 
-/// Nothing is copied.
+/// Without copies.
 pub(super) fn moves(setup: Setup) -> Box<dyn Policy> {
     Box::new(Usher::new(setup, Settings { replication: false, ..Settings::default() }))
 }
 
-/// Nothing is copied and nothing is moved.
+/// Without copies and moves.
 pub(super) fn margin(setup: Setup) -> Box<dyn Policy> {
     Box::new(Usher::new(setup, Settings { replication: false, moves: false, ..Settings::default() }))
 }

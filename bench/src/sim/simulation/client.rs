@@ -12,11 +12,11 @@ use crate::sim::{
     workload::{Arrival, REDEEM, SPREAD},
 };
 
-/// A client dials no longer than this.
+/// Limit of a dial.
 const DIAL_PATIENCE: Time = SECOND;
 
 impl Simulation<'_> {
-    /// Somebody asks.
+    /// A client asks for a title.
     pub(super) fn arrive(&mut self, arrival: &Arrival) {
         let rate = self.plan.rates[arrival.title as usize];
         let session = self.sessions.open(arrival.title, rate, arrival.zone, arrival.duration);
@@ -30,7 +30,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// Asks a master and sets out for the seat, or gives up.
+    /// Asks a master and dials the seat, or gives up.
     fn ask(&mut self, id: u64, travel: Time) {
         let master = self.any_master();
         let Some(session) = self.sessions.find(id) else { return };
@@ -86,7 +86,7 @@ impl Simulation<'_> {
         self.next_seat(id);
     }
 
-    /// The present seat was nothing: the next one, or a second answer, or none.
+    /// The present seat failed: tries the next one, asks a second time, or gives up.
     fn next_seat(&mut self, id: u64) {
         let travel = log_normal(&mut self.clients, REDEEM, SPREAD);
         let Some(session) = self.sessions.find(id) else { return };
@@ -116,7 +116,7 @@ impl Simulation<'_> {
         self.ask(id, travel);
     }
 
-    /// A session begins on `node`, or goes on there.
+    /// A session begins on `node`, or continues there.
     pub(super) fn begin(&mut self, id: u64, node: u32) {
         let Some(session) = self.sessions.find(id) else { return };
         let (title, rate, duration) = (session.title, session.rate, session.duration);
@@ -138,7 +138,7 @@ impl Simulation<'_> {
         self.note(node, Change::Begun { session: id, title, rate });
     }
 
-    /// Nobody takes a session: what is left of it is lost.
+    /// No node accepts a session: the rest of it is lost.
     fn lose(&mut self, id: u64) {
         let Some(session) = self.sessions.find(id) else { return };
         self.meter.refused();
@@ -152,7 +152,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// A session's time is over.
+    /// A session ends.
     pub(super) fn end(&mut self, id: u64) {
         let Some(session) = self.sessions.find(id) else { return };
         let (place, rate) = (session.place, session.rate);

@@ -154,7 +154,7 @@ impl RunMeter {
         self.counting = now < self.to;
     }
 
-    /// The figures at the end.
+    /// The figures of the run.
     pub(super) fn figures(mut self) -> RunFigures {
         let all: u64 = self.histogram.iter().sum();
         let mut below = 0;

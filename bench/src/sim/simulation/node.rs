@@ -1,4 +1,4 @@
-//! One node as it really is: capacity, sessions, titles, and admission.
+//! The true state of one node: capacity, sessions, titles, and admission.
 //!
 //! Background takes its part of the real capacity (capacity × grey fraction) first; the sessions share the rest in
 //! proportion to their rates and lose what is missing. All is integrated when something changes, so it is exact.
@@ -62,7 +62,7 @@ pub(super) struct Node {
 pub(super) enum Refusal {
     /// Draining, or the title is not here.
     Closed,
-    /// Full: bit/s that it can promise in all.
+    /// Full: bit/s that it can reserve in total.
     Full(u64),
 }
 
@@ -167,7 +167,7 @@ impl Node {
         meter.node(span, self.sum, delivered, self.sessions.len(), above);
     }
 
-    /// Notes a change for the masters' next report, and next batch if they get batches.
+    /// Records a change for the masters' next report, and next batch if they get batches.
     pub(super) fn note(&mut self, change: Change, deltas: bool) {
         if let Change::Begun { session, .. } | Change::Refused { session, .. } = change {
             self.acknowledged.iter_mut().for_each(|ids| ids.push(session));

@@ -22,7 +22,7 @@ const STEP: Time = 250_000;
 /// From the start of a copy to its first session.
 const PREFIX: Time = SECOND;
 
-/// A copy that comes.
+/// A copy in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
     title: u32,
@@ -30,14 +30,14 @@ pub(super) struct Transfer {
     to: u32,
     /// Ordered bit/s.
     rate: u64,
-    /// Bits to come.
+    /// Remaining bits.
     left: u64,
     began: Time,
     serving: bool,
 }
 
 impl Simulation<'_> {
-    /// Takes what `master` ordered and sets it going.
+    /// Starts the orders of `master`.
     pub(super) fn take_orders(&mut self, master: usize) {
         let mut orders = Vec::new();
         self.masters[master].orders(&mut orders);
@@ -92,7 +92,7 @@ impl Simulation<'_> {
             && rate > 0
             && target.replica_used + bytes <= target.replica_bytes;
         if !good {
-            // The order reaches no running node; the policy learns of it a moment later, as of everything.
+            // The order reaches no running node; the policy learns of it a little later, as of everything.
             let index = self.keep(Transfer { title, from, to, rate: 0, left: 0, began: self.now, serving: false });
             self.queue.push(self.now + STEP, Event::Copy { index });
             return;
@@ -114,7 +114,7 @@ impl Simulation<'_> {
         index as u32
     }
 
-    /// A copy has gone on for a step.
+    /// A copy has progressed by a step.
     pub(super) fn copy_step(&mut self, index: usize) {
         let Some(mut copy) = self.transfers[index] else { return };
         if copy.rate == 0 {
@@ -154,7 +154,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// The copies from and to a node that is gone come no further.
+    /// Stops the copies from and to a node that is gone.
     pub(super) fn fail_transfers(&mut self, node: u32) {
         for index in 0..self.transfers.len() {
             let Some(copy) = &mut self.transfers[index] else { continue };

@@ -8,18 +8,18 @@ use crate::sim::{
     workload::Arrival,
 };
 
-/// Something that will happen.
+/// A future event.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Somebody asks.
+    /// A client asks for a title.
     Arrive { arrival: Arrival },
     /// A client reaches its next seat.
     Dial { session: u64 },
     /// Its dial got no answer.
     TimedOut { session: u64 },
-    /// A client that lost its node asks again; `suspect` if the node gave no sign.
+    /// A client that lost its node asks again; `suspect` if the node did not answer.
     Again { session: u64, suspect: Option<u32> },
-    /// Its session's time is over.
+    /// Its session ends.
     End { session: u64 },
     /// A new second of background.
     Second,
@@ -47,7 +47,7 @@ pub(super) enum Event {
     Probed { master: u32, node: u32, alive: bool },
 }
 
-/// The events to come.
+/// The future events.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     heap: BinaryHeap<Entry>,

@@ -1,4 +1,4 @@
-//! The sessions that are under way, found by number in one step. A number is never used twice.
+//! The running sessions, found by number in one step. A number is never used twice.
 
 use crate::sim::units::Time;
 
@@ -9,7 +9,7 @@ pub(super) enum Place {
     Asking,
     /// Playing from a node.
     Node(u32),
-    /// Nowhere: what it should get is lost.
+    /// On no node: its bits are lost.
     Unserved,
 }
 

@@ -17,7 +17,7 @@ fn figures(scenario: &Scenario, seed: u64, policy: &Named) -> RunFigures {
     run(&Plan::new(scenario, seed), policy)
 }
 
-/// A scenario in which everything goes wrong.
+/// A scenario with every kind of fault.
 fn troubled() -> Scenario {
     let mut scenario = small("S3");
     scenario.masters = 3;
@@ -82,7 +82,7 @@ fn quiet_times_lose_nothing() {
 }
 
 /// Sends every session to node 0, copies every title that comes to node 1, moves every session there, then forgets the
-/// copy; panics if the simulation breaks its word.
+/// copy; panics if the simulation violates its contract.
 struct Mover {
     copying: Vec<bool>,
     orders: Vec<Order>,

@@ -16,7 +16,7 @@ use crate::sim::{
 const BATCH: Time = 200_000;
 
 impl Simulation<'_> {
-    /// Notes a change at `node` for the masters.
+    /// Records a change at `node` for the masters.
     pub(super) fn note(&mut self, node: u32, change: Change) {
         let it = &mut self.nodes[node as usize];
         it.note(change, self.deltas);
