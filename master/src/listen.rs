@@ -65,7 +65,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 return stream;
             }
             // The client left before the accept.
-            Err(error) if is_its_own(&error) => {}
+            Err(error) if is_connection_error(&error) => {}
             Err(error) => {
                 warn!(%error, "accept failed; retrying");
                 tokio::time::sleep(PAUSE).await;
@@ -74,7 +74,8 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-fn is_its_own(error: &io::Error) -> bool {
+/// Whether an accept error concerns one connection only.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

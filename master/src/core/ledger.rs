@@ -21,7 +21,7 @@ use super::{NodeId, Now, catalog::ContentKey};
 
 /// Lifetime of a reservation. A client dials within two seconds and the node reports it within 0.2 s, so five seconds
 /// cover every live client. The ticket is valid for longer (`usher_proto::ticket::LIFETIME_SECS`), and a late client is
-/// admitted if the node has capacity. Holding the rate as long as the ticket would let every client that walks away
+/// admitted if the node has capacity. Holding the rate as long as the ticket would let every client that leaves
 /// block it for a minute.
 pub const RESERVATION: Duration = Duration::from_secs(5);
 

@@ -16,7 +16,7 @@ use usher_proto::{SessionId, model::Origin};
 pub use self::{
     drain::{DrainPace, drain},
     shed::shed,
-    spread::{Givers, spread},
+    spread::{SourceNodes, spread},
 };
 use super::{
     NodeId,

@@ -8,7 +8,7 @@ use std::{
 
 use super::{NodeId, catalog::ContentKey};
 
-/// Interval between rechecks of one copy: a lying client costs a node one read of it a minute.
+/// Interval between rechecks of one copy: a client with false reports costs a node one read of the copy per minute.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Rechecks of one node per interval.

@@ -93,7 +93,7 @@ pub trait TitleSource {
     /// Visits up to `limit` titles from a position on (0 is the beginning) and returns the next position, or `None` at
     /// the end. Examines a bounded number of positions, so it may visit fewer titles than exist. A title that stays is
     /// visited in every round, whatever is added and removed meanwhile.
-    fn walk(&self, place: usize, limit: usize, visit: impl FnMut(Self::Title)) -> Option<usize>;
+    fn visit_titles(&self, position: usize, limit: usize, visit: impl FnMut(Self::Title)) -> Option<usize>;
 }
 
 /// Reason for a copy.
@@ -230,11 +230,6 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         self.active.all().map(|run| (run.from, run.rate))
     }
 
-    /// Number of copies in progress.
-    pub fn active_copies(&self) -> usize {
-        self.active.len()
-    }
-
     /// Appends the orders that are due to `orders`; they count as in progress at once. `snapshots` is indexed by
     /// [`NodeId`], `None` for absent nodes.
     pub fn plan<S: TitleSource<Title = T>>(
@@ -254,7 +249,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             if !run.seen {
                 titles.copies(title, |node, _| run.seen |= node == to);
             }
-            self.nodes.carry(run.from, to, if run.seen { 0 } else { run.size });
+            self.nodes.count_copy(run.from, to, if run.seen { 0 } else { run.size });
         }
         let serving = || snapshots.iter().flatten().filter(|snapshot| snapshot.serving);
         let level: u64 = serving().map(|snapshot| snapshot.level).sum();

@@ -57,7 +57,7 @@ impl Metrics {
     /// Counts a decision.
     pub(super) fn outcome(&self, decision: &Result<Decision, Refused>) {
         let (outcome, reason) = match decision {
-            Ok(decision) => (word(decision.how), ""),
+            Ok(decision) => (label(decision.how), ""),
             // The request is decided again once a node has answered.
             Err(Refused::NoChoice { why: NoChoice::Probing(_), .. }) => ("probing", ""),
             Err(Refused::NoChoice { why: NoChoice::Gathering, .. }) => ("gathering", ""),
@@ -67,7 +67,7 @@ impl Metrics {
     }
 }
 
-fn word(how: Selection) -> &'static str {
+fn label(how: Selection) -> &'static str {
     match how {
         Selection::Best => "best",
         Selection::Only => "only",

@@ -246,7 +246,7 @@ impl StateInner {
         let known = self.cluster.ledger().session(step.session)?;
         let facts = self.cluster.described(self.cluster.ledger().content(step.session)?)?;
         let contact = &self.channels.get(&step.to)?.contact;
-        let claims = whole(now, contact, &facts, step.session);
+        let claims = fetch_claims(now, contact, &facts, step.session);
         let claims = Claims { until, purpose: known.purpose, rate: step.rate, rid: format!("move-{id}"), ..claims };
         let seat = contact.seat(&claims).ok()?;
         Some(v1::Move { id, session_id: step.session.0.to_be_bytes().to_vec(), seat: Some(seat) })
@@ -302,7 +302,7 @@ impl StateInner {
         let content = facts.content?;
         let contact = &self.channels.get(&from)?.contact;
         let request_id = format!("copy-{id}");
-        let claims = Claims { rid: request_id.clone(), ..whole(now, contact, &facts, session()) };
+        let claims = Claims { rid: request_id.clone(), ..fetch_claims(now, contact, &facts, session()) };
         Some(v1::Replicate {
             id,
             title: facts.title.to_string(),
@@ -316,7 +316,7 @@ impl StateInner {
 }
 
 /// Claims to fetch a whole content from a node without a reserved rate or a time limit.
-fn whole(now: Now, contact: &NodeContact, facts: &TitleMetadata<'_>, session: SessionId) -> Claims {
+fn fetch_claims(now: Now, contact: &NodeContact, facts: &TitleMetadata<'_>, session: SessionId) -> Claims {
     let content = facts.content.map(|content| content.to_string());
     let issued = now.unix_ms / 1000;
     Claims { cid: content, ..Claims::new(&contact.node, session, facts.title, Purpose::Fetch, issued) }

@@ -2,9 +2,9 @@
 
 mod attach;
 mod balance;
-mod faces;
 mod harness;
 mod operate;
 mod orders;
 mod renew;
 mod resolve;
+mod views;

@@ -111,9 +111,9 @@ impl Catalog {
 
     /// Visits the default content of up to `limit` titles from a position on (0 is the beginning). Returns the next
     /// position, or `None` at the end. Examines at most `limit` slots.
-    pub fn walk(&self, place: usize, limit: usize, mut visit: impl FnMut(ContentKey)) -> Option<usize> {
-        let end = place.saturating_add(limit).min(self.entries.len());
-        for entry in place..end {
+    pub fn visit_titles(&self, position: usize, limit: usize, mut visit: impl FnMut(ContentKey)) -> Option<usize> {
+        let end = position.saturating_add(limit).min(self.entries.len());
+        for entry in position..end {
             let Ok(entry) = u32::try_from(entry) else { continue };
             if let Some(found) = self.first(entry, |_| true) {
                 visit(self.key(&found));

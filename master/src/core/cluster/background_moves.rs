@@ -13,7 +13,7 @@ use super::{Cluster, ClusterEvent};
 use crate::core::{
     NodeId, Now,
     catalog::ContentKey,
-    moves::{self, DrainPace, Givers, SessionMove},
+    moves::{self, DrainPace, SessionMove, SourceNodes},
     roster::{NodeHealth, NodeState},
 };
 
@@ -46,7 +46,7 @@ pub(super) struct BackgroundMoves {
     resting: HashMap<SessionId, Instant>,
     /// Time at which nodes joined.
     joined: HashMap<NodeId, Instant>,
-    giving: Givers,
+    sources: SourceNodes,
     /// Moves ordered by the operator.
     ordered: VecDeque<SessionMove>,
     next: Option<Instant>,
@@ -129,7 +129,7 @@ impl Cluster {
     /// Finds up to `most` moves that level the load. Starts none of them.
     pub fn rebalance(&mut self, now: Now, most: usize, rng: &mut impl Rng) -> Vec<SessionMove> {
         let mut steps = Vec::new();
-        self.search(now, |search| moves::spread(search, most, |_| true, &mut Givers::new(), rng, &mut steps));
+        self.search(now, |search| moves::spread(search, most, |_| true, &mut SourceNodes::new(), rng, &mut steps));
         steps
     }
 
@@ -210,15 +210,15 @@ impl Cluster {
         self.background.joined.retain(|_, at| *at + REJOIN_PAUSE > now.instant);
         let fresh = |at: &Instant| *at + JOIN_PERIOD > now.instant;
         if !self.settings.moves || !self.settings.rebalance || !self.background.joined.values().any(fresh) {
-            self.background.giving.clear();
+            self.background.sources.clear();
             return;
         }
-        let (joined, mut giving) =
-            (std::mem::take(&mut self.background.joined), std::mem::take(&mut self.background.giving));
+        let (joined, mut sources) =
+            (std::mem::take(&mut self.background.joined), std::mem::take(&mut self.background.sources));
         let may = |node: NodeId| joined.get(&node).is_some_and(fresh);
         self.find_and_start_moves(now, |search, steps| {
-            moves::spread(search, JOINED_PER_SECOND, may, &mut giving, rng, steps)
+            moves::spread(search, JOINED_PER_SECOND, may, &mut sources, rng, steps)
         });
-        (self.background.joined, self.background.giving) = (joined, giving);
+        (self.background.joined, self.background.sources) = (joined, sources);
     }
 }

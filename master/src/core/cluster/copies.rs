@@ -37,8 +37,8 @@ impl TitleSource for CatalogTitles<'_> {
         self.0.copies_of_key(key).for_each(|copy| each(copy.node, copy.origin));
     }
 
-    fn walk(&self, place: usize, limit: usize, visit: impl FnMut(ContentKey)) -> Option<usize> {
-        self.0.walk(place, limit, visit)
+    fn visit_titles(&self, position: usize, limit: usize, visit: impl FnMut(ContentKey)) -> Option<usize> {
+        self.0.visit_titles(position, limit, visit)
     }
 }
 

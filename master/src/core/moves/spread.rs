@@ -1,7 +1,7 @@
 //! Levels load: moves sessions from nodes much fuller than the mean to emptier ones, after a node joined or on the
 //! operator's order. Finds the moves; the caller starts them at its own pace.
 //!
-//! Each move brings its two nodes closer together, and no node is filled to the point where it would give sessions away
+//! Each move brings its two nodes closer together, and no node is filled so far that it would become a source
 //! itself: after the moves found, no more are found until the load changes.
 
 use std::collections::BTreeSet;
@@ -12,22 +12,22 @@ use usher_proto::SessionId;
 use super::{MAX_MOVES, MoveSearch, SessionMove, signed};
 use crate::core::NodeId;
 
-/// Excess over the mean, in thousandths of the available rate, at which a node starts to give sessions away.
-const UNEVEN: i64 = 100;
+/// Excess over the mean, in thousandths of the available rate, at which a node becomes a source of moves.
+const START_EXCESS: i64 = 100;
 
 /// Excess at which it stops, and beyond which no target is filled.
-const EVEN: i64 = UNEVEN / 2;
+const STOP_EXCESS: i64 = START_EXCESS / 2;
 
-/// Nodes that started to give sessions away and are still above `EVEN`.
-pub type Givers = BTreeSet<NodeId>;
+/// Nodes that became sources of moves and are still above `STOP_EXCESS`.
+pub type SourceNodes = BTreeSet<NodeId>;
 
-/// Finds up to `most` moves to nodes for which `may` is true. `giving` is kept between calls, so that a node that
+/// Finds up to `most` moves to nodes for which `may` is true. `sources` is kept between calls, so that a node that
 /// started continues until it is even.
 pub fn spread(
     search: &mut MoveSearch<'_>,
     most: usize,
     may: impl Fn(NodeId) -> bool,
-    giving: &mut Givers,
+    sources: &mut SourceNodes,
     rng: &mut impl Rng,
     steps: &mut Vec<SessionMove>,
 ) {
@@ -39,15 +39,15 @@ pub fn spread(
         (level.saturating_add(signed(load.level)), available.saturating_add(signed(load.available.rate)))
     });
     let mean = level / (available / 1000).max(1);
-    giving.retain(|node| nodes.contains(node) && search.used(*node, 0) > mean + EVEN);
-    giving.extend(nodes.iter().filter(|node| search.used(**node, 0) > mean + UNEVEN));
+    sources.retain(|node| nodes.contains(node) && search.used(*node, 0) > mean + STOP_EXCESS);
+    sources.extend(nodes.iter().filter(|node| search.used(**node, 0) > mean + START_EXCESS));
     // Moves off one node free capacity for sessions of another.
     loop {
         let before = steps.len();
-        let mut fullest: Vec<NodeId> = giving.iter().copied().collect();
+        let mut fullest: Vec<NodeId> = sources.iter().copied().collect();
         fullest.sort_unstable_by_key(|node| (-search.used(*node, 0), *node));
         for node in fullest {
-            search.give(node, mean, most, &may, rng, steps);
+            search.move_from(node, mean, most, &may, rng, steps);
         }
         if steps.len() == before || steps.len() >= most {
             break;
@@ -55,7 +55,7 @@ pub fn spread(
     }
     if steps.len() < most {
         // The remaining nodes found no target.
-        giving.clear();
+        sources.clear();
     }
 }
 
@@ -66,7 +66,7 @@ impl MoveSearch<'_> {
         signed(load.level).saturating_add(more) / (signed(load.available.rate) / 1000).max(1)
     }
 
-    fn give(
+    fn move_from(
         &mut self,
         from: NodeId,
         mean: i64,
@@ -79,7 +79,7 @@ impl MoveSearch<'_> {
         let sessions = self.largest_first(from, Some(MAX_MOVES), |_, rate| rate > 0, rng);
         let taken: BTreeSet<SessionId> = steps.iter().map(|step| step.session).collect();
         for (rate, session, content) in sessions {
-            if steps.len() >= most || self.used(from, 0) <= mean + EVEN {
+            if steps.len() >= most || self.used(from, 0) <= mean + STOP_EXCESS {
                 return;
             }
             let Some(place) = self.view.ledger.sessions_of(from, content).filter(|_| !taken.contains(&session)) else {
@@ -89,7 +89,7 @@ impl MoveSearch<'_> {
             let gap = self.used(from, 0) + self.used(from, -more);
             let closer = |to: NodeId| {
                 let after = self.used(to, more);
-                after <= mean + EVEN && self.used(to, 0) + after < gap
+                after <= mean + STOP_EXCESS && self.used(to, 0) + after < gap
             };
             let seats = self.seats(from, &place, rate).filter(|(to, _)| may(*to) && closer(*to));
             let Some((to, _)) = seats.max_by_key(|(_, after)| *after) else { continue };

@@ -14,10 +14,10 @@ use super::{
 const MAX_COPIES_PER_DIRECTION: u32 = 6;
 
 /// Share of the source's available rate per copy, in per cent: too little for viewers to notice.
-const OF_SOURCE: u64 = 8;
+const SOURCE_SHARE: u64 = 8;
 
 /// Share of the target's available rate per copy, in per cent.
-const OF_TARGET: u64 = 20;
+const TARGET_SHARE: u64 = 20;
 
 /// Limit per copy, bit/s: the write rate of one disk beside its reads.
 const FASTEST: u64 = 1_000_000_000;
@@ -55,7 +55,7 @@ impl PlanNodes {
     }
 
     /// Counts a copy in progress; `size` bytes are deducted from the target's free storage.
-    pub(super) fn carry(&mut self, from: NodeId, to: NodeId, size: u64) {
+    pub(super) fn count_copy(&mut self, from: NodeId, to: NodeId, size: u64) {
         if let Some(entry) = self.get_mut(from) {
             entry.outgoing += 1;
         }
@@ -73,7 +73,7 @@ impl PlanNodes {
     }
 
     /// Raises a node's load to at least `share` (Q32) of its available rate, for sessions about to arrive.
-    pub(super) fn lift(&mut self, node: NodeId, share: u64) {
+    pub(super) fn raise_level(&mut self, node: NodeId, share: u64) {
         let Some(entry) = self.get_mut(node) else { return };
         let before = key(node, entry);
         entry.snapshot.level = entry.snapshot.level.max(fixed::mul(entry.snapshot.available, share));
@@ -123,18 +123,18 @@ impl PlanNode {
         self.snapshot.available.saturating_sub(self.snapshot.level)
     }
 
-    pub(super) fn may_give(&self) -> bool {
+    pub(super) fn may_be_source(&self) -> bool {
         self.snapshot.serving && self.outgoing < MAX_COPIES_PER_DIRECTION
     }
 
-    pub(super) fn may_take(&self) -> bool {
+    pub(super) fn may_be_target(&self) -> bool {
         self.snapshot.serving && self.incoming < MAX_COPIES_PER_DIRECTION
     }
 
     /// Rate of a copy from this node to `target`, bit/s.
     pub(super) fn rate_to(&self, target: &Self) -> u64 {
         let share = |available: u64, per_cent: u64| available / 100 * per_cent;
-        share(self.snapshot.available, OF_SOURCE).min(share(target.snapshot.available, OF_TARGET)).min(FASTEST)
+        share(self.snapshot.available, SOURCE_SHARE).min(share(target.snapshot.available, TARGET_SHARE)).min(FASTEST)
     }
 }
 

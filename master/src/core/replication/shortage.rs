@@ -111,7 +111,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
 
     /// Scans part of the catalog for titles with too few copies and for replicas.
     pub(super) fn sweep<S: TitleSource<Title = T>>(&mut self, now: Instant, titles: &S) {
-        let next = titles.walk(self.place, SWEEP, |title| {
+        let next = titles.visit_titles(self.place, SWEEP, |title| {
             let Some(facts) = titles.facts(title).filter(|facts| facts.hashed) else { return };
             self.holders.set(title, titles, (&self.active, &self.nodes));
             for holder in self.holders.all.iter().filter(|holder| holder.origin == Origin::Replica) {
@@ -195,11 +195,11 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             }
             orders.push(CopyOrder::Replicate { title, from, to, rate, why: case.why });
             self.active.start(now, title, (from, to), case.size, rate, relief);
-            self.nodes.carry(from, to, case.size);
+            self.nodes.count_copy(from, to, case.size);
             self.holders.set(title, titles, (&self.active, &self.nodes));
             let level = self.holders.level(&self.nodes, case.inflow, None);
             if relief {
-                self.nodes.lift(to, level.min(ONE));
+                self.nodes.raise_level(to, level.min(ONE));
             }
             if case.why != CopyReason::Few && level <= SHORT {
                 return;
@@ -235,7 +235,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         let most = highest(case);
         let (holders, pairs, active) = (&self.holders, &self.pairs, &self.active);
         for (_, to, target) in self.nodes.by_level().take_while(|(level, ..)| *level <= most) {
-            if !target.may_take() || target.snapshot.storage_free < case.size {
+            if !target.may_be_target() || target.snapshot.storage_free < case.size {
                 continue;
             }
             if case.why != CopyReason::Few && target.headroom() < case.rate {
@@ -268,7 +268,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             .nodes
             .by_level()
             .take_while(|(level, ..)| *level <= most)
-            .filter(|(.., entry)| entry.may_take() && entry.snapshot.storage_free < case.size)
+            .filter(|(.., entry)| entry.may_be_target() && entry.snapshot.storage_free < case.size)
             .filter(|(.., entry)| case.why == CopyReason::Few || entry.headroom() >= case.rate)
             .map(|(_, node, _)| node)
             .take(FULL_NODES)
@@ -290,7 +290,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             }
             let relief = u128::from(rate) * 100 >= u128::from(case.rate) * u128::from(PREFIX);
             let missing = case.size - target.snapshot.storage_free;
-            let victim = self.victim(now, to, missing, (case.title, value), titles);
+            let victim = self.replica_to_displace(now, to, missing, (case.title, value), titles);
             self.holders.set(case.title, titles, (&self.active, &self.nodes));
             if let Some(victim) = victim {
                 return Some(CopyRoute { from: *from, to, rate, relief, victim: Some(victim) });
@@ -303,7 +303,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
     fn sources(&self) -> Vec<(NodeId, PlanNode)> {
         let whole = self.holders.all.iter().filter(|holder| holder.is_whole());
         let nodes = whole.filter_map(|holder| self.nodes.of(holder.node).map(|entry| (holder.node, *entry)));
-        let mut sources: Vec<_> = nodes.filter(|(_, entry)| entry.may_give()).collect();
+        let mut sources: Vec<_> = nodes.filter(|(_, entry)| entry.may_be_source()).collect();
         sources.sort_unstable_by_key(|(node, entry)| (Reverse(entry.headroom()), *node));
         sources
     }

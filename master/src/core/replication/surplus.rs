@@ -35,7 +35,7 @@ const MOST: usize = 262_144;
 const LOOKS: usize = 1024;
 
 /// Replicas of one node examined for one to remove.
-const VICTIMS: usize = 256;
+const MAX_CANDIDATES: usize = 256;
 
 /// Value of a copy: demand carried per byte.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ struct NodeReplicas<T> {
     /// Replicas, and since when each has been surplus.
     surplus_since: BTreeMap<T, Instant>,
     evicted: Option<Instant>,
-    /// Start of the next search for a victim.
+    /// Start of the next search for a replica_to_displace.
     cursor: Option<T>,
 }
 
@@ -166,7 +166,7 @@ impl<T: Copy + Ord> ReplicaWatch<T> {
         let after = place.cursor.map_or(Bound::Unbounded, Bound::Excluded);
         let rest = place.surplus_since.range((after, Bound::Unbounded)).map(|(title, _)| *title);
         let begin = place.cursor.map(|cursor| place.surplus_since.range(..=cursor).map(|(title, _)| *title));
-        let some: Vec<T> = rest.chain(begin.into_iter().flatten()).take(VICTIMS).collect();
+        let some: Vec<T> = rest.chain(begin.into_iter().flatten()).take(MAX_CANDIDATES).collect();
         place.cursor = some.last().copied();
         some
     }
@@ -199,14 +199,14 @@ impl<T: Copy + Ord + Hash> Planner<T> {
         }
     }
 
-    /// The least valuable replica on a node that may be displaced by a title of value `worth`, of at least `missing`
+    /// The least valuable replica on a node that may be displaced by a title of value `wanted_value`, of at least `missing`
     /// bytes, and its size.
-    pub(super) fn victim<S: TitleSource<Title = T>>(
+    pub(super) fn replica_to_displace<S: TitleSource<Title = T>>(
         &mut self,
         now: Instant,
         node: NodeId,
         missing: u64,
-        (wanted, worth): (T, CopyValue),
+        (wanted, wanted_value): (T, CopyValue),
         titles: &S,
     ) -> Option<(T, u64)> {
         if !self.watch.may_evict(now, node) {
@@ -221,7 +221,7 @@ impl<T: Copy + Ord + Hash> Planner<T> {
             let inflow = self.demand.rates(now, &title).inflow(facts.rate, self.session);
             let value = CopyValue::new(inflow, self.holders.count(), facts.size);
             let is_least = least.is_none_or(|(least, _)| value.is_below(&least));
-            if level < REPLACEABLE_BELOW && is_least && value.is_far_below(&worth) {
+            if level < REPLACEABLE_BELOW && is_least && value.is_far_below(&wanted_value) {
                 least = Some((value, title));
             }
         }

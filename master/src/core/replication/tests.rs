@@ -49,7 +49,7 @@ impl TitleSource for TestFleet {
         copies.for_each(|(node, origin)| each(*node, *origin));
     }
 
-    fn walk(&self, place: usize, limit: usize, mut visit: impl FnMut(u32)) -> Option<usize> {
+    fn visit_titles(&self, place: usize, limit: usize, mut visit: impl FnMut(u32)) -> Option<usize> {
         let mut titles = self.films.keys().skip(place);
         titles.by_ref().take(limit).for_each(|title| visit(*title));
         titles.next().is_some().then_some(place + limit)

@@ -235,7 +235,7 @@ proptest! {
             };
             let orders = bench.plan(&fleet);
             prop_assert_eq!(&twin.plan(&fleet), &orders, "the same chance, other orders");
-            check(&fleet, &policy, bench.planner.active_copies(), &orders)?;
+            check(&fleet, &policy, bench.planner.active.len(), &orders)?;
             fleet.execute(&orders);
             history.extend(orders.iter().filter_map(|order| match *order {
                 CopyOrder::Replicate { title, to, .. } => Some((title, to)),

@@ -119,7 +119,7 @@ fn failed_copies_back_off() {
     bench.now += Duration::from_secs(10);
     assert!(matches!(try_again(&mut bench, 1)[..], [CopyOrder::Replicate { to: NodeId(1), .. }]));
     bench.planner.handle_node_lost(NodeId(0));
-    assert_eq!(bench.planner.active_copies(), 0);
+    assert_eq!(bench.planner.active.len(), 0);
 }
 
 #[test]
