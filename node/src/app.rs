@@ -210,14 +210,14 @@ pub async fn serve(
     identity: PemSet,
     mut requests: tokio::sync::mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
-    let patience = config.drain_timeout;
+    let timeout = config.drain_timeout;
     let running = start(config, identity).await?;
     // `None` is the closed channel.
     if requests.recv().await.is_none() {
         debug!("the channel for requests to end is closed");
     }
     info!(sessions = running.sessions(), "shutting down; a second request ends it at once");
-    running.drain(patience);
+    running.drain(timeout);
     tokio::select! {
         () = running.idle() => {}
         () = running.drain.over() => {}

@@ -12,7 +12,7 @@ use usher_proto::{Fault, MASTER_PORT};
 use crate::presence::Presence;
 
 /// The wait after a refusal that only an operator can resolve.
-const SLOW: Duration = Duration::from_secs(10);
+const REFUSED_WAIT: Duration = Duration::from_secs(10);
 
 /// Time limit of one step of dialling.
 const DIAL: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ pub(crate) struct Dialer {
 #[derive(Debug)]
 pub(crate) enum AttachError {
     /// The next attempt may succeed, perhaps at another master.
-    Away(anyhow::Error),
+    Unreachable(anyhow::Error),
     /// Another process is attached under this node's name.
     Taken(Fault),
     /// The master refuses this node as it is configured.
@@ -101,22 +101,22 @@ impl From<tonic::Status> for AttachError {
         }
         // A broken connection has its reason only in its sources.
         match std::error::Error::source(&status) {
-            Some(source) => Self::Away(anyhow::anyhow!("{fault}: {}", chain(source))),
-            None => Self::Away(fault.into()),
+            Some(source) => Self::Unreachable(anyhow::anyhow!("{fault}: {}", chain(source))),
+            None => Self::Unreachable(fault.into()),
         }
     }
 }
 
 impl From<anyhow::Error> for AttachError {
     fn from(error: anyhow::Error) -> Self {
-        Self::Away(error)
+        Self::Unreachable(error)
     }
 }
 
 impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away(error) => write!(f, "{error:#}"),
+            Self::Unreachable(error) => write!(f, "{error:#}"),
             Self::Taken(fault) | Self::Rejected(fault) => write!(f, "{fault}"),
         }
     }
@@ -136,7 +136,7 @@ impl Dialer {
     /// Dials a master at each of its addresses until one answers.
     ///
     /// # Errors
-    /// [`AttachError::Away`] when none does, or none suits the addresses of this node.
+    /// [`AttachError::Unreachable`] when none does, or none suits the addresses of this node.
     pub(crate) async fn dial(&self, master: &Master) -> Result<Channel, AttachError> {
         match time::timeout(DIAL * 2, self.dial_any(master)).await {
             Ok(dialled) => Ok(dialled?),
@@ -191,7 +191,7 @@ enum Logged {
     #[default]
     Nothing,
     Attached,
-    Away,
+    Unreachable,
     Taken(String),
     Rejected(String),
 }
@@ -205,14 +205,14 @@ impl AttachLog {
     /// Logs an error, if the last one was another. Returns the wait before the next attempt, if it is not the usual one.
     pub(crate) fn lost(&mut self, master: &Master, error: &AttachError) -> Option<Duration> {
         let (logged, wait) = match error {
-            AttachError::Away(_) => (Logged::Away, None),
+            AttachError::Unreachable(_) => (Logged::Unreachable, None),
             // A process that was killed gives its name back within a lease.
             AttachError::Taken(fault) => (Logged::Taken(fault.to_string()), None),
-            AttachError::Rejected(fault) => (Logged::Rejected(fault.to_string()), Some(SLOW)),
+            AttachError::Rejected(fault) => (Logged::Rejected(fault.to_string()), Some(REFUSED_WAIT)),
         };
         match error {
             _ if self.0 == logged => debug!(%master, %error, "still not attached"),
-            AttachError::Away(_) => {
+            AttachError::Unreachable(_) => {
                 warn!(%master, %error, "not attached to a master; running sessions go on, and the node keeps trying");
             }
             AttachError::Taken(_) => {
@@ -251,19 +251,19 @@ mod tests {
     #[test]
     fn a_loss_is_logged_once() {
         let master = "m".parse().expect("a master");
-        let away = || AttachError::Away(anyhow::anyhow!("gone"));
+        let unreachable = || AttachError::Unreachable(anyhow::anyhow!("gone"));
         let rejected = |text: &str| AttachError::from(tonic::Status::permission_denied(text));
         let mut log = AttachLog(Logged::Attached);
-        assert_eq!(log.lost(&master, &away()), None);
-        assert!(log.0 == Logged::Away);
-        assert_eq!(log.lost(&master, &rejected("a")), Some(SLOW));
+        assert_eq!(log.lost(&master, &unreachable()), None);
+        assert!(log.0 == Logged::Unreachable);
+        assert_eq!(log.lost(&master, &rejected("a")), Some(REFUSED_WAIT));
         assert!(log.0 == Logged::Rejected("a".into()));
-        assert_eq!(log.lost(&master, &rejected("b")), Some(SLOW));
+        assert_eq!(log.lost(&master, &rejected("b")), Some(REFUSED_WAIT));
         assert!(log.0 == Logged::Rejected("b".into()));
         let taken = |text: &str| AttachError::from(tonic::Status::already_exists(text));
         assert_eq!(log.lost(&master, &taken("c")), None);
         assert!(matches!(&log.0, Logged::Taken(text) if text.contains('c')));
-        assert_eq!(log.lost(&master, &away()), None);
-        assert!(log.0 == Logged::Away);
+        assert_eq!(log.lost(&master, &unreachable()), None);
+        assert!(log.0 == Logged::Unreachable);
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// No end, where a number is needed.
-const EVER: u64 = u64::MAX;
+const NO_END: u64 = u64::MAX;
 
 /// Leases of the active sessions, and the state of the master.
 pub(crate) struct Leases {
@@ -31,7 +31,7 @@ pub(crate) struct Leases {
 
 struct Lease {
     title: Title,
-    /// Unix seconds, or [`EVER`]. Only grows.
+    /// Unix seconds, or [`NO_END`]. Only grows.
     until: AtomicU64,
 }
 
@@ -44,7 +44,7 @@ impl Default for Leases {
 impl Leases {
     /// Starts the lease of a session, until the returned value drops.
     pub(crate) fn enter(self: &Arc<Self>, ticket: &Ticket) -> RunningLease {
-        let until = AtomicU64::new(ticket.until.unwrap_or(EVER));
+        let until = AtomicU64::new(ticket.until.unwrap_or(NO_END));
         let lease = Arc::new(Lease { title: ticket.title.clone(), until });
         self.running().insert(ticket.session, lease.clone());
         RunningLease { leases: self.clone(), id: ticket.session, lease }
@@ -63,9 +63,9 @@ impl Leases {
         if lease.title != ticket.title {
             return Err(Fault::new(Code::TicketMismatch, format!("session {id} is one of `{}`", lease.title)));
         }
-        let until = ticket.until.unwrap_or(EVER);
+        let until = ticket.until.unwrap_or(NO_END);
         let until = lease.until.fetch_max(until, Ordering::Relaxed).max(until);
-        Ok(if until == EVER { 0 } else { until.saturating_sub(unix_now()).max(1) })
+        Ok(if until == NO_END { 0 } else { until.saturating_sub(unix_now()).max(1) })
     }
 
     /// The node is attached to a master since this Unix second, until the returned value drops.
@@ -102,7 +102,7 @@ impl RunningLease {
         let mut master = self.leases.master.subscribe();
         loop {
             let until = self.lease.until.load(Ordering::Relaxed);
-            let end = lease::end((until < EVER).then_some(until), *master.borrow_and_update(), grace.as_secs());
+            let end = lease::end((until < NO_END).then_some(until), *master.borrow_and_update(), grace.as_secs());
             // A lease without an end never expires.
             let Some(end) = end else { return pending().await };
             let left = end.saturating_sub(unix_now());

@@ -4,6 +4,7 @@
 //! theirs:
 //!
 //! ```text
+//! cli                         the command line
 //! app                         assembles a node and takes it down
 //! report                      the channel to the master: reports, catalog, orders
 //! attach                      dials masters
@@ -12,9 +13,9 @@
 //! live                        feeds: groups, viewers, relays, recordings
 //! replica  moves  leases      ordered copies; sessions that move; lifetimes of sessions
 //! context                     shared state: keys, counters, active sessions
-//! scheduler  send_window  presence  interface
+//! scheduler  send_window  presence  interface  settings
 //! media                       the library of titles
-//! core                        decisions, pure: time and randomness are arguments
+//! core        sync            decisions, pure: time and randomness are arguments; locks
 //! ```
 
 pub mod app;

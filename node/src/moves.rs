@@ -122,7 +122,7 @@ impl Moves {
         let order = model::Move::try_from(order).map_err(bad)?;
         let (session, to) = (order.session, order.to.clone());
         let gone =
-            || Fault::new(Code::NotFound, format!("session {session} does not run here, or has all that it wants"));
+            || Fault::new(Code::NotFound, format!("session {session} does not run here, or has nothing left to send"));
         let (done, moved) = oneshot::channel();
         if !self.order(session, MoveOrder { order, done }) {
             return Err(gone());

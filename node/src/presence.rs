@@ -16,7 +16,7 @@ use usher_proto::{model, pb::v1, ticket::LIFETIME_SECS};
 use crate::sync::lock;
 
 /// Maximum sleep of the rotation, since people and NTP may set the clock.
-const LOOK: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// The presence of the node.
 pub(crate) struct Presence {
@@ -116,7 +116,7 @@ impl Presence {
             changed
         });
         if changed && loopback {
-            warn!(%master, "clients are sent to a loopback address of this node; set --advertise");
+            warn!(%master, "the master sends clients a loopback address for this node; set --advertise");
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Presence {
                 self.state.send_modify(|state| state.certificates = keeper.hashes());
             }
             Ok(false) => {}
-            Err(error) => error!(%error, "make the next media certificate; trying again"),
+            Err(error) => error!(%error, "cannot make the next media certificate; retrying"),
         }
         keeper.deadline()
     }
@@ -142,7 +142,7 @@ impl Presence {
             let wait = self.rotate(now).duration_since(now).unwrap_or_default();
             debug!(seconds = wait.as_secs(), "next step of the media certificate rotation");
             // A failed step is due at once, but retried at most once a second.
-            time::sleep(wait.clamp(Duration::from_secs(1), LOOK)).await;
+            time::sleep(wait.clamp(Duration::from_secs(1), MAX_SLEEP)).await;
         }
     }
 }

@@ -116,7 +116,7 @@ impl Server {
         // Sessions first: while their data waits, the congestion controller would delay the close too, and quinn soon
         // forgets a closed connection.
         self.stop.cancel();
-        drop(tokio::time::timeout(ending::FAREWELL * 2, self.services.context.idle()).await);
+        drop(tokio::time::timeout(ending::CLOSE_ACK_TIMEOUT * 2, self.services.context.idle()).await);
         self.tasks.close();
         for endpoint in &self.endpoints {
             endpoint.close(code(Code::Draining), b"the node is shutting down");

@@ -121,10 +121,10 @@ impl Puller {
 
     fn begin(self: &Arc<Self>, order: PullOrder) -> Result<PullOutcome, Fault> {
         let Some(replicas) = self.replicas.clone() else {
-            return Err(Fault::new(Code::Disk, "this node takes no copies: its quota is 0 B"));
+            return Err(Fault::new(Code::Disk, "this node accepts no copies: its quota is 0 B"));
         };
         if self.draining.load(Ordering::Relaxed) {
-            return Err(Fault::new(Code::Draining, "this node is draining and takes no copies"));
+            return Err(Fault::new(Code::Draining, "this node is draining and accepts no copies"));
         }
         let title = order.wanted.title.clone();
         let mut running = self.running();

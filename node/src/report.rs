@@ -42,11 +42,11 @@ use crate::{
 };
 
 /// Maximum of the first wait between two attempts to attach.
-const FAST: Duration = Duration::from_millis(200);
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 /// Maximum wait for a master that is not there: a restarted one knows nothing until its nodes are back. A thousand nodes
 /// then try about once a second each, scattered over the two.
-const AWAY: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Messages that wait to be sent: a report must not wait behind many pages of the catalog.
 const QUEUE: usize = 4;
@@ -88,7 +88,7 @@ pub(crate) struct Reporter {
 impl Reporter {
     /// Keeps the node attached to one of its masters, tried in turn, forever.
     pub(crate) async fn run(self) {
-        let mut backoff = Backoff::new(FAST, AWAY);
+        let mut backoff = Backoff::new(FIRST_WAIT, MAX_WAIT);
         let mut log = AttachLog::default();
         for attachment in 1.. {
             // The list is not empty: the configuration is checked for that.

@@ -189,8 +189,8 @@ impl Default for Config {
 }
 
 impl Settings for Config {
-    /// A directory on the command line beats certificate files that the TOML file names, unless some of them are on the
-    /// command line too.
+    /// A directory on the command line takes precedence over certificate files that the TOML file names, unless some of them
+    /// are on the command line too.
     fn replace_groups(&mut self, given: &dyn Fn(&str) -> bool) {
         if given("certs") && !given("cert") && !given("key") {
             (self.cert, self.key, self.ca) = (None, None, None);

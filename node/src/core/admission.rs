@@ -9,7 +9,7 @@ use usher_proto::{Bitrate, Code, Fault};
 pub const MAX_SESSIONS: usize = 10_000;
 
 /// Time after which a client of a full node should retry: the master knows within 0.2 s.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Limits that the operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum AdmissionError {
         limit: Bitrate,
     },
     /// The rate does not fit into the capacity.
-    #[error("the node can carry {limit}, and {taken} is promised or taken by others; try another, or later")]
+    #[error("the node's capacity is {limit}, and {taken} is in use; resolve again")]
     Capacity {
         /// Capacity.
         limit: Bitrate,
@@ -60,7 +60,7 @@ pub enum AdmissionError {
         taken: Bitrate,
     },
     /// The maximum number of sessions is active.
-    #[error("the node serves {0} sessions, as many as it may; try another, or later")]
+    #[error("the node has {0} sessions, its maximum; resolve again")]
     Sessions(usize),
     /// The session is active already.
     #[error("a session of this ticket runs already; resolve again")]
@@ -72,7 +72,7 @@ impl From<AdmissionError> for Fault {
         let fault = |code| Self::new(code, full.to_string());
         match full {
             AdmissionError::Rate { .. } => fault(Code::Unequipped),
-            AdmissionError::Capacity { .. } | AdmissionError::Sessions(_) => fault(Code::NoCapacity).after(AGAIN),
+            AdmissionError::Capacity { .. } | AdmissionError::Sessions(_) => fault(Code::NoCapacity).after(RETRY_AFTER),
             AdmissionError::Duplicate => fault(Code::TicketReplayed),
         }
     }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_refusal_says_when_to_retry() {
         let fault = Fault::from(AdmissionError::Capacity { limit: Bitrate(1_000_000), taken: Bitrate(0) });
-        assert_eq!((fault.code, fault.retry_after), (Code::NoCapacity, Some(AGAIN)));
+        assert_eq!((fault.code, fault.retry_after), (Code::NoCapacity, Some(RETRY_AFTER)));
         assert!(fault.message.contains("1 Mbit/s"), "{fault}");
         assert_eq!(Fault::from(AdmissionError::Sessions(3)).code, Code::NoCapacity);
         let rate = AdmissionError::Rate { wanted: Bitrate(2), limit: Bitrate(1) };

@@ -1,5 +1,5 @@
-//! How much a session that moves to another node still sends, so that its client has the new seat before the old one
-//! runs dry. Knows rates, not sessions.
+//! Number of groups that a moving session still sends, so that its client has opened the new seat before the old one stops.
+//! Rates are the input; sessions are left to the caller.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! When a session must end whose ticket was not renewed. All times are Unix seconds, as in tickets.
+//! The end of a session whose ticket was not renewed. All times are Unix seconds, as in tickets.
 
 use usher_proto::ticket::LEEWAY_SECS;
 
 /// Minimum time in seconds that a session continues after a master has returned: its client has to find the master too.
-const CHANCE: u64 = 60;
+const RENEWAL_TIME: u64 = 60;
 
 /// Whether the node is attached to a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum MasterState {
 pub fn end(until: Option<u64>, master: MasterState, grace: u64) -> Option<u64> {
     let until = until?.saturating_add(LEEWAY_SECS);
     Some(match master {
-        MasterState::Attached { since } => until.max(since.saturating_add(CHANCE)),
+        MasterState::Attached { since } => until.max(since.saturating_add(RENEWAL_TIME)),
         MasterState::Absent => until.saturating_add(grace),
     })
 }

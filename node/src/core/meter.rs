@@ -23,7 +23,7 @@ use super::{
 
 /// Minimum of the bytes that a session may be ahead of its rate, where one second of it is less: two quanta, so that a
 /// slow session that gets its bytes in few large quanta lacks nothing between them.
-const AHEAD: u64 = 1 << 20;
+const MIN_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Waiting time at the start of a session that does not count as lacking: its file is opened, its hashes are read, and
 /// sessions that started with it go first. Counted against a window that has hardly begun, a moment of it would make a
@@ -52,11 +52,11 @@ pub struct Meter {
 /// Usage of one or several sessions between two reports, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
-    /// Sent beyond the reserved rates, which would have waited had others needed the capacity.
+    /// Bytes sent beyond the reserved rates: spare capacity.
     elastic: u64,
     /// Bytes sent within the reserved rates.
     delivered: u64,
-    /// Owed by the node within the reserved rates, while readers would have accepted it.
+    /// Bytes that the node failed to send within the reserved rates although readers had room.
     lacking: u64,
 }
 
@@ -108,7 +108,7 @@ impl SessionMeter {
         let delivered = owed.min(have);
         let lacking = (owed - delivered).min(rate.bytes_in(self.held));
         let elastic = self.bytes.saturating_sub(owed);
-        self.ahead = (have - delivered).min(rate.bytes_in(Duration::from_secs(1)).max(AHEAD));
+        self.ahead = (have - delivered).min(rate.bytes_in(Duration::from_secs(1)).max(MIN_AHEAD_BYTES));
         (self.since, self.bytes, self.held) = (now, 0, Duration::ZERO);
         Usage { elastic, delivered, lacking }
     }

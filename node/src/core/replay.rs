@@ -48,7 +48,7 @@ impl ReplayFilter {
         }
         if self.seen.len() >= self.max {
             let wait = self.order.first().map_or(0, |(at, _)| at.saturating_sub(now)).clamp(1, 60);
-            let fault = Fault::new(Code::Unavailable, "the node remembers as many tickets as it can; try another");
+            let fault = Fault::new(Code::Unavailable, "the node's replay filter is full; resolve again");
             return Err(fault.after(Duration::from_secs(wait)));
         }
         self.seen.insert(session);

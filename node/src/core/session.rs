@@ -7,7 +7,7 @@ use usher_proto::{
     Code, ContentId, Fault,
     pb::v1::ByteRange,
     ticket::Ticket,
-    tree::{self, GROUP, PAGE, PAGE_GROUPS},
+    tree::{GROUP, PAGE, PAGE_GROUPS},
     wire::MAX_WAITING,
 };
 
@@ -380,11 +380,6 @@ impl FramePlan {
             }
         }
     }
-}
-
-/// Bytes of these groups in a title of `size` bytes.
-pub fn groups_len(size: u64, groups: &Range<u64>) -> u64 {
-    groups.clone().map(|group| tree::group_len(size, group)).sum()
 }
 
 #[cfg(test)]

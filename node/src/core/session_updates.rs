@@ -60,7 +60,7 @@ impl SessionUpdates {
 
     /// A session has started.
     pub fn handle_begun(&mut self, begun: Begun) {
-        if self.follows() {
+        if self.make_room() {
             self.begun.push_back(begun);
         }
     }
@@ -74,7 +74,7 @@ impl SessionUpdates {
 
     /// A session has ended.
     pub fn handle_ended(&mut self, session: SessionId) {
-        if self.follows() {
+        if self.make_room() {
             self.ended.push_back(session);
         }
     }
@@ -87,8 +87,8 @@ impl SessionUpdates {
         }
     }
 
-    /// Whether changes are kept; makes room for one.
-    fn follows(&mut self) -> bool {
+    /// Makes room for a change; returns whether changes are kept.
+    fn make_room(&mut self) -> bool {
         self.bound();
         self.listening && !self.restart
     }

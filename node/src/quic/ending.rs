@@ -21,7 +21,7 @@ use crate::{leases::RunningLease, live::watch::WatchError};
 pub(super) const LAST_FRAME: Duration = Duration::from_secs(10);
 
 /// Time that a client has to acknowledge that its session was ended.
-pub(super) const FAREWELL: Duration = Duration::from_millis(500);
+pub(super) const CLOSE_ACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The reason why a session ended early.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(super) async fn conclude(
         (Ok(()), None) => return "complete".to_owned(),
         (Err(SessionError::Stopped), moved_to) => {
             drop(send.reset(code(Code::Cancelled)));
-            let moved = |node| format!("moved to {node}, and left");
+            let moved = |node| format!("moved to {node}; the client left early");
             return moved_to.map_or_else(|| "stopped by the client".to_owned(), moved);
         }
         (Err(SessionError::Gone(how)), _) => {
@@ -104,7 +104,7 @@ pub(super) async fn conclude(
         (Err(SessionError::Refused(fault) | SessionError::Fault(fault)), _) => {
             drop(send.reset(code(fault.code)));
             if scope.stop.is_cancelled() {
-                drop(time::timeout(FAREWELL, send.stopped()).await);
+                drop(time::timeout(CLOSE_ACK_TIMEOUT, send.stopped()).await);
             }
             fault
         }

@@ -19,7 +19,7 @@ pub(crate) struct QuicSettings {
     pub(crate) max_connections: usize,
     /// Time that a client has for its Open message.
     pub(crate) open_timeout: Duration,
-    /// Time after which a session whose reader takes nothing is closed.
+    /// Time after which the session of a client that reads nothing is closed.
     pub(crate) stall_timeout: Duration,
     /// Time after which a connection without a session is closed.
     pub(crate) unused: Duration,

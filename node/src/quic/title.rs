@@ -84,7 +84,7 @@ pub(super) async fn serve(
         // Also while the session waits for the disk, the scheduler or the hashes.
         left = stopped => Err(if left.is_ok() { SessionError::Stopped } else { SessionError::Gone("connection lost") }),
         () = scope.gone.cancelled() => Err(SessionError::Gone("connection lost")),
-        () = reading => Err(SessionError::Gone("given up by the client")),
+        () = reading => Err(SessionError::Gone("cancelled by the client")),
         () = media.damaged() => {
             Err(Fault::new(Code::ContentChanged, "the copy is damaged; resolve again").into())
         }

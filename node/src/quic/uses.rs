@@ -19,8 +19,8 @@ impl Uses {
         InUse(self.0.clone())
     }
 
-    /// Waits until the connection has been unused for `patience`.
-    pub(super) async fn unused(&self, patience: Duration) {
+    /// Waits until the connection has been unused for `timeout`.
+    pub(super) async fn unused(&self, timeout: Duration) {
         let mut uses = self.0.subscribe();
         loop {
             // A change counts even when it restores the number.
@@ -28,7 +28,7 @@ impl Uses {
             let changed = uses.changed();
             if used {
                 drop(changed.await);
-            } else if time::timeout(patience, changed).await.is_err() {
+            } else if time::timeout(timeout, changed).await.is_err() {
                 return;
             }
         }
@@ -47,12 +47,12 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
-    async fn patience_begins_anew_with_each_use() {
+    async fn each_use_restarts_the_timeout() {
         let uses = Uses::default();
-        let mut unused = Box::pin(uses.unused(PATIENCE));
+        let mut unused = Box::pin(uses.unused(TIMEOUT));
         let mut after = async |seconds: u64| {
             time::advance(Duration::from_secs(seconds)).await;
             unused.as_mut().now_or_never().is_some()

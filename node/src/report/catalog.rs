@@ -30,7 +30,7 @@ pub(super) async fn send(reporter: &Reporter, outbox: &Outbox) -> Result<Infalli
     loop {
         let bad = BadFiles { rejected: subscription.rejected_files(), damaged: subscription.damaged_files() };
         let mut count = 0;
-        for page in whole(bad, |after| subscription.page(after, PAGE)) {
+        for page in full_catalog_pages(bad, |after| subscription.page(after, PAGE)) {
             count += page.copies.len();
             post(outbox, Body::Catalog(page)).await?;
         }
@@ -60,7 +60,7 @@ struct BadFiles {
 
 /// Pages of a whole catalog, at least one. `next` returns the copies after the given one, [`PAGE`] unless they are the
 /// last.
-fn whole(
+fn full_catalog_pages(
     bad: BadFiles,
     mut next: impl FnMut(Option<&CopyKey>) -> Vec<CatalogCopy>,
 ) -> impl Iterator<Item = v1::CatalogPage> {

@@ -1,7 +1,7 @@
 //! Which ranges a ticket opens, and which frames follow in which order.
 
 use proptest::prelude::*;
-use usher_proto::{SessionId, Title, ticket::Purpose};
+use usher_proto::{SessionId, Title, ticket::Purpose, tree};
 
 use super::*;
 
@@ -291,7 +291,7 @@ proptest! {
                     prop_assert!(groups.end - groups.start <= 8);
                     prop_assert_eq!(groups.start / PAGE_GROUPS, (groups.end - 1) / PAGE_GROUPS);
                     prop_assert!(!hashed || size <= GROUP || known == Some(groups.start / PAGE_GROUPS));
-                    bytes += groups_len(size, groups);
+                    bytes += groups.clone().map(|group| tree::group_len(size, group)).sum::<u64>();
                     next = groups.end;
                 }
                 _ => {}

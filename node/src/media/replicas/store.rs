@@ -118,7 +118,7 @@ impl ReplicaStore {
                 bail!(what);
             }
             // The operator did not ask for copies: warn instead of failing.
-            tracing::warn!("{what}; this node takes no copies");
+            tracing::warn!("{what}; this node accepts no copies");
             return Ok(None);
         }
         let folder = ReplicaFolder::open(&config.folder)?;

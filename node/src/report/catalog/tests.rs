@@ -31,7 +31,8 @@ fn behind(copies: &[CatalogCopy], after: Option<&CopyKey>) -> Vec<CatalogCopy> {
 fn a_catalog_has_one_beginning_and_one_end() {
     for (count, lens) in [(0, vec![0]), (1, vec![1]), (PAGE, vec![PAGE, 0]), (2 * PAGE + 1, vec![PAGE, PAGE, 1])] {
         let copies = copies(count);
-        let pages: Vec<_> = whole(BadFiles { rejected: 3, damaged: 2 }, |after| behind(&copies, after)).collect();
+        let pages: Vec<_> =
+            full_catalog_pages(BadFiles { rejected: 3, damaged: 2 }, |after| behind(&copies, after)).collect();
         assert_eq!(pages.iter().map(|page| page.copies.len()).collect::<Vec<_>>(), lens);
         for (i, page) in pages.iter().enumerate() {
             assert_eq!((page.restart, page.complete), (i == 0, i + 1 == pages.len()), "page {i} of {count}");
