@@ -22,6 +22,8 @@ use usher_master::app as master;
 use usher_node::app as node;
 use usher_proto::{Bitrate, MASTER_PORT, pb::v1};
 
+use crate::signals;
+
 /// Capacity of each node of the demo.
 const CAPACITY: Bitrate = Bitrate(1_000_000_000);
 
@@ -142,7 +144,7 @@ impl Demo {
         eprintln!("\nFetching {} from the best of {} holders:", wanted.title, wanted.nodes.len());
         let target = self.dir.path().join("fetched");
         fs::create_dir_all(&target).context("make a folder for the fetched title")?;
-        Box::pin(FetchArgs::one(url.clone(), target, self.ca()).run()).await?;
+        Box::pin(FetchArgs::one(url.clone(), target, self.ca()).run(signals::shutdown())).await?;
         if !once {
             self.suggest(&url.to_string());
         }

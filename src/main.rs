@@ -65,13 +65,13 @@ enum Role {
     Rebalance(client::RebalanceArgs),
     /// Run a node, which serves folders of media
     ///
-    /// An option beats its environment variable, which beats its key in the TOML file of --config. Example:
+    /// Precedence: command line, environment variable, TOML file of --config, default. Example:
     ///   usher node --master media.example.org --name north-1 --media /srv/films --capacity 2gbit
     #[command(verbatim_doc_comment)]
     Node(Box<usher_node::cli::Args>),
     /// Run the master, which knows the nodes and assigns viewers to them
     ///
-    /// An option beats its environment variable, which beats its key in the TOML file of --config.
+    /// Precedence: command line, environment variable, TOML file of --config, default.
     /// The tables `[[link]]` and `[[copies]]` exist in the file only.
     #[command(verbatim_doc_comment)]
     Master(Box<usher_master::cli::Args>),
@@ -101,14 +101,14 @@ fn main() -> ExitCode {
 
 async fn run(role: Role) -> ExitCode {
     match role {
-        Role::Fetch(args) => client_exit(args.run().await),
-        Role::Play(args) => client_exit(args.run().await),
-        Role::Publish(args) => client_exit(args.run().await),
+        Role::Fetch(args) => client_exit(args.run(signals::shutdown()).await),
+        Role::Play(args) => client_exit(args.run(signals::shutdown()).await),
+        Role::Publish(args) => client_exit(args.run(signals::shutdown()).await),
         Role::Ls(args) => client_exit(args.run().await),
         Role::Locate(args) => client_exit(args.run().await),
-        Role::Nodes(args) => client_exit(args.run().await),
+        Role::Nodes(args) => client_exit(args.run(signals::shutdown()).await),
         Role::Explain(args) => client_exit(args.run().await),
-        Role::Drain(args) => client_exit(args.run().await),
+        Role::Drain(args) => client_exit(args.run(signals::shutdown()).await),
         Role::Undrain(args) => client_exit(args.run().await),
         Role::Rebalance(args) => client_exit(args.run().await),
         Role::Demo(args) => server_exit(demo::run(args, signals::shutdown()).await),

@@ -5,7 +5,10 @@ mod task;
 
 use std::{collections::VecDeque, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use usher_proto::{Bitrate, Code, Fault, Title, model::Range, ticket::Purpose, wire::MAX_STREAMS};
 use usher_transport::Congestion;
@@ -126,12 +129,12 @@ impl FetchArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
         if self.json && self.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Failure::usage("--json and `-o -` both write to standard output; drop one of them"));
         }
         if let Some(title) = self.urls.iter().find_map(live::feed) {
-            return self.record(&title).await;
+            return self.record(&title, &mut stop).await;
         }
         self.live.refuse()?;
         if self.duration.is_some() {
@@ -146,18 +149,18 @@ impl FetchArgs {
                 clients.insert(url.master.clone(), Arc::new(client));
             }
         }
-        let stop = CancellationToken::new();
+        let cancel = CancellationToken::new();
         let result = {
-            let work = Box::pin(self.work(&clients, &stop));
+            let work = Box::pin(self.work(&clients, &cancel));
             tokio::pin!(work);
             tokio::select! {
                 result = &mut work => result,
-                () = interrupted() => {
-                    stop.cancel();
+                () = interrupted(&mut stop) => {
+                    cancel.cancel();
                     tokio::select! {
                         result = &mut work => result,
                         // A second interruption does not wait for the disk.
-                        () = interrupted() => Err(Failure::new(Code::Interrupted, "interrupted twice")),
+                        () = interrupted(&mut stop) => Err(Failure::new(Code::Interrupted, "interrupted twice")),
                     }
                 }
             }
@@ -169,7 +172,7 @@ impl FetchArgs {
     }
 
     /// Records a feed.
-    async fn record(&self, title: &Title) -> Result<(), Failure> {
+    async fn record(&self, title: &Title, stop: &mut mpsc::Receiver<()>) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(format!("{title}: {text}")));
         let [url] = self.urls.as_slice() else { return usage("record each feed with a command of its own") };
         if self.range.is_some() || self.from_id {
@@ -196,7 +199,7 @@ impl FetchArgs {
             force: self.force,
             progress: self.progress,
         };
-        let done = Box::pin(recording.run(&client, interrupted())).await;
+        let done = Box::pin(recording.run(&client, interrupted(stop))).await;
         client.close().await;
         let done = done?;
         if self.json { print_json(&serde_json::Value::Array(vec![done])) } else { Ok(()) }

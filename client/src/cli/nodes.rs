@@ -1,5 +1,6 @@
 //! `usher nodes`: the nodes of a cluster, one node with its history, or each change as it happens.
 
+use tokio::sync::mpsc;
 use usher_proto::{Bitrate, pb::v1, units};
 
 use super::{
@@ -39,7 +40,7 @@ impl NodesArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
         let (urls, names): (Vec<_>, Vec<_>) = self.what.iter().partition(|text| text.starts_with("usher://"));
         if urls.len() > 1 || names.len() > 1 {
             return Err(Failure::usage("give at most one master and one name of a node"));
@@ -66,7 +67,7 @@ impl NodesArgs {
             });
             tokio::select! {
                 result = watch => result.map_err(Failure::for_operator)?,
-                () = interrupted() => {}
+                () = interrupted(&mut stop) => {}
             }
             return failed;
         }

@@ -3,6 +3,7 @@
 
 use std::{io::IsTerminal as _, time::Duration};
 
+use tokio::sync::mpsc;
 use usher_proto::{Bitrate, Code, pb::v1};
 
 use super::{
@@ -62,11 +63,11 @@ fn deadline(text: &str) -> Result<Duration, String> {
 }
 
 impl DrainArgs {
-    /// Drains, and shows the progress until the node is empty.
+    /// Drains, and shows the progress until the node is empty or a message of `stop`.
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
         let client = self.operator.of_default()?;
         let mut progress =
             DrainProgress { node: clean(&self.node), json: self.json, line: 0, first: true, failed: None };
@@ -78,7 +79,7 @@ impl DrainArgs {
         });
         let drained = tokio::select! {
             drained = drain => Some(drained),
-            () = interrupted() => None,
+            () = interrupted(&mut stop) => None,
         };
         progress.end_line();
         if let Some(failed) = progress.failed {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use tokio::sync::mpsc;
 use usher_certs::files::{self, PemSet};
 use usher_proto::{Code, Fault, id, model::What};
 use usher_transport::Congestion;
@@ -174,19 +175,10 @@ fn wrong_url(text: &str, error: &UrlError) -> Failure {
     Failure::usage(format!("`{}`: {error}", clean(text)))
 }
 
-/// Ends when the user or the system asks the process to.
-pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signals) => drop(signals.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        Ok(()) = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
-        else => std::future::pending().await,
+/// Waits for a request to stop; for ever when no further one can come.
+pub(super) async fn interrupted(stop: &mut mpsc::Receiver<()>) {
+    if stop.recv().await.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
 use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose};
 
 use super::{
@@ -53,7 +54,7 @@ impl PlayArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
         let what = what(&self.url, self.from_id, &self.url.to_string())?;
         let feed = live::feed(&self.url);
         if feed.is_none() {
@@ -72,7 +73,7 @@ impl PlayArgs {
         };
         let result = tokio::select! {
             result = play => result,
-            () = interrupted() => Err(Fault::new(Code::Interrupted, "interrupted")),
+            () = interrupted(&mut stop) => Err(Fault::new(Code::Interrupted, "interrupted")),
         };
         client.close().await;
         Ok(result?)

@@ -11,10 +11,7 @@ use std::{
     str::FromStr,
 };
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use usher_media::cut::Format;
 use usher_proto::{Bitrate, Code, Title, id::PublisherId};
 
@@ -121,16 +118,11 @@ impl From<FormatName> for Format {
 }
 
 impl PublishArgs {
-    /// Publishes until the input ends or a signal comes.
+    /// Publishes until the input ends or a message of `stop`; a second message ends it at once.
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self) -> Result<(), Failure> {
-        self.run_until(signals()).await
-    }
-
-    /// Publishes until the input ends or a message comes; a second one ends it at once.
-    pub(crate) async fn run_until(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
+    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
         let file = self.input.as_deref().filter(|path| *path != Path::new("-"));
         let input = match file {
             Some(path) => file_input(path)?,
@@ -138,7 +130,7 @@ impl PublishArgs {
         };
         let TransferOptions { reach, zone, .. } = &self.transfer;
         let authority = Authority::load(reach.ca.clone())?;
-        let find = || authority.source.parent().and_then(|folder| find(folder, &self.feed.title));
+        let find = || authority.source.parent().and_then(|folder| publisher_certificate(folder, &self.feed.title));
         let identity = self.certificate.load(&authority, find)?;
         let publication = Publication {
             title: self.feed.title.clone(),
@@ -169,7 +161,7 @@ impl PublishArgs {
 }
 
 /// The certificate and key of the feed's own publisher, or else of the only operator in the folder.
-fn find(folder: &Path, title: &Title) -> Option<(PathBuf, PathBuf)> {
+fn publisher_certificate(folder: &Path, title: &Title) -> Option<(PathBuf, PathBuf)> {
     let pair = |stem: &str| (folder.join(format!("{stem}.pem")), folder.join(format!("{stem}.key")));
     let is_there = |(cert, key): &(PathBuf, PathBuf)| cert.is_file() && key.is_file();
     let own = title.parts().nth(1).map(|name| pair(&format!("publisher-{name}")));
@@ -181,21 +173,6 @@ fn find(folder: &Path, title: &Title) -> Option<(PathBuf, PathBuf)> {
     let mut admins = stems.filter(|stem| stem.starts_with("admin-")).map(|stem| pair(&stem)).filter(is_there);
     let first = admins.next()?;
     admins.next().is_none().then_some(first)
-}
-
-/// Sends a message for each SIGINT or SIGTERM from now on.
-fn signals() -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::channel(4);
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let sender = sender.clone();
-        match signal(kind) {
-            Ok(mut signals) => {
-                tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(()).await.is_ok() {} });
-            }
-            Err(error) => tracing::warn!(%error, "cannot listen for a signal; stop this process with SIGKILL"),
-        }
-    }
-    receiver
 }
 
 fn standard_input() -> Result<MediaInput, Failure> {
@@ -261,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("temp");
         let title = Title::parse("live/cam1/low").expect("a title");
         let found = || {
-            let (cert, key) = find(folder.path(), &title)?;
+            let (cert, key) = publisher_certificate(folder.path(), &title)?;
             assert_eq!(cert.with_extension("key"), key);
             cert.file_stem()?.to_str().map(str::to_owned)
         };
