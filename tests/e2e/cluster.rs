@@ -10,6 +10,7 @@ use std::{
 
 use usher_certs::Role;
 use usher_kit::Process;
+use usher_media::samples::padded;
 
 use crate::parts::{USHER, clip};
 
@@ -70,22 +71,18 @@ impl Cluster {
         self.0.add(node, title, from.as_ref()).expect("a title");
     }
 
-    /// Puts a film of that many MiB into a node's folder: a clip with a free box behind it, which readers of MP4 skip.
-    /// It is more than any window of a connection holds, so that a slow reader keeps its session running.
+    /// Puts a film of more than `mib` MiB into a node's folder: a clip with padding. It is more than any window of a
+    /// connection holds, so that a slow reader keeps its session running.
     pub(crate) fn add_film(&self, node: &str, title: &str, mib: u32) {
-        let mut data = fs::read(clip("B.mp4")).expect("a clip");
-        let free = mib << 20;
-        data.extend_from_slice(&free.to_be_bytes());
-        data.extend_from_slice(b"free");
-        data.extend((8..free).map(|i| (i % 251) as u8));
+        let padding: Vec<u8> = (0..mib << 20).map(|i| (i % 251) as u8).collect();
         let film = self.path().join("film");
-        fs::write(&film, data).expect("written");
+        fs::write(&film, padded(&fs::read(clip("B.mp4")).expect("a clip"), &padding)).expect("written");
         self.add(node, title, film);
     }
 
     /// The options that show an operator's certificate.
     pub(crate) fn operator(&self) -> [String; 4] {
-        self.certify(Role::Admin, "boss").expect("a certificate")
+        self.certify(Role::Admin, "operator-1").expect("a certificate")
     }
 
     /// A command of that operator.

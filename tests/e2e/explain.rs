@@ -1,9 +1,9 @@
-//! `usher explain`: every choice can be asked why, for people, for programs and for grpcurl.
+//! `usher explain`: the reasons of each choice, as text, as JSON and with grpcurl.
 
 use crate::{cluster::Cluster, grpc::call};
 
 #[test]
-fn each_holder_is_told_with_its_level_margin_and_verdict() {
+fn explain_lists_each_holder_with_level_margin_and_verdict() {
     let cluster = Cluster::figure_4();
     let text = cluster.run(&["explain", "B.mp4"]).expect(0).out;
     assert!(text.contains("B.mp4") && text.contains("farthest from full"), "{text}");
@@ -25,7 +25,7 @@ fn each_holder_is_told_with_its_level_margin_and_verdict() {
 }
 
 #[test]
-fn a_fetch_tells_the_id_by_which_its_choice_is_explained() {
+fn a_fetch_prints_the_request_id_for_explain() {
     let cluster = Cluster::figure_4();
     let err = cluster.run(&["fetch", "-v", &cluster.url("J.mp4")]).expect(0).err;
     let id = err.lines().find_map(|line| line.strip_prefix("request ")?.split(' ').next()).expect("a request id");

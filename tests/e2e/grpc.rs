@@ -99,7 +99,7 @@ fn brokered_answers_carry_the_set_up_information() {
 }
 
 #[test]
-fn nonsense_is_answered_and_harms_nobody() {
+fn invalid_requests_get_an_error_and_the_master_keeps_running() {
     let cluster = Cluster::with(&[("node-1", &["A.mp4"])]);
     let long = "x".repeat(10_000);
     let excludes = vec![r#""n""#; 10_000].join(",");

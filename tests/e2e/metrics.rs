@@ -19,7 +19,7 @@ fn get(address: &str, path: &str) -> String {
 }
 
 #[test]
-fn a_master_tells_its_figures() {
+fn the_master_serves_metrics() {
     let mut cluster = Cluster::with_master(&["--metrics", "127.0.0.1:0"]);
     let at = address_in(&cluster.master.line_with("metrics listener started")).expect("an address").to_string();
     for path in ["/livez", "/readyz"] {

@@ -1,4 +1,4 @@
-//! The real parts of a test: the binary under test, programs that `cargo xtask test` installs, shipped clips.
+//! The programs and files of a test: the binary under test, programs that `cargo xtask test` installs, shipped clips.
 
 use std::{
     path::{Path, PathBuf},

@@ -60,7 +60,7 @@ fn stdout_is_a_player_too_and_gets_bytes_before_the_end() {
 }
 
 #[test]
-fn a_missing_player_is_said() {
+fn a_missing_player_is_an_error() {
     let cluster = Cluster::with(&[("node-1", &["A.mp4"])]);
     let said = cluster.run(&["play", &cluster.url("A.mp4"), "--player", "no-such-player"]);
     assert!(said.code != 0 && said.err.contains("no-such-player"), "{}", said.err);

@@ -50,7 +50,7 @@ fn a_recorded_feed_becomes_a_title() {
 }
 
 #[test]
-fn where_nothing_is_recorded_nobody_who_asks_for_it_is_let_in() {
+fn a_node_without_recordings_refuses_recorded_feeds() {
     let cluster = Cluster::live(&[("node-1", &[])]);
     let mut command = cluster.usher(&["publish", "live/cam1", "--record", "--timeout", "2s", "-i"]);
     let said = run(command.arg(crate::parts::clip("G.ts")).args(cluster.publisher("cam1")));

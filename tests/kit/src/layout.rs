@@ -19,7 +19,7 @@ use usher_certs::{
 use crate::process::{Output, run};
 
 /// The operator's name.
-const OPERATOR: &str = "boss";
+const OPERATOR: &str = "operator-1";
 
 /// A cluster's folder, removed when dropped, and the address of its master.
 pub struct Layout {

@@ -1,4 +1,4 @@
-//! The control plane may die: what plays goes on, and a master with nothing but its key store knows all of it again.
+//! Loss of the master: running sessions continue, and a master with only its key store learns all of them again.
 
 use std::{
     io::Read,

@@ -1,4 +1,5 @@
-//! Trouble: parts that are missing, late, drained or killed. Everything else goes on, and messages name the trouble.
+//! Failures: masters and nodes that are missing, late, drained or killed. Everything else continues, and messages name the
+//! failure.
 
 use std::{fs, net::TcpListener, net::UdpSocket};
 
@@ -138,7 +139,7 @@ fn ports_in_use_and_wrong_settings_are_named() {
 }
 
 #[test]
-fn two_processes_with_one_name_are_told() {
+fn two_processes_with_one_name_are_rejected() {
     let cluster = Cluster::with(&[("node-1", &["A.mp4"])]);
     let state = cluster.path().join("second-state").to_string_lossy().into_owned();
     let mut second = Process::start(&mut cluster.node_command("node-1", &["--state", &state]));
