@@ -67,7 +67,7 @@ impl SessionUpdates {
 
     /// The reserved rate of a session has changed.
     pub fn handle_rate(&mut self, change: RateChange) {
-        if self.follows() {
+        if self.make_room() {
             self.rates.push_back(change);
         }
     }
