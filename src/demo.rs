@@ -210,6 +210,9 @@ async fn start_master(identity: PemSet, state: &Path) -> anyhow::Result<master::
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
         state: Some(state.to_owned()),
         metrics: usher_master::MetricsAt::Off,
+        // Everything is on this machine and ends with the demo.
+        viewers: Some(usher_master::ViewerAccess::Open),
+        cluster_access: usher_master::ClusterAccess::Open,
         ..usher_master::Config::default()
     };
     match Box::pin(master::start(config(MASTER_PORT), identity.clone())).await {

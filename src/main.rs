@@ -9,7 +9,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use usher_client::cli as client;
-use usher_proto::Code;
+use usher_proto::{Code, Fault};
 
 /// Stream, fetch and publish video over QUIC from a cluster of nodes
 #[derive(Parser)]
@@ -77,6 +77,8 @@ enum Role {
     Master(Box<usher_master::cli::Args>),
     /// Create and show the cluster's certificates
     Certs(usher_certs::cli::Args),
+    /// Create and show viewers' tokens, for a cluster without an identity provider
+    Token(usher_token::cli::Args),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +117,7 @@ async fn run(role: Role) -> ExitCode {
         Role::Node(args) => server_exit(usher_node::cli::run(*args, signals::shutdown()).await),
         Role::Master(args) => server_exit(usher_master::cli::run(*args, signals::first(signals::shutdown())).await),
         Role::Certs(args) => server_exit(usher_certs::cli::run(args)),
+        Role::Token(args) => server_exit(usher_token::cli::run(args)),
     }
 }
 
@@ -130,6 +133,9 @@ fn server_exit(result: anyhow::Result<()>) -> ExitCode {
 fn code_of(error: &anyhow::Error) -> Code {
     if error.is::<usher_certs::files::Exists>() {
         return Code::Exists;
+    }
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        return fault.code;
     }
     error.downcast_ref::<client::Failure>().map_or(Code::Internal, |failure| failure.code)
 }

@@ -79,7 +79,7 @@ impl Client {
     /// # Errors
     /// [`Code::Usage`](crate::Code::Usage) when a certificate cannot be used.
     pub fn new(address: Address, authority: Authority, options: Options) -> Result<Self, Fault> {
-        let master = Master::new(address, authority, options.identity.as_ref(), rand::random())?;
+        let master = Master::new(address, authority, options.identity.as_ref(), options.token.clone(), rand::random())?;
         let throttle = options.limit.map(|rate| RateLimit::new(TokenBucket::new(rate, LEAST_BURST).into()));
         let pool =
             Arc::new(Pool::new(ConnectionSettings { congestion: options.congestion, ..ConnectionSettings::default() }));

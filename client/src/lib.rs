@@ -35,6 +35,7 @@ mod driver;
 mod failover;
 mod master;
 pub mod sink;
+mod token;
 
 use usher_session::clock;
 
@@ -44,6 +45,7 @@ pub use driver::{
     StartAt, TransferInfo,
 };
 pub use master::Authority;
+pub use token::Token;
 pub use usher_certs::files::PemSet;
 pub use usher_media::cut::Format;
 pub use usher_proto::{Bitrate, Code, ContentId, Fault, NodeName, Title, model::What, ticket::Purpose};

@@ -25,7 +25,10 @@ use usher_proto::{
     tree::MAX_SIZE,
 };
 
-use crate::core::{table::clean, url::Address};
+use crate::{
+    core::{table::clean, url::Address},
+    token::Token,
+};
 
 /// Time that a connection may take: a lost first packet is sent again after 1 s and 3 s.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -127,14 +130,17 @@ pub(crate) struct Master {
     /// Connected by the first call; tonic reconnects it.
     channel: Mutex<Option<Channel>>,
     request_id: MetadataValue<Ascii>,
+    token: Option<Token>,
 }
 
 impl Master {
-    /// Prepares a channel; dials nothing yet. The client shows `identity`, if any, and sends `request_id` with every call.
+    /// Prepares a channel; dials nothing yet. The client shows `identity`, if any, and sends `request_id` and `token` with
+    /// every call.
     pub(crate) fn new(
         address: Address,
         authority: Authority,
         identity: Option<&PemSet>,
+        token: Option<Token>,
         request_id: u128,
     ) -> Result<Self, Fault> {
         let usage = |error: tonic::transport::Error| {
@@ -168,7 +174,7 @@ impl Master {
             .keep_alive_timeout(Duration::from_secs(5))
             .tcp_nodelay(true);
         let request_id = format!("{request_id:032x}").parse().map_err(|_| Fault::new(Code::Internal, "request id"))?;
-        Ok(Self { address, authority, endpoint, channel: Mutex::default(), request_id })
+        Ok(Self { address, authority, endpoint, channel: Mutex::default(), request_id, token })
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -292,6 +298,9 @@ impl Master {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("x-request-id", self.request_id.clone());
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.metadata());
+        }
         request
     }
 

@@ -190,6 +190,7 @@ impl Fixture {
             failed: &[],
             tag: 1,
             unsure: false,
+            rights: None,
         };
         let session = session(self.sessions);
         let decision = self.cluster.resolve(self.now, session, &ask, &mut self.rng).expect("room");

@@ -25,6 +25,7 @@ use crate::{
     state::SharedState,
     store,
     update_queue::{self, UpdateQueue},
+    viewers::{Viewers, jwks::JwksUrl},
 };
 
 /// Interval between checks of leases and reservations: a twentieth of a lease.
@@ -97,7 +98,10 @@ impl Drop for MasterHandle {
 /// When a setting is wrong, the key store cannot be read or made, the certificate does not work, or the address is in use.
 pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> {
     config.check()?;
-    let secret = store::cluster_secret(&config.state()?)?;
+    let keys_at = JwksUrl::of(&config)?;
+    let state_dir = config.state()?;
+    let secret = store::cluster_secret(&state_dir)?;
+    let viewers = Arc::new(Viewers::new(&config, secret.clone(), &state_dir)?);
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(&pem.cert, &pem.key))
         .client_ca_root(Certificate::from_pem(&pem.ca))
@@ -135,9 +139,18 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
-    let tickets = grpc::tickets::TicketsService::new(Arc::clone(&state), config.queue);
-    let catalog = grpc::catalog::CatalogService::new(Arc::clone(&state));
-    let cluster = grpc::cluster::ClusterService::new(Arc::clone(&state), config.cluster_access, ending.clone());
+    if let Some(keys_at) = keys_at {
+        // Ends with the master.
+        tokio::spawn(keys_at.keep_fresh(Arc::clone(&viewers), ending.clone()));
+    }
+    let tickets = grpc::tickets::TicketsService::new(Arc::clone(&state), Arc::clone(&viewers), config.queue);
+    let catalog = grpc::catalog::CatalogService::new(Arc::clone(&state), Arc::clone(&viewers));
+    let cluster = grpc::cluster::ClusterService::new(
+        Arc::clone(&state),
+        Arc::clone(&viewers),
+        config.cluster_access,
+        ending.clone(),
+    );
     let registry = grpc::registry::RegistryService::new(Arc::clone(&state), queue, ending.clone());
     let router = server
         .add_service(TicketsServer::new(tickets).max_decoding_message_size(CLIENT_MESSAGE))

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use usher_settings::Layered;
 
-use crate::{app, settings::Config};
+use crate::{app, settings::Config, viewers};
 
 /// Arguments of `usher master`.
 pub type Args = Layered<Config>;
@@ -18,6 +18,7 @@ pub async fn run(args: Args, shutdown: impl Future<Output = ()>) -> anyhow::Resu
     config.check()?;
     let identity = config.identity()?;
     config.state()?;
+    viewers::check_files(&config)?;
     if args.check_only() {
         eprintln!("the settings are valid; the master would listen on {}", config.listen);
         return Ok(());

@@ -13,6 +13,7 @@ pub mod load_estimate;
 pub mod moves;
 pub mod recheck;
 pub mod replication;
+pub mod revocations;
 pub mod roster;
 #[cfg(test)]
 mod test_cluster;

@@ -1,5 +1,6 @@
 //! The services of `usher.v1`: they validate requests, pass them to the shared state, and answer. They decide nothing.
 
+mod access;
 mod answers;
 pub(crate) mod catalog;
 pub(crate) mod cluster;
@@ -7,6 +8,7 @@ mod peer;
 mod publish;
 pub(crate) mod queue;
 pub(crate) mod registry;
+mod renew;
 mod request_id;
 pub(crate) mod tickets;
 

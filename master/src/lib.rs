@@ -8,7 +8,7 @@
 //!             └─ store
 //! ```
 //!
-//! [`core`] decides and is pure. `state` is its only owner, behind one short lock. `grpc` serves the API,
+//! `viewers` checks tokens. [`core`] decides and is pure. `state` is its only owner, behind one short lock. `grpc` serves the API,
 //! `update_queue` batches the updates of nodes, `listen` limits connections, `metrics` counts and `http` exposes the
 //! counts. [`app`] starts and stops a master, [`cli`] is `usher master`, and `store` keeps the only persistent state:
 //! the secret that signs tickets.
@@ -24,6 +24,7 @@ pub mod settings;
 mod state;
 mod store;
 mod update_queue;
+mod viewers;
 
 pub use app::{MasterHandle, start};
-pub use settings::{ClusterAccess, Config, MetricsAt};
+pub use settings::{ClusterAccess, Config, MetricsAt, ViewerAccess};

@@ -2,6 +2,7 @@
 //! fill. Owns their names, defaults and checks, and finds the master's certificate; starts nothing.
 
 mod balancing;
+mod viewers;
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
@@ -11,10 +12,14 @@ use usher_certs::{
     Identity, Role,
     files::{self, Paths, PemSet},
 };
-use usher_proto::MASTER_PORT;
+use usher_proto::{MASTER_PORT, ticket::LEEWAY_SECS};
 use usher_settings::{Settings, de, state_dir};
+use usher_token::cli::AUDIENCE;
 
-pub use self::balancing::{CopyRule, LinkPrice, Switch};
+pub use self::{
+    balancing::{CopyRule, LinkPrice, Switch},
+    viewers::ViewerAccess,
+};
 use crate::core::{balancer::RankRule, replication::GRACE};
 
 /// TCP port of the metrics listener when none is given.
@@ -51,6 +56,32 @@ pub struct Config {
     /// Clients that may list and watch nodes [default: open]
     #[arg(long, env = "USHER_CLUSTER_ACCESS", value_name = "WHO")]
     pub cluster_access: ClusterAccess,
+    /// Clients that get titles: open (all) or token [default: token with --token-keys or --token-jwks, else open]
+    #[arg(long, env = "USHER_VIEWERS", value_name = "WHO")]
+    pub viewers: Option<ViewerAccess>,
+    /// Public keys of viewers' tokens: PEM, for example token.pem of `usher token keygen`, or a JSON Web Key Set
+    #[arg(long, env = "USHER_TOKEN_KEYS", value_name = "FILE")]
+    pub token_keys: Option<PathBuf>,
+    /// URL of an identity provider's JSON Web Key Set (https), fetched at intervals; needs --token-issuer
+    #[arg(long, env = "USHER_TOKEN_JWKS", value_name = "URL")]
+    pub token_jwks: Option<String>,
+    /// Authority of the certificate at the --token-jwks URL (PEM) [default: those of the system]
+    #[arg(long, env = "USHER_TOKEN_JWKS_CA", value_name = "FILE")]
+    pub token_jwks_ca: Option<PathBuf>,
+    /// Interval between fetches of --token-jwks unless its server says otherwise, 1s to 24h [default: 5m]
+    #[arg(long, env = "USHER_TOKEN_JWKS_REFRESH", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "de::duration")]
+    pub token_jwks_refresh: Duration,
+    /// Issuer (claim `iss`) that tokens must have [default: any, if the keys are from --token-keys]
+    #[arg(long, env = "USHER_TOKEN_ISSUER", value_name = "NAME")]
+    pub token_issuer: Option<String>,
+    /// Audience (claim `aud`) that tokens must be for [default: usher]
+    #[arg(long, env = "USHER_TOKEN_AUDIENCE", value_name = "NAME")]
+    pub token_audience: String,
+    /// Clock difference to the tokens' issuer that is allowed for, at most 5m [default: 10s]
+    #[arg(long, env = "USHER_TOKEN_LEEWAY", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "de::duration")]
+    pub token_leeway: Duration,
     /// Maximum number of requests that wait for a decision [default: 1024]
     #[arg(long, env = "USHER_QUEUE", value_name = "N")]
     pub queue: usize,
@@ -105,6 +136,14 @@ impl Default for Config {
             ca: None,
             state: None,
             cluster_access: ClusterAccess::default(),
+            viewers: None,
+            token_keys: None,
+            token_jwks: None,
+            token_jwks_ca: None,
+            token_jwks_refresh: Duration::from_secs(300),
+            token_issuer: None,
+            token_audience: AUDIENCE.to_owned(),
+            token_leeway: Duration::from_secs(LEEWAY_SECS),
             queue: 1024,
             // A viewer holds a connection for seconds, a node for as long as it is attached; each takes a file descriptor
             // and some 50 kB.
@@ -139,6 +178,7 @@ impl Config {
             self.max_connections
         );
         ensure!(self.queue <= MAX_WAITING, "--queue {}: at most {MAX_WAITING} requests may wait", self.queue);
+        self.check_viewers()?;
         self.balancing().map(drop)
     }
 

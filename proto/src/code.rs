@@ -28,7 +28,7 @@ pub enum Code {
     Draining,
     /// The caller lacks the right to this.
     Denied,
-    /// The caller must authenticate with a certificate.
+    /// The caller must authenticate with a certificate or a token.
     Unauthenticated,
     /// The ticket is altered, or signed with a key the node does not have.
     TicketInvalid,

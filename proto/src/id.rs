@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use thiserror::Error;
 
 /// An identifier that does not parse.
@@ -99,6 +100,58 @@ random_id! {
     PublisherId
 }
 
+/// A keyed hash of a name, printed as 16 hex digits. Only the cluster's masters can compute it from the name.
+macro_rules! name_hash {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let mut bytes = [0; 8];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| IdError::Hex { digits: 16 })?;
+                Ok(Self(u64::from_be_bytes(bytes)))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+name_hash! {
+    /// A viewer: stands for the subject of its token in tickets, accounts and logs.
+    ViewerId
+}
+name_hash! {
+    /// One token of a viewer: stands for the token's own id.
+    TokenId
+}
+
 /// A node's name: 1 to 63 of `a-z`, `0-9`, `-` and `.`, as in its certificate.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName(Box<str>);
@@ -167,6 +220,13 @@ mod tests {
         let id = SessionId(7);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("7".parse::<SessionId>().is_err());
+    }
+
+    #[test]
+    fn hashes_of_names_round_trip() {
+        let id = ViewerId(0xfe);
+        assert_eq!((id.to_string().as_str(), id.to_string().parse()), ("00000000000000fe", Ok(id)));
+        assert!("fe".parse::<TokenId>().is_err());
     }
 
     #[test]

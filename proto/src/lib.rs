@@ -26,7 +26,7 @@ pub mod verify;
 pub mod wire;
 
 pub use code::{Code, Fault};
-pub use id::{BootId, ContentId, NodeName, PublisherId, SessionId};
+pub use id::{BootId, ContentId, NodeName, PublisherId, SessionId, TokenId, ViewerId};
 pub use title::Title;
 pub use units::Bitrate;
 

@@ -12,7 +12,7 @@ pub use self::{
     key::{ClusterSecret, Key},
 };
 use crate::{
-    id::{ContentId, NodeName, SessionId},
+    id::{ContentId, NodeName, SessionId, TokenId, ViewerId},
     title::Title,
 };
 
@@ -53,6 +53,10 @@ pub struct Ticket {
     pub until: Option<u64>,
     /// Rights to a feed; `None` for a title that is not live.
     pub feed: Option<FeedGrant>,
+    /// The viewer, where viewers have an identity.
+    pub viewer: Option<ViewerId>,
+    /// The viewer's token, if it has an id.
+    pub token: Option<TokenId>,
 }
 
 /// Checks a token offline: signature by any of `keys` (picked by `kid`), audience and time. `now` in Unix seconds.
@@ -148,6 +152,8 @@ impl TryFrom<Claims> for Ticket {
             burst: claims.burst,
             until: claims.until,
             feed: claims.feed.map(FeedGrant::try_from).transpose()?,
+            viewer: claims.sub,
+            token: claims.tid,
         })
     }
 }

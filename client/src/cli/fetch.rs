@@ -118,7 +118,7 @@ impl FetchArgs {
                 congestion: Congestion::default(),
                 verbose: false,
                 zone: String::new(),
-                reach: Reach { ca: Some(ca), timeout: Options::default().timeout },
+                reach: Reach { ca: Some(ca), token: None, timeout: Options::default().timeout },
             },
             duration: None,
             live: LiveArgs::default(),

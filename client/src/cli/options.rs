@@ -15,6 +15,7 @@ use crate::{
         url::{Address, Url, UrlError},
     },
     master::Authority,
+    token::Token,
 };
 
 /// Longest time that may be given: a day.
@@ -26,6 +27,9 @@ pub(super) struct Reach {
     /// Certificate of the cluster's authority (PEM) [default: ca.pem in $USHER_CERTS or ~/.config/usher/certs]
     #[arg(long, env = "USHER_CA", value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
+    /// File with your token, where the master serves viewers with one [default: the token in $USHER_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token: Option<PathBuf>,
     /// Give up after this time without progress, for example 30s or 5m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
     pub(super) timeout: Duration,
@@ -35,7 +39,20 @@ impl Reach {
     /// A client of the master at `address`; the timeout of `options` is replaced.
     pub(super) fn client(&self, address: Address, options: Options) -> Result<Client, Failure> {
         let authority = Authority::load(self.ca.clone())?;
-        Ok(Client::new(address, authority, Options { timeout: self.timeout, ..options })?)
+        let token = self.token()?;
+        Ok(Client::new(address, authority, Options { timeout: self.timeout, token, ..options })?)
+    }
+
+    /// The token of the file or the environment. A variable of its own, since a command line is visible to others.
+    fn token(&self) -> Result<Option<Token>, Failure> {
+        let token = match &self.token {
+            Some(file) => Some(Token::load(file)?),
+            None => match std::env::var("USHER_TOKEN") {
+                Ok(text) if !text.trim().is_empty() => Some(Token::parse(&text)?),
+                _ => None,
+            },
+        };
+        Ok(token)
     }
 
     /// A client for queries, which reports on standard error that it waits for an absent master.
@@ -102,8 +119,8 @@ impl Operator {
     pub(super) fn client(&self, address: Address, zone: &str) -> Result<Client, Failure> {
         let authority = Authority::load(self.reach.ca.clone())?;
         let identity = self.certificate.load(&authority, || None)?;
-        let options = Options { timeout: self.reach.timeout, zone: zone.to_owned(), identity, ..Options::default() };
-        Ok(Client::new(address, authority, options)?.on_wait(note_wait))
+        let options = Options { zone: zone.to_owned(), identity, ..Options::default() };
+        Ok(self.reach.client(address, options)?.on_wait(note_wait))
     }
 
     /// A client of the default master, in no zone.

@@ -56,7 +56,7 @@ fn away() -> Asked {
     let pem = Cluster::create("test", SystemTime::now()).expect("makes").ca_pem().to_owned();
     let authority = crate::Authority { pem, source: "/the/ca.pem".into() };
     let address = Address { host: "127.0.0.1".into(), port: 1 };
-    Asked::new(address, authority, None, 1).expect("a master")
+    Asked::new(address, authority, None, None, 1).expect("a master")
 }
 
 async fn watch(seed: u64, loss_ppm: u32, nodes: usize, faults: &[PathFault]) -> Observation {

@@ -12,18 +12,39 @@ use usher_proto::{
     ticket::{Claims, FeedGrant, LIFETIME_SECS, Right},
 };
 
-use crate::state::{NodeContact, Placement, timestamp};
+use crate::{
+    state::{NodeContact, Placement, timestamp},
+    viewers::TokenViewer,
+};
 
 /// Time that a node has to open a title. A spinning disk that wakes up takes longer, and another holder does not.
 pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Builds the answer to a decided request. Tickets are signed outside the lock; sessions may run until `until`, in Unix
-/// seconds.
+/// What the tickets of one answer share.
+pub(super) struct TicketTerms<'a> {
+    /// The request id.
+    pub(super) id: &'a str,
+    /// Unix seconds until which a session may run; `None` for ever.
+    pub(super) until: Option<u64>,
+    /// The viewer, if it has an identity.
+    pub(super) viewer: Option<&'a TokenViewer>,
+}
+
+impl TicketTerms<'_> {
+    /// Claims under these terms. Where sessions have no lifetime, a viewer's session ends with its token.
+    pub(super) fn apply(&self, claims: Claims) -> Claims {
+        let Self { id, until, viewer } = self;
+        let until = until.or_else(|| viewer.map(|viewer| viewer.rights.expires));
+        let (sub, tid) = (viewer.map(|viewer| viewer.id), viewer.and_then(|viewer| viewer.token));
+        Claims { rid: (*id).to_owned(), until, sub, tid, ..claims }
+    }
+}
+
+/// Builds the answer to a decided request. Tickets are signed outside the lock.
 pub(super) fn answer(
     resolve: &Resolve,
     seated: &Placement,
-    until: Option<u64>,
-    id: &str,
+    terms: &TicketTerms<'_>,
 ) -> Result<v1::ResolveResponse, Fault> {
     let Placement { decision, contacts, reason, now, live } = seated;
     if contacts.is_empty() {
@@ -37,13 +58,11 @@ pub(super) fn answer(
         Some(FeedGrant::to_get(Right::Watch, key))
     });
     let claims = |contact: &NodeContact| Claims {
-        until,
         feed: watch.as_ref().map(FeedGrant::to_claims),
         cid: decision.content.as_ref().map(ContentId::to_string),
         start: resolve.range.start,
         end: resolve.range.end,
         rate: decision.rate.0,
-        rid: id.to_owned(),
         burst: decision.burst,
         ..Claims::new(&contact.node, decision.session, &decision.title, resolve.purpose, issued)
     };
@@ -53,11 +72,14 @@ pub(super) fn answer(
         content_id: decision.content.map(|content| content.to_string()).unwrap_or_default(),
         size: decision.size,
         rate_bps: decision.rate.0,
-        seats: contacts.iter().map(|contact| contact.seat(&claims(contact))).collect::<Result<_, Fault>>()?,
+        seats: contacts
+            .iter()
+            .map(|contact| contact.seat(&terms.apply(claims(contact))))
+            .collect::<Result<_, Fault>>()?,
         setup: None,
         reason: reason.clone(),
         expires_at: Some(timestamp(expires.saturating_mul(1000))),
-        request_id: id.to_owned(),
+        request_id: terms.id.to_owned(),
         live: live.clone(),
     })
 }

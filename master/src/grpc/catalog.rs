@@ -11,7 +11,8 @@ use usher_proto::{
     title::MAX_BYTES,
 };
 
-use crate::state::SharedState;
+use super::access::Caller;
+use crate::{state::SharedState, viewers::Viewers};
 
 /// Default number of titles per page.
 const PAGE: u32 = 1000;
@@ -24,11 +25,41 @@ const PAGE_BYTES: usize = 2 << 20;
 
 pub(crate) struct CatalogService {
     state: Arc<SharedState>,
+    viewers: Arc<Viewers>,
 }
 
 impl CatalogService {
-    pub(crate) fn new(state: Arc<SharedState>) -> Self {
-        Self { state }
+    pub(crate) fn new(state: Arc<SharedState>, viewers: Arc<Viewers>) -> Self {
+        Self { state, viewers }
+    }
+
+    /// Titles with `prefix` that the caller may see, as in [`SharedState::titles`].
+    async fn titles(
+        &self,
+        caller: &Caller,
+        prefix: &str,
+        after: Option<Title>,
+        limit: usize,
+        mut within: impl FnMut(&v1::Title) -> bool,
+    ) -> (Vec<v1::Title>, bool) {
+        let prefixes = caller.rights().map_or_else(|| vec![prefix.to_owned()], |rights| rights.within(prefix));
+        let mut titles = Vec::new();
+        // In byte order, and none begins with another: so are their titles.
+        for prefix in prefixes {
+            let after = after.clone().filter(|after| after.as_str() >= prefix.as_str());
+            if after.as_ref().is_some_and(|after| !after.as_str().starts_with(&prefix)) {
+                continue;
+            }
+            if titles.len() == limit {
+                return (titles, true);
+            }
+            let (more, unfinished) = self.state.titles(&prefix, after, limit - titles.len(), &mut within).await;
+            titles.extend(more);
+            if unfinished {
+                return (titles, true);
+            }
+        }
+        (titles, false)
     }
 }
 
@@ -38,6 +69,7 @@ impl Catalog for CatalogService {
         &self,
         request: Request<v1::ListTitlesRequest>,
     ) -> Result<Response<v1::ListTitlesResponse>, Status> {
+        let caller = Caller::of(&self.viewers, &request)?;
         let request = request.into_inner();
         let prefix = request.prefix;
         if prefix.len() > MAX_BYTES || prefix.chars().any(char::is_control) {
@@ -52,15 +84,21 @@ impl Catalog for CatalogService {
             bytes <= PAGE_BYTES
         };
         let limit = usize::try_from(size).unwrap_or(usize::MAX);
-        let (titles, more) = self.state.titles(&prefix, after, limit, within).await;
+        let (titles, more) = self.titles(&caller, &prefix, after, limit, within).await;
         let last = titles.last().filter(|_| more);
         let next_page_token = last.map(|title| hex::encode(&title.title)).unwrap_or_default();
         Ok(Response::new(v1::ListTitlesResponse { titles, next_page_token }))
     }
 
     async fn locate(&self, request: Request<v1::LocateRequest>) -> Result<Response<v1::LocateResponse>, Status> {
+        let caller = Caller::of(&self.viewers, &request)?;
         let what = What::try_from(request.into_inner())?;
-        let versions = self.state.locate(&what);
+        caller.require_sight(&what)?;
+        let mut versions = self.state.locate(&what);
+        if let Some(rights) = caller.rights() {
+            // A content may have names that the token does not cover.
+            versions.retain(|version| version.title.as_ref().is_some_and(|title| rights.covers(&title.title)));
+        }
         if versions.is_empty() {
             let fault = Fault::from(&self.state.nowhere());
             return Err(Fault { message: format!("`{what}`: {}", fault.message), ..fault }.to_status());

@@ -18,11 +18,15 @@ use usher_proto::{
     pb::v1::{self, cluster_server::Cluster},
 };
 
-use super::{peer, request_id};
+use super::{
+    access::{Caller, for_purpose},
+    peer, request_id,
+};
 use crate::{
     core::{balancer::RETRY, journal::KEPT},
     settings::ClusterAccess,
     state::{DrainProgress, SharedState, unknown_node},
+    viewers::Viewers,
 };
 
 /// Limit of watchers.
@@ -51,6 +55,7 @@ const MAX_MOVES: usize = 10_000;
 
 pub(crate) struct ClusterService {
     state: Arc<SharedState>,
+    viewers: Arc<Viewers>,
     access: ClusterAccess,
     watchers: Arc<Semaphore>,
     ending: CancellationToken,
@@ -58,8 +63,13 @@ pub(crate) struct ClusterService {
 
 impl ClusterService {
     /// Its streams end when `ending` is cancelled.
-    pub(crate) fn new(state: Arc<SharedState>, access: ClusterAccess, ending: CancellationToken) -> Self {
-        Self { state, access, watchers: Arc::new(Semaphore::new(WATCHERS)), ending }
+    pub(crate) fn new(
+        state: Arc<SharedState>,
+        viewers: Arc<Viewers>,
+        access: ClusterAccess,
+        ending: CancellationToken,
+    ) -> Self {
+        Self { state, viewers, access, watchers: Arc::new(Semaphore::new(WATCHERS)), ending }
     }
 
     fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -145,10 +155,12 @@ impl Cluster for ClusterService {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         use v1::explain_request::About;
         self.allow(&request)?;
+        let caller = Caller::of(&self.viewers, &request)?;
         let explained = match request.into_inner().about {
             Some(About::Request(request)) => {
                 let resolve = Resolve::try_from(request)?;
-                self.state.explain(&resolve).map_err(|refused| Fault::from(&refused).to_status())?
+                caller.require(for_purpose(resolve.purpose), &resolve.what)?;
+                self.state.explain(&resolve, caller.rights()).map_err(|refused| Fault::from(&refused).to_status())?
             }
             Some(About::RequestId(id)) => {
                 let rule = "expected a request id, 1 to 64 of a-z, A-Z, 0-9 and -_.; with /2 for the third request of a \
@@ -161,7 +173,9 @@ impl Cluster for ClusterService {
                     );
                     Fault::new(Code::NotFound, text).to_status()
                 };
-                self.state.past_decision(request_id::tag(call, at), &id).ok_or_else(unknown)?
+                let past = self.state.past_decision(request_id::tag(call, at), &id);
+                let seen = |past: &v1::ExplainResponse| caller.rights().is_none_or(|rights| rights.covers(&past.what));
+                past.filter(seen).ok_or_else(unknown)?
             }
             None => return Err(Invalid::one("about", "name a request or a request_id").to_status()),
         };

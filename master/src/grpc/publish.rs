@@ -1,25 +1,69 @@
 //! Permission to publish a feed, and the answer with seats for the publisher.
 
+use std::sync::Arc;
+
+use tonic::Request;
 use usher_certs::{Identity, Role};
 use usher_proto::{
     Fault, Title,
     code::Code,
     model::Publish,
     pb::v1,
-    ticket::{Claims, FeedGrant, LIFETIME_SECS, Right},
+    ticket::{FeedGrant, LIFETIME_SECS, Right},
+};
+use usher_token::Action;
+
+use super::{
+    access::{allow, by_token},
+    answers::TicketTerms,
+    peer,
+};
+use crate::{
+    state::{NodeContact, PublishSeats, SharedState, session, timestamp},
+    viewers::{TokenViewer, Viewers},
 };
 
-use crate::state::{NodeContact, PublishSeats, SharedState, session, timestamp};
+/// Who wants to publish: by a certificate, or by a token.
+pub(super) struct Sender {
+    identity: Option<Identity>,
+    /// Looked at where there is no certificate.
+    viewer: Option<Arc<TokenViewer>>,
+}
 
-/// The publisher's name, if its certificate is for this feed: `live/NAME` and `live/NAME/…`, or any feed for operators.
-pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<String, Fault> {
+impl Sender {
+    /// The sender of a request.
+    pub(super) fn of<T>(viewers: &Viewers, request: &Request<T>) -> Result<Self, Fault> {
+        let identity = peer::identity(request)?;
+        let looked_at = identity.is_none() && viewers.accept_tokens();
+        let viewer = if looked_at { by_token(viewers, request.metadata())? } else { None };
+        Ok(Self { identity, viewer })
+    }
+
+    /// The viewer whose token this is.
+    pub(super) fn viewer(&self) -> Option<&TokenViewer> {
+        self.viewer.as_deref()
+    }
+
+    /// The sender's name for logs, if it may send this feed: a certificate is for `live/NAME` and `live/NAME/…`, an
+    /// operator's for all, a token for its titles.
+    pub(super) fn require(&self, title: &Title) -> Result<String, Fault> {
+        match &self.viewer {
+            Some(viewer) => {
+                allow(&viewer.rights, Action::Publish, title.as_str()).map(|()| format!("viewer {}", viewer.id))
+            }
+            None => certified(self.identity.as_ref(), title),
+        }
+    }
+}
+
+fn certified(identity: Option<&Identity>, title: &Title) -> Result<String, Fault> {
     let feed = title.as_str().strip_prefix("live/").unwrap_or_default();
     match identity {
-        Some(identity) if identity.role == Role::Admin => Ok(identity.name),
+        Some(identity) if identity.role == Role::Admin => Ok(identity.name.clone()),
         Some(identity) if identity.role == Role::Publisher => {
             let rest = feed.strip_prefix(&identity.name);
             if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-                return Ok(identity.name);
+                return Ok(identity.name.clone());
             }
             let text = format!(
                 "the certificate of {identity} is for live/{name} and live/{name}/…, not for `{title}`",
@@ -34,7 +78,8 @@ pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<Strin
         None => {
             let name = feed.split('/').next().unwrap_or_default();
             let text = format!(
-                "publishing `{title}` needs a client certificate: `usher certs issue publisher {name}`, or an operator's"
+                "publishing `{title}` needs a client certificate: `usher certs issue publisher {name}`, or an operator's; \
+                 or a token that permits to publish"
             );
             Err(Fault::new(Code::Unauthenticated, text))
         }
@@ -42,7 +87,12 @@ pub(super) fn allowed(identity: Option<Identity>, title: &Title) -> Result<Strin
 }
 
 /// Seats for a publisher, with tickets.
-pub(super) fn answer(state: &SharedState, publish: &Publish, id: &str) -> Result<v1::PublishResponse, Fault> {
+pub(super) fn answer(
+    state: &SharedState,
+    publish: &Publish,
+    id: &str,
+    viewer: Option<&TokenViewer>,
+) -> Result<v1::PublishResponse, Fault> {
     let Publish { title, publisher, rate, take_over, record, .. } = publish;
     let seats = state.ingest(publish).map_err(|why| {
         let fault = Fault::from(&why);
@@ -59,9 +109,9 @@ pub(super) fn answer(state: &SharedState, publish: &Publish, id: &str) -> Result
         record: *record,
     };
     let rate = rate.map_or(0, |rate| rate.0);
+    let terms = TicketTerms { id, until: state.until(now), viewer };
     let seat = |contact: &NodeContact| {
-        let claims = contact.feed_claims(now, state.until(now), title, session, &grant, rate);
-        contact.seat(&Claims { rid: id.to_owned(), ..claims })
+        contact.seat(&terms.apply(contact.feed_claims(now, terms.until, title, session, &grant, rate)))
     };
     Ok(v1::PublishResponse {
         session_id: session.to_string(),

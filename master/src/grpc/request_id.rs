@@ -41,9 +41,9 @@ pub(super) fn parse(text: &str) -> Option<(&str, usize)> {
     fits(id).then_some((id, request))
 }
 
-/// The span of one call: every log line within carries its request id.
+/// The span of one call: every log line within carries its request id, and its viewer once that is known.
 pub(super) fn span(id: &str) -> Span {
-    debug_span!("request", request_id = id)
+    debug_span!("request", request_id = id, viewer = tracing::field::Empty)
 }
 
 /// An answer with its request id.

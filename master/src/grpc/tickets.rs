@@ -15,16 +15,19 @@ use usher_proto::{
     code::Code,
     model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Renew, Resolve},
     pb::v1::{self, tickets_server::Tickets},
-    ticket::{self, RenewError},
 };
 
 use super::{
-    answers::{PREPARE_TIMEOUT, after_refusal, answer, log_decision, redirected},
-    peer, publish,
+    access::{Caller, for_purpose},
+    answers::{PREPARE_TIMEOUT, TicketTerms, after_refusal, answer, log_decision, redirected},
+    publish,
     queue::AdmissionQueue,
-    request_id,
+    renew, request_id,
 };
-use crate::state::{Placement, PlacementRefused, SharedState, now, session};
+use crate::{
+    state::{Placement, PlacementRefused, SharedState, session},
+    viewers::Viewers,
+};
 
 /// Titles of one `ResolveMany` answered concurrently: a node's channel holds 64 messages for all callers.
 const CONCURRENT: usize = 16;
@@ -37,6 +40,7 @@ const MAX_BROKERED: usize = 64;
 
 pub(crate) struct TicketsService {
     state: Arc<SharedState>,
+    viewers: Arc<Viewers>,
     decisions: AdmissionQueue,
     /// Separate, so that slow nodes do not delay requests that need no answer of a node.
     brokered: AdmissionQueue,
@@ -46,11 +50,11 @@ pub(crate) struct TicketsService {
 
 impl TicketsService {
     /// The service with `queue` waiting requests per class.
-    pub(crate) fn new(state: Arc<SharedState>, queue: usize) -> Self {
+    pub(crate) fn new(state: Arc<SharedState>, viewers: Arc<Viewers>, queue: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decisions = AdmissionQueue::new("decisions", cores, queue, Arc::clone(state.metrics()));
         let brokered = AdmissionQueue::new("brokered", MAX_BROKERED, queue, Arc::clone(state.metrics()));
-        Self { state, decisions, brokered, clients: RandomState::new() }
+        Self { state, viewers, decisions, brokered, clients: RandomState::new() }
     }
 
     /// Answers a decided request: signs its tickets, and prepares it at the node if it is brokered.
@@ -61,16 +65,22 @@ impl TicketsService {
         call: CallContext<'_>,
     ) -> Result<v1::ResolveResponse, Fault> {
         match resolve.mode {
-            Mode::Redirect => answer(resolve, &seated, self.state.until(seated.now), call.id),
+            Mode::Redirect => answer(resolve, &seated, &call.terms(self.state.until(seated.now))),
             Mode::Brokered => self.broker(resolve.clone(), seated, call).await,
         }
     }
 
     /// Decides a request again after a silent holder answered its probe or ran out of time.
-    async fn decide_again(&self, resolve: &Resolve, unseated: PlacementRefused, tag: u64) -> Result<Placement, Fault> {
+    async fn decide_again(
+        &self,
+        resolve: &Resolve,
+        unseated: PlacementRefused,
+        call: CallContext<'_>,
+    ) -> Result<Placement, Fault> {
         let Some(probe_wait) = unseated.probe_wait else { return Err(Fault::from(&*unseated.refused)) };
         self.state.probe_answered(probe_wait).await;
-        self.state.resolve(session(), resolve, tag).map_err(|unseated| Fault::from(&*unseated.refused))
+        let decided = self.state.resolve(session(), resolve, call.tag, call.caller.rights());
+        decided.map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
     /// Passes failed seats to the core: nodes that did not answer, and nodes that sent wrong bytes. Other failures show
@@ -98,14 +108,14 @@ impl TicketsService {
         &self,
         mut resolve: Resolve,
         mut seated: Placement,
-        CallContext { id, tag }: CallContext<'_>,
+        call: CallContext<'_>,
     ) -> Result<v1::ResolveResponse, Fault> {
         for _ in 0..ATTEMPTS {
             let reserved = ReservationGuard { state: &self.state, session: seated.decision.session, kept: false };
-            let mut response = answer(&resolve, &seated, self.state.until(seated.now), id)?;
+            let mut response = answer(&resolve, &seated, &call.terms(self.state.until(seated.now)))?;
             let first = response.seats.first();
             let (node, ticket) = first.map(|seat| (seat.node.clone(), seat.ticket.clone())).unwrap_or_default();
-            let fault = match self.prepare(&seated, ticket, id).await {
+            let fault = match self.prepare(&seated, ticket, call.id).await {
                 Ok(setup) => {
                     response.setup = Some(setup);
                     reserved.keep();
@@ -116,7 +126,7 @@ impl TicketsService {
             drop(reserved);
             debug!(%node, reason = fault.code.reason(), error = %fault, "node refused to prepare");
             resolve.exclude.extend(NodeName::parse(&node));
-            seated = match self.state.resolve(session(), &resolve, tag) {
+            seated = match self.state.resolve(session(), &resolve, call.tag, call.caller.rights()) {
                 Ok(seated) => seated,
                 Err(_) => return Err(after_refusal(&node, fault)),
             };
@@ -134,11 +144,34 @@ impl TicketsService {
     }
 }
 
-/// The call's id and the journal tag of one of its requests.
+/// A valid request.
+fn valid(request: v1::ResolveRequest) -> Result<Resolve, Invalid> {
+    let resolve = Resolve::try_from(request)?;
+    redirected(&resolve).map(|()| resolve)
+}
+
+/// A request that its caller may make, in the zone that the caller's token states.
+fn permitted(caller: &Caller, mut resolve: Resolve) -> Result<Resolve, Fault> {
+    caller.require(for_purpose(resolve.purpose), &resolve.what)?;
+    if let Some(zone) = caller.rights().and_then(|rights| rights.zone.as_ref()) {
+        resolve.zone.clone_from(zone);
+    }
+    Ok(resolve)
+}
+
+/// The call's id and caller, and the journal tag of one of its requests.
 #[derive(Clone, Copy)]
 struct CallContext<'a> {
     id: &'a str,
     tag: u64,
+    caller: &'a Caller,
+}
+
+impl<'a> CallContext<'a> {
+    /// What the tickets of an answer share; sessions may run until `until`, in Unix seconds.
+    fn terms(&self, until: Option<u64>) -> TicketTerms<'a> {
+        TicketTerms { id: self.id, until, viewer: self.caller.viewer() }
+    }
 }
 
 /// Part of an address that identifies a client: a household has 2^64 IPv6 addresses, or one of IPv4.
@@ -204,12 +237,13 @@ impl TicketsService {
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let client = request.remote_addr().map(|address| address.ip());
-        let identity = peer::identity(&request);
+        let sender = publish::Sender::of(&self.viewers, &request);
         let publish = Publish::try_from(request.into_inner())?;
-        let name = publish::allowed(identity.map_err(failure)?, &publish.title).map_err(failure)?;
+        let sender = sender.map_err(failure)?;
+        let name = sender.require(&publish.title).map_err(failure)?;
         let permit = self.decisions.acquire().await.map_err(failure)?;
         self.hint_unresponsive(&publish.failed, client);
-        let answered = publish::answer(&self.state, &publish, id);
+        let answered = publish::answer(&self.state, &publish, id, sender.viewer());
         drop(permit);
         match &answered {
             Ok(answer) => {
@@ -226,11 +260,13 @@ impl TicketsService {
         request: Request<v1::RenewRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
         let failure = |fault: Fault| request_id::failure(id, &fault);
+        let sender = publish::Sender::of(&self.viewers, &request);
+        let caller = Caller::of(&self.viewers, &request);
         let renew = Renew::try_from(request.into_inner())?;
         // A running session is not refused for lack of capacity: its client retries.
         let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
         let permit = self.decisions.acquire().await.map_err(busy)?;
-        let renewed = self.renewed(&renew);
+        let renewed = renew::renewed(&self.state, &self.viewers, &renew, caller, sender);
         drop(permit);
         match &renewed {
             Ok(_) => debug!(node = %renew.node, "ticket renewed"),
@@ -247,21 +283,21 @@ impl TicketsService {
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
-        let resolve = Resolve::try_from(request.into_inner())?;
-        redirected(&resolve)?;
         let failure = |fault: Fault| request_id::failure(id, &fault);
+        let caller = Caller::of(&self.viewers, &request).map_err(failure)?;
+        let resolve = permitted(&caller, valid(request.into_inner())?).map_err(failure)?;
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
         let mut permit = queue.acquire().await.map_err(failure)?;
         self.hint([&resolve], client);
-        let call = CallContext { id, tag: request_id::tag(id, 0) };
-        let seated = match self.state.resolve(session(), &resolve, call.tag) {
+        let call = CallContext { id, tag: request_id::tag(id, 0), caller: &caller };
+        let seated = match self.state.resolve(session(), &resolve, call.tag, caller.rights()) {
             Ok(seated) => Ok(seated),
             Err(unseated) => {
                 if unseated.probe_wait.is_some() && resolve.mode != Mode::Brokered {
                     drop(permit);
                     permit = self.brokered.acquire().await.map_err(failure)?;
                 }
-                self.decide_again(&resolve, unseated, call.tag).await
+                self.decide_again(&resolve, unseated, call).await
             }
         };
         let done = match seated {
@@ -279,16 +315,20 @@ impl TicketsService {
         request: Request<v1::ResolveManyRequest>,
     ) -> Result<Response<v1::ResolveManyResponse>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
+        let failure = |fault: Fault| request_id::failure(id, &fault);
+        let caller = Caller::of(&self.viewers, &request).map_err(failure)?;
         let requests = request.into_inner().requests;
         if requests.len() > MAX_REQUESTS {
             let text = format!("at most {MAX_REQUESTS}, not {}", requests.len());
             return Err(Invalid::one("requests", text).to_status());
         }
-        let resolve = |request| Resolve::try_from(request).and_then(|resolve| redirected(&resolve).map(|()| resolve));
-        let resolves: Vec<Result<Resolve, Invalid>> = requests.into_iter().map(resolve).collect();
+        let resolve = |request| {
+            let valid = valid(request).map_err(|invalid| Fault::new(Code::BadRequest, invalid.to_string()));
+            permitted(&caller, valid?)
+        };
+        let resolves: Vec<Result<Resolve, Fault>> = requests.into_iter().map(resolve).collect();
         let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
         let queue = if brokered { &self.brokered } else { &self.decisions };
-        let failure = |fault: Fault| request_id::failure(id, &fault);
         let mut permit = queue.acquire().await.map_err(failure)?;
 
         self.hint(resolves.iter().flatten(), client);
@@ -296,7 +336,7 @@ impl TicketsService {
         let valid =
             resolves.iter().enumerate().filter_map(|(at, resolve)| Some((session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
-        let decided = self.state.resolve_many(&valid);
+        let decided = self.state.resolve_many(&valid, caller.rights());
         if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { probe_wait: Some(_), .. })))
         {
             drop(permit);
@@ -307,30 +347,16 @@ impl TicketsService {
         for (at, resolve) in resolves.iter().enumerate() {
             // One decision per valid request, in order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
-            answers.push(self.result(resolve, seated, CallContext { id, tag: tag(at) }));
+            answers.push(self.result(resolve, seated, CallContext { id, tag: tag(at), caller: &caller }));
         }
         let results = stream::iter(answers).buffered(CONCURRENT).collect().await;
         drop(permit);
         Ok(request_id::answer(id, v1::ResolveManyResponse { results }))
     }
 
-    /// Signs a ticket again with the key of the node's current attachment.
-    fn renewed(&self, renew: &Renew) -> Result<v1::RenewResponse, Fault> {
-        let Renew { node, ticket } = renew;
-        let gone = || Fault::new(Code::NotFound, format!("node `{node}` is not attached; resolve again"));
-        let contact = self.state.contact(node).ok_or_else(gone)?;
-        let now = now();
-        let (seconds, until) = (now.unix_ms / 1000, self.state.until(now));
-        let ticket = ticket::renew(&contact.key, node, seconds, until, ticket).map_err(|error| match error {
-            RenewError::Restarted => Fault::new(Code::NotFound, error.to_string()),
-            RenewError::Ticket(error) => Fault::from(&error),
-        })?;
-        Ok(v1::RenewResponse { ticket, lifetime_s: until.map_or(0, |until| until.saturating_sub(seconds)) })
-    }
-
     async fn result(
         &self,
-        resolve: &Result<Resolve, Invalid>,
+        resolve: &Result<Resolve, Fault>,
         seated: Option<Result<Placement, PlacementRefused>>,
         call: CallContext<'_>,
     ) -> v1::ResolveResult {
@@ -338,7 +364,7 @@ impl TicketsService {
             (Ok(resolve), Some(seated)) => {
                 let seated = match seated {
                     Ok(seated) => Ok(seated),
-                    Err(unseated) => self.decide_again(resolve, unseated, call.tag).await,
+                    Err(unseated) => self.decide_again(resolve, unseated, call).await,
                 };
                 let done = match seated {
                     Ok(seated) => self.finish(resolve, seated, call).await,
@@ -347,7 +373,7 @@ impl TicketsService {
                 log_decision(resolve, &done);
                 done
             }
-            (Err(invalid), _) => Err(Fault::new(Code::BadRequest, invalid.to_string())),
+            (Err(refused), _) => Err(refused.clone()),
             (Ok(_), None) => Err(Fault::new(Code::Internal, "the request was not decided")),
         };
         use v1::resolve_result::Result as Pb;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use usher_proto::{SessionId, model::Resolve, pb::v1};
+use usher_token::Rights;
 
 use super::{NodeContact, SharedState, StateInner, now, view};
 use crate::core::{
@@ -40,17 +41,18 @@ pub(crate) struct ProbeWait {
 }
 
 impl SharedState {
-    /// Decides one request; `tag` names it in the journal.
+    /// Decides one request; `tag` names it in the journal, `rights` are its caller's, `None` for all titles.
     pub(crate) fn resolve(
         &self,
         session: SessionId,
         resolve: &Resolve,
         tag: u64,
+        rights: Option<&Rights>,
     ) -> Result<Placement, PlacementRefused> {
         let started = Instant::now();
         let mut inner = self.lock();
         let now = now();
-        let request = SeatRequest { tag, ..SeatRequest::from(resolve) };
+        let request = SeatRequest { tag, rights, ..SeatRequest::from(resolve) };
         let decision = inner.cluster.resolve(now, session, &request, &mut rand::rng());
         self.send_orders(&mut inner, now);
         let seated = self.seat(&inner, now, decision, tag);
@@ -63,11 +65,12 @@ impl SharedState {
     pub(crate) fn resolve_many(
         &self,
         resolves: &[(SessionId, &Resolve, u64)],
+        rights: Option<&Rights>,
     ) -> Vec<Result<Placement, PlacementRefused>> {
         let started = Instant::now();
-        let requests = resolves
-            .iter()
-            .map(|(session, resolve, tag)| (*session, SeatRequest { tag: *tag, ..SeatRequest::from(*resolve) }));
+        let requests = resolves.iter().map(|(session, resolve, tag)| {
+            (*session, SeatRequest { tag: *tag, rights, ..SeatRequest::from(*resolve) })
+        });
         let requests: Vec<_> = requests.collect();
         let mut inner = self.lock();
         let now = now();

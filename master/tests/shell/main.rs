@@ -7,4 +7,5 @@ mod operate;
 mod orders;
 mod renew;
 mod resolve;
+mod tokens;
 mod views;

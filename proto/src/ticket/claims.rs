@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{
     code::{Code, Fault},
     feed::FeedKey,
-    id::{PublisherId, SessionId},
+    id::{PublisherId, SessionId, TokenId, ViewerId},
 };
 
 /// Seconds for which a ticket can be redeemed. A session that has begun runs until its claim `until`.
@@ -63,6 +63,12 @@ pub struct Claims {
     /// Rights to a feed; absent for a title that is not live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed: Option<FeedClaims>,
+    /// The viewer, in hex; absent where viewers have no identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub: Option<ViewerId>,
+    /// The viewer's token, in hex; absent where it has no id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<TokenId>,
 }
 
 impl Claims {
@@ -90,6 +96,8 @@ impl Claims {
             burst: false,
             until: None,
             feed: None,
+            sub: None,
+            tid: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use super::claims::{Claims, TicketError};
 use crate::{
     feed::{FeedKey, FeedSigner},
-    id::{BootId, NodeName},
+    id::{BootId, NodeName, TokenId, ViewerId},
     title::Title,
 };
 
@@ -38,6 +38,23 @@ impl ClusterSecret {
         let mut hasher = blake3::Hasher::new_derive_key("usher 2026 seed of a feed's key");
         hasher.update(&self.0).update(title.as_str().as_bytes());
         *hasher.finalize().as_bytes()
+    }
+
+    /// The id of a viewer by the subject of its token.
+    pub fn viewer_id(&self, subject: &str) -> ViewerId {
+        ViewerId(self.name_hash("usher 2026 id of a viewer", subject))
+    }
+
+    /// The id of a token by its own name for itself.
+    pub fn token_id(&self, name: &str) -> TokenId {
+        TokenId(self.name_hash("usher 2026 id of a token", name))
+    }
+
+    fn name_hash(&self, context: &str, name: &str) -> u64 {
+        let mut hasher = blake3::Hasher::new_derive_key(context);
+        hasher.update(&self.0).update(name.as_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
     /// Derives the public key of a feed, in about 40 microseconds: callers keep it.

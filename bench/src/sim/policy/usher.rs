@@ -265,6 +265,7 @@ impl Policy for Usher {
             tag: 0,
             // The real client waits for the probe; a simulated one has gone by then.
             unsure: true,
+            rights: None,
         };
         match self.cluster.resolve(now, session, &ask, &mut self.rng) {
             Ok(decision) => Answer::Seat {

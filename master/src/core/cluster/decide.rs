@@ -65,7 +65,7 @@ impl Cluster {
     ) -> Vec<Result<Decision, Refused>> {
         let mut coverage = Coverage::default();
         for (_, request) in requests.iter().filter(|(_, request)| request.feed().is_none()) {
-            self.look_up(request.what);
+            self.look_up(request);
             self.scratch.exclude(request.exclude.iter().filter_map(|name| self.roster.id(name)));
             let Some(first) = self.scratch.found.first() else { continue };
             let rate = self.rate(now, request, first).0;
@@ -182,7 +182,7 @@ impl Cluster {
         coverage: Option<&Coverage>,
         rng: &mut impl Rng,
     ) -> Result<Choice, Refused> {
-        self.look_up(request.what);
+        self.look_up(request);
         let first = self.scratch.found.first().copied();
         let first = first.ok_or_else(|| {
             let why = if self.is_gathering(now.instant) { NoChoice::Gathering } else { NoChoice::NotFound };
@@ -310,16 +310,23 @@ impl Cluster {
         self.common.grain = (*square / (*mean).max(1)).max(1) * 1000;
     }
 
-    /// Fills `scratch` with the contents of a request and their holders, each node once.
-    fn look_up(&mut self, what: &What) {
+    /// Fills `scratch` with the contents that a request may have and their holders, each node once.
+    fn look_up(&mut self, request: &SeatRequest<'_>) {
         let Scratch { found, holders, .. } = &mut self.scratch;
         found.clear();
         holders.clear();
-        match what {
+        match request.what {
             What::Title(title) => {
                 found.extend(self.catalog.by_title(title.as_str(), |node| self.roster.attached(node)));
             }
-            What::Content(content) => self.catalog.by_content(content, found),
+            What::Content(content) => {
+                self.catalog.by_content(content, found);
+                if let Some(rights) = request.rights {
+                    found.retain(|found| {
+                        self.catalog.facts(found).is_some_and(|facts| rights.covers(facts.title.as_str()))
+                    });
+                }
+            }
         }
         for (at, version) in found.iter().enumerate() {
             holders.extend(self.catalog.holders(version).map(|node| (node, at)));

@@ -9,6 +9,7 @@ use usher_proto::{
     model::{Failed, Range, Requirements, Resolve, What},
     ticket::Purpose,
 };
+use usher_token::Rights;
 
 use crate::core::{
     NodeId,
@@ -39,6 +40,8 @@ pub struct SeatRequest<'a> {
     pub failed: &'a [Failed],
     /// Whether silent nodes may be chosen before they answer a probe.
     pub unsure: bool,
+    /// Titles under which a content may be served; `None` is all.
+    pub rights: Option<&'a Rights>,
 }
 
 impl<'a> SeatRequest<'a> {
@@ -65,6 +68,7 @@ impl<'a> From<&'a Resolve> for SeatRequest<'a> {
             failed,
             tag: 0,
             unsure: false,
+            rights: None,
         }
     }
 }

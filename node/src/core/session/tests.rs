@@ -11,6 +11,8 @@ fn ticket(start: u64, end: Option<u64>) -> Ticket {
     Ticket {
         until: None,
         feed: None,
+        viewer: None,
+        token: None,
         session: SessionId(1),
         title: Title::parse("a.mp4").expect("a title"),
         content: Some(ID),
