@@ -191,6 +191,7 @@ impl Fixture {
             tag: 1,
             unsure: false,
             rights: None,
+            source: None,
         };
         let session = session(self.sessions);
         let decision = self.cluster.resolve(self.now, session, &ask, &mut self.rng).expect("room");

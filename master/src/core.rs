@@ -11,6 +11,7 @@ pub mod journal;
 pub mod ledger;
 pub mod load_estimate;
 pub mod moves;
+pub mod recent;
 pub mod recheck;
 pub mod replication;
 pub mod revocations;

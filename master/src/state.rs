@@ -17,7 +17,7 @@ pub(crate) use self::{
     contact::NodeContact,
     feeds::PublishSeats,
     operate::{DrainProgress, unknown_node},
-    resolve::{Placement, PlacementRefused},
+    resolve::{Asker, Placement, PlacementRefused},
     updates::NodeUpdate,
     view::timestamp,
 };

@@ -1,17 +1,20 @@
 //! Until when sessions may run, as their tickets say and renewals extend it. Tracks whether there is a master to renew
-//! at; `core::lease` decides when a session ends.
+//! at; `core::lease` decides when a session ends. The master may also order the end of one.
 
 use std::{
     collections::HashMap,
     future::pending,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use usher_proto::{Code, Fault, SessionId, Title, ticket::Ticket};
 
 use crate::{
@@ -33,6 +36,9 @@ struct Lease {
     title: Title,
     /// Unix seconds, or [`NO_END`]. Only grows.
     until: AtomicU64,
+    /// Set once the master orders the end.
+    ended: OnceLock<Box<Fault>>,
+    end: Notify,
 }
 
 impl Default for Leases {
@@ -45,7 +51,8 @@ impl Leases {
     /// Starts the lease of a session, until the returned value drops.
     pub(crate) fn enter(self: &Arc<Self>, ticket: &Ticket) -> RunningLease {
         let until = AtomicU64::new(ticket.until.unwrap_or(NO_END));
-        let lease = Arc::new(Lease { title: ticket.title.clone(), until });
+        let lease = Lease { title: ticket.title.clone(), until, ended: OnceLock::new(), end: Notify::new() };
+        let lease = Arc::new(lease);
         self.running().insert(ticket.session, lease.clone());
         RunningLease { leases: self.clone(), id: ticket.session, lease }
     }
@@ -66,6 +73,16 @@ impl Leases {
         let until = ticket.until.unwrap_or(NO_END);
         let until = lease.until.fetch_max(until, Ordering::Relaxed).max(until);
         Ok(if until == NO_END { 0 } else { until.saturating_sub(unix_now()).max(1) })
+    }
+
+    /// Ends a session as the master orders. Returns whether it runs here.
+    pub(crate) fn end(&self, session: SessionId, why: Fault) -> bool {
+        let lease = self.running().get(&session).cloned();
+        lease.is_some_and(|lease| {
+            let first = lease.ended.set(Box::new(why)).is_ok();
+            lease.end.notify_one();
+            first
+        })
     }
 
     /// The node is attached to a master since this Unix second, until the returned value drops.
@@ -97,20 +114,30 @@ pub(crate) struct RunningLease {
 }
 
 impl RunningLease {
-    /// Waits until the session must end. Without a master its lease extends by `grace`.
-    pub(crate) async fn expired(&self, grace: Duration) {
+    /// Waits until the session must end. Without a master its lease extends by `grace`. Returns the master's reason if it
+    /// ordered the end.
+    pub(crate) async fn expired(&self, grace: Duration) -> Option<Fault> {
         let mut master = self.leases.master.subscribe();
         loop {
+            if let Some(why) = self.lease.ended.get() {
+                return Some(Fault::clone(why));
+            }
             let until = self.lease.until.load(Ordering::Relaxed);
             let end = lease::end((until < NO_END).then_some(until), *master.borrow_and_update(), grace.as_secs());
             // A lease without an end never expires.
-            let Some(end) = end else { return pending().await };
-            let left = end.saturating_sub(unix_now());
-            if left == 0 {
-                return;
+            let left = end.map(|end| end.saturating_sub(unix_now()));
+            if left == Some(0) {
+                return None;
             }
+            let over = async {
+                match left {
+                    Some(left) => time::sleep(Duration::from_secs(left)).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
-                () = time::sleep(Duration::from_secs(left)) => {}
+                () = over => {}
+                () = self.lease.end.notified() => {}
                 // The sender lives as long as this.
                 _ = master.changed() => {}
             }

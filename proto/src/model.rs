@@ -16,7 +16,7 @@ pub use catalog::{CatalogCopy, CatalogPage, Origin};
 pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
 pub use feed::{FeedSetupInfo, FeedState, Feeds, LiveInfo, MAX_FEEDS, Medium, Offer};
 pub use invalid::{Invalid, Violation};
-pub use moves::Move;
+pub use moves::{EndSession, Move};
 pub use node::{Hello, Presence, Report};
 pub use publish::{EndPublisher, Publish, Published, Relay, RelayWanted, TAKEN_OVER};
 pub use request::{Failed, Mode, Range, Renew, Resolve, What};

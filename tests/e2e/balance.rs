@@ -23,7 +23,7 @@ fn two_hundred_viewers_at_once_are_promised_no_more_than_each_node_has() {
     }
     cluster.settled(3);
     let mut request = play("B.mp4");
-    request.rate_bps = 4_000_000;
+    request.rate_bps = 1_000_000;
     let answers = Tickets::of(&cluster).resolve_at_once(&request, 200);
     assert_eq!(answers.len(), 200);
 

@@ -1,6 +1,6 @@
 //! A client of its own making: the generated gRPC client, for requests that no command of `usher` makes.
 
-use std::fs;
+use std::{fs, net::IpAddr};
 
 use tokio::{runtime::Runtime, task::JoinSet};
 use tonic::{
@@ -31,11 +31,20 @@ pub(crate) fn play(title: &str) -> v1::ResolveRequest {
 
 impl Tickets {
     pub(crate) fn of(cluster: &Cluster) -> Self {
+        Self::connect(cluster, None)
+    }
+
+    /// A client at 127.0.0.`host`, which the master tells from the one at 127.0.0.1.
+    pub(crate) fn at(cluster: &Cluster, host: u8) -> Self {
+        Self::connect(cluster, Some([127, 0, 0, host].into()))
+    }
+
+    fn connect(cluster: &Cluster, source: Option<IpAddr>) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let ca = Certificate::from_pem(fs::read(cluster.ca()).expect("the authority"));
         let tls = ClientTlsConfig::new().ca_certificate(ca);
         let channel = Channel::from_shared(format!("https://{}", cluster.address)).expect("an address");
-        let channel = channel.tls_config(tls).expect("TLS");
+        let channel = channel.tls_config(tls).expect("TLS").local_address(source);
         let channel = runtime.block_on(channel.connect()).expect("the master answers");
         Self { runtime, client: TicketsClient::new(channel) }
     }

@@ -308,7 +308,8 @@ pub fn burst_choice(view: &ClusterView<'_>, criteria: &SeatCriteria<'_>, ranked:
 }
 
 impl Verdict {
-    fn order(self) -> u8 {
+    /// Position in a ranking, usable holders first.
+    pub(super) fn order(self) -> u8 {
         match self {
             Self::Fit => 0,
             Self::Unsure => 1,

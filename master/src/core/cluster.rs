@@ -4,8 +4,10 @@
 mod background_moves;
 mod copies;
 mod decide;
+mod fairness;
 mod live;
 mod publish;
+mod refused;
 mod request;
 mod settings;
 #[cfg(test)]
@@ -69,6 +71,7 @@ pub struct Cluster {
     ledger: Ledger,
     journal: Journal,
     rechecks: RecheckLimiter,
+    refused: refused::RefusedClients,
     feeds: Feeds,
     common: ClusterStats,
     /// Mean square and mean of the rates of placed sessions, in kbit/s with 16 fraction bits.
@@ -111,6 +114,7 @@ impl Cluster {
             ledger: Ledger::default(),
             journal: Journal::default(),
             rechecks: RecheckLimiter::default(),
+            refused: refused::RefusedClients::default(),
             feeds: Feeds::default(),
             common,
             sizes: (0, 0),
@@ -184,6 +188,9 @@ impl Cluster {
     /// periodic work.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut impl Rng) {
         self.ledger.handle_timeout(now.instant);
+        while let Some((session, node)) = self.ledger.poll_surplus(now.instant) {
+            self.orders.push(Order::EndSurplus { session, node });
+        }
         for (node, change) in self.roster.handle_timeout(now) {
             match change {
                 RosterChange::State(state) => self.events.push(ClusterEvent::State(node, state)),

@@ -39,6 +39,8 @@ pub enum Selection {
     Only,
     /// All holders are suspect or held; one of them beats a refusal.
     Panic,
+    /// Every holder was full; this many reservations were released that other clients had not redeemed.
+    Released(usize),
     /// This many sessions are moved to free capacity.
     Moved(usize),
     /// Every holder was full; this one uses its warm-up, copy or variance reserve.

@@ -3,20 +3,39 @@
 //! A reservation holds from the decision until the node reports that the session started or was refused, or until it
 //! expires. Without reservations, all requests between two reports would choose the same free node. Running sessions
 //! are kept so that they can be moved. Weighing a node's own reports is `load_estimate`'s part.
+//!
+//! A reservation without a session is soft: it may be released for a client that holds less, see [`release`]. Its ticket
+//! stays valid, and the node admits it while it has capacity.
 
+mod expiry;
+mod release;
 mod session_table;
+mod sources;
+mod surplus;
 #[cfg(test)]
 mod tests;
+mod unredeemed;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
     time::{Duration, Instant},
 };
 
 use usher_proto::{SessionId, ticket::Purpose};
 
-pub use self::session_table::{ContentRef, NodeSessions};
-use self::session_table::{SessionTable, Slot};
+use self::{
+    release::LateTickets,
+    session_table::{SessionTable, Slot},
+    sources::Sources,
+    surplus::SurplusSeats,
+    unredeemed::Unredeemed,
+};
+pub use self::{
+    session_table::{ContentRef, NodeSessions},
+    sources::{Holding, Source},
+    surplus::OVERLAP,
+};
 use super::{NodeId, Now, catalog::ContentKey};
 
 /// Lifetime of a reservation. A client dials within two seconds and the node reports it within 0.2 s, so five seconds
@@ -24,6 +43,9 @@ use super::{NodeId, Now, catalog::ContentKey};
 /// admitted if the node has capacity. Holding the rate as long as the ticket would let every client that leaves
 /// block it for a minute.
 pub const RESERVATION: Duration = Duration::from_secs(5);
+
+/// Lifetime of a reservation of a client that wastes more of them than it uses: time for a round trip around the world.
+pub const SHORT_RESERVATION: Duration = Duration::from_secs(1);
 
 /// Unconfirmed changes of one node's load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,39 +91,54 @@ struct Departure {
     expires: Instant,
 }
 
+/// A reservation to make, or a session that started.
+#[derive(Clone, Copy, Debug)]
+pub struct Booking {
+    /// Its id.
+    pub session: SessionId,
+    /// Its node.
+    pub node: NodeId,
+    /// Its content, if known.
+    pub content: Option<ContentKey>,
+    /// Bit/s.
+    pub rate: u64,
+    /// Play or fetch.
+    pub purpose: Purpose,
+}
+
 /// All sessions, and the unconfirmed load of each node.
 #[derive(Default)]
 pub struct Ledger {
     table: SessionTable,
     leaving: HashMap<SessionId, Departure>,
-    /// Ordered by expiry, since all last equally long; entries that ended early remain until then.
-    order: VecDeque<(Instant, SessionId)>,
+    /// By expiry, soonest first; entries that ended early remain until then.
+    order: BinaryHeap<Reverse<(Instant, SessionId)>>,
     promised: Vec<PendingLoad>,
+    sources: Sources,
+    unredeemed: Unredeemed,
+    late: LateTickets,
+    surplus: SurplusSeats,
 }
 
 impl Ledger {
-    /// Reserves `rate` bit/s on a node for a session. An earlier reservation of the session is released.
-    pub fn reserve(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        node: NodeId,
-        content: Option<ContentKey>,
-        rate: u64,
-        purpose: Purpose,
-    ) {
+    /// Reserves a session's rate on a node for a client; `None` is a client that is not accounted. An earlier reservation
+    /// of the session is released.
+    pub fn reserve(&mut self, now: Now, booking: Booking, source: Option<Source>) {
+        let Booking { session, node, content, rate, purpose } = booking;
         self.release(session);
-        let expires = now.instant + RESERVATION;
+        let wasteful = source.is_some_and(|source| self.sources.is_wasteful(now.instant, source));
+        let expires = now.instant + if wasteful { SHORT_RESERVATION } else { RESERVATION };
         self.promise(node, rate);
-        let (state, moves) = (SessionState::Reserved, 0);
-        let slot = Slot { session, node, rate, reserved: rate, state, moves, purpose, expires: Some(expires) };
-        self.table.insert(slot, content);
-        self.order.push_back((expires, session));
+        let (state, moves, reserved) = (SessionState::Reserved, 0, rate);
+        let slot =
+            Slot { session, node, rate, reserved, state, moves, purpose, expires: Some(expires), source, fresh: true };
+        self.insert(slot, content);
+        self.order.push(Reverse((expires, session)));
     }
 
     /// Removes a session. Returns whether it was known.
     pub fn release(&mut self, session: SessionId) -> bool {
-        let Some(slot) = self.table.remove(session) else { return false };
+        let Some(slot) = self.take(session) else { return false };
         match slot.state {
             SessionState::Reserved => self.unpromise(slot.node, slot.rate),
             SessionState::Moving(to) => self.unpromise(to, slot.rate),
@@ -110,27 +147,39 @@ impl Ledger {
         true
     }
 
-    /// Handles a session's start on a node; ends its reservation or its place elsewhere.
-    pub fn handle_begun(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        content: Option<ContentKey>,
-        rate: u64,
-        purpose: Purpose,
-    ) {
-        let moves = self.table.find(session).map_or(0, |slot| slot.moves);
+    /// Handles a session's start on a node; ends its reservation or its place elsewhere. A session that runs elsewhere
+    /// and does not move here has a surplus seat: the other one, unless the node only `lists` all of its sessions.
+    /// Returns whether this redeemed a ticket of this master.
+    pub fn handle_begun(&mut self, now: Instant, begun: Booking, lists: bool) -> bool {
+        let Booking { session, node, content, rate, purpose } = begun;
+        let before = self.table.find(session).copied();
+        let late = self.redeem_late(now, session);
+        let runs_elsewhere = |slot: &Slot| match slot.state {
+            SessionState::Reserved => false,
+            SessionState::Running => slot.node != node,
+            SessionState::Moving(to) => slot.node != node && to != node,
+        };
+        if let Some(other) = before.filter(runs_elsewhere) {
+            if lists {
+                self.surplus.insert(now, session, node, rate);
+                return false;
+            }
+            self.surplus.insert(now, session, other.node, other.rate);
+        }
+        self.surplus.remove(session, node);
         self.release(session);
-        let state = SessionState::Running;
-        let slot = Slot { session, node, rate, reserved: rate, state, moves, purpose, expires: None };
-        self.table.insert(slot, content);
+        let (source, moves) = before.map_or((late, 0), |slot| (slot.source, slot.moves));
+        let (state, reserved, expires) = (SessionState::Running, rate, None);
+        let slot = Slot { session, node, rate, reserved, state, moves, purpose, expires, source, fresh: false };
+        self.insert(slot, content);
+        late.is_some() || before.is_some_and(|slot| slot.fresh)
     }
 
     /// Handles a change of the bit/s that a node reserves for a session that runs there.
     pub fn handle_rate_changed(&mut self, node: NodeId, session: SessionId, rate: u64) {
         let here = |slot: &&Slot| slot.node == node && slot.state == SessionState::Running;
         if self.table.find(session).filter(here).is_some() {
-            self.table.change(session, |slot| slot.reserved = rate.min(slot.rate));
+            self.change(session, |slot| slot.reserved = rate.min(slot.rate));
         }
     }
 
@@ -140,26 +189,43 @@ impl Ledger {
         if left {
             self.end_departure(session);
         }
+        if let Some(seat) = self.surplus.remove(session, node) {
+            return Some(seat.rate);
+        }
         let slot = self.table.find(session).filter(|slot| slot.node == node)?;
         let (rate, state) = (slot.reserved, slot.state);
         match state {
             // The ticket may have been for an alternate, and the reservation belongs to that.
             SessionState::Reserved => return None,
-            SessionState::Running => {
-                self.table.remove(session);
-            }
+            SessionState::Running => self.leave(session),
             SessionState::Moving(to) => {
                 // The old seat is free and the new one reserved. A move says nothing about session durations.
-                self.table.change(session, |slot| (slot.node, slot.state) = (to, SessionState::Reserved));
+                self.change(session, |slot| (slot.node, slot.state) = (to, SessionState::Reserved));
                 return None;
             }
         }
         Some(rate)
     }
 
+    /// Ends the place of a session. One that also runs elsewhere continues there.
+    fn leave(&mut self, session: SessionId) {
+        let (content, slot) = (self.table.content(session), self.table.find(session).copied());
+        self.release(session);
+        if let Some(seat) = self.surplus.take(session)
+            && let Some(slot) = slot
+        {
+            let (node, rate, state) = (seat.node, seat.rate, SessionState::Running);
+            self.insert(Slot { node, rate, reserved: rate, state, expires: None, fresh: false, ..slot }, content);
+        }
+    }
+
     /// Handles a node's refusal of a session. Returns whether a reservation was released.
-    pub fn handle_refused(&mut self, node: NodeId, session: SessionId) -> bool {
-        let Some(slot) = self.table.find(session) else { return false };
+    pub fn handle_refused(&mut self, now: Instant, node: NodeId, session: SessionId) -> bool {
+        let Some(slot) = self.table.find(session) else {
+            // Its client tried.
+            self.redeem_late(now, session);
+            return false;
+        };
         match slot.state {
             SessionState::Reserved if slot.node == node => self.release(session),
             SessionState::Moving(to) if to == node => self.cancel_move(session),
@@ -174,7 +240,7 @@ impl Ledger {
         };
         let (from, rate, leaving) = (slot.node, slot.rate, slot.reserved);
         let expires = now.instant + RESERVATION;
-        self.table.change(session, |slot| {
+        self.change(session, |slot| {
             slot.state = SessionState::Moving(to);
             slot.moves = slot.moves.saturating_add(1);
             slot.expires = Some(expires);
@@ -184,7 +250,7 @@ impl Ledger {
         self.end_departure(session);
         self.promised_mut(from).leaving += leaving;
         self.leaving.insert(session, Departure { node: from, rate: leaving, expires });
-        self.order.push_back((expires, session));
+        self.order.push(Reverse((expires, session)));
         true
     }
 
@@ -194,7 +260,7 @@ impl Ledger {
         let (SessionState::Moving(to), rate) = (slot.state, slot.rate) else { return false };
         self.unpromise(to, rate);
         self.end_departure(session);
-        self.table.change(session, |slot| (slot.state, slot.expires) = (SessionState::Running, None));
+        self.change(session, |slot| (slot.state, slot.expires) = (SessionState::Running, None));
         true
     }
 
@@ -206,12 +272,14 @@ impl Ledger {
                 self.handle_ended(node, session);
             }
         }
+        self.surplus.retain(node, keep);
     }
 
     /// Removes all reservations and sessions of a node, which is a new process.
     pub fn release_all(&mut self, node: NodeId) {
+        self.surplus.retain(node, |_| false);
         for session in self.table.session_ids(node) {
-            self.release(session);
+            self.leave(session);
         }
         // Moves to it are void.
         for session in self.table.moving_to(node) {
@@ -221,32 +289,6 @@ impl Ledger {
         if let Some(promised) = self.promised.get_mut(node.index()) {
             *promised = PendingLoad::default();
         }
-    }
-
-    /// Expires reservations and moves. Returns the number expired.
-    pub fn handle_timeout(&mut self, now: Instant) -> usize {
-        let mut ended = 0;
-        while let Some((expires, session)) = self.order.front().copied() {
-            if expires > now && self.expiry(session) == Some(expires) {
-                break;
-            }
-            self.order.pop_front();
-            if self.leaving.get(&session).is_some_and(|leaving| leaving.expires <= now) {
-                self.end_departure(session);
-            }
-            let slot = self.table.find(session).filter(|slot| slot.expires.is_some_and(|at| at <= now));
-            match slot.map(|slot| slot.state) {
-                Some(SessionState::Reserved) => ended += usize::from(self.release(session)),
-                Some(SessionState::Moving(_)) => ended += usize::from(self.cancel_move(session)),
-                Some(SessionState::Running) | None => {}
-            }
-        }
-        ended
-    }
-
-    /// Time of the next expiry, or of the clean-up of an ended entry.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        self.order.front().map(|(expires, _)| *expires)
     }
 
     /// Unconfirmed changes of a node's load.
@@ -294,9 +336,24 @@ impl Ledger {
         self.len() == 0
     }
 
-    fn expiry(&self, session: SessionId) -> Option<Instant> {
-        let leaving = self.leaving.get(&session).map(|leaving| leaving.expires);
-        leaving.or_else(|| self.table.find(session)?.expires)
+    /// Inserts a session that is not present.
+    fn insert(&mut self, slot: Slot, content: Option<ContentKey>) {
+        self.account(&slot, true);
+        self.table.insert(slot, content);
+    }
+
+    fn take(&mut self, session: SessionId) -> Option<Slot> {
+        let slot = self.table.remove(session)?;
+        self.account(&slot, false);
+        Some(slot)
+    }
+
+    fn change(&mut self, session: SessionId, change: impl FnOnce(&mut Slot)) {
+        let Some(mut slot) = self.table.find(session).copied() else { return };
+        self.account(&slot, false);
+        change(&mut slot);
+        self.account(&slot, true);
+        self.table.change(session, |place| *place = slot);
     }
 
     /// Ends the departure of a moved session.

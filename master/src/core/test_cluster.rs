@@ -15,6 +15,7 @@ use usher_proto::{
 use super::{
     NodeId, Now,
     cluster::{Cluster, Decision, Refused, SeatRequest, Settings},
+    ledger::Source,
     roster::AttachmentId,
 };
 
@@ -152,6 +153,19 @@ impl TestCluster {
         self.cluster.resolve(self.now, session, &SeatRequest::from(&resolve), &mut self.rng)
     }
 
+    /// A viewer's request of a client.
+    pub(super) fn resolve_as(&mut self, source: u64, title: &str) -> Result<Decision, Refused> {
+        let session = self.session();
+        let resolve = play(title);
+        let ask = SeatRequest { source: Some(Source(source)), ..SeatRequest::from(&resolve) };
+        self.cluster.resolve(self.now, session, &ask, &mut self.rng)
+    }
+
+    /// A client redeems the first seat of a decision.
+    pub(super) fn redeem(&mut self, decision: &Decision, title: &str) {
+        self.begin(decision.first.index(), decision.session, title, decision.rate.0);
+    }
+
     pub(super) fn uptime(&self) -> Duration {
         UPTIME + self.now.instant.duration_since(self.start)
     }
@@ -209,6 +223,13 @@ impl TestCluster {
     pub(super) fn report_all(&mut self) {
         for node in 0..self.attachments.len() {
             self.report(node, |_| {});
+        }
+    }
+
+    /// Every node repeats its last report, with a megabyte of room for copies.
+    pub(super) fn report_with_room(&mut self) {
+        for node in 0..self.attachments.len() {
+            self.report(node, |report| report.replica_free = 1_000_000);
         }
     }
 

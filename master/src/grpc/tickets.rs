@@ -10,6 +10,7 @@ use std::{
 use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, debug};
+use usher_budget::PrefixLengths;
 use usher_proto::{
     Fault, NodeName,
     code::Code,
@@ -25,7 +26,8 @@ use super::{
     renew, request_id,
 };
 use crate::{
-    state::{Placement, PlacementRefused, SharedState, session},
+    core::ledger::Source,
+    state::{Asker, Placement, PlacementRefused, SharedState, session},
     viewers::Viewers,
 };
 
@@ -79,7 +81,7 @@ impl TicketsService {
     ) -> Result<Placement, Fault> {
         let Some(probe_wait) = unseated.probe_wait else { return Err(Fault::from(&*unseated.refused)) };
         self.state.probe_answered(probe_wait).await;
-        let decided = self.state.resolve(session(), resolve, call.tag, call.caller.rights());
+        let decided = self.state.resolve(session(), resolve, call.tag, call.asker());
         decided.map_err(|unseated| Fault::from(&*unseated.refused))
     }
 
@@ -93,13 +95,20 @@ impl TicketsService {
         self.hint_unresponsive(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
     }
 
+    /// The client of a call, as the core tells it from others.
+    fn source(&self, caller: &Caller, client: Option<IpAddr>) -> Option<Source> {
+        let prefix = || client.map(|client| self.clients.hash_one(PrefixLengths::default().prefix(client)));
+        let viewer = caller.viewer().map(|viewer| self.clients.hash_one(viewer.id));
+        viewer.or_else(prefix).map(Source)
+    }
+
     /// Passes nodes that did not answer to the core.
     fn hint_unresponsive<'a>(&self, failed: impl IntoIterator<Item = &'a Failed>, client: Option<IpAddr>) {
         let unresponsive = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
         let failed = failed.into_iter().filter(|failed| unresponsive(failed.code));
         let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();
         if let Some(client) = client.filter(|_| !nodes.is_empty()) {
-            self.state.hint(nodes, self.clients.hash_one(client_prefix(client)));
+            self.state.hint(nodes, self.clients.hash_one(PrefixLengths::default().prefix(client)));
         }
     }
 
@@ -126,7 +135,7 @@ impl TicketsService {
             drop(reserved);
             debug!(%node, reason = fault.code.reason(), error = %fault, "node refused to prepare");
             resolve.exclude.extend(NodeName::parse(&node));
-            seated = match self.state.resolve(session(), &resolve, call.tag, call.caller.rights()) {
+            seated = match self.state.resolve(session(), &resolve, call.tag, call.asker()) {
                 Ok(seated) => seated,
                 Err(_) => return Err(after_refusal(&node, fault)),
             };
@@ -165,20 +174,17 @@ struct CallContext<'a> {
     id: &'a str,
     tag: u64,
     caller: &'a Caller,
+    source: Option<Source>,
 }
 
 impl<'a> CallContext<'a> {
+    fn asker(&self) -> Asker<'a> {
+        Asker { rights: self.caller.rights(), source: self.source }
+    }
+
     /// What the tickets of an answer share; sessions may run until `until`, in Unix seconds.
     fn terms(&self, until: Option<u64>) -> TicketTerms<'a> {
         TicketTerms { id: self.id, until, viewer: self.caller.viewer() }
-    }
-}
-
-/// Part of an address that identifies a client: a household has 2^64 IPv6 addresses, or one of IPv4.
-fn client_prefix(client: IpAddr) -> u64 {
-    match client.to_canonical() {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
     }
 }
 
@@ -289,8 +295,9 @@ impl TicketsService {
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
         let mut permit = queue.acquire().await.map_err(failure)?;
         self.hint([&resolve], client);
-        let call = CallContext { id, tag: request_id::tag(id, 0), caller: &caller };
-        let seated = match self.state.resolve(session(), &resolve, call.tag, caller.rights()) {
+        let source = self.source(&caller, client);
+        let call = CallContext { id, tag: request_id::tag(id, 0), caller: &caller, source };
+        let seated = match self.state.resolve(session(), &resolve, call.tag, call.asker()) {
             Ok(seated) => Ok(seated),
             Err(unseated) => {
                 if unseated.probe_wait.is_some() && resolve.mode != Mode::Brokered {
@@ -336,7 +343,8 @@ impl TicketsService {
         let valid =
             resolves.iter().enumerate().filter_map(|(at, resolve)| Some((session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
-        let decided = self.state.resolve_many(&valid, caller.rights());
+        let source = self.source(&caller, client);
+        let decided = self.state.resolve_many(&valid, Asker { rights: caller.rights(), source });
         if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { probe_wait: Some(_), .. })))
         {
             drop(permit);
@@ -347,7 +355,7 @@ impl TicketsService {
         for (at, resolve) in resolves.iter().enumerate() {
             // One decision per valid request, in order.
             let seated = resolve.as_ref().ok().and_then(|_| decided.next());
-            answers.push(self.result(resolve, seated, CallContext { id, tag: tag(at), caller: &caller }));
+            answers.push(self.result(resolve, seated, CallContext { id, tag: tag(at), caller: &caller, source }));
         }
         let results = stream::iter(answers).buffered(CONCURRENT).collect().await;
         drop(permit);

@@ -72,6 +72,7 @@ fn label(how: Selection) -> &'static str {
         Selection::Best => "best",
         Selection::Only => "only",
         Selection::Panic => "panic",
+        Selection::Released(_) => "released",
         Selection::Moved(_) => "moved",
         Selection::Cold => "cold",
         Selection::Burst => "burst",

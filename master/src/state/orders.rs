@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use usher_proto::{
-    Fault, SessionId, Title,
+    Code, Fault, SessionId, Title,
     feed::FeedKey,
+    model::EndSession,
     pb::v1::{self, attach_response::Body},
     ticket::{Claims, FeedGrant, Purpose, Right},
 };
@@ -86,6 +87,12 @@ impl SharedState {
                         ..v1::Relay::default()
                     };
                     self.send_unanswered(inner, node, "relay", Some(Body::Relay(order)));
+                }
+                Order::EndSurplus { session, node } => {
+                    let text = "the session also runs at another node; use one seat of an answer";
+                    let why = Fault::new(Code::TicketReplayed, text);
+                    let order = EndSession { session, why }.to_pb();
+                    self.send_unanswered(inner, node, "end_session", Some(Body::EndSession(order)));
                 }
                 Order::EndPublisher(RivalPublisher { node, title, publisher }) => {
                     let publisher_id = publisher.0.to_be_bytes().to_vec();

@@ -11,8 +11,18 @@ use crate::core::{
     NodeId, Now,
     balancer::{NoChoice, Verdict},
     cluster::{Decision, Refused, SeatRequest},
+    ledger::Source,
     roster::PROBE,
 };
+
+/// The client that asks for seats.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// Titles that it may see; `None` is all.
+    pub(crate) rights: Option<&'a Rights>,
+    /// How the core tells it from others.
+    pub(crate) source: Option<Source>,
+}
 
 /// A decision with the data for its answer.
 pub(crate) struct Placement {
@@ -41,18 +51,19 @@ pub(crate) struct ProbeWait {
 }
 
 impl SharedState {
-    /// Decides one request; `tag` names it in the journal, `rights` are its caller's, `None` for all titles.
+    /// Decides one request of a client; `tag` names it in the journal.
     pub(crate) fn resolve(
         &self,
         session: SessionId,
         resolve: &Resolve,
         tag: u64,
-        rights: Option<&Rights>,
+        asker: Asker<'_>,
     ) -> Result<Placement, PlacementRefused> {
         let started = Instant::now();
         let mut inner = self.lock();
         let now = now();
-        let request = SeatRequest { tag, rights, ..SeatRequest::from(resolve) };
+        let Asker { rights, source } = asker;
+        let request = SeatRequest { tag, rights, source, ..SeatRequest::from(resolve) };
         let decision = inner.cluster.resolve(now, session, &request, &mut rand::rng());
         self.send_orders(&mut inner, now);
         let seated = self.seat(&inner, now, decision, tag);
@@ -61,15 +72,15 @@ impl SharedState {
         seated
     }
 
-    /// Decides several requests; see [`crate::core::cluster::Cluster::resolve_many`].
+    /// Decides several requests of a client; see [`crate::core::cluster::Cluster::resolve_many`].
     pub(crate) fn resolve_many(
         &self,
         resolves: &[(SessionId, &Resolve, u64)],
-        rights: Option<&Rights>,
+        Asker { rights, source }: Asker<'_>,
     ) -> Vec<Result<Placement, PlacementRefused>> {
         let started = Instant::now();
         let requests = resolves.iter().map(|(session, resolve, tag)| {
-            (*session, SeatRequest { tag: *tag, rights, ..SeatRequest::from(*resolve) })
+            (*session, SeatRequest { tag: *tag, rights, source, ..SeatRequest::from(*resolve) })
         });
         let requests: Vec<_> = requests.collect();
         let mut inner = self.lock();

@@ -62,10 +62,10 @@ impl From<WatchError> for SessionError {
     }
 }
 
-/// Waits until the session's ticket has expired. Returns the fault that ends the session.
+/// Waits until the session's ticket has expired, or the master ends the session. Returns the fault that ends it.
 pub(super) async fn expired(lease: &RunningLease, grace: Duration) -> Fault {
-    lease.expired(grace).await;
-    Fault::new(Code::TicketExpired, "the session's ticket ran out and was not renewed; resolve again")
+    let late = || Fault::new(Code::TicketExpired, "the session's ticket ran out and was not renewed; resolve again");
+    lease.expired(grace).await.unwrap_or_else(late)
 }
 
 /// Replaces the loss of a connection that this node closes by `DRAINING`.

@@ -8,7 +8,7 @@ use tonic::Streaming;
 use tracing::{debug, warn};
 use usher_proto::{
     Code, ContentId, Fault, Title,
-    model::{EndPublisher, Relay},
+    model::{EndPublisher, EndSession, Relay},
     pb::v1::{self, AttachResponse, attach_request::Body, attach_response::Body as Order, prepared::Result as Outcome},
 };
 
@@ -95,6 +95,14 @@ pub(super) async fn answer(
             Some(Order::EndPublisher(order)) => match EndPublisher::try_from(order) {
                 Ok(EndPublisher { title, publisher }) => live.end_publisher(&title, publisher),
                 Err(error) => warn!(%error, "an order to end a publisher was ignored"),
+            },
+            Some(Order::EndSession(order)) => match EndSession::try_from(order) {
+                Ok(EndSession { session, why }) => {
+                    let reason = why.code.reason();
+                    let ended = services.leases.end(session, why);
+                    debug!(%session, reason, ended, "the master ended a session");
+                }
+                Err(error) => warn!(%error, "an order to end a session was ignored"),
             },
             None => debug!("a message of a newer master was ignored"),
         }

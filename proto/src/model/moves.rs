@@ -1,4 +1,4 @@
-//! A master's order to move a session, validated.
+//! A master's orders to move a session or to end it, validated.
 
 use super::{
     SeatAddress,
@@ -6,6 +6,7 @@ use super::{
     sessions,
 };
 use crate::{
+    code::{Code, Fault},
     id::{NodeName, SessionId},
     pb::{v1, wire},
     wire::{Kind, message},
@@ -47,9 +48,53 @@ impl TryFrom<v1::Move> for Move {
     }
 }
 
+/// A session that is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndSession {
+    /// Which.
+    pub session: SessionId,
+    /// Why, for its client.
+    pub why: Fault,
+}
+
+impl EndSession {
+    /// As a message.
+    pub fn to_pb(&self) -> v1::EndSession {
+        let Fault { code, message, .. } = &self.why;
+        let why = v1::Refusal {
+            reason: code.reason().to_owned(),
+            message: message.clone(),
+            retry_after_ms: self.why.retry_after_ms(),
+        };
+        v1::EndSession { session_id: self.session.0.to_be_bytes().to_vec(), why: Some(why) }
+    }
+}
+
+impl TryFrom<v1::EndSession> for EndSession {
+    type Error = Invalid;
+
+    fn try_from(order: v1::EndSession) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let session = check.take("session_id", sessions::id(&order.session_id));
+        let ended = || Fault::new(Code::Cancelled, "the master ended the session");
+        let why = order.why.as_ref().map_or_else(ended, Fault::from);
+        check.done(session.map(|session| Self { session, why }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_to_end_a_session_names_it() {
+        let why = Fault::new(Code::TicketReplayed, "it also runs at another node");
+        let order = EndSession { session: SessionId(7), why };
+        assert_eq!(EndSession::try_from(order.to_pb()), Ok(order));
+        let bare = v1::EndSession { session_id: vec![0; 16], why: None };
+        assert_eq!(EndSession::try_from(bare.clone()).map(|order| order.why.code), Ok(Code::Cancelled));
+        assert!(EndSession::try_from(v1::EndSession { session_id: vec![0; 15], ..bare }).is_err());
+    }
 
     #[test]
     fn a_seat_that_no_client_can_use_is_no_order() {

@@ -266,6 +266,8 @@ impl Policy for Usher {
             // The real client waits for the probe; a simulated one has gone by then.
             unsure: true,
             rights: None,
+            // Every session is a client of its own.
+            source: None,
         };
         match self.cluster.resolve(now, session, &ask, &mut self.rng) {
             Ok(decision) => Answer::Seat {
@@ -350,8 +352,9 @@ impl Policy for Usher {
                 cluster::Order::Evict { key, node } => {
                     self.title(key).map(|title| Order::Evict { node: node.0, title })
                 }
-                // No simulated client gets wrong bytes, and none watches a feed.
-                cluster::Order::Recheck { .. }
+                // No simulated client gets wrong bytes, watches a feed or uses two seats for long.
+                cluster::Order::EndSurplus { .. }
+                | cluster::Order::Recheck { .. }
                 | cluster::Order::Relay { .. }
                 | cluster::Order::NoRelay { .. }
                 | cluster::Order::EndPublisher(_) => None,

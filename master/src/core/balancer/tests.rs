@@ -14,6 +14,7 @@ use usher_proto::{
 use super::*;
 use crate::core::{
     Now,
+    ledger::Booking,
     roster::{AttachmentId, LEASE},
     test_cluster::{hello, presence},
 };
@@ -79,7 +80,9 @@ impl Nodes {
     }
 
     fn reserve(&mut self, session: u128, node: u32, rate: u64) {
-        self.ledger.reserve(self.now, SessionId(session), NodeId(node), None, rate * 1_000_000, Purpose::Play);
+        let (session, node, rate) = (SessionId(session), NodeId(node), rate * 1_000_000);
+        let booking = Booking { session, node, content: None, rate, purpose: Purpose::Play };
+        self.ledger.reserve(self.now, booking, None);
     }
 
     /// Assesses all nodes; the copies of those in `growing` are incomplete.

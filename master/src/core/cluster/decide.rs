@@ -16,6 +16,7 @@ use super::{
         },
         catalog::TitleVersion,
         journal::{self, DecisionRecord, Outcome, Selection},
+        ledger::Booking,
     },
     Cluster, MoveSearch, SessionMove,
     request::{Decision, DecisionReason, Refused, SeatRequest},
@@ -23,6 +24,9 @@ use super::{
 
 /// A fetch reserves at most one part in this many of its largest node.
 const FETCH_SHARE: u64 = 4;
+
+/// A viewer reserves at most this many times the title's own rate: more than any player reads ahead for long.
+pub(super) const MAX_RATE_FACTOR: u64 = 4;
 
 /// Buffers reused between decisions, so that a decision allocates only its answer.
 #[derive(Default)]
@@ -32,7 +36,9 @@ pub(super) struct Scratch {
     pub(super) exclude: Vec<NodeId>,
     full: Vec<NodeId>,
     pub(super) ranked: Vec<Candidate>,
-    steps: Vec<SessionMove>,
+    pub(super) steps: Vec<SessionMove>,
+    /// Reservations to release before the decision is reserved.
+    pub(super) released: Vec<SessionId>,
 }
 
 /// Outcome of a request before anything is reserved.
@@ -131,12 +137,7 @@ impl Cluster {
         }
         let no = |why| Refused::NoChoice { what: request.what.clone(), why };
         let key = self.scratch.found.first().map(|found| self.catalog.key(found));
-        if let Some((planner, key)) = self.planner.as_mut().zip(key) {
-            planner.handle_request(now.instant, key, choice.rate.0);
-            if matches!(choice.seat, Err(NoChoice::Full { .. })) {
-                planner.handle_refusal(now.instant, key);
-            }
-        }
+        self.account_outcome(now, request.source, key, &choice);
         let (at, how) = choice.seat.map_err(no)?;
         let best = self.scratch.ranked[at];
         let Scratch { found, holders, ranked, .. } = &self.scratch;
@@ -162,8 +163,10 @@ impl Cluster {
             count: choice.count,
             relay: None,
         };
-        let key = found.map(|found| self.catalog.key(&found));
-        self.ledger.reserve(now, session, best.node, key, choice.rate.0, request.purpose);
+        let content = found.map(|found| self.catalog.key(&found));
+        self.release_found(now, how);
+        let booking = Booking { session, node: best.node, content, rate: choice.rate.0, purpose: request.purpose };
+        self.ledger.reserve(now, booking, request.source);
         if let Selection::Moved(_) = how {
             let steps = std::mem::take(&mut self.scratch.steps);
             self.start_moves(now, &steps);
@@ -212,21 +215,24 @@ impl Cluster {
         let holders = scratch.holders.iter().cycle().skip(from).take(scratch.holders.len().min(MAX_HOLDERS));
         let holders = holders.map(|(node, at)| (*node, self.serves(*node, scratch.found.get(*at), request)));
         let view = self.view(now);
-        let count = balancer::rank(&view, &criteria, holders, rng, &mut scratch.ranked);
-        let seat = self.seat(now, &criteria, request, count, rng, (&scratch.ranked, &mut scratch.steps));
+        let mut count = balancer::rank(&view, &criteria, holders, rng, &mut scratch.ranked);
+        let yields = self.yield_to_lighter(now, request.source, rate.0, &mut scratch.ranked, &mut count);
+        let (ranked, released) = (&scratch.ranked, &mut scratch.released);
+        let seat = self.seat(now, &criteria, request, (count, yields), rng, (ranked, &mut scratch.steps, released));
         self.scratch = scratch;
         Ok(Choice { rate, count, seat })
     }
 
-    /// Chooses among ranked holders: the best usable one, or the best fallback.
+    /// Chooses among ranked holders: the best usable one, or the best fallback. No session is moved and no reserve spent
+    /// for a client that `yields` to a lighter one.
     fn seat(
         &mut self,
         now: Now,
         criteria: &SeatCriteria<'_>,
         request: &SeatRequest<'_>,
-        count: HolderCounts,
+        (count, yields): (HolderCounts, bool),
         rng: &mut impl Rng,
-        (ranked, steps): (&[Candidate], &mut Vec<SessionMove>),
+        (ranked, steps, released): (&[Candidate], &mut Vec<SessionMove>, &mut Vec<SessionId>),
     ) -> Result<(usize, Selection), NoChoice> {
         steps.clear();
         let verdict = ranked.first().map(|best| best.verdict);
@@ -237,6 +243,14 @@ impl Cluster {
             return Ok((at, Selection::Panic));
         }
         if verdict == Some(Verdict::Unsure) {
+            return Err(count.refuse(Bitrate(criteria.rate)));
+        }
+        // The cheapest for others: nothing runs on these reservations.
+        let claim = (request.source, criteria.rate);
+        if let Some(at) = self.find_releases(now, claim, ranked, criteria.full, released) {
+            return Ok((at, Selection::Released(released.len())));
+        }
+        if yields {
             return Err(count.refuse(Bitrate(criteria.rate)));
         }
         if self.settings.moves && count.full > 0 {
@@ -338,14 +352,15 @@ impl Cluster {
         }
     }
 
-    /// Rate to reserve. A viewer gets at least the title's own rate, since it will use that much. A fetch yields to
+    /// Rate to reserve. A viewer gets at least the title's own rate, since it will use that much, and at most
+    /// [`MAX_RATE_FACTOR`] times that. A fetch yields to
     /// viewers, so it reserves in proportion to its nodes and is never too fast for all of them.
     fn rate(&self, now: Now, request: &SeatRequest<'_>, found: &TitleVersion) -> Bitrate {
         let own = self.catalog.facts(found).map(|facts| facts.bitrate).filter(|rate| rate.0 > 0);
         let own = own.unwrap_or(DEFAULT_RATE).0;
         let requested = request.rate.map_or(own, |rate| rate.0);
         Bitrate(match request.purpose {
-            Purpose::Play => requested.max(own),
+            Purpose::Play => requested.clamp(own, own.saturating_mul(MAX_RATE_FACTOR)),
             Purpose::Fetch => {
                 let holders = self.scratch.holders.iter().filter_map(|(node, _)| self.roster.node(*node));
                 let serving = holders.filter(|node| node.can_serve(now.instant));

@@ -15,11 +15,12 @@ use super::{
         balancer::{self, ALTERNATES, Coverage, DEFAULT_RATE, MAX_HOLDERS, NoChoice, SeatCriteria, Verdict},
         feeds::{Feed, FeedSession, Feeds},
         journal::Selection,
+        ledger::Booking,
         moves::SessionMove,
         roster::{AttachmentId, NodeState, Roster},
     },
     Cluster, Order,
-    decide::Choice,
+    decide::{Choice, MAX_RATE_FACTOR},
     publish::RETRY,
     request::{Decision, Refused, SeatRequest},
 };
@@ -49,8 +50,8 @@ impl Cluster {
 
     /// Rate to reserve for a feed: a viewer receives the published rate, whatever it requests.
     fn feed_rate(feed: &Feed, requested: Option<Bitrate>) -> Bitrate {
-        let own = feed.rate().unwrap_or(DEFAULT_RATE);
-        Bitrate(requested.map_or(own.0, |requested| requested.0.max(own.0)))
+        let own = feed.rate().unwrap_or(DEFAULT_RATE).0;
+        Bitrate(requested.map_or(own, |requested| requested.0.clamp(own, own.saturating_mul(MAX_RATE_FACTOR))))
     }
 
     /// Assesses the nodes for a viewer of a feed; leaves them, ranked, in `scratch`.
@@ -88,7 +89,8 @@ impl Cluster {
             coverage: Some(&carried),
         };
         let holders = holders.into_iter().map(|node| (node, true));
-        let count = balancer::rank(&self.view(now), &criteria, holders, rng, &mut scratch.ranked);
+        let mut count = balancer::rank(&self.view(now), &criteria, holders, rng, &mut scratch.ranked);
+        let yields = self.yield_to_lighter(now, request.source, rate.0, &mut scratch.ranked, &mut count);
         let ranked = &scratch.ranked;
         let seat = match ranked.first().map(|best| best.verdict) {
             Some(Verdict::Fit) => Ok((0, if ranked.len() == 1 { Selection::Only } else { Selection::Best })),
@@ -97,7 +99,12 @@ impl Cluster {
             _ => match balancer::panic_choice(&criteria, ranked).map(|at| (at, Selection::Panic)) {
                 Some(found) => Ok(found),
                 None => {
-                    balancer::reserve_choice(ranked).map(|at| (at, Selection::Cold)).ok_or_else(|| count.refuse(rate))
+                    let claim = (request.source, rate.0);
+                    let released = self.find_releases(now, claim, ranked, &[], &mut scratch.released);
+                    let released = released.map(|at| (at, Selection::Released(scratch.released.len())));
+                    let reserve =
+                        || balancer::reserve_choice(ranked).filter(|_| !yields).map(|at| (at, Selection::Cold));
+                    released.or_else(reserve).ok_or_else(|| count.refuse(rate))
                 }
             },
         };
@@ -117,6 +124,7 @@ impl Cluster {
         let choice = self.evaluate_feed(now, title, request, rng)?;
         let record = self.record(now, Some(session), request, &choice);
         self.journal.keep(record);
+        self.account_outcome(now, request.source, None, &choice);
         let ranked = std::mem::take(&mut self.scratch.ranked);
         for one in ranked.iter().filter(|one| one.verdict == Verdict::Unsure) {
             self.probe(now, one.node);
@@ -156,7 +164,10 @@ impl Cluster {
         });
         self.scratch.ranked = ranked;
         let (decision, upstreams) = decided?;
-        self.ledger.reserve(now, session, decision.first, None, rate.0, Purpose::Play);
+        self.release_found(now, decision.how);
+        let (node, rate_bps) = (decision.first, rate.0);
+        let booking = Booking { session, node, content: None, rate: rate_bps, purpose: Purpose::Play };
+        self.ledger.reserve(now, booking, request.source);
         self.feeds.add_session(session, FeedSession { title: title.clone(), to: None });
         if !upstreams.is_empty() {
             self.order_relay(now, title, decision.first, rate, &upstreams, rng);
@@ -205,7 +216,8 @@ impl Cluster {
     ) {
         let legs: Vec<(NodeId, SessionId)> = upstreams.iter().map(|node| (*node, SessionId(rng.random()))).collect();
         if let Some((upstream, session)) = legs.first().copied() {
-            self.ledger.reserve(now, session, upstream, None, rate.0, Purpose::Play);
+            let purpose = Purpose::Play;
+            self.ledger.reserve(now, Booking { session, node: upstream, content: None, rate: rate.0, purpose }, None);
             self.feeds.handle_ordered(now.instant, title, to, upstream);
         }
         for (_, session) in &legs {

@@ -15,6 +15,7 @@ use crate::core::{
     NodeId,
     balancer::{ALTERNATES, HolderCounts, NoChoice},
     journal::Selection,
+    ledger::Source,
 };
 
 /// A request for a seat.
@@ -42,6 +43,8 @@ pub struct SeatRequest<'a> {
     pub unsure: bool,
     /// Titles under which a content may be served; `None` is all.
     pub rights: Option<&'a Rights>,
+    /// The client that asks; `None` is one that is not told from others, and that competes with none.
+    pub source: Option<Source>,
 }
 
 impl<'a> SeatRequest<'a> {
@@ -69,6 +72,7 @@ impl<'a> From<&'a Resolve> for SeatRequest<'a> {
             tag: 0,
             unsure: false,
             rights: None,
+            source: None,
         }
     }
 }
@@ -155,6 +159,10 @@ impl fmt::Display for DecisionReason<'_> {
             Selection::Only => return write!(f, "the only holder: {free} of {capacity} free on {node}"),
             Selection::Best => write!(f, "farthest from full: {free} of {capacity} free on {node}; ")?,
             Selection::Panic => write!(f, "no holder is healthy, most headroom on {node}; ")?,
+            Selection::Released(1) => write!(f, "released 1 unredeemed reservation of another client on {node}; ")?,
+            Selection::Released(count) => {
+                write!(f, "released {count} unredeemed reservations of other clients on {node}; ")?;
+            }
             Selection::Moved(1) => write!(f, "a session moves away to make room on {node}; ")?,
             Selection::Moved(steps) => write!(f, "{steps} sessions move away to make room on {node}; ")?,
             Selection::Cold => write!(f, "every holder is full, and {node} uses its reserve; ")?,

@@ -81,6 +81,13 @@ pub enum Order {
     },
     /// End a publisher's session, since a newer publisher was placed elsewhere.
     EndPublisher(RivalPublisher),
+    /// End the seat of a session that also runs at another node.
+    EndSurplus {
+        /// The session.
+        session: SessionId,
+        /// The node.
+        node: NodeId,
+    },
     /// Probe a silent node.
     Probe(NodeId),
     /// Move a session to another node.

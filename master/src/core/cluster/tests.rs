@@ -1,5 +1,6 @@
 //! Decisions together with reports, expiry and the loss of nodes.
 
+mod fair;
 mod fencing;
 mod health;
 mod live;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use usher_proto::{
     Bitrate, BootId, Code, Fault, NodeName,
-    model::{CatalogPage, Presence, Range, Report, Requirements, Sessions, Turned, What},
+    model::{CatalogPage, Origin, Presence, Range, Report, Requirements, Sessions, Turned, What},
     ticket::Purpose,
 };
 
@@ -21,7 +22,7 @@ use crate::core::{
     journal::Selection,
     ledger::RESERVATION,
     roster::{GRACE, Ignored, LEASE, RECORD},
-    test_cluster::{MBIT, RATE, TestCluster, begun, content, hello, play, presence},
+    test_cluster::{MBIT, RATE, TestCluster, begun, content, copy, hello, play, presence},
 };
 
 fn why(result: Result<Decision, Refused>) -> NoChoice {
@@ -139,6 +140,7 @@ fn viewers_reserve_the_titles_rate_and_fetches_a_share() {
     };
     assert_eq!(rate("C", Purpose::Play, Some(1)), Some(8 * MBIT), "it will take that much");
     assert_eq!(rate("C", Purpose::Play, Some(9 * MBIT)), Some(9 * MBIT));
+    assert_eq!(rate("C", Purpose::Play, Some(90 * MBIT)), Some(32 * MBIT), "no player reads ahead that fast for long");
     assert_eq!(rate("C", Purpose::Fetch, Some(1)), Some(1));
     assert_eq!(rate("C", Purpose::Fetch, Some(90 * MBIT)), Some(8 * MBIT));
     assert_eq!(rate("A", Purpose::Play, None), None, "faster than its node");
@@ -164,7 +166,7 @@ fn a_random_subset_of_many_holders_is_examined() {
 #[test]
 fn a_title_of_unknown_rate_takes_the_usual_one() {
     let mut test = TestCluster::new(&[100 * MBIT]);
-    test.copies(0, vec![crate::core::test_cluster::copy("A", 0, usher_proto::model::Origin::Operator)]);
+    test.copies(0, vec![copy("A", 0, Origin::Operator)]);
     assert_eq!(test.resolve("A", |_| {}).map(|decision| decision.rate), Ok(balancer::DEFAULT_RATE));
 }
 
@@ -207,7 +209,8 @@ fn refusals_name_their_reason() {
     let mut test = TestCluster::figure_4();
     let names: Vec<NodeName> = ["node-1", "node-2", "node-3"].iter().map(|n| NodeName::parse(n).expect("ok")).collect();
     assert_eq!(why(test.resolve("B", |ask| ask.exclude = names)), NoChoice::Excluded(3));
-    let one = why(test.resolve("A", |ask| ask.rate = Some(Bitrate(1001 * MBIT))));
+    test.copies(0, vec![copy("K", 500 * MBIT, Origin::Operator)]);
+    let one = why(test.resolve("K", |ask| ask.rate = Some(Bitrate(1001 * MBIT))));
     assert_eq!(one, NoChoice::TooFast { rate: Bitrate(1001 * MBIT), largest: Bitrate(1000 * MBIT) });
     let fault = Fault::from(&one);
     assert_eq!((fault.code, fault.retry_after), (Code::NoCapacity, None));

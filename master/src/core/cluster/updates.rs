@@ -13,6 +13,7 @@ use crate::core::{
     Now,
     catalog::{ContentIdentity, ContentKey, PageError, PageOutcome},
     feeds::FeedSession,
+    ledger::Booking,
     roster::{AttachmentId, Ignored},
 };
 
@@ -48,12 +49,18 @@ impl Cluster {
         if sessions.restart {
             self.listed.insert(node, HashSet::new());
         }
+        let lists = self.listed.contains_key(&node);
         for begun in &sessions.begun {
             let key = self.ledger.content(begun.session).or_else(|| self.content_key(begun));
             if begun.title.is_live() {
                 self.feeds.add_session(begun.session, FeedSession { title: begun.title.clone(), to: None });
             }
-            self.ledger.handle_begun(node, begun.session, key, begun.rate.0, begun.purpose);
+            let Begun { session, rate, purpose, .. } = *begun;
+            let booking = Booking { session, node, content: key, rate: rate.0, purpose };
+            let redeemed = self.ledger.handle_begun(now.instant, booking, lists);
+            if let Some((planner, key)) = self.planner.as_mut().zip(key).filter(|_| redeemed) {
+                planner.handle_request(now.instant, key, rate.0);
+            }
             if let Some(listed) = self.listed.get_mut(&node) {
                 listed.insert(begun.session);
             }
@@ -64,11 +71,14 @@ impl Cluster {
         // Applied after new sessions: a short one starts and ends within one message.
         let mut ended = 0_u64;
         for session in &sessions.ended {
-            self.feeds.remove_session(*session);
             ended = ended.saturating_add(self.ledger.handle_ended(node, *session).unwrap_or(0));
+            // A session that moved runs at its new seat.
+            if self.ledger.session(*session).is_none() {
+                self.feeds.remove_session(*session);
+            }
         }
         for turned in &sessions.turned {
-            self.ledger.handle_refused(node, turned.session);
+            self.ledger.handle_refused(now.instant, node, turned.session);
             if let (Code::NoCapacity, Some(limit)) = (turned.code, turned.limit) {
                 self.roster.handle_limit(now.instant, attachment, limit.0);
             }

@@ -32,6 +32,10 @@ impl Explanation<'_> {
             Selection::Best => format!("{name}: the farthest from full"),
             Selection::Only => format!("{name}: the only holder"),
             Selection::Panic => format!("{name}: no holder is healthy, and this one has the most headroom"),
+            Selection::Released(count) => {
+                let (s, of) = if *count == 1 { ("", "another client") } else { ("s", "other clients") };
+                format!("{name}: every holder was full; released {count} unredeemed reservation{s} of {of}")
+            }
             Selection::Moved(steps) => {
                 let sessions = if *steps == 1 { "a session is".to_owned() } else { format!("{steps} sessions are") };
                 format!("{name}: every holder was full; {sessions} moved to make room")

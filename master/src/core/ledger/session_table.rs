@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Instant};
 
 use usher_proto::{SessionId, ticket::Purpose};
 
-use super::{NodeId, SessionState};
+use super::{NodeId, SessionState, Source, unredeemed::Ticket};
 use crate::core::catalog::ContentKey;
 
 const NONE: u32 = u32::MAX;
@@ -23,6 +23,19 @@ pub(super) struct Slot {
     pub(super) purpose: Purpose,
     /// Time at which the reservation or move expires.
     pub(super) expires: Option<Instant>,
+    /// The client, if it is accounted.
+    pub(super) source: Option<Source>,
+    /// A ticket was issued for it that was not redeemed anywhere: nothing runs yet.
+    pub(super) fresh: bool,
+}
+
+impl Slot {
+    /// The reservation as one that may be released; `None` for sessions that run or move, and for unknown clients.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
+        let Slot { session, node, rate, fresh, .. } = *self;
+        let (source, expires) = self.source.zip(self.expires).filter(|_| fresh)?;
+        Some(Ticket { node, source, session, rate, expires })
+    }
 }
 
 #[derive(Clone, Copy)]

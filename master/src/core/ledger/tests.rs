@@ -1,6 +1,8 @@
 //! The ledger against a naive model under random steps, and against a node with delayed updates.
 
+mod fair;
 mod late;
+mod surplus;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +17,7 @@ use crate::core::{
 
 const NODES: u32 = 3;
 const SESSIONS: u128 = 6;
+const SOURCES: u64 = 2;
 
 /// Contents of a catalog, and `None` for an unknown title.
 fn contents() -> Vec<Option<ContentKey>> {
@@ -41,6 +44,8 @@ struct ModelSession {
     moves: u8,
     content: Option<ContentKey>,
     expires: Option<Instant>,
+    source: Option<Source>,
+    fresh: bool,
 }
 
 /// A naive model of the ledger.
@@ -49,6 +54,10 @@ struct LedgerModel {
     sessions: BTreeMap<u128, ModelSession>,
     /// Sessions ordered away and not reported as ended: node, rate, expiry.
     leaving: BTreeMap<u128, (u32, u64, Instant)>,
+    /// Clients of valid tickets without a reservation, and when these are forgotten.
+    late: BTreeMap<u128, (Source, Instant)>,
+    /// Further seats of running sessions: node and rate.
+    surplus: BTreeMap<u128, Vec<(u32, u64)>>,
 }
 
 impl LedgerModel {
@@ -69,6 +78,43 @@ impl LedgerModel {
         sum
     }
 
+    fn holding(&self, source: Source) -> Holding {
+        let mut sum = Holding::default();
+        for one in self.sessions.values().filter(|one| one.source == Some(source)) {
+            sum.add(one.fresh, one.reserved);
+        }
+        sum
+    }
+
+    /// Removes a seat beside a session's place. Returns whether there was one.
+    fn end_surplus(&mut self, node: u32, session: u128) -> bool {
+        let seats = self.surplus.entry(session).or_default();
+        let at = seats.iter().position(|(other, _)| *other == node);
+        at.map(|at| seats.swap_remove(at)).is_some()
+    }
+
+    /// A session's place ends; one that also runs elsewhere continues there.
+    fn leave(&mut self, session: u128) {
+        let Some(one) = self.sessions.remove(&session) else { return };
+        if let Some((node, rate)) = self.surplus.entry(session).or_default().pop() {
+            let state = SessionState::Running;
+            let (expires, fresh, reserved) = (None, false, rate);
+            self.sessions.insert(session, ModelSession { node, rate, reserved, state, expires, fresh, ..one });
+        }
+    }
+
+    /// An unredeemed reservation ends, and its ticket stays valid.
+    fn ticket_remains(&mut self, now: Instant, session: u128) {
+        let one = self.sessions.remove(&session).expect("known");
+        if let Some(source) = one.source.filter(|_| one.fresh) {
+            self.late.insert(session, (source, now + Duration::from_secs(70)));
+        }
+    }
+
+    fn redeem_late(&mut self, now: Instant, session: u128) -> Option<Source> {
+        self.late.remove(&session).filter(|(_, until)| *until > now).map(|(source, _)| source)
+    }
+
     fn stay(&mut self, session: u128) {
         let one = self.sessions.get_mut(&session).expect("known");
         (one.state, one.expires) = (SessionState::Running, None);
@@ -79,10 +125,13 @@ impl LedgerModel {
         if self.leaving.get(&session).is_some_and(|(from, ..)| *from == node) {
             self.leaving.remove(&session);
         }
+        if self.end_surplus(node, session) {
+            return;
+        }
         let Some(one) = self.sessions.get_mut(&session).filter(|one| one.node == node) else { return };
         match one.state {
             SessionState::Reserved => {}
-            SessionState::Running => drop(self.sessions.remove(&session)),
+            SessionState::Running => self.leave(session),
             SessionState::Moving(to) => (one.node, one.state) = (to.0, SessionState::Reserved),
         }
     }
@@ -91,8 +140,9 @@ impl LedgerModel {
 /// One step of a random run.
 #[derive(Clone, Debug)]
 enum LedgerStep {
-    Reserve(u128, u32, usize, u64),
-    Begun(u128, u32, usize, u64),
+    Reserve(u128, u32, usize, u64, u64),
+    Begun(u128, u32, usize, u64, bool),
+    Displace(u128),
     Rate(u128, u32, u64),
     Ended(u128, u32),
     Turned(u128, u32),
@@ -107,8 +157,9 @@ enum LedgerStep {
 fn steps() -> impl Strategy<Value = Vec<LedgerStep>> {
     let (session, node) = (0..SESSIONS, 0..NODES);
     let one = prop_oneof![
-        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| LedgerStep::Reserve(s, n, w, r)),
-        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100).prop_map(|(s, n, w, r)| LedgerStep::Begun(s, n, w, r)),
+        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100, 0..SOURCES + 1).prop_map(|(s, n, w, r, c)| LedgerStep::Reserve(s, n, w, r, c)),
+        4 => (session.clone(), node.clone(), 0_usize..3, 1_u64..100, prop::bool::weighted(0.2)).prop_map(|(s, n, w, r, l)| LedgerStep::Begun(s, n, w, r, l)),
+        2 => session.clone().prop_map(LedgerStep::Displace),
         3 => (session.clone(), node.clone(), 0_u64..100).prop_map(|(s, n, r)| LedgerStep::Rate(s, n, r)),
         2 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Ended(s, n)),
         2 => (session.clone(), node.clone()).prop_map(|(s, n)| LedgerStep::Turned(s, n)),
@@ -131,8 +182,10 @@ fn make(
 ) {
     let due = now.instant + RESERVATION;
     match *step {
-        LedgerStep::Reserve(session, node, content, rate) => {
-            ledger.reserve(*now, SessionId(session), NodeId(node), contents[content], rate, Purpose::Play);
+        LedgerStep::Reserve(session, node, content, rate, source) => {
+            // The last number is a client that is not accounted.
+            let source = (source < SOURCES).then_some(Source(source));
+            ledger.reserve(*now, booking(session, node, contents[content], rate), source);
             let one = ModelSession {
                 node,
                 rate,
@@ -141,12 +194,33 @@ fn make(
                 moves: 0,
                 content: contents[content],
                 expires: Some(due),
+                source,
+                fresh: true,
             };
             model.sessions.insert(session, one);
         }
-        LedgerStep::Begun(session, node, content, rate) => {
-            ledger.handle_begun(NodeId(node), SessionId(session), contents[content], rate, Purpose::Play);
-            let moves = model.sessions.get(&session).map_or(0, |one| one.moves);
+        LedgerStep::Begun(session, node, content, rate, lists) => {
+            let redeemed = ledger.handle_begun(now.instant, booking(session, node, contents[content], rate), lists);
+            let late = model.redeem_late(now.instant, session);
+            let before = model.sessions.get(&session).cloned();
+            let elsewhere = |one: &ModelSession| match one.state {
+                SessionState::Reserved => false,
+                SessionState::Running => one.node != node,
+                SessionState::Moving(to) => one.node != node && to.0 != node,
+            };
+            if let Some(other) = before.clone().filter(elsewhere) {
+                let (seat, of) = if lists { (node, rate) } else { (other.node, other.rate) };
+                model.end_surplus(seat, session);
+                model.surplus.entry(session).or_default().push((seat, of));
+                if lists {
+                    assert!(!redeemed);
+                    return;
+                }
+            }
+            model.end_surplus(node, session);
+            let ticket = late.is_some() || before.as_ref().is_some_and(|one| one.fresh);
+            assert_eq!(redeemed, ticket);
+            let (source, moves) = before.map_or((late, 0), |one| (one.source, one.moves));
             let one = ModelSession {
                 node,
                 rate,
@@ -155,13 +229,21 @@ fn make(
                 moves,
                 content: contents[content],
                 expires: None,
+                source,
+                fresh: false,
             };
             model.sessions.insert(session, one);
         }
+        LedgerStep::Displace(session) => {
+            ledger.displace(now.instant, SessionId(session));
+            if model.sessions.get(&session).is_some_and(|one| one.fresh && one.source.is_some()) {
+                model.ticket_remains(now.instant, session);
+            }
+        }
         LedgerStep::Rate(session, node, rate) => {
             ledger.handle_rate_changed(NodeId(node), SessionId(session), rate);
-            let runs = |one: &&mut ModelSession| one.node == node && one.state == SessionState::Running;
-            if let Some(one) = model.sessions.get_mut(&session).filter(runs) {
+            let here = |one: &&mut ModelSession| one.node == node && one.state == SessionState::Running;
+            if let Some(one) = model.sessions.get_mut(&session).filter(here) {
                 one.reserved = rate.min(one.rate);
             }
         }
@@ -170,12 +252,15 @@ fn make(
             model.ended(node, session);
         }
         LedgerStep::Turned(session, node) => {
-            ledger.handle_refused(NodeId(node), SessionId(session));
+            ledger.handle_refused(now.instant, NodeId(node), SessionId(session));
             match model.sessions.get(&session) {
                 Some(ModelSession { state: SessionState::Reserved, node: at, .. }) if *at == node => {
                     model.sessions.remove(&session);
                 }
                 Some(ModelSession { state: SessionState::Moving(to), .. }) if to.0 == node => model.stay(session),
+                None => {
+                    model.redeem_late(now.instant, session);
+                }
                 _ => {}
             }
         }
@@ -207,10 +292,17 @@ fn make(
             for session in gone.map(|(session, _)| *session).collect::<Vec<_>>() {
                 model.ended(node, session);
             }
+            for (session, seats) in &mut model.surplus {
+                seats.retain(|(other, _)| *other != node || *session == keep);
+            }
         }
         LedgerStep::ReleaseAll(node) => {
             ledger.release_all(NodeId(node));
-            model.sessions.retain(|_, one| one.node != node);
+            model.surplus.values_mut().for_each(|seats| seats.retain(|(other, _)| *other != node));
+            let there = model.sessions.iter().filter(|(_, one)| one.node == node);
+            for session in there.map(|(session, _)| *session).collect::<Vec<_>>() {
+                model.leave(session);
+            }
             let void = model.sessions.iter().filter(|(_, one)| one.state == SessionState::Moving(NodeId(node)));
             for session in void.map(|(session, _)| *session).collect::<Vec<_>>() {
                 model.stay(session);
@@ -221,6 +313,9 @@ fn make(
             *now = now.after(Duration::from_millis(millis));
             ledger.handle_timeout(now.instant);
             expire(model, now.instant);
+            while let Some((session, node)) = ledger.poll_surplus(now.instant) {
+                assert!(model.end_surplus(node.0, session.0), "{session} has no surplus seat at {node:?}");
+            }
         }
     }
 }
@@ -230,11 +325,15 @@ fn expire(model: &mut LedgerModel, now: Instant) {
     let over = model.sessions.iter().filter(|(_, one)| one.expires.is_some_and(|at| at <= now));
     for session in over.map(|(session, _)| *session).collect::<Vec<_>>() {
         match model.sessions[&session].state {
-            SessionState::Reserved => drop(model.sessions.remove(&session)),
+            SessionState::Reserved => model.ticket_remains(now, session),
             SessionState::Moving(_) => model.stay(session),
             SessionState::Running => {}
         }
     }
+}
+
+fn booking(session: u128, node: u32, content: Option<ContentKey>, rate: u64) -> Booking {
+    Booking { session: SessionId(session), node: NodeId(node), content, rate, purpose: Purpose::Play }
 }
 
 fn compare(ledger: &Ledger, model: &LedgerModel) -> Result<(), TestCaseError> {
@@ -245,7 +344,14 @@ fn compare(ledger: &Ledger, model: &LedgerModel) -> Result<(), TestCaseError> {
         prop_assert_eq!((node.0, rate, state, moves), (one.node, one.rate, one.state, one.moves));
         prop_assert_eq!(ledger.content(SessionId(*session)), one.content);
     }
+    for source in (0..SOURCES).map(Source) {
+        prop_assert_eq!(ledger.holding(source), model.holding(source), "{:?}", source);
+    }
     for node in 0..NODES {
+        let fresh = |one: &&ModelSession| one.fresh && one.node == node && one.source.is_some();
+        let soft: BTreeSet<Option<Source>> = model.sessions.values().filter(fresh).map(|one| one.source).collect();
+        let found: BTreeSet<Option<Source>> = ledger.unredeemed.sources(NodeId(node)).map(Some).collect();
+        prop_assert_eq!(found, soft, "node {}", node);
         prop_assert_eq!(ledger.pending_load(NodeId(node)), model.promised(node), "node {}", node);
         let here = || model.sessions.iter().filter(|(_, one)| one.node == node);
         let contents: BTreeSet<Option<ContentKey>> = here().map(|(_, one)| one.content).collect();
@@ -290,6 +396,7 @@ proptest! {
         make(&LedgerStep::Wait(5000), &mut now, &contents, &mut ledger, &mut model);
         compare(&ledger, &model)?;
         prop_assert_eq!(ledger.next_timeout(), None);
+        prop_assert_eq!(ledger.poll_surplus(now.instant), None);
         for node in 0..NODES {
             prop_assert_eq!(ledger.pending_load(NodeId(node)), PendingLoad::default());
             for session in 0..SESSIONS {
@@ -298,14 +405,17 @@ proptest! {
             prop_assert!(ledger.contents(NodeId(node)).is_empty());
         }
         prop_assert!(ledger.is_empty());
+        for source in (0..SOURCES).map(Source) {
+            prop_assert_eq!(ledger.holding(source), Holding::default());
+        }
     }
 }
 
 #[test]
 fn a_session_that_started_elsewhere_moves_there() {
     let (now, mut ledger) = (start(), Ledger::default());
-    ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
-    ledger.handle_begun(NodeId(1), SessionId(1), None, 8, Purpose::Play);
+    ledger.reserve(now, booking(1, 0, None, 8), None);
+    assert!(ledger.handle_begun(now.instant, booking(1, 1, None, 8), false));
     assert_eq!((ledger.pending_load(NodeId(0)), ledger.pending_load(NodeId(1))), Default::default());
     assert_eq!(ledger.handle_ended(NodeId(0), SessionId(1)), None, "the seat was never taken");
     assert_eq!(ledger.handle_ended(NodeId(1), SessionId(1)), Some(8));
@@ -315,7 +425,7 @@ fn a_session_that_started_elsewhere_moves_there() {
 fn a_lowered_rate_is_what_a_session_frees_and_its_whole_rate_what_it_needs() {
     let (now, mut ledger) = (start(), Ledger::default());
     let session = SessionId(1);
-    ledger.handle_begun(NodeId(0), session, None, 8, Purpose::Play);
+    ledger.handle_begun(now.instant, booking(1, 0, None, 8), false);
     ledger.handle_rate_changed(NodeId(1), session, 1);
     assert_eq!(ledger.session(session).map(|one| one.rate), Some(8), "it does not run there");
     let movable = |ledger: &Ledger, moves: Option<u8>| {
@@ -335,9 +445,9 @@ fn a_lowered_rate_is_what_a_session_frees_and_its_whole_rate_what_it_needs() {
 #[test]
 fn the_deadline_is_not_before_anything_expires() {
     let (now, mut ledger) = (start(), Ledger::default());
-    ledger.reserve(now, SessionId(1), NodeId(0), None, 8, Purpose::Play);
+    ledger.reserve(now, booking(1, 0, None, 8), None);
     let later = now.after(Duration::from_secs(1));
-    ledger.reserve(later, SessionId(2), NodeId(0), None, 8, Purpose::Play);
+    ledger.reserve(later, booking(2, 0, None, 8), None);
     assert_eq!(ledger.next_timeout(), Some(now.instant + RESERVATION));
     assert_eq!(ledger.handle_timeout(now.instant + RESERVATION - Duration::from_nanos(1)), 0);
     assert_eq!(ledger.handle_timeout(now.instant + RESERVATION), 1);

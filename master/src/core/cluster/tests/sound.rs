@@ -17,8 +17,8 @@ proptest! {
             match what {
                 0..=4 => {
                     let title = ["A", "B", "E", "J", "H"][usize::from(what)];
-                    let rate = (size * MBIT).max(RATE);
-                    if let Ok(decision) = test.resolve(title, |ask| ask.rate = Some(Bitrate(rate))) {
+                    if let Ok(decision) = test.resolve(title, |ask| ask.rate = Some(Bitrate(size * MBIT))) {
+                        let rate = decision.rate.0;
                         let chosen = decision.first.0 as usize;
                         let holders: &[usize] = [&[0][..], &[0, 1, 2], &[1, 2], &[2], &[1, 2]][usize::from(what)];
                         prop_assert!(holders.contains(&chosen));
