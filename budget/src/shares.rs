@@ -6,7 +6,7 @@ use std::{borrow::Borrow, collections::HashMap, hash::Hash};
 
 use thiserror::Error;
 
-/// Who holds how much of one bounded resource. Amounts are in units of the caller's choice.
+/// The holders of one bounded resource and their amounts. Amounts are in units of the caller's choice.
 #[derive(Clone, Debug)]
 pub struct Shares<K> {
     capacity: u64,

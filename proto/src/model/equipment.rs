@@ -153,15 +153,15 @@ mod tests {
             ..Equipment::default()
         };
         assert_eq!(rich.lacks(&needs), None);
-        assert_eq!(rich.lacks(&Requirements::default()), Some(Lack::Protocol(PROTOCOL)), "it names what it speaks");
+        assert_eq!(rich.lacks(&Requirements::default()), Some(Lack::Protocol(PROTOCOL)), "it lists its protocols");
         let needs = Requirements { labels: vec!["gpu".into(), "ssd".into()], live_ingest: true, ..needs };
         assert_eq!(rich.lacks(&needs), Some(Lack::Label("ssd")));
         let needs = Requirements { live_ingest: true, ..Requirements::default() };
-        assert_eq!(plain.lacks(&needs).map(|lack| lack.to_string()).as_deref(), Some("takes no live feeds in"));
+        assert_eq!(plain.lacks(&needs).map(|lack| lack.to_string()).as_deref(), Some("does not ingest live feeds"));
     }
 
     #[test]
-    fn words_are_bounded() {
+    fn labels_are_bounded() {
         for labels in [vec!["a b".into()], vec![String::new()], vec!["x".into(); 33], vec!["x".repeat(64)]] {
             assert!(Equipment::try_from(v1::Equipment { labels, ..v1::Equipment::default() }).is_err());
         }

@@ -272,7 +272,7 @@ fn readers_that_stand_still_make_room_and_get_their_rates_back_when_there_is_som
     let told = meter.poll_sessions(at(30)).expect("the change");
     assert_eq!((told.rates, told.committed), (vec![change(ID[0], 0)], Bitrate(8_000_000)));
     meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false).expect("room");
-    // What the first takes now is spare capacity, and its rate has to wait for room.
+    // The first session now gets spare capacity, and its rate has to wait for room.
     meter.poll_report(at(30));
     for tenth in 31..60 {
         for id in [ID[0], ID[1], ID[2]] {
