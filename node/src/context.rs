@@ -23,6 +23,7 @@ use usher_proto::{
     Bitrate, Code, Fault, NodeName, SessionId,
     buffers::Buffers,
     pb::v1::ByteRange,
+    text::printable_within,
     ticket::{Key, Ticket},
 };
 
@@ -72,7 +73,7 @@ pub(crate) fn unix_now() -> u64 {
 
 /// A request id from a peer, made safe for logs.
 pub(crate) fn request_id(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
+    printable_within(text, 64)
 }
 
 /// Runs `work`, which may wait for a disk, on a blocking thread.

@@ -6,10 +6,13 @@ use std::{collections::HashMap, fmt, time::Duration};
 use tonic::Code as Grpc;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{pb, units};
+use crate::{pb, text::printable, units};
 
 /// The domain of `ErrorInfo` in gRPC statuses.
 pub const DOMAIN: &str = "usher";
+
+/// Longest time before a retry that a peer can ask for.
+const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 
 /// Kind of a failure, shared by all three roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -179,13 +182,13 @@ impl Fault {
         self.retry_after.map_or(0, |wait| units::millis(wait).max(1))
     }
 
-    /// Creates a fault from a peer's message. The text is bounded and stripped of control characters, since it is printed on
-    /// terminals.
+    /// Creates a fault from a peer's message. The text is bounded and its invisible characters are escaped, since it is
+    /// printed on terminals.
     pub fn from_parts(reason: &str, message: &str, retry_after_ms: u64) -> Self {
         Self {
             code: Code::from_reason(reason),
             message: printable(message),
-            retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms.min(3_600_000))),
+            retry_after: (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms).min(LONGEST_RETRY)),
         }
     }
 
@@ -224,7 +227,11 @@ impl Fault {
                 }
             }
         }
-        Self { code, message, retry_after: details.retry_info().and_then(|info| info.retry_delay) }
+        Self {
+            code,
+            message,
+            retry_after: details.retry_info().and_then(|info| info.retry_delay).map(|wait| wait.min(LONGEST_RETRY)),
+        }
     }
 }
 
@@ -259,11 +266,6 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
-
-/// At most 500 characters of a peer's text, without control characters.
-pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(500).collect()
-}
 
 #[cfg(test)]
 mod tests {
@@ -301,7 +303,7 @@ mod tests {
     #[test]
     fn a_peer_cannot_write_to_the_terminal() {
         let fault = Fault::from_parts("NOPE", "a\x1b[2Jb\n", u64::MAX);
-        assert_eq!((fault.code, fault.message.as_str()), (Code::Internal, "a[2Jb"));
+        assert_eq!((fault.code, fault.message.as_str()), (Code::Internal, r"a\u{1b}[2Jb\u{a}"));
         assert_eq!(fault.retry_after, Some(Duration::from_secs(3600)));
     }
 }

@@ -18,6 +18,7 @@ pub mod feed;
 pub mod id;
 pub mod model;
 pub mod pb;
+pub mod text;
 pub mod ticket;
 pub mod title;
 pub mod tree;

@@ -19,7 +19,7 @@ pub use invalid::{Invalid, Violation};
 pub use moves::{EndSession, Move};
 pub use node::{Hello, Presence, Report};
 pub use publish::{EndPublisher, Publish, Published, Relay, RelayWanted, TAKEN_OVER};
-pub use request::{Failed, Mode, Range, Renew, Resolve, What};
+pub use request::{Failed, Mode, Range, RangeError, Renew, Resolve, What};
 pub use sessions::{Begun, RateChange, Sessions, Turned};
 pub use setup::{SeatAddress, SetupInfo};
 

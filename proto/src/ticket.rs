@@ -13,6 +13,7 @@ pub use self::{
 };
 use crate::{
     id::{ContentId, NodeName, SessionId, TokenId, ViewerId},
+    text::printable_within,
     title::Title,
 };
 
@@ -126,7 +127,7 @@ fn read(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Claims, 
         })?
         .claims;
     if claims.aud != node.as_str() {
-        return Err(TicketError::Audience(claims.aud.chars().filter(|c| !c.is_control()).take(64).collect()));
+        return Err(TicketError::Audience(printable_within(&claims.aud, 64)));
     }
     if now.saturating_add(LEEWAY_SECS) < claims.nbf {
         return Err(TicketError::NotYet(claims.nbf - now));

@@ -4,6 +4,8 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
+use crate::text::is_invisible;
+
 /// The longest title, in bytes.
 pub const MAX_BYTES: usize = 1024;
 
@@ -22,9 +24,12 @@ pub enum TitleError {
     /// Not text.
     #[error("a title must be UTF-8")]
     NotUtf8,
-    /// A control character, NUL among them.
-    #[error("a title must not contain control characters")]
-    Control,
+    /// A control or formatting character, NUL and changes of direction among them, or a separator of lines.
+    #[error("a title must not contain control or invisible characters; this one has U+{:04X}", *.0 as u32)]
+    Invisible(char),
+    /// A part that begins with a dot, as hidden files and the settings of a shell do.
+    #[error("no part of a title begins with a dot")]
+    Hidden,
     /// `.`, `..`, an empty part, or a slash at an end.
     #[error("a title is a relative path without `.`, `..` and empty parts, and without `\\`")]
     Path,
@@ -35,7 +40,8 @@ pub enum TitleError {
 pub struct Title(Arc<str>);
 
 impl Title {
-    /// Checks a name: UTF-8 text of 1 to 1024 bytes, a relative path of ordinary parts.
+    /// Checks a name: UTF-8 text of 1 to 1024 bytes, a relative path of parts that are neither hidden nor special, without
+    /// [invisible characters](crate::text::is_invisible).
     pub fn parse(name: &str) -> Result<Self, TitleError> {
         if name.is_empty() {
             return Err(TitleError::Empty);
@@ -43,11 +49,14 @@ impl Title {
         if name.len() > MAX_BYTES || name.split('/').any(|part| part.len() > MAX_PART_BYTES) {
             return Err(TitleError::TooLong(name.len()));
         }
-        if name.chars().any(char::is_control) {
-            return Err(TitleError::Control);
+        if let Some(c) = name.chars().find(|c| is_invisible(*c)) {
+            return Err(TitleError::Invisible(c));
         }
         if name.contains('\\') || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(TitleError::Path);
+        }
+        if name.split('/').any(|part| part.starts_with('.')) {
+            return Err(TitleError::Hidden);
         }
         Ok(Self(name.into()))
     }
@@ -110,7 +119,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["a", "films/dune.mp4", "ä/ö ü.webm", "...", "a..b", "x/".repeat(500).trim_end_matches('/')] {
+        for good in
+            ["a", "films/dune.mp4", "ä/ö ü.webm", "a..b", "a.", "שלום/فیلم.mp4", "x/".repeat(500).trim_end_matches('/')]
+        {
             assert_eq!(Title::parse(good).map(|t| t.to_string()), Ok(good.to_owned()));
         }
         for (wrong, why) in [
@@ -122,8 +133,16 @@ mod tests {
             ("a/../b", TitleError::Path),
             ("a/./b", TitleError::Path),
             ("a\\b", TitleError::Path),
-            ("a\0b", TitleError::Control),
-            ("a\nb", TitleError::Control),
+            ("a\0b", TitleError::Invisible('\0')),
+            ("a\nb", TitleError::Invisible('\n')),
+            ("a\u{202e}4pm.exe", TitleError::Invisible('\u{202e}')),
+            ("a\u{200b}b", TitleError::Invisible('\u{200b}')),
+            ("a\u{2028}b", TitleError::Invisible('\u{2028}')),
+            ("👩\u{200d}🚀.mp4", TitleError::Invisible('\u{200d}')),
+            (".bash_profile", TitleError::Hidden),
+            (".ssh/rc", TitleError::Hidden),
+            ("films/.hidden.mp4", TitleError::Hidden),
+            ("...", TitleError::Hidden),
             (&"x".repeat(10_000), TitleError::TooLong(10_000)),
             (&"x".repeat(256), TitleError::TooLong(256)),
         ] {

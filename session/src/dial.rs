@@ -13,7 +13,7 @@ use quinn::{
 };
 use tokio::runtime::Handle;
 use usher_certs::{pin::PinnedVerifier, tls};
-use usher_proto::{Code, Fault, code::printable, model::SeatAddress};
+use usher_proto::{Code, Fault, model::SeatAddress, text::printable};
 use usher_transport::{Congestion, Connection, Endpoint, INITIAL_RTT, Threads};
 
 use crate::{core::stall::KEEP_ALIVE, sync::lock};

@@ -3,7 +3,7 @@
 use std::{fmt::Display, time::Duration};
 
 use quinn::{ConnectionError, ReadError};
-use usher_proto::{Code, Fault, NodeName, code::printable};
+use usher_proto::{Code, Fault, NodeName, text::printable};
 
 /// `TIMEOUT`: `node` sent nothing for `timeout`.
 pub fn silent(node: &NodeName, timeout: Duration) -> Fault {

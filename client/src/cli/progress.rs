@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 use usher_proto::{Bitrate, Fault, NodeName};
 
-use super::output::note;
+use super::output::{note, note_json};
 use crate::driver::{FetchEvent, Outcome};
 
 /// Progress format on standard error.
@@ -218,7 +218,7 @@ impl TitleProgress {
     }
 
     fn json(&self, event: &serde_json::Value) {
-        note(&event.to_string());
+        note_json(event);
     }
 }
 

@@ -89,7 +89,7 @@ impl Assembler {
     /// The wanted bytes from this byte on, and the same widened to whole groups; `None` if there are none. The running
     /// session is not affected.
     pub fn missing_from(&self, from: u64) -> Option<(Range<u64>, Range<u64>)> {
-        let group = tree::groups(from);
+        let group = tree::groups(from.min(self.size));
         self.wanted(group).map(|wanted| (wanted, self.wide(group)))
     }
 

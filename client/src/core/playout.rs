@@ -323,7 +323,7 @@ impl Playout {
             self.whole = self.written;
             self.link = Some(group.link);
             self.groups.remove(&number);
-            (self.from, self.begun) = (number + 1, false);
+            (self.from, self.begun) = (number.saturating_add(1), false);
             self.played += 1;
             return true;
         }
@@ -347,14 +347,14 @@ impl Playout {
     fn is_behind(&self) -> bool {
         let Some(at) = self.groups.get(&self.from) else { return false };
         let behind = Duration::from_millis(self.newest_at.saturating_sub(at.head.at_ms));
-        let newer = self.groups.range(self.from + 1..).any(|(_, group)| group.whole);
+        let newer = self.groups.range(self.from.saturating_add(1)..).any(|(_, group)| group.whole);
         newer && behind > self.latency || self.held() > MAX_HELD
     }
 
     /// Drops the next group.
     fn drop_begun(&mut self) {
         self.groups.remove(&self.from);
-        (self.from, self.begun, self.link, self.head) = (self.from + 1, false, None, None);
+        (self.from, self.begun, self.link, self.head) = (self.from.saturating_add(1), false, None, None);
         self.dropped += 1;
     }
 }

@@ -1,7 +1,7 @@
 //! `--range A-B`, counted as in HTTP (RFC 9110, section 14.1.2) and curl: both ends are included.
 
 use thiserror::Error;
-use usher_proto::model::Range;
+use usher_proto::{model::Range, text::printable_within};
 
 /// A text that is no range.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -10,7 +10,7 @@ pub struct RangeError(String);
 
 /// Reads `A-B` or `A-`.
 pub fn parse(text: &str) -> Result<Range, RangeError> {
-    let wrong = || RangeError(text.chars().filter(|c| !c.is_control()).take(60).collect());
+    let wrong = || RangeError(printable_within(text, 60));
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         if plain { digits.parse::<u64>().ok() } else { None }

@@ -9,10 +9,7 @@ pub enum Align {
     Right,
 }
 
-/// A peer's text without control characters, which could move the cursor, and at most 300 characters of it.
-pub fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
-}
+pub use usher_proto::text::printable as clean;
 
 /// The lines of a table: a header, then the rows, with two spaces between columns and none at the end of a line. Each
 /// character counts as one column. A peer's text must be [`clean`] already.
@@ -48,7 +45,7 @@ mod tests {
         let columns = [("TITLE", Align::Left), ("SIZE", Align::Right), ("NODES", Align::Left)];
         let rows = [["ö.mp4", "1.5 GB", "a"], ["longer.webm", "7 B", &clean("a,b\x1b[2J\n")]];
         let rows: Vec<Vec<String>> = rows.iter().map(|row| row.map(str::to_owned).to_vec()).collect();
-        let expected = "TITLE          SIZE  NODES\nö.mp4        1.5 GB  a\nlonger.webm     7 B  a,b[2J\n";
+        let expected = "TITLE          SIZE  NODES\nö.mp4        1.5 GB  a\nlonger.webm     7 B  a,b\\u{1b}[2J\\u{a}\n";
         assert_eq!(render(&columns, &rows), expected);
         assert_eq!(render(&columns, &[]), "TITLE  SIZE  NODES\n");
         assert_eq!(render(&columns, &[vec!["a".into()]]), "TITLE  SIZE  NODES\na\n");

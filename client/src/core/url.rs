@@ -7,6 +7,7 @@ use thiserror::Error;
 use usher_proto::{
     ContentId, MASTER_PORT, Title,
     id::IdError,
+    text::{is_invisible, printable_within},
     title::{MAX_BYTES, TitleError},
 };
 
@@ -159,7 +160,7 @@ impl fmt::Display for Url {
         write!(f, "usher://{}/", self.master)?;
         // Encodes only characters that would not survive copying and parsing, so that the result stays readable.
         for c in self.path.chars() {
-            if c.is_control() || matches!(c, '%' | ' ' | '"' | '\'') {
+            if is_invisible(c) || matches!(c, '%' | ' ' | '"' | '\'') {
                 let mut bytes = [0; 4];
                 c.encode_utf8(&mut bytes).bytes().try_for_each(|byte| write!(f, "%{byte:02X}"))?;
             } else {
@@ -200,9 +201,9 @@ impl Pattern {
     }
 }
 
-/// At most 60 characters of the user's text, without control characters.
+/// At most 60 characters of the user's text, for a message.
 fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(60).collect()
+    printable_within(text, 60)
 }
 
 #[cfg(test)]

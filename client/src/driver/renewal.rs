@@ -18,6 +18,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Ceiling of every wait between tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
+/// Longest lifetime that counts: neither a master nor a node can make a sum of times overflow.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Renews until it is dropped.
 pub(super) struct Renewal(AbortHandle);
 
@@ -36,7 +39,7 @@ pub(super) fn keep(connector: &Connector, connection: &Connection, at: &SeatAddr
 
 async fn run(connector: Connector, connection: Connection, mut at: SeatAddress, mut lifetime: Duration) {
     loop {
-        time::sleep(lifetime * DUE.0 / DUE.1).await;
+        time::sleep(lifetime.min(LONGEST) * DUE.0 / DUE.1).await;
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         lifetime = loop {
             match renew(&connector, &connection, &mut at).await {

@@ -8,6 +8,7 @@ use usher_proto::{
     Fault, Title,
     model::{Invalid, What},
     pb::v1::{self, catalog_server::Catalog},
+    text::is_invisible,
     title::MAX_BYTES,
 };
 
@@ -72,8 +73,8 @@ impl Catalog for CatalogService {
         let caller = Caller::of(&self.viewers, &request)?;
         let request = request.into_inner();
         let prefix = request.prefix;
-        if prefix.len() > MAX_BYTES || prefix.chars().any(char::is_control) {
-            let rule = format!("at most {MAX_BYTES} bytes, without control characters");
+        if prefix.len() > MAX_BYTES || prefix.chars().any(is_invisible) {
+            let rule = format!("at most {MAX_BYTES} bytes, without control or invisible characters");
             return Err(Invalid::one("prefix", rule).to_status());
         }
         let after = parse_token(&prefix, &request.page_token)?;

@@ -19,6 +19,7 @@ use usher_proto::{
     code::Code,
     model::{CatalogPage, Feeds, Hello, Invalid, RelayWanted, Report, Sessions, SetupInfo},
     pb::v1::{self, attach_request::Body, registry_server::Registry},
+    text::printable_within,
     units,
 };
 
@@ -119,7 +120,7 @@ async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> R
         return Err(Invalid::one("hello", "the first message must be Hello").to_status());
     };
     if hello.node != name {
-        let claimed: String = hello.node.chars().filter(|c| !c.is_control()).take(64).collect();
+        let claimed = printable_within(&hello.node, 64);
         let text = format!("the certificate names node `{name}`, not `{claimed}`");
         return Err(Fault::new(Code::Denied, text).to_status());
     }

@@ -8,6 +8,7 @@ use crate::{
     feed::FeedKey,
     id::{NodeName, PublisherId},
     pb::{v1, wire},
+    text::is_invisible,
     title::Title,
     units::{Bitrate, MAX_RATE},
 };
@@ -28,6 +29,9 @@ pub(super) fn publisher(bytes: &[u8]) -> Result<PublisherId, &'static str> {
     bytes.try_into().map(|bytes| PublisherId(u128::from_be_bytes(bytes))).map_err(|_| "expected 16 bytes")
 }
 
+/// Largest number of a group that a session may begin with: no feed gets there, and nothing that is added overflows.
+const MAX_GROUP: u64 = 1 << 62;
+
 /// Format of a feed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Medium {
@@ -41,7 +45,7 @@ impl Medium {
     fn take(check: &mut Check, media_type: String, tracks: Vec<v1::Track>) -> Self {
         check.require(is_media_type(&media_type), "media_type", || "expected type/subtype".to_owned());
         check.require(tracks.len() <= MAX_TRACKS, "tracks", || format!("at most {MAX_TRACKS}, not {}", tracks.len()));
-        let short = |text: &str| text.len() <= 32 && !text.chars().any(char::is_control);
+        let short = |text: &str| text.len() <= 32 && !text.chars().any(is_invisible);
         let named = tracks.iter().all(|track| short(&track.codec) && short(&track.language));
         check.require(named, "tracks", || "codec and language are words of at most 32 bytes".to_owned());
         Self { media_type, tracks }
@@ -219,6 +223,8 @@ impl TryFrom<v1::Setup> for FeedSetupInfo {
         check.require(is_media_type(&setup.media_type), "media_type", || "expected type/subtype".to_owned());
         check.require(setup.feed.is_some(), "feed", || "this is no feed".to_owned());
         let feed = setup.feed.unwrap_or_default();
+        let numbers = [feed.first_group, feed.newest_group].iter().all(|number| *number <= MAX_GROUP);
+        check.require(numbers, "feed", || format!("groups have numbers up to {MAX_GROUP}"));
         check.done(title.map(|title| Self {
             title,
             media_type: setup.media_type,
@@ -270,5 +276,15 @@ mod tests {
     fn descriptions() {
         assert!(LiveInfo::try_from(v1::Live { key: vec![0; 31], ..v1::Live::default() }).is_err());
         assert!(FeedSetupInfo::try_from(v1::Setup { title: "live/a".into(), ..v1::Setup::default() }).is_err());
+        let starting = |first_group| {
+            let feed = Some(v1::FeedSetup { first_group, ..v1::FeedSetup::default() });
+            FeedSetupInfo::try_from(v1::Setup {
+                title: "live/a".into(),
+                media_type: "video/mp2t".into(),
+                feed,
+                ..v1::Setup::default()
+            })
+        };
+        assert!(starting(MAX_GROUP).is_ok() && starting(u64::MAX).is_err());
     }
 }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     id::{self, BootId, NodeName},
     pb::v1,
+    text::printable_within,
     units::{self, Bitrate, MAX_RATE},
 };
 
@@ -61,7 +62,7 @@ impl TryFrom<v1::Hello> for Hello {
             format!("1 to {MAX_RATE} bit/s, not {}", hello.capacity_bps)
         });
         check.require(hello.attachment > 0, "attachment", || "counts from 1".to_owned());
-        let version = hello.version.chars().filter(|c| !c.is_control()).take(64).collect();
+        let version = printable_within(&hello.version, 64);
         let presence = check.take("presence", hello.presence.unwrap_or_default().try_into());
         let equipment = check.take("equipment", hello.equipment.unwrap_or_default().try_into()).unwrap_or_default();
         let whole = node.zip(boot).zip(presence).map(|((node, boot), presence)| Self {

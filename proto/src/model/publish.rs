@@ -12,6 +12,7 @@ use crate::{
     feed::FeedKey,
     id::{self, NodeName, PublisherId, SessionId},
     pb::v1,
+    text::{printable, printable_within},
     title::Title,
     units::{Bitrate, MAX_RATE},
 };
@@ -82,7 +83,7 @@ impl TryFrom<v1::PublishResponse> for Published {
         let seed = check.take("feed_seed", answer.feed_seed.as_slice().try_into().map_err(|_| "expected 32 bytes"));
         let seats: Vec<_> = answer.seats.into_iter().filter_map(|seat| SeatAddress::try_from(seat).ok()).collect();
         check.require(!seats.is_empty(), "seats", || "no seat that can be dialled".to_owned());
-        let reason = answer.reason.chars().filter(|c| !c.is_control()).take(500).collect();
+        let reason = printable(&answer.reason);
         check.done(session.zip(seed).map(|(session, seed)| Self { session, seats, seed, reason }))
     }
 }
@@ -136,7 +137,7 @@ impl TryFrom<v1::Relay> for Relay {
                 Ok(seats)
             }
         };
-        let request_id = relay.request_id.chars().filter(|c| !c.is_control()).take(64).collect();
+        let request_id = printable_within(&relay.request_id, 64);
         check.done(title.zip(key).map(|(title, key)| Self { title, key, seats, request_id }))
     }
 }

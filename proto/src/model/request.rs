@@ -65,6 +65,11 @@ pub enum Mode {
     Brokered,
 }
 
+/// A byte range that ends before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("end must be above start, or 0 for the title's end")]
+pub struct RangeError;
+
 /// A half-open byte range; the default is the whole title.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
@@ -76,11 +81,11 @@ pub struct Range {
 
 impl Range {
     /// From a message: no message means the whole, end 0 means the title's end.
-    pub fn parse(range: Option<v1::ByteRange>) -> Result<Self, Invalid> {
+    pub fn parse(range: Option<v1::ByteRange>) -> Result<Self, RangeError> {
         let range = range.unwrap_or_default();
         let end = (range.end > 0).then_some(range.end);
         if end.is_some_and(|end| end <= range.start) {
-            return Err(Invalid::one("range", "end must be above start, or 0 for the title's end"));
+            return Err(RangeError);
         }
         Ok(Self { start: range.start, end })
     }

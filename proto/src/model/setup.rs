@@ -1,6 +1,10 @@
 //! Set-up information and seats, validated: a client checks messages of the master and of nodes.
 
-use std::{net::SocketAddr, ops::Range, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    time::Duration,
+};
 
 use super::{
     MAX_ADDRESSES,
@@ -71,6 +75,13 @@ impl TryFrom<v1::Setup> for SetupInfo {
     }
 }
 
+/// Whether an address is that of one machine: a client sends to no group of them.
+fn is_dialled(address: &SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || broadcast)
+}
+
 /// One place to get a title, validated.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SeatAddress {
@@ -101,8 +112,8 @@ impl TryFrom<v1::Seat> for SeatAddress {
     fn try_from(seat: v1::Seat) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let node = check.take("node", NodeName::parse(&seat.node));
-        let addresses: Vec<SocketAddr> =
-            seat.addresses.iter().take(MAX_ADDRESSES).filter_map(|text| text.parse().ok()).collect();
+        let parsed = seat.addresses.iter().take(MAX_ADDRESSES).filter_map(|text| text.parse().ok());
+        let addresses: Vec<SocketAddr> = parsed.filter(is_dialled).collect();
         check.require(!addresses.is_empty(), "addresses", || "no address that can be dialled".to_owned());
         let pins: Vec<[u8; 32]> = seat
             .certificate_sha256
@@ -163,6 +174,12 @@ mod tests {
             lifetime_s: 0,
         };
         assert_eq!(SeatAddress::try_from(good.clone()).map(|seat| seat.addresses.len()), Ok(1));
+        for wrong in ["127.0.0.1:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:1", "[ff02::1]:1", "255.255.255.255:1"] {
+            assert!(
+                SeatAddress::try_from(v1::Seat { addresses: vec![wrong.into()], ..good.clone() }).is_err(),
+                "{wrong}"
+            );
+        }
         for wrong in [
             v1::Seat { addresses: vec![], ..good.clone() },
             v1::Seat { certificate_sha256: vec!["00".into()], ..good.clone() },

@@ -13,7 +13,7 @@ use usher_proto::{Title, units};
 
 use crate::{
     cli::{
-        output::note,
+        output::{note, note_json},
         progress::{JSON_INTERVAL, LastFault, ProgressMode},
     },
     driver::{FeedEvent, FeedStats},
@@ -76,7 +76,7 @@ impl<'a> FeedProgress<'a> {
                 stats_json("progress", title, *stats, self.started.elapsed())
             }
         };
-        note(&line.to_string());
+        note_json(&line);
     }
 }
 

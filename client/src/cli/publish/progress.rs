@@ -11,7 +11,7 @@ use usher_proto::{Fault, NodeName, Title};
 
 use crate::{
     cli::{
-        output::{duration, note, rewrite},
+        output::{duration, note, note_json, rewrite},
         progress::{LastFault, ProgressMode},
     },
     core::table::clean,
@@ -52,7 +52,7 @@ impl PublishProgress {
     /// Shows an event of the feed.
     pub(super) fn show(&self, event: &PublishEvent) {
         if self.format == LineFormat::Json {
-            return note(&event_json(&self.title, event).to_string());
+            return note_json(&event_json(&self.title, event));
         }
         let title = &self.title;
         let line = match event {
@@ -86,7 +86,7 @@ impl PublishProgress {
     pub(super) fn done(&self, stats: &PublishStats) {
         self.rewrite("");
         match self.format {
-            LineFormat::Json => note(&status_json("done", &self.title, stats).to_string()),
+            LineFormat::Json => note_json(&status_json("done", &self.title, stats)),
             LineFormat::None => {}
             LineFormat::Rewritten | LineFormat::Events => note(&format!("{}: ended", text(&self.title, stats))),
         }
@@ -100,7 +100,7 @@ impl PublishProgress {
             let event = json!({
                 "event": "error", "title": self.title, "reason": reason, "exit": exit, "message": fault.message,
             });
-            note(&event.to_string());
+            note_json(&event);
         }
     }
 

@@ -35,6 +35,15 @@ fn a_whole_title_in_two_sessions() {
 }
 
 #[test]
+fn a_move_at_an_absurd_byte_leaves_nothing_missing() {
+    let assembler = Assembler::new(3 * GROUP, 0..3 * GROUP, 0);
+    assert_eq!(assembler.missing_from(2 * GROUP), Some((2 * GROUP..3 * GROUP, 2 * GROUP..3 * GROUP)));
+    for until in [3 * GROUP, u64::MAX - GROUP, u64::MAX] {
+        assert_eq!(assembler.missing_from(until), None);
+    }
+}
+
+#[test]
 fn unverified_groups_are_received_again_but_not_written_again() {
     let size = 4 * GROUP;
     let mut assembler = Assembler::new(size, 0..size, 0);
