@@ -1,12 +1,7 @@
 //! The master's only persistent state: the secret that signs tickets, in the file `cluster.secret`. Everything else is
 //! rebuilt from the nodes.
 
-use std::{
-    fs,
-    io::ErrorKind,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, bail, ensure};
 use rand::RngExt as _;
@@ -20,8 +15,10 @@ const SECRET: &str = "cluster.secret";
 /// Reads the cluster's secret from `dir`; creates it and the directory if absent.
 pub(crate) fn cluster_secret(dir: &Path) -> anyhow::Result<ClusterSecret> {
     let path = dir.join(SECRET);
+    usher_files::private_folder(dir, SECRET)
+        .with_context(|| format!("create the state directory {}", dir.display()))?;
     if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
-        make(dir, &path)?;
+        make(&path)?;
     }
     let bytes = fs::read(&path).with_context(|| {
         format!(
@@ -39,15 +36,19 @@ pub(crate) fn cluster_secret(dir: &Path) -> anyhow::Result<ClusterSecret> {
     };
     let mode = fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?.permissions().mode();
     if mode & 0o077 != 0 {
-        warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "cluster secret is readable by others; run chmod 600");
+        let mode = format!("{:o}", mode & 0o777);
+        match fs::set_permissions(&path, fs::Permissions::from_mode(0o600)) {
+            Ok(()) => warn!(path = %path.display(), mode, "cluster secret was readable by others; closed to them"),
+            Err(error) => {
+                warn!(path = %path.display(), mode, %error, "cluster secret is readable by others; run chmod 600");
+            }
+        }
     }
     Ok(ClusterSecret::new(secret))
 }
 
 /// Creates the secret. The file is complete or absent at any time, and never overwritten.
-fn make(dir: &Path, path: &Path) -> anyhow::Result<()> {
-    let directory = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    directory.with_context(|| format!("create the state directory {}", dir.display()))?;
+fn make(path: &Path) -> anyhow::Result<()> {
     let secret: [u8; 32] = rand::rng().random();
     match Draft::write(path, 0o600, &secret).and_then(|draft| draft.place(path, Existing::Keep)) {
         // Another master on the same directory was faster; its secret is as good.
@@ -82,6 +83,19 @@ mod tests {
         assert_eq!(fs::read_dir(&state).expect("there").count(), 1, "no draft is left");
         let other = cluster_secret(&dir.path().join("c")).expect("made");
         assert_ne!(kid(&first), kid(&other));
+    }
+
+    #[test]
+    fn a_secret_that_others_could_read_is_closed_to_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("state");
+        let first = cluster_secret(&state).expect("made");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        for (path, open) in [(&state, 0o755), (&state.join(SECRET), 0o644)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(open)).expect("set");
+        }
+        assert_eq!(kid(&cluster_secret(&state).expect("read")), kid(&first));
+        assert_eq!((mode(&state), mode(&state.join(SECRET))), (0o700, 0o600));
     }
 
     #[test]

@@ -30,6 +30,9 @@ use crate::{
 pub use crate::attach::{Master, MasterError};
 pub use usher_transport::{Congestion, Offload};
 
+/// Name of the index in the state folder.
+const INDEX: &str = "index.redb";
+
 /// The folders of titles: the operator's, and that of recordings, unless it is one of them.
 fn volumes(mut media: Vec<PathBuf>, recordings: Option<PathBuf>) -> Vec<PathBuf> {
     let real = |folder: &Path| folder.canonicalize().ok();
@@ -53,7 +56,7 @@ async fn recorder(folder: PathBuf) -> anyhow::Result<Arc<Recorder>> {
 pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> {
     let name = config.check(&identity)?;
     let state = config.state(name.as_str())?;
-    std::fs::create_dir_all(&state).with_context(|| format!("make state folder {}", state.display()))?;
+    usher_files::private_folder(&state, INDEX).with_context(|| format!("make state folder {}", state.display()))?;
     let (admission, interface, equipment) = (config.admission(), config.interface()?, config.equipment()?);
     // Before the library, so that a port in use is reported at once.
     let sockets = quic::bind(&config.listen)?;
@@ -61,7 +64,7 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
         Some(folder) => Some(recorder(folder.clone()).await?),
         None => None,
     };
-    let (index, replicas) = (state.join("index.redb"), Some(config.replicas(&state)));
+    let (index, replicas) = (state.join(INDEX), Some(config.replicas(&state)));
     let volumes = volumes(config.media, config.recordings);
     let library = Library::open(media::LibraryConfig { volumes, index, replicas }).await?;
     let feeds = live::FeedSettings {

@@ -15,6 +15,7 @@ use std::{
 use usher_files::Existing;
 use usher_proto::{Code, ContentId, Fault};
 
+pub(super) use self::part::not_own;
 use self::part::{Names, Part, Wanted, fault};
 use super::{exists, run_blocking};
 use crate::{

@@ -4,10 +4,11 @@
 use std::{fs::File, io::ErrorKind, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use rustix::fs::FlockOperation;
 use usher_files::Existing;
 use usher_proto::{Code, Fault};
 
-use super::{exists, pipe::fault, run_blocking};
+use super::{exists, file::not_own, pipe::fault, run_blocking};
 use crate::driver::FeedSink;
 
 /// Writes a feed to a file, pipe or device.
@@ -41,19 +42,32 @@ impl LiveSink {
         Ok(Self::through(out.into()))
     }
 
-    /// Writes `target`, which must not exist unless `force`; as `target.part` until [`LiveSink::keep`].
+    /// Writes `target`, which must not exist unless `force`; as `target.part` until [`LiveSink::keep`]. A part that holds
+    /// bytes is kept, too, unless `force`.
     ///
     /// # Errors
     /// [`Code::Exists`], [`Code::Disk`].
     pub fn file(target: PathBuf, force: bool) -> Result<Self, Fault> {
-        if target.exists() && !force {
+        if target.symlink_metadata().is_ok() && !force {
             return Err(exists(&target));
         }
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let part = target.with_file_name(name);
-        let made = File::create(&part)
-            .map_err(|error| Fault::new(Code::Disk, format!("create {}: {error}", part.display())))?;
+        let made = usher_files::open_own(&part, 0o666).map_err(|error| not_own(&part, &error))?;
+        if rustix::fs::flock(&made, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let text = format!("{} is being written by another usher; wait for it", part.display());
+            return Err(Fault::new(Code::Exists, text));
+        }
+        let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("write {}: {error}", part.display()));
+        if !force && made.metadata().map_err(failed)?.len() > 0 {
+            let text = format!(
+                "{} holds an interrupted recording or something else; move it away, or overwrite it with --force",
+                part.display()
+            );
+            return Err(Fault::new(Code::Exists, text));
+        }
+        made.set_len(0).map_err(failed)?;
         Ok(Self { out: Arc::new(made), place: Some(Place { part, target, force }) })
     }
 
@@ -109,6 +123,24 @@ mod tests {
         let mut sink = LiveSink::file(target.clone(), true).expect("made");
         sink.write(media()).await.expect("written");
         sink.keep(6).await.expect("kept over the old one");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_not_ours_is_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (target, part) = (dir.path().join("a.ts"), dir.path().join("a.ts.part"));
+        let refused = |force| LiveSink::file(target.clone(), force).map_err(|fault| fault.code).err();
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, "mine").expect("written");
+        std::os::unix::fs::symlink(&precious, &part).expect("linked");
+        assert_eq!((refused(false), refused(true)), (Some(Code::Exists), Some(Code::Exists)));
+        assert_eq!(std::fs::read(&precious).expect("read"), b"mine");
+        std::fs::remove_file(&part).expect("removed");
+        std::fs::write(&part, "an earlier recording").expect("written");
+        assert_eq!(refused(false), Some(Code::Exists));
+        let sink = LiveSink::file(target.clone(), true).expect("overwritten");
+        assert_eq!(refused(true), Some(Code::Exists), "being written");
+        sink.keep(0).await.expect("gone");
     }
 
     #[tokio::test]

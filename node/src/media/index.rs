@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition,
-    TableError, WriteTransaction,
+    TableError, WriteTransaction, backends::FileBackend,
 };
 use usher_media::probe::Probe;
 use usher_proto::tree::{self, Hashes, Value};
@@ -87,7 +87,8 @@ impl Index {
     /// media.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            usher_files::private_folder(parent, &name)
                 .with_context(|| format!("create the folder of the index {}", parent.display()))?;
         }
         match Self::try_open(path) {
@@ -104,7 +105,10 @@ impl Index {
     }
 
     fn try_open(path: &Path) -> Result<Self> {
-        let db = match Database::builder().set_cache_size(CACHE).create(path) {
+        let file = usher_files::open_own(path, 0o600).with_context(|| format!("open the index {}", path.display()))?;
+        let opened =
+            FileBackend::new(file).and_then(|file| Database::builder().set_cache_size(CACHE).create_with_backend(file));
+        let db = match opened {
             Ok(db) => db,
             Err(DatabaseError::DatabaseAlreadyOpen) => {
                 bail!("the index {} is in use by another node: give each its own", path.display())

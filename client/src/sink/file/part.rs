@@ -2,7 +2,7 @@
 //! may. The final name is left to the caller.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     path::{Path, PathBuf},
@@ -67,22 +67,21 @@ pub(super) fn fault(verb: &str, path: &Path, error: &std::io::Error) -> Fault {
 impl Part {
     /// Opens or makes both files, alone; keeps what an earlier run left that is of use, and says why if that is nothing.
     pub(super) fn open(names: Names, wanted: &Wanted, notices: &mut Vec<String>) -> Result<Self, Fault> {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        let mut part = options.open(&names.part).map_err(|error| fault("open", &names.part, &error))?;
+        let mut part = own(&names.part)?;
         if rustix::fs::flock(&part, FlockOperation::NonBlockingLockExclusive).is_err() {
             let text = format!("{} is being written by another usher; wait for it", names.part.display());
             return Err(Fault::new(Code::Exists, text));
         }
-        if !wanted.force && foreign(&names, &part) {
+        let state = usher_files::existing(&names.state).map_err(|error| not_own(&names.state, &error))?;
+        if !wanted.force && foreign(&part, state.as_ref()) {
             let text = format!(
                 "{} is not from an earlier fetch; move it away, or overwrite it with --force",
                 names.part.display()
             );
             return Err(Fault::new(Code::Exists, text));
         }
-        let earlier = earlier(&names, wanted, notices);
-        let mut state = options.open(&names.state).map_err(|error| fault("open", &names.state, &error))?;
+        let earlier = earlier(&names, &part, state.as_ref(), wanted, notices);
+        let mut state = state.map_or_else(|| own(&names.state), Ok)?;
         let cut = part.set_len(earlier.bytes).and_then(|()| part.seek(SeekFrom::Start(earlier.bytes)));
         cut.map_err(|error| fault("cut", &names.part, &error))?;
         let mut renew = || {
@@ -138,19 +137,41 @@ impl Part {
     }
 }
 
+/// Opens or makes a file that nobody planted.
+fn own(path: &Path) -> Result<File, Fault> {
+    usher_files::open_own(path, 0o666).map_err(|error| not_own(path, &error))
+}
+
+/// The fault of a file that could not be opened. One that is not this user's is in the way, even with --force: what it
+/// leads to is not the client's to overwrite.
+pub(in crate::sink) fn not_own(path: &Path, error: &std::io::Error) -> Fault {
+    if error.kind() != ErrorKind::AlreadyExists {
+        return fault("open", path, error);
+    }
+    let text = format!("{} is in the way: {error}; move it away, or choose another -o", path.display());
+    Fault::new(Code::Exists, text)
+}
+
 /// Whether the part holds bytes that no earlier run wrote: one has a state beside it, with our first line or, for content
 /// that was not known, empty.
-fn foreign(names: &Names, part: &File) -> bool {
+fn foreign(part: &File, state: Option<&File>) -> bool {
     let empty = part.metadata().is_ok_and(|meta| meta.len() == 0);
-    let mut start = Vec::new();
-    let read = File::open(&names.state).and_then(|file| file.take(state::MARK.len() as u64).read_to_end(&mut start));
-    !empty && (read.is_err() || !(start.is_empty() || start == state::MARK))
+    let start = state.and_then(|state| head(state, state::MARK.len() as u64).ok());
+    !empty && start.is_none_or(|start| !(start.is_empty() || start == state::MARK))
+}
+
+/// The first bytes of a file, at most `most`.
+fn head(mut file: &File, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The reusable part of an earlier run's files.
-fn earlier(names: &Names, wanted: &Wanted, notices: &mut Vec<String>) -> Earlier {
+fn earlier(names: &Names, part: &File, state: Option<&File>, wanted: &Wanted, notices: &mut Vec<String>) -> Earlier {
     let Some(header) = &wanted.header else { return Earlier::default() };
-    match check_part(&names.part, &names.state, header, &wanted.range) {
+    match check_part(part, state, header, &wanted.range) {
         Ok(good) => good,
         Err(Some(why)) => {
             notices.push(format!("{}: {why}; starting over", names.part.display()));
@@ -169,24 +190,28 @@ struct Earlier {
 }
 
 /// Reads the state and hashes what is there: the good groups from the first on. `Err(None)` when there is nothing.
-fn check_part(part: &Path, state: &Path, wanted: &Header, range: &Range<u64>) -> Result<Earlier, Option<String>> {
+fn check_part(
+    mut part: &File,
+    state: Option<&File>,
+    wanted: &Header,
+    range: &Range<u64>,
+) -> Result<Earlier, Option<String>> {
     let there = part.metadata().map_err(|_| None)?.len().min(range.end - range.start);
     if there == 0 {
         return Err(None);
     }
     // No more hashes are of use than there are groups in the part.
     let lines = tree::groups(there).saturating_add(1).saturating_mul(LINE as u64);
-    let mut text = Vec::new();
-    let file = File::open(state).map_err(|_| Some("it has no state file".to_owned()))?;
-    file.take(lines.saturating_add(MAX_HEADER as u64)).read_to_end(&mut text).map_err(|e| Some(e.to_string()))?;
+    let state = state.ok_or_else(|| Some("it has no state file".to_owned()))?;
+    let text = head(state, lines.saturating_add(MAX_HEADER as u64)).map_err(|error| Some(error.to_string()))?;
     let (header, values) = state::parse(&text).map_err(|error| Some(error.to_string()))?;
     wanted.continues(&header).map_err(|error| Some(error.to_string()))?;
     let head = header.text();
     if !text.starts_with(head.as_bytes()) {
         return Err(Some("the state file was edited".to_owned()));
     }
-    let mut file = File::open(part).map_err(|error| Some(error.to_string()))?;
-    let (groups, bytes) = good_groups(&mut file, &values, range);
+    part.rewind().map_err(|error| Some(error.to_string()))?;
+    let (groups, bytes) = good_groups(&mut part, &values, range);
     Ok(Earlier { groups, bytes, state: head.len() as u64 + groups * LINE as u64 })
 }
 

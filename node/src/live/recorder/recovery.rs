@@ -57,7 +57,7 @@ fn recover_file(path: &Path) -> io::Result<Option<String>> {
     if !matches!(end, "ts" | "mp4") {
         return Ok(None);
     }
-    let file = File::options().read(true).write(true).open(path)?;
+    let Some(file) = usher_files::existing(path)? else { return Ok(None) };
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(None);
     }

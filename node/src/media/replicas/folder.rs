@@ -29,6 +29,9 @@ use crate::core::quota;
 /// Bytes of a hash value.
 const VALUE: u64 = size_of::<Value>() as u64;
 
+/// The file that is locked by the folder's process.
+const LOCK: &str = "lock";
+
 /// The extensions, by [`FileKind`].
 const EXTENSIONS: [&str; 3] = ["media", "part", "meta"];
 
@@ -95,6 +98,11 @@ fn options() -> fs::OpenOptions {
     options
 }
 
+/// Opens an existing file to write.
+fn own(path: &Path) -> io::Result<File> {
+    usher_files::existing(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 impl ReplicaFolder {
     /// A volume that contains the folder or lies in it. Checked before the folder is created: nothing is written into
     /// an operator's volume, not even a folder.
@@ -108,9 +116,9 @@ impl ReplicaFolder {
     /// Opens or creates the folder.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let text = path.display();
-        fs::create_dir_all(path).with_context(|| format!("create the folder of copies {text}"))?;
+        usher_files::private_folder(path, LOCK).with_context(|| format!("create the folder of copies {text}"))?;
         let path = path.canonicalize().with_context(|| format!("open the folder of copies {text}"))?;
-        let lock = File::options().create(true).append(true).open(path.join("lock"));
+        let lock = usher_files::open_own(&path.join(LOCK), 0o600);
         let lock = lock.with_context(|| format!("write to the folder of copies {text}"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { path, _lock: lock }),
@@ -184,7 +192,7 @@ impl ReplicaFolder {
     fn with_meta(&self, name: &str, data: File) -> Result<(Setup, ContentId, ReplicaFiles), ReplicaFileError> {
         let wrong =
             |what: &dyn std::fmt::Display| ReplicaFileError::Content(format!("invalid set-up information: {what}"));
-        let meta = options().write(true).open(self.file(name, FileKind::Meta))?;
+        let meta = own(&self.file(name, FileKind::Meta))?;
         let mut head = vec![0; HEADER + MAX_SETUP];
         let got = read_at(&meta, 0, &mut head)?;
         if head[0] != Kind::Setup as u8 {
@@ -216,14 +224,13 @@ impl ReplicaFolder {
     /// Creates the files of a copy.
     pub(super) fn create(&self, name: &str, setup: &Setup) -> io::Result<ReplicaFiles> {
         let frame = wire::message(Kind::Setup, setup).ok_or(io::ErrorKind::InvalidData)?;
-        let new = || {
-            let mut new = options();
-            new.write(true).create(true).truncate(true);
-            new
+        let new = |end| {
+            let file = usher_files::open_own(&self.file(name, end), 0o600)?;
+            file.set_len(0).map(|()| file)
         };
-        let meta = new().open(self.file(name, FileKind::Meta))?;
+        let meta = new(FileKind::Meta)?;
         meta.write_all_at(&frame, 0)?;
-        let data = new().open(self.file(name, FileKind::Part))?;
+        let data = new(FileKind::Part)?;
         Ok(ReplicaFiles { data, meta, base: frame.len() as u64, size: setup.size })
     }
 
@@ -234,7 +241,7 @@ impl ReplicaFolder {
         name: &str,
         known: Option<u64>,
     ) -> Result<(Setup, ReplicaFiles, u64), ReplicaFileError> {
-        let data = options().write(true).open(self.file(name, FileKind::Part))?;
+        let data = own(&self.file(name, FileKind::Part))?;
         let (setup, content, files) = self.with_meta(name, data)?;
         let (size, len) = (files.size, files.data.metadata()?.len());
         let bytes = |groups: u64| groups.saturating_mul(GROUP).min(size);
