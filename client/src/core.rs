@@ -2,6 +2,7 @@
 
 pub mod assembler;
 pub mod failover;
+pub mod gate;
 pub mod outbox;
 pub mod playout;
 pub mod range;

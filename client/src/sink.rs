@@ -3,6 +3,7 @@
 mod file;
 mod live;
 mod pipe;
+mod player;
 mod through;
 
 use std::path::Path;
@@ -12,7 +13,9 @@ use usher_proto::{Code, Fault};
 pub use file::FileSink;
 pub use live::LiveSink;
 pub use pipe::PipeSink;
+pub(crate) use player::PlayerSink;
 pub use through::ThroughSink;
+pub(crate) use through::open_device;
 
 /// The fault of a target that exists.
 fn exists(target: &Path) -> Fault {

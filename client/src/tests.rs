@@ -2,6 +2,7 @@
 
 mod commands;
 mod continuity;
+mod hostile;
 mod ingest;
 mod master;
 mod memory;

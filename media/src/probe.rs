@@ -2,6 +2,7 @@
 //! memory are bounded whatever a header says. They read headers and no sample tables, so a film costs as little as a clip.
 //! Demuxing crates decode all sample tables, and reject a file for one unusual box that is not needed here.
 
+mod container;
 mod matroska;
 mod mp4;
 mod mpegts;
@@ -14,6 +15,7 @@ use usher_proto::{
     tree,
 };
 
+pub use self::container::Container;
 use crate::{MAX_TRACKS, codec::is_audio_or_video};
 
 /// Every media type that a probe returns.

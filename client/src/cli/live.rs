@@ -3,18 +3,19 @@
 mod progress;
 mod record;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use usher_proto::{Code, Fault, Title, ticket::Purpose};
+use usher_media::probe::Container;
+use usher_proto::{Code, Fault, Title, model::What, ticket::Purpose};
 
 use self::progress::FeedProgress;
 pub(super) use self::record::Recording;
 use super::{options::time, player::Player, progress::ProgressMode};
 use crate::{
     client::Client,
-    core::url::{Address, Url, UrlError},
+    core::url::Url,
     driver::{FeedEvent, StartAt},
-    sink::LiveSink,
+    sink::PlayerSink,
 };
 
 /// Default limit of how far a viewer falls behind.
@@ -69,21 +70,22 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("a recording is longer than 0s".to_owned()) } else { Ok(duration) }
 }
 
-/// Reads a URL; the name of a feed alone means the master of `USHER_MASTER`, or the one on this host.
-pub(super) fn url(text: &str) -> Result<Url, UrlError> {
-    if !text.starts_with("live/") {
-        return text.parse();
-    }
-    let master: Address = match std::env::var("USHER_MASTER") {
-        Ok(master) => master.parse()?,
-        Err(_) => Address::default(),
-    };
-    Ok(Url { master, path: text.to_owned() })
-}
-
 /// The feed that a URL names, if it names one.
 pub(super) fn feed(url: &Url) -> Option<Title> {
     url.title().ok().filter(Title::is_live)
+}
+
+/// The name of a file for a recording: the feed's, with the end of its container's files.
+pub(super) async fn file_name(client: &Client, title: &Title) -> Result<PathBuf, Fault> {
+    let versions = client.locate(&What::Title(title.clone())).await?;
+    let mut media_types = versions.into_iter().filter_map(|version| version.title).map(|title| title.media_type);
+    let name = title.file_name();
+    Ok(match media_types.find_map(|media_type| Container::of_type(&media_type)) {
+        Some(container) if !name.ends_with(&format!(".{}", container.extension())) => {
+            PathBuf::from(format!("{name}.{}", container.extension()))
+        }
+        _ => PathBuf::from(name),
+    })
 }
 
 /// Plays a feed until it, or the player, ends; without a player to standard output.
@@ -92,16 +94,17 @@ pub(super) async fn play(client: &Client, title: &Title, args: &LiveArgs, player
     let observer = |event: &FeedEvent| progress.show(event);
     let order = client.watch_order(title, Purpose::Play, args.start(), args.latency(), None);
     let Some(player) = player else {
-        let mut sink = LiveSink::stdout()?;
+        let mut sink = PlayerSink::stdout()?;
         return match client.watch_feed(&order, &mut sink, &observer).await {
             // The reader has seen enough.
             Err(fault) if fault.code == Code::Cancelled => Ok(()),
-            result => result.map(drop),
+            result => result.and_then(|_| sink.check_end()),
         };
     };
-    let feed = |input| async {
-        let mut sink = LiveSink::through(input);
-        client.watch_feed(&order, &mut sink, &observer).await.map(drop)
+    let feed = |input, opened| async {
+        let mut sink = PlayerSink::new(input, Some(opened));
+        client.watch_feed(&order, &mut sink, &observer).await?;
+        sink.check_end()
     };
     player.play_pipe(feed).await
 }

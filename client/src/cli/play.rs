@@ -1,38 +1,39 @@
 //! `usher play`: plays a title in a media player, or writes it to standard output, from its first verified bytes on.
 
-use std::sync::Arc;
+use std::{fs::File, path::Path, sync::Arc};
 
 use tokio::sync::mpsc;
+use usher_media::probe::{self, Container};
 use usher_proto::{Code, Fault, Title, model::Range, model::What, ticket::Purpose};
 
 use super::{
     failure::Failure,
     live::{self, LiveArgs},
-    options::{TransferOptions, interrupted, what},
+    options::{DefaultMaster, TransferOptions, interrupted, url_or_title, what},
     output::note,
     player::Player,
     progress::LastFault,
 };
 use crate::{
     client::{Client, Options},
-    core::{table::clean, url::Url},
+    core::{gate::no_media, table::clean},
     driver::{FetchEvent, Order},
     master::Answer,
-    sink::{FileSink, ThroughSink},
+    sink::{FileSink, PlayerSink},
 };
 
 /// Play a title or a live feed
 ///
 /// Examples:
-///   usher play usher://localhost/films/dune.mp4
-///   usher play usher://localhost/films/dune.mp4 --player - | ffprobe -
+///   usher play films/dune.mp4
+///   usher play usher://media.example.org/films/dune.mp4 --player - | ffprobe -
 ///   usher play live/cam1 --from -30s
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct PlayArgs {
-    /// URL of the title; `live/NAME` alone is a feed at the default master
-    #[arg(value_name = "usher://HOST[:PORT]/TITLE", value_parser = live::url)]
-    url: Url,
+    /// usher://HOST[:PORT]/TITLE, or a title or feed (live/NAME) at the default master
+    #[arg(value_name = "URL|TITLE")]
+    what: String,
     /// mpv, ffplay, vlc, the path of a player that reads its standard input, or `-` for standard output [default: the first
     /// of mpv, ffplay and vlc that is installed]
     #[arg(long, value_name = "PLAYER")]
@@ -43,6 +44,8 @@ pub struct PlayArgs {
     /// Read the path of the URL as a content id, as `b3sum` prints it
     #[arg(long)]
     from_id: bool,
+    #[command(flatten)]
+    master: DefaultMaster,
     #[command(flatten)]
     transfer: TransferOptions,
     #[command(flatten)]
@@ -55,8 +58,9 @@ impl PlayArgs {
     /// # Errors
     /// The exit code and the message.
     pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
-        let what = what(&self.url, self.from_id, &self.url.to_string())?;
-        let feed = live::feed(&self.url);
+        let url = url_or_title(&self.what, &self.master.master)?;
+        let what = what(&url, self.from_id, &self.what)?;
+        let feed = live::feed(&url);
         if feed.is_none() {
             self.live.refuse()?;
         }
@@ -64,7 +68,7 @@ impl PlayArgs {
             Some("-") => None,
             name => Some(Player::find(name)?.with_args(&self.player_args)),
         };
-        let client = Arc::new(self.transfer.client(self.url.master.clone(), Options::default())?);
+        let client = Arc::new(self.transfer.client(url.master, Options::default())?);
         let play = async {
             match feed {
                 Some(title) => Box::pin(live::play(&client, &title, &self.live, player)).await,
@@ -90,7 +94,7 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
     };
     let order = client.order(what.clone(), Purpose::Play, Range::default());
     let Some(player) = player else {
-        let mut sink = ThroughSink::stdout()?;
+        let mut sink = PlayerSink::stdout()?;
         return match client.fetch_order(&order, &mut sink, &observer, None).await {
             // The reader has seen enough.
             Err(fault) if fault.code == Code::Cancelled => Ok(()),
@@ -113,10 +117,21 @@ async fn play(client: &Client, what: &What, player: Option<Player>) -> Result<()
     note(&format!("{name}: the index is at the end of the file, so the whole title is fetched before it plays"));
     let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("make a temporary folder: {error}"));
     let folder = tempfile::Builder::new().prefix("usher-play-").tempdir().map_err(failed)?;
-    let file = Title::parse(&about.title).map_or_else(|_| "title.mp4".to_owned(), |title| title.file_name().to_owned());
-    let mut sink = FileSink::new(folder.path().join(file), false);
+    let file = Title::parse(&about.title).map_or_else(|_| "title".to_owned(), |title| title.file_name().to_owned());
+    // Some players read a file by the end of its name, which a hostile master would choose.
+    let mut sink = FileSink::new(folder.path().join(file).with_extension(Container::Mp4.extension()), false);
     client.fetch_order(&order, &mut sink, &observer, first).await?;
-    player.play_file(sink.target()).await
+    player.play_file(sink.target(), probed(sink.target())?).await
+}
+
+/// The container of a whole file, which must be one that a node would offer.
+fn probed(path: &Path) -> Result<Container, Fault> {
+    let failed = |error: std::io::Error| Fault::new(Code::Disk, format!("read {}: {error}", path.display()));
+    let mut file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let found = probe::probe(&mut file, size)
+        .map_err(|error| Fault { message: format!("{}: {error}", no_media()), ..no_media() })?;
+    Container::of_type(found.media_type).ok_or_else(no_media)
 }
 
 /// Plays the title while it is fetched.
@@ -127,8 +142,8 @@ async fn pipe(
     observer: &(dyn Fn(&FetchEvent) + Send + Sync),
     player: &Player,
 ) -> Result<(), Fault> {
-    let feed = |input| async move {
-        let mut sink = ThroughSink::new(input);
+    let feed = |input, opened| async move {
+        let mut sink = PlayerSink::new(input, Some(opened));
         client.fetch_order(order, &mut sink, observer, first).await.map(drop)
     };
     player.play_pipe(feed).await

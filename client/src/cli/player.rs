@@ -1,25 +1,98 @@
 //! Finds, starts and feeds a media player. Independent of titles.
+//!
+//! A known player is started so that it opens its input only, and reads it as the container that it was checked to be: no
+//! playlists, no references to other files or hosts, no scripts that react to URLs. The user's own arguments come later and
+//! may change that.
 
 use std::{
     ffi::{OsStr, OsString},
     fmt,
     fs::File,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::oneshot,
+};
+use usher_media::probe::Container;
 use usher_proto::{Code, Fault};
 
-/// The players to look for, in this order, with the arguments that make each read its standard input.
-const KNOWN: [(&str, &[&str]); 3] = [("mpv", &["-"]), ("ffplay", &["-i", "-"]), ("vlc", &["-"])];
+/// The players to look for, in this order.
+const KNOWN: [(&str, Kind); 3] = [("mpv", Kind::Mpv), ("ffplay", Kind::Ffplay), ("vlc", Kind::Vlc)];
+
+/// A player by its command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Mpv,
+    Ffplay,
+    Vlc,
+    /// Any program that reads its standard input as `-`.
+    Other,
+}
+
+impl Kind {
+    /// The arguments before the user's.
+    fn restrictions(self, container: Container, input: Input<'_>) -> Vec<String> {
+        let format = match (self, container) {
+            (Self::Vlc, Container::Mp4) => "mp4",
+            (_, Container::Mp4) => "mov",
+            (Self::Vlc, Container::Matroska) => "mkv",
+            (_, Container::Matroska) => "matroska",
+            (Self::Vlc, Container::MpegTs) => "ts",
+            (_, Container::MpegTs) => "mpegts",
+        };
+        let options: &[&str] = match self {
+            // mpv's manual: --access-references=no ends playlists, ordered chapters, reference files of MOV and archives.
+            Self::Mpv => &["--ytdl=no", "--load-scripts=no", "--autoload-files=no", "--access-references=no"],
+            Self::Ffplay if matches!(input, Input::File(_)) => &["-protocol_whitelist", "file"],
+            // FFmpeg before 6.1 reads `-` as pipe:, later versions as fd:.
+            Self::Ffplay => &["-protocol_whitelist", "pipe,fd"],
+            Self::Vlc => &["--no-lua", "--no-sub-autodetect-file"],
+            Self::Other => &[],
+        };
+        let mut all: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        match (self, container) {
+            (Self::Mpv, Container::Matroska) => all.push("--demuxer=mkv".to_owned()),
+            (Self::Mpv, _) => {
+                all.extend(["--demuxer=lavf".to_owned(), format!("--demuxer-lavf-format={format}")]);
+            }
+            (Self::Ffplay, _) => all.extend(["-f", format].map(str::to_owned)),
+            (Self::Vlc, _) => all.push(format!("--demux={format}")),
+            (Self::Other, _) => {}
+        }
+        all
+    }
+
+    /// The arguments after the user's, the input among them.
+    fn input(self, input: Input<'_>) -> Vec<OsString> {
+        let name = match input {
+            Input::Stdin => OsStr::new("-"),
+            Input::File(path) => path.as_os_str(),
+        };
+        match self {
+            Self::Ffplay => vec!["-i".into(), name.into()],
+            Self::Mpv => vec!["--".into(), name.into()],
+            Self::Vlc | Self::Other => vec![name.into()],
+        }
+    }
+}
+
+/// The media for a player.
+#[derive(Clone, Copy, Debug)]
+enum Input<'a> {
+    Stdin,
+    /// An absolute path.
+    File(&'a Path),
+}
 
 /// An installed player.
 #[derive(Clone, Debug)]
 pub(super) struct Player {
     path: PathBuf,
-    /// Arguments that make it read its standard input.
-    stdin: Vec<OsString>,
+    kind: Kind,
     args: Vec<String>,
 }
 
@@ -34,8 +107,8 @@ impl Player {
     fn find_in(name: Option<&str>, folders: &[PathBuf]) -> Result<Self, Fault> {
         let installed = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| is_program(path));
         let known = |path: PathBuf, stem: &str| {
-            let stdin = KNOWN.iter().find(|(name, _)| *name == stem).map_or(&["-"][..], |(_, args)| args);
-            Self { path, stdin: stdin.iter().map(OsString::from).collect(), args: Vec::new() }
+            let kind = KNOWN.iter().find(|(name, _)| *name == stem).map_or(Kind::Other, |(_, kind)| *kind);
+            Self { path, kind, args: Vec::new() }
         };
         let missing = |text: String| {
             Fault::new(Code::Usage, format!("{text}; `--player -` writes to standard output, for any other program"))
@@ -62,26 +135,41 @@ impl Player {
         self
     }
 
-    /// Plays a file until the player ends.
-    pub(super) async fn play_file(&self, path: &Path) -> Result<(), Fault> {
-        let mut child = self.start([path], Stdio::null())?;
+    /// Plays a file of this container until the player ends.
+    pub(super) async fn play_file(&self, path: &Path, container: Container) -> Result<(), Fault> {
+        let mut child = self.start(container, Input::File(path), Stdio::null())?;
         self.wait(&mut child).await
     }
 
-    /// Plays what the future made by `feed` writes into the player's standard input, until both end. The future owns its
-    /// end of the pipe, so the player sees the end of the media when the future does. A player that ends early is a
-    /// success if its exit status is.
-    pub(super) async fn play_pipe<F>(&self, feed: impl FnOnce(File) -> F) -> Result<(), Fault>
+    /// Plays what the future made by `feed` writes into a pipe, until both end. The player starts when the future tells the
+    /// container. The future owns its end of the pipe, so the player sees the end of the media when the future does. A
+    /// player that ends early is a success if its exit status is.
+    pub(super) async fn play_pipe<F>(
+        &self,
+        feed: impl FnOnce(File, oneshot::Sender<Container>) -> F,
+    ) -> Result<(), Fault>
     where
         F: Future<Output = Result<(), Fault>>,
     {
-        let mut child = self.start(&self.stdin, Stdio::piped())?;
-        let failed = |why: &dyn fmt::Display| Fault::new(Code::Internal, format!("open a pipe to {self}: {why}"));
-        let input = child.stdin.take().ok_or_else(|| failed(&"the player has no standard input"))?;
-        let input = input.into_owned_fd().map_err(|error| failed(&error))?;
-        let fed = tokio::select! {
-            fed = feed(File::from(input)) => fed,
-            result = self.wait(&mut child) => return result,
+        let failed = |error: std::io::Error| Fault::new(Code::Internal, format!("open a pipe to {self}: {error}"));
+        let (output, input) = std::io::pipe().map_err(failed)?;
+        let (opened, mut container) = oneshot::channel();
+        let mut feed = std::pin::pin!(feed(File::from(OwnedFd::from(input)), opened));
+        let (container, fed) = tokio::select! {
+            Ok(container) = &mut container => (container, None),
+            fed = &mut feed => match container.try_recv() {
+                // All of a small title is in the pipe already.
+                Ok(container) => (container, Some(fed)),
+                Err(_) => return fed,
+            },
+        };
+        let mut child = self.start(container, Input::Stdin, output.into())?;
+        let fed = match fed {
+            Some(fed) => fed,
+            None => tokio::select! {
+                fed = feed => fed,
+                result = self.wait(&mut child) => return result,
+            },
         };
         let played = self.wait(&mut child).await;
         match fed {
@@ -93,9 +181,9 @@ impl Player {
     }
 
     /// Starts the player. Its output goes to standard error: standard output carries data only.
-    fn start(&self, what: impl IntoIterator<Item = impl AsRef<OsStr>>, stdin: Stdio) -> Result<Child, Fault> {
+    fn start(&self, container: Container, input: Input<'_>, stdin: Stdio) -> Result<Child, Fault> {
         let mut command = Command::new(&self.path);
-        command.args(&self.args).args(what);
+        command.args(self.kind.restrictions(container, input)).args(&self.args).args(self.kind.input(input));
         let failed = |error: std::io::Error| Fault::new(Code::Usage, format!("start {self}: {error}"));
         command.stdin(stdin).stdout(std::io::stderr()).kill_on_drop(true).spawn().map_err(failed)
     }
@@ -134,16 +222,49 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("mode");
             path
         };
-        let find = |name: Option<&str>| Player::find_in(name, &folders).map(|player| (player.path, player.stdin));
+        let find = |name: Option<&str>| Player::find_in(name, &folders).map(|player| (player.path, player.kind));
         let text = find(None).expect_err("none is installed").message;
         assert!(["mpv", "ffplay", "vlc", "--player -"].iter().all(|word| text.contains(word)), "{text}");
         let vlc = make("vlc", 0o755);
         make("mpv", 0o644);
-        assert_eq!(find(None), Ok((vlc, vec!["-".into()])), "what cannot be executed is no player");
+        assert_eq!(find(None), Ok((vlc, Kind::Vlc)), "what cannot be executed is no player");
         let ffplay = make("ffplay", 0o755);
-        assert_eq!(find(None), Ok((ffplay.clone(), vec!["-i".into(), "-".into()])));
-        assert_eq!(find(ffplay.to_str()), Ok((ffplay, vec!["-i".into(), "-".into()])));
+        assert_eq!(find(None), Ok((ffplay.clone(), Kind::Ffplay)));
+        assert_eq!(find(ffplay.to_str()), Ok((ffplay, Kind::Ffplay)));
         assert!(find(Some("mplayer")).is_err_and(|fault| fault.code == Code::Usage));
         assert!(find(Some("/nonexistent/mpv")).is_err());
+    }
+
+    #[test]
+    fn a_player_is_told_the_container_and_follows_no_reference() {
+        let file = Input::File(Path::new("/tmp/a.mp4"));
+        for (kind, container, input, before, after) in [
+            (
+                Kind::Mpv,
+                Container::Mp4,
+                Input::Stdin,
+                "--ytdl=no --load-scripts=no --autoload-files=no --access-references=no --demuxer=lavf \
+                 --demuxer-lavf-format=mov",
+                "-- -",
+            ),
+            (
+                Kind::Mpv,
+                Container::Matroska,
+                file,
+                "--ytdl=no --load-scripts=no --autoload-files=no --access-references=no --demuxer=mkv",
+                "-- /tmp/a.mp4",
+            ),
+            (Kind::Ffplay, Container::MpegTs, Input::Stdin, "-protocol_whitelist pipe,fd -f mpegts", "-i -"),
+            (Kind::Ffplay, Container::Mp4, file, "-protocol_whitelist file -f mov", "-i /tmp/a.mp4"),
+            (Kind::Vlc, Container::Matroska, Input::Stdin, "--no-lua --no-sub-autodetect-file --demux=mkv", "-"),
+            (Kind::Other, Container::Mp4, Input::Stdin, "", "-"),
+        ] {
+            let input_words: Vec<String> =
+                kind.input(input).into_iter().map(|word| word.into_string().expect("text")).collect();
+            assert_eq!(
+                (kind.restrictions(container, input).join(" ").as_str(), input_words.join(" ").as_str()),
+                (before, after)
+            );
+        }
     }
 }

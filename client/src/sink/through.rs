@@ -2,7 +2,7 @@
 //!
 //! Unverified bytes are written, too; see [`super::PipeSink`].
 
-use std::{fs::File, os::fd::AsFd as _, sync::Arc};
+use std::{fs::File, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use usher_proto::{Code, ContentId, Fault};
 
@@ -32,6 +32,27 @@ impl ThroughSink {
         let out = std::io::stdout().as_fd().try_clone_to_owned();
         let out = out.map_err(|error| Fault::new(Code::Disk, format!("open standard output: {error}")))?;
         Ok(Self::new(out.into()))
+    }
+}
+
+/// Opens a device or FIFO for writing, on a thread that does not hold up the end of the process: a FIFO opens when it gets
+/// a reader, which may be never.
+///
+/// # Errors
+/// [`Code::Disk`].
+pub(crate) async fn open_device(path: PathBuf) -> Result<File, Fault> {
+    let (sender, opened) = tokio::sync::oneshot::channel();
+    let name = path.display().to_string();
+    std::thread::spawn(move || {
+        if sender.send(std::fs::OpenOptions::new().write(true).open(path)).is_err() {
+            tracing::debug!("the output was opened after the command ended");
+        }
+    });
+    let failed = |why: &dyn std::fmt::Display| Fault::new(Code::Disk, format!("open {name}: {why}"));
+    match opened.await {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"the thread that opens it panicked")),
     }
 }
 

@@ -3,6 +3,8 @@
 use clap::Parser;
 use tokio::sync::mpsc;
 
+use usher_media::samples;
+
 use super::*;
 use usher_proto::pb::v1::explain_request::About;
 
@@ -19,7 +21,7 @@ enum TestCommand {
 }
 
 /// A cluster of one node with some titles, and a folder with the authority's certificate.
-struct CommandFixture {
+pub(super) struct CommandFixture {
     folder: tempfile::TempDir,
     running: RunningMaster,
     titles: Titles,
@@ -34,8 +36,13 @@ impl CommandFixture {
     /// The same, perhaps with a roster for operators only.
     async fn of(behaviour: Behaviour, admins: bool) -> Self {
         let names = ["films/a.mp4", "films/b.mp4", "films/old/c.mp4", "films/moov-last.mp4", "odd/[x].mp4"];
-        let titles = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), media(at as u64, at as u8)));
-        let titles: Titles = Arc::new(titles.collect());
+        let titles = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), film(at as u64, at as u8)));
+        Self::holding(titles.collect(), behaviour, admins).await
+    }
+
+    /// The same with these titles.
+    pub(super) async fn holding(titles: HashMap<String, Vec<u8>>, behaviour: Behaviour, admins: bool) -> Self {
+        let titles: Titles = Arc::new(titles);
         let node = TestNode::start("n1", &titles, behaviour);
         let running = TestMaster::start_for(&titles, vec![TestSeat::from(&node)], true, admins).await;
         let folder = tempfile::tempdir().expect("temp");
@@ -43,11 +50,11 @@ impl CommandFixture {
         Self { folder, running, titles, node }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("usher://{}/{path}", self.running.address)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
@@ -55,7 +62,7 @@ impl CommandFixture {
         std::fs::read(self.folder.path().join(name)).is_ok_and(|bytes| bytes == self.titles[title])
     }
 
-    async fn run(&self, words: &[&str]) -> Result<(), Failure> {
+    pub(super) async fn run(&self, words: &[&str]) -> Result<(), Failure> {
         let ca = self.path("ca.pem");
         let words = [&["usher"], words, &["--ca", &ca, "--timeout", "5s"]].concat();
         match TestCommand::try_parse_from(words) {
@@ -69,12 +76,26 @@ impl CommandFixture {
         }
     }
 
-    async fn fetch(&self, paths: &[&str], options: &[&str]) -> Result<(), Code> {
+    pub(super) async fn fetch(&self, paths: &[&str], options: &[&str]) -> Result<(), Code> {
         let urls: Vec<String> = paths.iter().map(|path| self.url(path)).collect();
         let words = ["fetch", "--progress", "none"].into_iter().chain(urls.iter().map(String::as_str));
         let words: Vec<&str> = words.chain(options.iter().copied()).collect();
         self.run(&words).await.map_err(|failure| failure.code)
     }
+}
+
+/// [`media`] in an MP4 file whose index is its end, as far as there is room.
+fn film(groups: u64, seed: u8) -> Vec<u8> {
+    let mut data = media(groups, seed);
+    let (ftyp, moov) = (samples::boxed(b"ftyp", &[b"isom", &[0; 4]]), samples::moov(1000, false));
+    data[..ftyp.len()].copy_from_slice(&ftyp);
+    let end = data.len().saturating_sub(moov.len());
+    if let Some(len) = u32::try_from(end).ok().and_then(|end| end.checked_sub(16)).filter(|len| *len >= 8) {
+        data[16..20].copy_from_slice(&len.to_be_bytes());
+        data[20..24].copy_from_slice(b"mdat");
+        data[end..].copy_from_slice(&moov);
+    }
+    data
 }
 
 #[tokio::test]
@@ -109,7 +130,7 @@ async fn a_brokered_fetch_has_the_master_prepare_its_session() {
 #[tokio::test]
 async fn an_existing_identical_file_is_a_success() {
     let fixture = CommandFixture::new(Behaviour::Honest).await;
-    let all = fixture.path("all");
+    let all = fixture.path("all/");
     assert_eq!(fixture.fetch(&["films/*"], &["-o", &all]).await, Ok(()));
     let sessions = fixture.node.starts().len();
     std::fs::remove_file(fixture.path("all/films/a.mp4")).expect("removes");
@@ -143,14 +164,14 @@ async fn a_fifo_is_written_through_and_stays() {
 #[tokio::test]
 async fn fetch_patterns_over_one_connection() {
     let fixture = CommandFixture::new(Behaviour::Honest).await;
-    let all = fixture.path("all");
+    let all = fixture.path("all/");
     assert_eq!(fixture.fetch(&["films/**", "odd/[x].mp4"], &["-o", &all, "--json"]).await, Ok(()));
     for title in ["films/a.mp4", "films/b.mp4", "films/old/c.mp4", "films/moov-last.mp4"] {
         assert!(fixture.has(&format!("all/{title}"), title), "{title} keeps its folders");
     }
     assert!(fixture.has("all/[x].mp4", "odd/[x].mp4"), "a title that looks like a pattern is itself");
     assert_eq!(fixture.node.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
-    let one = fixture.path("one");
+    let one = fixture.path("one/");
     assert_eq!(fixture.fetch(&["films/*"], &["-o", &one, "--parallel", "1"]).await, Ok(()));
     assert!(
         fixture.has("one/films/a.mp4", "films/a.mp4") && !std::path::Path::new(&fixture.path("one/films/old")).exists()
@@ -162,6 +183,7 @@ async fn invalid_fetches_fail_with_their_code() {
     let fixture = CommandFixture::new(Behaviour::Honest).await;
     let folder = fixture.path("x");
     assert_eq!(fixture.fetch(&["films/none-*"], &["-o", &folder]).await, Err(Code::NotFound));
+    assert_eq!(fixture.fetch(&["films/*"], &["-o", &folder]).await, Err(Code::Usage), "no folder");
     assert_eq!(fixture.fetch(&["films/none.mp4"], &["-o", &folder]).await, Err(Code::NotFound));
     assert_eq!(fixture.fetch(&["films/a.mp4", "films/a.mp4"], &["-o", &folder]).await, Err(Code::Usage));
     assert_eq!(fixture.fetch(&["../a.mp4"], &[]).await, Err(Code::Usage));
