@@ -9,7 +9,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use usher_client::cli as client;
-use usher_proto::{Code, Fault};
+use usher_proto::{Code, Fault, text::printable_lines};
 
 /// Stream, fetch and publish video over QUIC from a cluster of nodes
 #[derive(Parser)]
@@ -122,7 +122,12 @@ async fn run(role: Role) -> ExitCode {
 }
 
 fn client_exit(result: Result<(), client::Failure>) -> ExitCode {
-    result.map_or_else(|failure| fail(failure.code, &failure.message), |()| ExitCode::SUCCESS)
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of standard output has seen enough.
+        Err(failure) if failure.code == Code::Cancelled && failure.message.is_empty() => ExitCode::SUCCESS,
+        Err(failure) => fail(failure.code, &failure.message),
+    }
 }
 
 fn server_exit(result: anyhow::Result<()>) -> ExitCode {
@@ -142,7 +147,7 @@ fn code_of(error: &anyhow::Error) -> Code {
 
 fn fail(code: Code, message: &str) -> ExitCode {
     if !message.is_empty() {
-        eprintln!("error: {message}");
+        eprintln!("error: {}", printable_lines(message));
     }
     ExitCode::from(code.exit())
 }

@@ -12,7 +12,7 @@ use usher_proto::NodeName;
 use crate::authority::San;
 use crate::certificate::DAY;
 use crate::files::{self, Paths};
-use crate::identity::{Identity, Role};
+use crate::identity::{Identity, IdentityError, Role};
 
 /// Arguments of `usher certs`.
 #[derive(Debug, clap::Args)]
@@ -63,6 +63,7 @@ enum IssueArgs {
     /// An operator: writes admin-NAME.pem and admin-NAME.key
     Admin {
         /// The operator's name: 1 to 63 of a-z, 0-9, `-` and `.`
+        #[arg(value_parser = name)]
         name: NodeName,
         #[command(flatten)]
         options: Options,
@@ -70,6 +71,7 @@ enum IssueArgs {
     /// A publisher, which may send the feeds live/NAME and live/NAME/…: writes publisher-NAME.pem and publisher-NAME.key
     Publisher {
         /// The feed's name without `live/`: 1 to 63 of a-z, 0-9, `-` and `.`
+        #[arg(value_parser = feed_name)]
         name: NodeName,
         #[command(flatten)]
         options: Options,
@@ -77,7 +79,7 @@ enum IssueArgs {
     /// A master: writes master.pem and master.key
     Master {
         /// The master's name: 1 to 63 of a-z, 0-9, `-` and `.`
-        #[arg(default_value = "master")]
+        #[arg(default_value = "master", value_parser = name)]
         name: NodeName,
         /// DNS names and IP addresses that clients dial, besides localhost and this host's name
         #[arg(long = "san", value_name = "DNS-OR-IP", num_args = 1.., value_delimiter = ',')]
@@ -85,6 +87,23 @@ enum IssueArgs {
         #[command(flatten)]
         options: Options,
     },
+}
+
+/// Reads the name of an operator or master, which has the form of a node's.
+fn name(text: &str) -> Result<NodeName, IdentityError> {
+    NodeName::parse(text).map_err(|_| IdentityError::Name)
+}
+
+/// Reads the name of a publisher.
+fn feed_name(text: &str) -> Result<NodeName, String> {
+    match text.strip_prefix("live/") {
+        Some(rest) if NodeName::parse(rest).is_ok() => Err(format!("write the feed's name without `live/`: {rest}")),
+        Some(rest) if rest.contains('/') => {
+            let first = rest.split('/').next().unwrap_or_default();
+            Err(format!("a publisher is named by the part after `live/`, and may send all feeds below it: {first}"))
+        }
+        _ => name(text).map_err(|error| error.to_string()),
+    }
 }
 
 #[derive(Debug, clap::Args)]

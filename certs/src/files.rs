@@ -50,6 +50,13 @@ impl Paths {
     }
 }
 
+/// Advice for a role that has a certificate of another role, when the environment named that certificate: an operator's shell
+/// exports one for its commands. Empty otherwise.
+pub fn advice_about_environment(cert: &Path) -> &'static str {
+    let named = env::var_os("USHER_CERT").is_some_and(|named| Path::new(&named) == cert);
+    if named { "; USHER_CERT in the environment names it: unset USHER_CERT and USHER_KEY" } else { "" }
+}
+
 /// The default directory: `USHER_CERTS`, else `usher/certs` in the user's configuration directory.
 ///
 /// # Errors

@@ -55,3 +55,22 @@ pub fn media_client_config(verifier: Arc<PinnedVerifier>) -> Result<ClientConfig
     config.enable_early_data = true;
     Ok(config)
 }
+
+/// The TLS error in a chain of causes. tokio-rustls hides it inside an I/O error.
+pub fn error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(inner) = inner {
+            let inner: &'a (dyn std::error::Error + 'static) = inner;
+            if let Some(tls) = error_in(inner) {
+                return Some(tls);
+            }
+        }
+        next = error.source();
+    }
+    None
+}

@@ -29,6 +29,9 @@ use crate::{
 
 pub use self::options::Options;
 
+/// Titles of one page of a list: about a megabyte.
+const PAGE: u32 = 1000;
+
 /// A master's choice of nodes for a title.
 #[derive(Clone, Debug)]
 pub struct Resolution {
@@ -201,7 +204,7 @@ impl Client {
         driver::publish(&self.connector, publication, input, stop, observer).await
     }
 
-    /// Lists titles and feeds that begin with `prefix`, in order; at most `most` of them.
+    /// Lists titles and feeds that begin with `prefix`, in order; at most `most` of them, which take about 1 KiB each.
     ///
     /// ```no_run
     /// # async fn example(client: usher_client::Client) -> Result<(), usher_client::Fault> {
@@ -216,18 +219,33 @@ impl Client {
     /// The master's refusal, or the failure to reach it within the timeout.
     pub async fn list(&self, prefix: &str, most: usize) -> Result<Vec<v1::Title>, Fault> {
         let mut titles: Vec<v1::Title> = Vec::new();
+        let each = |page: Vec<v1::Title>| {
+            titles.extend(page);
+            titles.len() < most
+        };
+        self.list_pages(prefix, most, each).await?;
+        titles.truncate(most);
+        Ok(titles)
+    }
+
+    /// Passes the pages of [`Client::list`] to `each` until it returns false or there are no more, so that no master can
+    /// fill the memory. A page has at most `most` titles.
+    pub(crate) async fn list_pages(
+        &self,
+        prefix: &str,
+        most: usize,
+        mut each: impl FnMut(Vec<v1::Title>) -> bool,
+    ) -> Result<(), Fault> {
+        let page_size = u32::try_from(most).unwrap_or(u32::MAX).min(PAGE);
         let mut page_token = String::new();
         loop {
-            let page_size = u32::try_from(most.saturating_sub(titles.len())).unwrap_or(u32::MAX).min(1000);
             let request = v1::ListTitlesRequest { prefix: prefix.to_owned(), page_size, page_token };
             let page = self.retry_unavailable(|| self.connector.master.list_titles(request.clone())).await?;
-            let empty = page.titles.is_empty();
-            titles.extend(page.titles);
-            titles.truncate(most);
-            page_token = page.next_page_token;
             // An empty page with a token would never end.
-            if page_token.is_empty() || empty || titles.len() >= most {
-                return Ok(titles);
+            let last = page.titles.is_empty() || page.next_page_token.is_empty();
+            page_token = page.next_page_token;
+            if !each(page.titles) || last {
+                return Ok(());
             }
         }
     }

@@ -14,9 +14,9 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
-use usher_certs::files::PemSet;
+use usher_certs::{files::PemSet, tls};
 use usher_proto::{
-    Bitrate, Code, ContentId, Fault, NodeName, Title,
+    Bitrate, Code, ContentId, Fault, MASTER_PORT, NodeName, Title,
     model::{LiveInfo, MAX_REQUESTS, Published, SeatAddress},
     pb::v1::{
         self, catalog_client::CatalogClient, cluster_client::ClusterClient, resolve_result::Result as Resolved,
@@ -38,6 +38,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Longest answer in bytes: 5000 titles of 1 KiB with their other fields.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// Most seats of one answer that are tried.
+const MAX_SEATS: usize = 32;
 
 /// The authority whose certificates a cluster's masters show.
 #[derive(Clone, Debug)]
@@ -112,6 +115,7 @@ impl TryFrom<v1::ResolveResponse> for Answer {
         let seats: Vec<SeatAddress> = answer
             .seats
             .into_iter()
+            .take(MAX_SEATS)
             .filter_map(|seat| SeatAddress::try_from(seat).map_err(|error| wrong = error.to_string()).ok())
             .collect();
         if seats.is_empty() {
@@ -327,7 +331,15 @@ impl Master {
     /// The failure of a connection: an untrusted master is denied, and an unreachable one may be retried.
     fn absent(&self, error: &(dyn std::error::Error + 'static)) -> Fault {
         let Self { address, authority, .. } = self;
-        if let Some(tls) = tls_error(error) {
+        if let Some(tls) = tls::error_in(error) {
+            if matches!(tls, rustls::Error::InvalidMessage(_)) {
+                let text = format!(
+                    "the port {} of {} does not speak TLS, so it is not a master's; a master's port is {MASTER_PORT} unless \
+                     it is set (--listen)",
+                    address.port, address.host
+                );
+                return Fault::new(Code::Denied, text);
+            }
             let text = format!(
                 "the master at {address} is not trusted: {}; it was checked against the authority in {}; name the \
                  cluster's own ca.pem with --ca FILE, or a host that is in the master's certificate",
@@ -351,23 +363,4 @@ fn root(error: &(dyn std::error::Error + 'static)) -> String {
         inner = next;
     }
     clean(&inner.to_string())
-}
-
-/// The TLS error in a chain of causes. tokio-rustls hides it inside an I/O error.
-fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(inner) = inner {
-            let inner: &'a (dyn std::error::Error + 'static) = inner;
-            if let Some(tls) = tls_error(inner) {
-                return Some(tls);
-            }
-        }
-        next = error.source();
-    }
-    None
 }

@@ -209,8 +209,9 @@ impl Config {
         let identity = pem.identity().with_context(|| format!("read {}", paths.cert.display()))?;
         ensure!(
             identity.role == Role::Master,
-            "{} is the certificate of {identity}; a master needs one from `usher certs issue master`",
-            paths.cert.display()
+            "{} is the certificate of {identity}; a master needs one from `usher certs issue master`{}",
+            paths.cert.display(),
+            files::advice_about_environment(&paths.cert)
         );
         Ok(pem)
     }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::time;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tracing::{debug, error, info, warn};
-use usher_certs::files::PemSet;
+use usher_certs::{files::PemSet, tls};
 use usher_proto::{Fault, MASTER_PORT};
 
 use crate::presence::Presence;
@@ -165,19 +165,28 @@ impl Dialer {
 
     async fn dial_at(&self, master: &Master, address: SocketAddr) -> anyhow::Result<Channel> {
         let text = master.to_string();
-        let tls = ClientTlsConfig::new()
+        let config = ClientTlsConfig::new()
             .domain_name(&master.host)
             .ca_certificate(Certificate::from_pem(&self.identity.ca))
             .identity(Identity::from_pem(&self.identity.cert, &self.identity.key));
         let endpoint = Endpoint::from_shared(format!("https://{address}"))
-            .and_then(|endpoint| endpoint.tls_config(tls))
+            .and_then(|endpoint| endpoint.tls_config(config))
             .with_context(|| format!("set up the channel to master {text}"))?
             .connect_timeout(DIAL)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .keep_alive_while_idle(true);
-        endpoint.connect().await.map_err(|error| anyhow::anyhow!("dial master {text} at {address}: {}", chain(&error)))
+        endpoint.connect().await.map_err(|error| {
+            let remedy = match tls::error_in(&error) {
+                Some(rustls::Error::InvalidCertificate(_)) => {
+                    "; take ca.pem from the authority that issued the master's certificate, and dial a name that is in it"
+                }
+                Some(rustls::Error::InvalidMessage(_)) => "; that port does not speak TLS: correct --master",
+                _ => "",
+            };
+            anyhow::anyhow!("dial master {text} at {address}: {}{remedy}", chain(&error))
+        })
     }
 }
 

@@ -17,7 +17,8 @@ pub async fn run(args: Args, requests: tokio::sync::mpsc::Receiver<()>) -> anyho
     let name = config.check(&identity)?;
     config.state(name.as_str())?;
     if args.check_only() {
-        tracing::info!(node = %name, "settings are valid");
+        let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+        eprintln!("the settings are valid; node {name} would listen on {}", listen.join(", "));
         return Ok(());
     }
     app::serve(config, identity, requests).await

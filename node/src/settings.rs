@@ -301,9 +301,10 @@ impl Config {
         let found = pem.identity().with_context(|| format!("read {}", paths.cert.display()))?;
         ensure!(
             found.role == Role::Node,
-            "{} is a certificate for the role {}; issue one with `usher certs issue node NAME`",
+            "{} is a certificate for the role {}; issue one with `usher certs issue node NAME`{}",
             paths.cert.display(),
-            found.role
+            found.role,
+            files::advice_about_environment(&paths.cert)
         );
         if let Some(name) = &self.name {
             ensure!(

@@ -26,11 +26,11 @@ fn fetches_one_many_and_globs() {
     assert!(said.err.contains("node-2") && said.err.contains("verified"), "{}", said.err);
 
     fs::create_dir(at("many")).expect("a folder");
-    cluster.run(&["fetch", &cluster.url("G.ts"), &cluster.url("J.mp4"), "-o", "many"]).expect(0);
+    cluster.run(&["fetch", &cluster.url("G.ts"), &cluster.url("J.mp4"), "-o", "many/"]).expect(0);
     assert_eq!((b3(at("many/G.ts")), b3(at("many/J.mp4"))), (b3(clip("G.ts")), b3(clip("J.mp4"))));
 
     fs::create_dir(at("glob")).expect("a folder");
-    cluster.run(&["fetch", &cluster.url("films/*"), "-o", "glob"]).expect(0);
+    cluster.run(&["fetch", &cluster.url("films/*"), "-o", "glob/"]).expect(0);
     let found: Vec<_> = walk(&at("glob"));
     assert_eq!(found, ["films/A.mp4", "films/B.mp4", "films/C.mp4"], "`*` does not cross a slash");
 

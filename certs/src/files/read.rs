@@ -64,9 +64,10 @@ pub(super) fn read_pem_at(cert: &Path, key: &Path, ca: &Path, now: SystemTime) -
     }
     if !authorities.iter().any(|authority| x509::issued_by(&cert_der, authority)) {
         bail!(
-            "{} was not issued by the authority in {}; issue it again with `usher certs issue`",
+            "{} was not issued by the authority in {}; issue it again with `usher certs issue {} --force`",
             cert.display(),
-            ca.display()
+            ca.display(),
+            role_of(cert)
         );
     }
     in_date(&cert_der, cert, now)?;
@@ -106,7 +107,7 @@ pub(crate) fn certificate(path: &Path) -> anyhow::Result<CertificateDer<'static>
 }
 
 fn pem_and_der(path: &Path) -> anyhow::Result<(String, CertificateDer<'static>)> {
-    let pem = text(path, "make it with `usher certs issue`")?;
+    let pem = text(path, &format!("make it with `usher certs issue {}`", role_of(path)))?;
     let der =
         x509::from_pem(pem.as_bytes()).with_context(|| format!("{} is not a certificate in PEM", path.display()))?;
     if x509::parse(&der).is_none() {
@@ -115,12 +116,27 @@ fn pem_and_der(path: &Path) -> anyhow::Result<(String, CertificateDer<'static>)>
     Ok((pem, der))
 }
 
+/// The role and name of the certificate that belongs into this file, as `usher certs issue` takes them.
+fn role_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match stem.split_once('-') {
+        Some((role @ ("node" | "admin" | "publisher"), name)) => format!("{role} {name}"),
+        _ if stem == "master" => "master".to_owned(),
+        _ => "ROLE NAME".to_owned(),
+    }
+}
+
 fn in_date(der: &[u8], path: &Path, now: SystemTime) -> anyhow::Result<()> {
     let cert = x509::parse(der).context("parse a certificate that was parsed before")?;
     let (not_before, not_after) = x509::validity(&cert);
     let date = humantime::format_rfc3339_seconds;
     if now > not_after {
-        bail!("{} expired on {}; issue it again with `usher certs issue … --force`", path.display(), date(not_after));
+        bail!(
+            "{} expired on {}; issue it again with `usher certs issue {} --force`",
+            path.display(),
+            date(not_after),
+            role_of(path)
+        );
     }
     if now < not_before {
         bail!("{} is not valid before {}; check this host's clock", path.display(), date(not_before));

@@ -20,7 +20,7 @@ use self::{
 use super::{
     failure::Failure,
     live::{self, LiveArgs, Recording},
-    options::{Reach, TransferOptions, interrupted},
+    options::{DefaultMaster, Reach, TransferOptions, interrupted, url_or_title},
     output::print_json,
     progress::{ProgressMode, ProgressView, outcome_json},
 };
@@ -34,16 +34,18 @@ use crate::{
 /// Fetch titles to files and verify them, or record a live feed
 ///
 /// Examples:
-///   usher fetch usher://localhost/films/dune.mp4
-///   usher fetch 'usher://localhost/films/*' -o films/
-///   usher fetch usher://localhost/films/dune.mp4 --range 0-999999 -o - | head -c 100 | xxd
+///   usher fetch films/dune.mp4
+///   usher fetch 'usher://media.example.org/films/*' -o films/
+///   usher fetch films/dune.mp4 --range 0-999999 -o - | head -c 100 | xxd
 ///   usher fetch live/cam1 --duration 30m -o cam1.ts
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct FetchArgs {
     /// Titles, or patterns of titles (`*` stays within a folder, `**` crosses folders)
-    #[arg(required = true, value_name = "usher://HOST[:PORT]/TITLE", value_parser = live::url)]
-    urls: Vec<Url>,
+    ///
+    /// Each is usher://HOST[:PORT]/TITLE, or a title at the default master.
+    #[arg(required = true, value_name = "URL|TITLE")]
+    what: Vec<String>,
     /// File or folder to write to, or `-` for standard output [default: the current folder]
     #[arg(short, long, value_name = "FILE|DIR|-")]
     output: Option<PathBuf>,
@@ -75,6 +77,8 @@ pub struct FetchArgs {
     #[arg(long)]
     brokered: bool,
     #[command(flatten)]
+    master: DefaultMaster,
+    #[command(flatten)]
     transfer: TransferOptions,
     /// Record this length of a feed; without it, until the feed ends or Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = live::duration, allow_hyphen_values = true, help_heading = "Feeds (live/NAME)")]
@@ -82,6 +86,9 @@ pub struct FetchArgs {
     #[command(flatten)]
     live: LiveArgs,
 }
+
+/// Time after an interruption in which the states of unfinished files are written.
+const INTERRUPT: Duration = Duration::from_secs(5);
 
 /// Nodes that may send one title at once; `None` for as many as help.
 #[derive(Clone, Copy, Debug)]
@@ -101,9 +108,10 @@ impl FromStr for SourceCount {
 
 impl FetchArgs {
     /// The arguments of `usher fetch URL --output OUTPUT --ca CA`.
-    pub fn one(url: Url, output: PathBuf, ca: PathBuf) -> Self {
+    pub fn one(url: &Url, output: PathBuf, ca: PathBuf) -> Self {
         Self {
-            urls: vec![url],
+            what: vec![url.to_string()],
+            master: DefaultMaster { master: url.master.clone() },
             output: Some(output),
             range: None,
             limit_rate: None,
@@ -133,15 +141,17 @@ impl FetchArgs {
         if self.json && self.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Failure::usage("--json and `-o -` both write to standard output; drop one of them"));
         }
-        if let Some(title) = self.urls.iter().find_map(live::feed) {
-            return self.record(&title, &mut stop).await;
+        let urls: Vec<Url> =
+            self.what.iter().map(|text| url_or_title(text, &self.master.master)).collect::<Result<_, _>>()?;
+        if let Some(title) = urls.iter().find_map(live::feed) {
+            return self.record(&urls, &title, &mut stop).await;
         }
         self.live.refuse()?;
         if self.duration.is_some() {
             return Err(Failure::usage("--duration is for feeds, `live/NAME`; use --range for a part of a title"));
         }
         let mut clients = Clients::new();
-        for url in &self.urls {
+        for url in &urls {
             if !clients.contains_key(&url.master) {
                 let (limit, sources, brokered) = (self.limit_rate, self.sources.0, self.brokered);
                 let options = Options { limit, sources, brokered, ..Options::default() };
@@ -151,7 +161,7 @@ impl FetchArgs {
         }
         let cancel = CancellationToken::new();
         let result = {
-            let work = Box::pin(self.work(&clients, &cancel));
+            let work = Box::pin(self.work(&urls, &clients, &cancel));
             tokio::pin!(work);
             tokio::select! {
                 result = &mut work => result,
@@ -159,8 +169,12 @@ impl FetchArgs {
                     cancel.cancel();
                     tokio::select! {
                         result = &mut work => result,
-                        // A second interruption does not wait for the disk.
+                        // A second interruption does not wait for the disk, nor does the first for ever.
                         () = interrupted(&mut stop) => Err(Failure::new(Code::Interrupted, "interrupted twice")),
+                        () = tokio::time::sleep(INTERRUPT) => {
+                            let text = "interrupted; files may lack their last bytes, because the disk does not answer";
+                            Err(Failure::new(Code::Interrupted, text))
+                        }
                     }
                 }
             }
@@ -172,9 +186,9 @@ impl FetchArgs {
     }
 
     /// Records a feed.
-    async fn record(&self, title: &Title, stop: &mut mpsc::Receiver<()>) -> Result<(), Failure> {
+    async fn record(&self, urls: &[Url], title: &Title, stop: &mut mpsc::Receiver<()>) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(format!("{title}: {text}")));
-        let [url] = self.urls.as_slice() else { return usage("record each feed with a command of its own") };
+        let [url] = urls else { return usage("record each feed with a command of its own") };
         if self.range.is_some() || self.from_id {
             return usage("a feed has no byte ranges and no content id; choose a part with --from and --duration");
         }
@@ -184,13 +198,13 @@ impl FetchArgs {
         if self.limit_rate.is_some() || self.brokered {
             return usage("--limit-rate and --brokered are for titles, not for feeds");
         }
+        let client = self.transfer.client(url.master.clone(), Options::default())?;
         let output = match self.output.clone() {
             Some(path) if path.as_os_str() == "-" => None,
-            Some(path) if path.is_dir() => Some(path.join(title.file_name())),
+            Some(path) if path.is_dir() => Some(path.join(live::file_name(&client, title).await?)),
             Some(path) => Some(path),
-            None => Some(PathBuf::from(title.file_name())),
+            None => Some(live::file_name(&client, title).await?),
         };
-        let client = self.transfer.client(url.master.clone(), Options::default())?;
         let recording = Recording {
             title,
             args: &self.live,
@@ -205,10 +219,10 @@ impl FetchArgs {
         if self.json { print_json(&serde_json::Value::Array(vec![done])) } else { Ok(()) }
     }
 
-    async fn work(&self, clients: &Clients, stop: &CancellationToken) -> Result<(), Failure> {
+    async fn work(&self, urls: &[Url], clients: &Clients, stop: &CancellationToken) -> Result<(), Failure> {
         let view = ProgressView::new(self.progress);
         let planned = tokio::select! {
-            planned = self.plan(clients) => planned?,
+            planned = self.plan(urls, clients) => planned?,
             () = stop.cancelled() => return Err(Failure::new(Code::Interrupted, "interrupted before anything was fetched")),
         };
         let (mut jobs, mut failures) = planned;
@@ -253,7 +267,11 @@ impl FetchArgs {
         }
         let all = done.len() + failures.len();
         if self.json {
-            print_json(&serde_json::Value::Array(done))?;
+            match print_json(&serde_json::Value::Array(done)) {
+                // The exit code still tells how the fetch went.
+                Err(failure) if failure.code == Code::Cancelled => {}
+                printed => printed?,
+            }
         }
         // An interruption names the exit code, whatever failed before it: the missing titles can be resumed.
         let first = failures.iter().position(|failure| failure.code == Code::Interrupted).unwrap_or_default();
@@ -270,13 +288,13 @@ impl FetchArgs {
     }
 
     /// The titles to fetch, and the failures of URLs that name none.
-    async fn plan(&self, clients: &Clients) -> Result<(Vec<Job>, Vec<Failure>), Failure> {
+    async fn plan(&self, urls: &[Url], clients: &Clients) -> Result<(Vec<Job>, Vec<Failure>), Failure> {
         let (mut jobs, mut failures) = (Vec::new(), Vec::new());
-        for url in &self.urls {
+        for url in urls {
             let Some(client) = clients.get(&url.master) else { continue };
             match plan::titles(url, client, self.from_id).await {
                 Ok(found) => jobs.extend(found),
-                Err(failure) if failure.code == Code::Usage || self.urls.len() == 1 => return Err(failure),
+                Err(failure) if failure.code == Code::Usage || urls.len() == 1 => return Err(failure),
                 Err(failure) => failures.push(failure),
             }
         }

@@ -6,26 +6,24 @@ use usher_proto::{Bitrate, pb::v1, units};
 
 use super::{
     failure::Failure,
-    options::{DefaultMaster, Reach},
-    output::{duration, print, print_json, title_json},
+    options::{DefaultMaster, Reach, url_or_title},
+    output::{JsonArray, duration, print, title_json},
 };
-use crate::core::{
-    table::{self, Align, clean},
-    url::{Address, Url},
-};
+use crate::core::table::{self, Align, clean};
 
 /// List titles
 ///
 /// Examples:
 ///   usher ls
 ///   usher ls usher://media.example.org/films/
-///   usher ls 'usher://localhost/films/**/*.mp4'
+///   usher ls 'films/**/*.mp4'
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct LsArgs {
-    /// Master, and a prefix or pattern of titles (`*` stays within a folder, `**` crosses folders)
-    #[arg(value_name = "usher://HOST[:PORT][/PREFIX]")]
-    url: Option<Url>,
+    /// usher://HOST[:PORT][/PREFIX], or a prefix at the default master; also a pattern (`*` stays within a folder, `**`
+    /// crosses folders)
+    #[arg(value_name = "URL|PREFIX", default_value = "", hide_default_value = true)]
+    what: String,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -44,21 +42,87 @@ impl LsArgs {
     /// # Errors
     /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
-        let none = |master: Address| Url { master, path: String::new() };
-        let url = self.url.unwrap_or_else(|| none(self.master.master));
+        let url = url_or_title(&self.what, &self.master.master)?;
         let client = self.reach.querying(url.master.clone())?;
+        let mut listing =
+            if self.json { Listing::Json(JsonArray::default()) } else { Listing::Table(Table::new(self.long)) };
         // A title may have the characters of a pattern: the literal prefix is tried first.
-        let mut titles = client.list(&url.path, usize::MAX).await?;
-        if titles.is_empty()
-            && let Ok(Some(pattern)) = url.pattern()
-        {
-            titles = client.list(&pattern.prefix, usize::MAX).await?;
-            titles.retain(|title| pattern.matches(&title.title));
+        let (mut none, mut printed) = (true, Ok(()));
+        let each = |page: Vec<v1::Title>| {
+            none &= page.is_empty();
+            printed = listing.show(page);
+            printed.is_ok()
+        };
+        client.list_pages(&url.path, usize::MAX, each).await?;
+        printed?;
+        if none && let Ok(Some(pattern)) = url.pattern() {
+            let mut printed = Ok(());
+            let each = |mut page: Vec<v1::Title>| {
+                page.retain(|title| pattern.matches(&title.title));
+                printed = listing.show(page);
+                printed.is_ok()
+            };
+            client.list_pages(&pattern.prefix, usize::MAX, each).await?;
+            printed?;
         }
-        if self.json {
-            return print_json(&titles.iter().map(title_json).collect());
+        listing.finish()
+    }
+}
+
+/// The titles on their way to standard output.
+enum Listing {
+    Json(JsonArray),
+    Table(Table),
+}
+
+impl Listing {
+    fn show(&mut self, titles: Vec<v1::Title>) -> Result<(), Failure> {
+        match self {
+            Self::Json(array) => titles.iter().try_for_each(|title| array.print(&title_json(title))),
+            Self::Table(table) => table.show(titles),
         }
-        print(&table(&titles, self.long))
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        match self {
+            Self::Json(array) => array.finish(),
+            Self::Table(mut table) => table.print(),
+        }
+    }
+}
+
+/// Titles in tables of many rows, each printed when it is full: a table's widths need all of its rows.
+struct Table {
+    long: bool,
+    titles: Vec<v1::Title>,
+    /// The header of the last table.
+    header: String,
+}
+
+impl Table {
+    /// Rows of a table: enough for most clusters to see one, and few megabytes.
+    const ROWS: usize = 10_000;
+
+    fn new(long: bool) -> Self {
+        Self { long, titles: Vec::new(), header: String::new() }
+    }
+
+    fn show(&mut self, titles: Vec<v1::Title>) -> Result<(), Failure> {
+        self.titles.extend(titles);
+        if self.titles.len() < Self::ROWS { Ok(()) } else { self.print() }
+    }
+
+    /// Prints the titles gathered so far, or an empty table if there was none.
+    fn print(&mut self) -> Result<(), Failure> {
+        if self.titles.is_empty() && !self.header.is_empty() {
+            return Ok(());
+        }
+        let text = table(&std::mem::take(&mut self.titles), self.long);
+        let (header, rows) = text.split_once('\n').unwrap_or((&text, ""));
+        let columns = |header: &str| header.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let repeated = columns(header) == columns(&self.header);
+        self.header = header.to_owned();
+        print(if repeated { rows } else { &text })
     }
 }
 

@@ -6,7 +6,7 @@ use usher_proto::{Bitrate, pb::v1, units};
 use super::{
     failure::Failure,
     options::{Operator, interrupted},
-    output::{duration, print, print_json, state},
+    output::{count, duration, print, print_json, print_json_line, state},
 };
 use crate::core::{
     table::{self, Align, clean},
@@ -57,11 +57,11 @@ impl NodesArgs {
             let mut failed = Ok(());
             let watch = client.watch(|change| {
                 if let Some(node) = change.node.filter(|node| name.is_none_or(|name| name == node.name)) {
-                    failed = print(&if self.json {
-                        change_json(&node, &change.change)
+                    failed = if self.json {
+                        print_json_line(&change_json(&node, &change.change))
                     } else {
-                        line(&node, &change.change)
-                    });
+                        print(&line(&node, &change.change))
+                    };
                 }
                 failed.is_ok()
             });
@@ -144,14 +144,14 @@ fn list(nodes: &[v1::Node]) -> String {
 
 fn line(node: &v1::Node, change: &str) -> String {
     format!(
-        "{} {} ({}), {} of {} sent, {} sessions, {} titles\n",
+        "{} {} ({}), {} of {} sent, {}, {}\n",
         clean(&node.name),
         clean(change),
         standing(node),
         rate(node.egress_bps),
         rate(node.capacity_bps),
-        node.sessions,
-        node.titles
+        count(node.sessions.into(), "session"),
+        count(node.titles.into(), "title"),
     )
 }
 
@@ -207,8 +207,8 @@ fn json(node: &v1::Node) -> serde_json::Value {
     })
 }
 
-fn change_json(node: &v1::Node, change: &str) -> String {
-    format!("{}\n", serde_json::json!({ "change": change, "node": json(node) }))
+fn change_json(node: &v1::Node, change: &str) -> serde_json::Value {
+    serde_json::json!({ "change": change, "node": json(node) })
 }
 
 fn detail_json(node: &v1::Node, history: &v1::History) -> serde_json::Value {

@@ -1,7 +1,7 @@
 //! `usher drain`, `undrain` and `rebalance`: an operator's changes to a running cluster. Each needs the operator's
 //! certificate.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{io::IsTerminal as _, sync::atomic::AtomicBool, time::Duration};
 
 use tokio::sync::mpsc;
 use usher_proto::{Bitrate, Code, pb::v1};
@@ -9,9 +9,12 @@ use usher_proto::{Bitrate, Code, pb::v1};
 use super::{
     failure::Failure,
     options::{Operator, interrupted, time},
-    output::{duration, note, print, print_json, rewrite},
+    output::{duration, note, print, print_json, print_json_line, rewrite},
 };
-use crate::core::table::{self, Align, clean};
+use crate::core::{
+    table::{self, Align, clean},
+    url::Address,
+};
 
 /// Stop new sessions on a node and move its running sessions to other nodes
 ///
@@ -72,7 +75,8 @@ impl DrainArgs {
         let mut progress =
             DrainProgress { node: clean(&self.node), json: self.json, line: 0, first: true, failed: None };
         let (mut empty, mut ended) = (false, String::new());
-        let drain = client.drain(&self.node, self.deadline, |answer| {
+        let ordered = AtomicBool::new(false);
+        let drain = client.drain(&self.node, self.deadline, &ordered, |answer| {
             (empty, ended) = (answer.empty, clean(&answer.ended));
             progress.show(&answer);
             progress.failed.is_none()
@@ -87,9 +91,11 @@ impl DrainArgs {
         }
         let node = progress.node;
         let goes_on = format!("the drain of {node} goes on; `usher undrain {node}` cancels it");
+        let ordered = ordered.into_inner();
         match drained {
-            None => Err(Failure::new(Code::Interrupted, goes_on)),
-            Some(Err(fault)) if progress.first => Err(Failure::for_operator(fault)),
+            None if ordered => Err(Failure::new(Code::Interrupted, goes_on)),
+            None => Err(Failure::new(Code::Interrupted, unanswered(&node, client.address()))),
+            Some(Err(fault)) if !ordered => Err(Failure::for_operator(fault)),
             // The drain was ordered; only its reports are lost.
             Some(Err(fault)) => Err(Failure::new(fault.code, format!("{}; {goes_on}", fault.message))),
             Some(Ok(())) if empty => Ok(()),
@@ -99,6 +105,14 @@ impl DrainArgs {
             Some(Ok(())) => Err(Failure::new(Code::Unavailable, ended)),
         }
     }
+}
+
+/// The message of a drain that was interrupted before the master accepted it.
+fn unanswered(node: &str, master: &Address) -> String {
+    format!(
+        "interrupted before the master at {master} answered: {node} is probably not draining; `usher nodes {node}` shows \
+         its state"
+    )
 }
 
 /// The progress of a drain: on one line of a terminal, on a line per report elsewhere, or as JSON for programs.
@@ -115,7 +129,7 @@ impl DrainProgress {
     fn show(&mut self, answer: &v1::DrainResponse) {
         let first = std::mem::replace(&mut self.first, false);
         if self.json {
-            self.failed = print(&json(&self.node, answer, first)).err();
+            self.failed = print_json_line(&json(&self.node, answer, first)).err();
             return;
         }
         if !answer.only_here.is_empty() {
@@ -155,7 +169,7 @@ fn only_here(node: &str, titles: &[v1::OnlyHere]) -> String {
     text
 }
 
-fn json(node: &str, answer: &v1::DrainResponse, first: bool) -> String {
+fn json(node: &str, answer: &v1::DrainResponse, first: bool) -> serde_json::Value {
     let mut line = serde_json::json!({
         "node": node,
         "sessions": answer.sessions,
@@ -170,7 +184,7 @@ fn json(node: &str, answer: &v1::DrainResponse, first: bool) -> String {
     if !answer.ended.is_empty() {
         line["ended"] = answer.ended.clone().into();
     }
-    format!("{line}\n")
+    line
 }
 
 impl UndrainArgs {
@@ -180,7 +194,9 @@ impl UndrainArgs {
     /// The exit code and the message.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.operator.of_default()?;
-        client.undrain(&self.node).await.map_err(Failure::for_operator)
+        client.undrain(&self.node).await.map_err(Failure::for_operator)?;
+        note(&format!("{} accepts sessions again", clean(&self.node)));
+        Ok(())
     }
 }
 
@@ -252,13 +268,13 @@ mod tests {
             v1::OnlyHere { title: String::new(), sessions: 2 },
         ];
         let answer = v1::DrainResponse { sessions: 3, left_ms: 5, only_here, ..v1::DrainResponse::default() };
-        let line: serde_json::Value = serde_json::from_str(&json("n", &answer, true)).expect("JSON");
+        let line = json("n", &answer, true);
         let titles = serde_json::json!([{ "title": "a\u{1b}[2J.mp4", "sessions": 1 }, { "title": "", "sessions": 2 }]);
         let expected =
             serde_json::json!({ "node": "n", "sessions": 3, "left_ms": 5, "empty": false, "only_here": titles });
         assert_eq!(line, expected);
         let last = v1::DrainResponse { ended: "why".into(), ..v1::DrainResponse::default() };
-        let line: serde_json::Value = serde_json::from_str(&json("n", &last, false)).expect("JSON");
+        let line = json("n", &last, false);
         assert_eq!((&line["ended"], line.get("only_here")), (&"why".into(), None));
         let text = super::only_here("n", &answer.only_here);
         assert!(!text.contains('\u{1b}') && text.contains(": 1 session\n") && text.ends_with("2 sessions"), "{text}");

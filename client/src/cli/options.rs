@@ -175,7 +175,8 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
 
 /// Reads a URL, or a title at the master `default`.
 pub(super) fn url_or_title(text: &str, default: &Address) -> Result<Url, Failure> {
-    if text.starts_with("usher://") {
+    // `http://…` is no title either; the error names the form of a URL.
+    if text.contains("://") {
         text.parse().map_err(|error| wrong_url(text, &error))
     } else {
         Ok(Url { master: default.clone(), path: text.to_owned() })

@@ -1,35 +1,71 @@
 //! Output of the commands: finished texts and JSON to standard output, lines about progress to standard error, and the forms
-//! that several commands share.
+//! that several commands share. Everything that a command writes passes here, and no invisible character of a peer's text
+//! gets through.
 
 use std::io::Write as _;
 
 use serde_json::json;
-use usher_proto::{Code, pb::v1};
+use usher_proto::{
+    Code,
+    pb::v1,
+    text::{printable_json, printable_lines},
+};
 
 use super::failure::Failure;
 
-/// Writes `text` to standard output. A closed pipe is no failure: its reader has seen enough.
+/// Writes `text` to standard output. When its reader has left, the command ends: with [`Code::Cancelled`] and no message,
+/// which is a success.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Code::Disk, format!("write to standard output: {error}")))
-        }
-        _ => Ok(()),
+    match out.write_all(printable_lines(text).as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::new(Code::Cancelled, "")),
+        Err(error) => Err(Failure::new(Code::Disk, format!("write to standard output: {error}"))),
+        Ok(()) => Ok(()),
     }
 }
 
 /// Writes an indented JSON document to standard output.
 pub(super) fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
-    print(&format!("{document:#}\n"))
+    print(&printable_json(&format!("{document:#}\n")))
+}
+
+/// Writes a JSON document on a line of standard output.
+pub(super) fn print_json_line(document: &serde_json::Value) -> Result<(), Failure> {
+    print(&printable_json(&format!("{document}\n")))
+}
+
+/// A JSON array on standard output, whose elements are printed as they come.
+#[derive(Debug, Default)]
+pub(super) struct JsonArray {
+    elements: usize,
+}
+
+impl JsonArray {
+    /// Prints the next element.
+    pub(super) fn print(&mut self, element: &serde_json::Value) -> Result<(), Failure> {
+        let before = if self.elements == 0 { "[\n" } else { ",\n" };
+        self.elements += 1;
+        let element = format!("{element:#}").replace('\n', "\n  ");
+        print(&format!("{before}  {}", printable_json(&element)))
+    }
+
+    /// Prints the end.
+    pub(super) fn finish(self) -> Result<(), Failure> {
+        print(if self.elements == 0 { "[]\n" } else { "\n]\n" })
+    }
 }
 
 /// Writes a line to standard error, which may be closed.
 pub(super) fn note(text: &str) {
     let mut err = std::io::stderr().lock();
-    if writeln!(err, "{text}").is_err() {
+    if writeln!(err, "{}", printable_lines(text)).is_err() {
         tracing::trace!("standard error is closed");
     }
+}
+
+/// Writes a JSON document on a line of standard error.
+pub(super) fn note_json(document: &serde_json::Value) {
+    note(&printable_json(&document.to_string()));
 }
 
 /// Writes `text` over the previous line of a terminal, of `length` characters, and returns its own length. An empty text
@@ -38,6 +74,7 @@ pub(super) fn rewrite(length: usize, text: &str) -> usize {
     if length == 0 && text.is_empty() {
         return 0;
     }
+    let text = printable_lines(text);
     let count = text.chars().count();
     let blank = " ".repeat(length.saturating_sub(count));
     let back = if text.is_empty() { "\r" } else { "" };
@@ -57,6 +94,11 @@ pub(super) fn duration(millis: u64) -> String {
         (_, 0) => format!("{minutes}:{seconds:02}"),
         _ => format!("{hours}:{minutes:02}:{seconds:02}"),
     }
+}
+
+/// A number of things, whose plural ends with an `s`.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The name of a node's state.

@@ -1,7 +1,10 @@
 //! Calls for operators: the roster, explanations, draining and balancing. They serve the commands of `usher`; a program
 //! that embeds the client does not need them.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use usher_proto::{Code, Fault, pb::v1, units};
 
@@ -36,17 +39,19 @@ impl Client {
     }
 
     /// Drains a node within `deadline`, and passes its progress to `each` until the node is empty or `each` returns false.
-    /// The drain continues without this call. [`Code::NotFound`] for an unknown node, [`Code::Unavailable`] for one that
-    /// cannot be reached.
+    /// `ordered` becomes true once the master has accepted the order; from then on the drain continues without this call.
+    /// [`Code::NotFound`] for an unknown node, [`Code::Unavailable`] for one that cannot be reached.
     pub(crate) async fn drain(
         &self,
         node: &str,
         deadline: Duration,
+        ordered: &AtomicBool,
         mut each: impl FnMut(v1::DrainResponse) -> bool,
     ) -> Result<(), Fault> {
         let master = &self.connector.master;
         let request = v1::DrainRequest { node: node.to_owned(), deadline_ms: units::millis(deadline) };
         let mut answers = self.retry_unreachable(|| master.drain(request.clone())).await?;
+        ordered.store(true, Ordering::Relaxed);
         while let Some(answer) = answers.message().await.map_err(|status| master.fault(&status))? {
             if !each(answer) {
                 return Ok(());

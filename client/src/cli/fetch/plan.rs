@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use usher_proto::{Code, Fault, Title, model::What};
+use usher_proto::{Code, Fault, Title, model::What, pb::v1};
 
 use crate::{
     cli::failure::Failure,
@@ -17,6 +17,12 @@ use crate::{
         url::{Address, Url},
     },
 };
+
+/// Most titles of one pattern.
+const MAX_JOBS: usize = 100_000;
+
+/// Most titles that are compared with a pattern: several times those of the largest cluster.
+const MAX_LISTED: usize = 10_000_000;
 
 /// One title to fetch.
 #[derive(Clone)]
@@ -65,10 +71,24 @@ pub(super) async fn titles(url: &Url, client: &Arc<Client>, from_id: bool) -> Re
     {
         return Ok(vec![named(title, false)]);
     }
-    let found = client.list(&pattern.prefix, usize::MAX).await?;
-    // A feed has no end: it is recorded by its name.
-    let found = found.iter().filter(|title| title.live.is_none() && pattern.matches(&title.title));
-    let jobs: Vec<Job> = found.filter_map(|title| Title::parse(&title.title).ok()).map(|t| named(t, true)).collect();
+    let (mut jobs, mut listed) = (Vec::new(), 0);
+    let each = |page: Vec<v1::Title>| {
+        listed += page.len();
+        // A feed has no end: it is recorded by its name.
+        // No node offers an unfinished file, and the name of one could be the part of another title.
+        let is_part = |name: &str| name.ends_with(".part") || name.ends_with(".part.state");
+        let wanted = |title: &&v1::Title| title.live.is_none() && !is_part(&title.title);
+        let found = page.iter().filter(|title| wanted(title) && pattern.matches(&title.title));
+        jobs.extend(found.filter_map(|title| Title::parse(&title.title).ok()).map(|title| named(title, true)));
+        jobs.len() <= MAX_JOBS && listed <= MAX_LISTED
+    };
+    client.list_pages(&pattern.prefix, usize::MAX, each).await?;
+    if jobs.len() > MAX_JOBS {
+        return Err(usage(&format!("more than {MAX_JOBS} titles match; write a narrower pattern")));
+    }
+    if listed > MAX_LISTED {
+        return Err(usage(&format!("more than {MAX_LISTED} titles begin like the pattern; write a longer beginning")));
+    }
     if jobs.is_empty() {
         return Err(Failure::new(Code::NotFound, format!("no title matches {url}; `usher ls` lists what there is")));
     }
@@ -95,6 +115,10 @@ pub(super) fn outputs(jobs: &mut [Job], output: Option<&Path>) -> Result<(), Fai
         }
         Some(path) if path.exists() && !path.is_dir() => {
             return Err(usage(format!("{} is a file; several titles need a folder", path.display())));
+        }
+        Some(path) if !is_folder(path) => {
+            let path = path.display();
+            return Err(usage(format!("{path} does not exist; write {path}/ to make a folder for the titles")));
         }
         Some(path) => path.to_owned(),
     };
@@ -177,12 +201,13 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
         assert!(paths(&one, Some(&socket)).is_err_and(|failure| failure.code == Code::Usage));
         let found = [("films/a.mp4", true)];
-        assert_eq!(paths(&found, Some(&here.join("new"))), Ok(vec![at(here.join("new/films/a.mp4"))]));
+        assert_eq!(paths(&found, Some(&here.join("new/"))), Ok(vec![at(here.join("new/films/a.mp4"))]));
         let two = [("x/a.mp4", false), ("y/b.mp4", false)];
         assert_eq!(paths(&two, Some(here)), Ok(vec![at(here.join("a.mp4")), at(here.join("b.mp4"))]));
         let usage = |result: Result<Vec<Output>, Failure>| result.is_err_and(|failure| failure.code == Code::Usage);
         assert!(usage(paths(&two, Some(Path::new("-")))));
         assert!(usage(paths(&two, Some(&file))));
+        assert!(usage(paths(&two, Some(&here.join("one.mp4")))), "a folder is made of `one.mp4/` only");
         assert!(usage(paths(&[("x/a", false), ("y/a", false)], Some(here))));
         assert!(paths(&[("x/a", true), ("y/a", true)], Some(here)).is_ok());
     }

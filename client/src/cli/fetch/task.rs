@@ -1,9 +1,6 @@
 //! One title of a `fetch`: checks its output, fetches it, and shows its progress and its result.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::{io::Read as _, path::Path};
 
 use tokio_util::sync::CancellationToken;
 use usher_proto::{Bitrate, Code, ContentId, Fault, model::Range, units};
@@ -17,7 +14,7 @@ use crate::{
     },
     driver::{FetchEvent, Order, Outcome, Sink},
     master::Answer,
-    sink::{FileSink, ThroughSink},
+    sink::{FileSink, ThroughSink, open_device},
 };
 
 /// One title to fetch, with everything that its task needs.
@@ -69,7 +66,9 @@ impl FetchTask {
             Ok(None) => Err(Failure::new(Code::Cancelled, "the reader of the output left")),
             Err(fault) => {
                 progress.failed(&fault);
-                let plain = matches!(fault.code, Code::Exists | Code::Interrupted);
+                // Messages of a master or a file name it already.
+                let plain =
+                    matches!(fault.code, Code::Exists | Code::Interrupted) || fault.message.contains(title.as_str());
                 let message = if plain { fault.message } else { format!("{title}: {}", fault.message) };
                 Err(Failure::new(fault.code, message))
             }
@@ -145,7 +144,7 @@ impl FetchTask {
             Output::Stdout => self.stream(ThroughSink::stdout()?, &observer).await,
             Output::Through(path) => {
                 let file = tokio::select! {
-                    file = open_through(path.clone()) => file?,
+                    file = open_device(path.clone()) => file?,
                     () = stop.cancelled() => return Err(interruption(title)),
                 };
                 self.stream(ThroughSink::new(file), &observer).await
@@ -188,24 +187,6 @@ fn hash(path: &Path, stop: &CancellationToken) -> Result<ContentId, Fault> {
             Some(bytes) if count > 0 => hasher.update(bytes),
             _ => return Ok(ContentId(*hasher.finalize().as_bytes())),
         };
-    }
-}
-
-/// Opens a device or FIFO for writing, on a thread that does not hold up the end of the process: a FIFO opens when it gets
-/// a reader, which may be never.
-async fn open_through(path: PathBuf) -> Result<std::fs::File, Fault> {
-    let (sender, opened) = tokio::sync::oneshot::channel();
-    let name = path.display().to_string();
-    std::thread::spawn(move || {
-        if sender.send(std::fs::OpenOptions::new().write(true).open(path)).is_err() {
-            tracing::debug!("the output was opened after the fetch ended");
-        }
-    });
-    let failed = |why: &dyn std::fmt::Display| Fault::new(Code::Disk, format!("open {name}: {why}"));
-    match opened.await {
-        Ok(Ok(file)) => Ok(file),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(_) => Err(failed(&"the thread that opens it panicked")),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `usher fetch` of a feed: records whole groups to a file, a device or standard output.
 
 use std::{
-    fs::File,
     io::IsTerminal as _,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
@@ -17,10 +16,14 @@ use super::{
     progress::{FeedProgress, groups, stats_json},
 };
 use crate::{
-    cli::{output::note, progress::ProgressMode},
+    cli::{
+        options::interruption,
+        output::{note, note_json},
+        progress::ProgressMode,
+    },
     client::Client,
     driver::{FeedEvent, FeedStats},
-    sink::LiveSink,
+    sink::{LiveSink, open_device},
 };
 
 /// A recording to make.
@@ -57,9 +60,16 @@ impl Recording<'_> {
             progress.show(event);
         };
         let started = Instant::now();
+        let mut stop = std::pin::pin!(stop);
         let mut sink = match &output {
             None => LiveSink::stdout()?,
-            Some(path) if is_device(path) => LiveSink::through(open(path)?),
+            Some(path) if is_device(path) => {
+                let file = tokio::select! {
+                    file = open_device(path.clone()) => file?,
+                    () = &mut stop => return Err(interruption(title)),
+                };
+                LiveSink::through(file)
+            }
             Some(path) => LiveSink::file(path.clone(), force)?,
         };
         let order = client.watch_order(title, Purpose::Fetch, args.start(), args.latency(), duration);
@@ -68,7 +78,7 @@ impl Recording<'_> {
                 // The last group is known to be complete only now.
                 *stats.lock().unwrap_or_else(PoisonError::into_inner) = all;
             }),
-            () = stop => match duration {
+            () = &mut stop => match duration {
                 // Without a duration, an interruption is the way to end a recording.
                 None => Ok(()),
                 Some(_) => {
@@ -102,7 +112,7 @@ impl Recording<'_> {
             fields.insert("output".to_owned(), json!(to));
         }
         if mode == ProgressMode::Json {
-            note(&done.to_string());
+            note_json(&done);
         } else {
             let rate = Bitrate::over(stats.bytes, elapsed);
             let dropped =
@@ -121,9 +131,4 @@ fn is_device(path: &Path) -> bool {
         let kind = meta.file_type();
         kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
     })
-}
-
-fn open(path: &Path) -> Result<File, Fault> {
-    let opened = std::fs::OpenOptions::new().write(true).open(path);
-    opened.map_err(|error| Fault::new(Code::Disk, format!("open {}: {error}", path.display())))
 }
