@@ -20,7 +20,7 @@ use self::{
 use super::{
     failure::Failure,
     live::{self, LiveArgs, Recording},
-    options::{DefaultMaster, Reach, TransferOptions, interrupted, url_or_title},
+    options::{DefaultMaster, Reach, TransferOptions, interrupted, interruption, url_or_title},
     output::print_json,
     progress::{ProgressMode, ProgressView, outcome_json},
 };
@@ -199,11 +199,17 @@ impl FetchArgs {
             return usage("--limit-rate and --brokered are for titles, not for feeds");
         }
         let client = self.transfer.client(url.master.clone(), Options::default())?;
+        let mut name = async || {
+            tokio::select! {
+                name = live::file_name(&client, title) => name,
+                () = interrupted(stop) => Err(interruption(title)),
+            }
+        };
         let output = match self.output.clone() {
             Some(path) if path.as_os_str() == "-" => None,
-            Some(path) if path.is_dir() => Some(path.join(live::file_name(&client, title).await?)),
+            Some(path) if path.is_dir() => Some(path.join(name().await?)),
             Some(path) => Some(path),
-            None => Some(live::file_name(&client, title).await?),
+            None => Some(name().await?),
         };
         let recording = Recording {
             title,

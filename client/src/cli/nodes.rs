@@ -1,16 +1,19 @@
 //! `usher nodes`: the nodes of a cluster, one node with its history, or each change as it happens.
 
 use tokio::sync::mpsc;
-use usher_proto::{Bitrate, pb::v1, units};
+use usher_proto::{Bitrate, Code, pb::v1, units};
 
 use super::{
     failure::Failure,
     options::{Operator, interrupted},
     output::{count, duration, print, print_json, print_json_line, state},
 };
-use crate::core::{
-    table::{self, Align, clean},
-    url::Address,
+use crate::{
+    client::Client,
+    core::{
+        table::{self, Align, clean},
+        url::Address,
+    },
 };
 
 /// List nodes with their state and bandwidth, or show one node
@@ -71,6 +74,14 @@ impl NodesArgs {
             }
             return failed;
         }
+        tokio::select! {
+            shown = self.show(&client, name) => shown,
+            () = interrupted(&mut stop) => Err(Failure::new(Code::Interrupted, "interrupted")),
+        }
+    }
+
+    /// Shows one node, or all.
+    async fn show(&self, client: &Client, name: Option<&str>) -> Result<(), Failure> {
         match name {
             Some(name) => {
                 let found = client.node(name).await.map_err(Failure::for_operator)?;

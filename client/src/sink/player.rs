@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use usher_media::probe::Container;
 use usher_proto::{Code, ContentId, Fault};
 
-use super::{hop, pipe::fault};
+use super::{pipe::fault, run_blocking};
 use crate::{
     core::{assembler::Chunk, gate::Gate},
     driver::{FeedSink, Sink, TransferInfo},
@@ -91,7 +91,7 @@ impl Sink for PlayerSink {
         make: impl FnOnce() -> (Vec<Chunk>, T) + Send + 'static,
     ) -> Result<T, Fault> {
         let (out, entrance) = (Arc::clone(&self.out), Arc::clone(&self.entrance));
-        hop(move || {
+        run_blocking(move || {
             let (chunks, made) = make();
             write(&out, &entrance, chunks.into_iter().map(|chunk| chunk.data).collect()).map(|()| made)
         })
@@ -110,6 +110,6 @@ impl Sink for PlayerSink {
 impl FeedSink for PlayerSink {
     async fn write(&mut self, media: Vec<Bytes>) -> Result<(), Fault> {
         let (out, entrance) = (Arc::clone(&self.out), Arc::clone(&self.entrance));
-        hop(move || write(&out, &entrance, media)).await
+        run_blocking(move || write(&out, &entrance, media)).await
     }
 }

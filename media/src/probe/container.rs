@@ -21,7 +21,7 @@ impl Container {
 
     /// The container of media that begins with `head`; `None` for anything else, and while there are too few bytes.
     pub fn of(head: &[u8]) -> Option<Self> {
-        if matroska::looks(head) {
+        if matroska::is_ebml(head) {
             return Some(Self::Matroska);
         }
         if crate::mp4::begins_file(head) {
