@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jsonwebtoken::{Validation, errors::ErrorKind};
 use thiserror::Error;
-use usher_proto::code::{Code, Fault, printable};
+use usher_proto::{
+    code::{Code, Fault},
+    text::printable,
+};
 
 use super::{
     claims::{TokenClaims, UsherClaims},
