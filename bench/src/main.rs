@@ -5,6 +5,7 @@ mod chaos;
 mod cluster;
 mod deltas;
 mod far;
+mod hostile;
 mod live;
 mod loss;
 mod peers;
@@ -55,6 +56,8 @@ enum Bench {
     /// is written as it plays. moq-relay and moq are the peer, where they are installed; its viewers are a small program
     /// that is built for this when they are.
     Live(live::Args),
+    /// Attacks from one address: how many honest clients are served meanwhile, and how fast
+    Hostile(hostile::Args),
     /// The balancer in a simulated cluster: its loss against the optimum and other policies
     Sim(sim::Args),
 }
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Start(args) => start::run(&args),
         Bench::Chaos(args) => chaos::run(&args),
         Bench::Live(args) => live::run(&args),
+        Bench::Hostile(args) => hostile::run(&args),
         Bench::Sim(args) => sim::run(&args),
     }
 }

@@ -1,19 +1,49 @@
-//! The rustls configurations for media, with an explicit provider so that no process-wide default is needed. Shells wrap them
-//! for QUIC; tonic builds its own from the PEM files.
+//! The rustls configurations for media and of the master's listener, with an explicit provider so that no process-wide default
+//! is needed. Shells wrap those for media for QUIC; gRPC clients build their own from the PEM files.
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use rustls::client::Resumption;
-use rustls::server::ServerSessionMemoryCache;
-use rustls::{ClientConfig, KeyLogFile, ServerConfig};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::{ClientConfig, KeyLogFile, RootCertStore, ServerConfig};
 use usher_proto::ALPN;
 
+use crate::files::PemSet;
 use crate::media::MediaCertResolver;
 use crate::pin::PinnedVerifier;
 pub use crate::suite::provider;
 
 /// TLS sessions that a node remembers, so that their clients reconnect without a round trip.
 const SESSIONS: usize = 4096;
+
+/// The server side of the master's API: TLS 1.2 or 1.3, ALPN `h2`. A client certificate is optional, and must be one of the
+/// authority's: viewers have none.
+///
+/// # Errors
+/// When a PEM text cannot be parsed, or key and certificate do not match.
+pub fn master_server_config(pem: &PemSet) -> anyhow::Result<ServerConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(pem.ca.as_bytes()) {
+        roots.add(authority.context("parse the authority's certificate")?).context("trust the authority")?;
+    }
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+    let clients = clients.allow_unauthenticated().build().context("verify client certificates")?;
+    let chain = CertificateDer::pem_slice_iter(pem.cert.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).context("parse the master's key")?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("choose TLS versions")?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain.context("parse the master's certificate")?, key)
+        .context("use the master's certificate")?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
 
 /// The server side of media: TLS 1.3, ALPN `usher/1`, no client certificate (the ticket is the viewer's right).
 ///

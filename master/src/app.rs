@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use rustix::process::{Resource, getrlimit};
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::service::Routes;
 use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS};
-use tracing::{error, info, warn};
-use usher_certs::files::PemSet;
+use tracing::{info, warn};
+use usher_certs::{files::PemSet, tls::master_server_config};
 use usher_proto::pb::{
     DESCRIPTORS,
     v1::{
@@ -18,8 +19,10 @@ use usher_proto::pb::{
 };
 
 use crate::{
+    calls::CallBudgets,
     grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
-    http, listen,
+    http,
+    listen::{Limits, Listener},
     metrics::Metrics,
     settings::Config,
     state::SharedState,
@@ -31,18 +34,8 @@ use crate::{
 /// Interval between checks of leases and reservations: a twentieth of a lease.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Limit of a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// Interval of pings on a silent connection, and the time to answer one. Together below two leases, so that the channel
-/// of a dead node closes soon after its lease.
-const PING: Duration = Duration::from_secs(4);
-
-/// Limit of concurrent calls per connection.
-const CALLS: u32 = 256;
-
-/// Limit of header bytes per call.
-const HEADERS: u32 = 16 << 10;
+/// Descriptors that connections must leave: listeners, the runtime, metrics, files.
+const OTHER_FILES: usize = 128;
 
 /// Time that running calls have to end at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
@@ -78,7 +71,7 @@ impl MasterHandle {
         }
     }
 
-    /// Waits until the master stops by itself, which happens only if its listener fails.
+    /// Waits until the master stops by itself, which happens only after a panic of its listener.
     pub async fn ended(&mut self) {
         // An error is a panic of the task, logged where it happened.
         let _panic = (&mut self.server).await;
@@ -102,20 +95,7 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     let state_dir = config.state()?;
     let secret = store::cluster_secret(&state_dir)?;
     let viewers = Arc::new(Viewers::new(&config, secret.clone(), &state_dir)?);
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(&pem.cert, &pem.key))
-        .client_ca_root(Certificate::from_pem(&pem.ca))
-        // Viewers have no certificate; Registry and Cluster check theirs.
-        .client_auth_optional(true)
-        .timeout(HANDSHAKE);
-    let mut server = Server::builder()
-        .tls_config(tls)
-        .context("set up TLS with the master's certificate")?
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PING))
-        .max_concurrent_streams(CALLS)
-        .http2_max_header_list_size(HEADERS);
-
+    let tls = master_server_config(&pem).context("set up TLS with the master's certificate")?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!(
             "listen on {}: if another process has this address (perhaps another master), end it, or choose another with \
@@ -134,7 +114,8 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     tokio::spawn(update_queue::work(Arc::clone(&state), updates));
     let ending = CancellationToken::new();
     let scraped_at = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
-    let watch = scraped.map(|listener| http::serve(listener, Arc::clone(&state), ending.clone()));
+    let watch =
+        scraped.map(|listener| http::serve(listener, config.metrics_host.clone(), Arc::clone(&state), ending.clone()));
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -143,16 +124,18 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
         // Ends with the master.
         tokio::spawn(keys_at.keep_fresh(Arc::clone(&viewers), ending.clone()));
     }
+    let budgets = Arc::new(CallBudgets::new(config.call_memory, Arc::clone(&metrics)));
     let tickets = grpc::tickets::TicketsService::new(Arc::clone(&state), Arc::clone(&viewers), config.queue);
-    let catalog = grpc::catalog::CatalogService::new(Arc::clone(&state), Arc::clone(&viewers));
+    let catalog = grpc::catalog::CatalogService::new(Arc::clone(&state), Arc::clone(&viewers), Arc::clone(&budgets));
     let cluster = grpc::cluster::ClusterService::new(
         Arc::clone(&state),
         Arc::clone(&viewers),
         config.cluster_access,
+        Arc::clone(&budgets),
         ending.clone(),
     );
     let registry = grpc::registry::RegistryService::new(Arc::clone(&state), queue, ending.clone());
-    let router = server
+    let routes = Routes::default()
         .add_service(TicketsServer::new(tickets).max_decoding_message_size(CLIENT_MESSAGE))
         .add_service(CatalogServer::new(catalog).max_decoding_message_size(CLIENT_MESSAGE))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(CLIENT_MESSAGE))
@@ -161,7 +144,12 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
         .add_service(reflection().build_v1().context("set up reflection")?)
         .add_service(reflection().build_v1alpha().context("set up reflection")?);
 
-    let incoming = Box::pin(listen::connections(listener, config.max_connections, metrics.connections.clone()));
+    let limits = Limits {
+        connections: affordable(config.max_connections),
+        prefixes: config.prefix_lengths,
+        idle: config.idle_timeout,
+    };
+    let connections = Listener::new(tls, routes.prepare(), budgets, limits, metrics, ending.clone());
     let ticker = tokio::spawn(tick(state, ending.clone()));
     let updates = ending.clone();
     let serve = async move {
@@ -171,10 +159,7 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
                 health.set_service_status(service, ServingStatus::NotServing).await;
             }
         };
-        if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop).await {
-            error!(error = &error as &dyn std::error::Error, "listener failed");
-        }
-        updates.cancel();
+        tokio::join!(connections.serve(listener), stop);
         // Ends with the token; an error is a panic, logged where it happened.
         let _panic = ticker.await;
         if let Some(watch) = watch {
@@ -183,6 +168,19 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     };
     info!(%address, "master listens");
     Ok(MasterHandle { address, metrics: scraped_at, ending, server: tokio::spawn(serve) })
+}
+
+/// The connections for which the system lets this process have descriptors: a failed accept would let all clients wait.
+fn affordable(connections: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let most = files.unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).max(1);
+    if connections > most {
+        warn!(
+            limit = most,
+            "--max-connections lowered: the limit of open files (ulimit -n) is too low for {connections}"
+        );
+    }
+    connections.min(most)
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

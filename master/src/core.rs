@@ -4,6 +4,8 @@
 pub mod balancer;
 pub mod catalog;
 pub mod cluster;
+pub mod fair_queue;
+pub mod fair_set;
 pub mod feeds;
 pub mod fixed;
 pub mod history;

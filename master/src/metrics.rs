@@ -13,6 +13,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::refusals::Refusals;
+
 /// HTTP content type of OpenMetrics text.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -73,6 +75,7 @@ pub(crate) struct Metrics {
     pub(crate) orders: Family<OrderLabel, Counter>,
     pub(crate) hints: Counter,
     pub(crate) connections: Level,
+    pub(crate) refusals: Refusals,
     /// State of the ledger.
     pub(crate) sessions: Level,
     pub(crate) promised: Level,
@@ -96,6 +99,9 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("usher_master");
         let r = &mut registry;
+        let refusals = Refusals::default();
+        let help = "Refusals because the client has its share, by resource";
+        r.register("refused_by_budget", help, refusals.counts.clone());
         let queued = made(r, "requests_queued", "Requests waiting to run", Family::default());
         let running = made(r, "requests_running", "Requests running", Family::default());
         let refused = made(r, "requests_refused", "Requests refused by the queue, by reason", Family::default());
@@ -127,6 +133,7 @@ impl Metrics {
             sessions_refused: made(r, "sessions_turned", "Sessions refused by nodes, by reason", Family::default()),
             orders: made(r, "orders", "Orders to nodes by kind and result", Family::default()),
             hints: made(r, "hints", "Client hints that a node does not answer", Counter::default()),
+            refusals,
             connections: made(r, "connections", "Open connections", Level::default()),
             sessions: made(r, "ledger_sessions", "Sessions reserved or running", Level::default()),
             promised,

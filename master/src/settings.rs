@@ -8,12 +8,13 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, tim
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
+use usher_budget::PrefixLengths;
 use usher_certs::{
     Identity, Role,
     files::{self, Paths, PemSet},
 };
 use usher_proto::{MASTER_PORT, ticket::LEEWAY_SECS};
-use usher_settings::{Settings, de, state_dir};
+use usher_settings::{Settings, de, size, state_dir};
 use usher_token::cli::AUDIENCE;
 
 pub use self::{
@@ -27,6 +28,9 @@ const METRICS_PORT: u16 = 7441;
 
 /// Most connections, and most waiting requests, that can be set.
 const MAX_WAITING: usize = 1_000_000;
+
+/// Least memory of calls, in bytes: four of the largest for clients without a certificate, one for those with one.
+const MIN_CALL_MEMORY: u64 = 32_000_000;
 
 /// Range of a session's lifetime. Tickets count whole seconds; a month is as good as for ever.
 const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
@@ -85,13 +89,28 @@ pub struct Config {
     /// Maximum number of requests that wait for a decision [default: 1024]
     #[arg(long, env = "USHER_QUEUE", value_name = "N")]
     pub queue: usize,
-    /// Maximum number of connections at a time; further ones wait [default: 4096]
+    /// Maximum number of connections at a time; a quarter is kept for nodes and operators [default: 4096]
     #[arg(long, env = "USHER_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: usize,
+    /// Time after which a connection without a running call is closed [default: 1m]
+    #[arg(long, env = "USHER_IDLE_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "de::duration")]
+    pub idle_timeout: Duration,
+    /// Memory that running calls may use in all [default: 256MB]
+    #[arg(long, env = "USHER_CALL_MEMORY", value_name = "SIZE", value_parser = size)]
+    #[serde(deserialize_with = "de::size")]
+    pub call_memory: u64,
+    /// Lengths of the address prefixes that count as one client each, for IPv4 and IPv6 [default: 32,64]
+    #[arg(long, env = "USHER_PREFIX_LENGTHS", value_name = "IPV4,IPV6")]
+    #[serde(deserialize_with = "de::text")]
+    pub prefix_lengths: PrefixLengths,
     /// TCP address to serve metrics on (plain HTTP), or off [default: 127.0.0.1:7441]
     #[arg(long, env = "USHER_METRICS", value_name = "IP:PORT|off")]
     #[serde(deserialize_with = "de::text")]
     pub metrics: MetricsAt,
+    /// Names by which the metrics may be requested, beside IP addresses and localhost
+    #[arg(long, env = "USHER_METRICS_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub metrics_host: Vec<String>,
     /// Time after which a client must have renewed the ticket of its session, 1s to 30d, or off [default: 10m]
     #[arg(long, env = "USHER_SESSION_LIFETIME", value_name = "TIME|off")]
     #[serde(deserialize_with = "de::text")]
@@ -148,7 +167,12 @@ impl Default for Config {
             // A viewer holds a connection for seconds, a node for as long as it is attached; each takes a file descriptor
             // and some 50 kB.
             max_connections: 4096,
+            idle_timeout: Duration::from_secs(60),
+            // Four thousand usual calls.
+            call_memory: 256_000_000,
+            prefix_lengths: PrefixLengths::default(),
             metrics: MetricsAt::Usual(([127, 0, 0, 1], METRICS_PORT).into()),
+            metrics_host: Vec::new(),
             // A client that loses its right to watch goes on for at most this long.
             session_lifetime: Lifetime(Some(Duration::from_secs(10 * 60))),
             moves: Switch::On,
@@ -176,6 +200,12 @@ impl Config {
             (1..=MAX_WAITING).contains(&self.max_connections),
             "--max-connections {}: write a number from 1 to {MAX_WAITING}",
             self.max_connections
+        );
+        ensure!(
+            self.call_memory >= MIN_CALL_MEMORY,
+            "--call-memory {}B: at least {} MB are needed",
+            self.call_memory,
+            MIN_CALL_MEMORY / 1_000_000
         );
         ensure!(self.queue <= MAX_WAITING, "--queue {}: at most {MAX_WAITING} requests may wait", self.queue);
         self.check_viewers()?;

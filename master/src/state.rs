@@ -127,6 +127,11 @@ impl SharedState {
         Some((now.unix_ms / 1000).saturating_add(self.lifetime?.as_secs()))
     }
 
+    /// Number of known nodes.
+    pub(crate) fn roster_len(&self) -> usize {
+        self.lock().cluster.roster().nodes().count()
+    }
+
     /// Contact of an attached node.
     pub(crate) fn contact(&self, node: &NodeName) -> Option<Arc<NodeContact>> {
         let inner = self.lock();

@@ -12,8 +12,8 @@ use usher_proto::{
     title::MAX_BYTES,
 };
 
-use super::access::Caller;
-use crate::{state::SharedState, viewers::Viewers};
+use super::{access::Caller, peer};
+use crate::{calls::CallBudgets, state::SharedState, viewers::Viewers};
 
 /// Default number of titles per page.
 const PAGE: u32 = 1000;
@@ -24,14 +24,18 @@ const MAX_PAGE: u32 = 5000;
 /// Bytes after which a page ends: half of the default message limit of gRPC clients.
 const PAGE_BYTES: usize = 2 << 20;
 
+/// Bytes of a title in an answer, about. Answers with longer ones end earlier.
+const TITLE_BYTES: u64 = 512;
+
 pub(crate) struct CatalogService {
     state: Arc<SharedState>,
     viewers: Arc<Viewers>,
+    budgets: Arc<CallBudgets>,
 }
 
 impl CatalogService {
-    pub(crate) fn new(state: Arc<SharedState>, viewers: Arc<Viewers>) -> Self {
-        Self { state, viewers }
+    pub(crate) fn new(state: Arc<SharedState>, viewers: Arc<Viewers>, budgets: Arc<CallBudgets>) -> Self {
+        Self { state, viewers, budgets }
     }
 
     /// Titles with `prefix` that the caller may see, as in [`SharedState::titles`].
@@ -70,6 +74,7 @@ impl Catalog for CatalogService {
         &self,
         request: Request<v1::ListTitlesRequest>,
     ) -> Result<Response<v1::ListTitlesResponse>, Status> {
+        let peer = peer::peer(&request)?;
         let caller = Caller::of(&self.viewers, &request)?;
         let request = request.into_inner();
         let prefix = request.prefix;
@@ -79,6 +84,8 @@ impl Catalog for CatalogService {
         }
         let after = parse_token(&prefix, &request.page_token)?;
         let size = if request.page_size == 0 { PAGE } else { request.page_size.min(MAX_PAGE) };
+        // As messages and as bytes.
+        let charge = self.budgets.charge(&peer, (u64::from(size) * TITLE_BYTES).min(PAGE_BYTES as u64) * 2)?;
         let mut bytes = 0;
         let within = |title: &v1::Title| {
             bytes += title.encoded_len();
@@ -88,7 +95,7 @@ impl Catalog for CatalogService {
         let (titles, more) = self.titles(&caller, &prefix, after, limit, within).await;
         let last = titles.last().filter(|_| more);
         let next_page_token = last.map(|title| hex::encode(&title.title)).unwrap_or_default();
-        Ok(Response::new(v1::ListTitlesResponse { titles, next_page_token }))
+        Ok(charge.with(v1::ListTitlesResponse { titles, next_page_token }))
     }
 
     async fn locate(&self, request: Request<v1::LocateRequest>) -> Result<Response<v1::LocateResponse>, Status> {

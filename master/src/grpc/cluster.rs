@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast::error::RecvError, mpsc},
+    sync::{broadcast::error::RecvError, mpsc},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,17 +23,18 @@ use super::{
     peer, request_id,
 };
 use crate::{
+    calls::{CallBudgets, Charge},
     core::{balancer::RETRY, journal::KEPT},
     settings::ClusterAccess,
     state::{DrainProgress, SharedState, unknown_node},
     viewers::Viewers,
 };
 
-/// Limit of watchers.
-const WATCHERS: usize = 256;
-
 /// Changes buffered per watcher; the rest stay in the shared ring.
 const TO_WATCHER: usize = 16;
+
+/// Bytes of a node in an answer, about.
+const NODE_BYTES: u64 = 2 << 10;
 
 /// Default deadline of a drain.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
@@ -57,7 +58,7 @@ pub(crate) struct ClusterService {
     state: Arc<SharedState>,
     viewers: Arc<Viewers>,
     access: ClusterAccess,
-    watchers: Arc<Semaphore>,
+    budgets: Arc<CallBudgets>,
     ending: CancellationToken,
 }
 
@@ -67,9 +68,16 @@ impl ClusterService {
         state: Arc<SharedState>,
         viewers: Arc<Viewers>,
         access: ClusterAccess,
+        budgets: Arc<CallBudgets>,
         ending: CancellationToken,
     ) -> Self {
-        Self { state, viewers, access, watchers: Arc::new(Semaphore::new(WATCHERS)), ending }
+        Self { state, viewers, access, budgets, ending }
+    }
+
+    /// Charges the roster, which an answer holds until its client has read it.
+    fn charge<T>(&self, request: &Request<T>) -> Result<Charge, Status> {
+        let bytes = (self.state.roster_len() as u64).saturating_mul(NODE_BYTES);
+        Ok(self.budgets.charge(peer::peer(request)?.as_ref(), bytes)?)
     }
 
     fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
@@ -77,16 +85,6 @@ impl ClusterService {
             ClusterAccess::Open => Ok(()),
             ClusterAccess::Admin => operator(request),
         }
-    }
-
-    /// Acquires a watcher's permit.
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let full = |_| {
-            Fault::new(Code::NoCapacity, format!("the limit of {WATCHERS} watchers is reached"))
-                .after(RETRY)
-                .to_status()
-        };
-        Arc::clone(&self.watchers).try_acquire_owned().map_err(full)
     }
 }
 
@@ -113,10 +111,9 @@ impl Cluster for ClusterService {
             let rule = format!("at most a day, {} ms; not {deadline_ms}", MAX_DRAIN.as_millis());
             return Err(Invalid::one("deadline_ms", rule).to_status());
         }
-        let permit = self.permit()?;
         let (drain, first) = self.state.drain(&name, deadline)?;
         let (sender, receiver) = mpsc::channel(TO_WATCHER);
-        tokio::spawn(follow(Arc::clone(&self.state), drain, first, sender, permit, self.ending.clone()));
+        tokio::spawn(follow(Arc::clone(&self.state), drain, first, sender, self.ending.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -143,7 +140,8 @@ impl Cluster for ClusterService {
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         self.allow(&request)?;
-        Ok(Response::new(v1::ListNodesResponse { nodes: self.state.nodes() }))
+        let charge = self.charge(&request)?;
+        Ok(charge.with(v1::ListNodesResponse { nodes: self.state.nodes() }))
     }
 
     async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
@@ -184,10 +182,10 @@ impl Cluster for ClusterService {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.allow(&request)?;
-        let permit = self.permit()?;
+        let charge = self.charge(&request)?;
         let (sender, receiver) = mpsc::channel(TO_WATCHER);
-        tokio::spawn(watch(Arc::clone(&self.state), sender, permit, self.ending.clone()));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        tokio::spawn(watch(Arc::clone(&self.state), sender, self.ending.clone()));
+        Ok(charge.with(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
@@ -195,7 +193,6 @@ impl Cluster for ClusterService {
 async fn watch(
     state: Arc<SharedState>,
     sender: mpsc::Sender<Result<v1::WatchResponse, Status>>,
-    _permit: OwnedSemaphorePermit,
     ending: CancellationToken,
 ) {
     let send = async {
@@ -237,7 +234,6 @@ async fn follow(
     mut drain: DrainProgress,
     first: v1::DrainResponse,
     sender: mpsc::Sender<Result<v1::DrainResponse, Status>>,
-    _permit: OwnedSemaphorePermit,
     ending: CancellationToken,
 ) {
     let send = async {

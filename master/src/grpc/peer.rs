@@ -1,9 +1,18 @@
 //! Identity of a caller, from the certificate that TLS has verified.
 
+use std::sync::Arc;
+
 use tonic::Request;
 use usher_certs::{Identity, Role};
-use usher_proto::Fault;
-use usher_proto::code::Code;
+use usher_proto::{Fault, code::Code};
+
+use crate::peer::Peer;
+
+/// The client of the call's connection.
+pub(super) fn peer<T>(request: &Request<T>) -> Result<Arc<Peer>, Fault> {
+    let peer = request.extensions().get::<Arc<Peer>>();
+    peer.cloned().ok_or_else(|| Fault::new(Code::Internal, "the call came over no connection"))
+}
 
 /// The caller's identity; `None` without a certificate.
 pub(super) fn identity<T>(request: &Request<T>) -> Result<Option<Identity>, Fault> {

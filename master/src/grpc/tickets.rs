@@ -21,7 +21,7 @@ use usher_proto::{
 use super::{
     access::{Caller, for_purpose},
     answers::{PREPARE_TIMEOUT, TicketTerms, after_refusal, answer, log_decision, redirected},
-    publish,
+    peer, publish,
     queue::AdmissionQueue,
     renew, request_id,
 };
@@ -243,11 +243,12 @@ impl TicketsService {
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let client = request.remote_addr().map(|address| address.ip());
-        let sender = publish::Sender::of(&self.viewers, &request);
+        let (peer, sender) = (peer::peer(&request)?, publish::Sender::of(&self.viewers, &request));
         let publish = Publish::try_from(request.into_inner())?;
         let sender = sender.map_err(failure)?;
         let name = sender.require(&publish.title).map_err(failure)?;
-        let permit = self.decisions.acquire().await.map_err(failure)?;
+        let holder = peer.holder_with(sender.viewer());
+        let permit = self.decisions.acquire(&holder).await.map_err(failure)?;
         self.hint_unresponsive(&publish.failed, client);
         let answered = publish::answer(&self.state, &publish, id, sender.viewer());
         drop(permit);
@@ -266,12 +267,14 @@ impl TicketsService {
         request: Request<v1::RenewRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
         let failure = |fault: Fault| request_id::failure(id, &fault);
+        let peer = peer::peer(&request)?;
         let sender = publish::Sender::of(&self.viewers, &request);
         let caller = Caller::of(&self.viewers, &request);
         let renew = Renew::try_from(request.into_inner())?;
         // A running session is not refused for lack of capacity: its client retries.
         let busy = |fault: Fault| failure(Fault { code: Code::Unavailable, ..fault });
-        let permit = self.decisions.acquire().await.map_err(busy)?;
+        let holder = peer.holder_with(caller.as_ref().ok().and_then(Caller::viewer));
+        let permit = self.decisions.acquire(&holder).await.map_err(busy)?;
         let renewed = renew::renewed(&self.state, &self.viewers, &renew, caller, sender);
         drop(permit);
         match &renewed {
@@ -289,11 +292,13 @@ impl TicketsService {
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
+        let peer = peer::peer(&request)?;
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let caller = Caller::of(&self.viewers, &request).map_err(failure)?;
+        let holder = peer.holder_with(caller.viewer());
         let resolve = permitted(&caller, valid(request.into_inner())?).map_err(failure)?;
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
-        let mut permit = queue.acquire().await.map_err(failure)?;
+        let mut permit = queue.acquire(&holder).await.map_err(failure)?;
         self.hint([&resolve], client);
         let source = self.source(&caller, client);
         let call = CallContext { id, tag: request_id::tag(id, 0), caller: &caller, source };
@@ -302,7 +307,7 @@ impl TicketsService {
             Err(unseated) => {
                 if unseated.probe_wait.is_some() && resolve.mode != Mode::Brokered {
                     drop(permit);
-                    permit = self.brokered.acquire().await.map_err(failure)?;
+                    permit = self.brokered.acquire(&holder).await.map_err(failure)?;
                 }
                 self.decide_again(&resolve, unseated, call).await
             }
@@ -322,8 +327,10 @@ impl TicketsService {
         request: Request<v1::ResolveManyRequest>,
     ) -> Result<Response<v1::ResolveManyResponse>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
+        let peer = peer::peer(&request)?;
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let caller = Caller::of(&self.viewers, &request).map_err(failure)?;
+        let holder = peer.holder_with(caller.viewer());
         let requests = request.into_inner().requests;
         if requests.len() > MAX_REQUESTS {
             let text = format!("at most {MAX_REQUESTS}, not {}", requests.len());
@@ -336,7 +343,7 @@ impl TicketsService {
         let resolves: Vec<Result<Resolve, Fault>> = requests.into_iter().map(resolve).collect();
         let brokered = resolves.iter().flatten().any(|resolve| resolve.mode == Mode::Brokered);
         let queue = if brokered { &self.brokered } else { &self.decisions };
-        let mut permit = queue.acquire().await.map_err(failure)?;
+        let mut permit = queue.acquire(&holder).await.map_err(failure)?;
 
         self.hint(resolves.iter().flatten(), client);
         let tag = |at| request_id::tag(id, at);
@@ -348,7 +355,7 @@ impl TicketsService {
         if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { probe_wait: Some(_), .. })))
         {
             drop(permit);
-            permit = self.brokered.acquire().await.map_err(failure)?;
+            permit = self.brokered.acquire(&holder).await.map_err(failure)?;
         }
         let mut decided = decided.into_iter();
         let mut answers = Vec::with_capacity(resolves.len());

@@ -3,6 +3,7 @@
 mod attach;
 mod balance;
 mod harness;
+mod limits;
 mod operate;
 mod orders;
 mod renew;

@@ -207,23 +207,3 @@ async fn the_usual_address_of_metrics_may_be_in_use() {
         format!("{:#}", start(config, pem(master.dir.path(), Role::Master, "master")).await.err().expect("in use"));
     assert!(text.contains(&taken.to_string()) && text.contains("--metrics"), "{text}");
 }
-
-#[tokio::test]
-async fn connections_are_bounded_and_the_next_one_waits() {
-    let master = Master::with(|config| config.max_connections = 1).await;
-    let mut first = master.cluster().await;
-    first.list_nodes(v1::ListNodesRequest {}).await.expect("listed");
-    let second = async { master.cluster().await.list_nodes(v1::ListNodesRequest {}).await.is_ok() };
-    let mut second = std::pin::pin!(second);
-    // Many calls over the first connection, while the second has none.
-    for _ in 0..100 {
-        tokio::select! {
-            biased;
-            _ = &mut second => panic!("there is no place for it"),
-            listed = first.list_nodes(v1::ListNodesRequest {}) => assert!(listed.is_ok()),
-        }
-    }
-    master.counted("usher_master_connections 1").await;
-    drop(first);
-    assert!(within(second).await);
-}
