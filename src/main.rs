@@ -63,6 +63,8 @@ enum Role {
     Drain(client::DrainArgs),
     Undrain(client::UndrainArgs),
     Rebalance(client::RebalanceArgs),
+    Conflicts(client::ConflictsArgs),
+    ResolveConflict(client::ResolveConflictArgs),
     /// Run a node, which serves folders of media
     ///
     /// Precedence: command line, environment variable, TOML file of --config, default. Example:
@@ -72,7 +74,7 @@ enum Role {
     /// Run the master, which knows the nodes and assigns viewers to them
     ///
     /// Precedence: command line, environment variable, TOML file of --config, default.
-    /// The tables `[[link]]` and `[[copies]]` exist in the file only.
+    /// The tables `[[node]]`, `[[link]]` and `[[copies]]` exist in the file only.
     #[command(verbatim_doc_comment)]
     Master(Box<usher_master::cli::Args>),
     /// Create and show the cluster's certificates
@@ -113,6 +115,8 @@ async fn run(role: Role) -> ExitCode {
         Role::Drain(args) => client_exit(args.run(signals::shutdown()).await),
         Role::Undrain(args) => client_exit(args.run().await),
         Role::Rebalance(args) => client_exit(args.run().await),
+        Role::Conflicts(args) => client_exit(args.run().await),
+        Role::ResolveConflict(args) => client_exit(args.run().await),
         Role::Demo(args) => server_exit(demo::run(args, signals::shutdown()).await),
         Role::Node(args) => server_exit(usher_node::cli::run(*args, signals::shutdown()).await),
         Role::Master(args) => server_exit(usher_master::cli::run(*args, signals::first(signals::shutdown())).await),

@@ -18,10 +18,10 @@ use usher_certs::{
 };
 use usher_kit::{Cluster, Process};
 use usher_proto::{
-    Bitrate, BootId, SessionId, Title,
+    Bitrate, BootId, Title,
     model::{Begun, Presence, Sessions},
     pb::v1::{self, AttachRequest, attach_request::Body, registry_client::RegistryClient},
-    ticket::Purpose,
+    ticket::{ClusterSecret, Purpose, SessionKey},
     units,
 };
 
@@ -51,19 +51,22 @@ const RUNNING: u32 = 300;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.nodes > 0 && args.seconds > 0, "at least one node and one second");
-    let cluster = Cluster::start(&usher()?, &["--log", "info"])?;
+    let cluster = Cluster::start(&usher()?, &["--log", "info", "--dial-back", "off"])?;
     let (certs, address) = (cluster.certs(), cluster.address.clone());
+    let secret = fs::read(cluster.path().join("master-state/cluster.secret")).context("read the cluster's secret")?;
+    let secret = <[u8; 32]>::try_from(secret).ok().context("a secret has 32 bytes")?;
+    let key = ClusterSecret::new(secret).session_key();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(measure(args, &certs, &address, &cluster.master))
+    runtime.block_on(measure(args, &certs, &key, &address, &cluster.master))
 }
 
-async fn measure(args: &Args, certs: &Path, address: &str, master: &Process) -> anyhow::Result<()> {
+async fn measure(args: &Args, certs: &Path, key: &SessionKey, address: &str, master: &Process) -> anyhow::Result<()> {
     let (ready, mut attached) = mpsc::channel(1);
     let mut nodes = JoinSet::new();
     for i in 0..args.nodes {
-        let (certs, address, ready) = (certs.to_owned(), address.to_owned(), ready.clone());
+        let (certs, key, address, ready) = (certs.to_owned(), key.clone(), address.to_owned(), ready.clone());
         let changes = args.rate / args.nodes / 5 / 2;
-        nodes.spawn(async move { node(i, changes.max(1), &certs, &address, ready).await });
+        nodes.spawn(async move { node(i, changes.max(1), &certs, &key, &address, ready).await });
     }
     for _ in 0..args.nodes {
         tokio::select! {
@@ -87,7 +90,14 @@ async fn measure(args: &Args, certs: &Path, address: &str, master: &Process) -> 
 }
 
 /// One node: attaches, reports its sessions, then replaces some of them five times a second for ever.
-async fn node(i: u32, changes: u32, certs: &Path, address: &str, ready: mpsc::Sender<()>) -> anyhow::Result<()> {
+async fn node(
+    i: u32,
+    changes: u32,
+    certs: &Path,
+    key: &SessionKey,
+    address: &str,
+    ready: mpsc::Sender<()>,
+) -> anyhow::Result<()> {
     let name = format!("node-{i}");
     let paths = issue(certs, &Identity::new(Role::Node, &name)?, &[], certs, false)?;
     let pem = read_pem(&paths.cert, &paths.key, &paths.ca)?;
@@ -120,7 +130,7 @@ async fn node(i: u32, changes: u32, certs: &Path, address: &str, ready: mpsc::Se
 
     let began = Instant::now();
     let uptime = || units::millis(began.elapsed());
-    let session = |n: u64| SessionId((u128::from(i) << 64) | u128::from(n));
+    let session = |n: u64| key.issue(u64::from(i) << 40 | n);
     let committed = Bitrate(u64::from(RUNNING) * 4_000_000);
     let begun = |n: u64| {
         let title = Title::parse(&format!("films/{}.mp4", n % 1000)).expect("a title");

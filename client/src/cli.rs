@@ -1,7 +1,8 @@
 //! The commands of a client: `fetch`, `play`, `publish`, `ls`, `locate`, `nodes` and `explain`, and those of operators:
-//! `drain`, `undrain` and `rebalance`. Each command is a file; `options` holds the options that they share, `output`
+//! `drain`, `undrain`, `rebalance`, `conflicts` and `resolve-conflict`. Each command is a file; `options` holds the options that they share, `output`
 //! how they print. Standard output carries data only.
 
+mod conflicts;
 mod explain;
 mod failure;
 mod fetch;
@@ -18,6 +19,7 @@ mod progress;
 mod publish;
 
 pub use self::{
+    conflicts::{ConflictsArgs, ResolveConflictArgs},
     explain::ExplainArgs,
     failure::Failure,
     fetch::FetchArgs,

@@ -283,7 +283,14 @@ impl<'a, A, S: Send + 'static> Failover<'a, A, S> {
     fn next_of(&mut self, action: Action) -> Next {
         match action {
             Action::Fail(fault) => self.fail(fault),
-            Action::Resolve { after, exclude, failed } => Next::Resolve(Query { after, exclude, failed }),
+            Action::Resolve { after, exclude, mut failed } => {
+                // The proof that the master named the node.
+                for failed in &mut failed {
+                    let seat = self.seats.iter().find(|seat| seat.node == failed.node);
+                    failed.ticket = seat.map(|seat| seat.ticket.clone()).unwrap_or_default();
+                }
+                Next::Resolve(Query { after, exclude, failed })
+            }
             Action::Open(seat) => self.attempt(seat, None),
             Action::Continue => Next::Wait,
         }

@@ -286,6 +286,18 @@ impl Master {
         self.answer(client.undrain(self.request(v1::UndrainRequest { node }))).await.map(|_done| ())
     }
 
+    /// Titles with more than one content, and whether there are more.
+    pub(crate) async fn conflicts(&self) -> Result<v1::ListConflictsResponse, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        self.answer(client.list_conflicts(self.request(v1::ListConflictsRequest {}))).await
+    }
+
+    /// Chooses the content of a title.
+    pub(crate) async fn resolve_conflict(&self, request: v1::ResolveConflictRequest) -> Result<(), Fault> {
+        let mut client = ClusterClient::new(self.channel().await?);
+        self.answer(client.resolve_conflict(self.request(request))).await.map(|_done| ())
+    }
+
     /// Balances load, or only plans the moves.
     pub(crate) async fn rebalance(&self, request: v1::RebalanceRequest) -> Result<Vec<v1::PlannedMove>, Fault> {
         let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);

@@ -20,11 +20,12 @@ use usher_proto::pb::{
 
 use crate::{
     calls::CallBudgets,
+    dial_back,
     grpc::{self, CLIENT_MESSAGE, NODE_MESSAGE},
     http,
     listen::{Limits, Listener},
     metrics::Metrics,
-    settings::Config,
+    settings::{Config, Switch},
     state::SharedState,
     store,
     update_queue::{self, UpdateQueue},
@@ -107,12 +108,15 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
     let scraped = http::listen(config.metrics).await?;
 
     let metrics = Arc::new(Metrics::new());
-    let state = SharedState::new(secret, config.balancing()?, config.session_lifetime.0, Arc::clone(&metrics));
-    let state = Arc::new(state);
+    let (dials, dial_orders) = dial_back::queue();
+    let (lifetime, counts) = (config.session_lifetime.0, Arc::clone(&metrics));
+    let decisions = store::decisions(&config.state()?)?;
+    let state = Arc::new(SharedState::new(secret, config.balancing()?, lifetime, counts, dials, decisions));
     let (queue, updates) = UpdateQueue::new(update_queue::LENGTH, metrics.load_queue.clone());
     // Ends with the last channel of a node.
     tokio::spawn(update_queue::work(Arc::clone(&state), updates));
     let ending = CancellationToken::new();
+    tokio::spawn(dial_back::work(Arc::clone(&state), dial_orders, ending.clone()));
     let scraped_at = scraped.as_ref().and_then(|listener| listener.local_addr().ok());
     let watch =
         scraped.map(|listener| http::serve(listener, config.metrics_host.clone(), Arc::clone(&state), ending.clone()));
@@ -134,7 +138,8 @@ pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> 
         Arc::clone(&budgets),
         ending.clone(),
     );
-    let registry = grpc::registry::RegistryService::new(Arc::clone(&state), queue, ending.clone());
+    let registry =
+        grpc::registry::RegistryService::new(Arc::clone(&state), queue, config.dial_back == Switch::On, ending.clone());
     let routes = Routes::default()
         .add_service(TicketsServer::new(tickets).max_decoding_message_size(CLIENT_MESSAGE))
         .add_service(CatalogServer::new(catalog).max_decoding_message_size(CLIENT_MESSAGE))

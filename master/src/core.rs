@@ -1,6 +1,7 @@
 //! The master's pure core: catalog, roster, reservations and the choice of nodes. Time and randomness are arguments;
 //! the core uses no sockets, files, clocks or tasks.
 
+pub mod addresses;
 pub mod balancer;
 pub mod catalog;
 pub mod cluster;

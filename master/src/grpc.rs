@@ -4,6 +4,7 @@ mod access;
 mod answers;
 pub(crate) mod catalog;
 pub(crate) mod cluster;
+mod failed_seats;
 mod peer;
 mod publish;
 pub(crate) mod queue;

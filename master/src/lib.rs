@@ -20,6 +20,7 @@ mod calls;
 pub mod cli;
 mod connection;
 pub mod core;
+mod dial_back;
 mod grpc;
 mod http;
 mod listen;

@@ -74,6 +74,8 @@ pub(crate) struct Metrics {
     pub(crate) sessions_refused: Family<ReasonLabel, Counter>,
     pub(crate) orders: Family<OrderLabel, Counter>,
     pub(crate) hints: Counter,
+    /// Reported sessions that the cluster did not issue.
+    pub(crate) invented: Counter,
     pub(crate) connections: Level,
     pub(crate) refusals: Refusals,
     /// State of the ledger.
@@ -85,6 +87,9 @@ pub(crate) struct Metrics {
     pub(crate) level: Level,
     /// State of the catalog.
     pub(crate) titles: Level,
+    pub(crate) catalog_bytes: Level,
+    /// Copies that were not taken, by reason.
+    pub(crate) titles_refused: Family<ReasonLabel, Counter>,
     pub(crate) feeds: Level,
     pub(crate) feed_viewers: Level,
     pub(crate) copies: Level,
@@ -134,6 +139,12 @@ impl Metrics {
             orders: made(r, "orders", "Orders to nodes by kind and result", Family::default()),
             hints: made(r, "hints", "Client hints that a node does not answer", Counter::default()),
             refusals,
+            invented: made(
+                r,
+                "sessions_invented",
+                "Reported sessions that the cluster did not issue",
+                Counter::default(),
+            ),
             connections: made(r, "connections", "Open connections", Level::default()),
             sessions: made(r, "ledger_sessions", "Sessions reserved or running", Level::default()),
             promised,
@@ -142,6 +153,18 @@ impl Metrics {
             level,
             feeds: made(r, "feeds", "Live feeds", Level::default()),
             feed_viewers: made(r, "feed_viewers", "Sessions watching a live feed", Level::default()),
+            catalog_bytes: made(
+                r,
+                "catalog_memory_bytes",
+                "Memory of the catalog, by a count of entries",
+                Level::default(),
+            ),
+            titles_refused: made(
+                r,
+                "catalog_refused",
+                "Copies of nodes that were not taken, by limit",
+                Family::default(),
+            ),
             titles: made(r, "catalog_titles", "Titles in the catalog", Level::default()),
             copies: made(r, "catalog_copies", "Copies in the catalog", Level::default()),
             registry,

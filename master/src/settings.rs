@@ -18,7 +18,7 @@ use usher_settings::{Settings, de, size, state_dir};
 use usher_token::cli::AUDIENCE;
 
 pub use self::{
-    balancing::{CopyRule, LinkPrice, Switch},
+    balancing::{CopyRule, LinkPrice, NodeClaims, Switch},
     viewers::ViewerAccess,
 };
 use crate::core::{balancer::RankRule, replication::GRACE};
@@ -31,6 +31,9 @@ const MAX_WAITING: usize = 1_000_000;
 
 /// Least memory of calls, in bytes: four of the largest for clients without a certificate, one for those with one.
 const MIN_CALL_MEMORY: u64 = 32_000_000;
+
+/// Least memory of the catalog, in bytes.
+const MIN_CATALOG: u64 = 16 << 20;
 
 /// Range of a session's lifetime. Tickets count whole seconds; a month is as good as for ever.
 const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
@@ -137,6 +140,16 @@ pub struct Config {
     /// Copy titles in demand, and titles with too few copies, to nodes with space for copies [default: on]
     #[arg(long, env = "USHER_REPLICATION", value_name = "on|off", hide_possible_values = true)]
     pub replication: Switch,
+    /// Offer clients only addresses of nodes that answer the master over QUIC [default: on]
+    #[arg(long, env = "USHER_DIAL_BACK", value_name = "on|off", hide_possible_values = true)]
+    pub dial_back: Switch,
+    /// Memory that the titles of all nodes may take, for example 2GiB; further titles are refused [default: 512MiB]
+    #[arg(long, env = "USHER_CATALOG_MEMORY", value_name = "SIZE", value_parser = usher_settings::size)]
+    #[serde(deserialize_with = "de::size")]
+    pub catalog_memory: u64,
+    /// `[[node]]` of the file: limits of what single nodes may claim.
+    #[arg(skip)]
+    pub node: Vec<NodeClaims>,
     /// `[[link]]` of the file: what it costs to serve clients of one zone from another.
     #[arg(skip)]
     pub link: Vec<LinkPrice>,
@@ -182,6 +195,10 @@ impl Default for Config {
             min_copies: 1,
             repair_after: GRACE,
             replication: Switch::On,
+            dial_back: Switch::On,
+            // About 1.5 million titles of usual length; one node gets at most half of it.
+            catalog_memory: 512 << 20,
+            node: Vec::new(),
             link: Vec::new(),
             copies: Vec::new(),
         }
@@ -209,6 +226,11 @@ impl Config {
         );
         ensure!(self.queue <= MAX_WAITING, "--queue {}: at most {MAX_WAITING} requests may wait", self.queue);
         self.check_viewers()?;
+        ensure!(
+            self.catalog_memory >= MIN_CATALOG,
+            "--catalog-memory {}: write at least 16MiB, which is enough for some 40,000 titles",
+            self.catalog_memory
+        );
         self.balancing().map(drop)
     }
 

@@ -2,19 +2,23 @@
 //! never held across an await; long work (a page of a catalog, a listing) takes it in steps. Independent of gRPC
 //! services.
 
+mod conflicts;
 mod contact;
+mod dials;
 mod explain;
 mod feeds;
 mod figures;
 mod operate;
 mod orders;
 mod prepare;
+mod refused;
 mod resolve;
 mod updates;
 mod view;
 
 pub(crate) use self::{
     contact::NodeContact,
+    dials::DialOrder,
     feeds::PublishSeats,
     operate::{DrainProgress, unknown_node},
     resolve::{Asker, Placement, PlacementRefused},
@@ -24,6 +28,7 @@ pub(crate) use self::{
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -33,23 +38,24 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use usher_proto::{
-    NodeName, SessionId, Title,
+    ContentId, NodeName, SessionId, Title,
     feed::FeedKey,
-    model::{CatalogPage, Hello, What},
+    model::{CatalogPage, Hello},
     pb::v1,
-    ticket::{ClusterSecret, Key},
+    ticket::{ClusterSecret, Key, SessionKey},
     units,
 };
 
-use self::{contact::contact, orders::SentOrder, prepare::PendingPrepare};
+use self::{contact::contact, orders::SentOrder, prepare::PendingPrepare, refused::CatalogLimit};
 use crate::{
     core::{
         NodeId, Now,
-        catalog::PageError,
+        catalog::{PageError, RefusedCopies},
         cluster::{Cluster, ClusterEvent, Settings},
         roster::{AttachError, AttachmentId},
     },
     metrics::Metrics,
+    store::DecisionStore,
 };
 
 /// Events by which a watcher may lag before it receives the whole roster again.
@@ -70,6 +76,12 @@ struct NodeChannel {
     replaced: CancellationToken,
     /// Whether it is sending the complete list of its sessions, many of which started earlier.
     listing: bool,
+    /// Addresses that did not answer when they were last dialled.
+    silent: Vec<SocketAddr>,
+    /// Time of the last log line about sessions that the cluster did not issue.
+    noted: Option<Instant>,
+    /// Copies that were not taken, by limit, and the time of the last message about them.
+    refused: HashMap<CatalogLimit, (RefusedCopies, Option<Instant>)>,
 }
 
 #[derive(Default)]
@@ -91,7 +103,11 @@ pub(crate) struct SharedState {
     events: broadcast::Sender<v1::WatchResponse>,
     /// Notifies of silent nodes that sent a message or left.
     probe_answers: watch::Sender<()>,
+    decisions: Mutex<DecisionStore>,
+    /// Nodes to dial.
+    dials: mpsc::Sender<DialOrder>,
     secret: ClusterSecret,
+    session_key: SessionKey,
     /// Duration of a session on one ticket; `None` is unlimited.
     lifetime: Option<Duration>,
     metrics: Arc<Metrics>,
@@ -111,15 +127,29 @@ impl SharedState {
         settings: Settings,
         lifetime: Option<Duration>,
         metrics: Arc<Metrics>,
+        dials: mpsc::Sender<DialOrder>,
+        decisions: (DecisionStore, Vec<(Title, ContentId)>),
     ) -> Self {
+        let session_key = secret.session_key();
+        let settings = Settings { session_key: Some(session_key.clone()), ..settings };
         let mut inner = StateInner { cluster: Cluster::new(settings), ..StateInner::default() };
         inner.cluster.handle_start(Instant::now());
+        let (decisions, stored) = decisions;
+        inner.cluster.restore_decisions(stored);
+        let decisions = Mutex::new(decisions);
         let (events, probe_answers) = (broadcast::Sender::new(EVENTS), watch::Sender::default());
-        Self { inner: Mutex::new(inner), events, probe_answers, secret, lifetime, metrics, keys: Mutex::default() }
+        let keys = Mutex::default();
+        let inner = Mutex::new(inner);
+        Self { inner, events, probe_answers, decisions, dials, secret, session_key, lifetime, metrics, keys }
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// A new session id.
+    pub(crate) fn session(&self) -> SessionId {
+        self.session_key.issue(rand::rng().random())
     }
 
     /// Unix seconds until which a session may run on a ticket issued now; `None` is unlimited.
@@ -144,21 +174,36 @@ impl SharedState {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches a node. Returns the attachment, the key of its tickets, and the token that ends the attachment.
+    /// Attaches a node, of whose addresses some `answered`; `None` if they were not dialled. Returns the attachment, the key
+    /// of its tickets, and the token that ends the attachment.
     pub(crate) fn attach(
         &self,
         hello: Hello,
+        answered: Option<Vec<SocketAddr>>,
         to_node: NodeSender,
     ) -> Result<(AttachmentId, Key, CancellationToken), AttachError> {
         let key = self.secret.node_key(&hello.node, hello.boot);
         let mut inner = self.lock();
         let now = now();
-        let contact = Arc::new(contact(&hello, key.clone()));
+        let contact = Arc::new(contact(&hello, std::iter::empty(), key.clone()));
         let attachment = inner.cluster.handle_attach(now, hello)?;
         let replaced = CancellationToken::new();
-        let channel = NodeChannel { attachment, contact, to_node, replaced: replaced.clone(), listing: false };
+        let channel = NodeChannel {
+            attachment,
+            contact,
+            to_node,
+            replaced: replaced.clone(),
+            listing: false,
+            silent: Vec::new(),
+            noted: None,
+            refused: HashMap::new(),
+        };
         if let Some(old) = inner.channels.insert(attachment.node, channel) {
             old.replaced.cancel();
+        }
+        match answered {
+            Some(answered) => inner.dialled(attachment, answered, now),
+            None => inner.refresh_contact(attachment),
         }
         self.clear_probe(&mut inner, attachment);
         self.publish(&mut inner, now);
@@ -183,6 +228,7 @@ impl SharedState {
     /// Applies a page of a node's catalog in steps.
     pub(crate) async fn page(&self, attachment: AttachmentId, mut page: CatalogPage) -> Result<(), PageError> {
         let (mut conflicts, mut example) = (0, None);
+        let (mut outside, mut full) = (RefusedCopies::default(), RefusedCopies::default());
         loop {
             let rest = page.copies.split_off(PAGE_STEP.min(page.copies.len()));
             let last = rest.is_empty();
@@ -198,37 +244,39 @@ impl SharedState {
             let Some(outcome) = taken else { return Ok(()) };
             conflicts += outcome.conflicts;
             example = example.or(outcome.example);
+            outside.merge(outcome.outside);
+            full.merge(outcome.full);
             if last {
                 break;
             }
             tokio::task::yield_now().await;
         }
+        self.note_refused(attachment, CatalogLimit::Titles, outside);
+        self.note_refused(attachment, CatalogLimit::Memory, full);
         if let Some(title) = example {
             warn!(
                 titles = conflicts,
                 %title,
-                "titles have more than one content; a request by name gets the newest majority, `usher locate` lists all"
+                "titles have more than one content; a request by name gets that of the node that listed the title first: see `usher conflicts`"
             );
         }
         Ok(())
     }
 
-    /// Passes a client's hint that nodes do not answer. `client` distinguishes clients.
-    pub(crate) fn hint<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeName>, client: u64) {
+    /// Passes a client's report that a node does not answer; `proven` if the client was sent there.
+    pub(crate) fn hint(&self, node: &NodeName, proven: bool) {
         let mut inner = self.lock();
         let now = now();
-        for node in nodes {
-            self.metrics.hints.inc();
-            inner.cluster.handle_hint(now, node, client);
-        }
+        self.metrics.hints.inc();
+        inner.cluster.handle_hint(now, node, proven);
         self.send_orders(&mut inner, now);
     }
 
-    /// Passes a client's report of wrong bytes of a title from a node.
-    pub(crate) fn damaged_copy(&self, node: &NodeName, what: &What) {
+    /// Passes the report of wrong bytes of a content from a client that the node was to send it to.
+    pub(crate) fn damaged_copy(&self, node: &NodeName, content: &ContentId) {
         let mut inner = self.lock();
         let now = now();
-        inner.cluster.handle_damaged_copy(now, node, what);
+        inner.cluster.handle_damaged_copy(now, node, content);
         self.send_orders(&mut inner, now);
     }
 
@@ -282,9 +330,4 @@ impl StateInner {
         self.numbers += 1;
         self.numbers
     }
-}
-
-/// A new session id.
-pub(crate) fn session() -> SessionId {
-    SessionId(rand::rng().random())
 }

@@ -1,13 +1,18 @@
-//! The master's only persistent state: the secret that signs tickets, in the file `cluster.secret`. Everything else is
-//! rebuilt from the nodes.
+//! The master's persistent state: the secret that signs tickets, in the file `cluster.secret`, and the operators' choices
+//! among the contents of titles, in `decided-contents`. Everything else is rebuilt from the nodes.
 
-use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail, ensure};
 use rand::RngExt as _;
 use tracing::{info, warn};
 use usher_files::{Draft, Existing};
-use usher_proto::ticket::ClusterSecret;
+use usher_proto::{ContentId, Title, ticket::ClusterSecret};
 
 /// Name of the file in the state directory.
 const SECRET: &str = "cluster.secret";
@@ -60,6 +65,49 @@ fn make(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Name of the file of decisions: a line per title, with the content id first.
+const DECISIONS: &str = "decided-contents";
+
+/// Longest file of decisions that is read.
+const MAX_DECISIONS: u64 = 16 << 20;
+
+/// The file of the operators' decisions.
+pub(crate) struct DecisionStore {
+    path: PathBuf,
+}
+
+/// The decisions in `dir`, and the store of later ones.
+pub(crate) fn decisions(dir: &Path) -> anyhow::Result<(DecisionStore, Vec<(Title, ContentId)>)> {
+    let path = dir.join(DECISIONS);
+    let text = match fs::metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Ok(metadata) if metadata.len() > MAX_DECISIONS => {
+            bail!("{} has more than {MAX_DECISIONS} bytes; restore it, or remove it", path.display())
+        }
+        _ => fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?,
+    };
+    let decision = |line: &str| {
+        let (content, title) = line.split_once(' ')?;
+        Some((Title::parse(title).ok()?, content.parse().ok()?))
+    };
+    let mut decisions = Vec::new();
+    for line in text.lines() {
+        let wrong = || format!("{}: `{line}` is not a content id and a title; correct or remove it", path.display());
+        decisions.push(decision(line).with_context(wrong)?);
+    }
+    Ok((DecisionStore { path }, decisions))
+}
+
+impl DecisionStore {
+    /// Replaces the decisions.
+    pub(crate) fn write(&self, decisions: &[(Title, ContentId)]) -> anyhow::Result<()> {
+        let lines: String = decisions.iter().map(|(title, content)| format!("{content} {title}\n")).collect();
+        let written = Draft::write(&self.path, 0o600, lines.as_bytes());
+        let placed = written.and_then(|draft| draft.place(&self.path, Existing::Replace));
+        placed.map(drop).with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use usher_proto::{BootId, NodeName};
@@ -96,6 +144,22 @@ mod tests {
         }
         assert_eq!(kid(&cluster_secret(&state).expect("read")), kid(&first));
         assert_eq!((mode(&state), mode(&state.join(SECRET))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn decisions_are_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, none) = decisions(dir.path()).expect("none yet");
+        assert!(none.is_empty());
+        let title = |name| Title::parse(name).expect("a title");
+        let all = vec![(title("films/a b.mp4"), ContentId([1; 32])), (title("c"), ContentId([0xab; 32]))];
+        store.write(&all).expect("written");
+        store.write(&all).expect("replaced");
+        let (_, read) = decisions(dir.path()).expect("read");
+        assert_eq!(read, all);
+        fs::write(dir.path().join(DECISIONS), "zz title\n").expect("written");
+        let error = decisions(dir.path()).err().expect("damaged").to_string();
+        assert!(error.contains("zz title"), "{error}");
     }
 
     #[test]

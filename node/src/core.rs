@@ -10,6 +10,7 @@ pub mod lease;
 pub mod meter;
 pub mod pull;
 pub mod quota;
+pub mod recheck;
 pub mod record;
 pub mod replay;
 pub mod schedule;

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 pub use self::{
     claims::{Claims, FeedClaims, FeedGrant, LIFETIME_SECS, Purpose, Right, TicketError},
-    key::{ClusterSecret, Key},
+    key::{ClusterSecret, Key, SessionKey},
 };
 use crate::{
     id::{ContentId, NodeName, SessionId, TokenId, ViewerId},
@@ -102,6 +102,24 @@ pub fn renew(key: &Key, node: &NodeName, now: u64, until: Option<u64>, token: &s
         return Err(TicketError::Expired(now - until).into());
     }
     Ok(key.sign(&Claims { until, ..claims })?)
+}
+
+/// Seconds after its issue for which a ticket without an `until` proves that its bearer was sent to the node.
+const PROOF_SECS: u64 = 24 * 3600;
+
+/// Checks that the bearer was sent to this node lately: the ticket can still open a session, or can be renewed. It proves
+/// nothing about that session. `now` in Unix seconds.
+pub fn verify_held(keys: &[Key], node: &NodeName, now: u64, token: &str) -> Result<Ticket, TicketError> {
+    let claims = read(keys, node, now, token)?;
+    let renewable = match claims.until {
+        Some(until) => until.saturating_add(RENEWABLE_SECS),
+        None => claims.nbf.saturating_add(PROOF_SECS),
+    };
+    let end = renewable.max(claims.exp.saturating_add(LEEWAY_SECS));
+    if now >= end {
+        return Err(TicketError::Expired(now - end));
+    }
+    Ticket::try_from(claims)
 }
 
 fn header(token: &str) -> Result<Header, TicketError> {

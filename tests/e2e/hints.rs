@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn failed(node: &str) -> Vec<SeatFailure> {
-    vec![SeatFailure { node: node.to_owned(), reason: "TIMEOUT".to_owned() }]
+    vec![SeatFailure { node: node.to_owned(), reason: "TIMEOUT".to_owned(), ..SeatFailure::default() }]
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod failures;
 mod fetch;
 mod grpc;
 mod hints;
+mod hostile_claims;
 mod hostile_master;
 mod hostile_tickets;
 mod library;

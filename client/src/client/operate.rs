@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use usher_proto::{Code, Fault, pb::v1, units};
+use usher_proto::{Code, ContentId, Fault, Title, pb::v1, units};
 
 use super::Client;
 
@@ -63,6 +63,17 @@ impl Client {
     /// Ends a drain: the node receives sessions again. Errors as [`Client::drain`].
     pub(crate) async fn undrain(&self, node: &str) -> Result<(), Fault> {
         self.retry_unreachable(|| self.connector.master.undrain(node.to_owned())).await
+    }
+
+    /// Titles with more than one content, and whether there are more.
+    pub(crate) async fn conflicts(&self) -> Result<v1::ListConflictsResponse, Fault> {
+        self.retry_unreachable(|| self.connector.master.conflicts()).await
+    }
+
+    /// Makes a content the one that requests for a title get. [`Code::NotFound`] if no node holds it.
+    pub(crate) async fn resolve_conflict(&self, title: &Title, content: ContentId) -> Result<(), Fault> {
+        let request = || v1::ResolveConflictRequest { title: title.to_string(), content_id: content.to_string() };
+        self.retry_unreachable(|| self.connector.master.resolve_conflict(request())).await
     }
 
     /// Balances load by at most `most` moves; with `dry_run` only plans them.

@@ -316,7 +316,7 @@ impl FailoverPolicy {
         if self.failed.len() >= MAX_FAILED {
             self.failed.remove(0);
         }
-        self.failed.push((now, Failed { node: node.clone(), code }));
+        self.failed.push((now, Failed::new(node.clone(), code)));
         if code != Code::VerificationFailed {
             self.suspects.retain(|(_, one)| *one != node);
             self.suspects.push((now, node));

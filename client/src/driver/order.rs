@@ -58,7 +58,5 @@ impl Order {
 
 /// Reports of failed seats, as the master takes them.
 pub(super) fn failures(failed: &[Failed]) -> Vec<v1::SeatFailure> {
-    let one =
-        |failed: &Failed| v1::SeatFailure { node: failed.node.to_string(), reason: failed.code.reason().to_owned() };
-    failed.iter().map(one).collect()
+    failed.iter().map(Failed::to_pb).collect()
 }

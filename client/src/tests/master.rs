@@ -284,6 +284,20 @@ impl cluster_server::Cluster for TestMaster {
         Err(Status::unimplemented("the tests do not rebalance"))
     }
 
+    async fn list_conflicts(
+        &self,
+        _: Request<v1::ListConflictsRequest>,
+    ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        Err(Status::unimplemented("the tests have no conflicts"))
+    }
+
+    async fn resolve_conflict(
+        &self,
+        _: Request<v1::ResolveConflictRequest>,
+    ) -> Result<Response<v1::ResolveConflictResponse>, Status> {
+        Err(Status::unimplemented("the tests have no conflicts"))
+    }
+
     async fn list_nodes(
         &self,
         request: Request<v1::ListNodesRequest>,

@@ -7,10 +7,14 @@ use usher_certs::{
     Identity, Role,
     files::{init, issue},
 };
+use usher_proto::NodeName;
 
 use super::*;
 use crate::{
-    core::balancer::{RankRule, ZoneLink, Zones},
+    core::{
+        balancer::{RankRule, ZoneLink, Zones},
+        cluster::NodeLimits,
+    },
     settings::{ClusterAccess, Lifetime, MetricsAt, Switch},
 };
 
@@ -68,6 +72,14 @@ fn the_balancing_is_read() {
         min-copies = 2
         repair-after = "90s"
         metrics = "off"
+        catalog-memory = "1GiB"
+        dial-back = "off"
+        [[node]]
+        name = "edge-1"
+        prefixes = ["films/", "shows/"]
+        max-rate = "2gbit"
+        [[node]]
+        name = "edge-2"
         [[link]]
         from = "a"
         to = "b"
@@ -88,6 +100,10 @@ fn the_balancing_is_read() {
     let bounds = |title| balancing.copies.of(title);
     assert_eq!((bounds("x").min, bounds("films/x").min, bounds("films/x").max), (2, 3, Some(5)));
     assert_eq!(balancing.grace.as_secs(), 90);
+    let limits = |name: &str| balancing.limits.get(&NodeName::parse(name).expect("a name")).cloned();
+    let first = NodeLimits { prefixes: vec!["films/".into(), "shows/".into()], max_rate: Some(2_000_000_000) };
+    assert_eq!([limits("edge-1"), limits("edge-2")], [Some(first), Some(NodeLimits::default())]);
+    assert_eq!((balancing.dial_back, balancing.catalog_memory), (false, 1 << 30));
     assert_eq!(in_file.metrics, MetricsAt::Off);
     let usual = config(&args).expect("good");
     assert_eq!(usual.repair_after.as_secs(), 300);
@@ -127,6 +143,11 @@ fn wrong_settings_are_named() {
         ("[[copies]]\nprefix = \"a/\"\nmin = 3\nmax = 2\n", "at least 3"),
         (&twice, "twice"),
         ("[[copies]]\nprefix = \"a/\"\n", "min"),
+        ("[[node]]\nname = \"A B\"\n", "A B"),
+        ("[[node]]\nname = \"n\"\n[[node]]\nname = \"n\"\n", "twice"),
+        ("[[node]]\nname = \"n\"\nprefixes = [\"\"]\n", "prefix"),
+        ("[[node]]\nname = \"n\"\nmax-rate = \"0\"\n", "max-rate"),
+        ("catalog-memory = \"1MiB\"", "16MiB"),
         ("masters = 0", "masters"),
         ("metrics = \"on\"", "metrics"),
         ("min-copies = 100000", "copies"),

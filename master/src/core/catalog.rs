@@ -10,26 +10,30 @@
 mod copy;
 mod lookup;
 mod media;
+mod memory;
 mod name_index;
+mod owner;
+mod page;
 mod slab;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use thiserror::Error;
 use usher_proto::{
     ContentId, Title,
-    model::{CatalogCopy, CatalogPage, Origin},
+    model::{CatalogCopy, Origin},
 };
 
 pub use self::{
     copy::{ContentIdentity, CopyView},
     lookup::{ContentKey, TitleMetadata, TitleVersion},
+    page::{PageError, PageOutcome, RefusedCopies},
 };
 use self::{
     copy::{GROWING, HASHED, REPLICA, STREAMABLE, StoredCopy},
     media::MediaTypes,
+    memory::Memory,
     name_index::NameIndex,
     slab::{NONE, Slab},
 };
@@ -41,28 +45,16 @@ pub const MAX_COPIES: u32 = 5_000_000;
 /// Copies visited by one step of the sweep: well under a millisecond under the lock.
 pub const SWEEP_STEP: usize = 4096;
 
-/// Why a page was rejected.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum PageError {
-    /// More copies than [`MAX_COPIES`].
-    #[error("a node's catalog has at most {MAX_COPIES} copies; split the library over several nodes")]
-    TooLarge,
-}
-
-/// Effect of a page that operators should know of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PageOutcome {
-    /// Titles that have had more than one content since this page.
-    pub conflicts: u32,
-    /// The first of them.
-    pub example: Option<Title>,
-}
-
-/// A title's name and first copy.
+/// A title's name, first copy and owner.
 struct TitleEntry {
     /// `None` in a free slot.
     name: Option<Title>,
     head: u32,
+    /// Number of the node that listed the title first, or of the one that holds the same content since that node's copies
+    /// are gone. Its content is the title's.
+    owner: u32,
+    /// The node that is charged for the title's memory.
+    payer: u32,
     /// Distinguishes this title from earlier ones in the slot.
     born: u32,
 }
@@ -85,6 +77,8 @@ struct NodeCatalog {
     copies: u32,
     /// Copies of the current generation.
     fresh: u32,
+    /// Memory of its copies and of the titles that it pays for.
+    bytes: u64,
 }
 
 /// The merged catalog.
@@ -98,75 +92,33 @@ pub struct Catalog {
     /// First 32 bits of a content id, then the title's number. Look-ups compare whole ids afterwards, so contents with
     /// equal prefixes cost time only; a hash table of whole ids would cost 50 bytes per title.
     contents: BTreeSet<u64>,
+    /// Titles with more than one content, and some that had them until a node was lost.
+    conflicts: BTreeSet<u32>,
+    /// Contents that an operator chose.
+    decided: HashMap<Title, ContentId>,
     media: MediaTypes,
     holders: Vec<NodeCatalog>,
+    memory: Memory,
     /// Position of the sweep, and the number of slots it has yet to visit.
     cursor: usize,
     unswept: usize,
 }
 
 impl Catalog {
-    /// Returns an empty catalog.
+    /// Returns an empty catalog without a limit of memory.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Applies a page of a node's catalog: part of a whole catalog, or changes. Removals are applied after copies.
-    pub fn page(&mut self, node: NodeId, page: &CatalogPage) -> Result<PageOutcome, PageError> {
-        if page.restart {
-            self.restart(node);
-        }
-        let held = self.holder(node).copies;
-        let after = u32::try_from(page.copies.len()).ok().and_then(|new| held.checked_add(new));
-        // Replaced copies are counted as added, which matters only at the limit.
-        if after.is_none_or(|after| after > MAX_COPIES) || self.copies.is_nearly_full(page.copies.len()) {
-            return Err(PageError::TooLarge);
-        }
-        let mut outcome = PageOutcome::default();
-        for copy in &page.copies {
-            if self.set(node, copy) {
-                outcome.conflicts += 1;
-                outcome.example.get_or_insert_with(|| copy.title.clone());
-            }
-        }
-        for (title, volume) in &page.removals {
-            self.remove(node, title, *volume);
-        }
-        if page.complete {
-            self.complete(node);
-        }
-        Ok(outcome)
-    }
-
-    /// Starts a new catalog of a node. The previous one stays valid until [`Self::complete`].
-    pub fn restart(&mut self, node: NodeId) {
-        let holder = self.holder(node);
-        holder.generation += 1;
-        holder.fresh = 0;
-    }
-
-    /// Completes a catalog: copies not named since the last restart become invalid.
-    pub fn complete(&mut self, node: NodeId) {
-        let holder = self.holder(node);
-        if holder.oldest != holder.generation {
-            holder.oldest = holder.generation;
-            let void = holder.copies > holder.fresh;
-            holder.copies = holder.fresh;
-            if void {
-                self.unswept = self.copies.len();
-            }
-        }
-    }
-
-    /// Removes all copies of a node.
-    pub fn forget(&mut self, node: NodeId) {
-        self.restart(node);
-        self.complete(node);
+    /// Returns an empty catalog that takes at most about `bytes` of memory.
+    pub fn within(bytes: u64) -> Self {
+        Self { memory: Memory::within(bytes), ..Self::default() }
     }
 
     /// Adds or replaces one copy. Returns whether the title has more than one content now and had not before.
     pub fn set(&mut self, node: NodeId, copy: &CatalogCopy) -> bool {
-        let title = self.entry(&copy.title);
+        self.settle_owner(copy.title.as_str());
+        let title = self.entry(node, &copy.title);
         let before = self.conflict(title);
         let holder = *self.holder(node);
         let (previous, found) = self.place(title, node, copy.volume);
@@ -192,6 +144,7 @@ impl Catalog {
                     Some(previous) => self.copies[previous].next = at,
                     None => self.entries[title].head = at,
                 }
+                self.charge(node, memory::COPY);
                 let holder = self.holder(node);
                 holder.copies += 1;
                 holder.fresh += 1;
@@ -201,11 +154,19 @@ impl Catalog {
         if let Some(content) = self.hashed(at) {
             self.contents.insert(index_key(&content, title));
         }
-        !before && self.conflict(title)
+        self.handle_listed(title, at);
+        let after = self.conflict(title);
+        if after {
+            self.conflicts.insert(title);
+        } else if before {
+            self.conflicts.remove(&title);
+        }
+        !before && after
     }
 
     /// Removes one copy, if present.
     pub fn remove(&mut self, node: NodeId, title: &Title, volume: u16) {
+        self.settle_owner(title.as_str());
         let Some(entry) = self.number(title.as_str()) else { return };
         let (previous, Some(at)) = self.place(entry, node, volume) else { return };
         let generation = self.copies[at].generation;
@@ -229,6 +190,9 @@ impl Catalog {
             if let (previous, Some(at)) = self.place(title, node, volume) {
                 self.unlink(title, previous, at);
             }
+        }
+        if self.unswept == 0 {
+            self.trim();
         }
         self.unswept > 0
     }
@@ -259,14 +223,21 @@ impl Catalog {
         copy.generation >= holder_of(&self.holders, NodeId(copy.node)).oldest
     }
 
-    /// Number of a title; assigned if the title is new.
-    fn entry(&mut self, title: &Title) -> u32 {
+    /// Number of a title; assigned if the title is new, and paid for by the node.
+    fn entry(&mut self, node: NodeId, title: &Title) -> u32 {
         if let Some(entry) = self.number(title.as_str()) {
             return entry;
         }
         self.births = self.births.wrapping_add(1);
-        let entry = self.entries.push(TitleEntry { name: Some(title.clone()), head: NONE, born: self.births });
+        let entry = self.entries.push(TitleEntry {
+            name: Some(title.clone()),
+            head: NONE,
+            owner: NONE,
+            payer: node.0,
+            born: self.births,
+        });
         self.names.insert(title.clone(), entry);
+        self.charge(node, memory::title(title));
         let entries = &self.entries;
         self.by_name.insert(title.as_str(), entry, |entry| entries[entry].name.as_ref().map_or("", Title::as_str));
         entry
@@ -321,15 +292,22 @@ impl Catalog {
     /// Unlinks a copy from its title's list; removes the title with its last copy.
     fn unlink(&mut self, title: u32, previous: Option<u32>, at: u32) {
         let (next, content) = (self.copies[at].next, self.hashed(at));
+        let (node, identity) = (self.copies[at].node, self.copies[at].identity());
         match previous {
             Some(previous) => self.copies[previous].next = next,
             None => self.entries[title].head = next,
         }
         self.copies[at].title = NONE;
         self.copies.free(at);
+        self.discharge(NodeId(node), memory::COPY);
         self.unindex(title, content);
+        self.handle_unlisted(title, node, identity);
+        if self.conflicts.contains(&title) && !self.conflict(title) {
+            self.conflicts.remove(&title);
+        }
         if self.entries[title].head == NONE {
             if let Some(name) = self.entries[title].name.take() {
+                self.discharge(NodeId(self.entries[title].payer), memory::title(&name));
                 self.names.remove(&name);
                 self.by_name.remove(name.as_str(), title);
             }

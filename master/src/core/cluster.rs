@@ -19,13 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::Rng;
-use usher_proto::{SessionId, Title, model::Hello};
+use rand::{Rng, RngExt as _};
+use usher_proto::{ContentId, SessionId, Title, model::Hello};
 
 pub use self::{
     publish::{IngestSeats, PublishRefused},
     request::{Decision, Refused, SeatRequest},
-    settings::{Order, Settings},
+    settings::{NodeLimits, Order, Settings},
 };
 use super::{
     NodeId, Now,
@@ -107,10 +107,10 @@ impl Cluster {
     pub fn new(settings: Settings) -> Self {
         let common = ClusterStats { masters: settings.masters.max(1), ..ClusterStats::default() };
         Self {
-            roster: Roster::new(settings.report_interval),
+            roster: Roster::new(settings.report_interval, settings.dial_back),
+            catalog: Catalog::within(settings.catalog_memory),
             settings,
             started: None,
-            catalog: Catalog::new(),
             ledger: Ledger::default(),
             journal: Journal::default(),
             rechecks: RecheckLimiter::default(),
@@ -136,7 +136,9 @@ impl Cluster {
     }
 
     /// Attaches a node.
-    pub fn handle_attach(&mut self, now: Now, hello: Hello) -> Result<AttachmentId, AttachError> {
+    pub fn handle_attach(&mut self, now: Now, mut hello: Hello) -> Result<AttachmentId, AttachError> {
+        let most = self.settings.limits.get(&hello.node).and_then(|limits| limits.max_rate);
+        hello.capacity.0 = hello.capacity.0.min(most.unwrap_or(u64::MAX));
         let (attachment, fresh) = self.roster.handle_attach(now, hello)?;
         if fresh {
             // The old process's ticket key is gone.
@@ -179,6 +181,14 @@ impl Cluster {
             })
     }
 
+    /// The id of a new session.
+    pub fn new_session(&self, rng: &mut impl Rng) -> SessionId {
+        match &self.settings.session_key {
+            Some(key) => key.issue(rng.random()),
+            None => SessionId(rng.random()),
+        }
+    }
+
     /// Releases a reservation whose session will not start.
     pub fn release(&mut self, session: SessionId) {
         self.ledger.release(session);
@@ -191,6 +201,7 @@ impl Cluster {
         while let Some((session, node)) = self.ledger.poll_surplus(now.instant) {
             self.orders.push(Order::EndSurplus { session, node });
         }
+        self.dial_back(now);
         for (node, change) in self.roster.handle_timeout(now) {
             match change {
                 RosterChange::State(state) => self.events.push(ClusterEvent::State(node, state)),
@@ -238,6 +249,8 @@ impl Cluster {
         let variances = self.roster.nodes().filter_map(|(_, node)| node.estimate.variance());
         let (sum, count) = variances.fold((0_u64, 0), |(sum, count), one| (sum.saturating_add(one), count + 1));
         self.common.pool = sum.checked_div(count).unwrap_or(0);
+        let proven = self.roster.nodes().map(|(_, node)| node.estimate.proven()).max().unwrap_or(0);
+        self.roster.trust(proven);
     }
 
     /// Starts moves: reserves their rates at the targets and emits the orders.
@@ -314,6 +327,16 @@ impl Cluster {
     /// The ledger.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Makes a content the one that requests for a title get. Returns false if there is no copy of it.
+    pub fn decide_content(&mut self, title: &Title, content: ContentId) -> bool {
+        self.catalog.decide(title, content)
+    }
+
+    /// Restores decisions about contents that were made before the master's start.
+    pub fn restore_decisions(&mut self, decisions: Vec<(Title, ContentId)>) {
+        decisions.into_iter().for_each(|(title, content)| self.catalog.restore_decision(title, content));
     }
 
     /// The contents of a title, the default one first.

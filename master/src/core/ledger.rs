@@ -326,6 +326,11 @@ impl Ledger {
             .sum()
     }
 
+    /// Bit/s of the sessions that run on a node, moving ones included.
+    pub fn running_rate(&self, node: NodeId) -> u64 {
+        self.table.running_rate(node)
+    }
+
     /// Number of known sessions.
     pub fn len(&self) -> usize {
         self.table.len()

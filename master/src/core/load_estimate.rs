@@ -62,10 +62,19 @@ impl Default for ClusterStats {
     }
 }
 
+/// Capacity that every node is trusted to have, bit/s: a usual server. A larger claim counts as far as it is proven: up to
+/// twice the highest rate that a node of the cluster has delivered to its sessions.
+pub const TRUSTED: u64 = 10_000_000_000;
+
 /// Load estimate of one node.
 #[derive(Clone, Debug)]
 pub struct LoadEstimate {
+    /// Capacity as the node claims it.
+    claimed: u64,
+    /// The part of it that is trusted.
     capacity: u64,
+    /// Highest rate delivered to sessions that the master assigned, bit/s.
+    proven: u64,
     estimator: CapacityEstimator,
     /// Estimated start of the process; `None` before its first message.
     started: Option<Instant>,
@@ -95,6 +104,8 @@ pub struct Available {
     pub copying: u64,
     /// Bit/s by which background traffic is below its mean, and likely to return.
     pub dip: u64,
+    /// Bit/s of the claimed capacity that are not trusted yet.
+    pub unproven: u64,
 }
 
 impl Available {
@@ -111,10 +122,13 @@ impl Available {
 }
 
 impl LoadEstimate {
-    /// Estimate of a node that has just attached.
-    pub fn new(now: Instant, capacity: u64) -> Self {
+    /// Estimate of a node that has just attached, and claims this capacity.
+    pub fn new(now: Instant, claimed: u64) -> Self {
+        let capacity = claimed.min(TRUSTED);
         Self {
+            claimed,
             capacity,
+            proven: 0,
             estimator: CapacityEstimator::new(now, capacity),
             started: None,
             committed: 0,
@@ -158,6 +172,25 @@ impl LoadEstimate {
         self.estimator.handle_report(now, report.demand.0, report.delivered.0, used);
     }
 
+    /// Handles the rate that the node delivers to sessions of the master's own choice: the proof of its capacity.
+    pub fn handle_proof(&mut self, delivered: u64) {
+        self.proven = self.proven.max(delivered);
+    }
+
+    /// Highest rate that was proven, bit/s.
+    pub fn proven(&self) -> u64 {
+        self.proven
+    }
+
+    /// Trusts the claimed capacity up to twice the highest rate that any node has `proven`, and never less than before.
+    pub fn trust(&mut self, proven: u64) {
+        let capacity = self.claimed.min(proven.saturating_mul(2)).max(self.capacity);
+        if capacity > self.capacity {
+            self.capacity = capacity;
+            self.estimator.raise_capacity(capacity);
+        }
+    }
+
     /// Handles a refusal of the node, which limits its committed rate.
     pub fn handle_limit(&mut self, now: Instant, limit: u64) {
         if limit < self.estimator.estimate() {
@@ -190,7 +223,8 @@ impl LoadEstimate {
         let rate = (estimated - warm_up).saturating_sub(variance);
         let copying = copying.min(rate / MAX_COPY_SHARE);
         let dip = self.background.dip(self.capacity);
-        Available { rate: rate - copying, shortfall: self.capacity - estimated, warm_up, variance, copying, dip }
+        let (shortfall, unproven) = (self.capacity - estimated, self.claimed - self.capacity);
+        Available { rate: rate - copying, shortfall, warm_up, variance, copying, dip, unproven }
     }
 
     /// Distance from full after `rate` more bit/s, in thousandths of a standard deviation of the load. At least 0, and

@@ -1,7 +1,9 @@
 //! The roster: nodes, their state and their leases. Owns leases, states and the fencing of old attachments.
 
+mod dials;
 mod health;
 mod node;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,7 @@ use usher_proto::{
     model::{Hello, Presence, Report},
 };
 
-use self::{health::HealthTracker, node::LEASE_REPORTS};
+use self::{health::HealthTracker, node::LEASE_REPORTS, reach::Reach};
 pub use self::{
     health::PROBE,
     node::{Node, NodeHealth, NodeState},
@@ -110,6 +112,8 @@ pub enum RosterChange {
 /// All known nodes.
 pub struct Roster {
     interval: Duration,
+    /// Whether addresses are dialled before they are offered.
+    dial_back: bool,
     names: HashMap<NodeName, NodeId>,
     /// Zone numbers by name.
     zones: HashMap<String, u32>,
@@ -120,14 +124,14 @@ pub struct Roster {
 
 impl Default for Roster {
     fn default() -> Self {
-        Self::new(REPORT_INTERVAL)
+        Self::new(REPORT_INTERVAL, false)
     }
 }
 
 impl Roster {
-    /// A roster of nodes with this report interval.
-    pub fn new(interval: Duration) -> Self {
-        Self { interval, names: HashMap::new(), zones: HashMap::new(), nodes: Vec::new(), epochs: 0 }
+    /// A roster of nodes with this report interval. With `dial_back`, only addresses that answered the master are offered.
+    pub fn new(interval: Duration, dial_back: bool) -> Self {
+        Self { interval, dial_back, names: HashMap::new(), zones: HashMap::new(), nodes: Vec::new(), epochs: 0 }
     }
 
     /// Lease duration.
@@ -170,6 +174,7 @@ impl Roster {
             zone,
             estimate: LoadEstimate::new(now.instant, hello.capacity.0),
             health: HealthTracker::default(),
+            reach: self.dial_back.then(|| Reach::new(now.instant)),
             interval: self.interval,
             hello,
             state: NodeState::Serving,
@@ -198,6 +203,8 @@ impl Roster {
                 (node.report, node.reported_at, node.load_known) = (old.report, old.reported_at, old.load_known);
                 (node.rejected_files, node.damaged_files) = (old.rejected_files, old.damaged_files);
                 node.drains = old.drains;
+                node.reach = old.reach;
+                node.advertised(now.instant);
                 node.catalog_known = old.catalog_known;
             }
         }
@@ -267,12 +274,6 @@ impl Roster {
         node.change_state(node.requested_state())
     }
 
-    /// Handles a client's hint that a node does not answer. Returns whether to probe it.
-    pub fn handle_hint(&mut self, now: Instant, id: NodeId, client: u64) -> bool {
-        let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
-        node.is_some_and(|node| node.attached() && node.health.handle_hint(now, client))
-    }
-
     /// Records a probe. Returns false if the node is detached or a probe is already pending.
     pub fn start_probe(&mut self, now: Instant, id: NodeId) -> bool {
         let node = self.nodes.get_mut(id.index()).and_then(Option::as_mut);
@@ -282,10 +283,11 @@ impl Roster {
     }
 
     /// Handles a change of presence. Returns the state if it changed; `None` also if the attachment was replaced.
-    pub fn handle_presence(&mut self, attachment: AttachmentId, presence: Presence) -> Option<NodeState> {
+    pub fn handle_presence(&mut self, now: Instant, attachment: AttachmentId, presence: Presence) -> Option<NodeState> {
         let node = self.current(attachment)?;
         node.drains += u32::from(presence.draining && !node.hello.presence.draining);
         node.hello.presence = presence;
+        node.advertised(now);
         // A stale node stays stale until it reports.
         if node.state == NodeState::Stale { None } else { node.change_state(node.requested_state()) }
     }
@@ -336,7 +338,8 @@ impl Roster {
             Some(left) if node.copies_void => Some(left + RECORD),
             Some(left) => Some(left + self.lease() + GRACE),
         });
-        deadlines.min()
+        let attached = self.nodes.iter().flatten().filter(|node| node.attached());
+        deadlines.chain(attached.filter_map(|node| node.reach.as_ref()?.next_timeout())).min()
     }
 
     /// Number of a node by name.

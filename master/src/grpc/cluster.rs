@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use usher_certs::Role;
 use usher_proto::{
-    Fault, NodeName,
+    Fault, NodeName, Title,
     code::Code,
+    id::IdError,
     model::{Invalid, Resolve},
     pb::v1::{self, cluster_server::Cluster},
 };
@@ -50,6 +51,9 @@ const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Default and highest number of moves of a rebalance: at 16 a second, the limit takes ten minutes.
 const DEFAULT_MOVES: usize = 100;
+
+/// Conflicts of one answer; see `ListConflictsResponse`.
+const MAX_CONFLICTS: usize = 1000;
 
 /// See [`DEFAULT_MOVES`].
 const MAX_MOVES: usize = 10_000;
@@ -133,6 +137,27 @@ impl Cluster for ClusterService {
         let most = if most == 0 { DEFAULT_MOVES } else { most as usize };
         let moves = self.state.rebalance(most.min(MAX_MOVES), dry_run);
         Ok(Response::new(v1::RebalanceResponse { moves }))
+    }
+
+    async fn list_conflicts(
+        &self,
+        request: Request<v1::ListConflictsRequest>,
+    ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        operator(&request)?;
+        let (conflicts, more) = self.state.conflicts(MAX_CONFLICTS);
+        Ok(Response::new(v1::ListConflictsResponse { conflicts, more }))
+    }
+
+    async fn resolve_conflict(
+        &self,
+        request: Request<v1::ResolveConflictRequest>,
+    ) -> Result<Response<v1::ResolveConflictResponse>, Status> {
+        operator(&request)?;
+        let v1::ResolveConflictRequest { title, content_id } = request.into_inner();
+        let title = Title::parse(&title).map_err(|error| Invalid::one("title", error).to_status())?;
+        let content = content_id.parse().map_err(|error: IdError| Invalid::one("content_id", error).to_status())?;
+        self.state.resolve_conflict(&title, content)?;
+        Ok(Response::new(v1::ResolveConflictResponse {}))
     }
 
     async fn list_nodes(

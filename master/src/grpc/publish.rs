@@ -19,7 +19,7 @@ use super::{
     peer,
 };
 use crate::{
-    state::{NodeContact, PublishSeats, SharedState, session, timestamp},
+    state::{NodeContact, PublishSeats, SharedState, timestamp},
     viewers::{TokenViewer, Viewers},
 };
 
@@ -99,7 +99,7 @@ pub(super) fn answer(
         Fault { message: format!("`{title}`: {}", fault.message), ..fault }
     })?;
     let PublishSeats { contacts, reason, seed, key, now } = seats;
-    let (expires, session) = ((now.unix_ms / 1000).saturating_add(LIFETIME_SECS), session());
+    let (expires, session) = ((now.unix_ms / 1000).saturating_add(LIFETIME_SECS), state.session());
     let grant = FeedGrant {
         right: Right::Publish,
         key,

@@ -17,7 +17,7 @@ use usher_certs::Role;
 use usher_proto::{
     Fault,
     code::Code,
-    model::{CatalogPage, Feeds, Hello, Invalid, RelayWanted, Report, Sessions, SetupInfo},
+    model::{CatalogPage, Feeds, Hello, Invalid, Presence, RelayWanted, Report, Sessions, SetupInfo},
     pb::v1::{self, attach_request::Body, registry_server::Registry},
     text::printable_within,
     units,
@@ -25,7 +25,11 @@ use usher_proto::{
 
 use super::peer;
 use crate::{
-    core::roster::{AttachmentId, LEASE, REPORT_INTERVAL},
+    core::{
+        addresses,
+        roster::{AttachmentId, LEASE, REPORT_INTERVAL},
+    },
+    dial_back,
     state::{NodeUpdate, SharedState},
     update_queue::UpdateQueue,
 };
@@ -42,6 +46,8 @@ const FINAL_STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) struct RegistryService {
     state: Arc<SharedState>,
     queue: UpdateQueue,
+    /// Whether nodes are dialled before their addresses are offered.
+    dial_back: bool,
     ending: CancellationToken,
     /// Last logged reason of each refused node.
     refused: Mutex<HashMap<String, String>>,
@@ -49,8 +55,8 @@ pub(crate) struct RegistryService {
 
 impl RegistryService {
     /// Its channels end when `ending` is cancelled.
-    pub(crate) fn new(state: Arc<SharedState>, queue: UpdateQueue, ending: CancellationToken) -> Self {
-        Self { state, queue, ending, refused: Mutex::default() }
+    pub(crate) fn new(state: Arc<SharedState>, queue: UpdateQueue, dial_back: bool, ending: CancellationToken) -> Self {
+        Self { state, queue, dial_back, ending, refused: Mutex::default() }
     }
 
     /// Logs why a node was refused: once per reason, however often it retries.
@@ -77,13 +83,15 @@ impl Registry for RegistryService {
         let name = peer::require(&request, Role::Node).inspect_err(|status| {
             warn!(peer = ?request.remote_addr(), error = status.message(), "attachment refused");
         })?;
+        let same_host = same_host(&request);
         let mut messages = request.into_inner();
-        let introduced = introduce(&name, &mut messages).await;
+        let introduced = introduce(&name, same_host, &mut messages).await;
         let hello = introduced.inspect_err(|status| self.refuse(&name, status.message()))?;
+        let answered = if self.dial_back { Some(dial_back::dial(&hello.presence).await) } else { None };
 
         let (to_node, from_master) = mpsc::channel(CHANNEL_LENGTH);
         let (number, version, capacity) = (hello.attachment, hello.version.clone(), hello.capacity);
-        let (attachment, key, replaced) = self.state.attach(hello, to_node.clone()).map_err(|error| {
+        let (attachment, key, replaced) = self.state.attach(hello, answered, to_node.clone()).map_err(|error| {
             self.refuse(&name, &error.to_string());
             Fault::from(&error).to_status()
         })?;
@@ -96,7 +104,8 @@ impl Registry for RegistryService {
         // The channel is empty and its other end is alive.
         let welcomed =
             to_node.try_send(Ok(v1::AttachResponse { body: Some(v1::attach_response::Body::Welcome(welcome)) }));
-        let channel = OpenChannel { state: Arc::clone(&self.state), queue: self.queue.clone(), attachment, name };
+        let (state, queue) = (Arc::clone(&self.state), self.queue.clone());
+        let channel = OpenChannel { state, queue, attachment, name, same_host };
         if welcomed.is_err() {
             return Err(Fault::new(Code::Internal, "the channel to the node could not be opened").to_status());
         }
@@ -112,8 +121,20 @@ impl Registry for RegistryService {
     }
 }
 
+/// Whether the caller runs on this machine.
+fn same_host<T>(request: &Request<T>) -> bool {
+    let ip = |address: Option<std::net::SocketAddr>| address.map(|address| address.ip().to_canonical());
+    let (peer, own) = (ip(request.remote_addr()), ip(request.local_addr()));
+    peer.is_some_and(|peer| peer.is_loopback() || Some(peer) == own)
+}
+
+/// Checks a node's addresses by policy.
+fn allowed(presence: &Presence, same_host: bool) -> Result<(), Status> {
+    addresses::check(&presence.addresses, same_host).map_err(|error| Invalid::one("addresses", error).to_status())
+}
+
 /// Reads the first message, which must be the `Hello` of the node that the certificate names.
-async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> Result<Hello, Status> {
+async fn introduce(name: &str, same_host: bool, messages: &mut Streaming<v1::AttachRequest>) -> Result<Hello, Status> {
     let timeout = || Fault::new(Code::Timeout, format!("no Hello within {} s", HELLO_TIMEOUT.as_secs())).to_status();
     let first = tokio::time::timeout(HELLO_TIMEOUT, messages.next()).await.map_err(|_| timeout())?;
     let Some(v1::AttachRequest { body: Some(Body::Hello(hello)) }) = first.transpose()? else {
@@ -124,7 +145,9 @@ async fn introduce(name: &str, messages: &mut Streaming<v1::AttachRequest>) -> R
         let text = format!("the certificate names node `{name}`, not `{claimed}`");
         return Err(Fault::new(Code::Denied, text).to_status());
     }
-    Hello::try_from(hello).map_err(|invalid| invalid.to_status())
+    let hello = Hello::try_from(hello).map_err(|invalid| invalid.to_status())?;
+    allowed(&hello.presence, same_host)?;
+    Ok(hello)
 }
 
 /// An open channel. Dropping it detaches the node, however the channel ended.
@@ -133,6 +156,8 @@ struct OpenChannel {
     queue: UpdateQueue,
     attachment: AttachmentId,
     name: String,
+    /// Whether the node runs on this machine.
+    same_host: bool,
 }
 
 impl Drop for OpenChannel {
@@ -205,7 +230,8 @@ impl OpenChannel {
                 }
             }
             Some(Body::Presence(presence)) => {
-                let presence = presence.try_into().map_err(invalid)?;
+                let presence: Presence = presence.try_into().map_err(invalid)?;
+                allowed(&presence, self.same_host)?;
                 self.queue.push(NodeUpdate::Presence(self.attachment, presence)).await;
             }
             Some(Body::Sessions(sessions)) => {

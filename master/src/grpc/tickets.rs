@@ -1,7 +1,6 @@
 //! `usher.v1.Tickets`: turns decisions into seats with signed tickets, and prepares brokered ones at their nodes first.
 
 use std::{
-    collections::BTreeSet,
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::Arc,
@@ -14,20 +13,20 @@ use usher_budget::PrefixLengths;
 use usher_proto::{
     Fault, NodeName,
     code::Code,
-    model::{Failed, Invalid, MAX_REQUESTS, Mode, Publish, Renew, Resolve},
+    model::{Invalid, MAX_REQUESTS, Mode, Publish, Renew, Resolve},
     pb::v1::{self, tickets_server::Tickets},
 };
 
 use super::{
     access::{Caller, for_purpose},
     answers::{PREPARE_TIMEOUT, TicketTerms, after_refusal, answer, log_decision, redirected},
-    peer, publish,
+    failed_seats, peer, publish,
     queue::AdmissionQueue,
     renew, request_id,
 };
 use crate::{
     core::ledger::Source,
-    state::{Asker, Placement, PlacementRefused, SharedState, session},
+    state::{Asker, Placement, PlacementRefused, SharedState},
     viewers::Viewers,
 };
 
@@ -81,18 +80,8 @@ impl TicketsService {
     ) -> Result<Placement, Fault> {
         let Some(probe_wait) = unseated.probe_wait else { return Err(Fault::from(&*unseated.refused)) };
         self.state.probe_answered(probe_wait).await;
-        let decided = self.state.resolve(session(), resolve, call.tag, call.asker());
+        let decided = self.state.resolve(self.state.session(), resolve, call.tag, call.asker());
         decided.map_err(|unseated| Fault::from(&*unseated.refused))
-    }
-
-    /// Passes failed seats to the core: nodes that did not answer, and nodes that sent wrong bytes. Other failures show
-    /// that a node is alive.
-    fn hint<'a>(&self, resolves: impl IntoIterator<Item = &'a Resolve> + Clone, client: Option<IpAddr>) {
-        for resolve in resolves.clone() {
-            let wrong = resolve.failed.iter().filter(|failed| failed.code == Code::VerificationFailed);
-            wrong.for_each(|failed| self.state.damaged_copy(&failed.node, &resolve.what));
-        }
-        self.hint_unresponsive(resolves.into_iter().flat_map(|resolve| &resolve.failed), client);
     }
 
     /// The client of a call, as the core tells it from others.
@@ -100,16 +89,6 @@ impl TicketsService {
         let prefix = || client.map(|client| self.clients.hash_one(PrefixLengths::default().prefix(client)));
         let viewer = caller.viewer().map(|viewer| self.clients.hash_one(viewer.id));
         viewer.or_else(prefix).map(Source)
-    }
-
-    /// Passes nodes that did not answer to the core.
-    fn hint_unresponsive<'a>(&self, failed: impl IntoIterator<Item = &'a Failed>, client: Option<IpAddr>) {
-        let unresponsive = |code| matches!(code, Code::Timeout | Code::Network | Code::Unavailable);
-        let failed = failed.into_iter().filter(|failed| unresponsive(failed.code));
-        let nodes: BTreeSet<&NodeName> = failed.map(|failed| &failed.node).collect();
-        if let Some(client) = client.filter(|_| !nodes.is_empty()) {
-            self.state.hint(nodes, self.clients.hash_one(PrefixLengths::default().prefix(client)));
-        }
     }
 
     /// Asks one node after the other until one opens the title.
@@ -135,7 +114,7 @@ impl TicketsService {
             drop(reserved);
             debug!(%node, reason = fault.code.reason(), error = %fault, "node refused to prepare");
             resolve.exclude.extend(NodeName::parse(&node));
-            seated = match self.state.resolve(session(), &resolve, call.tag, call.asker()) {
+            seated = match self.state.resolve(self.state.session(), &resolve, call.tag, call.asker()) {
                 Ok(seated) => seated,
                 Err(_) => return Err(after_refusal(&node, fault)),
             };
@@ -242,14 +221,13 @@ impl TicketsService {
         request: Request<v1::PublishRequest>,
     ) -> Result<Response<v1::PublishResponse>, Status> {
         let failure = |fault: Fault| request_id::failure(id, &fault);
-        let client = request.remote_addr().map(|address| address.ip());
         let (peer, sender) = (peer::peer(&request)?, publish::Sender::of(&self.viewers, &request));
         let publish = Publish::try_from(request.into_inner())?;
         let sender = sender.map_err(failure)?;
         let name = sender.require(&publish.title).map_err(failure)?;
         let holder = peer.holder_with(sender.viewer());
         let permit = self.decisions.acquire(&holder).await.map_err(failure)?;
-        self.hint_unresponsive(&publish.failed, client);
+        failed_seats::report(&self.state, &publish.failed);
         let answered = publish::answer(&self.state, &publish, id, sender.viewer());
         drop(permit);
         match &answered {
@@ -299,10 +277,10 @@ impl TicketsService {
         let resolve = permitted(&caller, valid(request.into_inner())?).map_err(failure)?;
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
         let mut permit = queue.acquire(&holder).await.map_err(failure)?;
-        self.hint([&resolve], client);
+        failed_seats::report(&self.state, &resolve.failed);
         let source = self.source(&caller, client);
         let call = CallContext { id, tag: request_id::tag(id, 0), caller: &caller, source };
-        let seated = match self.state.resolve(session(), &resolve, call.tag, call.asker()) {
+        let seated = match self.state.resolve(self.state.session(), &resolve, call.tag, call.asker()) {
             Ok(seated) => Ok(seated),
             Err(unseated) => {
                 if unseated.probe_wait.is_some() && resolve.mode != Mode::Brokered {
@@ -345,10 +323,12 @@ impl TicketsService {
         let queue = if brokered { &self.brokered } else { &self.decisions };
         let mut permit = queue.acquire(&holder).await.map_err(failure)?;
 
-        self.hint(resolves.iter().flatten(), client);
+        failed_seats::report(&self.state, resolves.iter().flatten().flat_map(|resolve| &resolve.failed));
         let tag = |at| request_id::tag(id, at);
-        let valid =
-            resolves.iter().enumerate().filter_map(|(at, resolve)| Some((session(), resolve.as_ref().ok()?, tag(at))));
+        let valid = resolves
+            .iter()
+            .enumerate()
+            .filter_map(|(at, resolve)| Some((self.state.session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
         let source = self.source(&caller, client);
         let decided = self.state.resolve_many(&valid, Asker { rights: caller.rights(), source });

@@ -1,16 +1,17 @@
 //! The settings of how nodes are chosen, sessions moved and copies made, as the core takes them: their forms in the file,
 //! and the checks that need more than one value.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use usher_proto::{id, title::MAX_BYTES};
+use usher_proto::{Bitrate, NodeName, id, title::MAX_BYTES};
+use usher_settings::de;
 
 use super::Config;
 use crate::core::{
     balancer::{self, Zones},
-    cluster,
+    cluster::{self, NodeLimits},
     replication::{self, Bounds, Policy},
 };
 
@@ -57,6 +58,20 @@ pub struct CopyRule {
     pub max: Option<u32>,
 }
 
+/// `[[node]]`: limits of what one node may claim.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NodeClaims {
+    /// The node, as in its certificate.
+    pub name: String,
+    /// Prefixes of the titles that it may list; empty for all titles.
+    #[serde(default)]
+    pub prefixes: Vec<String>,
+    /// Highest capacity that it is trusted to have, for example `2gbit`.
+    #[serde(default, deserialize_with = "de::text_or_none")]
+    pub max_rate: Option<Bitrate>,
+}
+
 impl Config {
     /// These settings as the core takes them.
     ///
@@ -67,6 +82,7 @@ impl Config {
         check_copies(self.min_copies)?;
         let links = self.link.iter().map(LinkPrice::check).collect::<anyhow::Result<_>>()?;
         let rules = rules(&self.copies)?;
+        let limits = limits(&self.node)?;
         ensure!(
             self.repair_after <= MAX_REPAIR_AFTER,
             "repair-after = {}: it is at most 30d; --replication off makes no copies",
@@ -81,6 +97,9 @@ impl Config {
             replication: self.replication == Switch::On,
             copies: Policy::new(Bounds { min: self.min_copies, max: None }, rules),
             grace: self.repair_after,
+            catalog_memory: self.catalog_memory,
+            limits,
+            dial_back: self.dial_back == Switch::On,
             ..cluster::Settings::default()
         })
     }
@@ -102,6 +121,22 @@ impl LinkPrice {
         let price = (price * 1000.0).round() as u32;
         Ok(balancer::ZoneLink { from: from.clone(), to: to.clone(), price })
     }
+}
+
+fn limits(nodes: &[NodeClaims]) -> anyhow::Result<HashMap<NodeName, NodeLimits>> {
+    let mut limits = HashMap::new();
+    for NodeClaims { name, prefixes, max_rate } in nodes {
+        let node = NodeName::parse(name).with_context(|| format!("[[node]] name = `{name}`"))?;
+        for prefix in prefixes {
+            let good = !prefix.is_empty() && prefix.len() <= MAX_BYTES;
+            ensure!(good, "[[node]] name = `{name}`: a prefix has 1 to {MAX_BYTES} bytes, for example films/");
+        }
+        let rate = max_rate.is_none_or(|rate| rate.0 > 0);
+        ensure!(rate, "[[node]] name = `{name}`: max-rate is 0; leave the node out of the cluster instead");
+        let one = NodeLimits { prefixes: prefixes.clone(), max_rate: max_rate.map(|rate| rate.0) };
+        ensure!(limits.insert(node, one).is_none(), "[[node]] name = `{name}` stands there twice");
+    }
+    Ok(limits)
 }
 
 fn check_copies(copies: u32) -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! Contact data of a node: what a client needs to dial it, and the key that signs its tickets.
 
+use std::net::SocketAddr;
+
 use usher_proto::{
     Fault, SessionId, Title,
     code::Code,
@@ -52,11 +54,12 @@ impl NodeContact {
     }
 }
 
-pub(super) fn contact(hello: &Hello, key: Key) -> NodeContact {
+/// Contact data of a node at the addresses that clients receive.
+pub(super) fn contact(hello: &Hello, addresses: impl Iterator<Item = SocketAddr>, key: Key) -> NodeContact {
     NodeContact {
         node: hello.node.to_string(),
         zone: hello.zone.clone(),
-        addresses: hello.presence.addresses.iter().map(ToString::to_string).collect(),
+        addresses: addresses.map(|address| address.to_string()).collect(),
         pins: hello.presence.certificates.iter().map(hex::encode).collect(),
         key,
     }

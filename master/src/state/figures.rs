@@ -46,6 +46,7 @@ impl SharedState {
         metrics.feeds.set(feeds as u64);
         metrics.feed_viewers.set(viewers);
         metrics.titles.set(cluster.catalog().titles() as u64);
+        metrics.catalog_bytes.set(cluster.catalog().bytes());
         metrics.promised.set(promised);
         metrics.copies.set(copies);
         metrics.capacity.set(capacity);

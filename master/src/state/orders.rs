@@ -12,7 +12,7 @@ use usher_proto::{
     ticket::{Claims, FeedGrant, Purpose, Right},
 };
 
-use super::{NodeContact, SharedState, StateInner, now, session};
+use super::{NodeContact, SharedState, StateInner, now};
 use crate::core::{
     NodeId, Now,
     catalog::{ContentKey, TitleMetadata},
@@ -64,6 +64,7 @@ impl SharedState {
         for order in inner.cluster.poll_orders() {
             match order {
                 Order::Probe(node) => self.probe(inner, node),
+                Order::DialBack(attachment) => self.order_dial(inner, attachment),
                 Order::Move(step) => self.send_move(inner, now, step),
                 Order::Replicate { key, from, to, rate, why } => {
                     debug!(from = %inner.node_name(from), to = %inner.node_name(to), rate, reason = ?why, "copy ordered");
@@ -132,7 +133,7 @@ impl SharedState {
     }
 
     /// Sends an order that has no answer.
-    fn send_unanswered(&self, inner: &StateInner, node: NodeId, what: &'static str, order: Option<Body>) {
+    pub(super) fn send_unanswered(&self, inner: &StateInner, node: NodeId, what: &'static str, order: Option<Body>) {
         let sent = order.map(|order| inner.send(node, order));
         self.metrics.order(what, sent.map_or("void", |sent| if sent { "sent" } else { "dropped" }));
     }
@@ -309,7 +310,8 @@ impl StateInner {
         let content = facts.content?;
         let contact = &self.channels.get(&from)?.contact;
         let request_id = format!("copy-{id}");
-        let claims = Claims { rid: request_id.clone(), ..fetch_claims(now, contact, &facts, session()) };
+        let session = self.cluster.new_session(&mut rand::rng());
+        let claims = Claims { rid: request_id.clone(), ..fetch_claims(now, contact, &facts, session) };
         Some(v1::Replicate {
             id,
             title: facts.title.to_string(),

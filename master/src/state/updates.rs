@@ -1,15 +1,18 @@
 //! Updates from nodes, applied under the lock: reports, sessions, presence and probe answers.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use usher_proto::model::{Presence, Report, Sessions};
 
-use super::{SharedState, StateInner, contact, now};
+use super::{SharedState, StateInner, now};
 use crate::{
     core::{Now, roster::AttachmentId},
     metrics::ReasonLabel,
 };
+
+/// Time between two log lines about sessions that a node invented.
+const NOTED: Duration = Duration::from_secs(60);
 
 /// An update from a node.
 pub(crate) enum NodeUpdate {
@@ -44,7 +47,10 @@ impl SharedState {
             match update {
                 NodeUpdate::Report(attachment, report) => self.report(&mut inner, now, attachment, report),
                 NodeUpdate::Sessions(attachment, sessions) => self.sessions(&mut inner, now, attachment, sessions),
-                NodeUpdate::Presence(attachment, presence) => presence_of(&mut inner, now, attachment, presence),
+                NodeUpdate::Presence(attachment, presence) => {
+                    inner.cluster.handle_presence(now, attachment, presence);
+                    inner.refresh_contact(attachment);
+                }
                 NodeUpdate::Fence(applied) => fences.push(applied),
             }
         }
@@ -87,10 +93,31 @@ impl SharedState {
             self.metrics.sessions_refused.get_or_create(&ReasonLabel { reason: turned.code.reason() }).inc();
         }
         match inner.cluster.handle_sessions(now, attachment, sessions) {
-            Ok(()) => self.clear_probe(inner, attachment),
+            Ok(invented) => {
+                self.clear_probe(inner, attachment);
+                self.note_invented(inner, now, attachment, invented);
+            }
             Err(ignored) => {
                 tracing::debug!(node = %inner.node_name(attachment.node), error = %ignored, "session update ignored")
             }
+        }
+    }
+
+    /// Counts reported sessions that this cluster did not issue; logs them once a minute and node.
+    fn note_invented(&self, inner: &mut StateInner, now: Now, attachment: AttachmentId, invented: usize) {
+        if invented == 0 {
+            return;
+        }
+        self.metrics.invented.inc_by(invented as u64);
+        let node = inner.node_name(attachment.node);
+        let Some(channel) = inner.channels.get_mut(&attachment.node) else { return };
+        if channel.noted.is_none_or(|at| now.instant.saturating_duration_since(at) >= NOTED) {
+            channel.noted = Some(now.instant);
+            tracing::warn!(
+                node,
+                sessions = invented,
+                "node reports sessions that this cluster did not issue; they are ignored"
+            );
         }
     }
 
@@ -109,15 +136,5 @@ impl SharedState {
         if inner.probed.remove(&attachment.node) {
             self.probe_answers.send_replace(());
         }
-    }
-}
-
-fn presence_of(inner: &mut StateInner, now: Now, attachment: AttachmentId, presence: Presence) {
-    inner.cluster.handle_presence(now, attachment, presence);
-    let hello = inner.cluster.roster().node(attachment.node).map(|node| node.hello.clone());
-    if let Some((channel, hello)) = inner.channels.get_mut(&attachment.node).zip(hello)
-        && channel.attachment == attachment
-    {
-        channel.contact = Arc::new(contact(&hello, channel.contact.key.clone()));
     }
 }

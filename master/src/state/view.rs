@@ -117,7 +117,6 @@ impl SharedState {
     pub(crate) fn locate(&self, what: &What) -> Vec<v1::Version> {
         let inner = self.lock();
         let cluster = &inner.cluster;
-        let mut found = Vec::new();
         if let What::Title(name) = what
             && let Some(feed) = cluster.feeds().get(name)
         {
@@ -133,24 +132,30 @@ impl SharedState {
             let title = live_title(cluster, name, feed, self.feed_key(name));
             return vec![v1::Version { title: Some(title), copies: copies.collect() }];
         }
-        match what {
-            What::Title(title) => found = cluster.versions(title),
-            What::Content(content) => cluster.catalog().by_content(content, &mut found),
-        }
-        let version = |found: &TitleVersion| {
-            let copies = cluster.catalog().copies(found).filter_map(|copy| {
-                let node = cluster.roster().node(copy.node)?;
-                Some(v1::Copy {
-                    node: node.name().to_string(),
-                    volume: copy.volume.into(),
-                    modified_at: Some(signed_timestamp(copy.modified_ms)),
-                    state: state(node.state).into(),
-                })
-            });
-            Some(v1::Version { title: Some(title(cluster, found)?), copies: copies.collect() })
-        };
-        found.iter().filter_map(version).collect()
+        versions(cluster, what)
     }
+}
+
+/// Every content of a title, or every title of a content, with their copies.
+pub(super) fn versions(cluster: &Cluster, what: &What) -> Vec<v1::Version> {
+    let mut found = Vec::new();
+    match what {
+        What::Title(title) => found = cluster.versions(title),
+        What::Content(content) => cluster.catalog().by_content(content, &mut found),
+    }
+    let version = |found: &TitleVersion| {
+        let copies = cluster.catalog().copies(found).filter_map(|copy| {
+            let node = cluster.roster().node(copy.node)?;
+            Some(v1::Copy {
+                node: node.name().to_string(),
+                volume: copy.volume.into(),
+                modified_at: Some(signed_timestamp(copy.modified_ms)),
+                state: state(node.state).into(),
+            })
+        });
+        Some(v1::Version { title: Some(title(cluster, found)?), copies: copies.collect() })
+    };
+    found.iter().filter_map(version).collect()
 }
 
 /// A node as a message.

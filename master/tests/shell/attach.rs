@@ -4,11 +4,11 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 use usher_certs::{Role, files::init};
 use usher_proto::{
-    BootId,
+    BootId, SessionId,
     pb::v1::{self, attach_request::Body},
 };
 
-use crate::harness::{Master, Node, copy, eventually, hello, pem, presence};
+use crate::harness::{Master, Node, begun, copy, eventually, hello, issued, pem, presence};
 
 #[tokio::test]
 async fn a_node_attaches_under_its_certificates_name_only() {
@@ -106,6 +106,36 @@ async fn a_wrong_message_ends_the_channel_and_nothing_else() {
         let located = master.catalog().await.locate(request).await.expect("known").into_inner();
         assert_eq!(located.versions[0].copies.len(), i + 1, "its earlier messages stand");
     }
+}
+
+#[tokio::test]
+async fn addresses_that_no_node_can_have_are_refused() {
+    let master = Master::start().await;
+    let one = master.dial_as(Role::Node, "node-1").await;
+    let at = |address: &str| v1::Presence { addresses: vec![address.into()], ..presence(false) };
+    for (attachment, address) in
+        (2..).zip(["169.254.169.254:80", "[fd00:ec2::254]:80", "[fe80::1]:9", "224.0.0.1:9", "255.255.255.255:9"])
+    {
+        let hello = v1::Hello { presence: Some(at(address)), ..hello("node-1", 1, attachment) };
+        let status = Node::attach(one.clone(), hello).await.err().expect(address);
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("--advertise"), "{status}");
+    }
+    // Loopback is good for this node, which runs on the master's machine. A later change is checked as well.
+    let mut node = Node::attach(one, hello("node-1", 1, 9)).await.expect("attached");
+    node.send(Body::Presence(at("169.254.169.254:80"))).await;
+    assert_eq!(node.next().await.expect_err("refused").code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn sessions_that_the_cluster_did_not_issue_are_counted_and_ignored() {
+    let master = Master::start().await;
+    let node = master.node("node-1", &["a"]).await;
+    let begun = |id: u128| begun(&SessionId(id).to_string(), "a");
+    let all = (1..=300).map(begun).chain([begun(issued(1).0)]).collect();
+    node.sessions(v1::Sessions { restart: true, complete: true, begun: all, ..Default::default() }).await;
+    master.counted("usher_master_sessions_invented_total 300").await;
+    master.counted("usher_master_ledger_sessions 1").await;
 }
 
 #[tokio::test]

@@ -109,13 +109,13 @@ async fn a_late_node_that_stays_silent_is_suspect() {
 }
 
 #[tokio::test]
-async fn one_client_takes_no_node_out() {
+async fn no_report_takes_out_a_node_that_answers() {
     let master = Master::start().await;
     let mut one = master.node("node-1", &["a"]).await;
     let _two = master.node("node-2", &["a"]).await;
     let mut tickets = master.tickets().await;
     let failed = |reason: &str| {
-        let failed = vec![v1::SeatFailure { node: "node-1".into(), reason: reason.into() }];
+        let failed = vec![v1::SeatFailure { node: "node-1".into(), reason: reason.into(), ..Default::default() }];
         v1::ResolveRequest { failed, ..small("a") }
     };
     // A node that refuses is alive.

@@ -24,11 +24,19 @@ use usher_proto::{
         self, attach_request::Body, attach_response::Body as Down, catalog_client::CatalogClient,
         cluster_client::ClusterClient, registry_client::RegistryClient, tickets_client::TicketsClient,
     },
-    ticket::Key,
+    ticket::{ClusterSecret, Key},
 };
 
 /// Longer than any step takes; reaching it means a hang.
 const HANG: Duration = Duration::from_secs(20);
+
+/// The secret of every cluster of these tests.
+const SECRET: [u8; 32] = [7; 32];
+
+/// The id of a session that the cluster issued, by number.
+pub(crate) fn issued(number: u64) -> SessionId {
+    ClusterSecret::new(SECRET).session_key().issue(number)
+}
 
 pub(crate) struct Master {
     pub(crate) dir: TempDir,
@@ -50,6 +58,8 @@ pub(crate) fn config(dir: &Path) -> Config {
         metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
         // A node that has just joined would receive sessions at any time.
         rebalance: Switch::Off,
+        // The nodes of these tests have no media port.
+        dial_back: Switch::Off,
         ..Config::default()
     }
 }
@@ -63,6 +73,10 @@ impl Master {
         let dir = tempfile::tempdir().expect("a directory");
         init(dir.path(), "test", false).expect("an authority");
         let mut config = config(dir.path());
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state)
+            .and_then(|()| std::fs::write(state.join("cluster.secret"), SECRET))
+            .expect("written");
         change(&mut config);
         let running = start(config, pem(dir.path(), Role::Master, "master")).await.expect("started");
         Self { dir, running }

@@ -2,12 +2,9 @@
 
 use tonic::{Code, Streaming, transport::Channel};
 use usher_certs::Role;
-use usher_proto::{
-    SessionId,
-    pb::v1::{self, attach_request::Body, attach_response::Body as Down, cluster_client::ClusterClient},
-};
+use usher_proto::pb::v1::{self, attach_request::Body, attach_response::Body as Down, cluster_client::ClusterClient};
 
-use crate::harness::{Master, Node, begun, hello, presence, session_bytes, within};
+use crate::harness::{Master, Node, begun, hello, issued, presence, session_bytes, within};
 
 async fn operator(master: &Master) -> ClusterClient<Channel> {
     ClusterClient::new(master.dial_as(Role::Admin, "boss").await)
@@ -18,14 +15,14 @@ fn drain(node: &str, deadline_ms: u64) -> v1::DrainRequest {
 }
 
 /// Sessions of `title` with these numbers start on a node that sends its complete list.
-async fn run(node: &Node, title: &str, ids: &[u128]) {
-    let begun: Vec<v1::Begun> = ids.iter().map(|id| begun(&SessionId(*id).to_string(), title)).collect();
+async fn run(node: &Node, title: &str, ids: &[u64]) {
+    let begun: Vec<v1::Begun> = ids.iter().map(|id| begun(&issued(*id).to_string(), title)).collect();
     let committed_bps = 8_000_000 * begun.len() as u64;
     node.sessions(v1::Sessions { complete: true, committed_bps, begun, ..Default::default() }).await;
 }
 
-async fn end(node: &mut Node, ids: &[u128]) {
-    let ended = ids.iter().map(|id| session_bytes(&SessionId(*id).to_string())).collect();
+async fn end(node: &mut Node, ids: &[u64]) {
+    let ended = ids.iter().map(|id| session_bytes(&issued(*id).to_string())).collect();
     node.sessions(v1::Sessions { complete: true, ended, ..Default::default() }).await;
     node.report().await;
 }
@@ -102,8 +99,8 @@ async fn a_drain_is_followed_until_the_node_is_empty() {
         let refused = refusal.is_some();
         one.send(Body::Moved(v1::Moved { id: order.id, refusal })).await;
         if !refused {
-            let id: [u8; 16] = order.session_id.try_into().expect("16 bytes");
-            let id = u128::from_be_bytes(id);
+            let bytes: [u8; 16] = order.session_id.try_into().expect("16 bytes");
+            let id = (1..=3).find(|id| issued(*id).0 == u128::from_be_bytes(bytes)).expect("one of these");
             moved.insert(id);
             run(&two, "b", &[id]).await;
             end(&mut one, &[id]).await;

@@ -4,12 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tonic::Code;
 use usher_proto::{
-    NodeName, SessionId,
+    NodeName,
     pb::v1::{self, attach_request::Body, attach_response::Body as Down},
-    ticket::{self, Purpose, Ticket},
+    ticket::{self, Claims, Purpose, Ticket},
 };
 
-use crate::harness::{Master, Node, begun, copy, eventually, hello, request};
+use crate::harness::{Master, Node, begun, copy, eventually, hello, issued, request};
 
 fn refusal() -> Option<v1::Refusal> {
     Some(v1::Refusal { reason: "NO_CAPACITY".into(), message: "no".into(), retry_after_ms: 0 })
@@ -25,7 +25,7 @@ fn check(seat: &v1::Seat, node: &Node) -> Ticket {
 /// A node with twelve sessions of `b`, which leave no capacity for another.
 async fn full(master: &Master, titles: &[&str]) -> (Node, Vec<String>) {
     let node = master.node("node-1", titles).await;
-    let ids: Vec<String> = (1..=12).map(|id| SessionId(id).to_string()).collect();
+    let ids: Vec<String> = (1..=12).map(|id| issued(id).to_string()).collect();
     let begun = ids.iter().map(|id| begun(id, titles[titles.len() - 1])).collect();
     let committed_bps = 96_000_000;
     node.sessions(v1::Sessions { restart: true, complete: true, committed_bps, begun, ..Default::default() }).await;
@@ -106,8 +106,27 @@ async fn wrong_bytes_trigger_one_recheck() {
     let mut one = master.node("node-1", &["a", "b"]).await;
     let mut two = master.node("node-2", &["a"]).await;
     let mut tickets = master.tickets().await;
+    let keys = [one.keys()[0].clone(), two.keys()[0].clone()];
+    let ticket = |node: &str, title: &str| {
+        let key = if node == "node-2" { &keys[1] } else { &keys[0] };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let cid = copy(title).content_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let claims = Claims { cid: Some(cid), ..Claims::new(node, issued(1), title, Purpose::Play, now) };
+        key.sign(&claims).expect("signs")
+    };
+    // Without a ticket for that node and content, a report has nothing checked.
+    for ticket in [String::new(), "a.b.c".into(), ticket("node-2", "a"), ticket("node-1", "b")] {
+        let failed = vec![v1::SeatFailure { node: "node-1".into(), reason: "VERIFICATION_FAILED".into(), ticket }];
+        let about_b = v1::ResolveRequest { failed, ..request("a") };
+        tickets.resolve(about_b).await.expect("another has it");
+    }
+    let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
+    assert_eq!(order.title, "b", "the ticket states the content, not the request");
+    master.counted("usher_master_orders_total{order=\"recheck\",result=\"sent\"} 1").await;
+
     let mut failed = async |node: &str, reason: &str, title: &str| {
-        let failed = vec![v1::SeatFailure { node: node.into(), reason: reason.into() }];
+        let ticket = ticket(node, title);
+        let failed = vec![v1::SeatFailure { node: node.into(), reason: reason.into(), ticket }];
         tickets.resolve(v1::ResolveRequest { failed, ..request(title) }).await.map(|answer| answer.into_inner())
     };
     let seats = failed("node-1", "VERIFICATION_FAILED", "a").await.expect("another has it").seats;
@@ -115,7 +134,7 @@ async fn wrong_bytes_trigger_one_recheck() {
     let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
     assert_eq!((order.title.as_str(), order.content_id), ("a", copy("a").content_id));
     // Not again so soon, not for a content the node lacks, and not for other reasons. The next order is for the other
-    // title.
+    // node.
     for (node, reason, title) in [
         ("node-1", "VERIFICATION_FAILED", "a"),
         ("node-9", "VERIFICATION_FAILED", "a"),
@@ -129,8 +148,6 @@ async fn wrong_bytes_trigger_one_recheck() {
         failed("node-1", "VERIFICATION_FAILED", "b").await.expect_err("no other holder").code(),
         Code::Unavailable
     );
-    let Down::Recheck(order) = one.order().await else { panic!("no recheck") };
-    assert_eq!(order.title, "b");
     assert_eq!(failed("node-9", "TIMEOUT", "b").await.expect("there").seats[0].node, "node-1");
     let _seats = failed("node-2", "VERIFICATION_FAILED", "a").await;
     let Down::Recheck(order) = two.order().await else { panic!("no recheck") };

@@ -44,9 +44,32 @@ async fn titles_are_listed_in_pages_and_located() {
         (located.versions.len() == 2).then_some(located)
     })
     .await;
-    let first = &located.versions[0];
-    assert!(first.title.as_ref().is_some_and(|title| title.conflict && title.nodes == ["node-2"]), "the newer");
-    assert_eq!((first.copies[0].volume, first.copies[0].state()), (1, v1::NodeState::Serving));
+    let [first, second] = located.versions.as_slice() else { panic!("{located:?}") };
+    let nodes = |version: &v1::Version| version.title.as_ref().map(|title| (title.conflict, title.nodes.clone()));
+    assert_eq!(nodes(first), Some((true, vec!["node-1".to_owned()])), "it was there first");
+    assert_eq!(nodes(second), Some((true, vec!["node-2".to_owned()])), "though it is newer");
+    assert_eq!((second.copies[0].volume, second.copies[0].state()), (1, v1::NodeState::Serving));
+
+    // An operator decides otherwise, also for the time after a restart.
+    let viewer = master.cluster().await.list_conflicts(v1::ListConflictsRequest {}).await;
+    assert_eq!(viewer.expect_err("not for viewers").code(), Code::Unauthenticated);
+    let mut operator = ClusterClient::new(master.dial_as(Role::Admin, "boss").await);
+    let conflicts = operator.list_conflicts(v1::ListConflictsRequest {}).await.expect("listed").into_inner();
+    assert!(!conflicts.more && conflicts.conflicts.len() == 1, "{conflicts:?}");
+    assert_eq!(conflicts.conflicts[0].title, "f/0002");
+    assert_eq!(conflicts.conflicts[0].versions, located.versions);
+    let decide = |content: u8| v1::ResolveConflictRequest {
+        title: "f/0002".into(),
+        content_id: format!("{content:02x}").repeat(32),
+    };
+    let unknown = operator.resolve_conflict(decide(9)).await.expect_err("no such content");
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
+    operator.resolve_conflict(decide(1)).await.expect("decided");
+    let request = v1::LocateRequest { what: Some(v1::locate_request::What::Title("f/0002".into())) };
+    let located = catalog.locate(request).await.expect("located").into_inner();
+    assert_eq!(nodes(&located.versions[0]), Some((true, vec!["node-2".to_owned()])));
+    let stored = std::fs::read_to_string(master.dir.path().join("state/decided-contents")).expect("stored");
+    assert_eq!(stored, format!("{} f/0002\n", "01".repeat(32)));
     let none = v1::LocateRequest { what: Some(v1::locate_request::What::ContentId("00".repeat(32))) };
     assert_eq!(catalog.locate(none).await.expect_err("none").code(), Code::NotFound);
 }

@@ -148,7 +148,7 @@ async fn follow_upstreams(
                         failed.remove(0);
                     }
                     failed.retain(|one| one.node != seat.node);
-                    failed.push(Failed { node: seat.node, code: fault.code });
+                    failed.push(Failed::new(seat.node, fault.code));
                 }
             }
             {

@@ -65,10 +65,7 @@ impl Feeds {
 
     /// Adds a request for an upstream, to send to the master.
     pub(super) fn request_upstream(&self, title: &Title, failed: &[Failed]) {
-        let failed = failed
-            .iter()
-            .map(|failed| v1::SeatFailure { node: failed.node.to_string(), reason: failed.code.reason().to_owned() });
-        let wanted = v1::RelayWanted { title: title.to_string(), failed: failed.collect() };
+        let wanted = v1::RelayWanted { title: title.to_string(), failed: failed.iter().map(Failed::to_pb).collect() };
         let mut all = lock(&self.relay_requests);
         all.retain(|other| other.title != wanted.title);
         all.push(wanted);

@@ -1,8 +1,8 @@
-//! The hasher: a background thread that hashes the queued titles. Knows files by their copies only.
+//! The hasher: a background thread that hashes the queued titles, one at a time. Knows files by their copies only.
 
-use std::{fs::File, io, path::Path, sync::atomic::Ordering};
+use std::{cell::RefCell, fs::File, io, path::Path, sync::atomic::Ordering, time::Instant};
 
-use usher_proto::tree::{Builder, GROUP, Hashes};
+use usher_proto::tree::{Builder, GROUP, Hashes, PAGE};
 
 use super::{
     copy::{Copy, CopyKey},
@@ -13,42 +13,72 @@ use super::{
     volume::{Fingerprint, OpenedPath},
     watch::{FileReport, IndexerMessage},
 };
+use crate::core::recheck::RecheckPace;
 
 /// Bytes of one read.
 const READ: usize = 1 << 20;
 
 /// Hashes queued titles until the library is closed.
 pub(crate) fn run(shared: &Shared) {
-    let mut buf = vec![0; READ];
+    let (mut buf, mut pace) = (vec![0; READ], RecheckPace::default());
     while let Some(task) = shared.queue.next() {
         match task {
             HashTask::Urgent(key) => hash_title(shared, &key, true, &mut buf),
             HashTask::Hash(key) => hash_title(shared, &key, false, &mut buf),
-            HashTask::Verify(key) => verify(shared, &key, &mut buf),
+            HashTask::Verify(key) => verify(shared, &key, &mut pace, &mut buf),
         }
     }
 }
 
+/// Precedence of other titles over the next read of a title.
+enum Turn<'a> {
+    /// No title goes first.
+    Urgent,
+    /// Urgent titles go first.
+    Usual,
+    /// All titles without a hash go first, and the pace of rechecks applies.
+    Recheck(&'a mut RecheckPace),
+}
+
 /// Hashes a copy again of which a client received other bytes.
-fn verify(shared: &Shared, key: &CopyKey, buf: &mut [u8]) {
+fn verify(shared: &Shared, key: &CopyKey, pace: &mut RecheckPace, buf: &mut [u8]) {
     let Some(copy) = shared.catalog.copy(key) else { return };
     if key.1 == replicas::VOLUME {
-        let replicas = shared.replicas.iter();
-        return replicas.for_each(|replicas| replicas.verify(&copy, &|| shared.stopping()));
+        let waiting = RefCell::new((pace, buf));
+        let stop = || {
+            let (pace, buf) = &mut *waiting.borrow_mut();
+            give_way(shared, pace, PAGE, buf);
+            shared.stopping()
+        };
+        return shared.replicas.iter().for_each(|replicas| replicas.verify(&copy, &stop));
     }
     if copy.content.is_some() {
-        hash_file(shared, &copy, false, buf);
+        hash_file(shared, &copy, Turn::Recheck(pace), buf);
+    }
+}
+
+/// Hashes the titles that have no hash yet, and waits until a recheck may read `bytes` more.
+fn give_way(shared: &Shared, pace: &mut RecheckPace, bytes: u64, buf: &mut [u8]) {
+    while !shared.stopping() {
+        if let Some(key) = shared.queue.next_unhashed() {
+            hash_title(shared, &key, false, buf);
+            continue;
+        }
+        match pace.poll_read(Instant::now(), bytes) {
+            Ok(()) => return,
+            Err(wait) => shared.queue.wait(wait),
+        }
     }
 }
 
 fn hash_title(shared: &Shared, key: &CopyKey, urgent: bool, buf: &mut [u8]) {
     if let Some(copy) = shared.catalog.copy(key).filter(|copy| copy.content.is_none()) {
-        hash_file(shared, &copy, urgent, buf);
+        hash_file(shared, &copy, if urgent { Turn::Urgent } else { Turn::Usual }, buf);
     }
 }
 
 /// Hashes a file. A file that had another hash before is reported damaged.
-fn hash_file(shared: &Shared, copy: &Copy, urgent: bool, buf: &mut [u8]) {
+fn hash_file(shared: &Shared, copy: &Copy, turn: Turn<'_>, buf: &mut [u8]) {
     let key = &(copy.title.clone(), copy.volume);
     let path = Path::new(key.0.as_str());
     let (Some(volume), Some(index_key)) = (shared.volume(key.1), shared.copy_key(key)) else { return };
@@ -67,7 +97,7 @@ fn hash_file(shared: &Shared, copy: &Copy, urgent: bool, buf: &mut [u8]) {
         Ok(_) => return shared.reinspect(key.1, path),
         Err(error) => return unreadable(&error),
     };
-    let hashes = match hash_contents(shared, key, (&file, entry.fingerprint), urgent, buf) {
+    let hashes = match hash_contents(shared, key, (&file, entry.fingerprint), turn, buf) {
         Ok(Some(hashes)) => hashes,
         Ok(None) if shared.stopping() => return,
         Ok(None) => return shared.reinspect(key.1, path),
@@ -96,18 +126,24 @@ fn hash_contents(
     shared: &Shared,
     key: &CopyKey,
     (file, fingerprint): (&File, Fingerprint),
-    mut urgent: bool,
+    mut turn: Turn<'_>,
     buf: &mut [u8],
 ) -> io::Result<Option<Hashes>> {
     let (mut builder, mut offset) = (Builder::default(), 0);
     while offset < fingerprint.size {
-        // An urgent title interrupts a long one. One level deep: urgent titles do not interrupt one another.
-        while !urgent && let Some(wanted) = shared.queue.next_urgent() {
-            if wanted == *key {
-                urgent = true; // Continue it instead of starting over.
-            } else {
-                hash_title(shared, &wanted, true, buf);
+        match &mut turn {
+            Turn::Urgent => {}
+            // Urgent titles do not interrupt one another.
+            Turn::Usual => {
+                while let Some(wanted) = shared.queue.next_urgent() {
+                    if wanted == *key {
+                        turn = Turn::Urgent; // Continue it instead of starting over.
+                        break;
+                    }
+                    hash_title(shared, &wanted, true, buf);
+                }
             }
+            Turn::Recheck(pace) => give_way(shared, pace, buf.len() as u64, buf),
         }
         if shared.stopping() {
             return Ok(None);

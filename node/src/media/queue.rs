@@ -5,6 +5,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
 use super::copy::CopyKey;
@@ -99,6 +100,20 @@ impl HashQueue {
 
     pub(crate) fn next_urgent(&self) -> Option<CopyKey> {
         lock(&self.state).urgent.pop_front()
+    }
+
+    /// The next title that is not hashed yet, urgent ones first.
+    pub(crate) fn next_unhashed(&self) -> Option<CopyKey> {
+        let mut state = lock(&self.state);
+        let urgent = state.urgent.pop_front();
+        urgent.or_else(|| state.waiting.pop().map(|Reverse((_, key))| key))
+    }
+
+    /// Waits until a title is to be hashed, the library is closed, or the time is over.
+    pub(crate) fn wait(&self, time: Duration) {
+        let state = lock(&self.state);
+        let idle = |state: &mut QueueState| !state.stopped && state.urgent.is_empty() && state.waiting.is_empty();
+        drop(self.wake.wait_timeout_while(state, time, idle));
     }
 }
 

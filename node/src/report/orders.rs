@@ -104,6 +104,10 @@ pub(super) async fn answer(
                 }
                 Err(error) => warn!(%error, "an order to end a session was ignored"),
             },
+            Some(Order::CatalogRefused(refused)) => {
+                let v1::CatalogRefused { copies, title, reason } = refused;
+                warn!(?title, copies, ?reason, "titles are not listed by the master");
+            }
             None => debug!("a message of a newer master was ignored"),
         }
     }

@@ -176,7 +176,7 @@ mod tests {
         let request = v1::PublishRequest {
             title: "live/a".into(),
             publisher_id: vec![1; 16],
-            failed: vec![v1::SeatFailure { node: "n".into(), reason: "TIMEOUT".into() }],
+            failed: vec![v1::SeatFailure { node: "n".into(), reason: "TIMEOUT".into(), ..Default::default() }],
             ..v1::PublishRequest::default()
         };
         let publish = Publish::try_from(request.clone()).expect("valid");

@@ -1,5 +1,7 @@
 //! A client's request for a title, validated.
 
+use std::fmt;
+
 use super::{
     MAX_EXCLUDE, MAX_FAILED,
     equipment::Requirements,
@@ -34,8 +36,8 @@ impl What {
     }
 }
 
-impl std::fmt::Display for What {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Title(title) => title.fmt(f),
             Self::Content(content) => content.fmt(f),
@@ -126,12 +128,33 @@ pub struct Resolve {
 }
 
 /// A seat that did not serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Failed {
     /// The node.
     pub node: NodeName,
     /// Why; `Timeout` and `Network` say that it does not answer.
     pub code: Code,
+    /// The seat's ticket, not verified; empty if the client did not send it. Never shown.
+    pub ticket: String,
+}
+
+impl Failed {
+    /// A failed seat without its ticket.
+    pub fn new(node: NodeName, code: Code) -> Self {
+        Self { node, code, ticket: String::new() }
+    }
+
+    /// As a message.
+    pub fn to_pb(&self) -> v1::SeatFailure {
+        let Self { node, code, ticket } = self;
+        v1::SeatFailure { node: node.to_string(), reason: code.reason().to_owned(), ticket: ticket.clone() }
+    }
+}
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failed").field("node", &self.node).field("code", &self.code).finish_non_exhaustive()
+    }
 }
 
 /// Nodes that must not be chosen, and the seats that failed, of which all but the full ones are among them.
@@ -156,7 +179,8 @@ pub(super) fn failures(
         if !matches!(code, Code::NoCapacity | Code::BudgetExceeded) && !exclude.contains(&node) {
             exclude.push(node.clone());
         }
-        failed.push(Failed { node, code });
+        check.require(seat.ticket.len() <= MAX_TOKEN_BYTES, &format!("failed[{i}].ticket"), || "too long".to_owned());
+        failed.push(Failed { node, code, ticket: seat.ticket.clone() });
     }
     (exclude, failed)
 }
@@ -253,14 +277,28 @@ mod tests {
             exclude: vec!["ok".into(), "NOT OK".into()],
             zone: "a b".into(),
             rate_bps: u64::MAX,
-            failed: vec![v1::SeatFailure { node: "NOT OK".into(), reason: String::new() }],
+            failed: vec![
+                v1::SeatFailure { node: "NOT OK".into(), ..v1::SeatFailure::default() },
+                v1::SeatFailure { node: "n".into(), ticket: "t".repeat(MAX_TOKEN_BYTES + 1), ..Default::default() },
+            ],
             requirements: Some(v1::Requirements { labels: vec!["a b".into()], ..v1::Requirements::default() }),
         };
         let Err(Invalid(violations)) = Resolve::try_from(wrong) else { panic!("taken") };
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,
-            ["title", "purpose", "mode", "range", "exclude[1]", "failed[0].node", "requirements", "zone", "rate_bps"]
+            [
+                "title",
+                "purpose",
+                "mode",
+                "range",
+                "exclude[1]",
+                "failed[0].node",
+                "failed[1].ticket",
+                "requirements",
+                "zone",
+                "rate_bps"
+            ]
         );
         assert!(Resolve::try_from(v1::ResolveRequest::default()).is_err());
         let many = v1::ResolveRequest { exclude: vec!["n".into(); 10_000], ..request() };

@@ -130,6 +130,19 @@ impl TryFrom<v1::Sessions> for Sessions {
 }
 
 impl Sessions {
+    /// Keeps the changes of sessions for which `keep` is true. Returns the number of the others.
+    pub fn retain(&mut self, keep: impl Fn(SessionId) -> bool) -> usize {
+        let entries = |sessions: &Self| {
+            sessions.begun.len() + sessions.rates.len() + sessions.ended.len() + sessions.turned.len()
+        };
+        let before = entries(self);
+        self.begun.retain(|one| keep(one.session));
+        self.rates.retain(|one| keep(one.session));
+        self.ended.retain(|session| keep(*session));
+        self.turned.retain(|one| keep(one.session));
+        before - entries(self)
+    }
+
     /// As a message.
     pub fn to_pb(&self) -> v1::Sessions {
         let bytes = |id: &SessionId| id.0.to_be_bytes().to_vec();
@@ -189,6 +202,16 @@ mod tests {
     #[test]
     fn sessions_survive_the_message() {
         assert_eq!(Sessions::try_from(sessions().to_pb()), Ok(sessions()));
+    }
+
+    #[test]
+    fn changes_of_other_sessions_are_dropped() {
+        for (kept, dropped) in [(1, 3), (2, 3), (3, 3), (4, 3), (5, 4)] {
+            let mut sessions = sessions();
+            assert_eq!(sessions.retain(|session| session == SessionId(kept)), dropped);
+            assert_eq!(sessions.retain(|_| false), 4 - dropped);
+            assert!(sessions.restart && sessions.complete);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
 use super::claims::{Claims, TicketError};
 use crate::{
     feed::{FeedKey, FeedSigner},
-    id::{BootId, NodeName, TokenId, ViewerId},
+    id::{BootId, NodeName, SessionId, TokenId, ViewerId},
     title::Title,
 };
 
@@ -57,6 +57,11 @@ impl ClusterSecret {
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
+    /// Derives the key of session ids.
+    pub fn session_key(&self) -> SessionKey {
+        SessionKey(blake3::derive_key("usher 2026 key of session ids", &self.0))
+    }
+
     /// Derives the public key of a feed, in about 40 microseconds: callers keep it.
     pub fn feed_key(&self, title: &Title) -> FeedKey {
         FeedSigner::from_seed(&self.feed_seed(title)).key()
@@ -66,6 +71,37 @@ impl ClusterSecret {
 impl fmt::Debug for ClusterSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClusterSecret(hidden)")
+    }
+}
+
+/// Issues and recognizes session ids. The upper half of an id is random, the lower half its code under this key: a node
+/// cannot invent a session, and every master of the cluster, also after a restart, recognizes the sessions of the others.
+#[derive(Clone)]
+pub struct SessionKey([u8; 32]);
+
+impl SessionKey {
+    /// The session id for 64 random bits.
+    pub fn issue(&self, random: u64) -> SessionId {
+        SessionId(u128::from(random) << 64 | u128::from(self.code(random)))
+    }
+
+    /// Whether this cluster issued the id.
+    pub fn issued(&self, session: SessionId) -> bool {
+        // The halves of a 128-bit number.
+        let (random, code) = ((session.0 >> 64) as u64, session.0 as u64);
+        self.code(random) == code
+    }
+
+    fn code(&self, random: u64) -> u64 {
+        let hash = blake3::keyed_hash(&self.0, &random.to_be_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey(hidden)")
     }
 }
 

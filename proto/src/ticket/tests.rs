@@ -38,6 +38,37 @@ fn a_ticket_is_good_for_its_node_in_its_time() {
 }
 
 #[test]
+fn session_ids_are_recognized_by_every_master_of_the_cluster() {
+    let key = ClusterSecret::new([1; 32]).session_key();
+    let (again, other) = (ClusterSecret::new([1; 32]).session_key(), ClusterSecret::new([2; 32]).session_key());
+    for random in [0, 1, u64::MAX, 0x0123_4567_89ab_cdef] {
+        let session = key.issue(random);
+        assert!(again.issued(session) && !other.issued(session));
+        for bit in 0..128 {
+            assert!(!key.issued(SessionId(session.0 ^ (1 << bit))), "bit {bit}");
+        }
+    }
+    assert!((0..1000).all(|id| !key.issued(SessionId(id))));
+}
+
+#[test]
+fn a_ticket_proves_that_its_bearer_was_sent_to_the_node_lately() {
+    let key = Key::new([1; 32]);
+    let keys = [key.clone()];
+    let (one, two) = (node("node-1"), node("node-2"));
+    let token = |until| key.sign(&Claims { until, ..claims() }).expect("signs");
+    let held = |now, token: &str| verify_held(&keys, &one, now, token).map(|ticket| ticket.session).is_ok();
+    // Issued at 1000: to be redeemed until 1060, renewable for an hour after its `until`.
+    let limited = token(Some(2000));
+    assert!(held(1030, &limited) && held(5599, &limited) && !held(5600, &limited) && !held(900, &limited));
+    let endless = token(None);
+    assert!(held(87_399, &endless) && !held(87_400, &endless), "a day");
+    assert!(verify_held(&keys, &two, 1030, &limited).is_err(), "of another node");
+    assert!(verify_held(&[Key::new([2; 32])], &one, 1030, &limited).is_err(), "of another start");
+    assert!(!held(1030, "") && !held(1030, "a.b.c"));
+}
+
+#[test]
 fn a_ticket_is_renewed_with_its_claims_for_an_hour_after_its_end() {
     let key = Key::new([1; 32]);
     let keys = [key.clone()];

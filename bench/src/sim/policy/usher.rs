@@ -248,7 +248,7 @@ impl Policy for Usher {
         let now = self.now(now);
         let silent = ask.exclude.iter().filter(|node| !ask.full.contains(node));
         let exclude: Vec<NodeName> = silent.map(|node| node_name(*node)).collect();
-        let full = ask.full.iter().map(|node| Failed { node: node_name(*node), code: Code::NoCapacity });
+        let full = ask.full.iter().map(|node| Failed::new(node_name(*node), Code::NoCapacity));
         let failed: Vec<Failed> = full.collect();
         let zone = format!("z{}", ask.zone);
         let ask = (id(ask.session), What::Title(name(ask.title)));
@@ -279,9 +279,9 @@ impl Policy for Usher {
         }
     }
 
-    fn hint(&mut self, now: Time, node: NodeIndex, client: u64) {
+    fn hint(&mut self, now: Time, node: NodeIndex, _client: u64) {
         let now = self.now(now);
-        self.cluster.handle_hint(now, &node_name(node), client);
+        self.cluster.handle_hint(now, &node_name(node), true);
     }
 
     fn tick(&mut self, now: Time) {
@@ -352,8 +352,10 @@ impl Policy for Usher {
                 cluster::Order::Evict { key, node } => {
                     self.title(key).map(|title| Order::Evict { node: node.0, title })
                 }
-                // No simulated client gets wrong bytes, watches a feed or uses two seats for long.
+                // No simulated client gets wrong bytes, watches a feed or uses two seats for long, and every simulated
+                // address is good.
                 cluster::Order::EndSurplus { .. }
+                | cluster::Order::DialBack(_)
                 | cluster::Order::Recheck { .. }
                 | cluster::Order::Relay { .. }
                 | cluster::Order::NoRelay { .. }

@@ -45,7 +45,7 @@ fn ask(failed: &[(&str, Code)]) -> Action {
 }
 
 fn ask_without(exclude: &[&str], failed: &[(&str, Code)]) -> Action {
-    let failed = failed.iter().map(|(name, code)| Failed { node: node(name), code: *code }).collect();
+    let failed = failed.iter().map(|(name, code)| Failed::new(node(name), *code)).collect();
     Action::Resolve { after: Duration::ZERO, exclude: nodes(exclude), failed }
 }
 
@@ -234,7 +234,7 @@ fn an_unreachable_master_clears_no_suspect() {
     let Action::Resolve { failed, .. } = fixture.at(2, SeatEvent::Refused(&fault(Code::Network))) else {
         panic!("gave up")
     };
-    assert_eq!(failed, [Failed { node: node("a"), code: Code::Network }], "the master has not received it");
+    assert_eq!(failed, [Failed::new(node("a"), Code::Network)], "the master has not received it");
 }
 
 #[test]

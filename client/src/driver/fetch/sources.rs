@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, time};
 use usher_proto::{
     Code, ContentId, Fault, NodeName,
     backoff::Backoff,
-    model::Failed,
+    model::{Failed, SeatAddress},
     tree::{self, GROUP},
 };
 use usher_session::{
@@ -61,7 +61,7 @@ struct SourceSet<'a> {
     growth: Growth,
     live: Vec<Source>,
     /// Sources whose sessions are being opened.
-    opening: Vec<(Id, NodeName)>,
+    opening: Vec<(Id, SeatAddress)>,
     /// Nodes that failed as sources; they are not asked again.
     out: Vec<NodeName>,
     events: FuturesUnordered<BoxFuture<'a, SourceEvent>>,
@@ -187,7 +187,7 @@ impl<'a> SourceSet<'a> {
             return;
         };
         let source = OpeningSource { id, candidate, groups };
-        self.opening.push((id, source.candidate.at.node.clone()));
+        self.opening.push((id, source.candidate.at.clone()));
         let opening = source.open(self.context.connector.clone(), &transfer.info, self.order.timeout);
         self.events.push(Box::pin(async move {
             let joined = opening.await.map(Box::new);
@@ -243,7 +243,9 @@ impl<'a> SourceSet<'a> {
         for (id, _) in &self.opening {
             self.spread.assignments.handle_silent(*id);
         }
-        let failed = self.in_use().map(|node| Failed { node: node.clone(), code: Code::Timeout }).collect();
+        let failed =
+            |at: &SeatAddress| Failed { ticket: at.ticket.clone(), ..Failed::new(at.node.clone(), Code::Timeout) };
+        let failed = self.seats_in_use().map(failed).collect();
         let finding = self.find(transfer, self.in_use().cloned().collect(), failed);
         self.seeking = true;
         self.events.push(Box::pin(async move {
@@ -303,8 +305,12 @@ impl<'a> SourceSet<'a> {
         self.spread.assignments.handle_expected(1);
     }
 
+    fn seats_in_use(&self) -> impl Iterator<Item = &SeatAddress> {
+        self.live.iter().map(|source| &source.at).chain(self.opening.iter().map(|(_, at)| at))
+    }
+
     fn in_use(&self) -> impl Iterator<Item = &NodeName> {
-        self.live.iter().map(|source| &source.at.node).chain(self.opening.iter().map(|(_, node)| node))
+        self.seats_in_use().map(|at| &at.node)
     }
 
     fn is_free(&self, node: &NodeName) -> bool {

@@ -194,12 +194,12 @@ fn unavailable_nodes_are_not_chosen() {
     nodes.now = nodes.now.after(LEASE);
     nodes.attach(4, |_| {});
     assert_eq!(nodes.order(&need(1)), [4], "only the newcomer's lease is good");
-    nodes.roster.handle_presence(nodes.attachments[4], presence(true));
+    nodes.roster.handle_presence(nodes.now.instant, nodes.attachments[4], presence(true));
     let count = HolderCounts { holders: 5, down: 4, draining: 1, largest: CAPACITY, ..HolderCounts::default() };
     assert_eq!(nodes.rank(&need(1), &[]).refuse(Bitrate(1)), NoChoice::Down(count));
     let nowhere =
         Presence { drain_left: std::time::Duration::ZERO, addresses: vec![], certificates: vec![], draining: false };
-    nodes.roster.handle_presence(nodes.attachments[4], nowhere);
+    nodes.roster.handle_presence(nodes.now.instant, nodes.attachments[4], nowhere);
     assert_eq!(nodes.verdict(&need(1), 4), Verdict::Down, "a node without an address cannot be dialled");
     nodes.roster.handle_detach(nodes.now, nodes.attachments[4]);
     assert_eq!(nodes.verdict(&need(1), 4), Verdict::Down);

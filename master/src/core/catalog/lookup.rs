@@ -58,12 +58,15 @@ struct VersionVotes {
     newest: u32,
     modified_ms: i64,
     holders: usize,
+    /// The holder that the master has known for longest.
+    first: NodeId,
     last: Option<NodeId>,
 }
 
 impl Catalog {
-    /// Returns the content for a request by name: that of most attached nodes, then the newest, then the lowest content
-    /// id. An unhashed content is chosen only if none is hashed.
+    /// Returns the content for a request by name: the one that an operator chose, or that of the title's owner. Without
+    /// either, that of most attached nodes, then of the node known for longest; an unhashed content only if none is
+    /// hashed. Times of files do not count, since a node may state any.
     pub fn by_title(&self, title: &str, attached: impl Fn(NodeId) -> bool) -> Option<TitleVersion> {
         self.first(self.number(title)?, attached)
     }
@@ -198,7 +201,8 @@ impl Catalog {
             let (identity, node) = (copy.identity(), NodeId(copy.node));
             let known = version_votes.iter().position(|votes| votes.identity == identity).unwrap_or_else(|| {
                 let modified_ms = copy.modified_ms;
-                version_votes.push(VersionVotes { identity, newest: at, modified_ms, holders: 0, last: None });
+                let votes = VersionVotes { identity, newest: at, modified_ms, holders: 0, first: node, last: None };
+                version_votes.push(votes);
                 version_votes.len() - 1
             });
             let votes = &mut version_votes[known];
@@ -210,9 +214,10 @@ impl Catalog {
                 votes.holders += 1;
             }
         }
+        let chosen = self.chosen(title);
         version_votes.sort_by_key(|votes| {
             let unhashed = matches!(votes.identity, ContentIdentity::Sized(_));
-            (unhashed, Reverse(votes.holders), Reverse(votes.modified_ms), votes.identity)
+            (chosen != Some(votes.identity), unhashed, Reverse(votes.holders), votes.first, votes.identity)
         });
         let conflict =
             version_votes.iter().filter(|votes| matches!(votes.identity, ContentIdentity::Hashed(_))).count() > 1;

@@ -23,6 +23,13 @@ impl NameIndex {
         self.table.insert_unique(hash, number, |other| self.hasher.hash_one(name_of(*other)));
     }
 
+    /// Returns memory if most of it is unused.
+    pub(super) fn trim<'a>(&mut self, name_of: impl Fn(u32) -> &'a str) {
+        if self.table.capacity() / 4 > self.table.len() {
+            self.table.shrink_to_fit(|other| self.hasher.hash_one(name_of(*other)));
+        }
+    }
+
     pub(super) fn remove(&mut self, name: &str, number: u32) {
         if let Ok(found) = self.table.find_entry(self.hasher.hash_one(name), |other| *other == number) {
             found.remove();

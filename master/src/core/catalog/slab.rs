@@ -1,29 +1,43 @@
 //! A growing table with numbered, reusable slots. Grows by an eighth, since doubling would leave a third of a large
-//! catalog's memory unused on average.
+//! catalog's memory unused on average. The lowest free slot is used first, so that the end of the table empties and its
+//! memory can be returned.
 
-use std::ops::{Index, IndexMut};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    ops::{Index, IndexMut},
+};
 
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 
 pub(super) struct Slab<T> {
     slots: Vec<T>,
-    free: Vec<u32>,
+    /// Free slots; numbers past the end are of slots that were returned.
+    free: BinaryHeap<Reverse<u32>>,
+}
+
+/// A value that shows whether its slot is free.
+pub(super) trait Reusable {
+    /// Whether its slot is free.
+    fn is_free(&self) -> bool;
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: BinaryHeap::new() }
     }
 }
 
 impl<T> Slab<T> {
     /// Stores a value and returns its slot number. Callers check [`Self::is_nearly_full`] first.
     pub(super) fn push(&mut self, value: T) -> u32 {
-        if let Some(at) = self.free.pop() {
+        if let Some(Reverse(at)) = self.free.pop().filter(|Reverse(at)| (*at as usize) < self.slots.len()) {
             self[at] = value;
             return at;
         }
+        // The lowest number is past the end, so all are.
+        self.free.clear();
         if self.slots.len() == self.slots.capacity() {
             self.slots.reserve_exact(self.slots.len() / 8 + 64);
         }
@@ -33,7 +47,7 @@ impl<T> Slab<T> {
 
     /// Frees a slot; its value stays until the slot is reused.
     pub(super) fn free(&mut self, at: u32) {
-        self.free.push(at);
+        self.free.push(Reverse(at));
     }
 
     /// Number of slots, free ones included.
@@ -54,6 +68,21 @@ impl<T> Slab<T> {
     /// Bytes allocated.
     pub(super) fn bytes(&self) -> usize {
         self.slots.capacity() * size_of::<T>() + self.free.capacity() * size_of::<u32>()
+    }
+}
+
+impl<T: Reusable> Slab<T> {
+    /// Returns the free slots at the end, if most of the memory is unused.
+    pub(super) fn trim(&mut self) {
+        while self.slots.last().is_some_and(Reusable::is_free) {
+            self.slots.pop();
+        }
+        if self.slots.capacity() / 2 > self.slots.len() {
+            self.slots.shrink_to_fit();
+            let end = self.slots.len();
+            self.free.retain(|Reverse(at)| (*at as usize) < end);
+            self.free.shrink_to_fit();
+        }
     }
 }
 

@@ -214,7 +214,7 @@ impl Cluster {
         upstreams: &[NodeId],
         rng: &mut impl Rng,
     ) {
-        let legs: Vec<(NodeId, SessionId)> = upstreams.iter().map(|node| (*node, SessionId(rng.random()))).collect();
+        let legs: Vec<(NodeId, SessionId)> = upstreams.iter().map(|node| (*node, self.new_session(rng))).collect();
         if let Some((upstream, session)) = legs.first().copied() {
             let purpose = Purpose::Play;
             self.ledger.reserve(now, Booking { session, node: upstream, content: None, rate: rate.0, purpose }, None);
@@ -240,8 +240,8 @@ impl Cluster {
         let (node, title) = (attachment.node, &wanted.title);
         for failed in &wanted.failed {
             if matches!(failed.code, Code::Timeout | Code::Network) {
-                // A node's hint counts like a client's; its number serves as the client's.
-                self.handle_hint(now, &failed.node, u64::MAX - u64::from(node.0));
+                // The sender's certificate is proof enough.
+                self.handle_hint(now, &failed.node, true);
             }
         }
         let Some(feed) = self.feeds.get(title) else {

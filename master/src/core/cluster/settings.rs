@@ -1,8 +1,8 @@
 //! Settings of the core, and the orders that it emits.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use usher_proto::{Fault, SessionId, Title};
+use usher_proto::{Fault, NodeName, SessionId, Title, ticket::SessionKey};
 
 use crate::core::{
     NodeId,
@@ -11,7 +11,7 @@ use crate::core::{
     feeds::RivalPublisher,
     moves::SessionMove,
     replication::{CopyReason, GRACE, Policy},
-    roster::REPORT_INTERVAL,
+    roster::{AttachmentId, REPORT_INTERVAL},
 };
 
 /// Settings of the core.
@@ -37,6 +37,14 @@ pub struct Settings {
     pub copies: Policy,
     /// Time that copies may be missing before they are replaced.
     pub grace: Duration,
+    /// Bytes of memory that the catalog may take.
+    pub catalog_memory: u64,
+    /// Limits of single nodes.
+    pub limits: HashMap<NodeName, NodeLimits>,
+    /// The addresses of nodes are dialled before they are offered.
+    pub dial_back: bool,
+    /// Key of session ids: sessions that it did not issue are ignored. Without one, as in simulations, every id is taken.
+    pub session_key: Option<SessionKey>,
 }
 
 impl Default for Settings {
@@ -52,7 +60,27 @@ impl Default for Settings {
             replication: true,
             copies: Policy::default(),
             grace: GRACE,
+            catalog_memory: u64::MAX,
+            limits: HashMap::new(),
+            dial_back: false,
+            session_key: None,
         }
+    }
+}
+
+/// An operator's limits of what one node may claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// Prefixes of the titles that it may list; none means all titles.
+    pub prefixes: Vec<String>,
+    /// Most bit/s that it is trusted to send.
+    pub max_rate: Option<u64>,
+}
+
+impl NodeLimits {
+    /// Whether the node may list a title.
+    pub fn allow(&self, title: &Title) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| title.as_str().starts_with(prefix.as_str()))
     }
 }
 
@@ -90,6 +118,8 @@ pub enum Order {
     },
     /// Probe a silent node.
     Probe(NodeId),
+    /// Dial the addresses of a node.
+    DialBack(AttachmentId),
     /// Move a session to another node.
     Move(SessionMove),
     /// Copy a title from one node to another.

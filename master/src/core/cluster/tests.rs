@@ -1,5 +1,6 @@
 //! Decisions together with reports, expiry and the loss of nodes.
 
+mod claims;
 mod fair;
 mod fencing;
 mod health;

@@ -1,11 +1,11 @@
 //! Inputs from nodes and clients: catalogs, reports, sessions, presence, answers and hints. Owns their effect on
 //! catalog, roster and ledger together.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use usher_proto::{
-    Code, NodeName, SessionId,
-    model::{Begun, CatalogPage, Presence, Report, Sessions, What},
+    Code, ContentId, NodeName, SessionId, Title,
+    model::{Begun, CatalogPage, Presence, Report, Sessions},
 };
 
 use super::{Cluster, ClusterEvent, Order};
@@ -27,12 +27,20 @@ impl Cluster {
         let Some(node) = self.roster.current(attachment) else { return Ok(None) };
         (node.rejected_files, node.damaged_files) = (page.rejected_files, page.damaged_files);
         node.catalog_known |= page.complete;
-        self.catalog.page(attachment.node, page).map(Some)
+        let limits = self.settings.limits.get(&node.hello.node);
+        let may_list = |title: &Title| limits.is_none_or(|limits| limits.allow(title));
+        self.catalog.page_within(attachment.node, page, may_list).map(Some)
     }
 
     /// Handles a report: renews the lease and updates the load estimate.
     pub fn handle_report(&mut self, now: Now, attachment: AttachmentId, report: Report) -> Result<(), Ignored> {
+        let delivered = report.delivered.0;
         let state = self.roster.handle_report(now, attachment, report)?;
+        // Sessions that the master did not assign prove nothing.
+        let assigned = self.ledger.running_rate(attachment.node);
+        if let Some(node) = self.roster.current(attachment) {
+            node.estimate.handle_proof(delivered.min(assigned));
+        }
         if self.settings.moves && self.is_overloaded(now, attachment.node) {
             self.overloaded.push(attachment.node);
         }
@@ -40,12 +48,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// Handles session updates of a node: reservations become running sessions, and sessions end.
-    pub fn handle_sessions(&mut self, now: Now, attachment: AttachmentId, sessions: Sessions) -> Result<(), Ignored> {
+    /// Handles session updates of a node: reservations become running sessions, and sessions end. Sessions that this
+    /// cluster did not issue change nothing. Returns their number.
+    pub fn handle_sessions(
+        &mut self,
+        now: Now,
+        attachment: AttachmentId,
+        mut sessions: Sessions,
+    ) -> Result<usize, Ignored> {
         if !self.roster.is_current(attachment) {
             return Err(Ignored::Superseded);
         }
         let node = attachment.node;
+        let key = self.settings.session_key.as_ref();
+        let invented = key.map_or(0, |key| sessions.retain(|session| key.issued(session)));
         if sessions.restart {
             self.listed.insert(node, HashSet::new());
         }
@@ -61,8 +77,9 @@ impl Cluster {
             if let Some((planner, key)) = self.planner.as_mut().zip(key).filter(|_| redeemed) {
                 planner.handle_request(now.instant, key, rate.0);
             }
-            if let Some(listed) = self.listed.get_mut(&node) {
-                listed.insert(begun.session);
+            match self.listed.get_mut(&node) {
+                Some(listed) => drop(listed.insert(begun.session)),
+                None => self.roster.handle_begun(now.instant, node),
             }
         }
         for change in &sessions.rates {
@@ -91,7 +108,7 @@ impl Cluster {
         let uptime = Duration::from_millis(sessions.uptime_ms);
         let state = self.roster.handle_sessions(now.instant, attachment, uptime, sessions.committed.0, ended);
         self.events.extend(state.map(|state| ClusterEvent::State(node, state)));
-        Ok(())
+        Ok(invented)
     }
 
     /// Handles the answer to a probe.
@@ -100,24 +117,33 @@ impl Cluster {
         self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
     }
 
-    /// Handles a client's hint that a node does not answer. `client` distinguishes clients.
-    pub fn handle_hint(&mut self, now: Now, node: &NodeName, client: u64) {
+    /// Handles a client's report that a node does not answer. A report is a reason to test the node, never a verdict: only
+    /// a probe that stays unanswered makes the node suspect. The node's address is dialled only if the client has `proven`
+    /// that it was sent there.
+    pub fn handle_hint(&mut self, now: Now, node: &NodeName, proven: bool) {
         let Some(id) = self.roster.id(node) else { return };
-        if self.roster.handle_hint(now.instant, id, client) {
-            self.probe(now, id);
+        self.probe(now, id);
+        if proven {
+            self.roster.handle_hint(now.instant, id);
+            self.dial_back(now);
         }
     }
 
+    /// Orders the dials that are due.
+    pub(super) fn dial_back(&mut self, now: Now) {
+        self.orders.extend(self.roster.poll_dials(now.instant).into_iter().map(Order::DialBack));
+    }
+
+    /// Handles the result of dialling a node's addresses.
+    pub fn handle_dialled(&mut self, now: Now, attachment: AttachmentId, answered: Vec<SocketAddr>) {
+        self.roster.handle_dialled(now.instant, attachment, answered);
+    }
+
     /// Handles a client's report of wrong bytes: orders the node to recheck its copies of that content.
-    pub fn handle_damaged_copy(&mut self, now: Now, node: &NodeName, what: &What) {
+    pub fn handle_damaged_copy(&mut self, now: Now, node: &NodeName, content: &ContentId) {
         let Some(node) = self.roster.id(node).filter(|node| self.roster.attached(*node)) else { return };
         let mut found = Vec::new();
-        match what {
-            What::Title(title) => found = self.versions(title),
-            What::Content(content) => self.catalog.by_content(content, &mut found),
-        }
-        // An unhashed content cannot be verified, so the report does not apply to it.
-        found.retain(|found| matches!(found.identity, ContentIdentity::Hashed(_)));
+        self.catalog.by_content(content, &mut found);
         found.retain(|found| self.catalog.holders(found).any(|holder| holder == node));
         for key in found.iter().map(|found| self.catalog.key(found)) {
             if self.rechecks.allow(now.instant, node, key) {
@@ -139,7 +165,8 @@ impl Cluster {
         if !self.roster.is_current(attachment) {
             return;
         }
-        let state = self.roster.handle_presence(attachment, presence);
+        let state = self.roster.handle_presence(now.instant, attachment, presence);
+        self.dial_back(now);
         self.note_drain(now, attachment.node);
         self.events.extend(state.map(|state| ClusterEvent::State(attachment.node, state)));
     }

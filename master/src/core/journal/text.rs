@@ -69,6 +69,7 @@ impl Explanation<'_> {
     pub fn note(candidate: &Candidate) -> String {
         let available = candidate.available;
         let notes = [
+            (available.unproven, "has not proven its capacity"),
             (available.shortfall, "delivers less than its capacity"),
             (available.warm_up, "has just started"),
             (available.variance, "background traffic fluctuates"),

@@ -117,6 +117,8 @@ pub(super) struct SessionTable {
     contents: Vec<ContentEntry>,
     free_contents: Vec<u32>,
     by_node: Vec<Vec<ContentRef>>,
+    /// Bit/s of running sessions by node.
+    running: Vec<u64>,
 }
 
 impl SessionTable {
@@ -148,6 +150,24 @@ impl SessionTable {
         };
         self.by_session.insert(slot.session, at);
         self.link(at);
+        self.count(&slot, 1);
+    }
+
+    /// Bit/s of the sessions that run on a node, moving ones included.
+    pub(super) fn running_rate(&self, node: NodeId) -> u64 {
+        self.running.get(node.index()).copied().unwrap_or(0)
+    }
+
+    /// Adds a running session's rate to its node's sum, or subtracts it.
+    fn count(&mut self, slot: &Slot, sign: i8) {
+        if slot.state == SessionState::Reserved {
+            return;
+        }
+        if self.running.len() <= slot.node.index() {
+            self.running.resize(slot.node.index() + 1, 0);
+        }
+        let sum = &mut self.running[slot.node.index()];
+        *sum = if sign > 0 { sum.saturating_add(slot.rate) } else { sum.saturating_sub(slot.rate) };
     }
 
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Slot> {
@@ -156,14 +176,18 @@ impl SessionTable {
         self.unlink(at);
         self.forget_if_empty(content);
         self.free.push(at);
-        Some(self.slots[at as usize].slot)
+        let slot = self.slots[at as usize].slot;
+        self.count(&slot, -1);
+        Some(slot)
     }
 
     pub(super) fn change(&mut self, session: SessionId, change: impl FnOnce(&mut Slot)) {
         let Some(&at) = self.by_session.get(&session) else { return };
         let before = self.slots[at as usize].slot.node;
         let mut slot = self.slots[at as usize].slot;
+        self.count(&slot, -1);
         change(&mut slot);
+        self.count(&slot, 1);
         if slot.node == before {
             self.slots[at as usize].slot = slot;
         } else {

@@ -34,6 +34,14 @@ impl CapacityEstimator {
         Self { capacity, estimate: capacity, wait: Duration::ZERO, until: now, grown: now }
     }
 
+    /// Raises the capacity. A node that was not short stays so.
+    pub(super) fn raise_capacity(&mut self, capacity: u64) {
+        if self.estimate >= self.capacity {
+            self.estimate = capacity;
+        }
+        self.capacity = capacity;
+    }
+
     pub(super) fn estimate(&self) -> u64 {
         self.estimate
     }

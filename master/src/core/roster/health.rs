@@ -1,24 +1,15 @@
-//! Reliability of a node: pending probes, recent failures, and hints of clients. One client's hint only triggers a
-//! probe; a second client's hint or an unanswered probe makes the node suspect. Knows one node.
+//! Reliability of a node: pending probes and recent failures. An unanswered probe makes the node suspect; reports of
+//! clients only cause probes. Knows one node.
 
 use std::time::{Duration, Instant};
-
-/// Lifetime of a hint.
-const HINT_LIFETIME: Duration = Duration::from_secs(10);
-
-/// Distinct clients whose hints make a node suspect.
-const HINTING_CLIENTS: usize = 2;
-
-/// Duration of the first suspicion by hints; doubles with each within [`MEMORY`], up to [`LONGEST`].
-const SUSPICION: Duration = Duration::from_secs(5);
 
 /// Hold after a node's second failure within [`MEMORY`]; doubles with each further one.
 const HOLD: Duration = Duration::from_secs(15);
 
-/// Upper limit of both.
+/// Longest hold.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Time that failures and suspicions are remembered.
+/// Time that failures are remembered.
 const MEMORY: Duration = Duration::from_secs(600);
 
 /// Time that a node has to answer a probe.
@@ -38,15 +29,11 @@ impl Recent {
     }
 }
 
-/// Failures, hints and probes of one node.
+/// Failures and probes of one node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HealthTracker {
     failures: Recent,
-    suspicions: Recent,
-    /// Hinting clients, and when.
-    hints: [Option<(u64, Instant)>; 4],
     held_until: Option<Instant>,
-    suspect_until: Option<Instant>,
     /// Time of the pending probe.
     probed: Option<Instant>,
 }
@@ -59,22 +46,6 @@ impl HealthTracker {
             let hold = HOLD.saturating_mul(1 << (failures - 2).min(8)).min(LONGEST);
             self.held_until = Some(now + hold);
         }
-    }
-
-    /// Handles a client's hint. Returns whether to probe the node.
-    pub(crate) fn handle_hint(&mut self, now: Instant, client: u64) -> bool {
-        let fresh = |(_, at): &(u64, Instant)| now.saturating_duration_since(*at) < HINT_LIFETIME;
-        if let Some(known) = self.hints.iter_mut().flatten().find(|one| fresh(one) && one.0 == client) {
-            known.1 = now;
-            return self.probed.is_none();
-        }
-        self.hints.rotate_right(1);
-        self.hints[0] = Some((client, now));
-        if self.hints.iter().flatten().filter(|one| fresh(one)).count() >= HINTING_CLIENTS {
-            self.hints = Default::default();
-            self.suspect(now);
-        }
-        self.probed.is_none()
     }
 
     /// Records a probe.
@@ -93,22 +64,12 @@ impl HealthTracker {
     }
 
     /// Whether a probe went unanswered.
-    pub(crate) fn is_unresponsive(&self, now: Instant) -> bool {
+    pub(crate) fn is_suspect(&self, now: Instant) -> bool {
         self.probed.is_some() && !self.is_probing(now)
     }
 
     pub(crate) fn is_held(&self, now: Instant) -> bool {
         self.held_until.is_some_and(|until| until > now)
-    }
-
-    pub(crate) fn is_suspect(&self, now: Instant) -> bool {
-        self.is_unresponsive(now) || self.suspect_until.is_some_and(|until| until > now)
-    }
-
-    fn suspect(&mut self, now: Instant) {
-        let before = self.suspicions.add(now, MEMORY) - 1;
-        let time = SUSPICION.saturating_mul(1 << before.min(8)).min(LONGEST);
-        self.suspect_until = Some(now + time);
     }
 }
 
@@ -121,34 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn one_client_takes_no_node_out() {
-        let start = Instant::now();
-        let mut health = HealthTracker::default();
-        for second in 0..100 {
-            let now = start + seconds(second);
-            if health.handle_hint(now, 7) {
-                health.handle_probe(now);
-                health.handle_sign_of_life();
-            }
-            assert!(!health.is_suspect(now));
-        }
-        let now = start + seconds(100);
-        health.handle_hint(now, 8);
-        assert!(health.is_suspect(now) && !health.is_suspect(now + SUSPICION), "a second one does, for a while");
-        // Again, and for longer.
-        health.handle_hint(now + seconds(20), 7);
-        health.handle_hint(now + seconds(21), 8);
-        assert!(health.is_suspect(now + seconds(21) + SUSPICION));
-        assert!(!health.is_suspect(now + seconds(21) + SUSPICION * 2));
-    }
-
-    #[test]
     fn an_unanswered_probe_makes_a_node_suspect() {
         let now = Instant::now();
         let mut health = HealthTracker::default();
-        assert!(health.handle_hint(now, 1), "to be asked");
         health.handle_probe(now);
-        assert!(!health.handle_hint(now, 1), "asked already");
         assert!(health.is_probing(now) && !health.is_suspect(now));
         health.handle_probe(now + PROBE / 2);
         assert!(health.is_suspect(now + PROBE), "the first question counts");

@@ -1,13 +1,16 @@
 //! One node of the roster: its own reports, its state and its health.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use usher_proto::{
     NodeName,
     model::{Hello, Report},
 };
 
-use super::health::HealthTracker;
+use super::{health::HealthTracker, reach::Reach};
 use crate::core::{Now, history::History, load_estimate::LoadEstimate};
 
 /// Report intervals in a lease, so that a lost report or a short pause does not end it.
@@ -90,6 +93,8 @@ pub struct Node {
     /// Time of its last message, or of the attachment.
     pub(super) last_sign: Instant,
     pub(super) health: HealthTracker,
+    /// Answers of its addresses; `None` if they are not dialled.
+    pub(super) reach: Option<Reach>,
     pub(super) interval: Duration,
     /// Whether its load is known: it reported, or has just started.
     pub(super) load_known: bool,
@@ -118,19 +123,36 @@ impl Node {
         if self.state == NodeState::Draining {
             return NodeHealth::Draining;
         }
-        let dialled = !self.hello.presence.addresses.is_empty();
-        let known = self.load_known && self.catalog_known && dialled;
+        let known = self.load_known && self.catalog_known && self.offered().next().is_some();
         let silence = now.saturating_duration_since(self.last_sign);
         if self.state != NodeState::Serving || !known || self.lease_end() <= now {
             NodeHealth::Down
         } else if self.health.is_held(now) {
             NodeHealth::Held
-        } else if self.health.is_suspect(now) || silence * 2 >= self.interval * SUSPECT_HALVES {
+        } else if self.is_lost() || self.health.is_suspect(now) || silence * 2 >= self.interval * SUSPECT_HALVES {
             NodeHealth::Suspect
         } else if silence * 2 >= self.interval * UNSURE_HALVES {
             NodeHealth::Unsure
         } else {
             NodeHealth::Well
+        }
+    }
+
+    /// The addresses that clients receive, best first.
+    pub fn offered(&self) -> impl Iterator<Item = SocketAddr> {
+        let answers = |address: &&SocketAddr| self.reach.as_ref().is_none_or(|reach| reach.answered(address));
+        self.hello.presence.addresses.iter().filter(answers).copied()
+    }
+
+    /// Whether it answered at its addresses, and does not any more.
+    pub fn is_lost(&self) -> bool {
+        self.reach.as_ref().is_some_and(Reach::is_lost)
+    }
+
+    /// Handles a change of its addresses.
+    pub(super) fn advertised(&mut self, now: Instant) {
+        if let Some(reach) = &mut self.reach {
+            reach.handle_addresses(now, &self.hello.presence.addresses);
         }
     }
 

@@ -108,7 +108,11 @@ fn silence() {
     assert!(!can(&roster, out), "the lease counts, not when it was noticed");
     assert_eq!(roster.handle_timeout(out), [(id, RosterChange::State(NodeState::Stale))]);
     assert!(roster.handle_timeout(out).is_empty() && roster.next_timeout().is_none());
-    assert_eq!(roster.handle_presence(attachment, hello("n", 1, 1).presence), None, "only a report ends staleness");
+    assert_eq!(
+        roster.handle_presence(now.instant, attachment, hello("n", 1, 1).presence),
+        None,
+        "only a report ends staleness"
+    );
     assert_eq!(roster.handle_report(out, attachment, report(1, 1)), Ok(Some(NodeState::Serving)));
     assert!(can(&roster, out));
 
@@ -134,8 +138,8 @@ fn draining_and_unknown_load() {
     let (attachment, _) = roster.handle_attach(now, draining.clone()).expect("attached");
     assert_eq!(roster.node(attachment.node).map(|node| node.state), Some(NodeState::Draining));
     assert_eq!(roster.handle_report(now, attachment, report(1, 1)), Ok(None));
-    assert_eq!(roster.handle_presence(attachment, hello("n", 1, 1).presence), Some(NodeState::Serving));
-    assert_eq!(roster.handle_presence(attachment, draining.presence), Some(NodeState::Draining));
+    assert_eq!(roster.handle_presence(now.instant, attachment, hello("n", 1, 1).presence), Some(NodeState::Serving));
+    assert_eq!(roster.handle_presence(now.instant, attachment, draining.presence), Some(NodeState::Draining));
 
     // A process that served another master before is not chosen until it has reported its load.
     let (attachment, _) = roster.handle_attach(now, hello("m", 1, 2)).expect("attached");

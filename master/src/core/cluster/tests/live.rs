@@ -130,7 +130,7 @@ fn a_relay_without_upstream_gets_another_or_a_refusal() {
     let mut test = on_air();
     let relay = state(&test, None, Some(0));
     tell(&mut test, 1, vec![relay]);
-    let failed = |node: &str, code| Failed { node: NodeName::parse(node).expect("a name"), code };
+    let failed = |node: &str, code| Failed::new(NodeName::parse(node).expect("a name"), code);
     let wanted = |failed: Vec<Failed>| RelayWanted { title: title(), failed };
     want(&mut test, 2, &wanted(vec![failed("node-1", Code::VerificationFailed)]));
     assert_eq!(relays(&mut test), [(2, vec![1])], "not the one that sent wrong bytes");

@@ -98,7 +98,10 @@ proptest! {
             }
             let available = estimate.available(now, 0);
             let whole = available.rate + available.warm_up + available.variance + available.shortfall;
-            prop_assert!(available.rate <= capacity && whole >= capacity);
+            prop_assert!(available.rate <= capacity && whole + available.unproven >= capacity);
+            estimate.handle_proof(promised.0);
+            estimate.trust(estimate.proven());
+            prop_assert!(estimate.available(now, 0).rate <= capacity);
             let promised = PendingLoad { rate: promised.0, tickets: 1, leaving: promised.1 };
             let level = estimate.level(now, promised, 3);
             estimate.margin(available.rate, level, a, &common);
