@@ -18,6 +18,8 @@ use crate::refusals::Refusals;
 /// HTTP content type of OpenMetrics text.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+const NODE_REFUSED: &str = "Attempts that nodes refused because the client's network had its share, by resource";
+
 /// A gauge of non-negative integers.
 pub(crate) type Level = Gauge<u64, AtomicU64>;
 
@@ -49,6 +51,13 @@ pub(crate) struct OutcomeLabel {
 pub(crate) struct OrderLabel {
     pub(crate) order: &'static str,
     pub(crate) result: &'static str,
+}
+
+/// Labels of a node's refusals by budget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct NodeResourceLabel {
+    pub(crate) node: String,
+    pub(crate) resource: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,6 +92,8 @@ pub(crate) struct Metrics {
     pub(crate) promised: Level,
     /// State of the roster.
     pub(crate) nodes: Family<StateLabel, Level>,
+    /// As the nodes count them.
+    pub(crate) node_refused: Family<NodeResourceLabel, Counter>,
     pub(crate) capacity: Level,
     pub(crate) level: Level,
     /// State of the catalog.
@@ -149,6 +160,7 @@ impl Metrics {
             sessions: made(r, "ledger_sessions", "Sessions reserved or running", Level::default()),
             promised,
             nodes: made(r, "nodes", "Nodes by state", Family::default()),
+            node_refused: made(r, "node_refused_by_budget", NODE_REFUSED, Family::default()),
             capacity,
             level,
             feeds: made(r, "feeds", "Live feeds", Level::default()),

@@ -16,6 +16,7 @@ use usher_proto::{BootId, NodeName};
 
 use crate::{
     attach::Dialer,
+    budgets::Budgets,
     context::NodeContext,
     drain::Drain,
     live::{self, Recorder},
@@ -74,7 +75,8 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
         grace: config.live_grace,
     };
     let context = NodeContext::new(name, library, admission);
-    let services = Services::new(context.clone(), feeds);
+    let budgets = Budgets::new(config.prefix_lengths, config.max_connections);
+    let services = Services::new(context.clone(), feeds, budgets);
     if let Some(recorder) = recorder {
         services.live.record_with(recorder);
     }
@@ -87,9 +89,10 @@ pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> 
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         },
-        max_connections: config.max_connections,
         open_timeout: config.open_timeout,
         stall_timeout: config.stall_timeout,
+        handshake_timeout: quic::HANDSHAKE,
+        never_used: quic::NEVER_USED,
         unused: quic::UNUSED,
         ticket_grace: config.ticket_grace,
     };

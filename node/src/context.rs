@@ -19,6 +19,7 @@ use tokio::{
     time,
 };
 use tracing::debug;
+use usher_budget::Prefix;
 use usher_proto::{
     Bitrate, Code, Fault, NodeName, SessionId,
     buffers::Buffers,
@@ -205,7 +206,8 @@ impl NodeContext {
         lock(&self.replay).redeem(unix_now(), ticket.session, ticket.forget_at)
     }
 
-    /// Opens the title of a valid ticket on a blocking thread, since a disk may be slow.
+    /// Opens the title of a valid ticket on a blocking thread, since a disk may be slow. `holder` is the network of the
+    /// client that opens it now.
     ///
     /// # Errors
     /// `DRAINING`, `CONTENT_CHANGED`, `UNAVAILABLE`, those of [`crate::core::session::Session::opened`], and those of
@@ -215,11 +217,12 @@ impl NodeContext {
         ticket: Ticket,
         wanted: Option<ByteRange>,
         more: bool,
+        holder: Option<Prefix>,
     ) -> Result<OpenedTitle, Fault> {
         self.ensure_serving()?;
         let loads = {
             let meter = self.meter();
-            meter.check(Bitrate(ticket.rate), ticket.burst)?;
+            meter.check(Bitrate(ticket.rate), ticket.burst, holder)?;
             meter.volumes().clone()
         };
         let library = self.library.clone();

@@ -13,13 +13,14 @@
 //! live                        feeds: groups, viewers, relays, recordings
 //! replica  moves  leases      ordered copies; sessions that move; lifetimes of sessions
 //! context                     shared state: keys, counters, active sessions
-//! scheduler  send_window  presence  interface  settings
+//! scheduler  send_window  presence  interface  settings  budgets
 //! media                       the library of titles
 //! core        sync            decisions, pure: time and randomness are arguments; locks
 //! ```
 
 pub mod app;
 mod attach;
+mod budgets;
 pub mod cli;
 mod context;
 pub mod core;

@@ -20,17 +20,18 @@ use std::{
 
 use anyhow::Context as _;
 use quinn::{ConnectionError, ServerConfig, TransportConfig, crypto::rustls::QuicServerConfig};
-use tokio::sync::Semaphore;
+use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug, debug_span, info};
+use usher_budget::{Permit, Prefix};
 use usher_certs::media::MediaCertResolver;
 use usher_proto::{Code, wire::MAX_STREAMS};
 use usher_session::GroupRouter;
 use usher_transport::{Congestion, Connection, Endpoint, INITIAL_RTT, Incoming, Threads, ZeroRttAccepted};
 
-pub(crate) use self::settings::{QuicSettings, UNUSED};
+pub(crate) use self::settings::{HANDSHAKE, NEVER_USED, QuicSettings, UNUSED};
 use self::{ending::code, scope::ConnectionScope, uses::Uses};
-use crate::{send_window::SendWindow, services::Services};
+use crate::{budgets::Budgets, send_window::SendWindow, services::Services};
 
 /// Sessions of one connection at a time until half as many are open: quinn keeps memory for streams that may come.
 const FIRST_STREAMS: u32 = 8;
@@ -45,10 +46,7 @@ const CONNECTION_WINDOW: u32 = 1600 * 1024;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Number of handshakes in progress from which on a client must prove its address first (RFC 9000, section 8.1.2).
-const RETRY_FROM: usize = 64;
-
-/// Maximum number of handshakes in progress.
-const HANDSHAKES: usize = 1024;
+const RETRY_FROM: u64 = 64;
 
 /// The running server.
 pub(crate) struct Server {
@@ -116,7 +114,7 @@ impl Server {
         // Sessions first: while their data waits, the congestion controller would delay the close too, and quinn soon
         // forgets a closed connection.
         self.stop.cancel();
-        drop(tokio::time::timeout(ending::CLOSE_ACK_TIMEOUT * 2, self.services.context.idle()).await);
+        drop(time::timeout(ending::CLOSE_ACK_TIMEOUT * 2, self.services.context.idle()).await);
         self.tasks.close();
         for endpoint in &self.endpoints {
             endpoint.close(code(Code::Draining), b"the node is shutting down");
@@ -124,7 +122,7 @@ impl Server {
         self.tasks.wait().await;
         for endpoint in &self.endpoints {
             // Lets the last packets out; a peer that does not answer is not waited for.
-            drop(tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
+            drop(time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await);
         }
     }
 }
@@ -166,16 +164,16 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept(self, endpoint: Endpoint) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let budgets = &self.services.budgets;
         while let Some(incoming) = endpoint.accept().await {
-            let under_way = HANDSHAKES - handshakes.available_permits();
-            if endpoint.open_connections() >= self.settings.max_connections {
-                debug!(peer = %incoming.remote_address(), "too many connections: refused");
+            let (peer, proved) = (incoming.remote_address(), incoming.remote_address_validated());
+            if !budgets.has_connections() {
+                debug!(%peer, "too many connections: refused");
                 incoming.refuse();
-            } else if under_way >= RETRY_FROM && incoming.may_retry() && !incoming.remote_address_validated() {
+            } else if budgets.handshakes() >= RETRY_FROM && incoming.may_retry() && !proved {
                 incoming.retry();
-            } else if let Ok(permit) = handshakes.clone().try_acquire_owned() {
-                let span = debug_span!("connection", peer = %incoming.remote_address());
+            } else if let Some(permit) = budgets.handshake(budgets.prefix(peer.ip()), proved) {
+                let span = debug_span!("connection", %peer);
                 let (services, settings, stop) = (self.services.clone(), self.settings, self.stop.clone());
                 let place = self.threads.take_slot();
                 let there = place.handle().clone();
@@ -183,17 +181,44 @@ impl Acceptor {
                     // Accepted on its own thread: the driver of a connection runs where it is made.
                     let Some((connection, shaken)) = accept(incoming) else { return };
                     let handshake = async {
-                        shaken.await;
+                        let shaken = finish_handshake(&services.budgets, settings, &connection, shaken).await;
                         drop(permit);
-                        info!(peer = %connection.remote_address(), "connection opened");
+                        shaken
                     };
-                    tokio::join!(handshake, serve(&services, settings, &connection, &stop));
+                    // The place among the connections is held for as long as it is served.
+                    let (_held, ()) = tokio::join!(handshake, serve(&services, settings, &connection, &stop));
                     drop(place);
                 };
                 self.tasks.spawn_on(connection.instrument(span), &there);
             } else {
                 incoming.refuse();
             }
+        }
+    }
+}
+
+/// Waits for the end of the handshake, and takes a place among the connections for the address, which is proved by then.
+/// Closes a connection that gets none, or whose handshake takes too long.
+async fn finish_handshake(
+    budgets: &Budgets,
+    settings: QuicSettings,
+    connection: &Connection,
+    shaken: ZeroRttAccepted,
+) -> Option<Permit<Prefix>> {
+    let peer = connection.remote_address();
+    if time::timeout(settings.handshake_timeout, shaken).await.is_err() {
+        debug!(%peer, "handshake took too long: connection closed");
+        connection.close(code(Code::Timeout), b"the handshake took too long");
+        return None;
+    }
+    match budgets.connection(budgets.prefix(peer.ip())) {
+        Ok(place) => {
+            info!(%peer, "connection opened");
+            Some(place)
+        }
+        Err(fault) => {
+            connection.close(code(fault.code), fault.message.as_bytes());
+            None
         }
     }
 }
@@ -214,6 +239,7 @@ async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Co
         gone: stop.child_token(),
         stop: stop.clone(),
         connection: connection.clone(),
+        prefix: services.budgets.prefix(connection.remote_address().ip()),
         router: GroupRouter::default(),
         window: Arc::new(SendWindow::new(connection.clone(), services.context.viewers.clone())),
         uses: uses.clone(),
@@ -221,7 +247,7 @@ async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Co
     let sessions = TaskTracker::new();
     let mut several = false;
     let router = scope.router.clone();
-    let unused = uses.unused(settings.unused);
+    let unused = uses.unused(settings.never_used, settings.unused);
     tokio::pin!(unused, cut);
     let error = loop {
         let accepted = tokio::select! {
@@ -241,8 +267,16 @@ async fn serve(services: &Arc<Services>, settings: QuicSettings, connection: &Co
             }
         };
         match accepted {
-            Ok((send, receive)) => {
-                let session = session::run(services.clone(), settings, send, receive, scope.clone());
+            Ok((mut send, mut receive)) => {
+                let place = match services.budgets.stream(scope.prefix) {
+                    Ok(place) => place,
+                    Err(fault) => {
+                        drop(send.reset(code(fault.code)));
+                        drop(receive.stop(code(fault.code)));
+                        continue;
+                    }
+                };
+                let session = session::run(services.clone(), settings, (send, receive), place, scope.clone());
                 sessions.spawn(session.in_current_span());
                 if !several && sessions.len() >= FIRST_STREAMS as usize / 2 {
                     several = true;

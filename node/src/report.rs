@@ -222,7 +222,9 @@ async fn reports(reporter: &Reporter, outbox: &Outbox, interval: Duration) -> Re
             sent.into_iter().for_each(|bytes| meter.handle_link_bytes(now, bytes));
             meter.poll_report(now)
         };
-        let report = model::Report { replica_free: reporter.services.puller.free(), ..report };
+        let services = &reporter.services;
+        let (replica_free, refused) = (services.puller.free(), services.budgets.refusals());
+        let report = model::Report { replica_free, refused, ..report };
         place.send(AttachRequest { body: Some(Body::Report(to_pb(&report))) });
     }
 }
@@ -241,6 +243,7 @@ fn to_pb(report: &model::Report) -> v1::Report {
         demand_bps: report.demand.0,
         delivered_bps: report.delivered.0,
         replica_free_bytes: report.replica_free,
+        refused_by_budget: Some(report.refused.to_pb()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use usher_proto::Fault;
 
 use crate::{
+    budgets::Budgets,
     context::NodeContext,
     leases::Leases,
     live::{FeedSettings, Feeds},
@@ -16,6 +17,7 @@ use crate::{
 /// The services of one node.
 pub(crate) struct Services {
     pub(crate) context: Arc<NodeContext>,
+    pub(crate) budgets: Budgets,
     pub(crate) moves: Arc<Moves>,
     pub(crate) leases: Arc<Leases>,
     /// Copies that the master orders.
@@ -25,9 +27,10 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(context: Arc<NodeContext>, feeds: FeedSettings) -> Arc<Self> {
+    pub(crate) fn new(context: Arc<NodeContext>, feeds: FeedSettings, budgets: Budgets) -> Arc<Self> {
         let puller = Puller::new(context.library.replicas().cloned(), replica::STALL);
-        Arc::new(Self { context, moves: Arc::default(), leases: Arc::default(), puller, live: Feeds::new(feeds) })
+        let (moves, leases) = (Arc::default(), Arc::default());
+        Arc::new(Self { context, budgets, moves, leases, puller, live: Feeds::new(feeds) })
     }
 
     /// Refuses new sessions, copies and publishers.

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use clap::ArgAction;
 use serde::Deserialize;
+use usher_budget::PrefixLengths;
 use usher_certs::{
     Identity, Role,
     files::{self, Paths, PemSet},
@@ -113,6 +114,10 @@ pub struct Config {
     /// Maximum number of connections at a time [default: 4096]
     #[arg(long, env = "USHER_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: usize,
+    /// Lengths of the address prefixes that count as one client each, for IPv4 and IPv6 [default: 32,64]
+    #[arg(long, env = "USHER_PREFIX_LENGTHS", value_name = "IPV4,IPV6")]
+    #[serde(deserialize_with = "de::text")]
+    pub prefix_lengths: PrefixLengths,
     /// Time for a client to send its Open message [default: 10s]
     #[arg(long, env = "USHER_OPEN_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "de::duration")]
@@ -175,6 +180,7 @@ impl Default for Config {
             offload: Offload::default(),
             threads: 0,
             max_connections: 4096,
+            prefix_lengths: PrefixLengths::default(),
             open_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(5 * 60),
             ticket_grace: Duration::from_secs(6 * 3600),

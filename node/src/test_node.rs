@@ -13,6 +13,7 @@ use std::{
 
 use quinn::{Connection, Endpoint, ReadError, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
 use tempfile::TempDir;
+use usher_budget::PrefixLengths;
 use usher_certs::{media::MAX_MEDIA_LIFETIME, pin::PinnedVerifier, tls};
 use usher_proto::{
     Bitrate, Code, ContentId, NodeName, SessionId,
@@ -27,6 +28,7 @@ use usher_proto::{
 use usher_transport::{Congestion, Offload};
 
 use crate::{
+    budgets::Budgets,
     context::NodeContext,
     core::admission::AdmissionControl,
     live,
@@ -38,6 +40,9 @@ use crate::{
 
 pub(crate) const NODE: &str = "node-1";
 
+/// Connections that a node accepts.
+const CONNECTIONS: usize = 100;
+
 /// Settings for feeds.
 const FEEDS: live::FeedSettings =
     live::FeedSettings { ingest: true, window: Duration::from_secs(60), memory: 64 << 20, grace: live::GRACE };
@@ -47,9 +52,10 @@ pub(crate) fn settings() -> QuicSettings {
         congestion: Congestion::Cubic,
         offload: Offload::Auto,
         threads: 2,
-        max_connections: 100,
         open_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(300),
+        handshake_timeout: quic::HANDSHAKE,
+        never_used: quic::NEVER_USED,
         unused: quic::UNUSED,
         ticket_grace: Duration::from_secs(3600),
     }
@@ -86,19 +92,25 @@ impl TestNode {
 
     /// The same with other settings; perhaps not `hashed` yet.
     pub(crate) async fn set(files: &[(&str, &[u8])], settings: QuicSettings, capacity: Bitrate, hashed: bool) -> Self {
-        Self::start(TempDir::new().expect("a folder"), files, settings, capacity, hashed, None).await
+        Self::start(TempDir::new().expect("a folder"), files, (settings, CONNECTIONS), capacity, hashed, None).await
+    }
+
+    /// The same with so many connections at most.
+    pub(crate) async fn with_connections(files: &[(&str, &[u8])], most: usize, settings: QuicSettings) -> Self {
+        let dir = TempDir::new().expect("a folder");
+        Self::start(dir, files, (settings, most), Bitrate(100_000_000_000), true, None).await
     }
 
     /// A node without files that accepts ordered copies of `quota` bytes, with the earlier content of `dir`.
     pub(crate) async fn taking(dir: TempDir, quota: u64) -> Self {
         let replicas = media::ReplicaConfig { folder: dir.path().join("replicas"), quota: Some(quota) };
-        Self::start(dir, &[], settings(), Bitrate(100_000_000_000), true, Some(replicas)).await
+        Self::start(dir, &[], (settings(), CONNECTIONS), Bitrate(100_000_000_000), true, Some(replicas)).await
     }
 
     async fn start(
         dir: TempDir,
         files: &[(&str, &[u8])],
-        settings: QuicSettings,
+        (settings, max_connections): (QuicSettings, usize),
         capacity: Bitrate,
         hashed: bool,
         replicas: Option<media::ReplicaConfig>,
@@ -114,7 +126,8 @@ impl TestNode {
         assert!(taking || library.stats().titles == files.len() as u64, "{:?}", library.rejected());
         let context =
             NodeContext::new(NodeName::parse(NODE).expect("a name"), library, AdmissionControl::from(capacity));
-        let services = Services::new(context.clone(), FEEDS);
+        let budgets = Budgets::new(PrefixLengths::default(), max_connections);
+        let services = Services::new(context.clone(), FEEDS, budgets);
         let key = Key::new([5; 32]);
         context.accept_keys(std::slice::from_ref(&key));
         let presence = Presence::new(NODE, MAX_MEDIA_LIFETIME, Vec::new()).expect("a certificate");

@@ -17,7 +17,7 @@ pub use equipment::{Equipment, Lack, MAX_LABELS, PROTOCOL, Requirements};
 pub use feed::{FeedSetupInfo, FeedState, Feeds, LiveInfo, MAX_FEEDS, Medium, Offer};
 pub use invalid::{Invalid, Violation};
 pub use moves::{EndSession, Move};
-pub use node::{Hello, Presence, Report};
+pub use node::{BudgetRefusals, Hello, Presence, Report};
 pub use publish::{EndPublisher, Publish, Published, Relay, RelayWanted, TAKEN_OVER};
 pub use request::{Failed, Mode, Range, RangeError, Renew, Resolve, What};
 pub use sessions::{Begun, RateChange, Sessions, Turned};

@@ -1,5 +1,7 @@
 //! Metrics that are read from the core on each scrape, and the labels of decisions.
 
+use std::sync::atomic::Ordering;
+
 use usher_proto::Fault;
 
 use super::{SharedState, now};
@@ -10,7 +12,7 @@ use crate::{
         journal::Selection,
         roster,
     },
-    metrics::{Metrics, OutcomeLabel, StateLabel},
+    metrics::{Metrics, NodeResourceLabel, OutcomeLabel, StateLabel},
 };
 
 impl SharedState {
@@ -27,7 +29,13 @@ impl SharedState {
             roster::NodeState::Gone,
         ]
         .map(|state| (state, 0_u64));
+        // Without the nodes that were forgotten.
+        metrics.node_refused.clear();
         for (id, node) in cluster.roster().nodes() {
+            for (resource, count) in node.report.refused.by_resource() {
+                let label = NodeResourceLabel { node: node.name().to_string(), resource };
+                metrics.node_refused.get_or_create(&label).inner().store(count, Ordering::Relaxed);
+            }
             promised = promised.saturating_add(cluster.ledger().pending_load(id).rate);
             copies += u64::from(cluster.catalog().copies_of(id));
             if node.attached() {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use usher_budget::Prefix;
 use usher_proto::{
     Bitrate, ContentId, Fault, SessionId,
     model::Begun,
@@ -22,6 +23,8 @@ const NO_VOLUME: u16 = u16::MAX - 1;
 pub(crate) struct SessionStream {
     /// Identifies the connection.
     pub(crate) connection: u64,
+    /// Network of the client; `None` for a node.
+    pub(crate) holder: Option<Prefix>,
     /// Priority among the streams of the connection; higher goes first.
     pub(crate) priority: i32,
 }
@@ -39,14 +42,14 @@ impl NodeContext {
     /// Starts a session for a title, if admission control still allows it.
     ///
     /// # Errors
-    /// `NO_CAPACITY`, `UNEQUIPPED` for a rate above the limit of one session, `TICKET_REPLAYED` for an active session,
+    /// `NO_CAPACITY`, `BUDGET_EXCEEDED`, `UNEQUIPPED` for a rate above the limit of one session, `TICKET_REPLAYED` for an active session,
     /// `DRAINING` when a drain began while the title was opened.
     pub(crate) fn begin(self: &Arc<Self>, opened: &OpenedTitle, stream: SessionStream) -> Result<ActiveSession, Fault> {
         let ticket = opened.session.ticket();
-        let SessionStream { connection, priority } = stream;
+        let SessionStream { connection, holder, priority } = stream;
         let (purpose, rate) = (ticket.purpose, Bitrate(ticket.rate));
         let terms = Terms { purpose, rate, connection, priority, live: false };
-        self.activate(ticket, opened.media.content(), opened.volume, terms)
+        self.activate(ticket, (opened.media.content(), opened.volume), terms, holder)
     }
 
     /// Starts a session that watches or relays a feed.
@@ -54,23 +57,23 @@ impl NodeContext {
     /// # Errors
     /// As [`NodeContext::begin`].
     pub(crate) fn begin_feed(self: &Arc<Self>, ticket: &Ticket, stream: SessionStream) -> Result<ActiveSession, Fault> {
-        let SessionStream { connection, priority } = stream;
+        let SessionStream { connection, holder, priority } = stream;
         let terms = Terms { purpose: Purpose::Play, rate: Bitrate(ticket.rate), connection, priority, live: true };
-        self.activate(ticket, None, NO_VOLUME, terms)
+        self.activate(ticket, (None, NO_VOLUME), terms, holder)
     }
 
     fn activate(
         self: &Arc<Self>,
         ticket: &Ticket,
-        content: Option<ContentId>,
-        volume: u16,
+        (content, volume): (Option<ContentId>, u16),
         terms: Terms,
+        holder: Option<Prefix>,
     ) -> Result<ActiveSession, Fault> {
         self.ensure_serving()?;
         let Terms { rate, purpose, .. } = terms;
         let (now, session) = (Instant::now(), ticket.session);
         let begun = Begun { session, title: ticket.title.clone(), content, rate, purpose };
-        self.meter().handle_begin(now, begun, volume, ticket.burst)?;
+        self.meter().handle_begin(now, begun, volume, ticket.burst, holder)?;
         self.session_events.notify_one();
         self.sessions.send_modify(|count| *count += 1);
         let slot = self.scheduler.join(session, terms);

@@ -9,7 +9,16 @@ use usher_proto::{Bitrate, Code, Fault};
 pub const MAX_SESSIONS: usize = 10_000;
 
 /// Time after which a client of a full node should retry: the master knows within 0.2 s.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Units of a shared resource that every client may have while there are any: more than a household's players use.
+pub const FLOOR: u64 = 16;
+
+/// Units that a client may have for each unit that is free: one alone gets three quarters, many get equal parts.
+pub const ALPHA: u64 = 3;
+
+/// Part of the sessions that is kept for nodes that relay a feed: 1 in 20.
+const FOR_NODES: usize = 20;
 
 /// Limits that the operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +71,9 @@ pub enum AdmissionError {
     /// The maximum number of sessions is active.
     #[error("the node has {0} sessions, its maximum; resolve again")]
     Sessions(usize),
+    /// The client's network has its share of the sessions.
+    #[error("your network has its share of the sessions that this node serves; resolve again")]
+    Share,
     /// The session is active already.
     #[error("a session of this ticket runs already; resolve again")]
     Duplicate,
@@ -73,6 +85,7 @@ impl From<AdmissionError> for Fault {
         match full {
             AdmissionError::Rate { .. } => fault(Code::Unequipped),
             AdmissionError::Capacity { .. } | AdmissionError::Sessions(_) => fault(Code::NoCapacity).after(RETRY_AFTER),
+            AdmissionError::Share => fault(Code::BudgetExceeded).after(RETRY_AFTER),
             AdmissionError::Duplicate => fault(Code::TicketReplayed),
         }
     }
@@ -85,16 +98,23 @@ impl AdmissionControl {
         self.capacity.0.saturating_add(tenth)
     }
 
-    /// Checks whether a session of this rate may start. One without a rate uses only spare capacity, and passes.
+    /// Maximum number of sessions, clients' ones if `client`; the rest is for nodes that relay a feed.
+    fn most_sessions(&self, client: bool) -> usize {
+        if client { self.sessions - self.sessions / FOR_NODES } else { self.sessions }
+    }
+
+    /// Checks whether a session of this rate may start, one of a `client` or of a node. One without a rate uses only
+    /// spare capacity, and passes.
     ///
     /// # Errors
     /// The limit that it would exceed.
-    pub fn check(&self, load: NodeLoad, rate: Bitrate, burst: bool) -> Result<(), AdmissionError> {
+    pub fn check(&self, load: NodeLoad, rate: Bitrate, burst: bool, client: bool) -> Result<(), AdmissionError> {
         if let Some(limit) = self.session_rate.filter(|limit| rate > *limit) {
             return Err(AdmissionError::Rate { wanted: rate, limit });
         }
-        if load.sessions >= self.sessions {
-            return Err(AdmissionError::Sessions(self.sessions));
+        let most = self.most_sessions(client);
+        if load.sessions >= most {
+            return Err(AdmissionError::Sessions(most));
         }
         self.check_rate(load, rate, burst)
     }
@@ -115,7 +135,7 @@ impl AdmissionControl {
     /// counts it. With the maximum number of sessions it is the current load.
     pub fn reported_limit(&self, load: NodeLoad, burst: bool) -> Bitrate {
         let taken = load.committed.saturating_add(load.background);
-        Bitrate(if load.sessions >= self.sessions { taken } else { self.capacity(burst) })
+        Bitrate(if load.sessions >= self.most_sessions(true) { taken } else { self.capacity(burst) })
     }
 }
 
@@ -139,11 +159,20 @@ mod tests {
             (load(0, 0, 3), 0, false, Err(AdmissionError::Sessions(3))),
             (load(u64::MAX, u64::MAX, 1), 1, true, full(1100, u64::MAX)),
         ] {
-            assert_eq!(admission.check(load, Bitrate(rate), burst), result, "{load:?} {rate} {burst}");
+            assert_eq!(admission.check(load, Bitrate(rate), burst, true), result, "{load:?} {rate} {burst}");
         }
         assert_eq!(admission.reported_limit(load(700, 200, 2), false), Bitrate(1000));
         assert_eq!(admission.reported_limit(load(700, 200, 2), true), Bitrate(1100));
         assert_eq!(admission.reported_limit(load(700, 200, 3), true), Bitrate(900));
+    }
+
+    #[test]
+    fn places_remain_for_nodes() {
+        let admission = AdmissionControl { sessions: 100, ..AdmissionControl::from(Bitrate(1000)) };
+        let check =
+            |sessions, client| admission.check(NodeLoad { sessions, ..NodeLoad::default() }, Bitrate(1), false, client);
+        assert_eq!((check(94, true), check(95, true)), (Ok(()), Err(AdmissionError::Sessions(95))));
+        assert_eq!((check(99, false), check(100, false)), (Ok(()), Err(AdmissionError::Sessions(100))));
     }
 
     #[test]
@@ -152,6 +181,8 @@ mod tests {
         assert_eq!((fault.code, fault.retry_after), (Code::NoCapacity, Some(RETRY_AFTER)));
         assert!(fault.message.contains("1 Mbit/s"), "{fault}");
         assert_eq!(Fault::from(AdmissionError::Sessions(3)).code, Code::NoCapacity);
+        let share = Fault::from(AdmissionError::Share);
+        assert_eq!((share.code, share.retry_after), (Code::BudgetExceeded, Some(RETRY_AFTER)));
         let rate = AdmissionError::Rate { wanted: Bitrate(2), limit: Bitrate(1) };
         assert_eq!((Fault::from(rate).code, Fault::from(rate).retry_after), (Code::Unequipped, None));
     }

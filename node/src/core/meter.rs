@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use usher_budget::{Prefix, Shares};
 use usher_proto::{
     Bitrate, Code, SessionId,
     model::{Begun, RateChange, Report, Sessions, Turned},
@@ -14,7 +15,7 @@ use usher_proto::{
 };
 
 use super::{
-    admission::{AdmissionControl, AdmissionError, NodeLoad},
+    admission::{ALPHA, AdmissionControl, AdmissionError, FLOOR, NodeLoad},
     background::Background,
     session_updates::SessionUpdates,
     uptake::{Adjustment, Uptake},
@@ -40,6 +41,8 @@ pub struct Meter {
     /// Time of the last report, and `sent` then.
     last: (Instant, u64),
     running: HashMap<SessionId, SessionMeter>,
+    /// Number of active sessions by the network of their clients.
+    holders: Shares<Prefix>,
     /// Sum of the reserved rates, in bit/s.
     committed: u64,
     volumes: VolumeLoads,
@@ -73,6 +76,8 @@ impl Usage {
 struct SessionMeter {
     /// Its start, with its whole rate.
     begun: Begun,
+    /// Network of its client; `None` for a node.
+    holder: Option<Prefix>,
     /// Rate reserved now, at most the whole rate.
     reserved: Bitrate,
     uptake: Uptake,
@@ -124,6 +129,7 @@ impl Meter {
             sequence: 0,
             last: (now, 0),
             running: HashMap::new(),
+            holders: Shares::new(admission.sessions as u64).with_floor(FLOOR).with_alpha(ALPHA),
             committed: 0,
             volumes: VolumeLoads::default(),
             background: Background::default(),
@@ -136,27 +142,38 @@ impl Meter {
         NodeLoad { committed: self.committed, background: self.background.rate().0, sessions: self.running.len() }
     }
 
-    /// Checks whether a session of this rate would be admitted now. Reserves nothing.
+    /// Checks whether a session of this rate would be admitted now. `holder` is the network of its client, `None` for
+    /// a node. Reserves nothing.
     ///
     /// # Errors
-    /// As [`AdmissionControl::check`].
-    pub fn check(&self, rate: Bitrate, burst: bool) -> Result<(), AdmissionError> {
-        self.admission.check(self.load(), rate, burst)
+    /// As [`AdmissionControl::check`], and [`AdmissionError::Share`].
+    pub fn check(&self, rate: Bitrate, burst: bool, holder: Option<Prefix>) -> Result<(), AdmissionError> {
+        self.admission.check(self.load(), rate, burst, holder.is_some())?;
+        holder.map_or(Ok(()), |prefix| self.holders.check(&prefix, 1)).map_err(|_| AdmissionError::Share)
     }
 
     /// Admits a session that reads from `volume`, and reserves its rate.
     ///
     /// # Errors
-    /// As [`AdmissionControl::check`], and for an active session; changes nothing then.
-    pub fn handle_begin(&mut self, now: Instant, begun: Begun, volume: u16, burst: bool) -> Result<(), AdmissionError> {
+    /// As [`Meter::check`], and for an active session; changes nothing then.
+    pub fn handle_begin(
+        &mut self,
+        now: Instant,
+        begun: Begun,
+        volume: u16,
+        burst: bool,
+        holder: Option<Prefix>,
+    ) -> Result<(), AdmissionError> {
         if self.running.contains_key(&begun.session) {
             return Err(AdmissionError::Duplicate);
         }
-        self.check(begun.rate, burst)?;
+        self.check(begun.rate, burst, holder)?;
+        holder.into_iter().for_each(|prefix| self.holders.force(prefix, 1));
         self.committed = self.committed.saturating_add(begun.rate.0);
         self.volumes.add(volume, begun.rate);
         self.updates.handle_begun(begun.clone());
         let running = SessionMeter {
+            holder,
             reserved: begun.rate,
             uptake: Uptake::new(now),
             volume,
@@ -255,6 +272,7 @@ impl Meter {
             self.ended.add(running.settle(now));
             self.committed = self.committed.saturating_sub(running.reserved.0);
             self.volumes.remove(running.volume, running.reserved);
+            running.holder.into_iter().for_each(|prefix| self.holders.release(&prefix, 1));
             self.updates.handle_ended(id);
         }
     }

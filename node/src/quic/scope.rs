@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use usher_budget::Prefix;
 use usher_session::GroupRouter;
 use usher_transport::Connection;
 
@@ -17,6 +18,8 @@ pub(super) struct ConnectionScope {
     /// Cancelled when the node shuts down or drains this connection.
     pub(super) stop: CancellationToken,
     pub(super) connection: Connection,
+    /// The network of the client.
+    pub(super) prefix: Prefix,
     /// Routes groups to the sessions of publishers.
     pub(super) router: GroupRouter,
     pub(super) window: Arc<SendWindow>,

@@ -6,9 +6,11 @@ use std::{future::pending, sync::Arc};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field, info_span};
+use usher_budget::{Permit, Prefix};
 use usher_proto::{
     Code, Fault,
     pb::wire::{Open, Renewed},
+    ticket::Right,
     wire::{self, Kind},
 };
 use usher_transport::{RecvStream, SendStream};
@@ -23,6 +25,7 @@ use super::{
     title::{self, TitleSession},
 };
 use crate::{
+    budgets::Resource,
     context::{self, SessionStream},
     services::Services,
 };
@@ -33,12 +36,12 @@ enum AdmittedSession {
     Feed(Box<FeedSession>),
 }
 
-/// Runs a session until it is complete, its client leaves, or the `scope` ends it.
+/// Runs a session until it is complete, its client leaves, or the `scope` ends it. Holds `place` until it is admitted.
 pub(super) async fn run(
     services: Arc<Services>,
     settings: QuicSettings,
-    mut send: SendStream,
-    mut receive: RecvStream,
+    (mut send, mut receive): (SendStream, RecvStream),
+    place: Permit<Prefix>,
     scope: ConnectionScope,
 ) {
     let gone = &scope.gone;
@@ -64,9 +67,11 @@ pub(super) async fn run(
         let more = open.more;
         match admit(&services, open, &scope).await {
             Ok(AdmittedSession::Feed(session)) => {
+                drop(place);
                 feed::serve(&services, settings, *session, (&mut send, &mut receive, decoder), &scope).await;
             }
             Ok(AdmittedSession::Title(session)) => {
+                drop(place);
                 let (sender, requests) = more.then(ranges::channel).unzip();
                 let reading = async {
                     match sender {
@@ -98,14 +103,25 @@ async fn admit(services: &Arc<Services>, open: Open, scope: &ConnectionScope) ->
     let (id, burst) = (ticket.session, ticket.burst);
     let admitted = async {
         let in_use = scope.uses.enter();
-        let stream = SessionStream { connection: scope.connection.stable_id() as u64, priority: open.priority };
+        // A node that relays a feed serves many viewers, so it has places of its own.
+        let relays = ticket.feed.as_ref().is_some_and(|feed| feed.right == Right::Relay);
+        let stream = SessionStream {
+            connection: scope.connection.stable_id() as u64,
+            holder: (!relays).then_some(scope.prefix),
+            priority: open.priority,
+        };
         if ticket.feed.is_some() || open.watch.is_some() || open.publish.is_some() {
             let session = FeedSession::admit(services, ticket, open, stream, in_use).await?;
             return Ok(AdmittedSession::Feed(Box::new(session)));
         }
         Ok(AdmittedSession::Title(Box::new(TitleSession::admit(context, ticket, open, stream, in_use).await?)))
     };
-    admitted.await.inspect_err(|fault| context.record_refusal(id, burst, fault))
+    admitted.await.inspect_err(|fault: &Fault| {
+        if fault.code == Code::BudgetExceeded {
+            services.budgets.refused(Resource::Sessions, scope.prefix);
+        }
+        context.record_refusal(id, burst, fault);
+    })
 }
 
 /// Answers a renewal: the seconds that the session may run, or why it may not.

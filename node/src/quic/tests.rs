@@ -252,14 +252,11 @@ async fn a_certificate_changes_under_a_session() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_refused() {
-    let node = TestNode::set(
-        &[("a.mp4", &mp4(1, 9))],
-        QuicSettings { max_connections: 1, ..settings() },
-        Bitrate(1 << 30),
-        true,
-    )
-    .await;
+    let node = TestNode::with_connections(&[("a.mp4", &mp4(1, 9))], 1, settings()).await;
     let viewer = node.viewer().await;
+    while node.services.budgets.has_connections() {
+        tokio::task::yield_now().await;
+    }
     // The second of two connections exceeds the limit.
     let pins = node.presence.subscribe().borrow().certificates.clone();
     let other = tokio::spawn(Viewer::dial(node.address, pins));
@@ -299,7 +296,8 @@ async fn tickets_shown_at_once_never_exceed_the_capacity() {
 #[tokio::test]
 async fn a_connection_without_sessions_is_closed() {
     let data = mp4(1, 60 * GROUP as usize);
-    let quick = QuicSettings { unused: Duration::from_secs(2), ..settings() };
+    let patience = Duration::from_secs(2);
+    let quick = QuicSettings { never_used: patience, unused: patience, ..settings() };
     let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
     let (viewer, idler) = (node.viewer().await, node.viewer().await);
     let mut stream = viewer.open(&node.ticket("a.mp4", None), None).await;

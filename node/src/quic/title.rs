@@ -55,7 +55,7 @@ impl TitleSession {
         in_use: InUse,
     ) -> Result<Self, Fault> {
         context.redeem(&ticket)?;
-        let opened = Box::new(context.open(ticket, open.range, open.more).await?);
+        let opened = Box::new(context.open(ticket, open.range, open.more, stream.holder).await?);
         let active = context.begin(&opened, stream)?;
         Ok(Self { opened, active, priority: open.priority, _in_use: in_use })
     }

@@ -19,9 +19,12 @@ impl Uses {
         InUse(self.0.clone())
     }
 
-    /// Waits until the connection has been unused for `timeout`.
-    pub(super) async fn unused(&self, timeout: Duration) {
+    /// Waits until the connection has been unused for `timeout`, or for `first` before its first use.
+    pub(super) async fn unused(&self, first: Duration, timeout: Duration) {
         let mut uses = self.0.subscribe();
+        if *uses.borrow_and_update() == 0 && time::timeout(first, uses.changed()).await.is_err() {
+            return;
+        }
         loop {
             // A change counts even when it restores the number.
             let used = *uses.borrow_and_update() > 0;
@@ -48,17 +51,18 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
+    const FIRST: Duration = Duration::from_secs(5);
 
     #[tokio::test(start_paused = true)]
     async fn each_use_restarts_the_timeout() {
         let uses = Uses::default();
-        let mut unused = Box::pin(uses.unused(TIMEOUT));
+        let mut unused = Box::pin(uses.unused(FIRST, TIMEOUT));
         let mut after = async |seconds: u64| {
             time::advance(Duration::from_secs(seconds)).await;
             unused.as_mut().now_or_never().is_some()
         };
         assert!(!after(0).await);
-        assert!(!after(29).await);
+        assert!(!after(4).await);
         let (first, second) = (uses.enter(), uses.enter());
         assert!(!after(1000).await);
         drop(first);
@@ -71,5 +75,14 @@ mod tests {
         assert!(!after(0).await);
         assert!(!after(29).await);
         assert!(after(2).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_never_used_is_closed_soon() {
+        let uses = Uses::default();
+        let mut unused = Box::pin(uses.unused(FIRST, TIMEOUT));
+        assert!(unused.as_mut().now_or_never().is_none());
+        time::advance(FIRST).await;
+        assert!(unused.now_or_never().is_some());
     }
 }

@@ -133,7 +133,7 @@ fn recheck(context: &NodeContext, order: &v1::Recheck) {
 async fn prepare(context: Arc<NodeContext>, request: v1::Prepare) -> v1::Prepared {
     let result = async {
         let ticket = context.verify(&request.ticket)?;
-        Ok(context.open(ticket, None, false).await?.setup)
+        Ok(context.open(ticket, None, false, None).await?.setup)
     };
     let result: Result<v1::Setup, Fault> = result.await;
     match &result {

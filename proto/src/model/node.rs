@@ -155,6 +155,42 @@ pub struct Report {
     pub delivered: Bitrate,
     /// Bytes free for copies that the master orders.
     pub replica_free: u64,
+    /// Refusals by budget since the start.
+    pub refused: BudgetRefusals,
+}
+
+/// Numbers of clients' attempts that a node has refused because their network had its share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetRefusals {
+    /// Handshakes in progress.
+    pub handshakes: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Streams without a session.
+    pub streams: u64,
+    /// Sessions.
+    pub sessions: u64,
+}
+
+impl BudgetRefusals {
+    /// The numbers with the names of their resources.
+    pub fn by_resource(&self) -> [(&'static str, u64); 4] {
+        let Self { handshakes, connections, streams, sessions } = *self;
+        [("handshakes", handshakes), ("connections", connections), ("streams", streams), ("sessions", sessions)]
+    }
+
+    /// As a message.
+    pub fn to_pb(self) -> v1::BudgetRefusals {
+        let Self { handshakes, connections, streams, sessions } = self;
+        v1::BudgetRefusals { handshakes, connections, streams, sessions }
+    }
+}
+
+impl From<v1::BudgetRefusals> for BudgetRefusals {
+    fn from(message: v1::BudgetRefusals) -> Self {
+        let v1::BudgetRefusals { handshakes, connections, streams, sessions } = message;
+        Self { handshakes, connections, streams, sessions }
+    }
 }
 
 impl TryFrom<v1::Report> for Report {
@@ -184,6 +220,7 @@ impl TryFrom<v1::Report> for Report {
             demand: Bitrate(report.demand_bps),
             delivered: Bitrate(report.delivered_bps),
             replica_free: report.replica_free_bytes,
+            refused: report.refused_by_budget.unwrap_or_default().into(),
         }))
     }
 }
@@ -237,6 +274,9 @@ mod tests {
     fn reports() {
         let good = v1::Report { egress_bps: 5, elastic_bps: 5, ..v1::Report::default() };
         assert!(Report::try_from(good).is_ok());
+        let refused = BudgetRefusals { handshakes: 1, connections: 2, streams: 3, sessions: 4 };
+        let counts = v1::Report { refused_by_budget: Some(refused.to_pb()), ..good };
+        assert_eq!(Report::try_from(counts).map(|report| report.refused), Ok(refused));
         for (what, wrong) in [
             ("more elastic than sent", v1::Report { elastic_bps: 6, ..good }),
             ("lie", v1::Report { egress_bps: u64::MAX, ..good }),

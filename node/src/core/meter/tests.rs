@@ -29,7 +29,7 @@ fn a_report_has_sent_bytes_and_reserved_rates() {
     let mut meter = meter(start, WIDE);
     meter.handle_link_bytes(start, 7);
     for id in [ID[0], ID[1]] {
-        meter.handle_begin(start, begun(id, 8_000), 0, false).expect("room");
+        meter.handle_begin(start, begun(id, 8_000), 0, false, None).expect("room");
     }
     meter.handle_sent(start, ID[0], 5_000, 5_000);
     meter.handle_sent(start, ID[1], 4_000, 4_000);
@@ -53,7 +53,7 @@ fn a_report_has_sent_bytes_and_reserved_rates() {
 
     // A fetch that ended after half a second still counts; totals never decrease.
     let then = start + Duration::from_millis(1500);
-    meter.handle_begin(then, begun(ID[3], 8_000), 0, false).expect("room");
+    meter.handle_begin(then, begun(ID[3], 8_000), 0, false, None).expect("room");
     meter.handle_sent(then, ID[3], 2_000, 2_000);
     meter.handle_end(start + seconds(2), ID[3]);
     meter.handle_end(start + seconds(2), ID[0]);
@@ -83,7 +83,7 @@ fn only_bytes_that_the_node_held_back_are_lacking() {
         (0, 1000..1000, 80, 0),
     ] {
         let mut meter = meter(began, WIDE);
-        meter.handle_begin(began, begun(ID[0], rate), 0, false).expect("room");
+        meter.handle_begin(began, begun(ID[0], rate), 0, false, None).expect("room");
         meter.poll_report(start);
         meter.handle_waiting_for_reader(at(reader.start), ID[0]);
         meter.handle_sent(at(reader.end), ID[0], bytes, bytes);
@@ -93,7 +93,7 @@ fn only_bytes_that_the_node_held_back_are_lacking() {
     }
     // A session without a reserved rate lacks nothing.
     let mut meter = meter(start, WIDE);
-    meter.handle_begin(start, begun(ID[0], 0), 0, false).expect("room");
+    meter.handle_begin(start, begun(ID[0], 0), 0, false, None).expect("room");
     assert_eq!(meter.poll_report(at(1000)).demand, Bitrate(0));
 }
 
@@ -103,7 +103,7 @@ fn an_opening_session_lacks_nothing_yet() {
     let mut meter = meter(start, WIDE);
     // It began just before a report, and the disk takes its time.
     let began = start + Duration::from_millis(900);
-    meter.handle_begin(began, begun(ID[0], 80_000_000), 0, false).expect("room");
+    meter.handle_begin(began, begun(ID[0], 80_000_000), 0, false, None).expect("room");
     assert_eq!(meter.poll_report(start + seconds(1)).demand, Bitrate(0));
     assert_eq!(meter.poll_report(began + OPENING).demand, Bitrate(0));
     // From here on it should have opened.
@@ -116,7 +116,7 @@ fn a_slow_session_with_large_quanta_lacks_nothing() {
     let start = Instant::now();
     let mut meter = meter(start, WIDE);
     // 125 kB a second, in pieces of 512 KiB every 4.2 s.
-    meter.handle_begin(start, begun(ID[0], 1_000_000), 0, false).expect("room");
+    meter.handle_begin(start, begun(ID[0], 1_000_000), 0, false, None).expect("room");
     for second in 0..60_u64 {
         let now = start + seconds(second);
         if second % 4 == 0 {
@@ -136,7 +136,7 @@ fn demand_never_exceeds_the_reserved_rate() {
     let start = began + OPENING;
     let mut meter = meter(began, WIDE);
     for id in [ID[0], ID[1]] {
-        meter.handle_begin(began, begun(id, 8_000), 0, false).expect("room");
+        meter.handle_begin(began, begun(id, 8_000), 0, false, None).expect("room");
     }
     meter.poll_report(start);
     for id in [ID[0], ID[1]] {
@@ -154,19 +154,19 @@ fn demand_never_exceeds_the_reserved_rate() {
 fn a_new_master_receives_all_sessions_and_then_each_change() {
     let start = Instant::now();
     let mut meter = meter(start, Bitrate(10_000));
-    meter.handle_begin(start, begun(ID[0], 8_000), 3, false).expect("room");
+    meter.handle_begin(start, begun(ID[0], 8_000), 3, false, None).expect("room");
     assert_eq!((meter.next_timeout(start), meter.volumes().of(3)), (None, 8_000));
     meter.handle_attached();
     let list = meter.poll_sessions(start + seconds(1)).expect("the list");
     assert_eq!((list.restart, list.complete, list.uptime_ms, list.committed.0), (true, true, 1000, 8_000));
     assert_eq!(list.begun, [begun(ID[0], 8_000)]);
 
-    let refused = meter.handle_begin(start, begun(ID[1], 2_001), 3, false).expect_err("full");
+    let refused = meter.handle_begin(start, begun(ID[1], 2_001), 3, false, None).expect_err("full");
     assert_eq!(refused, AdmissionError::Capacity { limit: Bitrate(10_000), taken: Bitrate(8_000) });
     meter.handle_refusal(ID[1], Code::NoCapacity, false);
     meter.handle_refusal(ID[2], Code::Draining, false);
-    meter.handle_begin(start, begun(ID[3], 3_000), 0, true).expect("a tenth more for a burst");
-    assert_eq!(meter.handle_begin(start, begun(ID[3], 0), 0, false), Err(AdmissionError::Duplicate));
+    meter.handle_begin(start, begun(ID[3], 3_000), 0, true, None).expect("a tenth more for a burst");
+    assert_eq!(meter.handle_begin(start, begun(ID[3], 0), 0, false, None), Err(AdmissionError::Duplicate));
     meter.handle_end(start, ID[0]);
     meter.handle_end(start, ID[0]);
     let told = meter.poll_sessions(start + seconds(2)).expect("changes");
@@ -213,7 +213,7 @@ proptest! {
                     let taken = before.committed + before.background;
                     let limit = capacity + if burst { capacity / 10 } else { 0 };
                     let fits = runs.len() < most && (value == 0 || taken + value <= limit);
-                    prop_assert_eq!(meter.handle_begin(now, begun(id, value), 0, burst).is_ok(), fits);
+                    prop_assert_eq!(meter.handle_begin(now, begun(id, value), 0, burst, None).is_ok(), fits);
                     prop_assert_eq!(fits, meter.load() != before);
                     if fits {
                         runs.push((id, value));
@@ -233,12 +233,12 @@ fn a_moving_session_releases_its_rate_at_once() {
     let start = Instant::now();
     let mut meter = meter(start, Bitrate(16_000));
     for id in [ID[0], ID[1]] {
-        meter.handle_begin(start, begun(id, 8_000), 0, false).expect("room");
+        meter.handle_begin(start, begun(id, 8_000), 0, false, None).expect("room");
     }
-    assert!(meter.handle_begin(start, begun(ID[2], 8_000), 0, false).is_err(), "full");
+    assert!(meter.handle_begin(start, begun(ID[2], 8_000), 0, false, None).is_err(), "full");
     meter.handle_move(ID[0]);
     meter.handle_move(ID[3]);
-    meter.handle_begin(start, begun(ID[2], 8_000), 0, false).expect("room at once");
+    meter.handle_begin(start, begun(ID[2], 8_000), 0, false, None).expect("room at once");
     meter.handle_sent(start, ID[0], 1_000, 1_000);
     let report = meter.poll_report(start + seconds(1));
     assert_eq!((report.committed.0, report.sessions, report.elastic.0), (16_000, 3, 8_000));
@@ -253,7 +253,7 @@ fn readers_that_stand_still_make_room_and_get_their_rates_back_when_there_is_som
     let mut meter = meter(start, Bitrate(16_000_000));
     meter.handle_attached();
     for id in [ID[0], ID[1]] {
-        meter.handle_begin(start, begun(id, 8_000_000), 0, false).expect("room");
+        meter.handle_begin(start, begun(id, 8_000_000), 0, false, None).expect("room");
     }
     meter.poll_sessions(start).expect("the list");
     let change = |id, rate| RateChange { session: id, rate: Bitrate(rate) };
@@ -267,11 +267,11 @@ fn readers_that_stand_still_make_room_and_get_their_rates_back_when_there_is_som
         play(&mut meter, ID[1], tenth);
         assert_eq!(meter.poll_rates(at(tenth)), []);
     }
-    assert!(meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false).is_err(), "full");
+    assert!(meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false, None).is_err(), "full");
     assert_eq!(meter.poll_rates(at(30)), [change(ID[0], 0)]);
     let told = meter.poll_sessions(at(30)).expect("the change");
     assert_eq!((told.rates, told.committed), (vec![change(ID[0], 0)], Bitrate(8_000_000)));
-    meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false).expect("room");
+    meter.handle_begin(at(30), begun(ID[2], 8_000_000), 0, false, None).expect("room");
     // The first session now gets spare capacity, and its rate has to wait for room.
     meter.poll_report(at(30));
     for tenth in 31..60 {
@@ -311,11 +311,40 @@ fn readers_that_stand_still_make_room_and_get_their_rates_back_when_there_is_som
 fn a_session_that_moves_asks_for_nothing_again() {
     let start = Instant::now();
     let mut meter = meter(start, Bitrate(16_000_000));
-    meter.handle_begin(start, begun(ID[0], 8_000_000), 0, false).expect("room");
+    meter.handle_begin(start, begun(ID[0], 8_000_000), 0, false, None).expect("room");
     meter.handle_move(ID[0]);
     meter.handle_waiting_for_reader(start, ID[0]);
     for second in 1..10 {
         assert_eq!(meter.poll_rates(start + seconds(second)), []);
     }
     assert_eq!(meter.load().committed, 0);
+}
+
+#[test]
+fn a_network_has_its_share_of_the_sessions_and_others_find_places() {
+    let now = Instant::now();
+    let admission = AdmissionControl { sessions: 100, ..WIDE.into() };
+    let mut meter = Meter::new(now, admission);
+    let prefix = |last| usher_budget::PrefixLengths::default().prefix(std::net::Ipv4Addr::new(192, 0, 2, last).into());
+    let mut next = 0;
+    let mut fill = |meter: &mut Meter, holder| {
+        let mut count = 0;
+        loop {
+            next += 1;
+            match meter.handle_begin(now, begun(SessionId(next), 1), 0, false, holder) {
+                Ok(()) => count += 1,
+                Err(error) => return (count, error),
+            }
+        }
+    };
+    assert_eq!(fill(&mut meter, Some(prefix(1))), (75, AdmissionError::Share));
+    assert_eq!(fill(&mut meter, Some(prefix(2))), (18, AdmissionError::Share));
+    assert_eq!(fill(&mut meter, Some(prefix(3))), (2, AdmissionError::Sessions(95)));
+    assert_eq!(fill(&mut meter, None), (5, AdmissionError::Sessions(100)), "a node");
+    // Sessions that end make room for anyone.
+    for id in 1..=10 {
+        meter.handle_end(now, SessionId(id));
+    }
+    assert_eq!(fill(&mut meter, Some(prefix(3))), (5, AdmissionError::Sessions(95)));
+    assert_eq!(meter.check(Bitrate(1), false, Some(prefix(1))), Err(AdmissionError::Sessions(95)));
 }

@@ -6,8 +6,10 @@ use futures::{FutureExt as _, future::join_all};
 use quinn::{ClientConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::net::UdpSocket;
 use usher_certs::{pin::PinnedVerifier, tls};
+use usher_hostile::{HalfOpen, half_open::Answer};
 
 use super::*;
+use crate::budgets;
 
 /// Bytes that the client that never reads accepts, on all of its streams together.
 const WINDOW: u32 = 1 << 20;
@@ -191,11 +193,61 @@ async fn an_unverified_address_must_prove_itself_under_load() {
             break answer;
         }
         begun += 1;
-        assert!(begun < HANDSHAKES, "handshakes are begun for anyone");
+        assert!(begun < budgets::HANDSHAKES, "handshakes are begun for anyone");
     };
     assert!(begun >= 16, "a few honest clients at once are not sent round: {begun}");
     assert!(retry.len() < 400, "an answer to a forged source is short: {} bytes", retry.len());
     // A client that answers is admitted all the same.
     let viewer = node.viewer().await;
     assert!(viewer.play(&node.ticket("a.mp4", None), None).await.expect("plays").data == data);
+}
+
+/// The source address of attackers; clients are at another.
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+#[tokio::test]
+async fn a_handshake_that_is_not_finished_gives_its_place_back() {
+    let quick = QuicSettings { handshake_timeout: Duration::from_millis(100), ..settings() };
+    let node = TestNode::set(&[("a.mp4", &mp4(1, 9))], quick, Bitrate(1 << 30), true).await;
+    let pins = node.presence.subscribe().borrow().certificates.clone();
+    let address = node.address;
+    let begun = tokio::task::spawn_blocking(move || {
+        let mut half_open = HalfOpen::new(ATTACKER, address, pins).expect("a socket");
+        (0..100).filter(|_| half_open.begin().expect("a socket") == Answer::Begun).count()
+    });
+    assert!(begun.await.expect("it attacks") > 0);
+    while node.services.budgets.handshakes() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(node.viewer().await.play(&node.ticket("a.mp4", None), None).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_network_has_its_share_of_the_connections() {
+    let node = TestNode::with_connections(&[("a.mp4", &mp4(1, 9))], 40, settings()).await;
+    let endpoint = Endpoint::client((ATTACKER, 0).into()).expect("a socket");
+    let mut held = Vec::new();
+    let refused = loop {
+        let dialled = endpoint.connect_with(client_config(&node), node.address, "node").expect("can be dialled");
+        let viewer = Viewer { connection: dialled.await.expect("a handshake") };
+        let ticket = node.ticket("a.mp4", None);
+        tokio::select! {
+            biased;
+            end = viewer.connection.closed() => break end,
+            played = viewer.play(&ticket, None) => assert!(played.is_ok(), "{played:?}"),
+        }
+        held.push(viewer);
+        assert!(held.len() < 40, "it has them all");
+    };
+    let quinn::ConnectionError::ApplicationClosed(close) = refused else { panic!("{refused}") };
+    assert_eq!((held.len(), close.error_code), (30, code(Code::BudgetExceeded)));
+    assert_eq!(node.services.budgets.refusals().connections, 1);
+    assert!(node.viewer().await.play(&node.ticket("a.mp4", None), None).await.is_ok(), "another network");
+    // A connection that ends makes room.
+    let ended = held.swap_remove(0);
+    ended.connection.close(VarInt::from_u32(0), b"");
+    drop(ended);
+    while node.services.budgets.connection(node.services.budgets.prefix(ATTACKER.into())).is_err() {
+        tokio::task::yield_now().await;
+    }
 }

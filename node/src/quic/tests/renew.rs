@@ -119,7 +119,7 @@ async fn a_bad_renewal_leaves_the_session_as_it_was() {
 #[tokio::test]
 async fn renewals_keep_no_connection_open() {
     let data = mp4(1, 60 * GROUP as usize);
-    let quick = QuicSettings { unused: Duration::from_secs(2), ..settings() };
+    let quick = QuicSettings { never_used: Duration::from_secs(2), unused: Duration::from_secs(2), ..settings() };
     let node = TestNode::set(&[("a.mp4", &data)], quick, Bitrate(100_000_000_000), true).await;
     let (viewer, other) = (node.viewer().await, node.viewer().await);
     let claims = until("a.mp4", 300);
