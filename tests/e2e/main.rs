@@ -16,6 +16,7 @@ mod grpc;
 mod hints;
 mod hostile_claims;
 mod hostile_master;
+mod hostile_node;
 mod hostile_tickets;
 mod library;
 mod live;
