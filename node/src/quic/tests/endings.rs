@@ -1,6 +1,8 @@
 //! How sessions end early: stalled readers, leaving clients, drains, and files that change.
 
-use std::fs::File;
+use std::{fs::File, time::Instant};
+
+use usher_proto::ticket::Claims;
 
 use super::*;
 use crate::media::fixtures::rot;
@@ -112,4 +114,22 @@ async fn a_damaged_file_ends_its_sessions_with_a_reason() {
     assert_eq!(reset(&mut stream).await, Code::ContentChanged);
     assert!(receive(&mut other).await.expect("plays").data == data);
     assert_eq!(viewer.play(&node.ticket("a.mp4", None), None).await, Err(SessionEnd::Refused(Code::ContentChanged)));
+}
+
+#[tokio::test]
+async fn a_viewer_that_pauses_gives_its_rate_back_and_loses_nothing() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.sipping(64 << 10).await;
+    let ticket = Claims { rate: 100_000_000, purpose: Purpose::Play, ..claims("a.mp4", None) };
+    let mut stream = viewer.open(&node.sign(&ticket), None).await;
+    let mut sessions = node.context.sessions();
+    sessions.wait_for(|count| *count == 1).await.expect("it began");
+    let committed = || node.context.meter().poll_report(Instant::now()).committed;
+    assert_eq!(committed(), Bitrate(100_000_000));
+    while committed() > Bitrate(0) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(node.context.meter().sessions(), 1, "it goes on");
+    assert!(receive(&mut stream).await.expect("plays").data == data);
 }
