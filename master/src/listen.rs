@@ -2,7 +2,12 @@
 //! client that has more leaves for it. Owns the places of handshakes and connections, those kept for clients with a
 //! certificate, and the handling of failed accepts; [`connection`] serves what got in.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustls::ServerConfig;
 use tokio::{
@@ -31,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Limit of a TLS handshake and the first bytes of HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
+/// Time in which a handshake is kept even if its client begins more: else a crowd behind one address would finish none.
+const USUAL_HANDSHAKE: Duration = Duration::from_secs(1);
+
 /// Limits of the listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -58,6 +66,13 @@ impl Limits {
     }
 }
 
+/// A handshake that has a place.
+struct Handshake {
+    prefix: Prefix,
+    began: Instant,
+    displaced: CancellationToken,
+}
+
 /// A connection that has a place.
 struct Member {
     holder: BudgetHolder,
@@ -71,7 +86,7 @@ pub(crate) struct Listener {
     routes: Routes,
     budgets: Arc<CallBudgets>,
     limits: Limits,
-    handshakes: Places<Prefix, (Prefix, CancellationToken)>,
+    handshakes: Places<Prefix, Handshake>,
     named: Places<BudgetHolder, Member>,
     anonymous: Places<BudgetHolder, Member>,
     metrics: Arc<Metrics>,
@@ -106,12 +121,15 @@ impl Listener {
             };
             let prefix = listener.limits.prefixes.prefix(peer.ip());
             let displaced = CancellationToken::new();
-            let entered = listener.handshakes.enter(prefix, (prefix, displaced.clone()), |_| false);
-            // There is always a handshake that can be given up.
-            let Some((place, other)) = entered else { continue };
-            if let Some((other, displaced)) = other {
-                listener.metrics.refusals.count("handshakes", &other);
-                displaced.cancel();
+            let handshake = Handshake { prefix, began: Instant::now(), displaced: displaced.clone() };
+            let is_fresh = |handshake: &Handshake| handshake.began.elapsed() < USUAL_HANDSHAKE;
+            let Some((place, other)) = listener.handshakes.enter(prefix, handshake, is_fresh) else {
+                listener.metrics.refusals.count("handshakes", &prefix);
+                continue;
+            };
+            if let Some(other) = other {
+                listener.metrics.refusals.count("handshakes", &other.prefix);
+                other.displaced.cancel();
             }
             connections.spawn(Arc::clone(&listener).handle(stream, place, displaced));
         }
@@ -121,12 +139,7 @@ impl Listener {
     }
 
     /// Serves one connection from its handshake to its end.
-    async fn handle(
-        self: Arc<Self>,
-        stream: TcpStream,
-        place: Place<Prefix, (Prefix, CancellationToken)>,
-        displaced: CancellationToken,
-    ) {
+    async fn handle(self: Arc<Self>, stream: TcpStream, place: Place<Prefix, Handshake>, displaced: CancellationToken) {
         let prefix = *place.owner();
         let shaken = tokio::select! {
             biased;

@@ -2,14 +2,13 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    net::IpAddr,
     sync::Arc,
 };
 
 use futures::{StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, debug};
-use usher_budget::PrefixLengths;
+use usher_budget::Prefix;
 use usher_proto::{
     Fault, NodeName,
     code::Code,
@@ -85,10 +84,9 @@ impl TicketsService {
     }
 
     /// The client of a call, as the core tells it from others.
-    fn source(&self, caller: &Caller, client: Option<IpAddr>) -> Option<Source> {
-        let prefix = || client.map(|client| self.clients.hash_one(PrefixLengths::default().prefix(client)));
+    fn source(&self, caller: &Caller, client: Prefix) -> Source {
         let viewer = caller.viewer().map(|viewer| self.clients.hash_one(viewer.id));
-        viewer.or_else(prefix).map(Source)
+        Source(viewer.unwrap_or_else(|| self.clients.hash_one(client)))
     }
 
     /// Asks one node after the other until one opens the title.
@@ -269,7 +267,6 @@ impl TicketsService {
         id: &str,
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, Status> {
-        let client = request.remote_addr().map(|address| address.ip());
         let peer = peer::peer(&request)?;
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let caller = Caller::of(&self.viewers, &request).map_err(failure)?;
@@ -278,7 +275,7 @@ impl TicketsService {
         let queue = if resolve.mode == Mode::Brokered { &self.brokered } else { &self.decisions };
         let mut permit = queue.acquire(&holder).await.map_err(failure)?;
         failed_seats::report(&self.state, &resolve.failed);
-        let source = self.source(&caller, client);
+        let source = Some(self.source(&caller, peer.prefix));
         let call = CallContext { id, tag: request_id::tag(id, 0), caller: &caller, source };
         let seated = match self.state.resolve(self.state.session(), &resolve, call.tag, call.asker()) {
             Ok(seated) => Ok(seated),
@@ -304,7 +301,6 @@ impl TicketsService {
         id: &str,
         request: Request<v1::ResolveManyRequest>,
     ) -> Result<Response<v1::ResolveManyResponse>, Status> {
-        let client = request.remote_addr().map(|address| address.ip());
         let peer = peer::peer(&request)?;
         let failure = |fault: Fault| request_id::failure(id, &fault);
         let caller = Caller::of(&self.viewers, &request).map_err(failure)?;
@@ -330,7 +326,7 @@ impl TicketsService {
             .enumerate()
             .filter_map(|(at, resolve)| Some((self.state.session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
-        let source = self.source(&caller, client);
+        let source = Some(self.source(&caller, peer.prefix));
         let decided = self.state.resolve_many(&valid, Asker { rights: caller.rights(), source });
         if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { probe_wait: Some(_), .. })))
         {
