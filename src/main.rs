@@ -7,7 +7,11 @@ mod signals;
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 use usher_client::cli as client;
 use usher_proto::{Code, Fault, text::printable_lines};
 
@@ -157,14 +161,17 @@ fn fail(code: Code, message: &str) -> ExitCode {
 }
 
 fn start_logs(filter: &str, format: LogFormat) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
+    let filter: Targets = filter.parse().unwrap_or_else(|error| {
         eprintln!("warning: log filter `{filter}`: {error}; logging at info");
-        EnvFilter::new("info")
+        Targets::new().with_default(LevelFilter::INFO)
     });
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let logs = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours);
     match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        LogFormat::Text => logs.finish().with(filter).init(),
+        LogFormat::Json => logs.json().flatten_event(true).finish().with(filter).init(),
     }
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use rustix::process::{Resource, getrlimit};
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -90,7 +91,12 @@ impl Drop for MasterHandle {
 ///
 /// # Errors
 /// When a setting is wrong, the key store cannot be read or made, the certificate does not work, or the address is in use.
-pub async fn start(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> {
+pub fn start(config: Config, pem: PemSet) -> BoxFuture<'static, anyhow::Result<MasterHandle>> {
+    // Boxed, so that the code of the future is generated in this crate and not again in each binary.
+    Box::pin(launch(config, pem))
+}
+
+async fn launch(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> {
     config.check()?;
     let keys_at = JwksUrl::of(&config)?;
     let state_dir = config.state()?;

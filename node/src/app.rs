@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use rand::RngExt as _;
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{debug, info, warn};
@@ -54,7 +55,12 @@ async fn recorder(folder: PathBuf) -> anyhow::Result<Arc<Recorder>> {
 ///
 /// # Errors
 /// Names the setting, file, folder or address that is wrong.
-pub async fn start(config: Config, identity: PemSet) -> anyhow::Result<Running> {
+pub fn start(config: Config, identity: PemSet) -> BoxFuture<'static, anyhow::Result<Running>> {
+    // Boxed, so that the code of the future is generated in this crate and not again in each binary.
+    Box::pin(launch(config, identity))
+}
+
+async fn launch(config: Config, identity: PemSet) -> anyhow::Result<Running> {
     let name = config.check(&identity)?;
     let state = config.state(name.as_str())?;
     usher_files::private_folder(&state, INDEX).with_context(|| format!("make state folder {}", state.display()))?;
