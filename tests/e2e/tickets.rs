@@ -5,7 +5,7 @@ use std::{fs, net::IpAddr};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tonic::{
     Status,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig},
 };
 use usher_proto::pb::v1::{self, resolve_request::What, tickets_client::TicketsClient};
 
