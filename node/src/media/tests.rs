@@ -272,7 +272,7 @@ async fn files_that_are_not_offered_have_a_reason() {
             "empty.mp4: the file is empty",
             "half.mp4: the file ends before the end of its media; copy it again",
             "live/film.mp4: names under live/ are those of feeds; move it to another folder",
-            "new\nline.mp4: a title must not contain control characters",
+            "new\nline.mp4: a title must not contain control or invisible characters; this one has U+000A",
             "text.mp4: not MP4, Matroska, WebM or MPEG-TS",
         ]
     );
