@@ -1,7 +1,7 @@
 //! Sessions whose tickets expire, and renewals.
 
 use usher_proto::{
-    SessionId,
+    Fault, SessionId,
     pb::wire::{Renew, Renewed},
     ticket::Claims,
 };
@@ -70,6 +70,23 @@ async fn a_session_that_is_not_renewed_ends_while_a_master_is_attached() {
     assert_eq!(end(&mut endless_stream).await, Ok(()));
     node.context.idle().await;
     assert_eq!(renew(&viewer, &later).await, Err(Code::NotFound));
+}
+
+#[tokio::test]
+async fn a_session_ends_as_the_master_orders() {
+    let data = mp4(1, 60 * GROUP as usize);
+    let node = TestNode::with(&[("a.mp4", &data)]).await;
+    let viewer = node.viewer().await;
+    let (ended, other) = (until("a.mp4", 300), claims("a.mp4", None));
+    let mut ended_stream = stuck(&node, &viewer, &ended).await;
+    let mut other_stream = stuck(&node, &viewer, &other).await;
+    let session = ended.jti.parse().expect("a session id");
+    let why = || Fault::new(Code::TicketReplayed, "it also runs at another node");
+    assert!(node.services.leases.end(session, why()));
+    assert_eq!(end(&mut ended_stream).await, Err(Code::TicketReplayed));
+    assert_eq!(end(&mut other_stream).await, Ok(()));
+    node.context.idle().await;
+    assert!(!node.services.leases.end(session, why()), "it does not run any more");
 }
 
 #[tokio::test]
