@@ -20,8 +20,9 @@ use crate::core::recent::RecentMap;
 /// Sources examined on one node, those with the most there first.
 const MAX_SOURCES: usize = 8;
 
-/// Reservations released for one request.
-const MAX_RELEASED: usize = 32;
+/// Reservations released for one request: enough for a film of 32 Mbit/s in place of audio titles of 32 kbit/s. Each is
+/// released once, so its client has paid for the work by asking for it.
+const MAX_RELEASED: usize = 1024;
 
 /// A client hoards if its unused reservations are at least one part in this many of what it asks for.
 const UNUSED_SHARE: u64 = 4;
@@ -97,7 +98,12 @@ impl Ledger {
         found.clear();
         let own = winner.map_or(0, |winner| self.unused(now, winner)).saturating_add(rate);
         let mut pending = self.pending_load(node);
-        for source in self.unredeemed.sources(node).filter(|source| Some(*source) != winner).take(MAX_SOURCES) {
+        let sources = || self.unredeemed.sources(node).filter(|(source, _)| Some(*source) != winner).take(MAX_SOURCES);
+        let most = sources().fold(0_u64, |sum, (_, rate)| sum.saturating_add(rate));
+        if !fits(PendingLoad { rate: pending.rate.saturating_sub(most), ..pending }) {
+            return false;
+        }
+        for (source, _) in sources() {
             let mut unused = self.unused(now, source);
             for session in self.unredeemed.oldest(node, source) {
                 let Some(slot) = self.table.find(session) else { continue };

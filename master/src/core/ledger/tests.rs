@@ -350,7 +350,8 @@ fn compare(ledger: &Ledger, model: &LedgerModel) -> Result<(), TestCaseError> {
     for node in 0..NODES {
         let fresh = |one: &&ModelSession| one.fresh && one.node == node && one.source.is_some();
         let soft: BTreeSet<Option<Source>> = model.sessions.values().filter(fresh).map(|one| one.source).collect();
-        let found: BTreeSet<Option<Source>> = ledger.unredeemed.sources(NodeId(node)).map(Some).collect();
+        let found: BTreeSet<Option<Source>> =
+            ledger.unredeemed.sources(NodeId(node)).map(|(source, _)| Some(source)).collect();
         prop_assert_eq!(found, soft, "node {}", node);
         prop_assert_eq!(ledger.pending_load(NodeId(node)), model.promised(node), "node {}", node);
         let here = || model.sessions.iter().filter(|(_, one)| one.node == node);

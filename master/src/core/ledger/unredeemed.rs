@@ -62,10 +62,10 @@ impl Unredeemed {
         });
     }
 
-    /// Sources with reservations on a node, the heaviest there first.
-    pub(super) fn sources(&self, node: NodeId) -> impl Iterator<Item = Source> {
+    /// Sources with reservations on a node and their bit/s there, the heaviest first.
+    pub(super) fn sources(&self, node: NodeId) -> impl Iterator<Item = (Source, u64)> {
         let node = self.nodes.get(node.index()).into_iter();
-        node.flat_map(|node| node.heaviest.iter().rev().map(|(_, source)| *source))
+        node.flat_map(|node| node.heaviest.iter().rev().map(|(rate, source)| (*source, *rate)))
     }
 
     /// Reservations of a source on a node, the oldest first.

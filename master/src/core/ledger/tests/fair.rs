@@ -116,7 +116,7 @@ fn a_client_that_wastes_reservations_holds_them_for_less_time_and_behind_everyon
 #[test]
 fn a_search_is_bounded() {
     let (now, mut ledger) = (start(), Ledger::default());
-    reserve(&mut ledger, now, A, 0, 1000);
-    assert_eq!(find(&ledger, now, Some(B), RATE, 0), None);
-    assert_eq!(find(&ledger, now, Some(B), RATE, 968 * RATE).map(|found| found.len()), Some(32));
+    reserve(&mut ledger, now, A, 0, 2000);
+    assert_eq!(find(&ledger, now, Some(B), RATE, 975 * RATE), None);
+    assert_eq!(find(&ledger, now, Some(B), RATE, 976 * RATE).map(|found| found.len()), Some(1024));
 }
