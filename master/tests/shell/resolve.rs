@@ -10,7 +10,7 @@ use usher_proto::{
     ticket,
 };
 
-use crate::harness::{Master, eventually, presence, request, session_bytes, setup, within};
+use crate::harness::{Master, eventually, hello, presence, request, session_bytes, setup, within};
 
 fn brokered(title: &str) -> v1::ResolveRequest {
     v1::ResolveRequest { mode: v1::Mode::Brokered.into(), ..request(title) }
@@ -58,9 +58,11 @@ async fn a_redirect_names_seats_whose_tickets_are_good() {
 #[tokio::test]
 async fn each_refusal_has_its_reason() {
     let master = Master::start().await;
-    let node = master.node("node-1", &["a"]).await;
+    // A request may ask for four times the title's rate, and this node sends less.
+    let equipment = Some(v1::Equipment { max_session_bps: 20_000_000, ..Default::default() });
+    let node = master.node_with(v1::Hello { equipment, ..hello("node-1", 1, 1) }, &["a"]).await;
     let mut tickets = master.tickets().await;
-    let too_fast = v1::ResolveRequest { rate_bps: 100_000_001, ..request("a") };
+    let too_fast = v1::ResolveRequest { rate_bps: 20_000_001, ..request("a") };
     let excluded = v1::ResolveRequest { exclude: vec!["node-1".into()], ..request("a") };
     let equipped = v1::ResolveRequest {
         requirements: Some(v1::Requirements { labels: vec!["gpu".into()], ..Default::default() }),
