@@ -166,10 +166,8 @@ fn start_logs(filter: &str, format: LogFormat) {
         Targets::new().with_default(LevelFilter::INFO)
     });
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let logs = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours);
+    let logs =
+        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr).with_ansi(colours);
     match format {
         LogFormat::Text => logs.finish().with(filter).init(),
         LogFormat::Json => logs.json().flatten_event(true).finish().with(filter).init(),

@@ -334,7 +334,8 @@ impl CatalogModel {
             versions.entry(key).or_default().insert(*node);
         }
         let conflict = versions.keys().filter(|key| matches!(key, ContentIdentity::Hashed(_))).count() > 1;
-        let chosen = chosen.filter(|chosen| versions.contains_key(chosen)).or_else(|| versions.keys().next().copied())?;
+        let chosen =
+            chosen.filter(|chosen| versions.contains_key(chosen)).or_else(|| versions.keys().next().copied())?;
         Some((chosen, versions.remove(&chosen)?, conflict))
     }
 }
