@@ -68,7 +68,7 @@ pub enum Mode {
 }
 
 /// A byte range that ends before it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("end must be above start, or 0 for the title's end")]
 pub struct RangeError;
 
