@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use quinn_proto::{Connection, DatagramEvent, Endpoint, EndpointConfig, TransportConfig};
 
 /// Time to wait for the answer to one Initial packet; the node drops some of them when it has no room.
-const ANSWER: Duration = Duration::from_millis(200);
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Buffer for the longest datagram.
 const DATAGRAM: usize = 2000;
