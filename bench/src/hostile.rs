@@ -2,6 +2,8 @@
 //! cluster; this file owns the table.
 
 mod connections;
+mod handshakes;
+mod never_read;
 mod row;
 mod watchers;
 
@@ -13,7 +15,7 @@ use self::row::HostileRow;
 
 /// The rows in the order of the table. A new one is a file with a `ROWS` or `ROW` of its own.
 fn rows() -> Vec<HostileRow> {
-    [&connections::ROWS[..], &[watchers::ROW]].concat()
+    [&connections::ROWS[..], &[watchers::ROW, handshakes::ROW, never_read::ROW]].concat()
 }
 
 #[derive(clap::Args)]
