@@ -69,6 +69,7 @@ enum Role {
     Rebalance(client::RebalanceArgs),
     Conflicts(client::ConflictsArgs),
     ResolveConflict(client::ResolveConflictArgs),
+    Viewers(client::ViewersArgs),
     /// Run a node, which serves folders of media
     ///
     /// Precedence: command line, environment variable, TOML file of --config, default. Example:
@@ -121,6 +122,7 @@ async fn run(role: Role) -> ExitCode {
         Role::Rebalance(args) => client_exit(args.run().await),
         Role::Conflicts(args) => client_exit(args.run().await),
         Role::ResolveConflict(args) => client_exit(args.run().await),
+        Role::Viewers(args) => client_exit(args.run().await),
         Role::Demo(args) => server_exit(demo::run(args, signals::shutdown()).await),
         Role::Node(args) => server_exit(usher_node::cli::run(*args, signals::shutdown()).await),
         Role::Master(args) => server_exit(usher_master::cli::run(*args, signals::first(signals::shutdown())).await),

@@ -17,6 +17,7 @@ mod play;
 mod player;
 mod progress;
 mod publish;
+mod viewers;
 
 pub use self::{
     conflicts::{ConflictsArgs, ResolveConflictArgs},
@@ -29,4 +30,5 @@ pub use self::{
     operate::{DrainArgs, RebalanceArgs, UndrainArgs},
     play::PlayArgs,
     publish::PublishArgs,
+    viewers::ViewersArgs,
 };

@@ -298,6 +298,18 @@ impl Master {
         self.answer(client.resolve_conflict(self.request(request))).await.map(|_done| ())
     }
 
+    /// Lists viewers with sessions.
+    pub(crate) async fn list_viewers(&self) -> Result<Vec<v1::Viewer>, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);
+        Ok(self.answer(client.list_viewers(self.request(v1::ListViewersRequest {}))).await?.viewers)
+    }
+
+    /// Revokes a viewer or a token; returns the number of its sessions.
+    pub(crate) async fn revoke_viewer(&self, request: v1::RevokeViewerRequest) -> Result<u32, Fault> {
+        let mut client = ClusterClient::new(self.channel().await?);
+        Ok(self.answer(client.revoke_viewer(self.request(request))).await?.sessions)
+    }
+
     /// Balances load, or only plans the moves.
     pub(crate) async fn rebalance(&self, request: v1::RebalanceRequest) -> Result<Vec<v1::PlannedMove>, Fault> {
         let mut client = ClusterClient::new(self.channel().await?).max_decoding_message_size(MAX_ANSWER);

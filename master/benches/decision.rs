@@ -190,7 +190,7 @@ impl Fixture {
             failed: &[],
             tag: 1,
             unsure: false,
-            rights: None,
+            viewer: None,
             source: None,
         };
         let session = session(self.sessions);

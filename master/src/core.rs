@@ -21,6 +21,7 @@ pub mod revocations;
 pub mod roster;
 #[cfg(test)]
 mod test_cluster;
+pub mod viewers;
 
 use std::time::{Duration, Instant};
 

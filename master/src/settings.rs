@@ -60,7 +60,7 @@ pub struct Config {
     /// Directory of the key store [default: usher/master in the state directory]
     #[arg(long, env = "USHER_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Clients that may list and watch nodes [default: open]
+    /// Clients that may list and watch nodes, and ask for explanations: admin or open [default: admin]
     #[arg(long, env = "USHER_CLUSTER_ACCESS", value_name = "WHO")]
     pub cluster_access: ClusterAccess,
     /// Clients that get titles: open (all) or token [default: token with --token-keys or --token-jwks, else open]
@@ -274,9 +274,9 @@ impl Config {
 #[serde(rename_all = "lowercase")]
 pub enum ClusterAccess {
     /// Every client that reaches the master
-    #[default]
     Open,
     /// Clients with a certificate from `usher certs issue admin`
+    #[default]
     Admin,
 }
 

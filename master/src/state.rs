@@ -15,6 +15,7 @@ mod refused;
 mod resolve;
 mod updates;
 mod view;
+mod viewers;
 
 pub(crate) use self::{
     contact::NodeContact,

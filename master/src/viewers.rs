@@ -13,16 +13,10 @@ use usher_proto::{Fault, TokenId, ViewerId, code::Code, ticket::ClusterSecret};
 use usher_token::{KeySet, KeySource, Rights, TokenError, Verifier};
 
 use self::revoked::RevokedFile;
-use crate::settings::{Config, ViewerAccess};
-
-/// A viewer with a valid token.
-#[derive(Debug)]
-pub(crate) struct TokenViewer {
-    pub(crate) id: ViewerId,
-    /// `None` if the token has no id.
-    pub(crate) token: Option<TokenId>,
-    pub(crate) rights: Rights,
-}
+use crate::{
+    core::viewers::TokenViewer,
+    settings::{Config, ViewerAccess},
+};
 
 /// The viewers of one master.
 pub(crate) struct Viewers {
@@ -98,6 +92,23 @@ impl Viewers {
             return Err(Fault::new(Code::Unavailable, text).after(jwks::NOT_YET));
         }
         Err(Fault::from(&refused))
+    }
+
+    /// Revokes what `name` names: the tokens of a subject until now, a token by its id, a viewer by its hash. Returns the
+    /// viewers and tokens. Blocks for a write.
+    ///
+    /// # Errors
+    /// The disk failed, or too much is revoked.
+    pub(crate) fn revoke(&self, now: u64, name: &str) -> anyhow::Result<(Vec<ViewerId>, Vec<TokenId>)> {
+        let hash = name.parse::<ViewerId>().ok();
+        let viewers: Vec<ViewerId> = std::iter::once(self.secret.viewer_id(name)).chain(hash).collect();
+        let tokens = vec![self.secret.token_id(name)];
+        self.revoked.change(|revoked| {
+            viewers.iter().try_for_each(|viewer| revoked.revoke_viewer(now, *viewer))?;
+            Ok(tokens.iter().try_for_each(|token| revoked.revoke_token(now, *token))?)
+        })?;
+        info!(?viewers, ?tokens, "viewer or token revoked");
+        Ok((viewers, tokens))
     }
 
     fn not_revoked(&self, rights: Rights) -> Result<TokenViewer, Fault> {

@@ -60,6 +60,17 @@ impl Client {
         Ok(())
     }
 
+    /// The viewers with sessions.
+    pub(crate) async fn viewers(&self) -> Result<Vec<v1::Viewer>, Fault> {
+        self.retry_unreachable(|| self.connector.master.list_viewers()).await
+    }
+
+    /// Revokes the tokens of a viewer, or one token; with `now` also ends its sessions. Returns their number.
+    pub(crate) async fn revoke_viewer(&self, name: &str, now: bool) -> Result<u32, Fault> {
+        let request = v1::RevokeViewerRequest { name: name.to_owned(), now };
+        self.retry_unreachable(|| self.connector.master.revoke_viewer(request.clone())).await
+    }
+
     /// Ends a drain: the node receives sessions again. Errors as [`Client::drain`].
     pub(crate) async fn undrain(&self, node: &str) -> Result<(), Fault> {
         self.retry_unreachable(|| self.connector.master.undrain(node.to_owned())).await

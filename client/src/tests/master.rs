@@ -280,6 +280,20 @@ impl cluster_server::Cluster for TestMaster {
         Err(Status::unimplemented("the tests do not drain"))
     }
 
+    async fn list_viewers(
+        &self,
+        _: Request<v1::ListViewersRequest>,
+    ) -> Result<Response<v1::ListViewersResponse>, Status> {
+        Err(Status::unimplemented("the tests have no viewers"))
+    }
+
+    async fn revoke_viewer(
+        &self,
+        _: Request<v1::RevokeViewerRequest>,
+    ) -> Result<Response<v1::RevokeViewerResponse>, Status> {
+        Err(Status::unimplemented("the tests have no viewers"))
+    }
+
     async fn rebalance(&self, _: Request<v1::RebalanceRequest>) -> Result<Response<v1::RebalanceResponse>, Status> {
         Err(Status::unimplemented("the tests do not rebalance"))
     }

@@ -13,6 +13,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod updates;
+mod viewers;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,6 +40,7 @@ use super::{
     recheck::RecheckLimiter,
     replication::{self, NodeSnapshot, Planner},
     roster::{AttachError, AttachmentId, NodeState, Roster, RosterChange},
+    viewers::ViewerSessions,
 };
 
 /// Interval of periodic work: moves, copies, and statistics over all nodes.
@@ -73,6 +75,7 @@ pub struct Cluster {
     rechecks: RecheckLimiter,
     refused: refused::RefusedClients,
     feeds: Feeds,
+    viewers: ViewerSessions,
     common: ClusterStats,
     /// Mean square and mean of the rates of placed sessions, in kbit/s with 16 fraction bits.
     sizes: (u64, u64),
@@ -116,6 +119,7 @@ impl Cluster {
             rechecks: RecheckLimiter::default(),
             refused: refused::RefusedClients::default(),
             feeds: Feeds::default(),
+            viewers: ViewerSessions::default(),
             common,
             sizes: (0, 0),
             listed: HashMap::new(),
@@ -223,6 +227,7 @@ impl Cluster {
             self.round = Some(now.instant + ROUND);
             self.refresh_stats();
             let ledger = &self.ledger;
+            self.viewers.sweep(ledger);
             self.feeds.handle_timeout(now.instant, |session| ledger.session(session).is_some());
             self.fill_joined_nodes(now, rng);
             self.plan_copies(now, rng);

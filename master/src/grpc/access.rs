@@ -14,10 +14,7 @@ use usher_proto::{
 use usher_token::{Action, Rights};
 
 use super::peer;
-use crate::{
-    state::now,
-    viewers::{TokenViewer, Viewers},
-};
+use crate::{core::viewers::TokenViewer, state::now, viewers::Viewers};
 
 /// Who calls.
 #[derive(Clone, Debug)]

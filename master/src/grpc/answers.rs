@@ -13,8 +13,8 @@ use usher_proto::{
 };
 
 use crate::{
+    core::viewers::TokenViewer,
     state::{NodeContact, Placement, timestamp},
-    viewers::TokenViewer,
 };
 
 /// Time that a node has to open a title. A spinning disk that wakes up takes longer, and another holder does not.

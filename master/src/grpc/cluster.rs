@@ -27,7 +27,7 @@ use crate::{
     calls::{CallBudgets, Charge},
     core::{balancer::RETRY, journal::KEPT},
     settings::ClusterAccess,
-    state::{DrainProgress, SharedState, unknown_node},
+    state::{DrainProgress, SharedState, now, unknown_node},
     viewers::Viewers,
 };
 
@@ -54,6 +54,9 @@ const DEFAULT_MOVES: usize = 100;
 
 /// Conflicts of one answer; see `ListConflictsResponse`.
 const MAX_CONFLICTS: usize = 1000;
+
+/// Longest name of a viewer or token; OpenID Connect allows 255 bytes for a subject.
+const MAX_VIEWER_NAME: usize = 255;
 
 /// See [`DEFAULT_MOVES`].
 const MAX_MOVES: usize = 10_000;
@@ -160,6 +163,32 @@ impl Cluster for ClusterService {
         Ok(Response::new(v1::ResolveConflictResponse {}))
     }
 
+    async fn list_viewers(
+        &self,
+        request: Request<v1::ListViewersRequest>,
+    ) -> Result<Response<v1::ListViewersResponse>, Status> {
+        operator(&request)?;
+        Ok(Response::new(v1::ListViewersResponse { viewers: self.state.viewers() }))
+    }
+
+    async fn revoke_viewer(
+        &self,
+        request: Request<v1::RevokeViewerRequest>,
+    ) -> Result<Response<v1::RevokeViewerResponse>, Status> {
+        operator(&request)?;
+        let v1::RevokeViewerRequest { name, now: end } = request.into_inner();
+        if !(1..=MAX_VIEWER_NAME).contains(&name.len()) {
+            return Err(Invalid::one("name", format!("1 to {MAX_VIEWER_NAME} bytes")).to_status());
+        }
+        let viewers = Arc::clone(&self.viewers);
+        let revoke = move || viewers.revoke(now().unix_ms / 1000, &name);
+        let revoked = tokio::task::spawn_blocking(revoke).await.unwrap_or_else(|error| Err(error.into()));
+        let (viewers, tokens) =
+            revoked.map_err(|error| Fault::new(Code::Internal, format!("not revoked: {error:#}")).to_status())?;
+        let sessions = self.state.revoked(&viewers, &tokens, end);
+        Ok(Response::new(v1::RevokeViewerResponse { sessions: u32::try_from(sessions).unwrap_or(u32::MAX) }))
+    }
+
     async fn list_nodes(
         &self,
         request: Request<v1::ListNodesRequest>,
@@ -183,7 +212,7 @@ impl Cluster for ClusterService {
             Some(About::Request(request)) => {
                 let resolve = Resolve::try_from(request)?;
                 caller.require(for_purpose(resolve.purpose), &resolve.what)?;
-                self.state.explain(&resolve, caller.rights()).map_err(|refused| Fault::from(&refused).to_status())?
+                self.state.explain(&resolve, caller.viewer()).map_err(|refused| Fault::from(&refused).to_status())?
             }
             Some(About::RequestId(id)) => {
                 let rule = "expected a request id, 1 to 64 of a-z, A-Z, 0-9 and -_.; with /2 for the third request of a \

@@ -19,8 +19,9 @@ use super::{
     peer,
 };
 use crate::{
+    core::viewers::TokenViewer,
     state::{NodeContact, PublishSeats, SharedState, timestamp},
-    viewers::{TokenViewer, Viewers},
+    viewers::Viewers,
 };
 
 /// Who wants to publish: by a certificate, or by a token.

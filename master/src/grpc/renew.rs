@@ -33,7 +33,11 @@ pub(super) fn renewed(
         RenewError::Ticket(error) => Fault::from(&error),
     })?;
     let renewed = ticket::verify_renewal(std::slice::from_ref(&contact.key), node, seconds, &ticket);
-    permit(viewers, &renewed.map_err(|error| Fault::from(&error))?, caller, sender)?;
+    let renewed = renewed.map_err(|error| Fault::from(&error))?;
+    permit(viewers, &renewed, caller, sender)?;
+    if let Some(viewer) = renewed.viewer {
+        state.renewed(viewer, renewed.token, renewed.session);
+    }
     Ok(v1::RenewResponse { ticket, lifetime_s: until.map_or(0, |until| until.saturating_sub(seconds)) })
 }
 

@@ -156,7 +156,7 @@ struct CallContext<'a> {
 
 impl<'a> CallContext<'a> {
     fn asker(&self) -> Asker<'a> {
-        Asker { rights: self.caller.rights(), source: self.source }
+        Asker { viewer: self.caller.viewer(), source: self.source }
     }
 
     /// What the tickets of an answer share; sessions may run until `until`, in Unix seconds.
@@ -327,7 +327,7 @@ impl TicketsService {
             .filter_map(|(at, resolve)| Some((self.state.session(), resolve.as_ref().ok()?, tag(at))));
         let valid: Vec<_> = valid.collect();
         let source = Some(self.source(&caller, peer.prefix));
-        let decided = self.state.resolve_many(&valid, Asker { rights: caller.rights(), source });
+        let decided = self.state.resolve_many(&valid, Asker { viewer: caller.viewer(), source });
         if !brokered && decided.iter().any(|seated| matches!(seated, Err(PlacementRefused { probe_wait: Some(_), .. })))
         {
             drop(permit);

@@ -1,19 +1,23 @@
 //! Explanations of past and hypothetical decisions, as messages. Reserves and counts nothing.
 
 use usher_proto::{model::Resolve, pb::v1};
-use usher_token::Rights;
 
 use super::{SharedState, now, timestamp};
 use crate::core::{
     cluster::{Cluster, Refused, SeatRequest},
     journal::{DecisionRecord, Explanation},
+    viewers::TokenViewer,
 };
 
 impl SharedState {
     /// The decision that would be made now.
-    pub(crate) fn explain(&self, resolve: &Resolve, rights: Option<&Rights>) -> Result<v1::ExplainResponse, Refused> {
+    pub(crate) fn explain(
+        &self,
+        resolve: &Resolve,
+        viewer: Option<&TokenViewer>,
+    ) -> Result<v1::ExplainResponse, Refused> {
         let mut inner = self.lock();
-        let request = SeatRequest { rights, ..SeatRequest::from(resolve) };
+        let request = SeatRequest { viewer, ..SeatRequest::from(resolve) };
         let record = inner.cluster.explain(now(), &request, &mut rand::rng())?;
         Ok(response(&inner.cluster, &record, String::new()))
     }

@@ -91,9 +91,10 @@ impl SharedState {
                 }
                 Order::EndSurplus { session, node } => {
                     let text = "the session also runs at another node; use one seat of an answer";
-                    let why = Fault::new(Code::TicketReplayed, text);
-                    let order = EndSession { session, why }.to_pb();
-                    self.send_unanswered(inner, node, "end_session", Some(Body::EndSession(order)));
+                    self.end_session(inner, node, session, Fault::new(Code::TicketReplayed, text));
+                }
+                Order::EndRevoked { session, node } => {
+                    self.end_session(inner, node, session, Fault::new(Code::Denied, "the viewer's token was revoked"));
                 }
                 Order::EndPublisher(RivalPublisher { node, title, publisher }) => {
                     let publisher_id = publisher.0.to_be_bytes().to_vec();
@@ -102,6 +103,11 @@ impl SharedState {
                 }
             }
         }
+    }
+
+    fn end_session(&self, inner: &StateInner, node: NodeId, session: SessionId, why: Fault) {
+        let order = EndSession { session, why }.to_pb();
+        self.send_unanswered(inner, node, "end_session", Some(Body::EndSession(order)));
     }
 
     fn probe(&self, inner: &mut StateInner, node: NodeId) {

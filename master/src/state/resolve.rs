@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 use usher_proto::{SessionId, model::Resolve, pb::v1};
-use usher_token::Rights;
 
 use super::{NodeContact, SharedState, StateInner, now, view};
 use crate::core::{
@@ -13,13 +12,14 @@ use crate::core::{
     cluster::{Decision, Refused, SeatRequest},
     ledger::Source,
     roster::PROBE,
+    viewers::TokenViewer,
 };
 
 /// The client that asks for seats.
 #[derive(Clone, Copy)]
 pub(crate) struct Asker<'a> {
-    /// Titles that it may see; `None` is all.
-    pub(crate) rights: Option<&'a Rights>,
+    /// The viewer, if it has an identity.
+    pub(crate) viewer: Option<&'a TokenViewer>,
     /// How the core tells it from others.
     pub(crate) source: Option<Source>,
 }
@@ -62,8 +62,8 @@ impl SharedState {
         let started = Instant::now();
         let mut inner = self.lock();
         let now = now();
-        let Asker { rights, source } = asker;
-        let request = SeatRequest { tag, rights, source, ..SeatRequest::from(resolve) };
+        let Asker { viewer, source } = asker;
+        let request = SeatRequest { tag, viewer, source, ..SeatRequest::from(resolve) };
         let decision = inner.cluster.resolve(now, session, &request, &mut rand::rng());
         self.send_orders(&mut inner, now);
         let seated = self.seat(&inner, now, decision, tag);
@@ -76,11 +76,11 @@ impl SharedState {
     pub(crate) fn resolve_many(
         &self,
         resolves: &[(SessionId, &Resolve, u64)],
-        Asker { rights, source }: Asker<'_>,
+        Asker { viewer, source }: Asker<'_>,
     ) -> Vec<Result<Placement, PlacementRefused>> {
         let started = Instant::now();
         let requests = resolves.iter().map(|(session, resolve, tag)| {
-            (*session, SeatRequest { tag: *tag, rights, source, ..SeatRequest::from(*resolve) })
+            (*session, SeatRequest { tag: *tag, viewer, source, ..SeatRequest::from(*resolve) })
         });
         let requests: Vec<_> = requests.collect();
         let mut inner = self.lock();

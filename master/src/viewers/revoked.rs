@@ -42,7 +42,6 @@ impl RevokedFile {
     }
 
     /// Changes the revocations, first on the disk. Blocks for a write.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the call that revokes comes next"))]
     pub(super) fn change(&self, change: impl FnOnce(&mut Revocations) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = revoked.clone();

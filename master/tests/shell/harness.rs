@@ -17,7 +17,7 @@ use usher_certs::{
     Identity, Role,
     files::{PemSet, init, issue, read_pem},
 };
-use usher_master::{Config, MasterHandle, MetricsAt, settings::Switch, start};
+use usher_master::{ClusterAccess, Config, MasterHandle, MetricsAt, settings::Switch, start};
 use usher_proto::{
     BootId, SessionId,
     pb::v1::{
@@ -56,6 +56,7 @@ pub(crate) fn config(dir: &Path) -> Config {
         queue: 1,
         max_connections: 100,
         metrics: MetricsAt::Given(([127, 0, 0, 1], 0).into()),
+        cluster_access: ClusterAccess::Open,
         // A node that has just joined would receive sessions at any time.
         rebalance: Switch::Off,
         // The nodes of these tests have no media port.

@@ -6,6 +6,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ED25519};
 use serde_json::{Value, json};
 use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
 use usher_certs::Role;
 use usher_master::{Config, settings::Lifetime};
 use usher_proto::{
@@ -17,7 +18,7 @@ use usher_proto::{
     ticket,
 };
 
-use crate::harness::{Master, Node, request};
+use crate::harness::{Master, Node, begun, request};
 
 /// An identity provider: a key of its own.
 pub(crate) struct Issuer(EncodingKey);
@@ -270,4 +271,121 @@ async fn a_master_with_keys_but_open_to_viewers_needs_no_token() {
     .await;
     let _node = master.node("node-1", &["a"]).await;
     assert_eq!(code(master.tickets().await.resolve(request("a")).await), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_token_limits_the_sessions_and_the_rate_of_its_subject() {
+    let (master, issuer) = master().await;
+    let nodes = [master.node("node-1", &["a", "b"]).await, master.node("node-2", &["a", "b"]).await];
+    let mut tickets = master.tickets().await;
+    let limited = |sub: &str, limits: Value| {
+        let mut usher = json!({ "prefixes": [""] });
+        usher.as_object_mut().expect("an object").extend(limits.as_object().expect("an object").clone());
+        issuer.token(json!({ "sub": sub, "usher": usher }))
+    };
+    let one = limited("alice", json!({ "max_sessions": 1 }));
+    let first = tickets.resolve(with(&one, request("a"))).await.expect("resolved").into_inner();
+    // A session that runs stays, whatever the time that this test takes.
+    let starts = async |answer: &v1::ResolveResponse| {
+        let at = usize::from(answer.seats[0].node == "node-2");
+        let begun = vec![begun(&answer.session_id, "a")];
+        nodes[at].sessions(v1::Sessions { complete: true, begun, ..Default::default() }).await;
+    };
+    starts(&first).await;
+    let second = tickets.resolve(with(&one, request("b"))).await.expect_err("one at a time");
+    assert_eq!(second.code(), Code::ResourceExhausted, "{second}");
+    assert_eq!(second.get_details_error_info().map(|info| info.reason).as_deref(), Some("BUDGET_EXCEEDED"));
+    assert!(second.get_details_retry_info().is_some());
+    // Its other tokens count as well, other subjects do not.
+    assert_eq!(
+        code(tickets.resolve(with(&limited("alice", json!({ "max_sessions": 1 })), request("b"))).await),
+        second.code()
+    );
+    assert_eq!(
+        code(tickets.resolve(with(&limited("bob", json!({ "max_sessions": 1 })), request("b"))).await),
+        Code::Ok
+    );
+    // A client replaces a session whose node failed, once.
+    let again = v1::ResolveRequest { exclude: vec![first.seats[0].node.clone()], ..request("a") };
+    assert_eq!(code(tickets.resolve(with(&one, again.clone())).await), Code::Ok);
+    assert_eq!(code(tickets.resolve(with(&one, again)).await), Code::ResourceExhausted);
+
+    let slow = limited("carol", json!({ "max_rate_bps": 16_000_000 }));
+    for _ in 0..2 {
+        starts(&tickets.resolve(with(&slow, request("a"))).await.expect("resolved").into_inner()).await;
+    }
+    assert_eq!(code(tickets.resolve(with(&slow, request("a"))).await), Code::ResourceExhausted);
+    let slower = limited("dave", json!({ "max_rate_bps": 7_999_999 }));
+    assert_eq!(code(tickets.resolve(with(&slower, request("a"))).await), Code::PermissionDenied);
+
+    let mut admin = ClusterClient::new(master.dial_as(Role::Admin, "ann").await);
+    let viewers = admin.list_viewers(v1::ListViewersRequest {}).await.expect("listed").into_inner().viewers;
+    assert!(viewers.iter().any(|viewer| (viewer.sessions, viewer.rate_bps) == (2, 16_000_000)), "{viewers:?}");
+    assert!(viewers.iter().all(|viewer| viewer.id.len() == 16));
+    assert_eq!(code(master.cluster().await.list_viewers(v1::ListViewersRequest {}).await), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn revoked_viewers_and_tokens_open_and_renew_nothing_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut issuer = None;
+    let set_up = |config: &mut Config| config.token_keys = Some(dir.path().join("token.pem"));
+    let master = Master::with(|config| {
+        issuer = Some(Issuer::of(config, dir.path()));
+        config.state = Some(dir.path().join("state"));
+    })
+    .await;
+    let issuer = issuer.expect("made");
+    let _node = master.node("node-1", &["a"]).await;
+    let mut tickets = master.tickets().await;
+    let (alice, bob) = (issuer.viewer("alice", ""), issuer.viewer("bob", ""));
+    let named = issuer.token(json!({ "sub": "carol", "jti": "t7", "usher": { "prefixes": [""] } }));
+    let answer = tickets.resolve(with(&alice, request("a"))).await.expect("resolved").into_inner();
+    let renew = || v1::RenewRequest { node: "node-1".into(), ticket: answer.seats[0].ticket.clone() };
+    assert_eq!(code(tickets.renew(with(&alice, renew())).await), Code::Ok);
+
+    let revoke = |name: &str| v1::RevokeViewerRequest { name: name.to_owned(), now: false };
+    let mut cluster = master.cluster().await;
+    assert_eq!(code(cluster.revoke_viewer(revoke("alice")).await), Code::Unauthenticated);
+    let mut admin = ClusterClient::new(master.dial_as(Role::Admin, "ann").await);
+    assert_eq!(code(admin.revoke_viewer(revoke("")).await), Code::InvalidArgument);
+    assert_eq!(code(admin.revoke_viewer(revoke(&"x".repeat(256))).await), Code::InvalidArgument);
+    for (name, most) in [("alice", 1), ("t7", 0), ("nobody", 0)] {
+        let revoked = admin.revoke_viewer(revoke(name)).await.expect("revoked").into_inner();
+        assert!(revoked.sessions <= most, "{name}");
+    }
+    let newer = issuer.token(json!({ "sub": "alice", "iat": now() + 5, "usher": { "prefixes": [""] } }));
+    let other = issuer.token(json!({ "sub": "carol", "jti": "t8", "usher": { "prefixes": [""] } }));
+    let expected = [
+        (&alice, Code::Unauthenticated),
+        (&named, Code::Unauthenticated),
+        (&bob, Code::Ok),
+        (&newer, Code::Ok),
+        (&other, Code::Ok),
+    ];
+    for (token, expected) in expected {
+        assert_eq!(code(tickets.resolve(with(token, request("a"))).await), expected);
+    }
+    assert_eq!(code(tickets.renew(with(&alice, renew())).await), Code::Unauthenticated);
+    assert_eq!(code(tickets.renew(with(&newer, renew())).await), Code::Ok);
+
+    master.running.shutdown().await;
+    let second = Master::with(|config| {
+        set_up(config);
+        config.state = Some(dir.path().join("state"));
+    })
+    .await;
+    let _node = second.node("node-1", &["a"]).await;
+    let mut tickets = second.tickets().await;
+    for (token, expected) in expected {
+        assert_eq!(code(tickets.resolve(with(token, request("a"))).await), expected);
+    }
+    // By the hash that logs and listings show.
+    let mut admin = ClusterClient::new(second.dial_as(Role::Admin, "ann").await);
+    let viewers = admin.list_viewers(v1::ListViewersRequest {}).await.expect("listed").into_inner().viewers;
+    assert!(!viewers.is_empty());
+    for viewer in viewers {
+        admin.revoke_viewer(revoke(&viewer.id)).await.expect("revoked");
+    }
+    assert_eq!(code(tickets.resolve(with(&bob, request("a"))).await), Code::Unauthenticated);
 }

@@ -265,7 +265,7 @@ impl Policy for Usher {
             tag: 0,
             // The real client waits for the probe; a simulated one has gone by then.
             unsure: true,
-            rights: None,
+            viewer: None,
             // Every session is a client of its own.
             source: None,
         };
@@ -356,6 +356,7 @@ impl Policy for Usher {
                 // address is good.
                 cluster::Order::EndSurplus { .. }
                 | cluster::Order::DialBack(_)
+                | cluster::Order::EndRevoked { .. }
                 | cluster::Order::Recheck { .. }
                 | cluster::Order::Relay { .. }
                 | cluster::Order::NoRelay { .. }

@@ -128,6 +128,7 @@ impl Cluster {
             return self.decide_feed(now, session, title, request, rng);
         }
         let choice = self.evaluate(now, request, coverage, rng)?;
+        self.check_viewer(request, choice.rate)?;
         let record = self.record(now, Some(session), request, &choice);
         self.journal.keep(record);
         for at in 0..self.scratch.ranked.len() {
@@ -167,6 +168,7 @@ impl Cluster {
         self.release_found(now, how);
         let booking = Booking { session, node: best.node, content, rate: choice.rate.0, purpose: request.purpose };
         self.ledger.reserve(now, booking, request.source);
+        self.note_viewer(request, session);
         if let Selection::Moved(_) = how {
             let steps = std::mem::take(&mut self.scratch.steps);
             self.start_moves(now, &steps);
@@ -335,7 +337,7 @@ impl Cluster {
             }
             What::Content(content) => {
                 self.catalog.by_content(content, found);
-                if let Some(rights) = request.rights {
+                if let Some(rights) = request.viewer.map(|viewer| &viewer.rights) {
                     found.retain(|found| {
                         self.catalog.facts(found).is_some_and(|facts| rights.covers(facts.title.as_str()))
                     });

@@ -122,6 +122,7 @@ impl Cluster {
         rng: &mut impl Rng,
     ) -> Result<Decision, Refused> {
         let choice = self.evaluate_feed(now, title, request, rng)?;
+        self.check_viewer(request, choice.rate)?;
         let record = self.record(now, Some(session), request, &choice);
         self.journal.keep(record);
         self.account_outcome(now, request.source, None, &choice);
@@ -168,6 +169,7 @@ impl Cluster {
         let (node, rate_bps) = (decision.first, rate.0);
         let booking = Booking { session, node, content: None, rate: rate_bps, purpose: Purpose::Play };
         self.ledger.reserve(now, booking, request.source);
+        self.note_viewer(request, session);
         self.feeds.add_session(session, FeedSession { title: title.clone(), to: None });
         if !upstreams.is_empty() {
             self.order_relay(now, title, decision.first, rate, &upstreams, rng);

@@ -1,6 +1,6 @@
 //! A request to the core, and its decision or refusal with their explanations.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use thiserror::Error;
 use usher_proto::{
@@ -9,14 +9,17 @@ use usher_proto::{
     model::{Failed, Range, Requirements, Resolve, What},
     ticket::Purpose,
 };
-use usher_token::Rights;
 
 use crate::core::{
     NodeId,
     balancer::{ALTERNATES, HolderCounts, NoChoice},
     journal::Selection,
     ledger::Source,
+    viewers::TokenViewer,
 };
+
+/// Retry delay of a viewer that has all that its token permits: nodes report the end of a session within 0.2 s.
+const VIEWER_RETRY: Duration = Duration::from_secs(1);
 
 /// A request for a seat.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +44,8 @@ pub struct SeatRequest<'a> {
     pub failed: &'a [Failed],
     /// Whether silent nodes may be chosen before they answer a probe.
     pub unsure: bool,
-    /// Titles under which a content may be served; `None` is all.
-    pub rights: Option<&'a Rights>,
+    /// The viewer, if it has an identity: its token limits titles, sessions and rate.
+    pub viewer: Option<&'a TokenViewer>,
     /// The client that asks; `None` is one that is not told from others, and that competes with none.
     pub source: Option<Source>,
 }
@@ -71,7 +74,7 @@ impl<'a> From<&'a Resolve> for SeatRequest<'a> {
             failed,
             tag: 0,
             unsure: false,
-            rights: None,
+            viewer: None,
             source: None,
         }
     }
@@ -117,6 +120,24 @@ pub enum Refused {
         /// Why.
         why: NoChoice,
     },
+    /// The viewer has as many sessions as its token permits.
+    #[error("`{what}`: the token permits {most} sessions at once, and all of them run; end one first")]
+    ViewerSessions {
+        /// The title or content.
+        what: What,
+        /// Most sessions.
+        most: u32,
+    },
+    /// The viewer's sessions together would exceed the rate that its token permits.
+    #[error("`{what}` needs {rate}, and the token permits {most} to all sessions together; end one first")]
+    ViewerRate {
+        /// The title or content.
+        what: What,
+        /// Rate of the new session.
+        rate: Bitrate,
+        /// Most.
+        most: Bitrate,
+    },
     /// The range is outside the title.
     #[error("the range begins at byte {start}, and `{what}` has {size}")]
     Range {
@@ -134,6 +155,10 @@ impl From<&Refused> for Fault {
         let message = error.to_string();
         match error {
             Refused::NoChoice { why, .. } => Self { message, ..Self::from(why) },
+            Refused::ViewerSessions { .. } => Self::new(Code::BudgetExceeded, message).after(VIEWER_RETRY),
+            // A title that alone is too much for the token stays so.
+            Refused::ViewerRate { rate, most, .. } if rate > most => Self::new(Code::Denied, message),
+            Refused::ViewerRate { .. } => Self::new(Code::BudgetExceeded, message).after(VIEWER_RETRY),
             Refused::Range { .. } => Self::new(Code::BadRange, message),
         }
     }

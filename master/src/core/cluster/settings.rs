@@ -116,6 +116,13 @@ pub enum Order {
         /// The node.
         node: NodeId,
     },
+    /// End a session whose viewer lost its rights.
+    EndRevoked {
+        /// The session.
+        session: SessionId,
+        /// The node.
+        node: NodeId,
+    },
     /// Probe a silent node.
     Probe(NodeId),
     /// Dial the addresses of a node.
