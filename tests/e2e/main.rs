@@ -26,4 +26,5 @@ mod operate;
 mod parts;
 mod play;
 mod tickets;
+mod tokens;
 mod upgrade;

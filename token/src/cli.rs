@@ -18,8 +18,9 @@ use usher_proto::{Bitrate, Fault, title::MAX_BYTES};
 
 use crate::core::{
     claims::{Action, Audience, TokenClaims, UsherClaims, viewing},
+    error::LONGEST_LIFE,
     keys::{KeySet, KeySource},
-    verifier::{LONGEST_LIFE, MAX_TOKEN_BYTES, Verifier},
+    verifier::{MAX_TOKEN_BYTES, Verifier},
 };
 
 /// File name of the private key that signs tokens.
@@ -80,7 +81,7 @@ struct Mint {
     /// Validity from now on, for example 30m or 7d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = life)]
     ttl: Duration,
-    /// What it permits: play, fetch or publish; repeat it for several [default: play and fetch]
+    /// Permitted action: play, fetch or publish; repeat it for several [default: play and fetch]
     #[arg(long = "action", value_name = "ACTION", value_parser = action)]
     actions: Vec<Action>,
     /// Highest rate of all sessions of the viewer together, for example 20mbit

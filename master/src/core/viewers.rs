@@ -18,7 +18,7 @@ pub struct TokenViewer {
     pub id: ViewerId,
     /// Its token; `None` if the token has no id.
     pub token: Option<TokenId>,
-    /// What the token permits.
+    /// The rights that the token gives.
     pub rights: Rights,
 }
 
@@ -29,7 +29,7 @@ struct ViewerSession {
     token: Option<TokenId>,
 }
 
-/// What a viewer has at a time.
+/// The sessions of a viewer at a time, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewerUse {
     /// Sessions that run or hold a reservation.
@@ -59,7 +59,7 @@ impl ViewerSessions {
         }
     }
 
-    /// What a viewer has. Of its sessions on the `left` nodes, which a client has given up, the largest is not counted:
+    /// The use of one viewer. Of its sessions on the `left` nodes, which a client has given up, the largest is not counted:
     /// the client replaces it.
     pub fn usage(&self, viewer: ViewerId, ledger: &Ledger, left: &[NodeId]) -> ViewerUse {
         let mut usage = ViewerUse::default();
@@ -114,5 +114,61 @@ impl ViewerSessions {
 
     fn sessions(&self, viewer: ViewerId) -> impl Iterator<Item = &ViewerSession> {
         self.viewers.get(&viewer).into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use usher_proto::ticket::Purpose;
+
+    use super::*;
+    use crate::core::{Now, ledger::Booking};
+
+    const ALICE: ViewerId = ViewerId(1);
+    const BOB: ViewerId = ViewerId(2);
+
+    fn reserve(ledger: &mut Ledger, session: u128, node: u32, rate: u64) -> SessionId {
+        let now = Now { instant: Instant::now(), unix_ms: 0 };
+        let (session, purpose) = (SessionId(session), Purpose::Play);
+        ledger.reserve(now, Booking { session, node: NodeId(node), content: None, rate, purpose }, None);
+        session
+    }
+
+    #[test]
+    fn sessions_count_while_the_ledger_knows_them() {
+        let (mut ledger, mut viewers) = (Ledger::default(), ViewerSessions::default());
+        let token = Some(TokenId(7));
+        for (viewer, token, session, node, rate) in
+            [(ALICE, token, 1, 0, 5), (ALICE, None, 2, 1, 3), (BOB, token, 3, 0, 9)]
+        {
+            let session = reserve(&mut ledger, session, node, rate);
+            viewers.insert(viewer, token, session);
+            viewers.insert(viewer, token, session);
+        }
+        let usage = |sessions, rate| ViewerUse { sessions, rate };
+        assert_eq!(viewers.list(&ledger), [(ALICE, usage(2, 8)), (BOB, usage(1, 9))]);
+        // A client replaces one session of a node that it gave up.
+        for (left, expected) in
+            [(vec![], usage(2, 8)), (vec![0], usage(1, 3)), (vec![0, 1], usage(1, 3)), (vec![9], usage(2, 8))]
+        {
+            let left: Vec<NodeId> = left.into_iter().map(NodeId).collect();
+            assert_eq!(viewers.usage(ALICE, &ledger, &left), expected);
+        }
+        assert_eq!(viewers.of(&[ALICE], &[]), [SessionId(1), SessionId(2)]);
+        let mut by_token = viewers.of(&[], &[TokenId(7)]);
+        by_token.sort_unstable();
+        assert_eq!(by_token, [SessionId(1), SessionId(3)]);
+
+        ledger.release(SessionId(1));
+        ledger.release(SessionId(3));
+        assert_eq!(viewers.list(&ledger), [(ALICE, usage(1, 3))]);
+        viewers.sweep(&ledger);
+        assert_eq!((viewers.viewers.len(), viewers.queue.len()), (1, 1));
+        ledger.release(SessionId(2));
+        viewers.sweep(&ledger);
+        assert!(viewers.viewers.is_empty() && viewers.queue.is_empty());
+        assert_eq!(viewers.usage(ALICE, &ledger, &[]), ViewerUse::default());
     }
 }

@@ -16,7 +16,7 @@ use usher_token::{Action, Rights};
 use super::peer;
 use crate::{core::viewers::TokenViewer, state::now, viewers::Viewers};
 
-/// Who calls.
+/// The caller of a service.
 #[derive(Clone, Debug)]
 pub(crate) enum Caller {
     /// Anyone, where viewers need no token.

@@ -20,7 +20,7 @@ use crate::{
 /// Time that a node has to open a title. A spinning disk that wakes up takes longer, and another holder does not.
 pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the tickets of one answer share.
+/// The terms that all tickets of one answer share.
 pub(super) struct TicketTerms<'a> {
     /// The request id.
     pub(super) id: &'a str,

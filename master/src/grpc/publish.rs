@@ -24,7 +24,7 @@ use crate::{
     viewers::Viewers,
 };
 
-/// Who wants to publish: by a certificate, or by a token.
+/// The sender of a feed, known by a certificate or by a token.
 pub(super) struct Sender {
     identity: Option<Identity>,
     /// Looked at where there is no certificate.

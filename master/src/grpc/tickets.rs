@@ -159,7 +159,7 @@ impl<'a> CallContext<'a> {
         Asker { viewer: self.caller.viewer(), source: self.source }
     }
 
-    /// What the tickets of an answer share; sessions may run until `until`, in Unix seconds.
+    /// The terms that all tickets of an answer share; sessions may run until `until`, in Unix seconds.
     fn terms(&self, until: Option<u64>) -> TicketTerms<'a> {
         TicketTerms { id: self.id, until, viewer: self.caller.viewer() }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-/// What a token permits with a title.
+/// An action on a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -82,7 +82,7 @@ impl Audience {
 pub struct UsherClaims {
     /// Titles that start with one of these; `""` is every title.
     pub prefixes: Vec<String>,
-    /// What is permitted.
+    /// The permitted actions.
     #[serde(default = "viewing")]
     pub actions: Vec<Action>,
     /// Most bit/s of all sessions of the subject together.

@@ -6,13 +6,13 @@ use usher_proto::{Bitrate, id, title::MAX_BYTES, units::MAX_RATE};
 
 use super::{
     claims::{Action, UsherClaims},
-    verifier::TokenError,
+    error::TokenError,
 };
 
 /// Most prefixes of a token.
 const MAX_PREFIXES: usize = 64;
 
-/// What a subject may do, until when. `Debug` hides who it is.
+/// The rights of a subject, and when they end. `Debug` hides the subject.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rights {
     /// The viewer's or the account's name at the issuer; never in logs.

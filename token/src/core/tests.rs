@@ -10,9 +10,10 @@ use usher_proto::Bitrate;
 
 use super::{
     claims::Action,
+    error::TokenError,
     keys::{KeyError, KeySet, KeySource},
     rights::Rights,
-    verifier::{MAX_TOKEN_BYTES, TokenError, Verifier},
+    verifier::{MAX_TOKEN_BYTES, Verifier},
 };
 
 const NOW: u64 = 1_800_000_000;
