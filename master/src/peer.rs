@@ -6,7 +6,7 @@ use usher_budget::Prefix;
 use usher_certs::Identity;
 use usher_proto::ViewerId;
 
-use crate::viewers::TokenViewer;
+use crate::core::viewers::TokenViewer;
 
 /// The client of a connection; an extension of every request.
 #[derive(Clone, Debug, PartialEq, Eq)]
