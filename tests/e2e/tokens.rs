@@ -182,9 +182,10 @@ fn tokens_of_an_identity_provider_open_its_titles_also_after_its_keys_changed() 
     let viewers = run(&mut cluster.operate(&["viewers", "--json"])).expect(0).json();
     assert_eq!((viewers[0]["sessions"].as_u64(), viewers.as_array().map(Vec::len)), (Some(1), Some(1)), "{viewers}");
     run(&mut cluster.operate(&["viewers", "revoke", "alice", "--now"])).expect(0);
-    playing.process.line_with("revoked");
-    let (code, data, said) = playing.rest();
-    assert!(code == 5 && data.len() < 24 << 20, "{code}: {said}");
+    playing.out.read_to_end(&mut playing.data).expect("the rest");
+    assert!(playing.data.len() < 24 << 20, "{} bytes", playing.data.len());
+    assert_eq!(playing.process.wait(), 5);
+    playing.process.line_with("DENIED");
     by(&cluster, &alice, &["ls"]).expect(5);
 
     // Neither subjects nor tokens are in the logs.
