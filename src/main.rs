@@ -57,19 +57,8 @@ enum LogFormat {
 enum Role {
     /// Run a master and nodes on this machine, and fetch a title from them
     Demo(demo::Args),
-    Fetch(Box<client::FetchArgs>),
-    Play(client::PlayArgs),
-    Publish(Box<client::PublishArgs>),
-    Ls(client::LsArgs),
-    Locate(client::LocateArgs),
-    Nodes(client::NodesArgs),
-    Explain(client::ExplainArgs),
-    Drain(client::DrainArgs),
-    Undrain(client::UndrainArgs),
-    Rebalance(client::RebalanceArgs),
-    Conflicts(client::ConflictsArgs),
-    ResolveConflict(client::ResolveConflictArgs),
-    Viewers(client::ViewersArgs),
+    #[command(flatten)]
+    Client(client::Command),
     /// Run a node, which serves folders of media
     ///
     /// Precedence: command line, environment variable, TOML file of --config, default. Example:
@@ -110,19 +99,7 @@ fn main() -> ExitCode {
 
 async fn run(role: Role) -> ExitCode {
     match role {
-        Role::Fetch(args) => client_exit(args.run(signals::shutdown()).await),
-        Role::Play(args) => client_exit(args.run(signals::shutdown()).await),
-        Role::Publish(args) => client_exit(args.run(signals::shutdown()).await),
-        Role::Ls(args) => client_exit(args.run().await),
-        Role::Locate(args) => client_exit(args.run().await),
-        Role::Nodes(args) => client_exit(args.run(signals::shutdown()).await),
-        Role::Explain(args) => client_exit(args.run().await),
-        Role::Drain(args) => client_exit(args.run(signals::shutdown()).await),
-        Role::Undrain(args) => client_exit(args.run().await),
-        Role::Rebalance(args) => client_exit(args.run().await),
-        Role::Conflicts(args) => client_exit(args.run().await),
-        Role::ResolveConflict(args) => client_exit(args.run().await),
-        Role::Viewers(args) => client_exit(args.run().await),
+        Role::Client(command) => client_exit(command.run(signals::shutdown).await),
         Role::Demo(args) => server_exit(demo::run(args, signals::shutdown()).await),
         Role::Node(args) => server_exit(usher_node::cli::run(*args, signals::shutdown()).await),
         Role::Master(args) => server_exit(usher_master::cli::run(*args, signals::first(signals::shutdown())).await),

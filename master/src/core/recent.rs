@@ -11,14 +11,14 @@ use std::{
 pub struct RecentMap<K, V> {
     lifetime: Duration,
     most: usize,
-    entries: HashMap<K, Entry<V>>,
+    entries: HashMap<K, Timed<V>>,
     /// By insertion. Entries that left early stay here until their turn.
     order: VecDeque<(Instant, u64, K)>,
     /// Number of the next insertion.
     next: u64,
 }
 
-struct Entry<V> {
+struct Timed<V> {
     since: Instant,
     number: u64,
     value: V,
@@ -34,7 +34,7 @@ impl<K: Copy + Eq + Hash, V> RecentMap<K, V> {
     pub fn insert(&mut self, now: Instant, key: K, value: V) {
         self.forget(now);
         self.next += 1;
-        self.entries.insert(key, Entry { since: now, number: self.next, value });
+        self.entries.insert(key, Timed { since: now, number: self.next, value });
         self.order.push_back((now, self.next, key));
         // Entries that were removed or replaced also take room in the queue.
         while self.entries.len() > self.most || self.order.len() > 2 * self.most {
