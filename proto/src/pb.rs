@@ -1,4 +1,4 @@
-//! Generated code: the messages and services of `usher.v1` and the control messages of `usher/1`.
+//! Generated code (`cargo xtask proto`): the messages and services of `usher.v1` and the control messages of `usher/1`.
 //! Knows no rule about them; validated forms are in `model`.
 
 #![allow(
@@ -14,20 +14,20 @@ use std::fmt;
 
 /// The gRPC API.
 pub mod v1 {
-    tonic::include_proto!("usher.v1");
+    include!("../generated/usher.v1.rs");
 }
 
 /// Control messages on a session's QUIC stream.
 pub mod wire {
     /// Generated code finds its neighbours by package, so the module tree follows the packages.
     pub mod v1 {
-        tonic::include_proto!("usher.wire.v1");
+        include!("../generated/usher.wire.v1.rs");
     }
     pub use v1::{FeedGroup, FeedOffer, FeedStart, Finish, Moved, Open, Refused, Renew, Renewed, Skipped};
 }
 
 /// All descriptors with their comments, encoded, for gRPC reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/usher.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!("../generated/usher.bin");
 
 // Messages that carry a secret print everything but the secret.
 
@@ -40,6 +40,12 @@ impl fmt::Debug for v1::TicketKey {
 impl fmt::Debug for v1::Seat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat").field("node", &self.node).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::SeatFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeatFailure").field("node", &self.node).field("reason", &self.reason).finish_non_exhaustive()
     }
 }
 

@@ -35,6 +35,8 @@ enum Recipe {
     Doc(doc::Args),
     /// Run every fuzz target for a while; a finding fails
     Fuzz(fuzz::Args),
+    /// Generate the code in proto/generated/ from the protos
+    Proto,
     /// Remake the demo's clips in media/samples/ with ffmpeg
     Media,
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Recipe::Rules(args) => rules::run(&args),
         Recipe::Doc(args) => doc::run(&args),
         Recipe::Fuzz(args) => fuzz::run(&args),
+        Recipe::Proto => shell::run(shell::cargo().args(["run", "--quiet", "--package", "usher-proto-generate"])),
         Recipe::Media => clips::run(),
     };
     match outcome {

@@ -23,7 +23,7 @@ use source::Source;
 const ROLES: [&str; 3] = ["master", "node", "client"];
 
 /// Folders without sources of this project.
-const FOREIGN: [&str; 5] = ["target", ".git", "corpus", "artifacts", "node_modules"];
+const FOREIGN: [&str; 6] = ["target", ".git", "generated", "corpus", "artifacts", "node_modules"];
 
 /// Lines of a product source at most: a longer file holds two ideas.
 const LENGTH: usize = 400;
