@@ -27,8 +27,12 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// of a dead node closes soon after its lease.
 const PING: Duration = Duration::from_secs(4);
 
-/// Limit of concurrent calls.
-const CALLS: u32 = 256;
+/// Limit of concurrent calls of a client without a certificate. HTTP/2 ends a connection on which small frames of 256 bytes
+/// each, as they are counted, fill half of the window: here 128 of them.
+const CALLS: u32 = 100;
+
+/// The same for nodes and operators.
+const NAMED_CALLS: u32 = 256;
 
 /// Limit of header bytes per call.
 const HEADERS: u32 = 16 << 10;
@@ -86,12 +90,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Signals { running, displaced, ending, idle } = signals;
-    let window = if named { NAMED_WINDOW } else { WINDOW };
+    let (window, most_calls) = if named { (NAMED_WINDOW, NAMED_CALLS) } else { (WINDOW, CALLS) };
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
-        .max_concurrent_streams(CALLS)
+        .max_concurrent_streams(most_calls)
         .max_header_list_size(HEADERS)
         .initial_stream_window_size(window)
         .initial_connection_window_size(window)

@@ -59,7 +59,10 @@ pub(super) fn run(path: &Path, json: bool, out: &mut impl Write, notes: &mut imp
     }
 }
 
-/// The file itself, or every `.pem` of a directory by name.
+/// First line of a public key in PEM, such as that of viewers' tokens.
+const PUBLIC_KEY: &[u8] = b"-----BEGIN PUBLIC KEY-----";
+
+/// The file itself, or every `.pem` of a directory by name, except public keys.
 fn certificates(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let metadata = fs::metadata(path)
         .with_context(|| format!("read {}; make certificates with `usher certs init`", path.display()))?;
@@ -69,7 +72,8 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path).with_context(|| format!("list {}", path.display()))? {
         let file = entry.with_context(|| format!("list {}", path.display()))?.path();
-        if file.extension().is_some_and(|extension| extension == "pem") {
+        let is_public_key = || fs::read(&file).is_ok_and(|content| content.starts_with(PUBLIC_KEY));
+        if file.extension().is_some_and(|extension| extension == "pem") && !is_public_key() {
             found.push(file);
         }
     }

@@ -96,6 +96,8 @@ fn show_goes_on_after_a_broken_file() {
     let temp = tempfile::tempdir().unwrap();
     usher_certs(temp.path(), &["init"]).2.unwrap();
     fs::write(temp.path().join("broken.pem"), "junk").unwrap();
+    // A public key beside the certificates is none of them.
+    fs::write(temp.path().join("token.pem"), "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n").unwrap();
     let (out, notes, end) = usher_certs(temp.path(), &["show"]);
     assert!(end.unwrap_err().to_string().contains("1 of 2"));
     assert!(out.contains("ca.pem") && notes.contains("broken.pem"), "{out}{notes}");
