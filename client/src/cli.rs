@@ -22,9 +22,11 @@ mod viewers;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use self::{
+pub use self::{
     conflicts::{ConflictsArgs, ResolveConflictArgs},
     explain::ExplainArgs,
+    failure::Failure,
+    fetch::FetchArgs,
     locate::LocateArgs,
     ls::LsArgs,
     nodes::NodesArgs,
@@ -33,7 +35,6 @@ use self::{
     publish::PublishArgs,
     viewers::ViewersArgs,
 };
-pub use self::{failure::Failure, fetch::FetchArgs};
 
 /// A command of a client or an operator.
 #[derive(clap::Subcommand)]

@@ -67,6 +67,7 @@ fn an_address_that_does_not_answer_is_not_offered() {
     }
     // It is offered once it answers.
     drop(silent);
+    cluster.nodes.retain(|(name, _)| name != "node-2");
     cluster.start_node("node-2", &[]);
     eventually("node-2 is offered", || {
         let request = ResolveRequest { exclude: vec!["node-1".to_owned()], ..small("B.mp4") };

@@ -135,8 +135,7 @@ mod tests {
         let versions =
             vec![version("0a1b", 1_500_000_000, &["north-2", "north-1", "north-1"]), version("", 5, &["east-1"])];
         let conflict = v1::Conflict { title: "films/dune.mp4".into(), versions };
-        let expected = "\
-   TITLE             SIZE  NODES            CONTENT
+        let expected = "   TITLE             SIZE  NODES            CONTENT
 *  films/dune.mp4  1.5 GB  north-1,north-2  0a1b
    films/dune.mp4     5 B  east-1           not hashed yet
 ";

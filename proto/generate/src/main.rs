@@ -42,7 +42,9 @@ fn generate() -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
     let api = ["common", "tickets", "catalog", "cluster", "registry"].map(|name| format!("usher/v1/{name}.proto"));
     let mut compiler = protox::Compiler::new([protos()]).context("find the protos")?;
     compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(api.iter().map(String::as_str).chain(["usher/wire/v1/wire.proto"])).context("compile the protos")?;
+    compiler
+        .open_files(api.iter().map(String::as_str).chain(["usher/wire/v1/wire.proto"]))
+        .context("compile the protos")?;
     let out = tempfile::tempdir().context("make a temporary folder")?;
     tonic_prost_build::configure()
         .skip_debug(SECRETS)

@@ -248,8 +248,8 @@ impl Cluster {
             return Err(count.refuse(Bitrate(criteria.rate)));
         }
         // The cheapest for others: nothing runs on these reservations.
-        let claim = (request.source, criteria.rate);
-        if let Some(at) = self.find_releases(now, claim, ranked, criteria.full, released) {
+        let claim = |with_reserve| (request.source, criteria.rate, with_reserve);
+        if let Some(at) = self.find_releases(now, claim(false), ranked, criteria.full, released) {
             return Ok((at, Selection::Released(released.len())));
         }
         if yields {
@@ -266,6 +266,10 @@ impl Cluster {
         }
         if let Some(at) = balancer::reserve_choice(ranked) {
             return Ok((at, Selection::Cold));
+        }
+        // The reserve that this client could have used if others had not reserved beside it.
+        if let Some(at) = self.find_releases(now, claim(true), ranked, criteria.full, released) {
+            return Ok((at, Selection::Released(released.len())));
         }
         if self.settings.bursts
             && let Some(at) = balancer::burst_choice(&self.view(now), criteria, ranked)

@@ -18,18 +18,21 @@ const BLOCKED: usize = 8;
 impl Cluster {
     /// Finds the full holder where the fewest bit/s of unredeemed reservations make room for a client. Fills `found` with
     /// the reservations to release. Nodes in `refusing` just refused the client, so their load is not known well enough.
+    /// A node uses no more of its reserve afterwards than before, unless `with_reserve`.
     pub(super) fn find_releases(
         &self,
         now: Now,
-        (source, rate): (Option<Source>, u64),
+        (source, rate, with_reserve): (Option<Source>, u64, bool),
         ranked: &[Candidate],
         refusing: &[NodeId],
         found: &mut Vec<SessionId>,
     ) -> Option<usize> {
         found.clear();
         let is_full = |one: &Candidate| matches!(one.verdict, Verdict::Full | Verdict::Cold);
-        // A node that uses its reserve already uses no more of it afterwards.
-        let limit = |one: &Candidate| one.level.clamp(one.available.rate, one.available.upper_limit());
+        let limit = |one: &Candidate| {
+            let upper = one.available.upper_limit();
+            if with_reserve { upper } else { one.level.clamp(one.available.rate, upper) }
+        };
         let full = ranked.iter().enumerate().filter(|(_, one)| {
             is_full(one) && !refusing.contains(&one.node) && limit(one) >= rate && self.ledger.is_soft(one.node)
         });

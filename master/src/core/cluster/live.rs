@@ -99,12 +99,17 @@ impl Cluster {
             _ => match balancer::panic_choice(&criteria, ranked).map(|at| (at, Selection::Panic)) {
                 Some(found) => Ok(found),
                 None => {
-                    let claim = (request.source, rate.0);
-                    let released = self.find_releases(now, claim, ranked, &[], &mut scratch.released);
-                    let released = released.map(|at| (at, Selection::Released(scratch.released.len())));
-                    let reserve =
-                        || balancer::reserve_choice(ranked).filter(|_| !yields).map(|at| (at, Selection::Cold));
-                    released.or_else(reserve).ok_or_else(|| count.refuse(rate))
+                    let releases = |with_reserve, found: &mut Vec<SessionId>| {
+                        let claim = (request.source, rate.0, with_reserve);
+                        let at = self.find_releases(now, claim, ranked, &[], found);
+                        at.map(|at| (at, Selection::Released(found.len())))
+                    };
+                    let reserve = || balancer::reserve_choice(ranked).map(|at| (at, Selection::Cold));
+                    let mut seat = releases(false, &mut scratch.released);
+                    if !yields {
+                        seat = seat.or_else(reserve).or_else(|| releases(true, &mut scratch.released));
+                    }
+                    seat.ok_or_else(|| count.refuse(rate))
                 }
             },
         };
