@@ -144,7 +144,7 @@ impl Demo {
         eprintln!("\nFetching {} from the best of {} holders:", wanted.title, wanted.nodes.len());
         let target = self.dir.path().join("fetched");
         fs::create_dir_all(&target).context("make a folder for the fetched title")?;
-        Box::pin(FetchArgs::one(&url, target, self.ca()).run(signals::shutdown())).await?;
+        Box::pin(FetchArgs::one(&url, target, self.ca()).run(signals::shutdown)).await?;
         if !once {
             self.suggest(&url.to_string());
         }

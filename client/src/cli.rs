@@ -56,21 +56,21 @@ pub enum Command {
 }
 
 impl Command {
-    /// Runs the command. A command that handles requests to stop gets them from `requests`; for the others a signal keeps its
-    /// default action. The future is boxed, so that its code is generated in this crate and not again in each binary.
+    /// Runs the command. A command that handles requests to stop calls `requests` once it is set up; until then, and in the
+    /// other commands, a signal keeps its default action. The future is boxed, so that its code is generated in this crate and not again in each binary.
     ///
     /// # Errors
     /// The exit code and the message.
     pub fn run(self, requests: fn() -> mpsc::Receiver<()>) -> BoxFuture<'static, Result<(), Failure>> {
         match self {
-            Self::Fetch(args) => Box::pin(args.run(requests())),
-            Self::Play(args) => Box::pin(args.run(requests())),
-            Self::Publish(args) => Box::pin(args.run(requests())),
+            Self::Fetch(args) => Box::pin(args.run(requests)),
+            Self::Play(args) => Box::pin(args.run(requests)),
+            Self::Publish(args) => Box::pin(args.run(requests)),
             Self::Ls(args) => Box::pin(args.run()),
             Self::Locate(args) => Box::pin(args.run()),
-            Self::Nodes(args) => Box::pin(args.run(requests())),
+            Self::Nodes(args) => Box::pin(args.run(requests)),
             Self::Explain(args) => Box::pin(args.run()),
-            Self::Drain(args) => Box::pin(args.run(requests())),
+            Self::Drain(args) => Box::pin(args.run(requests)),
             Self::Undrain(args) => Box::pin(args.run()),
             Self::Rebalance(args) => Box::pin(args.run()),
             Self::Conflicts(args) => Box::pin(args.run()),

@@ -22,8 +22,8 @@ use crate::{
 /// Maximum number of handshakes in progress.
 pub(crate) const HANDSHAKES: u64 = 1024;
 
-/// Maximum number of streams whose Open message is incomplete, is being decided, or was refused and that is not
-/// acknowledged yet.
+/// Maximum number of streams without a running session: the Open message is incomplete, is being checked, or was refused
+/// and the client has not acknowledged that.
 const STREAMS: u64 = 8192;
 
 /// A resource that clients share.
@@ -139,7 +139,7 @@ impl Budgets {
     pub(crate) fn refused(&self, resource: Resource, prefix: Prefix) {
         self.refused[resource as usize].fetch_add(1, Ordering::Relaxed);
         if lock(&self.log).handle_refusal(Instant::now(), &(prefix, resource)) {
-            warn!(peer = %prefix, resource = resource.name(), "refused: the address has its share; further refusals of it are only counted");
+            warn!(peer = %prefix, resource = resource.name(), "refused: this address prefix has its share; further refusals are counted and logged once a minute");
         }
     }
 

@@ -17,7 +17,7 @@ fn small(title: &str) -> ResolveRequest {
 }
 
 #[test]
-fn false_words_from_sixteen_addresses_take_no_node_out() {
+fn false_reports_from_sixteen_addresses_exclude_no_node() {
     let cluster = Cluster::with(&[("node-1", &["B.mp4"]), ("node-2", &["B.mp4"])]);
     let liars: Vec<Tickets> = (2..18).map(|last| Tickets::at(&cluster, last)).collect();
     let honest = Tickets::of(&cluster);

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 fn cluster() -> (Cluster, u64) {
     let mut cluster = Cluster::empty();
     // More than any window holds.
-    cluster.add_film("node-1", "film.mp4", 8);
+    cluster.add_film("node-1", "film.mp4", 32);
     cluster.start_node("node-1", &["--capacity", &format!("{CAPACITY}bit")]);
     cluster.settled(1);
     let rate = cluster.titles()[0]["bitrate_bps"].as_u64().expect("a rate");
@@ -106,6 +106,11 @@ fn handshakes_that_are_never_finished_keep_no_other_address_out() {
     let mut half_open = HalfOpen::new(ATTACKER, node, seat.pins).expect("a socket");
     let mut begin = |count: usize| (0..count).filter(|_| half_open.begin().expect("a socket") == Answer::Begun).count();
     let mut begun = begin(1100);
+    runtime.block_on(async {
+        let mut honest = client(&cluster, HONEST, client::USUAL_WINDOW).await;
+        // The first dial is served: this client does not try again.
+        honest.open(client::play("B.mp4")).await.expect("a session beside the attack");
+    });
     // It goes on meanwhile.
     let mut fetch = cluster.start(&["fetch", &cluster.url("B.mp4")]);
     begun += begin(200);

@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// A client that asks in a loop, several requests at once, and redeems nothing; until it is dropped.
-struct Hoarder {
+struct UnredeemedRequests {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Hoarder {
+impl UnredeemedRequests {
     fn start(cluster: &Cluster, host: u8, rate: u64) -> Self {
         let (stop, refused) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let (is_over, count) = (Arc::clone(&stop), Arc::clone(&refused));
@@ -40,7 +40,7 @@ impl Hoarder {
     }
 }
 
-impl Drop for Hoarder {
+impl Drop for UnredeemedRequests {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -67,7 +67,7 @@ fn fill_beside_a_hoarder(rate: u64) {
         cluster.start_node(node, &["--capacity", "40mbit"]);
     }
     cluster.settled(2 * NODES.len());
-    let hoarder = Hoarder::start(&cluster, 2, rate);
+    let hoarder = UnredeemedRequests::start(&cluster, 2, rate);
     eventually("the hoarder has all that it can get", || hoarder.refused.load(Ordering::Relaxed) > 0);
 
     let url = cluster.url("film.mp4");
@@ -89,6 +89,6 @@ fn a_client_that_redeems_nothing_keeps_no_other_out() {
 }
 
 #[test]
-fn nor_does_one_that_asks_for_high_rates() {
+fn a_client_that_requests_high_rates_keeps_no_other_out() {
     fill_beside_a_hoarder(24_000_000);
 }

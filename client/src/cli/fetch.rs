@@ -137,14 +137,14 @@ impl FetchArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
+    pub async fn run(self, requests: fn() -> mpsc::Receiver<()>) -> Result<(), Failure> {
         if self.json && self.output.as_deref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Failure::usage("--json and `-o -` both write to standard output; drop one of them"));
         }
         let urls: Vec<Url> =
             self.what.iter().map(|text| url_or_title(text, &self.master.master)).collect::<Result<_, _>>()?;
         if let Some(title) = urls.iter().find_map(live::feed) {
-            return self.record(&urls, &title, &mut stop).await;
+            return self.record(&urls, &title, requests).await;
         }
         self.live.refuse()?;
         if self.duration.is_some() {
@@ -159,6 +159,7 @@ impl FetchArgs {
                 clients.insert(url.master.clone(), Arc::new(client));
             }
         }
+        let mut stop = requests();
         let cancel = CancellationToken::new();
         let result = {
             let work = Box::pin(self.work(&urls, &clients, &cancel));
@@ -186,7 +187,7 @@ impl FetchArgs {
     }
 
     /// Records a feed.
-    async fn record(&self, urls: &[Url], title: &Title, stop: &mut mpsc::Receiver<()>) -> Result<(), Failure> {
+    async fn record(&self, urls: &[Url], title: &Title, requests: fn() -> mpsc::Receiver<()>) -> Result<(), Failure> {
         let usage = |text: &str| Err(Failure::usage(format!("{title}: {text}")));
         let [url] = urls else { return usage("record each feed with a command of its own") };
         if self.range.is_some() || self.from_id {
@@ -199,6 +200,7 @@ impl FetchArgs {
             return usage("--limit-rate and --brokered are for titles, not for feeds");
         }
         let client = self.transfer.client(url.master.clone(), Options::default())?;
+        let stop = &mut requests();
         let mut name = async || {
             tokio::select! {
                 name = live::file_name(&client, title) => name,

@@ -43,7 +43,7 @@ impl NodesArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
+    pub async fn run(self, requests: fn() -> mpsc::Receiver<()>) -> Result<(), Failure> {
         let (urls, names): (Vec<_>, Vec<_>) = self.what.iter().partition(|text| text.starts_with("usher://"));
         if urls.len() > 1 || names.len() > 1 {
             return Err(Failure::usage("give at most one master and one name of a node"));
@@ -56,6 +56,7 @@ impl NodesArgs {
         };
         let client = self.operator.client(address, "")?;
         let name = names.first().map(|name| name.as_str());
+        let mut stop = requests();
         if self.watch {
             let mut failed = Ok(());
             let watch = client.watch(|change| {

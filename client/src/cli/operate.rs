@@ -70,8 +70,9 @@ impl DrainArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
+    pub async fn run(self, requests: fn() -> mpsc::Receiver<()>) -> Result<(), Failure> {
         let client = self.operator.of_default()?;
+        let mut stop = requests();
         let mut progress =
             DrainProgress { node: clean(&self.node), json: self.json, line: 0, first: true, failed: None };
         let (mut empty, mut ended) = (false, String::new());
@@ -129,7 +130,9 @@ impl DrainProgress {
     fn show(&mut self, answer: &v1::DrainResponse) {
         let first = std::mem::replace(&mut self.first, false);
         if self.json {
-            self.failed = print_json_line(&json(&self.node, answer, first)).err();
+            // Without a reader of the reports, the command still waits until the node is empty.
+            let printed = print_json_line(&json(&self.node, answer, first));
+            self.failed = printed.err().filter(|failure| failure.code != Code::Cancelled);
             return;
         }
         if !answer.only_here.is_empty() {

@@ -57,7 +57,7 @@ impl PlayArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
+    pub async fn run(self, requests: fn() -> mpsc::Receiver<()>) -> Result<(), Failure> {
         let url = url_or_title(&self.what, &self.master.master)?;
         let what = what(&url, self.from_id, &self.what)?;
         let feed = live::feed(&url);
@@ -69,6 +69,7 @@ impl PlayArgs {
             name => Some(Player::find(name)?.with_args(&self.player_args)),
         };
         let client = Arc::new(self.transfer.client(url.master, Options::default())?);
+        let mut stop = requests();
         let play = async {
             match feed {
                 Some(title) => Box::pin(live::play(&client, &title, &self.live, player)).await,

@@ -122,7 +122,7 @@ impl PublishArgs {
     ///
     /// # Errors
     /// The exit code and the message.
-    pub async fn run(self, mut stop: mpsc::Receiver<()>) -> Result<(), Failure> {
+    pub async fn run(self, requests: fn() -> mpsc::Receiver<()>) -> Result<(), Failure> {
         let file = self.input.as_deref().filter(|path| *path != Path::new("-"));
         let input = match file {
             Some(path) => file_input(path)?,
@@ -144,6 +144,7 @@ impl PublishArgs {
         };
         let master = self.feed.master.unwrap_or(self.master.master);
         let client = self.transfer.client(master, Options { identity, ..Options::default() })?;
+        let mut stop = requests();
         let progress = PublishProgress::new(self.progress, &publication.title);
         let observer = |event: &PublishEvent| progress.show(event);
         let result = Box::pin(client.publish(&publication, input, &mut stop, &observer)).await;

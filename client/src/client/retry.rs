@@ -12,7 +12,10 @@ impl Client {
         &self,
         call: impl FnMut() -> F,
     ) -> Result<T, Fault> {
-        self.retry(call, |code| matches!(code, Code::Network | Code::Timeout | Code::Unavailable)).await
+        self.retry(call, |code| {
+            matches!(code, Code::Network | Code::Timeout | Code::Unavailable | Code::BudgetExceeded)
+        })
+        .await
     }
 
     /// Retries until the timeout while the master cannot be reached.

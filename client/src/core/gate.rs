@@ -44,7 +44,7 @@ impl Gate {
     /// The media has ended.
     ///
     /// # Errors
-    /// As [`Gate::handle_media`], when too little came to tell what it is.
+    /// As [`Gate::handle_media`], when the media is too short to recognise its container.
     pub fn handle_end(&self) -> Result<(), Fault> {
         if self.container.is_some() { Ok(()) } else { Err(no_media()) }
     }
@@ -52,8 +52,8 @@ impl Gate {
 
 /// The fault of bytes that are given to no player.
 pub fn no_media() -> Fault {
-    let text = "what arrives is not MP4, Matroska, WebM or MPEG-TS, so no player gets it; \
-                `usher fetch` saves it as a file";
+    let text = "the received bytes are not MP4, Matroska, WebM or MPEG-TS, so no player gets them; \
+                `usher fetch` saves them as a file";
     Fault::new(Code::VerificationFailed, text)
 }
 

@@ -66,11 +66,11 @@ impl CommandFixture {
         let ca = self.path("ca.pem");
         let words = [&["usher"], words, &["--ca", &ca, "--timeout", "5s"]].concat();
         match TestCommand::try_parse_from(words) {
-            Ok(TestCommand::Fetch(args)) => args.run(mpsc::channel(1).1).await,
-            Ok(TestCommand::Play(args)) => args.run(mpsc::channel(1).1).await,
+            Ok(TestCommand::Fetch(args)) => args.run(|| mpsc::channel(1).1).await,
+            Ok(TestCommand::Play(args)) => args.run(|| mpsc::channel(1).1).await,
             Ok(TestCommand::Ls(args)) => args.run().await,
             Ok(TestCommand::Locate(args)) => args.run().await,
-            Ok(TestCommand::Nodes(args)) => args.run(mpsc::channel(1).1).await,
+            Ok(TestCommand::Nodes(args)) => args.run(|| mpsc::channel(1).1).await,
             Ok(TestCommand::Explain(args)) => args.run().await,
             Err(error) => Err(Failure { code: Code::Usage, message: error.to_string() }),
         }

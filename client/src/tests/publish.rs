@@ -394,7 +394,7 @@ async fn run(running: &RunningMaster, folder: &Path, words: &[&str]) -> Result<(
     let (ca, master) = (ca.display().to_string(), running.address.to_string());
     let own = ["--ca", &ca, "--master", &master, "--timeout", "5s", "--progress", "none"];
     match PublishCommand::try_parse_from([&["usher", "publish"], words, &own].concat()) {
-        Ok(PublishCommand::Publish(args)) => args.run(mpsc::channel(1).1).await,
+        Ok(PublishCommand::Publish(args)) => args.run(|| mpsc::channel(1).1).await,
         Err(error) => Err(Failure { code: Code::Usage, message: error.to_string() }),
     }
 }

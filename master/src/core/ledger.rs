@@ -4,7 +4,7 @@
 //! expires. Without reservations, all requests between two reports would choose the same free node. Running sessions
 //! are kept so that they can be moved. Weighing a node's own reports is `load_estimate`'s part.
 //!
-//! A reservation without a session is soft: it may be released for a client that holds less, see [`release`]. Its ticket
+//! A reservation without a session is soft: it may be released for a client that holds less, see `release`. Its ticket
 //! stays valid, and the node admits it while it has capacity.
 
 mod expiry;
@@ -169,6 +169,8 @@ impl Ledger {
         self.surplus.remove(session, node);
         self.release(session);
         let (source, moves) = before.map_or((late, 0), |slot| (slot.source, slot.moves));
+        // A node that states a higher rate than it was given would pass for one that delivers it.
+        let rate = before.map_or(rate, |slot| rate.min(slot.rate));
         let (state, reserved, expires) = (SessionState::Running, rate, None);
         let slot = Slot { session, node, rate, reserved, state, moves, purpose, expires, source, fresh: false };
         self.insert(slot, content);

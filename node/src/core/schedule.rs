@@ -207,7 +207,8 @@ impl Schedule {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         self.owed.remove(&(session.late, key));
         session.reserved = reserved;
-        session.late = session.late.max(now);
+        // A low rate in between may have put it far ahead.
+        session.late = session.late.clamp(now, now.saturating_add(nanos(LEAD)));
         if session.wants > 0 && reserved.0 > 0 {
             self.owed.insert((session.late, key));
         }

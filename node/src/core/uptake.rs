@@ -1,7 +1,7 @@
-//! Which rate one session keeps reserved, by the bytes that its reader takes. A rate that is reserved and not used is
-//! denied to others, so a reader that stands still gives it back, and one that drips keeps what it takes. The session
-//! goes on with spare capacity, and asks for its rate again once its reader takes bytes. Knows neither the capacity nor
-//! other sessions.
+//! The reserved rate of one session, adjusted to the bytes that its reader takes. A reserved rate that is not used is
+//! denied to others: a stalled reader releases all of it, and a slow reader keeps the rate at which it takes bytes. The
+//! session continues with spare capacity, and requests its rate again once its reader takes bytes. Capacity and other
+//! sessions are left to the caller.
 //!
 //! Only time in which data waits for the reader counts against it, not time in which the session waits for its turn,
 //! the disk or a source.
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 
 use usher_proto::Bitrate;
 
-/// Time without a byte after which a reader stands still. Beyond it a reader may stand for as long as the bytes last
-/// that it took ahead of its rate: a client of a slow title takes them in parts that last for seconds.
+/// Time without a byte after which a reader is stalled. Beyond it, the bytes that a reader took ahead of its rate extend
+/// the time: a client of a slow title takes them in parts that last for seconds.
 pub const STANDSTILL: Duration = Duration::from_secs(3);
 
 /// Maximum of the bytes ahead that count, where [`STANDSTILL`] at the session's rate is less: four times the part in
 /// which clients take the bytes of a slow title (an eighth of their window of 2 MiB).
 const AHEAD: u64 = 1 << 20;
 
-/// Time over which a dripping reader is measured: longer than the quiet passages of most films.
+/// Time over which a slow reader is measured: longer than the quiet passages of most films.
 const SPAN: Duration = Duration::from_secs(6);
 
-/// A reader drips when it takes less than this part of its rate, though data waits for it three quarters of the time.
+/// A reader is slow when it takes less than this part of its rate although data waits for it three quarters of the time.
 const DRIP: u64 = 4;
 
 /// Minimum time over which a reader has to take bytes before its session asks for its rate again, and the time between

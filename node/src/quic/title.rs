@@ -156,6 +156,8 @@ async fn deliver(
                     request = time::timeout(settings.stall_timeout, ranges::next(&mut requests)) => {
                         let late = |_| Fault::new(Code::Timeout, "no other range was asked for");
                         add(session, request.map_err(late)?)?;
+                        // Time until its bytes are read and sent is the node's.
+                        writer.await_source();
                     }
                     order = movable.ordered() => {
                         send_move(order, (&mut *session, media.groups()), &mut writer, movable).await?;

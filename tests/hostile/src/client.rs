@@ -1,5 +1,5 @@
-//! A client of its own making: it asks the master and opens sessions at nodes from one source address, and reads what it
-//! likes of them. Verifies nothing.
+//! A hand-written client: it requests tickets from the master, opens sessions at nodes from one source address, and reads
+//! them at a chosen rate. Verifies nothing.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -40,6 +40,8 @@ impl Cluster {
         let assigned = self.ledger.running_rate(attachment.node);
         if let Some(node) = self.roster.current(attachment) {
             node.estimate.handle_proof(delivered.min(assigned));
+            // Before its load is compared with its capacity: a master that was started again would shed sessions.
+            node.estimate.trust(node.estimate.proven());
         }
         if self.settings.moves && self.is_overloaded(now, attachment.node) {
             self.overloaded.push(attachment.node);

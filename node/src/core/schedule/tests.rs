@@ -279,6 +279,11 @@ proptest! {
 
 #[test]
 fn a_session_without_its_rate_gets_spare_capacity_at_its_pace() {
+    lowered_to(Bitrate(0));
+    lowered_to(Bitrate(1000));
+}
+
+fn lowered_to(rate: Bitrate) {
     let (start, capacity) = (Instant::now(), 80 * MBIT);
     let mut schedule = Schedule::new(start, Bitrate(capacity));
     let [demoted, viewer, other] = [play(8 * MBIT), play(40 * MBIT), fetch(0)]
@@ -300,7 +305,7 @@ fn a_session_without_its_rate_gets_spare_capacity_at_its_pace() {
     };
     // While it waits, its rate goes, and comes back.
     schedule.handle_request(start, demoted.0, demoted.1);
-    schedule.handle_reserved(start, demoted.0, Bitrate(0));
+    schedule.handle_reserved(start, demoted.0, rate);
     // All of the capacity is owed to the viewer for the first second.
     let had = run(&mut schedule, 0..1000, &[demoted, viewer]);
     assert!(had(viewer) >= 9_500_000 && had(demoted) <= 300_000, "{} {}", had(viewer), had(demoted));
