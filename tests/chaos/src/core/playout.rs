@@ -1,5 +1,5 @@
 //! A simulated player with a buffer: it starts when `startup` of media is buffered, plays at the title's rate, stalls when
-//! the buffer is empty, and resumes after [`REBUFFER`]. Independent of the bytes' source.
+//! the buffer is empty, and resumes after `REBUFFER`. Independent of the bytes' source.
 
 use std::time::{Duration, Instant};
 
