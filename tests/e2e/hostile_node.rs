@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 fn cluster() -> (Cluster, u64) {
     let mut cluster = Cluster::empty();
     // More than any window holds.
-    cluster.add_film("node-1", "film.mp4", 32);
+    cluster.add_film("node-1", "film.mp4", 8);
     cluster.start_node("node-1", &["--capacity", &format!("{CAPACITY}bit")]);
     cluster.settled(1);
     let rate = cluster.titles()[0]["bitrate_bps"].as_u64().expect("a rate");
@@ -68,7 +68,7 @@ fn honest_clients_get_the_capacity_beside(window: u32, reading: Option<Reading>)
         while (players.len() as u64) < SEATS * 9 / 10 {
             match honest.begin(client::play("film.mp4")).await {
                 // More slowly than a player, so that all play at the same time.
-                Ok(mut session) => drop(players.spawn(async move { session.read(Reading::Rate(rate / 2)).await })),
+                Ok(mut session) => drop(players.spawn(async move { session.read(Reading::Rate(rate / 3)).await })),
                 Err(error) => {
                     tries += 1;
                     assert!(tries < 600, "{} honest sessions, and then: {error:#}", players.len());

@@ -220,6 +220,7 @@ fn make(
             model.end_surplus(node, session);
             let ticket = late.is_some() || before.as_ref().is_some_and(|one| one.fresh);
             assert_eq!(redeemed, ticket);
+            let rate = before.as_ref().map_or(rate, |one| rate.min(one.rate));
             let (source, moves) = before.map_or((late, 0), |one| (one.source, one.moves));
             let one = ModelSession {
                 node,
