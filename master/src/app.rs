@@ -5,7 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use rustix::process::{Resource, getrlimit};
-use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS};
@@ -32,6 +36,9 @@ use crate::{
     update_queue::{self, UpdateQueue},
     viewers::{Viewers, jwks::JwksUrl},
 };
+
+/// Connections that wait in the kernel to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
 
 /// Interval between checks of leases and reservations: a twentieth of a lease.
 const TICK: Duration = Duration::from_millis(250);
@@ -103,7 +110,7 @@ async fn launch(config: Config, pem: PemSet) -> anyhow::Result<MasterHandle> {
     let secret = store::cluster_secret(&state_dir)?;
     let viewers = Arc::new(Viewers::new(&config, secret.clone(), &state_dir)?);
     let tls = master_server_config(&pem).context("set up TLS with the master's certificate")?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+    let listener = bind(config.listen).with_context(|| {
         format!(
             "listen on {}: if another process has this address (perhaps another master), end it, or choose another with \
              --listen",
@@ -192,6 +199,15 @@ fn affordable(connections: usize) -> usize {
         );
     }
     connections.min(most)
+}
+
+/// Binds the listener with a queue that holds a crowd: a full queue drops a client's first packet, which it repeats after a
+/// second.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
