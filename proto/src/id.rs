@@ -56,16 +56,16 @@ impl TryFrom<&[u8]> for ContentId {
     }
 }
 
-/// A number of 128 random bits, printed as 32 hex digits.
-macro_rules! random_id {
-    ($(#[$doc:meta])* $name:ident) => {
+/// A number, printed as the given count of hex digits.
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident($number:ty), $digits:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(pub u128);
+        pub struct $name(pub $number);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:032x}", self.0)
+                write!(f, "{:0width$x}", self.0, width = $digits)
             }
         }
 
@@ -79,55 +79,31 @@ macro_rules! random_id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let mut bytes = [0; 16];
-                hex::decode_to_slice(text, &mut bytes).map_err(|_| IdError::Hex { digits: 32 })?;
-                Ok(Self(u128::from_be_bytes(bytes)))
+                let mut bytes = [0; $digits / 2];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| IdError::Hex { digits: $digits })?;
+                Ok(Self(<$number>::from_be_bytes(bytes)))
             }
         }
     };
 }
 
-random_id! {
+hex_id! {
     /// One client playing one title; the `jti` of its tickets and the key of its reservation.
-    SessionId
+    SessionId(u128), 32
 }
-random_id! {
+hex_id! {
     /// One start of a node's process.
-    BootId
+    BootId(u128), 32
 }
-random_id! {
+hex_id! {
     /// One run of a publisher.
-    PublisherId
+    PublisherId(u128), 32
 }
 
-/// A keyed hash of a name, printed as 16 hex digits. Only the cluster's masters can compute it from the name.
+/// A keyed hash of a name. Only the cluster's masters can compute it from the name.
 macro_rules! name_hash {
     ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(pub u64);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:016x}", self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = IdError;
-
-            fn from_str(text: &str) -> Result<Self, IdError> {
-                let mut bytes = [0; 8];
-                hex::decode_to_slice(text, &mut bytes).map_err(|_| IdError::Hex { digits: 16 })?;
-                Ok(Self(u64::from_be_bytes(bytes)))
-            }
-        }
+        hex_id! { $(#[$doc])* $name(u64), 16 }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
